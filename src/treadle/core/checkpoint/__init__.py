@@ -1,0 +1,31 @@
+"""Checkpoints: Hugging Face folders, read by their headers and written in one atomic step."""
+
+from treadle.core.checkpoint.copying import copy_checkpoint
+from treadle.core.checkpoint.hashing import content_hash
+from treadle.core.checkpoint.header import PlannedTensor, TensorInfo
+from treadle.core.checkpoint.manifest import (
+    Manifest,
+    Parent,
+    Provenance,
+    SideFile,
+    model_card,
+    read_manifest,
+)
+from treadle.core.checkpoint.reader import CheckpointReader, require_finite
+from treadle.core.checkpoint.writer import CheckpointWriter
+
+__all__ = [
+    "CheckpointReader",
+    "CheckpointWriter",
+    "Manifest",
+    "Parent",
+    "PlannedTensor",
+    "Provenance",
+    "SideFile",
+    "TensorInfo",
+    "content_hash",
+    "copy_checkpoint",
+    "model_card",
+    "read_manifest",
+    "require_finite",
+]

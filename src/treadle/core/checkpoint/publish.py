@@ -1,0 +1,110 @@
+"""The last step of writing a folder: carry the small files over, sync, and rename into place."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from treadle.core.errors import SettingsError
+
+__all__ = ["carry_files", "prepare_target", "publish", "remove", "sync", "write_text"]
+
+# What a tokenizer, a generation or remote code needs; never weights, nor the parent's own records.
+_CARRIED = (
+    "added_tokens.json",
+    "chat_template*",
+    "generation_config.json",
+    "merges*",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer*",
+    "vocab*",
+    "*.model",
+    "*.py",
+    "*.tiktoken",
+)
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_target(out: Path, overwrite: bool) -> None:
+    """Check that `out` may be written, after undoing a replacement that a crash interrupted.
+
+    Raises:
+        SettingsError: `out` exists and may not, or cannot sensibly, be replaced.
+    """
+    aside = _aside(out)
+    if aside.exists() and not out.exists():
+        aside.rename(out)
+        logger.warning("Restored %s, which an interrupted replacement had moved aside.", out)
+    if not out.exists():
+        return
+    if not overwrite:
+        raise SettingsError(
+            f"{out} already exists; choose another folder, or allow it with overwrite."
+        )
+    is_replaceable = out.is_dir() and not out.is_symlink()
+    if not is_replaceable or (any(out.iterdir()) and not (out / "config.json").is_file()):
+        raise SettingsError(
+            f"{out} exists and is no model folder (a folder with config.json), so it is not "
+            "overwritten; choose another folder, or remove it yourself."
+        )
+
+
+def carry_files(parent: Path, folder: Path) -> None:
+    """Copy the tokenizer and other small files of `parent` that `folder` does not have."""
+    for pattern in _CARRIED:
+        for file in sorted(parent.glob(pattern)):
+            target = folder / file.name
+            if file.is_file() and not target.exists():
+                shutil.copyfile(file, target)
+
+
+def write_text(file: Path, content: str | Mapping[str, Any]) -> None:
+    """Write a text, or a mapping as JSON."""
+    text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
+    file.write_text(text, encoding="utf-8")
+
+
+def publish(folder: Path, out: Path) -> None:
+    """Rename `folder` to `out`; an old `out` stays if that fails and is deleted if it succeeds."""
+    for file in folder.rglob("*"):
+        sync(file)
+    sync(folder)
+    aside = _aside(out)
+    if out.exists():
+        remove(aside)
+        out.rename(aside)
+    try:
+        folder.rename(out)
+    except BaseException:
+        if aside.exists():
+            aside.rename(out)
+        raise
+    sync(out.parent)
+    remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _aside(out: Path) -> Path:
+    return out.with_name(f".{out.name}.old")

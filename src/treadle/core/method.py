@@ -1,0 +1,52 @@
+"""A method: its settings plus one equation.
+
+A frozen pydantic model with one abstract function of its axis.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["Control", "Method", "Paper", "Standard"]
+
+
+class Paper(NamedTuple):
+    """Where a method was published."""
+
+    title: str
+    year: int
+    url: str
+
+
+class Standard(NamedTuple):
+    """A method older than any one paper; `source` says in one line where it comes from."""
+
+    source: str
+
+
+class Control(NamedTuple):
+    """A trivial method that others must beat; `source` says in one line what it controls for."""
+
+    source: str
+
+
+class Method(BaseModel):
+    """Base of every method.
+
+    Its fields are its hyper-parameters, with bounds in the type and help below each field.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: ClassVar[str]
+    """The method's key in its family's table."""
+    paper: ClassVar[Paper | Standard | Control]
+
+    def settings(self) -> dict[str, Any]:  # Any: JSON values
+        """Return the method's name and hyper-parameters as plain JSON values."""
+        return {"method": self.name, **self.model_dump(mode="json")}
+
+    @classmethod
+    def summary(cls) -> str:
+        """Return the first line of the class's docstring."""
+        return (cls.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,86 @@
+"""A table from names to lazily imported methods."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from treadle.core.errors import SettingsError
+from treadle.core.method import Method
+
+__all__ = ["Registry", "near"]
+
+M = TypeVar("M", bound=Method)
+
+
+def near(word: str, choices: Mapping[str, Any] | list[str]) -> str:  # Any: only the keys are read
+    """Return the end of an error message: the near choice, if there is one, and the whole list."""
+    close = get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Choose one of: {', '.join(choices)}."
+
+
+class Registry(Generic[M]):
+    """The methods of one axis: `name -> "module:Class"`, imported on use.
+
+    Installed packages add methods through the entry-point group ``treadle.methods``, named
+    ``axis/name``.
+    """
+
+    def __init__(self, axis: str, table: dict[str, str]) -> None:
+        self.axis = axis
+        self.table = dict(table)
+        for entry in entry_points(group="treadle.methods"):
+            owner, _, name = entry.name.partition("/")
+            if owner == axis and name:
+                self.table[name] = entry.value
+
+    def __getitem__(self, name: str) -> type[M]:
+        """Import and return the class called `name`.
+
+        Raises:
+            SettingsError: No method has this name; the message suggests the near one.
+        """
+        if name not in self.table:
+            raise SettingsError(f"Unknown {self.axis} '{name}'. {near(name, self.table)}")
+        module, _, attribute = self.table[name].partition(":")
+        found: type[M] = getattr(import_module(module), attribute)
+        return found
+
+    def resolve(self, value: M | str | Mapping[str, Any]) -> M:  # Any: YAML values, validated here
+        """Return the method that `value` is or names.
+
+        `value` is an instance, a name, or a mapping with a `method` key.
+
+        Raises:
+            SettingsError: The name or a field is unknown, or a value is out of bounds.
+        """
+        if isinstance(value, Method):
+            return value
+        fields = {"method": value} if isinstance(value, str) else dict(value)
+        if "method" not in fields:
+            raise SettingsError(
+                f"The {self.axis} {fields} names no method; add the key 'method'. "
+                f"{near('', self.table)}"
+            )
+        cls = self[fields.pop("method")]
+        unknown = [key for key in fields if key not in cls.model_fields]
+        if unknown:
+            known = list(cls.model_fields)
+            raise SettingsError(
+                f"{self.axis} '{cls.name}' has no setting '{unknown[0]}'. "
+                f"{near(unknown[0], known) if known else 'It has none.'}"
+            )
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise SettingsError(
+                f"{self.axis} '{cls.name}': {where} = {first['input']!r} is refused: "
+                f"{first['msg']}. "
+                f"Give a value that fits {cls.model_fields[str(first['loc'][0])].annotation}."
+            ) from error
