@@ -1,0 +1,123 @@
+"""Finds the machine code of a kernel: prebuilt in the wheel, else compiled here, else none."""
+
+import ctypes
+import functools
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from treadle.core.cache import cache_folder
+from treadle.core.errors import SettingsError
+from treadle.core.hardware import instruction_set
+from treadle.native import compiler
+
+__all__ = ["NativeStatus", "SlowPathWarning", "library", "status"]
+
+_logger = logging.getLogger(__name__)
+_SWITCH = "TREADLE_NATIVE"
+
+
+class SlowPathWarning(UserWarning):
+    """Something runs much slower than it could, for want of a compiler or a package."""
+
+
+class NativeStatus(NamedTuple):
+    """Where the kernels come from, for the doctor."""
+
+    active: Literal["prebuilt", "compiled", "python"]
+    path: Path | None
+    """The folder of the loaded objects."""
+    compiler: str | None
+    isa: str
+    why: str
+
+
+class _Kernel(NamedTuple):
+    library: ctypes.CDLL | None
+    status: NativeStatus
+
+
+def library(kernel: str) -> ctypes.CDLL | None:
+    """Return the loaded kernel, or None where its Python twin has to do the work.
+
+    The first call may compile for about a second. Calls into the library release the interpreter's
+    lock.
+
+    Raises:
+        SettingsError: `$TREADLE_NATIVE` is neither 0 nor 1.
+    """
+    found = _load(kernel)
+    if found.library is None and not _is_switched_off():
+        _warn_once(found.status.why)
+    return found.library
+
+
+def status() -> NativeStatus:
+    """Return where the kernels come from; of several answers, the one of the slowest kernel."""
+    speeds = ("python", "compiled", "prebuilt")
+    return min(
+        (_load(name).status for name in compiler.KERNELS), key=lambda s: speeds.index(s.active)
+    )
+
+
+def _load(kernel: str) -> _Kernel:
+    if _is_switched_off():
+        return _Kernel(None, _python(f"${_SWITCH} is 0"))
+    return _find(kernel, cache_folder() / "native")
+
+
+@functools.cache
+def _find(kernel: str, folder: Path) -> _Kernel:
+    prebuilt = compiler.OBJECTS / compiler.prebuilt_name(kernel)
+    if instruction_set() >= compiler.BASELINE_FLAGS and compiler.is_sealed(prebuilt):
+        why = "the wheel carries objects that fit this source and this processor"
+        found = NativeStatus("prebuilt", prebuilt.parent, None, compiler.BASELINE, why)
+        return _Kernel(ctypes.CDLL(str(prebuilt)), found)
+    return _compiled(kernel, folder)
+
+
+def _compiled(kernel: str, folder: Path) -> _Kernel:
+    tool = compiler.find_compiler()
+    if tool is None:
+        named = os.environ.get("CC")
+        looked = (
+            f"$CC names '{named}', which does not run"
+            if named
+            else "no cc, gcc or clang on the path"
+        )
+        return _Kernel(None, _python(looked))
+    path = folder / compiler.object_name(kernel, tool, instruction_set())
+    try:
+        if not compiler.is_sealed(path):
+            compiler.compile_object(kernel, tool, "native", path)
+        loaded = ctypes.CDLL(str(path))
+    except (compiler.CompileError, OSError) as error:
+        return _Kernel(None, _python(str(error)))
+    why = "compiled on this machine, because the installed package carries no fitting objects"
+    return _Kernel(loaded, NativeStatus("compiled", folder, tool.version, "native", why))
+
+
+def _python(why: str) -> NativeStatus:
+    return NativeStatus("python", None, None, "numpy", why)
+
+
+def _is_switched_off() -> bool:
+    value = os.environ.get(_SWITCH, "1")
+    if value not in ("0", "1"):
+        raise SettingsError(
+            f"Found ${_SWITCH}='{value}' in the environment, expected 0 (run the Python twins) or "
+            f"1 (run machine code); unset it."
+        )
+    return value == "0"
+
+
+@functools.cache
+def _warn_once(why: str) -> None:
+    message = (
+        f"treadle's kernels run as slow Python twins, 10 to 40 times slower ({why}). Install a C "
+        f"compiler (apt-get install gcc), or treadle's wheel for Linux x86_64, which needs none."
+    )
+    _logger.warning(message)
+    warnings.warn(message, SlowPathWarning, stacklevel=3)
