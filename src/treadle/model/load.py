@@ -1,0 +1,273 @@
+"""Find a model's folder and build its module without weights, or with them."""
+
+import copy
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treadle.core.checkpoint import CheckpointReader
+from treadle.core.errors import CheckpointError, DataError, UnsupportedModelError
+from treadle.model import facts
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = [
+    "NONUNIFORM",
+    "base_config",
+    "full",
+    "load_tokenizer",
+    "materialise",
+    "parameter_view",
+    "resolve",
+    "skeleton",
+]
+
+NONUNIFORM = "treadle_nonuniform"
+"""`model_type` of a folder whose blocks differ in width: foreign loaders refuse it by name."""
+_PACKAGED = "packaged:"
+logger = logging.getLogger(__name__)
+
+
+def resolve(model: str | Path) -> Path:
+    """Return the folder of `model`.
+
+    `model` is a folder, ``packaged:smollm2``, or a hub id where the network allows.
+
+    Raises:
+        CheckpointError: It is none of these; the message says what was tried.
+    """
+    name = str(model)
+    if name.startswith(_PACKAGED):
+        from treadle.model.pretrained import packaged
+
+        return packaged(name.removeprefix(_PACKAGED))
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or name.startswith((".", "/")) or name.count("/") != 1:
+        raise CheckpointError(
+            f"No model folder at '{name}'; give a Hugging Face folder (config.json beside "
+            f"safetensors), "
+            f"'packaged:smollm2', or a hub id such as 'org/name'."
+        )
+    return _download(name)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+            )
+        )
+    except Exception as error:  # the hub client raises many unrelated types
+        raise CheckpointError(
+            f"'{name}' is no folder here and could not be fetched from the hub "
+            f"({type(error).__name__}); "
+            f"download it where the network allows and give its folder."
+        ) from error
+
+
+def base_config(config: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values
+    """Return the config of the architecture, unwrapped where the folder is a non-uniform one."""
+    base: dict[str, Any] = (
+        config["treadle_base"] if config.get("model_type") == NONUNIFORM else config
+    )
+    return base
+
+
+def skeleton(
+    config: dict[str, Any], trust_remote_code: bool = False
+) -> "PreTrainedModel":  # Any: JSON values
+    """Build the module tree with parameters on the meta device: no weight takes memory.
+
+    Raises:
+        UnsupportedModelError: transformers has no such architecture, or the checkpoint's own code
+            would have to run.
+    """
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    base = base_config(config)
+    if base.get("auto_map") and not trust_remote_code:
+        raise UnsupportedModelError(
+            f"config.json of model_type '{base.get('model_type')}' wants to run code from the "
+            f"checkpoint; read that "
+            f"code, then pass --trust-remote-code."
+        )
+    has_experts = bool(facts.facts_of(base).num_experts)
+    fields = {key: value for key, value in base.items() if key != "model_type"}
+    # Grouped matrix products refuse experts whose width is no multiple of 16 bytes.
+    kernels = {"experts_implementation": "eager"} if has_experts else {}
+    with init_empty_weights(include_buffers=False):
+        # In the checkpoint's own dtype, buffers such as Gemma's embedding scale would be rounded.
+        module = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(base["model_type"], **fields), dtype=torch.float32, **kernels
+        )
+    built: PreTrainedModel = module.eval()
+    return built
+
+
+def parameter_view(parameter: "torch.Tensor", matrix: facts.Linear) -> "torch.Tensor":
+    """Return the matrix [out, in] inside a module's parameter, as a view that writes through."""
+    if matrix.expert is not None:
+        parameter = parameter[matrix.expert]
+    if matrix.transposed:
+        parameter = parameter.T
+    return parameter[matrix.parameter_rows]
+
+
+def materialise(
+    module: "torch.nn.Module",
+    reader: CheckpointReader,
+    prefix: str,
+    matrices: list[facts.Linear],
+    dtype: "torch.dtype",
+) -> None:
+    """Give the parameters of `module` their values from disk, cast to `dtype`.
+
+    `prefix` precedes the names on disk. Shapes on disk win over
+    the skeleton's, so that blocks of differing widths load.
+
+    Raises:
+        CheckpointError: A parameter has no tensor on disk.
+    """
+    import torch
+
+    experts: dict[str, list[facts.Linear]] = {}
+    for matrix in matrices:
+        if matrix.expert is not None:
+            experts.setdefault(matrix.parameter, []).append(matrix)
+    renames = facts.facts_of(base_config(reader.config)).renames
+    for name, parameter in list(module.named_parameters()):
+        if not parameter.is_meta:
+            continue
+        if name in experts:
+            value = _stack(reader, experts[name], dtype)
+        else:
+            on_disk = _on_disk(prefix + name, renames, reader)
+            value = reader.tensor(on_disk).to(dtype, copy=True)
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
+
+
+def _on_disk(name: str, renames: tuple[tuple[str, str], ...], reader: CheckpointReader) -> str:
+    candidates = [name, *(name.replace(new, old) for old, new in renames)]
+    for candidate in candidates:
+        if candidate in reader.tensors or candidate in reader.tied:
+            return candidate
+    raise CheckpointError(
+        f"Tensor '{name}' is missing from '{reader.folder}'; download the checkpoint again, or "
+        f"check that config.json "
+        f"belongs to these weights."
+    )
+
+
+def _stack(
+    reader: CheckpointReader, matrices: list[facts.Linear], dtype: "torch.dtype"
+) -> "torch.Tensor":
+    import torch
+
+    by_expert: dict[int, list[torch.Tensor]] = {}
+    for matrix in matrices:
+        by_expert.setdefault(int(matrix.expert or 0), []).append(
+            reader.tensor(matrix.tensor).to(dtype)
+        )
+    return torch.stack([torch.cat(by_expert[expert]) for expert in sorted(by_expert)])
+
+
+def shapes_of(reader: CheckpointReader) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor on disk, by name."""
+    return {name: info.shape for name, info in reader.tensors.items()}
+
+
+def set_widths(block: "torch.nn.Module", config: dict[str, Any]) -> None:  # Any: JSON values
+    """Tell modules the widths that they keep beside their matrices, read off the matrices."""
+    architecture = facts.facts_of(config)
+    for fact in architecture.linears:
+        if fact.transposed:  # a Conv1D reshapes to the width that it was built with
+            convolution = block.get_submodule(fact.tensor.rpartition(".")[0])
+            setattr(convolution, "nf", convolution.get_parameter("weight").shape[1])  # noqa: B010
+    output = next(fact for fact in architecture.linears if fact.role == "o")
+    width = block.get_parameter(output.tensor).shape[0 if output.transposed else 1]
+    num_heads = width // facts.head_dim(config)
+    num_kv_heads = num_heads * facts.num_kv_heads(config) // facts.num_heads(config)
+    values = {"width": width, "heads": num_heads, "kv_heads": num_kv_heads}
+    for path, says in architecture.head_attributes:
+        owner, _, attribute = path.rpartition(".")
+        module = block.get_submodule(owner.removesuffix(".config"))
+        target: Any = module  # Any: a module or a config
+        if owner.endswith(".config"):  # blocks share one: each gets its own
+            target = copy.copy(module.config)
+            setattr(module, "config", target)  # noqa: B010
+        setattr(target, attribute, values[says])
+
+
+def full(
+    folder: Path, dtype: str = "float32", trust_remote_code: bool = False
+) -> "PreTrainedModel":
+    """Return the whole model in memory; only what needs a full backward should ask for it."""
+    import torch
+
+    with CheckpointReader(folder) as reader:
+        module = skeleton(reader.config, trust_remote_code)
+        config, shapes = base_config(reader.config), shapes_of(reader)
+        kind = getattr(torch, dtype)
+        for layer in range(facts.num_layers(config)):
+            inside = facts.facts_of(config).blocks.format(layer=layer)
+            block = module.get_submodule(inside[:-1])
+            matrices = facts.linears(config, layer, shapes)
+            materialise(block, reader, facts.block_prefix(config, layer, shapes), matrices, kind)
+            set_widths(block, config)
+        materialise_rest(module, reader, kind)
+    return module
+
+
+def materialise_rest(
+    module: "PreTrainedModel", reader: CheckpointReader, dtype: "torch.dtype"
+) -> None:
+    """Give everything outside the decoder blocks its values; tied weights share one tensor."""
+    import torch
+
+    architecture = facts.facts_of(base_config(reader.config))
+    stem = architecture.blocks.split("{layer}")[0]
+    done: dict[str, torch.nn.Parameter] = {}
+    for name, parameter in list(module.named_parameters(remove_duplicate=False)):
+        if not parameter.is_meta or name.startswith(stem):
+            continue
+        source = reader.tied.get(name, name)
+        short = source.removeprefix(architecture.prefix)
+        if source not in reader.tensors and short in reader.tensors:
+            source = short
+        if source not in done:
+            on_disk = _on_disk(source, architecture.renames, reader)
+            value = reader.tensor(on_disk).to(dtype, copy=True)
+            done[source] = torch.nn.Parameter(value, requires_grad=False)
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, done[source])
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer of a model folder.
+
+    Raises:
+        DataError: The folder has none that transformers can read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"'{folder}' has no tokenizer that can be read ({str(error).splitlines()[0][:120]}); "
+            f"copy the "
+            f"tokenizer files of the original model into it."
+        ) from error
+    return loaded
