@@ -1,0 +1,1 @@
+"""Wing: fewer weights, fewer bits, less work."""

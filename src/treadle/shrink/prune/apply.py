@@ -1,0 +1,99 @@
+"""The verb: its parameters, checked and handed to a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+from treadle.core.checkpoint import CheckpointReader
+from treadle.core.result import Result
+from treadle.shrink.prune import ALLOCATIONS, METRICS, UPDATES
+from treadle.shrink.prune.base import Allocation, Metric, Update
+from treadle.shrink.prune.calibrate import Mode
+from treadle.shrink.prune.patterns import parse_pattern, pattern_sparsity
+from treadle.shrink.prune.request import Request, check
+from treadle.shrink.prune.run import Run
+
+__all__ = ["prune"]
+
+
+def prune(
+    model: str | Path,
+    out: Path,
+    method: Metric | str,
+    *,
+    sparsity: float | None = None,
+    pattern: str = "rows",
+    update: Annotated[Update | str | None, UPDATES] = None,
+    allocation: Annotated[Allocation | str, ALLOCATIONS] = "uniform",
+    text: str | None = None,
+    num_windows: int = 32,
+    window_tokens: int = 512,
+    calibrate: Mode | None = None,
+    seed: int = 0,
+    allow_nonuniform: bool = False,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> Result:
+    """Remove weights of a model and write the pruned model.
+
+    One decoder block is in memory at a time, beside the embedding, the head and the hidden states
+    of the calibration tokens (methods that need gradients load the whole model). A killed run goes
+    on at the block where it stopped when it is started again with the same settings. Embeddings,
+    norms, routers and the head are never pruned.
+
+    Args:
+        model: Hugging Face folder, packaged:smollm2, or a hub id.
+        out: Folder to write.
+        method: The metric that scores weights.
+        sparsity: Fraction of weights to remove, 0..1; with n:m it follows from the pattern (default
+            0.5).
+        pattern: Among which scores the lowest go: rows, tensor, global, n:m such as 2:4, neurons or
+            heads.
+        update: New values for the surviving weights (default: the metric's own; obs for sparsegpt,
+            otherwise none).
+        allocation: How the sparsity is shared out over the blocks.
+        text: Calibration text: a .txt or .jsonl file, or stdlib:calibration.
+        num_windows: Calibration windows, drawn at random from the text by the seed.
+        window_tokens: Tokens in each window.
+        calibrate: When activations are measured: one-pass, two-pass or dense (default one-pass;
+            dense for global).
+        seed: Seed of the calibration windows and of random scores.
+        allow_nonuniform: Write shapes that the config cannot say, into a folder that only treadle
+            loads.
+        overwrite: Replace an existing output folder once the new one is complete.
+        trust_remote_code: Run code that the checkpoint brings along.
+
+    Returns:
+        The account of the run, as in the folder's result.json.
+
+    Raises:
+        SettingsError: A setting is wrong or contradicts another, or `out` exists.
+        CheckpointError: The model cannot be read, or holds NaN.
+        DataError: The text is too short.
+        UnsupportedModelError: The architecture has no facts, or its config cannot say the shapes.
+        CapacityError: Memory or disk is too small.
+    """
+    from treadle.model.load import resolve
+
+    metric, wanted = METRICS.resolve(method), parse_pattern(pattern)
+    request = Request(
+        metric,
+        wanted,
+        pattern_sparsity(wanted, sparsity),
+        _update(metric, update),
+        ALLOCATIONS.resolve(allocation),
+        text,
+        num_windows,
+        window_tokens,
+        calibrate,
+        seed,
+        allow_nonuniform,
+    )
+    check(request)
+    with CheckpointReader(resolve(model)) as reader:
+        return Run(request, reader, str(model), trust_remote_code).write(Path(out), overwrite)
+
+
+def _update(metric: Metric, update: Update | str | None) -> Update:
+    """Return the update asked for; the metric's own, by default or by name, with its settings."""
+    own = metric.default_update()
+    return UPDATES.resolve(own if update in (None, own["method"]) else update)

@@ -1,0 +1,80 @@
+"""The protocols of the three axes with methods: one abstract function each, tensors in and out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from treadle.core.method import Method
+from treadle.core.shapes import Bool, Float, Tensor
+from treadle.shrink.prune.patterns import Pattern
+
+if TYPE_CHECKING:
+    import torch
+
+    from treadle.model.statistics import InputStatistics
+
+__all__ = ["Allocation", "Metric", "Need", "Statistics", "Update"]
+
+Need = Literal["squares", "gram", "gradient"]
+"""squares: Σx² per input channel; gram: XᵀX; gradient: sqrt(Σ g²) per weight, from a full backward
+pass."""
+
+
+class Statistics(NamedTuple):
+    """What calibration knows about one matrix; None where its methods did not ask."""
+
+    inputs: "InputStatistics | None" = None
+    gradient: "Tensor | None" = None
+
+    @property
+    def input_norm(self) -> Float[Tensor, "in"]:
+        """The Euclidean norm of each input channel over all calibration tokens."""
+        assert self.inputs is not None, "the metric must list 'squares' in needs"
+        return self.inputs.sum_squares.sqrt()
+
+
+class Metric(Method, ABC):
+    """Axis 1: how much each weight is worth. The lowest scores go."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    follows_update: ClassVar[bool] = False
+    """Whether an update that changes weights while it prunes chooses again from the new values."""
+
+    def default_update(self) -> dict[str, Any]:  # Any: settings of an update
+        """Return the update that belongs to the metric, as settings."""
+        return {"method": "none"}
+
+    @abstractmethod
+    def score(
+        self, weight: Float[Tensor, "out in"], statistics: Statistics, generator: "torch.Generator"
+    ) -> Float[Tensor, "out in"]:
+        """Return the worth of each weight, float32, without NaN."""
+
+
+class Update(Method, ABC):
+    """Axis 2: what values the surviving weights take."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    @abstractmethod
+    def apply(
+        self,
+        weight: Float[Tensor, "out in"],
+        keep: "Bool[Tensor, 'out in'] | None",
+        pattern: Pattern,
+        sparsity: float,
+        statistics: Statistics,
+    ) -> Float[Tensor, "out in"]:
+        """Return the pruned weights; without `keep` the update chooses under `pattern`."""
+
+
+class Allocation(Method, ABC):
+    """Axis 3: how sparse each block becomes."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    @abstractmethod
+    def allocate(
+        self, blocks: Iterable[list[tuple[Float[Tensor, "_out _in"], Statistics]]], sparsity: float
+    ) -> list[float]:
+        """Return one sparsity per block, with mean `sparsity`; `blocks` is read once, lazily."""

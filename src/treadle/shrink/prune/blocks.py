@@ -1,0 +1,123 @@
+"""Prune the matrices of one block, given the statistics of the input that they share."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from treadle.core import keep
+from treadle.core.errors import CheckpointError
+from treadle.core.seed import torch_stream
+from treadle.core.shapes import Float, Tensor
+from treadle.model.statistics import BlockStatistics
+from treadle.shrink.prune.base import Metric, Statistics, Update
+from treadle.shrink.prune.global_threshold import GlobalThreshold
+from treadle.shrink.prune.patterns import Pattern, choose
+from treadle.shrink.prune.shrinking import Unit, group_scores, num_kept
+
+if TYPE_CHECKING:
+    import torch
+
+    from treadle.model.facts import Linear
+
+__all__ = ["BlockPruner", "Choice", "View"]
+
+View = Callable[["Linear"], "torch.Tensor"]
+
+
+class Choice(NamedTuple):
+    """What is the same for all blocks of a run."""
+
+    metric: Metric
+    pattern: Pattern
+    update: Update
+    seed: int
+
+
+class BlockPruner:
+    """Prunes one block in place, input by input, and remembers what stayed."""
+
+    def __init__(
+        self,
+        choice: Choice,
+        sparsity: float,
+        view: View,
+        round_to: Callable[["Linear"], "torch.dtype"],
+        units: Sequence[Unit] = (),
+        gradients: dict[str, "torch.Tensor"] | None = None,
+        threshold: GlobalThreshold | None = None,
+    ) -> None:
+        self.choice, self.sparsity, self.view, self.round_to = choice, sparsity, view, round_to
+        self.units = {unit.last.input: unit for unit in units}
+        self.gradients = gradients or {}
+        self.threshold = threshold
+        self.kept: list[tuple[Unit, list[int]]] = []
+
+    def prune(self, matrices: Sequence["Linear"], statistics: BlockStatistics) -> None:
+        """Prune the `matrices` that read one input.
+
+        A structured pattern waits for the input of its last matrix.
+        """
+        if self.choice.pattern.is_structured:
+            if unit := self.units.get(matrices[0].input):
+                self._prune_unit(unit, statistics)
+            return
+        for matrix in matrices:
+            self._prune_matrix(matrix, self.statistics(matrix, statistics))
+
+    def statistics(self, matrix: "Linear", statistics: BlockStatistics) -> Statistics:
+        """Return what is known about one matrix."""
+        return Statistics(statistics.get(matrix.input), self.gradients.get(matrix.name))
+
+    def score(self, matrix: "Linear", statistics: Statistics) -> Float[Tensor, "out in"]:
+        """Return the metric's scores of `matrix`.
+
+        Raises:
+            CheckpointError: They contain NaN, because the weights or the calibration do.
+        """
+        weight = self.view(matrix)
+        generator = torch_stream(self.choice.seed, f"prune.{matrix.name}")
+        score = self.choice.metric.score(weight, statistics, generator)
+        if bool(score.isnan().any()):
+            raise CheckpointError(
+                f"Metric '{self.choice.metric.name}' gives NaN for tensor '{matrix.tensor}'; its "
+                f"weights or the "
+                f"activations before it are not finite. Check the checkpoint, or calibrate on "
+                f"other text."
+            )
+        return score
+
+    def _prune_matrix(self, matrix: "Linear", statistics: Statistics) -> None:
+        choice, weight = self.choice, self.view(matrix)
+        follows = choice.metric.follows_update and choice.update.name != "none"
+        if follows and self.threshold is None:
+            mask = None
+        else:
+            score = self.score(matrix, statistics)
+            if self.threshold is not None:
+                mask = self.threshold.keep(matrix.name, score)
+            else:
+                mask = choose(score, choice.pattern, self.sparsity)
+        pruned = choice.update.apply(weight, mask, choice.pattern, self.sparsity, statistics)
+        self._store(matrix, pruned)
+
+    def _prune_unit(self, unit: Unit, statistics: BlockStatistics) -> None:
+        import torch
+
+        members = (*unit.outs, unit.last)
+        scores = {m.name: self.score(m, self.statistics(m, statistics)) for m in members}
+        total = group_scores(unit, scores)
+        num_prune = unit.num_groups - num_kept(unit, self.sparsity)
+        groups = torch.from_numpy(keep.keep_rows(total[None].numpy(), num_prune)[0])
+        weight = self.view(unit.last)
+        columns = groups.repeat_interleave(weight.shape[1] // unit.num_groups)
+        mask = columns.expand(weight.shape)
+        known = self.statistics(unit.last, statistics)
+        pruned = self.choice.update.apply(weight, mask, self.choice.pattern, self.sparsity, known)
+        self._store(unit.last, pruned)
+        self.kept.append((unit, torch.nonzero(groups).flatten().tolist()))
+
+    def _store(self, matrix: "Linear", values: "torch.Tensor") -> None:
+        """Write `values` back as they will stand on disk.
+
+        So later blocks see what a reader will.
+        """
+        self.view(matrix).copy_(values.to(self.round_to(matrix)))
