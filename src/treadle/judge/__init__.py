@@ -1,0 +1,1 @@
+"""Wing: how good a model is, and what it costs."""

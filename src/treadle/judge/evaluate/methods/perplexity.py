@@ -1,0 +1,94 @@
+"""Perplexity and bits per byte."""
+
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from treadle.core.method import Standard
+from treadle.core.result import Measurement
+from treadle.judge.evaluate.base import Batch, Prepared, Samples, Task
+from treadle.judge.evaluate.paired import bootstrap_mean
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+class Perplexity(Task):
+    """Measure how well a model predicts a text: exp of the mean loss a token.
+
+    The text is cut into windows that do not overlap; every token of a window but the first is
+    predicted from those before it in the window. Bits per byte divide the same losses by the text's
+    UTF-8 bytes, so that models with different tokenizers compare. Intervals resample windows;
+    against a baseline, pairs of windows.
+    """
+
+    name: ClassVar[str] = "perplexity"
+    paper = Standard(
+        "Jelinek et al., Perplexity - a measure of the difficulty of speech recognition tasks, "
+        "1977."
+    )
+
+    num_windows: Annotated[int, Field(ge=1)] = 64
+    """Windows to evaluate, from the start of the text."""
+    window_tokens: Annotated[int, Field(ge=2)] = 512
+    """Tokens in each window."""
+    bos: Literal["none", "each"] = "none"
+    """Start each window with the tokenizer's BOS token (Gemma needs it) or with text."""
+
+    def prepare(self, data: str, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+        """Cut the first windows off the text `data`."""
+        from treadle.model.text import windows
+
+        cut = windows(data, tokenizer, self.num_windows, self.window_tokens, self.bos)
+        protocol = {**cut.protocol.model_dump(), "hash": cut.protocol.hash}
+        return Prepared([Batch(cut.tokens)], protocol, cut.protocol.num_bytes)
+
+    def score(
+        self, prepared: Prepared, losses: "list[torch.Tensor]"
+    ) -> tuple[list[Measurement], Samples]:
+        """Return perplexity, nats a token and bits per byte; sums accumulate in float64."""
+        windows = losses[0].double().mean(dim=1).tolist()
+        nll = sum(windows) / len(windows)
+        low, high = bootstrap_mean(windows, seed=0)
+        num_bytes = prepared.state
+        bits = float(losses[0].double().sum()) / math.log(2) / num_bytes
+        measurements = [
+            Measurement(
+                name="perplexity", value=_exp(nll), low=_exp(low), high=_exp(high), better="lower"
+            ),
+            Measurement(
+                name="nll", value=nll, low=low, high=high, unit="nats/token", better="lower"
+            ),
+            Measurement(
+                name="bits_per_byte",
+                value=bits,
+                low=bits * low / nll,
+                high=bits * high / nll,
+                unit="bits/byte",
+                better="lower",
+            ),
+        ]
+        return measurements, {"nll": windows}
+
+    def compare(self, samples: Samples, baseline: Samples, seed: int) -> list[Measurement]:
+        """Return the ratio of perplexities to the baseline's, by paired bootstrap of windows."""
+        pairs = zip(samples["nll"], baseline["nll"], strict=True)
+        differences = [mine - theirs for mine, theirs in pairs]
+        low, high = bootstrap_mean(differences, seed)
+        return [
+            Measurement(
+                name="perplexity_ratio",
+                value=_exp(sum(differences) / len(differences)),
+                low=_exp(low),
+                high=_exp(high),
+                unit="x baseline",
+                better="lower",
+            )
+        ]
+
+
+def _exp(nll: float) -> float:
+    """Return exp, capped where a broken model's perplexity would overflow."""
+    return math.exp(min(nll, 700.0))
