@@ -1,0 +1,284 @@
+"""What the template shows: every number already in words, every figure already drawn."""
+
+from typing import NamedTuple
+
+from treadle.core.result import Figure, Measurement, Result
+from treadle.page import numbers
+from treadle.page.command import repeat_command
+from treadle.page.figures import draw, num_left_out
+from treadle.page.losses import Loss, find_losses
+from treadle.page.scores import BASES, Row, Section, Table, is_control, sections
+from treadle.page.sources import Run
+from treadle.page.summary import summary
+from treadle.page.tables import ScoreTable, score_table
+from treadle.page.tradeoff import CLOSEUP, closeup, plot
+from treadle.page.wording import SHORT_HASH, Fact, count, facts, spaced
+
+__all__ = ["Content", "content"]
+
+
+class Value(NamedTuple):
+    """One measurement in words."""
+
+    subject: str
+    name: str
+    value: str
+    unit: str
+    note: str
+
+
+class ByBasis(NamedTuple):
+    """Measurements of one basis: measured, emulated and simulated ones never share a table."""
+
+    basis: str
+    values: list[Value]
+
+
+class LossView(NamedTuple):
+    """One case of "where it loses" in words."""
+
+    amount: str
+    loser: str
+    loser_score: str
+    verdict: str
+    winner: str
+    winner_score: str
+    measure: str
+
+
+class PlottedTable(NamedTuple):
+    """A table and, where rows can be compared, its plot as SVG (else empty)."""
+
+    table: ScoreTable
+    plot: str
+    closeup: str
+    remark: str
+    """What the close-up shows, and which models it leaves out."""
+
+
+class SectionView(NamedTuple):
+    """One task under one protocol."""
+
+    heading: str
+    protocol: list[Fact]
+    protocol_hash: Fact
+    tables: list[PlottedTable]
+    shared: list[tuple[str, list[Fact]]]
+    """Verb and the settings that all its runs here share."""
+    others: list[ByBasis]
+
+
+class InputView(NamedTuple):
+    """One thing that a run read."""
+
+    name: str
+    path: str
+    content_hash: Fact
+
+
+class RunView(NamedTuple):
+    """One result: its figures, and where its numbers came from."""
+
+    heading: str
+    subject: str
+    figures: list[tuple[str, str]]
+    settings: list[Fact]
+    inputs: list[InputView]
+    output: str
+    made_hash: Fact
+    fingerprint: Fact
+    command: str
+    cost: list[Fact]
+    measurements: list[ByBasis]
+    protocol: list[Fact]
+    versions: list[Fact]
+    hardware: list[Fact]
+    notes: list[str]
+
+
+class Content(NamedTuple):
+    """The whole page."""
+
+    summary: str
+    sections: list[SectionView]
+    has_contests: bool
+    """Whether any table holds a method that could lose."""
+    losses: list[LossView]
+    others: list[ByBasis]
+    """Measurements without a protocol of runs that no table above accounts for."""
+    runs: list[RunView]
+
+
+def content(runs: list[Run]) -> Content:
+    """Put everything that the runs tell into words and figures."""
+    found = sections(runs)
+    tables = [table for section in found for table in section.tables]
+    told = {id(run) for section in found for run in section.evaluations}
+    told |= {id(run) for table in tables for row in table.rows for run in row.makers}
+    loose = [
+        (_heading(run.result), entry)
+        for run in runs
+        if id(run) not in told
+        for entry in run.result.measurements
+    ]
+    return Content(
+        summary=summary(runs, found),
+        sections=[
+            _section(section, f"s{number}", heading)
+            for number, (section, heading) in enumerate(zip(found, _headings(found), strict=True))
+        ],
+        has_contests=any(
+            row.makers and not is_control(row.makers[-1]) for table in tables for row in table.rows
+        ),
+        losses=[_loss(loss, table) for table in tables for loss in find_losses(table)],
+        others=_by_basis(loose),
+        runs=[_run(run, f"r{number}") for number, run in enumerate(runs)],
+    )
+
+
+def _protocol(section: Section) -> list[Fact]:
+    protocol = section.evaluations[0].result.protocol or {}
+    return facts({name: value for name, value in protocol.items() if name != "hash"})
+
+
+def _headings(found: list[Section]) -> list[str]:
+    """Return the task and its data, and where that is not enough, in what the protocols differ."""
+    names = [
+        spaced(section.task).capitalize() + (f" on {section.data}" if section.data else "")
+        for section in found
+    ]
+    headings = []
+    for section, name in zip(found, names, strict=True):
+        alike = [_protocol(o) for o, other in zip(found, names, strict=True) if other == name]
+        own = [fact for fact in _protocol(section) if any(fact not in facts for facts in alike)]
+        shown = ", ".join(f"{fact.name} {fact.text}" for fact in own[:3])
+        headings.append(f"{name}: {shown}" if shown else name)
+    return headings
+
+
+def _section(section: Section, key: str, heading: str) -> SectionView:
+    tables = [_plotted(table, f"{key}t{number}") for number, table in enumerate(section.tables)]
+    return SectionView(
+        heading=heading,
+        protocol=_protocol(section),
+        protocol_hash=_hash(section.protocol),
+        tables=tables,
+        shared=[
+            (verb, [Fact(spaced(name), text) for name, text in settings.items()])
+            for verb, settings in section.shared.items()
+            if settings
+        ],
+        others=_by_basis([(row.label, entry) for row, entry in section.others]),
+    )
+
+
+def _plotted(table: Table, key: str) -> PlottedTable:
+    near = closeup(table)
+    if not near:
+        return PlottedTable(score_table(table), plot(table, key), "", "")
+    shown = {id(row) for row in near}
+    gone = "; ".join(row.label for row in table.rows if id(row) not in shown)
+    remark = f"scores up to {CLOSEUP:g} times the best, which leaves out {gone}"
+    return PlottedTable(score_table(table), plot(table, key), plot(table, f"{key}c", near), remark)
+
+
+def _loss(loss: Loss, table: Table) -> LossView:
+    amount = loss.loser.made(table.amount)
+    at = "" if amount is None else f"{spaced(table.amount)} {numbers.plain(amount, 3)}"
+    mine, theirs = loss.compared
+    decimals = numbers.score_decimals(mine.value, mine.low, mine.high)
+    verdict = "is beaten by" if loss.is_clear else "does not clearly beat"
+    return LossView(
+        amount=at,
+        loser=_named(loss.loser, table),
+        loser_score=numbers.interval(mine.value, mine.low, mine.high, decimals),
+        verdict=f"{verdict} {loss.reason}",
+        winner=_named(loss.winner, table),
+        winner_score=numbers.interval(theirs.value, theirs.low, theirs.high, decimals),
+        measure=" ".join(filter(None, [spaced(mine.name), _basis_note(mine)])),
+    )
+
+
+def _named(row: Row, table: Table) -> str:
+    own = f"{spaced(table.amount)} "
+    parts = [part for part in row.settings.split(", ") if part and not part.startswith(own)]
+    return ", ".join([row.method, *parts])
+
+
+def _basis_note(entry: Measurement) -> str:
+    return "" if entry.basis == "measured" else f"({entry.basis})"
+
+
+def _by_basis(entries: list[tuple[str, Measurement]]) -> list[ByBasis]:
+    """Split measurements by basis, in the order in which they deserve trust."""
+    return [
+        ByBasis(basis, [_value(subject, e) for subject, e in entries if e.basis == basis])
+        for basis in BASES
+        if any(entry.basis == basis for _, entry in entries)
+    ]
+
+
+def _value(subject: str, entry: Measurement) -> Value:
+    if entry.low is None or entry.high is None:
+        text = numbers.plain(entry.value)
+    else:
+        decimals = numbers.score_decimals(entry.value, entry.low, entry.high)
+        text = numbers.interval(entry.value, entry.low, entry.high, decimals)
+    return Value(subject, spaced(entry.name), text, entry.unit, entry.note)
+
+
+def _heading(result: Result) -> str:
+    return f"{result.verb} {result.method}"
+
+
+def _hash(value: str) -> Fact:
+    return Fact("hash", value[:SHORT_HASH], value)
+
+
+def _run(run: Run, key: str) -> RunView:
+    result = run.result
+    settings = {name: value for name, value in result.settings.items() if name != "method"}
+    return RunView(
+        heading=_heading(result),
+        subject=result.output.rstrip("/").rsplit("/", 1)[-1],
+        figures=[
+            (_caption(figure), draw(figure, f"{key}f{number}"))
+            for number, figure in enumerate(result.figures)
+        ],
+        settings=[*facts(settings), Fact("seed", str(result.seed))],
+        inputs=[InputView(e.name, e.path, _hash(e.content_hash)) for e in result.inputs],
+        output=result.output,
+        made_hash=_hash(run.made_hash),
+        fingerprint=_hash(result.fingerprint),
+        command=repeat_command(run),
+        cost=_cost(result),
+        measurements=_by_basis([("", entry) for entry in result.measurements]),
+        protocol=facts(result.protocol or {}),
+        versions=[Fact(name, text) for name, text in result.versions.items()],
+        hardware=facts(result.hardware),
+        notes=result.notes,
+    )
+
+
+def _caption(figure: Figure) -> str:
+    gone = num_left_out(figure)
+    values = count(gone, "value")
+    return f"{figure.title} ({values} not finite, not drawn)" if gone else figure.title
+
+
+def _cost(result: Result) -> list[Fact]:
+    sizes = [result.peak_memory_bytes, *result.bytes.values()]
+    texts = []
+    for size in sizes:
+        unit, scale = numbers.bytes_unit([size])
+        texts.append(f"{numbers.plain(size / scale, 3)} {unit}")
+    return [
+        Fact("started", result.started.replace("T", " ").replace("+00:00", " UTC")),
+        Fact("clock", numbers.clock(result.seconds)),
+        Fact("processor", numbers.clock(result.cpu_seconds)),
+        Fact("peak memory", texts[0]),
+        *(
+            Fact(f"{spaced(name)} bytes", text)
+            for name, text in zip(result.bytes, texts[1:], strict=True)
+        ),
+    ]

@@ -1,0 +1,239 @@
+"""Scores that may stand side by side: one table for each task, protocol, score and basis."""
+
+import math
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Literal, NamedTuple
+
+from treadle.core.result import Measurement
+from treadle.page.sources import Run, input_of, makers_of
+from treadle.page.wording import listed, settings_of, spaced
+
+__all__ = ["BASES", "Row", "Section", "Table", "is_control", "same_amount", "sections"]
+
+BASES: tuple[Literal["measured", "emulated", "simulated"], ...] = (
+    "measured",
+    "emulated",
+    "simulated",
+)
+_NEUTRAL = {"_ratio": 1.0, "_difference": 0.0}
+"""Ending of a comparison's name -> its value where nothing differs."""
+
+
+_SAME_AMOUNT = 0.005
+
+
+class Row(NamedTuple):
+    """One model's score under one protocol."""
+
+    evaluation: Run
+    makers: tuple[Run, ...]
+    """The runs that made the model, the first one first; empty where it was given."""
+    score: Measurement
+    comparison: Measurement | None
+    """Ratio or difference to the baseline."""
+    neutral: float
+    is_baseline: bool
+    baseline_hash: str
+    model: str
+    method: str
+    """Methods of the makers, or the model's name."""
+    settings: str
+    """Settings in which the models of the section differ."""
+
+    @property
+    def label(self) -> str:
+        """What tells this row from the others."""
+        return ", ".join(filter(None, [self.method, self.settings]))
+
+    @property
+    def verdict(self) -> str | None:
+        """Whether the interval of the comparison excludes "no difference"; None if unknown."""
+        entry = self.comparison
+        if entry is None or entry.low is None or entry.high is None:
+            return None
+        if entry.low <= self.neutral <= entry.high:
+            return "no"
+        return "better" if (entry.low > self.neutral) == (entry.better == "higher") else "worse"
+
+    def made(self, name: str) -> float | None:
+        """Return what the making runs measured as `name`, the last one first."""
+        for run in reversed(self.makers):
+            for entry in run.result.measurements:
+                if entry.name == name:
+                    return entry.value
+        return None
+
+
+class Table(NamedTuple):
+    """The rows of one score, the best first."""
+
+    score: str
+    unit: str
+    better: str
+    basis: str
+    rows: list[Row]
+    amount: str
+    """Measurement that every making run has, such as sparsity; empty if there is none."""
+
+    @property
+    def baselines(self) -> list[Row]:
+        """Return the models that others were compared with, or else those that were given."""
+        named = [row for row in self.rows if row.is_baseline]
+        return named or [row for row in self.rows if not row.makers]
+
+
+class Section(NamedTuple):
+    """Everything measured by one task under one protocol."""
+
+    task: str
+    protocol: str
+    evaluations: list[Run]
+    tables: list[Table]
+    others: list[tuple[Row, Measurement]]
+    """Measurements that no table ranks, with the row that names their model."""
+    shared: dict[str, dict[str, str]]
+    """Verb -> settings that all its runs here share."""
+
+    @property
+    def data(self) -> str:
+        """Return where the examples came from."""
+        paths = {
+            entry.path
+            for run in self.evaluations
+            for entry in run.result.inputs
+            if entry.name not in ("model", "baseline")
+        }
+        return listed(sorted(paths))
+
+
+def is_control(run: Run) -> bool:
+    """Whether the run's method is a control, which others must beat."""
+    return "random" in run.result.method
+
+
+def same_amount(first: float | None, second: float | None) -> bool:
+    """Whether two measured amounts are one: half a percent apart at most, or both unknown."""
+    if first is None or second is None:
+        return first is second
+    return abs(first - second) <= _SAME_AMOUNT * max(abs(first), abs(second))
+
+
+def sections(runs: list[Run]) -> list[Section]:
+    """Group the scores of all runs by task and protocol; protocols are never mixed."""
+    grouped: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        for protocol in dict.fromkeys(m.protocol for m in run.result.measurements if m.protocol):
+            grouped.setdefault((run.result.method, protocol), []).append(run)
+    return [_section(runs, task, protocol, found) for (task, protocol), found in grouped.items()]
+
+
+def _section(runs: list[Run], task: str, protocol: str, evaluations: list[Run]) -> Section:
+    makers = [makers_of(runs, *input_of(run.result, "model")) for run in evaluations]
+    shared = _shared(makers)
+    models = _model_names(evaluations)
+    cited = {input_of(run.result, "baseline")[1] for run in evaluations}
+    rows: list[Row] = []
+    for run, made, model in zip(evaluations, makers, models, strict=True):
+        for entry in run.result.measurements:
+            if entry.protocol == protocol:
+                rows.append(_row(run, made, entry, cited, model, shared))
+    ranked = _ranked(rows)
+    tables = list(_tables(rows, ranked))
+    compared = {f"{name}{ending}" for name in ranked for ending in _NEUTRAL}
+    others = [(row, row.score) for row in rows if row.score.name not in {*ranked, *compared}]
+    return Section(task, protocol, evaluations, tables, others, shared)
+
+
+def _row(
+    run: Run,
+    makers: tuple[Run, ...],
+    score: Measurement,
+    cited: set[str],
+    model: str,
+    shared: dict[str, dict[str, str]],
+) -> Row:
+    comparison, neutral = None, 0.0
+    for entry in run.result.measurements:
+        ending = entry.name.removeprefix(score.name)
+        if ending in _NEUTRAL and (entry.protocol, entry.basis) == (score.protocol, score.basis):
+            comparison, neutral = entry, _NEUTRAL[ending]
+    return Row(
+        run,
+        makers,
+        score,
+        comparison,
+        neutral,
+        run.result.fingerprint in cited,
+        input_of(run.result, "baseline")[1],
+        model,
+        " then ".join(maker.result.method for maker in makers) or model,
+        "; ".join(filter(None, (_differing(maker, shared) for maker in makers))),
+    )
+
+
+def _differing(run: Run, shared: dict[str, dict[str, str]]) -> str:
+    common = shared[run.result.verb]
+    own = settings_of(run.result.settings)
+    return ", ".join(f"{spaced(key)} {text}" for key, text in own.items() if key not in common)
+
+
+def _shared(makers: list[tuple[Run, ...]]) -> dict[str, dict[str, str]]:
+    """Return, verb by verb, the settings on which all runs that have them agree."""
+    values: dict[str, dict[str, set[str]]] = {}
+    for run in {id(run): run for chain in makers for run in chain}.values():
+        verb = values.setdefault(run.result.verb, {})
+        for key, text in settings_of(run.result.settings).items():
+            verb.setdefault(key, set()).add(text)
+    return {
+        verb: {key: next(iter(texts)) for key, texts in found.items() if len(texts) == 1}
+        for verb, found in values.items()
+    }
+
+
+def _model_names(evaluations: list[Run]) -> list[str]:
+    """Return the last parts of the models' paths, as many as tell different models apart."""
+    entries = [input_of(run.result, "model") for run in evaluations]
+    names: list[str] = []
+    for path, content_hash in entries:
+        parts, length = PurePath(path).parts or ("unnamed",), 1
+        while length < len(parts) and any(
+            other_hash != content_hash and PurePath(other).parts[-length:] == parts[-length:]
+            for other, other_hash in entries
+        ):
+            length += 1
+        names.append("/".join(parts[-length:]).removeprefix("//"))
+    return names
+
+
+def _ranked(rows: list[Row]) -> list[str]:
+    """Return the scores that rank models: those with a comparison, or else the first one."""
+    directed = [row for row in rows if row.score.better != "neither"]
+    compared = {row.score.name: None for row in directed if row.comparison}
+    return list(compared) or [row.score.name for row in directed[:1]]
+
+
+def _tables(rows: list[Row], ranked: list[str]) -> Iterator[Table]:
+    for name in ranked:
+        for basis in BASES:
+            found = [row for row in rows if (row.score.name, row.score.basis) == (name, basis)]
+            if found:
+                first = found[0].score
+                found.sort(key=_order)
+                yield Table(name, first.unit, first.better, basis, found, _amount(found))
+
+
+def _order(row: Row) -> tuple[bool, float, str]:
+    value = row.score.value
+    return math.isnan(value), -value if row.score.better == "higher" else value, row.label
+
+
+def _amount(rows: list[Row]) -> str:
+    """Return the first measurement that all making runs have, preferring one that varies."""
+    made = [row for row in rows if row.makers]
+    if not made:
+        return ""
+    names = [entry.name for entry in made[0].makers[-1].result.measurements]
+    common = [name for name in names if all(row.made(name) is not None for row in made)]
+    varying = [name for name in common if len({row.made(name) for row in made}) > 1]
+    return (varying or common or [""])[0]

@@ -1,0 +1,110 @@
+"""Which results there are, and which model each of them made."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from treadle.core.checkpoint import Manifest, read_manifest
+from treadle.core.errors import DataError
+from treadle.core.result import RESULT_FILE, Result, read_result
+
+__all__ = ["Run", "find", "input_of", "makers_of"]
+
+
+class Run(NamedTuple):
+    """A result and the model that it made."""
+
+    result: Result
+    made_hash: str = ""
+    """Content hash of the model in the output folder; empty where the run made none."""
+    is_portable: bool = True
+    """Whether the output loads without side files that only treadle reads."""
+
+
+def find(paths: list[Path]) -> list[Run]:
+    """Read every result file among `paths`, in folders at any depth but not in hidden ones.
+
+    The order follows the results (when they started, what they did), not the order of `paths`.
+
+    Raises:
+        DataError: There is none, or one is not a result.
+        CheckpointError: A folder's treadle.json is damaged.
+
+    """
+    files = sorted({file.resolve() for path in paths for file in _files(Path(path))})
+    if not files:
+        given = ", ".join(f"'{path}'" for path in paths) or "no path"
+        raise DataError(
+            f"Found no {RESULT_FILE} in {given}; give the output folders of verbs such as "
+            f"evaluate, or a folder that holds them."
+        )
+    runs = [_read(file) for file in files]
+    return sorted(runs, key=lambda run: _order(run.result))
+
+
+def input_of(result: Result, name: str) -> tuple[str, str]:
+    """Return path and content hash of the input called `name`, or two empty strings."""
+    for entry in result.inputs:
+        if entry.name == name:
+            return entry.path, entry.content_hash
+    return "", ""
+
+
+def makers_of(runs: list[Run], path: str, content_hash: str) -> tuple[Run, ...]:
+    """Return the runs that made the model of this hash, the first one first; none if it was given.
+
+    Where several runs made the same numbers, the one that wrote `path` is taken.
+    """
+    chain: list[Run] = []
+    while content_hash:
+        maker = _maker(runs, path, content_hash)
+        if maker is None or maker in chain:
+            break
+        chain.insert(0, maker)
+        path, content_hash = input_of(maker.result, "model")
+    return tuple(chain)
+
+
+def _maker(runs: list[Run], path: str, content_hash: str) -> Run | None:
+    makers = [run for run in runs if run.made_hash == content_hash]
+    for run in makers:
+        if Path(run.result.output) == Path(path):
+            return run
+    changed = [run for run in makers if input_of(run.result, "model")[1] != content_hash]
+    return changed[0] if changed else None
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        for folder, names, files in os.walk(path):
+            names[:] = [name for name in names if not name.startswith(".")]
+            if RESULT_FILE in files:
+                yield Path(folder) / RESULT_FILE
+    elif path.is_file():
+        yield path
+    else:
+        raise DataError(
+            f"Nothing at '{path}'; give a {RESULT_FILE} or a folder that holds some at any depth."
+        )
+
+
+def _read(file: Path) -> Run:
+    result = read_result(file)
+    manifest = _manifest(file.parent, result) or _manifest(Path(result.output), result)
+    if manifest is None:
+        return Run(result)
+    portable = not any(side_file.required for side_file in manifest.side_files)
+    return Run(result, manifest.content_hash, portable)
+
+
+def _manifest(folder: Path, result: Result) -> Manifest | None:
+    """Return the folder's manifest if it tells of this run: other verbs may write there as well."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.provenance.verb != result.verb:
+        return None
+    return manifest if manifest.provenance.settings == result.settings else None
+
+
+def _order(result: Result) -> tuple[str, str, str, str, str]:
+    return result.started, result.verb, result.method, result.fingerprint, result.output

@@ -1,0 +1,349 @@
+"""Quality against cost: every model of one table as a point with its interval."""
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from treadle.page.canvas import (
+    INK,
+    MUTED,
+    PAPER,
+    Drawing,
+    Pen,
+    drawing,
+    log_scale,
+    pen,
+    plain_ticks,
+)
+from treadle.page.figures import label_text
+from treadle.page.numbers import bytes_unit, interval, plain, score_decimals
+from treadle.page.scores import Row, Table, is_control, same_amount
+from treadle.page.wording import spaced
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["CLOSEUP", "closeup", "plot"]
+
+_WIDTH_INCHES = 7.0
+CLOSEUP, _FAR = 3.0, 30.0
+"""Multiples of the best score: what a close-up shows, and what makes one needed."""
+_LABEL_GAP_POINTS = 14.0
+_LEADER: dict[str, Any] = {  # Any: matplotlib's options
+    "arrowstyle": "-",
+    "lw": 0.7,
+    "alpha": 0.55,
+    "linestyle": ":",
+    "shrinkA": 2,
+    "shrinkB": 5,
+}
+_NEAR_EDGE = 0.05
+"""Share of the plot's width within which a line counts as reaching the furthest point."""
+_DODGE_POINTS = 4.0
+"""Shift between neighbouring lines, so that intervals at one amount do not hide each other."""
+
+
+class _Line(NamedTuple):
+    """Points of one method, by growing amount."""
+
+    name: str
+    points: list[tuple[float, Row]]
+    pen: Pen
+    is_control: bool
+
+
+class _End(NamedTuple):
+    """Where a line stops and what it is called."""
+
+    x: float
+    y: float
+    name: str
+    colour: str
+    is_given: bool
+    """Whether it is the line across the plot of a model that was given."""
+
+
+def plot(table: Table, key: str, shown: list[Row] | None = None) -> str:
+    """Return the plot as inline SVG, or an empty string where one row has nothing to stand against.
+
+    Against an amount that varies (sparsity, or else the bytes of the models) each method is a line
+    of points; where none varies, each model is a row. A close-up draws only the rows `shown`, each
+    as in the plot of the whole table.
+    """
+    rows = _finite(table.rows if shown is None else shown)
+    if len(rows) < 2:
+        return ""
+    axis = _axis(table)
+    if axis is None:
+        return _plot_rows(table, key, rows)
+    name, amounts = axis
+    return _plot_lines(table, key, name, amounts, rows)
+
+
+def closeup(table: Table) -> list[Row]:
+    """Return the rows without those whose scores are so bad that they hide how the others differ.
+
+    Empty where there are no such scores, or too little remains.
+    """
+    best = table.rows[0].score.value
+    if table.better != "lower" or not best > 0:
+        return []
+    near = [row for row in table.rows if row.score.value <= CLOSEUP * best]
+    far = [row for row in _finite(table.rows) if row.score.value > _FAR * best]
+    return near if far and len(near) > 2 else []
+
+
+def _finite(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if math.isfinite(row.score.value)]
+
+
+def _axis(table: Table) -> tuple[str, list[float | None]] | None:
+    """Return the name of the x axis and the amount of each row; None where no amount varies."""
+    amounts = [row.made(table.amount) for row in table.rows]
+    if len({amount for amount in amounts if amount is not None}) > 1:
+        return spaced(table.amount), amounts
+    sizes = [float(row.evaluation.result.bytes.get("input", 0)) for row in table.rows]
+    if all(sizes) and len(set(sizes)) > 1:
+        unit, size = bytes_unit(sizes)
+        return f"size of the model ({unit})", [value / size for value in sizes]
+    return None
+
+
+def _describe(table: Table, against: str, rows: list[Row]) -> str:
+    best = rows[0]
+    return (
+        f"{spaced(table.score)} {against} for {len(rows)} models; best is {best.label} with "
+        f"{plain(best.score.value)}. The table below holds every number."
+    )
+
+
+def _plot_lines(
+    table: Table, key: str, name: str, amounts: list[float | None], rows: list[Row]
+) -> str:
+    shown = {id(row) for row in rows}
+    lines = _lines(table, amounts, shown)
+    height = max(3.6, 1.2 + 0.2 * (len(lines) + len(table.baselines)))
+    with drawing(key, _describe(table, f"against {name}", rows), height, _WIDTH_INCHES) as drawn:
+        axes = drawn.axes()
+        log_scale(axes, "y", [row.score.value for row in rows])
+        plain_ticks(axes, "x")
+        axes.set_xlabel(name)
+        axes.set_ylabel(_score_label(table))
+        ends: list[_End] = []
+        for index, line in enumerate(lines):
+            _draw_line(axes, line, _DODGE_POINTS * (index - (len(lines) - 1) / 2))
+            amount, row = line.points[-1]
+            ends.append(_End(amount, row.score.value, _line_name(line), line.pen.colour, False))
+        axes.update_datalim(_corners(lines))  # shifted artists do not count by themselves
+        axes.margins(x=0.06, y=0.08)
+        drawn_rows = {id(row) for line in lines for _, row in line.points}
+        for row in (row for row in rows if id(row) not in drawn_rows):
+            _draw_baseline(axes, row)
+            ends.append(_End(axes.get_xlim()[1], row.score.value, _given_name(row), INK, True))
+        _label_ends(drawn, axes, ends)
+    return drawn.svg
+
+
+def _lines(table: Table, amounts: list[float | None], shown: set[int]) -> list[_Line]:
+    grouped: dict[str, list[tuple[float, Row]]] = {}
+    for name, row, amount in zip(_line_names(table, amounts), table.rows, amounts, strict=True):
+        if amount is not None and math.isfinite(row.score.value):
+            grouped.setdefault(name, []).append((amount, row))
+    lines, num_plain = [], 0
+    for name in sorted(grouped):
+        points = sorted(grouped[name], key=lambda point: point[0])
+        makers = points[0][1].makers
+        control = bool(makers) and is_control(makers[-1])
+        style = Pen(MUTED, "o", "--") if control else pen(num_plain)
+        num_plain += not control
+        points = [point for point in points if id(point[1]) in shown]
+        if points:
+            lines.append(_Line(name, points, style, control))
+    return lines
+
+
+def _line_names(table: Table, amounts: list[float | None]) -> list[str]:
+    """Return for each row the line that it belongs to.
+
+    It is the method, or, where a method has two points at one amount, the method with its other
+    settings.
+    """
+    places = list(zip((row.method for row in table.rows), amounts, strict=True))
+    crowded = {
+        method
+        for index, (method, amount) in enumerate(places)
+        for other, its_amount in places[:index]
+        if other == method and same_amount(amount, its_amount)
+    }
+    own = f"{spaced(table.amount)} "
+    names = []
+    for row in table.rows:
+        parts = [part for part in row.settings.split(", ") if not part.startswith(own)]
+        names.append(", ".join([row.method, *parts]) if row.method in crowded else row.method)
+    return names
+
+
+def _corners(lines: list[_Line]) -> list[tuple[float, float]]:
+    """Return the ends of all intervals."""
+    return [
+        (amount, entry.value if end is None else end)
+        for line in lines
+        for amount, entry in ((amount, row.score) for amount, row in line.points)
+        for end in (entry.low, entry.high)
+    ]
+
+
+def _line_name(line: _Line) -> str:
+    return f"{line.name} (control)" if line.is_control else line.name
+
+
+def _given_name(row: Row) -> str:
+    return f"{row.label} (baseline)" if row.is_baseline else row.label
+
+
+def _score_label(table: Table) -> str:
+    unit = f" ({table.unit})" if table.unit else ""
+    good = f", {table.better} is better" if table.better != "neither" else ""
+    return f"{spaced(table.score)}{unit}{good}"
+
+
+def _draw_line(axes: "Axes", line: _Line, shift_points: float) -> None:
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    shift = ScaledTranslation(shift_points / 72, 0, figure.dpi_scale_trans)
+    moved = axes.transData + shift
+    x = [amount for amount, _ in line.points]
+    y = [row.score.value for _, row in line.points]
+    style = line.pen
+    axes.plot(x, y, color=style.colour, linestyle=style.line, lw=1.2, alpha=0.8, transform=moved)
+    axes.plot(
+        x,
+        y,
+        color=style.colour,
+        linestyle="",
+        marker=style.marker,
+        markersize=7,
+        markerfacecolor=PAPER if line.is_control else style.colour,
+        markeredgecolor=style.colour if line.is_control else PAPER,
+        markeredgewidth=1.4 if line.is_control else 0.8,
+        zorder=4,
+        transform=moved,
+    )
+    for amount, row in line.points:
+        if row.score.low is not None and row.score.high is not None:
+            ends = [row.score.low, row.score.high]
+            axes.plot(
+                [amount, amount], ends, color=style.colour, lw=1.6, alpha=0.55, transform=moved
+            )
+
+
+def _draw_baseline(axes: "Axes", row: Row) -> None:
+    axes.axhline(row.score.value, color=INK, lw=1.2, linestyle=(0, (6, 3)), zorder=1)
+    if row.score.low is not None and row.score.high is not None:
+        axes.axhspan(row.score.low, row.score.high, color=INK, alpha=0.06, lw=0, zorder=0)
+
+
+def _label_ends(drawn: Drawing, axes: "Axes", ends: list[_End]) -> None:
+    """Name each line at the right edge, pushed apart where names would overlap.
+
+    A line that stops further left is named beside its last point.
+    """
+    axes.autoscale_view()  # settles the limits that the positions below depend on
+    inches = drawn.figure.dpi_scale_trans
+    right = float((axes.transAxes - inches).transform((1.0, 0.0))[0]) * 72
+    left, edge = axes.get_xlim()
+    last = max((end.x for end in ends if not end.is_given), default=edge)
+    far = last - _NEAR_EDGE * (edge - left)
+    outer = sorted((end for end in ends if end.x >= far), key=lambda end: end.y)
+    spots = [(axes.transData - inches).transform((end.x, end.y)) * 72 for end in outer]
+    heights = _apart([float(spot[1]) for spot in spots])
+    for end, spot, height in zip(outer, spots, heights, strict=True):
+        _label(axes, end, (right - float(spot[0]) + 16, height - float(spot[1])), _LEADER)
+    for end in ends:
+        if end.x < far:
+            _label(axes, end, (9.0, 7.0), None)
+
+
+def _label(
+    axes: "Axes", end: _End, offset_points: tuple[float, float], leader: dict[str, Any] | None
+) -> None:  # Any: matplotlib's options
+    axes.annotate(
+        label_text(end.name),
+        (end.x, end.y),
+        xytext=offset_points,
+        textcoords="offset points",
+        va="center",
+        fontsize=9.5,
+        color=end.colour,
+        fontweight="bold",
+        arrowprops=None if leader is None else {**leader, "color": end.colour},
+        zorder=5,
+    )
+
+
+def _apart(heights: list[float]) -> list[float]:
+    """Return growing positions near `heights`, each a line of text above the one before."""
+    placed: list[list[float]] = []  # clusters of touching labels, each centred on its points
+    for height in heights:
+        placed.append([height])
+        while len(placed) > 1 and _low(placed[-1]) < _low(placed[-2]) + _LABEL_GAP_POINTS * len(
+            placed[-2]
+        ):
+            placed[-2:] = [placed[-2] + placed[-1]]
+    return [
+        _low(cluster) + _LABEL_GAP_POINTS * index
+        for cluster in placed
+        for index in range(len(cluster))
+    ]
+
+
+def _low(cluster: list[float]) -> float:
+    """Return where the lowest label of a cluster stands."""
+    return sum(cluster) / len(cluster) - _LABEL_GAP_POINTS * (len(cluster) - 1) / 2
+
+
+def _plot_rows(table: Table, key: str, rows: list[Row]) -> str:
+    """Draw one row a model, the best at the top."""
+    height = 0.9 + 0.34 * len(rows)
+    with drawing(key, _describe(table, "by model", rows), height, _WIDTH_INCHES) as drawn:
+        axes = drawn.axes()
+        log_scale(axes, "x", [row.score.value for row in rows])
+        for place, row in enumerate(rows):
+            _draw_row(axes, place, row)
+        for row in table.baselines:
+            axes.axvline(row.score.value, color=INK, lw=1.2, linestyle=(0, (6, 3)), zorder=1)
+        axes.set_yticks(range(len(rows)), [label_text(_row_name(row)) for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.margins(x=0.12)
+        axes.set_xlabel(_score_label(table))
+    return drawn.svg
+
+
+def _row_name(row: Row) -> str:
+    if not row.makers:
+        return _given_name(row)
+    return f"{row.label} (control)" if is_control(row.makers[-1]) else row.label
+
+
+def _draw_row(axes: "Axes", place: int, row: Row) -> None:
+    score = row.score
+    control = bool(row.makers) and is_control(row.makers[-1])
+    colour = INK if not row.makers else MUTED if control else pen(0).colour
+    if score.low is not None and score.high is not None:
+        axes.plot([score.low, score.high], [place, place], color=colour, lw=2, alpha=0.55)
+    face = PAPER if control else colour
+    axes.plot([score.value], [place], marker="o", color=colour, markerfacecolor=face, markersize=7)
+    decimals = score_decimals(score.value, score.low, score.high)
+    axes.annotate(
+        interval(score.value, None, None, decimals),
+        (score.value, place),
+        xytext=(0, 6),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8,
+        color=MUTED,
+        bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
+    )

@@ -1,0 +1,86 @@
+"""Names and settings in words."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from treadle.page.numbers import bytes_unit, plain
+
+__all__ = ["SHORT_HASH", "Fact", "count", "facts", "listed", "settings_of", "spaced", "value_text"]
+
+SHORT_HASH = 8
+_HEX = re.compile(r"[0-9a-f]{16,}")
+
+
+class Fact(NamedTuple):
+    """A name and a value; `full` is set where the text is a shortened hash."""
+
+    name: str
+    text: str
+    full: str = ""
+
+
+def spaced(name: str) -> str:
+    """Return a field's name in words, without the unit that its value will carry."""
+    name = name.removeprefix("num_")
+    for unit in ("_tokens", "_bytes", "_seconds", "_sha256"):
+        name = name.removesuffix(unit)
+    return name.replace("_", " ")
+
+
+def count(number: int, noun: str) -> str:
+    """Return ``1 model`` or ``3 models``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return ``a, b and c``."""
+    *most, last = list(names) or [""]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def value_text(name: str, value: Any) -> str:  # Any: JSON values
+    """Return a JSON value in words; the name's unit is written behind a number."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return _number(name, value)
+    if isinstance(value, Mapping):
+        rest = {key: entry for key, entry in value.items() if key != "method"}
+        inner = ", ".join(f"{spaced(key)} {value_text(key, entry)}" for key, entry in rest.items())
+        return " ".join(filter(None, [str(value.get("method", "")), f"({inner})" if inner else ""]))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(value_text("", entry) for entry in value) or "none"
+    return str(value) or "none"
+
+
+def _number(name: str, value: float) -> str:
+    if name.startswith("num_"):
+        return plain(value)
+    if name.endswith("_bytes"):
+        unit, size = bytes_unit([value])
+        return f"{plain(value / size, 3)} {unit}"
+    if name.endswith("_tokens"):
+        return f"{plain(value)} tokens"
+    if name.endswith("_seconds"):
+        return f"{plain(value)} s"
+    return plain(value, 6)
+
+
+def facts(values: Mapping[str, Any]) -> list[Fact]:  # Any: JSON values
+    """Return `values` in words, long hashes shortened and moved to the end."""
+    found = []
+    for name, value in values.items():
+        text = value_text(name, value)
+        if isinstance(value, str) and _HEX.fullmatch(value):
+            found.append(Fact(spaced(name) + " hash" * (name != "hash"), text[:SHORT_HASH], text))
+        else:
+            found.append(Fact(spaced(name), text))
+    return sorted(found, key=lambda fact: bool(fact.full))
+
+
+def settings_of(settings: Mapping[str, Any]) -> dict[str, str]:  # Any: JSON values
+    """Return a run's settings in words, without the method's name."""
+    return {key: value_text(key, value) for key, value in settings.items() if key != "method"}
