@@ -1,0 +1,232 @@
+"""The command line, built from the verb table and the app's commands: no flag is written here."""
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from treadle import __version__
+from treadle.core.errors import TreadleError
+from treadle.core.method import Method
+from treadle.core.verb import Verb, VerbParameter, argument_help
+from treadle.verbs import VERBS, WINGS
+
+__all__ = ["build", "main"]
+
+_APP_GROUP = Group("Tools", sort_key=99)
+_COMMANDS = {
+    "run": "treadle.app.run:run",
+    "report": "treadle.app.report:report",
+    "doctor": "treadle.app.doctor:doctor",
+}
+"""Commands that are no verbs."""
+_EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "accelerate", "safetensors", "gguf"), "models"),
+    **dict.fromkeys(("jinja2", "matplotlib"), "report"),
+}
+"""Package -> the extra that brings it."""
+
+
+def _annotated(
+    annotation: Any, text: str, group: Group | None, is_flag: bool
+) -> Any:  # Any: a type
+    extras: dict[str, Any] = {} if group is None else {"group": group}
+    if is_flag:
+        extras["negative"] = ()
+    return Annotated[annotation, Parameter(help=text, **extras)]
+
+
+def _verb_parameter(parameter: VerbParameter) -> inspect.Parameter:
+    """Turn a verb's parameter into a command-line one; an axis becomes a choice of names."""
+    annotation: Any = parameter.annotation
+    if parameter.axis is not None:
+        annotation = Literal[tuple(parameter.axis.table)]
+        if parameter.default is None:
+            annotation = annotation | None
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    kind = kinds[parameter.is_positional]
+    wrapped = _annotated(annotation, parameter.help, None, parameter.annotation is bool)
+    return inspect.Parameter(parameter.name, kind, default=parameter.default, annotation=wrapped)
+
+
+def _method_parameters(method: type[Method]) -> list[inspect.Parameter]:
+    """Turn the fields of a method into command-line parameters with a group of their own."""
+    group = Group(f"Settings of {method.name}", sort_key=2)
+    found = []
+    for name, field in method.model_fields.items():
+        text = " ".join(filter(None, [field.description, _bounds(field.metadata)]))
+        default = inspect.Parameter.empty if field.is_required() else field.default
+        wrapped = _annotated(field.annotation, text, group, field.annotation is bool)
+        found.append(
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=wrapped
+            )
+        )
+    return found
+
+
+def _bounds(metadata: list[Any]) -> str:  # Any: pydantic's constraint objects
+    signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+    found = [
+        f"{sign} {getattr(entry, key)}"
+        for key, sign in signs
+        for entry in metadata
+        if getattr(entry, key, None) is not None
+    ]
+    return f"({', '.join(found)})" if found else ""
+
+
+def _command(
+    name: str, text: str, parameters: list[inspect.Parameter], run: Callable[..., None]
+) -> Callable[..., None]:
+    """Return a function with a signature that the command line reads."""
+
+    def command(*args: Any, **kwargs: Any) -> None:
+        run(*args, **kwargs)
+
+    command.__name__ = name
+    command.__doc__ = text
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def _verb_command(verb: Verb, method_name: str | None) -> Callable[..., None]:
+    function, table = verb.function(), verb.methods()
+    shared = [_verb_parameter(parameter) for parameter in verb.parameters().values()]
+    if table is None or method_name is None:
+        body = _body(inspect.getdoc(function) or "")
+        return _command(verb.name, body, shared, lambda *a, **k: _report(function(*a, **k)))
+    method = table[method_name]
+    fields = set(method.model_fields)
+
+    def run(*args: Any, **kwargs: Any) -> None:
+        chosen = {key: kwargs.pop(key) for key in list(kwargs) if key in fields}
+        kwargs["method"] = table.resolve({"method": method_name, **chosen})
+        bound = inspect.signature(command).bind_partial(*args).arguments
+        _report(function(**bound, **kwargs))
+
+    command = _command(
+        method_name,
+        _escape(inspect.getdoc(method) or ""),
+        [*shared, *_method_parameters(method)],
+        run,
+    )
+    return command
+
+
+def _escape(text: str) -> str:
+    """Keep a method's formulas as they are: cyclopts reads docstrings as Markdown."""
+    return text.replace("*", r"\*").replace("_", r"\_")
+
+
+def _body(text: str) -> str:
+    """Return a docstring up to its first section."""
+    lines = text.splitlines()
+    sections = [i for i, line in enumerate(lines) if line in ("Args:", "Returns:", "Raises:")]
+    return "\n".join(lines[: sections[0]] if sections else lines).strip()
+
+
+def _report(result: Any) -> None:  # Any: a Result, or None
+    """Say in a few lines what a verb measured and where its account lies."""
+    if result is None:
+        return
+    for entry in result.measurements:
+        interval = f"  [{entry.low:.4g}, {entry.high:.4g}]" if entry.low is not None else ""
+        note = f"  {entry.note}" if entry.note else ""
+        _say(f"{entry.name:>24}  {entry.value:.4f}{interval} {entry.unit}{note}")
+    for note in result.notes:
+        _say(f"{'note':>24}  {note}")
+    _say(
+        f"{'cost':>24}  {result.seconds:.1f} s, {result.cpu_seconds:.1f} s CPU, "
+        f"peak {result.peak_memory_bytes / 1e9:.2f} GB"
+    )
+    _say(f"{'written':>24}  {result.output}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _verb_app(verb: Verb, only: str | None) -> App:
+    """Return the app of one verb; with `only`, of that method alone: help imports no other."""
+    group = Group(WINGS[verb.wing], sort_key=list(WINGS).index(verb.wing))
+    table = verb.methods() if only is not None else None
+    if only is None or table is None:
+        return App(name=verb.name, help=verb.summary, group=group)
+    app = App(name=verb.name, help=_body(inspect.getdoc(verb.function()) or ""), group=group)
+    names = [only] if only in table.table else list(table.table)
+    for name in names:
+        app.command(_verb_command(verb, name), name=name)
+    return app
+
+
+def _tool(target: str, name: str) -> Callable[..., None]:
+    module, _, attribute = target.partition(":")
+    from importlib import import_module
+
+    function = getattr(import_module(module), attribute)
+    helps = argument_help(function)
+    parameters = [
+        p.replace(
+            annotation=_annotated(p.annotation, helps.get(p.name, ""), None, p.annotation is bool)
+        )
+        for p in inspect.signature(function).parameters.values()
+    ]
+
+    def run(*args: Any, **kwargs: Any) -> None:
+        said = function(*args, **kwargs)
+        for line in [said] if isinstance(said, str) else said:
+            _say(line)
+
+    return _command(name, _body(inspect.getdoc(function) or ""), parameters, run)
+
+
+def build(words: list[str]) -> App:
+    """Build the command line as far as `words` need it: their verb, and its method."""
+    app = App(
+        name="treadle",
+        help="Shrink, combine and serve any Hugging Face model on the machine you have.",
+        version=__version__,
+        help_format="markdown",
+    )
+    names = [word for word in words if not word.startswith("-")]
+    verb_name = names[0] if names else ""
+    for verb in VERBS.values():
+        method = (names[1] if len(names) > 1 else "") if verb.name == verb_name else None
+        app.command(_verb_app(verb, method))
+    for name, target in _COMMANDS.items():
+        app.command(_tool(target, name), name=name, group=_APP_GROUP)
+    return app
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    0 is done, 2 a mistake that the message mends, 130 stopped by the user.
+    """
+    words = sys.argv[1:] if words is None else words
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        build(words)(words, exit_on_error=False, result_action="return_value")
+    except CycloptsError:
+        return 2
+    except TreadleError as error:
+        kind = type(error).__name__
+        sys.stderr.write(f"{kind}: {error}\n")
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        sys.stderr.write(
+            f"This needs the package '{error.name}': pip install 'treadle[{_EXTRAS[error.name]}]'\n"
+        )
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped. The same command goes on where it stopped.\n")
+        return 130
+    return 0

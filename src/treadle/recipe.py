@@ -1,0 +1,254 @@
+"""Recipes: a YAML list of steps over named artefacts, each step one call of a verb.
+
+There are no loops, conditions or templates; Python is there for logic. A step whose result already
+exists (same settings, same input hashes) is skipped, so an interrupted recipe goes on where it
+stopped.
+"""
+
+import inspect
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from treadle.core.errors import DataError, SettingsError
+from treadle.core.registry import near
+from treadle.core.result import RESULT_FILE, digest, read_result
+from treadle.core.verb import Verb
+from treadle.verbs import VERBS
+
+__all__ = ["Recipe", "Step", "load_recipe", "run_recipe"]
+
+_KEYS = ("name", "out", "artefacts", "temporary", "steps")
+_STEP_FILE = "step.txt"
+Settings = dict[str, Any]  # Any: YAML values, checked against the verb's signature
+
+
+class Step(NamedTuple):
+    """One call of a verb, with names of artefacts still unresolved."""
+
+    number: int
+    verb: Verb
+    settings: Settings
+
+    @property
+    def out(self) -> str:
+        """The name of the artefact that the step makes."""
+        return str(self.settings["out"])
+
+    @property
+    def title(self) -> str:
+        """What the step does, in a few words."""
+        method = self.settings.get("method", "")
+        name = method["method"] if isinstance(method, dict) else method
+        return f"{self.verb.name} {name} {self.settings.get('model', '')} -> {self.out}"
+
+
+class Recipe(NamedTuple):
+    """A checked recipe."""
+
+    name: str
+    out: Path
+    artefacts: dict[str, str]
+    temporary: frozenset[str]
+    """Artefacts whose weights are removed after their last use; results and manifests stay."""
+    steps: list[Step]
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise SettingsError(f"Key '{key}' stands twice in the mapping at line {line}.")
+        return super().construct_mapping(node, deep)
+
+
+def load_recipe(path: Path, out: Path | None = None) -> Recipe:
+    """Read and check a recipe: every verb, method, setting and artefact that it names.
+
+    Raises:
+        DataError: The file is missing or no YAML.
+        SettingsError: Something that it names does not exist; the message suggests the near one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"No recipe at '{path}'; give a YAML file.")
+    try:
+        document = yaml.load(path.read_text(), Loader=_UniqueKeys)  # a safe loader
+    except yaml.YAMLError as error:
+        raise DataError(f"'{path}' is not YAML: {error}. Mend the line named.") from error
+    if not isinstance(document, dict) or not isinstance(document.get("steps"), list):
+        raise SettingsError(f"'{path}' has no list 'steps'; write one, a verb in each entry.")
+    for key in document:
+        if key not in _KEYS:
+            raise SettingsError(f"'{path}' has an unknown key '{key}'. {near(key, list(_KEYS))}")
+    steps = [_step(number, entry) for number, entry in enumerate(document["steps"], 1)]
+    recipe = Recipe(
+        str(document.get("name", path.stem)),
+        Path(out or document.get("out", f"runs/{path.stem}")),
+        dict(document.get("artefacts") or {}),
+        frozenset(document.get("temporary") or ()),
+        steps,
+    )
+    _check_names(recipe)
+    return recipe
+
+
+def _step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise SettingsError(
+            f"Step {number} must be one verb with its settings, as in 'prune: {{...}}'."
+        )
+    ((name, settings),) = entry.items()
+    if name not in VERBS:
+        raise SettingsError(f"Step {number} names an unknown verb '{name}'. {near(name, VERBS)}")
+    verb = VERBS[name]
+    settings = dict(settings or {})
+    table, parameters = verb.methods(), verb.parameters()
+    fields = list(parameters)
+    if table is not None:
+        if "method" not in settings:
+            raise SettingsError(f"Step {number} ({name}) names no method. {near('', table.table)}")
+        method = table[settings["method"]]
+        fields += list(method.model_fields)
+        chosen = {k: settings.pop(k) for k in list(settings) if k in method.model_fields}
+        settings["method"] = {"method": settings["method"], **chosen}
+        table.resolve(settings["method"])
+    for key in settings:
+        if key != "method" and key not in parameters:
+            raise SettingsError(
+                f"Step {number} ({name}): unknown setting '{key}'. {near(key, fields)}"
+            )
+    for key, parameter in parameters.items():
+        if parameter.is_required and key not in settings:
+            raise SettingsError(f"Step {number} ({name}): the setting '{key}' is missing; add it.")
+        if parameter.axis is not None and key in settings:
+            parameter.axis.resolve(settings[key])
+    return Step(number, verb, settings)
+
+
+def _check_names(recipe: Recipe) -> None:
+    made = [step.out for step in recipe.steps]
+    for name in made:
+        if made.count(name) > 1 or name in recipe.artefacts:
+            raise SettingsError(f"Two artefacts are called '{name}'; rename the 'out' of one step.")
+    for name in recipe.temporary:
+        if name not in made:
+            raise SettingsError(
+                f"temporary names '{name}', which no step makes. {near(name, made)}"
+            )
+    for step in recipe.steps:
+        for key, value in step.settings.items():
+            if key != "out" and isinstance(value, str) and value in made[step.number - 1 :]:
+                raise SettingsError(
+                    f"Step {step.number} uses '{value}' before a later step makes it; move it down."
+                )
+
+
+def _uses(step: Step) -> set[str]:
+    return {v for k, v in step.settings.items() if k != "out" and isinstance(v, str)}
+
+
+class _Plan:
+    """Which steps have to run, and what can go when they have."""
+
+    def __init__(self, recipe: Recipe, fresh: bool) -> None:
+        self.recipe = recipe
+        self.keys: dict[str, str] = {}
+        for step in recipe.steps:
+            used = {name: self.keys[name] for name in sorted(_uses(step)) if name in self.keys}
+            named = {name: recipe.artefacts[name] for name in _uses(step) & set(recipe.artefacts)}
+            self.keys[step.out] = digest([step.verb.name, step.settings, used, named])
+        self.done = {step.out for step in recipe.steps if not fresh and self._is_done(step)}
+        self.needed: set[str] = set()
+        for step in reversed(recipe.steps):
+            if step.out not in self.done or (self._is_wanted(step) and self._is_gone(step)):
+                self.needed.add(step.out)
+
+    def folder(self, name: str) -> Path:
+        """Return where the artefact `name` stands."""
+        return self.recipe.out / name
+
+    def _is_done(self, step: Step) -> bool:
+        """Whether the step's result is there and was made by these settings from these inputs."""
+        note = self.folder(step.out) / _STEP_FILE
+        return note.is_file() and note.read_text() == self.keys[step.out]
+
+    def _is_wanted(self, step: Step) -> bool:
+        return any(s.out in self.needed for s in self.recipe.steps if step.out in _uses(s))
+
+    def _is_gone(self, step: Step) -> bool:
+        return step.out in self.recipe.temporary and not any(
+            self.folder(step.out).glob("*.safetensors")
+        )
+
+    def arguments(self, step: Step) -> Settings:
+        """Return the step's settings with names of artefacts replaced by what they stand for."""
+        made = {entry.out for entry in self.recipe.steps}
+        found: Settings = {}
+        for key, value in step.settings.items():
+            if key == "out" or (isinstance(value, str) and value in made):
+                found[key] = self.folder(value)
+            elif isinstance(value, str) and value in self.recipe.artefacts:
+                found[key] = self.recipe.artefacts[value]
+            else:
+                found[key] = value
+        if (table := step.verb.methods()) is not None:
+            found["method"] = table.resolve(found["method"])
+        return found
+
+    def sweep(self, after: int) -> None:
+        """Remove the weights of temporary artefacts that no later step of this run uses."""
+        later = [s for s in self.recipe.steps[after:] if s.out in self.needed]
+        for name in self.recipe.temporary - {used for step in later for used in _uses(step)}:
+            if name in {step.out for step in self.recipe.steps[:after]}:
+                for file in self.folder(name).glob("*.safetensors"):
+                    file.unlink()
+
+
+def run_recipe(
+    path: Path, *, out: Path | None = None, dry_run: bool = False, fresh: bool = False
+) -> Iterator[str]:
+    """Run a recipe's steps in order, yielding a line for each as it is done.
+
+    Args:
+        path: The YAML file.
+        out: Folder for the artefacts, in place of the recipe's own.
+        dry_run: Only say which steps would run.
+        fresh: Run every step, whatever results exist.
+
+    Raises:
+        TreadleError: A step's; what earlier steps made stays, and the same call goes on there.
+    """
+    recipe = load_recipe(path, out)
+    plan = _Plan(recipe, fresh)
+    for step in recipe.steps:
+        label = f"{step.number}/{len(recipe.steps)} {step.title}"
+        if step.out not in plan.needed:
+            yield f"{label}: there already"
+            continue
+        if dry_run:
+            yield f"{label}: would run"
+            continue
+        yield f"{label}: {_run_step(plan, step)}"
+        plan.sweep(step.number)
+
+
+def _run_step(plan: _Plan, step: Step) -> str:
+    arguments = plan.arguments(step)
+    function, folder = step.verb.function(), plan.folder(step.out)
+    if "overwrite" in inspect.signature(function).parameters:
+        arguments["overwrite"] = True
+    elif folder.exists():
+        shutil.rmtree(folder)
+    function(**arguments)
+    (folder / _STEP_FILE).write_text(plan.keys[step.out])
+    result = read_result(folder / RESULT_FILE)
+    scores = ", ".join(f"{m.name} {m.value:.4g}" for m in result.measurements[:2])
+    return f"{result.seconds:.1f} s, {scores}"

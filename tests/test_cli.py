@@ -1,0 +1,96 @@
+"""The command line as a user meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from treadle.cli import main
+from treadle.core.result import read_result
+from treadle.model import tiny
+from treadle.verbs import VERBS
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return tiny.build("llama", tmp_path_factory.mktemp("models") / "llama")
+
+
+def test_prune_then_evaluate_against_the_dense_model(model, tmp_path, capsys):
+    out, dense, pruned = tmp_path / "small", tmp_path / "dense.ppl", tmp_path / "small.ppl"
+    evaluate = ["evaluate", "perplexity", "--data", "stdlib:heldout", "--num-windows", "4"]
+    evaluate += ["--window-tokens", "64"]
+    assert main([*evaluate, str(model), str(dense)]) == 0
+    prune = ["prune", "wanda", str(model), str(out), "--sparsity", "0.5", "--num-windows", "4"]
+    assert main([*prune, "--window-tokens", "64", "--text", "stdlib:calibration"]) == 0
+    assert main([*evaluate, str(out), str(pruned), "--baseline", str(dense)]) == 0
+    said = capsys.readouterr().out
+    assert "perplexity_ratio" in said
+    assert "peak" in said
+    result = read_result(out)
+    assert result.method == "wanda"
+    assert result.measurement("sparsity").value == pytest.approx(0.5)
+    assert read_result(pruned).measurement("perplexity_ratio").low is not None
+
+
+def test_method_field_becomes_a_flag_and_lands_in_the_settings(model, tmp_path):
+    words = ["prune", "ria", str(model), str(tmp_path / "o"), "--exponent", "0.25"]
+    words += ["--text", "stdlib:calibration", "--num-windows", "2", "--window-tokens", "32"]
+    assert main(words) == 0
+    assert (
+        json.loads((tmp_path / "o" / "treadle.json").read_text())["provenance"]["settings"][
+            "exponent"
+        ]
+        == 0.25
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["prune", "wnda"], "wanda"),
+        (["pruen"], "prune"),
+        (["prune", "wanda", "m", "o", "--sparsty", "0.3"], "--sparsity"),
+        (["prune", "magnitude", "m", "o", "--update", "obz"], "obs"),
+        (["evaluate", "perplexity", "m", "o"], "--data"),
+    ],
+)
+def test_misspelling_is_answered_with_the_near_one(words, says, capsys):
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert says in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["prune", "magnitude", "/nowhere", "o"], "CheckpointError: No model folder at '/nowhere'"),
+        (["prune", "wanda", "MODEL", "o"], "SettingsError: 'wanda' with update 'none'"),
+        (["prune", "magnitude", "MODEL", "o", "--sparsity", "1.5"], "outside 0..1"),
+        (["prune", "magnitude", "MODEL", "o", "--pattern", "2:5"], "no multiple of 5"),
+        (["prune", "magnitude", "MODEL", "o", "--pattern", "rowz"], "Did you mean 'rows'?"),
+    ],
+)
+def test_mistake_gives_status_2_and_the_mend(words, says, model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(model) if word == "MODEL" else word for word in words]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_help_lists_every_verb_under_its_wing(capsys):
+    main(["--help"])
+    said = capsys.readouterr().out
+    for verb in VERBS.values():
+        assert verb.name in said
+    assert "shrink - fewer weights" in said
+
+
+def test_module_form_and_version():
+    done = subprocess.run(
+        [sys.executable, "-m", "treadle", "--version"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert done.stdout.strip()

@@ -1,0 +1,113 @@
+"""Recipes: checked before they run, resumed where they stopped."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from treadle.core.errors import DataError, SettingsError
+from treadle.model import tiny
+from treadle.recipe import load_recipe, run_recipe
+
+RECIPE = """
+out: {out}
+artefacts: {{base: {model}, calibration: "stdlib:calibration", heldout: "stdlib:heldout"}}
+temporary: [small]
+steps:
+  - prune:
+      {{method: wanda, model: base, text: calibration, num_windows: 4, window_tokens: 32, out: small}}
+  - evaluate:
+      {{method: perplexity, model: small, data: heldout, num_windows: 2, window_tokens: 32,
+        out: small.ppl}}
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return tiny.build("llama", tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture
+def recipe(tmp_path, model) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(out=tmp_path / "runs", model=model))
+    return path
+
+
+def states(recipe: Path, **options) -> list[str]:
+    return [line.rpartition(": ")[2] for line in run_recipe(recipe, **options)]
+
+
+def test_dry_run_writes_nothing(recipe, tmp_path):
+    assert states(recipe, dry_run=True) == ["would run", "would run"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_once_and_removes_temporary_weights(recipe, tmp_path):
+    list(run_recipe(recipe))
+    small = tmp_path / "runs" / "small"
+    assert not list(small.glob("*.safetensors"))
+    assert (small / "result.json").is_file()
+    assert (small / "treadle.json").is_file()
+    assert states(recipe) == ["there already"] * 2
+
+
+def test_a_lost_result_reruns_its_step_and_the_producer_of_its_input(recipe, tmp_path):
+    list(run_recipe(recipe))
+    before = (tmp_path / "runs" / "small.ppl" / "result.json").read_text()
+    shutil.rmtree(tmp_path / "runs" / "small.ppl")
+    assert "there already" not in states(recipe)
+    after = (tmp_path / "runs" / "small.ppl" / "result.json").read_text()
+    assert before.split('"samples"')[1].split("]")[0] == after.split('"samples"')[1].split("]")[0]
+
+
+def test_a_changed_setting_reruns_what_depends_on_it(recipe):
+    list(run_recipe(recipe))
+    recipe.write_text(recipe.read_text().replace("num_windows: 4", "num_windows: 3"))
+    assert "there already" not in states(recipe)
+
+
+def test_an_interrupted_recipe_goes_on(recipe, monkeypatch, tmp_path):
+    lines = run_recipe(recipe)
+    next(lines)
+    lines.close()
+    assert states(recipe)[0] == "there already"
+
+
+def test_nested_settings_reach_the_axis(recipe, tmp_path):
+    nested = "method: wanda, update: {method: obs, damp_fraction: 0.02},"
+    recipe.write_text(recipe.read_text().replace("method: wanda,", nested))
+    list(run_recipe(recipe))
+    result = (tmp_path / "runs" / "small" / "result.json").read_text()
+    assert '"damp_fraction": 0.02' in result
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("prune:", "prun:", "Did you mean 'prune'?"),
+        ("method: wanda", "method: wand", "Did you mean 'wanda'?"),
+        ("text: calibration", "txt: calibration", "Did you mean 'text'?"),
+        ("num_windows: 2", "num_windows: 0", "num_windows = 0 is refused"),
+        ("temporary: [small]", "temporary: [smal]", "Did you mean 'small'?"),
+        ("temporary:", "temprary:", "unknown key 'temprary'"),
+        ("model: base,", "model: small.ppl,", "before a later step makes it"),
+        ("out: small.ppl", "out: small", "Two artefacts are called 'small'"),
+        ("data: heldout, ", "", "the setting 'data' is missing"),
+        ("steps:", "stops:", "no list 'steps'"),
+        ("text: calibration,", "text: calibration, text: heldout,", "'text' stands twice"),
+    ],
+)
+def test_mistakes_are_named_before_anything_runs(recipe, old, new, says):
+    assert old in recipe.read_text()
+    recipe.write_text(recipe.read_text().replace(old, new))
+    with pytest.raises(SettingsError, match=says.replace("?", r"\?")):
+        load_recipe(recipe)
+
+
+def test_missing_or_damaged_file(tmp_path):
+    with pytest.raises(DataError, match="No recipe at"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("steps: [")
+    with pytest.raises(DataError, match="is not YAML"):
+        load_recipe(tmp_path / "bad.yaml")
