@@ -3,65 +3,63 @@
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-__all__ = ["steps", "track"]
+if TYPE_CHECKING:
+    import rich.progress
+
+__all__ = ["Progress", "steps", "track"]
 
 T = TypeVar("T")
 
 
+class Progress(Protocol):
+    """Counts what is done."""
+
+    def advance(self, num_steps: float = 1) -> None:
+        """Count `num_steps` as done."""
+
+
 class _Silent:
-    """Counts nothing; stands in where there is no terminal."""
+    """Stands in where there is no terminal."""
 
     def advance(self, num_steps: float = 1) -> None:
         """Ignore the step."""
 
 
-class _Bar:
-    """One bar on the terminal."""
-
-    def __init__(self, title: str, total: float) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.speed:.2f}/s" if total > 1e9 else ""),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._progress.start()
-        self._task = self._progress.add_task(title, total=total)
-
-    def advance(self, num_steps: float = 1) -> None:
-        """Move the bar by `num_steps`."""
-        self._progress.advance(self._task, num_steps)
-
-    def stop(self) -> None:
-        """Take the bar off the terminal, leaving its last state."""
-        self._progress.stop()
-
-
 @contextmanager
-def steps(title: str, total: float) -> Iterator[_Bar | _Silent]:
-    """Show a bar of `total` steps on standard error while the block runs."""
+def steps(title: str, total: float) -> Iterator[Progress]:
+    """Show a bar of `total` steps with its rate and the time left, on standard error."""
     if not sys.stderr.isatty():
         yield _Silent()
         return
-    bar = _Bar(title, total)
-    try:
-        yield bar
-    finally:
-        bar.stop()
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True)) as bars:
+        yield _Bar(bars, bars.add_task(title, total=total, rate=""))
+
+
+class _Bar:
+    """One bar on the terminal."""
+
+    def __init__(self, bars: "rich.progress.Progress", task: "rich.progress.TaskID") -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, num_steps: float = 1) -> None:
+        """Move the bar by `num_steps` and show its rate."""
+        self._bars.advance(self._task, num_steps)
+        task = self._bars.tasks[0]
+        if task.elapsed and task.completed:
+            self._bars.update(self._task, rate=f"{task.completed / task.elapsed:.3g}/s")
 
 
 def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:

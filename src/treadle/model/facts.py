@@ -7,7 +7,7 @@ Its *input* names the unique activation it reads: q, k and v share one, gate and
 
 from typing import Any, Literal, NamedTuple
 
-from treadle.core.errors import UnsupportedModelError
+from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
 from treadle.core.registry import near
 
 __all__ = [
@@ -56,6 +56,8 @@ class Architecture(NamedTuple):
     where it does not read them off its matrices."""
     renames: tuple[tuple[str, str], ...] = ()
     """Part of a name on disk -> that part in the module."""
+    has_learned_positions: bool = False
+    """Whether a table of positions bounds the length of its windows."""
     prefix: str = "model."
     """What old checkpoints may leave out of their tensor names."""
 
@@ -134,6 +136,7 @@ ARCHITECTURES = {
         head_width="",
         kv_heads="num_attention_heads",
         head_attributes=(("self_attn.num_heads", "heads"),),
+        has_learned_positions=True,
     ),
     "gpt2": Architecture(
         "transformer.h.{layer}.",
@@ -149,6 +152,7 @@ ARCHITECTURES = {
         head_width="",
         kv_heads="num_attention_heads",
         head_attributes=(("attn.split_size", "width"),),
+        has_learned_positions=True,
         prefix="transformer.",
     ),
     "mixtral": Architecture(
@@ -253,6 +257,22 @@ def head_dim(config: Config) -> int:
     return _get(config, "hidden_size", "n_embd") // num_heads(config)
 
 
+def require_positions(config: Config, num_tokens: int) -> None:
+    """Check that a window of `num_tokens` fits a table of learned positions.
+
+    Raises:
+        SettingsError: It does not.
+    """
+    if not facts_of(config).has_learned_positions:
+        return
+    num_positions = _get(config, "max_position_embeddings", "n_positions")
+    if num_tokens > num_positions:
+        raise SettingsError(
+            f"A window of {num_tokens} tokens does not fit a model of {num_positions} positions; "
+            f"use shorter windows."
+        )
+
+
 def _part_rows(fact: LinearFact, config: Config, out_size: int) -> slice:
     if not fact.part:
         return slice(None)
@@ -278,11 +298,22 @@ def _renamed(name: str, facts: Architecture) -> str:
 def linears(config: Config, layer: int, shapes: dict[str, tuple[int, ...]]) -> list[Linear]:
     """Return the matrices of block `layer`, in the order in which the block runs them.
 
-    `shapes` are those on disk by full name; a fact whose tensor is not there (a dense MLP in a
-    block of experts) is left out. The router of a mixture is not a linear: it is never pruned.
+    `shapes` are those on disk by full name. Only in a mixture may the MLP's tensors be absent: its
+    blocks are dense or of experts. The router of a mixture is not a linear: it is never pruned.
+
+    Raises:
+        CheckpointError: A tensor that belongs to the block is not there.
     """
     facts = facts_of(config)
     prefix = block_prefix(config, layer, shapes)
+    _require(
+        shapes,
+        [
+            prefix + fact.tensor
+            for fact in facts.linears
+            if not facts.num_experts or fact.input in ("attn_in", "o_in")
+        ],
+    )
     found: list[Linear] = []
     for fact in facts.linears:
         tensor = prefix + fact.tensor
@@ -308,10 +339,26 @@ def linears(config: Config, layer: int, shapes: dict[str, tuple[int, ...]]) -> l
     return found
 
 
+def _require(shapes: dict[str, tuple[int, ...]], tensors: list[str]) -> None:
+    for tensor in tensors:
+        if tensor not in shapes:
+            raise CheckpointError(
+                f"Tensor '{tensor}' is missing from the checkpoint; download it again, or check "
+                f"that config.json belongs to these weights."
+            )
+
+
 def _expert_linears(
     config: Config, facts: Architecture, layer: int, prefix: str, shapes: dict[str, tuple[int, ...]]
 ) -> list[Linear]:
     found = []
+    named = {
+        prefix + fact.tensor.format(expert=expert)
+        for expert in range(_get(config, *facts.num_experts))
+        for fact in facts.expert_linears
+    }
+    if not named.isdisjoint(shapes):
+        _require(shapes, sorted(named))
     for expert in range(_get(config, *facts.num_experts)):
         for fact in facts.expert_linears:
             tensor = prefix + fact.tensor.format(expert=expert)

@@ -92,7 +92,11 @@ class LayeredModel:
         """Return the input of the first block.
 
         Remembers how blocks are called for this shape and its chunks.
+
+        Raises:
+            SettingsError: The model has fewer positions than a row has tokens.
         """
+        facts.require_positions(self.config, tokens.shape[1])
         for num_rows in {len(chunk) for chunk in self.chunks(tokens)}:
             self._enter(tokens[:num_rows])
         return self._enter(tokens)
@@ -124,6 +128,10 @@ class LayeredModel:
             backbone(input_ids=tokens, use_cache=False)
         self._calls[tuple(tokens.shape)] = calls
         return entered[0]
+
+    def drop_ends(self) -> None:
+        """Let go of all but the blocks; from here on `embed` and `logits` cannot be called."""
+        self._module.to("meta")
 
     def forward(
         self, block: Block, layer: int, hidden: Float[Tensor, "batch seq hidden"]

@@ -186,6 +186,7 @@ def collect_gradients(
     import torch
 
     model = full(folder, trust_remote_code=trust_remote_code)
+    facts.require_positions(model.config.to_dict(), tokens.shape[1])
     matrices = model_matrices(folder)
     wanted: dict[str, list[facts.Linear]] = {}
     prefix = facts.facts_of(model.config.to_dict()).blocks

@@ -1,11 +1,13 @@
 """Run a model's blocks over calibration tokens, while they are pruned or before."""
 
+import errno
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
@@ -16,8 +18,8 @@ from treadle.core.errors import CapacityError
 from treadle.core.progress import steps
 from treadle.core.result import digest
 from treadle.core.shapes import Float, Int, Tensor
+from treadle.model.in_step import run_in_step
 from treadle.model.layers import Block, LayeredModel
-from treadle.model.seams import observed
 from treadle.model.statistics import (
     BlockStatistics,
     InputStatistics,
@@ -78,39 +80,42 @@ def _one_pass(
     needs_gram: bool,
     prune: PruneGroup,
 ) -> "torch.Tensor":
-    """Prune the readers of each input when all calibration tokens have arrived at it.
-
-    The tokens are one batch, so the first call of an observer has them all.
-    """
+    """Prune the readers of each input when all calibration tokens have arrived at it."""
     groups = group_by_input(block.matrices)
-    statistics: BlockStatistics = {}
-
-    def observer(name: str, values: "torch.Tensor") -> None:
-        known = InputStatistics(values.shape[1], needs_gram)
-        known.add(values)
-        statistics[name] = known
-        prune(block, groups[name], statistics)
-
-    with observed(block.module, block.matrices, observer):
-        return model.forward(block, layer, hidden)
+    statistics = {
+        name: InputStatistics(block.view(matrices[0]).shape[1], needs_gram)
+        for name, matrices in groups.items()
+    }
+    run_in_step(
+        model,
+        block,
+        layer,
+        hidden,
+        collect=lambda name, values: statistics[name].add(values),
+        complete=lambda name: prune(block, groups[name], statistics),
+    )
+    return hidden
 
 
 def require_memory(
     num_tokens: int, matrices: list["Linear"], shapes: dict[str, tuple[int, ...]]
 ) -> None:
-    """Check that one block's activations for all calibration tokens at once fit into memory.
+    """Check that what all calibration tokens hold while they wait at an input fits into memory.
+
+    That is the residual stream, the block's input and the widest input of a matrix, in float32.
 
     Raises:
         CapacityError: They do not.
     """
     widest = max(max(shapes[matrix.tensor]) for matrix in matrices)
-    needed_bytes = 4 * num_tokens * widest * 4
+    narrowest = min(min(shapes[matrix.tensor]) for matrix in matrices)
+    needed_bytes = 4 * num_tokens * (widest + 2 * narrowest)
     available = hardware.available_memory_bytes()
     if needed_bytes > available:
         raise CapacityError(
             f"One-pass calibration holds about {needed_bytes / 1e9:.1f} GB of activations for "
-            f"{num_tokens} tokens, but "
-            f"{available / 1e9:.1f} GB are available; use --calibrate two-pass, or fewer windows."
+            f"{num_tokens} tokens, but {available / 1e9:.1f} GB are available; "
+            f"use --calibrate two-pass, or fewer windows."
         )
 
 
@@ -162,23 +167,50 @@ class DenseStatistics:
 
 
 class KeptHidden:
-    """The input of the next block on disk beside the output, so that a killed run goes on there."""
+    """The input of the next block on disk beside the output, so that a killed run goes on there.
+
+    A context manager: nothing stays after a run that came to its end, or that met a full disk.
+    """
 
     def __init__(self, out: Path, fingerprint: str) -> None:
         self._folder = out.absolute().with_name(f".{out.name}.hidden")
         self._key = fingerprint[:16]
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None or issubclass(kind, CapacityError):
+            shutil.rmtree(self._folder, ignore_errors=True)
+
     def _file(self, layer: int) -> Path:
         return self._folder / f"{self._key}.{layer}.npy"
 
     def save(self, hidden: Float[Tensor, "batch seq hidden"], layer: int) -> None:
-        """Keep the input of block `layer`, durably, beside and renamed into place."""
+        """Keep the input of block `layer`, durably, beside and renamed into place.
+
+        Raises:
+            CapacityError: the disk is full.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         beside = self._file(layer).with_suffix(".partial")
-        with beside.open("wb") as file:
-            np.save(file, hidden.numpy())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with beside.open("wb") as file:
+                np.save(file, hidden.numpy())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise CapacityError(
+                f"The disk filled up while the {hidden.nbytes} bytes of the input of block {layer} "
+                f"were kept in {self._folder}; free space, or choose a folder on another disk."
+            ) from error
         os.replace(beside, self._file(layer))
 
     def restore(self, layer: int) -> "torch.Tensor | None":
@@ -187,16 +219,12 @@ class KeptHidden:
 
         try:
             return torch.from_numpy(np.load(self._file(layer)))
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return None
 
     def drop(self, layer: int) -> None:
         """Remove the kept input of block `layer`."""
         self._file(layer).unlink(missing_ok=True)
-
-    def clear(self) -> None:
-        """Remove everything that was kept for this output."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def read_block(reader: CheckpointReader, matrices: list["Linear"]) -> "dict[str, torch.Tensor]":

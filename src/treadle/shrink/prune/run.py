@@ -1,26 +1,21 @@
 """One pruning run: load, visit, call the methods, write, report."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from treadle.core import keep
+from treadle.core import hardware, keep
 from treadle.core.checkpoint import (
     CheckpointReader,
     CheckpointWriter,
-    Manifest,
-    Parent,
     PlannedTensor,
-    Provenance,
-    SideFile,
     content_hash,
     model_card,
     require_finite,
 )
 from treadle.core.progress import steps
-from treadle.core.result import Figure, Input, Measurement, Recording, Result, Series, write_result
+from treadle.core.result import Input, Recording, Result, write_result
+from treadle.shrink.prune.account import figures_and_measurements, manifest_of
 from treadle.shrink.prune.base import Statistics
 from treadle.shrink.prune.blocks import BlockPruner, Choice, View
 from treadle.shrink.prune.calibrate import (
@@ -92,9 +87,11 @@ class Run:
         if not request.needs_data or request.text is None:
             return None
         tokenizer = load_tokenizer(self.reader.folder)
-        return sampled_windows(
+        found = sampled_windows(
             request.text, tokenizer, request.num_windows, request.window_tokens, request.seed
         )
+        hardware.return_freed_memory()
+        return found
 
     def write(self, out: Path, overwrite: bool) -> Result:
         """Prune everything and publish the folder."""
@@ -128,7 +125,7 @@ class Run:
             self._prune_blocks(writer, model, dense)
             result = recording.finish(out, **self._outcome(writer, planned))
             write_result(result, writer.folder)
-            manifest = self._manifest(result, config)
+            manifest = manifest_of(result, self.name, "treadle_base" in config)
             writer.finish(manifest, model_card(out.name, manifest.provenance))
         return result
 
@@ -155,6 +152,8 @@ class Run:
 
         if "gradient" not in self.request.needs or self.windows is None:
             return {}
+        for matrices in self.layers:
+            self._require_finite(matrices)
         return collect_gradients(self.reader.folder, self.windows.tokens, self.trust_remote_code)
 
     def _allocate(self, dense: DenseStatistics | None) -> list[float]:
@@ -173,11 +172,11 @@ class Run:
             return None
 
         def scores() -> "Iterator[tuple[str, torch.Tensor]]":
-            for layer, matrices in enumerate(self.layers):
+            for layer in range(len(self.layers)):
                 known = dense.block(layer) if dense else {}
-                pruner, _ = self._reading_pruner(layer)
-                for matrix in matrices:
-                    yield matrix.name, pruner.score(matrix, pruner.statistics(matrix, known))
+                for matrices, pruner in self._readers(layer):
+                    for matrix in matrices:
+                        yield matrix.name, pruner.score(matrix, pruner.statistics(matrix, known))
 
         return find_threshold(scores, lambda total: keep.num_pruned(total, self.request.sparsity))
 
@@ -214,19 +213,21 @@ class Run:
             planned.append(PlannedTensor(name, info.dtype, tuple(shape)))
         return planned
 
-    def _touched(self, layer: int) -> list[str]:
+    def _touched(self, matrices: Sequence["Linear"]) -> list[str]:
         """Return the names on disk that change with block `layer`.
 
         They are its matrices, and their biases where rows go.
         """
-        names = list(dict.fromkeys(matrix.tensor for matrix in self.layers[layer]))
+        names = list(dict.fromkeys(matrix.tensor for matrix in matrices))
         if self.request.pattern.is_structured:
             biases = [name.removesuffix("weight") + "bias" for name in names]
             names += [name for name in biases if name in self.shapes]
         return names
 
     def _copy_rest(self, writer: CheckpointWriter) -> None:
-        touched = {name for layer in range(len(self.layers)) for name in self._touched(layer)}
+        touched = {
+            name for layer in range(len(self.layers)) for name in self._touched(self.layers[layer])
+        }
         rest = [n for n in self.reader.tensors if n not in touched and n not in self.reader.tied]
         todo = [name for name in rest if name not in writer.done]
         for name in todo:
@@ -238,24 +239,23 @@ class Run:
         self, writer: CheckpointWriter, model: "LayeredModel | None", dense: DenseStatistics | None
     ) -> None:
         follows = model is not None and self.request.needs_inputs and self.request.mode != "dense"
-        kept = KeptHidden(writer.out, self.fingerprint)
-        first, hidden = self._start(writer, model if follows else None, kept)
-        with steps(f"prune ({self.request.metric.name})", len(self.layers)) as bar:
-            bar.advance(first)
-            if first:
-                self.notes.append(
-                    f"Resumed: an interrupted run had pruned the first {first} blocks."
-                )
-            for layer in range(first, len(self.layers)):
-                if follows and model is not None and hidden is not None:
-                    pruner, weights, hidden = self._prune_running(model, layer, hidden)
-                    kept.save(hidden, layer + 1)
-                else:
-                    pruner, weights = self._prune_reading(layer, dense)
-                self._write_block(writer, layer, pruner, weights)
-                kept.drop(layer)
-                bar.advance()
-        kept.clear()
+        with KeptHidden(writer.out, self.fingerprint) as kept:
+            first, hidden = self._start(writer, model if follows else None, kept)
+            with steps(f"prune ({self.request.metric.name})", len(self.layers)) as bar:
+                bar.advance(first)
+                if first:
+                    self.notes.append(
+                        f"Resumed: an interrupted run had pruned the first {first} blocks."
+                    )
+                for layer in range(first, len(self.layers)):
+                    if follows and model is not None and hidden is not None:
+                        hidden = self._prune_running(writer, model, layer, hidden)
+                        kept.save(hidden, layer + 1)
+                    else:
+                        self._prune_reading(writer, layer, dense)
+                    writer.mark_done(self._touched(self.layers[layer]))
+                    kept.drop(layer)
+                    bar.advance()
 
     def _start(
         self, writer: CheckpointWriter, model: "LayeredModel | None", kept: KeptHidden
@@ -263,11 +263,12 @@ class Run:
         """Return the first block to prune and its input: block 0, or where a killed run stopped."""
         done = writer.done
         first = 0
-        while first < len(self.layers) and done.issuperset(self._touched(first)):
+        while first < len(self.layers) and done.issuperset(self._touched(self.layers[first])):
             first += 1
         if model is None or self.windows is None:
             return first, None
         entered = model.embed(self.windows.tokens)
+        model.drop_ends()
         hidden = kept.restore(first) if first else entered
         return (first, hidden) if hidden is not None else (0, entered)
 
@@ -284,10 +285,15 @@ class Run:
         return pruner
 
     def _prune_running(
-        self, model: "LayeredModel", layer: int, hidden: "torch.Tensor"
-    ) -> "tuple[BlockPruner, dict[str, torch.Tensor], torch.Tensor]":
+        self,
+        writer: CheckpointWriter,
+        model: "LayeredModel",
+        layer: int,
+        hidden: "torch.Tensor",
+    ) -> "torch.Tensor":
+        """Prune a block on its real inputs `hidden`, write it, and return its outputs."""
+        self._require_finite(self.layers[layer])
         with model.block(layer) as block:
-            self._require_finite(layer)
             pruner = self._pruner(layer, block.view)
 
             def prune_group(_: Any, matrices: list["Linear"], known: "BlockStatistics") -> None:
@@ -297,107 +303,67 @@ class Run:
             hidden = run_block(
                 model, block, layer, hidden, needs_gram, prune_group, self.request.mode
             )
-            weights = {m.name: block.view(m) for m in block.matrices}
-        return pruner, weights, hidden
-
-    def _reading_pruner(self, layer: int) -> "tuple[BlockPruner, dict[str, torch.Tensor]]":
-        self._require_finite(layer)
-        weights = read_block(self.reader, self.layers[layer])
-        return self._pruner(layer, lambda matrix: weights[matrix.name]), weights
+            self._write_matrices(writer, block.matrices, pruner)
+        return hidden
 
     def _prune_reading(
-        self, layer: int, dense: DenseStatistics | None
-    ) -> "tuple[BlockPruner, dict[str, torch.Tensor]]":
+        self, writer: CheckpointWriter, layer: int, dense: DenseStatistics | None
+    ) -> None:
+        """Prune a block straight from disk and write it, one tensor at a time where it can be."""
         from treadle.model.statistics import group_by_input
 
-        pruner, weights = self._reading_pruner(layer)
         known = dense.block(layer) if dense else {}
-        for matrices in group_by_input(self.layers[layer]).values():
-            pruner.prune(matrices, known)
-        return pruner, weights
+        for matrices, pruner in self._readers(layer):
+            for group in group_by_input(matrices).values():
+                pruner.prune(group, known)
+            self._write_matrices(writer, matrices, pruner)
 
-    def _require_finite(self, layer: int) -> None:
-        for name in self._touched(layer):
+    def _readers(self, layer: int) -> "Iterator[tuple[list[Linear], BlockPruner]]":
+        """Yield what of a block must be in memory together, read from disk, with its pruner.
+
+        That is the block where whole neurons or heads go, and otherwise the matrices of one tensor.
+        """
+        parts: dict[str, list[Linear]] = {}
+        for matrix in self.layers[layer]:
+            key = "all" if self.request.pattern.is_structured else matrix.tensor
+            parts.setdefault(key, []).append(matrix)
+        for matrices in parts.values():
+            self._require_finite(matrices)
+            yield matrices, self._pruner(layer, _view_of(read_block(self.reader, matrices)))
+
+    def _require_finite(self, matrices: Sequence["Linear"]) -> None:
+        for name in self._touched(matrices):
             require_finite(name, self.reader.array(name), self.reader.tensors[name].file)
 
-    def _write_block(
-        self,
-        writer: CheckpointWriter,
-        layer: int,
-        pruner: BlockPruner,
-        weights: "dict[str, torch.Tensor]",
+    def _write_matrices(
+        self, writer: CheckpointWriter, matrices: Sequence["Linear"], pruner: BlockPruner
     ) -> None:
         removed = cuts(pruner.kept, self.shapes)
         by_tensor: dict[str, list[Linear]] = {}
-        for matrix in self.layers[layer]:
+        for matrix in matrices:
             by_tensor.setdefault(matrix.tensor, []).append(matrix)
-        for name in self._touched(layer):
+        for name in self._touched(matrices):
             value = self.reader.tensor(name).clone()
             for matrix in by_tensor.get(name, []):
                 target = value.T if matrix.transposed else value
-                target[matrix.rows] = weights[matrix.name].to(value.dtype)
+                target[matrix.rows] = pruner.view(matrix).to(value.dtype)
             writer.write(name, cut_tensor(value, removed.get(name)))
             self.reader.release(name)
-        writer.mark_done(self._touched(layer))
-
-    def _sparsities(self, writer: CheckpointWriter) -> tuple[list[float], float]:
-        """Return the share of weights that are gone from what was written, by block and in all."""
-        gone, sizes = [], []
-        for layer in range(len(self.layers)):
-            names = {matrix.tensor for matrix in self.layers[layer]}
-            before = sum(int(np.prod(self.shapes[name])) for name in names)
-            kept = 0
-            for name in names:
-                kept += int(np.count_nonzero(writer.read(name)))
-                writer.release(name)
-            gone.append(before - kept)
-            sizes.append(before)
-        return [g / size for g, size in zip(gone, sizes, strict=True)], sum(gone) / sum(sizes)
 
     def _outcome(
         self, writer: CheckpointWriter, planned: list[PlannedTensor]
     ) -> dict[str, Any]:  # Any: fields of Result
-        by_block, overall = self._sparsities(writer)
-        blocks: list[float | str] = list(range(len(self.layers)))
-        figure = Figure(
-            kind="line",
-            title="Sparsity by block",
-            x_label="block",
-            y_label="sparsity",
-            series=[Series(name=self.request.metric.name, x=blocks, y=by_block)],
-        )
-        unit = "fraction of the weights in the blocks' matrices"
+        found = figures_and_measurements(writer, self.layers, self.shapes, self.request.metric.name)
         return {
-            "measurements": [Measurement(name="sparsity", value=overall, unit=unit)],
-            "figures": [figure],
+            **found,
             "protocol": self.windows.protocol.model_dump() if self.windows else None,
             "bytes": {
                 "input": self.reader.num_bytes,
-                "output": sum(writer.read(name).nbytes for name, *_ in planned),
+                "output": sum(tensor.num_bytes for tensor in planned),
             },
             "notes": self.notes,
         }
 
-    def _manifest(self, result: Result, config: dict[str, Any]) -> Manifest:  # Any: JSON values
-        parents = (Parent(name=self.name, content_hash=result.inputs[0].content_hash),)
-        side_files = [
-            SideFile(path="result.json", kind="result", version=1, base_hash="", required=False)
-        ]
-        if "treadle_base" in config:
-            side_files.append(
-                SideFile(
-                    path="config.json",
-                    kind="nonuniform-shapes",
-                    version=1,
-                    base_hash="",
-                    required=True,
-                )
-            )
-        provenance = Provenance(
-            verb="prune",
-            method=result.method,
-            settings=result.settings,
-            seed=result.seed,
-            parents=parents,
-        )
-        return Manifest(side_files=tuple(side_files), provenance=provenance)
+
+def _view_of(weights: "dict[str, torch.Tensor]") -> View:
+    return lambda matrix: weights[matrix.name]

@@ -57,6 +57,11 @@ class Choice(Task):
     def prepare(self, data: str, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
         """Read the questions and lay their choices out as token rows, sorted by length."""
         questions, text = _read(Path(data))
+        if self.num_questions and len(questions) < self.num_questions:
+            raise DataError(
+                f"'{data}' has {len(questions)} questions, but {self.num_questions} were asked "
+                f"for; give more, or lower num_questions."
+            )
         questions = questions[: self.num_questions]
         encoded: list[tuple[int, list[int], int, int]] = []
         for number, question in enumerate(questions):
@@ -127,9 +132,14 @@ def _read(path: Path) -> tuple[list[_Question], str]:
         raise DataError(
             f"No task file at '{path}'; give a JSONL file with query, choices and gold."
         )
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"'{path}' is not UTF-8 (byte {error.start}); convert it with iconv."
+        ) from error
     questions = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), 1):
         try:
             questions.append(_question(json.loads(line)))
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
@@ -143,11 +153,14 @@ def _read(path: Path) -> tuple[list[_Question], str]:
 
 
 def _question(row: dict[str, Any]) -> _Question:  # Any: JSON values
-    choices = [str(choice) for choice in row["choices"]]
-    gold = int(row["gold"])
-    if len(choices) < 2 or not 0 <= gold < len(choices):
-        raise ValueError(f"gold = {gold} of {len(choices)} choices")
-    return _Question(str(row["query"]), choices, gold)
+    query, choices, gold = row["query"], row["choices"], row["gold"]
+    if not isinstance(query, str) or not query.strip():
+        raise ValueError(f"query = {query!r} is no text")
+    if not isinstance(choices, list) or not all(isinstance(c, str) and c.strip() for c in choices):
+        raise ValueError(f"choices = {choices!r} is no list of texts")
+    if type(gold) is not int or len(choices) < 2 or not 0 <= gold < len(choices):
+        raise ValueError(f"gold = {gold!r} of {len(choices)} choices")
+    return _Question(query, choices, gold)
 
 
 def _encode(tokenizer: "PreTrainedTokenizerBase", query: str, choice: str) -> tuple[list[int], int]:
