@@ -116,9 +116,10 @@ def main() -> None:
         sides = {
             "peer": (arguments.peer, PEER, {"PATTERN": "0:0"}),
             "one-pass": (sys.executable, OURS, {"PATTERN": pattern, "MODE": "one-pass"}),
-            "two-pass": (sys.executable, OURS, {"PATTERN": pattern, "MODE": "two-pass"}),
             "floor": (sys.executable, FLOOR, {}),
         }
+        if method == "wanda":
+            sides["two-pass"] = (sys.executable, OURS, {"PATTERN": pattern, "MODE": "two-pass"})
         costs: dict[str, list[dict]] = {name: [] for name in sides}
         for number in range(arguments.rounds):
             for name, (python, script, values) in sides.items():
@@ -136,7 +137,7 @@ def main() -> None:
 
 def summary(work: Path, method: str, costs: dict, task, report: str, folder: Path) -> dict:
     found: dict = {"costs": costs, "perplexity": {}, "cpu_ratio_to_peer": {}, "memory_ratio": {}}
-    for name in ("peer", "one-pass", "two-pass"):
+    for name in [name for name in costs if name != "floor"]:
         out = work / f"{method}-{name}"
         if name == "peer":
             load_tokenizer(folder).save_pretrained(out)

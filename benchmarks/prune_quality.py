@@ -24,10 +24,8 @@ from treadle.shrink.prune import METRICS
 RUNS: list[dict] = [
     *({"method": name, "pattern": p} for p in ("rows", "2:4") for name in METRICS.table),
     {"method": "sparsegpt", "pattern": "tensor"},
-    {"method": "magnitude", "pattern": "tensor"},
     {"method": "wanda", "pattern": "rows", "update": "obs"},
     {"method": "wanda", "pattern": "rows", "allocation": "owl"},
-    {"method": "wanda", "pattern": "rows", "calibrate": "two-pass"},
 ]
 
 

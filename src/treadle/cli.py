@@ -18,11 +18,11 @@ __all__ = ["build", "main"]
 
 _APP_GROUP = Group("Tools", sort_key=99)
 _COMMANDS = {
-    "run": "treadle.app.run:run",
-    "report": "treadle.app.report:report",
-    "doctor": "treadle.app.doctor:doctor",
+    "run": ("treadle.app.run:run", "Run a recipe and draw its report."),
+    "report": ("treadle.app.report:report", "Draw one HTML page from result files."),
+    "doctor": ("treadle.app.doctor:doctor", "Say what is installed and what this machine can do."),
 }
-"""Commands that are no verbs."""
+"""Commands that are no verbs, and their summaries: their modules load when they are named."""
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "accelerate", "safetensors", "gguf"), "models"),
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
@@ -188,19 +188,22 @@ def _tool(target: str, name: str) -> Callable[..., None]:
 
 def build(words: list[str]) -> App:
     """Build the command line as far as `words` need it: their verb, and its method."""
+    names = [word for word in words if not word.startswith("-")]
+    verb_name = names[0] if names else ""
     app = App(
         name="treadle",
         help="Shrink, combine and serve any Hugging Face model on the machine you have.",
         version=__version__,
-        help_format="markdown",
+        help_format="markdown" if verb_name else "plaintext",
     )
-    names = [word for word in words if not word.startswith("-")]
-    verb_name = names[0] if names else ""
     for verb in VERBS.values():
         method = (names[1] if len(names) > 1 else "") if verb.name == verb_name else None
         app.command(_verb_app(verb, method))
-    for name, target in _COMMANDS.items():
-        app.command(_tool(target, name), name=name, group=_APP_GROUP)
+    for name, (target, summary) in _COMMANDS.items():
+        if name == verb_name:
+            app.command(_tool(target, name), name=name, group=_APP_GROUP)
+        else:
+            app.command(App(name=name, help=summary, group=_APP_GROUP))
     return app
 
 
