@@ -34,7 +34,7 @@ check: $(STAMP) ## lint, types, layers, generated docs, architecture
 	$(OFFLINE) $(BIN)/python -m pytest tests/test_architecture.py
 
 test: $(STAMP) ## the fast tests (under 6 minutes on 2 cores)
-	$(OFFLINE) $(BIN)/python -m pytest
+	$(OFFLINE) $(BIN)/python -m pytest --numprocesses auto
 
 test-all: $(STAMP) ## the slow tests too
 	$(OFFLINE) $(BIN)/python -m pytest -m 'not gpu'

@@ -132,7 +132,8 @@ def main() -> None:
                     flush=True,
                 )
         content["methods"][method] = summary(work, method, costs, task, arguments.report, folder)
-    print(store.write("prune_peer", content))
+    theme = f"prune_peer_{'_'.join(arguments.methods)}"
+    print(store.write(theme, content))
 
 
 def summary(work: Path, method: str, costs: dict, task, report: str, folder: Path) -> dict:

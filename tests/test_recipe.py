@@ -15,7 +15,8 @@ artefacts: {{base: {model}, calibration: "stdlib:calibration", heldout: "stdlib:
 temporary: [small]
 steps:
   - prune:
-      {{method: wanda, model: base, text: calibration, num_windows: 4, window_tokens: 32, out: small}}
+      {{method: wanda, model: base, text: calibration, num_windows: 4, window_tokens: 32,
+        out: small}}
   - evaluate:
       {{method: perplexity, model: small, data: heldout, num_windows: 2, window_tokens: 32,
         out: small.ppl}}

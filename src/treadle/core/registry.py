@@ -59,6 +59,8 @@ class Registry(Generic[M]):
             SettingsError: The name or a field is unknown, or a value is out of bounds.
         """
         if isinstance(value, Method):
+            if not isinstance(value, self[value.name]):
+                raise SettingsError(f"'{value.name}' is no {self.axis}. {near('', self.table)}")
             return value
         fields = {"method": value} if isinstance(value, str) else dict(value)
         if "method" not in fields:

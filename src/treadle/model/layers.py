@@ -57,7 +57,7 @@ class LayeredModel:
         self.config = base_config(reader.config)
         self.shapes = shapes_of(reader)
         self.num_layers = facts.num_layers(self.config)
-        self._module = skeleton(reader.config, trust_remote_code)
+        self._module = skeleton(reader, trust_remote_code)
         materialise_rest(self._module, reader, torch.float32)
         stem = facts.facts_of(self.config).blocks
         self._blocks = [

@@ -80,37 +80,41 @@ def base_config(config: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values
     return base
 
 
-def skeleton(
-    config: dict[str, Any], trust_remote_code: bool = False
-) -> "PreTrainedModel":  # Any: JSON values
+def skeleton(reader: CheckpointReader, trust_remote_code: bool = False) -> "PreTrainedModel":
     """Build the module tree with parameters on the meta device: no weight takes memory.
 
     Raises:
-        UnsupportedModelError: transformers has no such architecture, or the checkpoint's own code
-            would have to run.
+        UnsupportedModelError: The architecture has no facts, or the checkpoint's own code would
+            have to run.
     """
     import torch
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    base = base_config(config)
-    if base.get("auto_map") and not trust_remote_code:
-        raise UnsupportedModelError(
-            f"config.json of model_type '{base.get('model_type')}' wants to run code from the "
-            f"checkpoint; read that "
-            f"code, then pass --trust-remote-code."
-        )
+    base = base_config(reader.config)
     has_experts = bool(facts.facts_of(base).num_experts)
-    fields = {key: value for key, value in base.items() if key != "model_type"}
     # Grouped matrix products refuse experts whose width is no multiple of 16 bytes.
-    kernels = {"experts_implementation": "eager"} if has_experts else {}
+    options: dict[str, Any] = {"experts_implementation": "eager"} if has_experts else {}
+    if base.get("auto_map"):
+        _require_trust(reader.folder, trust_remote_code)
+        options["trust_remote_code"] = True
+        config = AutoConfig.from_pretrained(reader.folder, trust_remote_code=True)
+    else:
+        fields = {key: value for key, value in base.items() if key != "model_type"}
+        config = AutoConfig.for_model(base["model_type"], **fields)
     with init_empty_weights(include_buffers=False):
         # In the checkpoint's own dtype, buffers such as Gemma's embedding scale would be rounded.
-        module = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(base["model_type"], **fields), dtype=torch.float32, **kernels
-        )
+        module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
     built: PreTrainedModel = module.eval()
     return built
+
+
+def _require_trust(folder: Path, trust_remote_code: bool) -> None:
+    if not trust_remote_code:
+        raise UnsupportedModelError(
+            f"config.json of '{folder}' has an auto_map: it wants to run code from the checkpoint; "
+            f"read that code, then pass --trust-remote-code."
+        )
 
 
 def parameter_view(parameter: "torch.Tensor", matrix: facts.Linear) -> "torch.Tensor":
@@ -131,8 +135,8 @@ def materialise(
 ) -> None:
     """Give the parameters of `module` their values from disk, cast to `dtype`.
 
-    `prefix` precedes the names on disk. Shapes on disk win over
-    the skeleton's, so that blocks of differing widths load.
+    `prefix` precedes the names on disk. Shapes on disk win over the skeleton's, so that blocks of
+    differing widths load.
 
     Raises:
         CheckpointError: A parameter has no tensor on disk.
@@ -215,7 +219,7 @@ def full(
     import torch
 
     with CheckpointReader(folder) as reader:
-        module = skeleton(reader.config, trust_remote_code)
+        module = skeleton(reader, trust_remote_code)
         config, shapes = base_config(reader.config), shapes_of(reader)
         kind = getattr(torch, dtype)
         for layer in range(facts.num_layers(config)):

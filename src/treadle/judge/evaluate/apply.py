@@ -13,6 +13,7 @@ from treadle.core.result import (
     Recording,
     Result,
     Series,
+    digest,
     read_result,
     write_result,
 )
@@ -71,6 +72,7 @@ def evaluate(
         protocol_hash = prepared.protocol["hash"]
         inputs = [
             Input(name="model", path=str(model), content_hash=content_hash(reader)),
+            Input(name="config", path="config.json", content_hash=digest(reader.config)),
             Input(name="data", path=data, content_hash=protocol_hash),
         ]
         if reference:

@@ -14,7 +14,7 @@ from treadle.core.checkpoint import (
     require_finite,
 )
 from treadle.core.progress import steps
-from treadle.core.result import Input, Recording, Result, write_result
+from treadle.core.result import Input, Recording, Result, digest, write_result
 from treadle.shrink.prune.account import figures_and_measurements, manifest_of
 from treadle.shrink.prune.base import Statistics
 from treadle.shrink.prune.blocks import BlockPruner, Choice, View
@@ -95,7 +95,10 @@ class Run:
 
     def write(self, out: Path, overwrite: bool) -> Result:
         """Prune everything and publish the folder."""
-        inputs = [Input(name="model", path=self.name, content_hash=content_hash(self.reader))]
+        inputs = [
+            Input(name="model", path=self.name, content_hash=content_hash(self.reader)),
+            Input(name="config", path="config.json", content_hash=digest(self.reader.config)),
+        ]
         if self.windows:
             protocol = self.windows.protocol
             inputs.append(

@@ -21,6 +21,7 @@ __all__ = ["Cut", "Unit", "cuts", "group_scores", "num_kept", "shrunk_config", "
 
 Config = dict[str, Any]  # Any: JSON values
 Shapes = dict[str, tuple[int, ...]]
+_EXPERT_MULTIPLE = 8
 
 
 class Unit(NamedTuple):
@@ -65,6 +66,9 @@ def units(kind: str, matrices: Sequence["Linear"], config: Config, shapes: Shape
 def num_kept(unit: Unit, sparsity: float) -> int:
     """Return how many groups of `unit` stay.
 
+    Experts keep a multiple of 8 neurons (rounded up): grouped matrix products of 16-bit weights
+    refuse other widths.
+
     Raises:
         SettingsError: None would.
     """
@@ -74,6 +78,8 @@ def num_kept(unit: Unit, sparsity: float) -> int:
             f"sparsity {sparsity} would remove all {unit.num_groups} groups before "
             f"'{unit.last.tensor}'; lower it."
         )
+    if unit.last.expert is not None:
+        kept = min(unit.num_groups, -(-kept // _EXPERT_MULTIPLE) * _EXPERT_MULTIPLE)
     return kept
 
 

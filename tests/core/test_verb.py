@@ -1,0 +1,87 @@
+"""A verb's signature and docstring are the one definition of its parameters."""
+
+import inspect
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+
+from treadle.core.method import Method
+from treadle.core.registry import Registry
+from treadle.core.verb import Verb, argument_help
+from treadle.verbs import VERBS, WINGS
+
+AXIS: Registry[Method] = Registry("axis", {})
+
+
+def polish(
+    model: str | Path,
+    method: str,
+    *,
+    gloss: Annotated[str, AXIS, "else"] = "matt",
+    seed: int = 0,
+) -> None:
+    """Polish a model.
+
+    Args:
+        model: Folder: with a colon.
+        method: Not shown.
+        gloss: How it
+            shines, over two lines.
+
+    Returns:
+        Nothing.
+    """
+
+
+VERB = Verb("polish", "shrink", "Polish.", f"{__name__}:polish", f"{__name__}:AXIS")
+
+
+def test_parameters_follow_the_signature() -> None:
+    found = VERB.parameters()
+    assert list(found) == ["model", "gloss", "seed"]
+    assert found["model"].is_required
+    assert found["model"].is_positional
+    assert found["model"].annotation == str | Path
+    assert found["model"].help == "Folder: with a colon."
+    assert found["gloss"].annotation is str
+    assert found["gloss"].axis is AXIS
+    assert found["gloss"].help == "How it shines, over two lines."
+    assert (found["gloss"].default, found["gloss"].is_required) == ("matt", False)
+    assert not found["seed"].is_positional
+    assert (found["seed"].axis, found["seed"].help) == (None, "")
+
+
+def test_function_and_table_are_loaded_by_name() -> None:
+    assert VERB.function() is polish
+    assert VERB.methods() is AXIS
+    assert Verb("v", "shrink", "S.", f"{__name__}:polish").methods() is None
+
+
+def test_no_args_section() -> None:
+    def bare() -> None:
+        """Do nothing."""
+
+    assert argument_help(bare) == {}
+    assert argument_help(lambda: None) == {}
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_of_the_house(name: str) -> None:
+    verb = VERBS[name]
+    assert verb.wing in WINGS
+    assert verb.summary.endswith((".", "?"))
+    signature = inspect.signature(verb.function())
+    for parameter in verb.parameters().values():
+        assert parameter.help.endswith("."), f"{name}: {parameter.name} has no help"
+        assert parameter.annotation is not inspect.Parameter.empty
+        assert signature.parameters[parameter.name].default is parameter.default
+    assert {"model", "out", "seed", "overwrite"} <= set(verb.parameters())
+    assert ("method" in signature.parameters) == (verb.methods() is not None)
+
+
+def test_the_axes_of_prune() -> None:
+    from treadle.shrink.prune import ALLOCATIONS, UPDATES
+
+    axes = {name: p.axis for name, p in VERBS["prune"].parameters().items() if p.axis}
+    assert axes == {"update": UPDATES, "allocation": ALLOCATIONS}
