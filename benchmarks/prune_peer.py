@@ -49,7 +49,7 @@ torch.set_num_threads(THREADS)
 from pathlib import Path
 from treadle import prune
 from treadle.shrink.prune import METRICS
-prune("MODEL", Path("OUT"), METRICS.resolve("METHOD"), pattern="PATTERN", calibrate="MODE",
+prune("MODEL", Path("OUT"), METRICS.resolve("METHOD"), pattern="PATTERN", calibrate="HOW",
       text="TEXT", overwrite=True)
 """
 FLOOR = """
@@ -115,11 +115,11 @@ def main() -> None:
         pattern = {"wanda": "rows", "sparsegpt": "tensor"}[method]
         sides = {
             "peer": (arguments.peer, PEER, {"PATTERN": "0:0"}),
-            "one-pass": (sys.executable, OURS, {"PATTERN": pattern, "MODE": "one-pass"}),
+            "one-pass": (sys.executable, OURS, {"PATTERN": pattern, "HOW": "one-pass"}),
             "floor": (sys.executable, FLOOR, {}),
         }
         if method == "wanda":
-            sides["two-pass"] = (sys.executable, OURS, {"PATTERN": pattern, "MODE": "two-pass"})
+            sides["two-pass"] = (sys.executable, OURS, {"PATTERN": pattern, "HOW": "two-pass"})
         costs: dict[str, list[dict]] = {name: [] for name in sides}
         for number in range(arguments.rounds):
             for name, (python, script, values) in sides.items():

@@ -22,10 +22,7 @@ from treadle.model.text import windows
 from treadle.shrink.prune import METRICS
 
 RUNS: list[dict] = [
-    *({"method": name, "pattern": p} for p in ("rows", "2:4") for name in METRICS.table),
-    {"method": "sparsegpt", "pattern": "tensor"},
-    {"method": "wanda", "pattern": "rows", "update": "obs"},
-    {"method": "wanda", "pattern": "rows", "allocation": "owl"},
+    {"method": name, "pattern": pattern} for pattern in ("rows", "2:4") for name in METRICS.table
 ]
 
 

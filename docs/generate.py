@@ -1,4 +1,4 @@
-"""Write docs/methods.md and docs/cli.md from the code; with --check, say whether they are current."""
+"""Write docs/methods.md and docs/cli.md from the code; with --check, only compare them."""
 
 import os
 import subprocess

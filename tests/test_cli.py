@@ -80,6 +80,26 @@ def test_mistake_gives_status_2_and_the_mend(words, says, model, tmp_path, capsy
     assert not (tmp_path / "o").exists()
 
 
+def test_the_models_own_folder_is_not_an_output(model, capsys):
+    for out in (model, model / "sub"):
+        assert main(["prune", "magnitude", str(model), str(out), "--overwrite"]) == 2
+        assert "is the model's own folder, or lies in it" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(model, tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("treadle.shrink.prune.run.Run.write", interrupted)
+    assert main(["prune", "magnitude", str(model), str(tmp_path / "o")]) == 130
+    assert "The same command goes on where it stopped" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_made(model, capsys):
+    assert main(["prune", "magnitude", str(model), "/proc/none/o"]) == 2
+    assert "Cannot create a folder in /proc/none" in capsys.readouterr().err
+
+
 def test_help_lists_every_verb_under_its_wing(capsys):
     main(["--help"])
     said = capsys.readouterr().out

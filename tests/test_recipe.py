@@ -47,9 +47,8 @@ def test_dry_run_writes_nothing(recipe, tmp_path):
 def test_runs_once_and_removes_temporary_weights(recipe, tmp_path):
     list(run_recipe(recipe))
     small = tmp_path / "runs" / "small"
-    assert not list(small.glob("*.safetensors"))
-    assert (small / "result.json").is_file()
-    assert (small / "treadle.json").is_file()
+    left = {path.name for path in small.iterdir()}
+    assert left == {"result.json", "treadle.json"}, "nothing that looks like a model"
     assert states(recipe) == ["there already"] * 2
 
 
@@ -103,6 +102,30 @@ def test_mistakes_are_named_before_anything_runs(recipe, old, new, says):
     assert old in recipe.read_text()
     recipe.write_text(recipe.read_text().replace(old, new))
     with pytest.raises(SettingsError, match=says.replace("?", r"\?")):
+        load_recipe(recipe)
+
+
+def test_a_folder_that_no_run_made_is_not_replaced(recipe, tmp_path, model):
+    shutil.copytree(model, tmp_path / "runs" / "small")
+    with pytest.raises(SettingsError, match="which no run of this recipe made"):
+        list(run_recipe(recipe))
+    assert (tmp_path / "runs" / "small" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["../precious", "/tmp/precious", "a/b", ".hidden"])
+def test_artefacts_stay_in_the_recipes_folder(recipe, name):
+    recipe.write_text(recipe.read_text().replace("out: small.ppl", f"out: {name}"))
+    with pytest.raises(SettingsError, match="is no plain name"):
+        load_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [("pattern: 2:4", "unless it is quoted"), ("sparsity: half", "sparsity = 'half'")],
+)
+def test_values_of_the_wrong_type_are_named_before_anything_runs(recipe, setting, says):
+    recipe.write_text(recipe.read_text().replace("method: wanda,", f"method: wanda, {setting},"))
+    with pytest.raises(SettingsError, match=says):
         load_recipe(recipe)
 
 

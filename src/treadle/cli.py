@@ -3,6 +3,7 @@
 import inspect
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -194,6 +195,7 @@ def build(words: list[str]) -> App:
         name="treadle",
         help="Shrink, combine and serve any Hugging Face model on the machine you have.",
         version=__version__,
+        suppress_keyboard_interrupt=False,
         help_format="markdown" if verb_name else "plaintext",
     )
     for verb in VERBS.values():
@@ -214,6 +216,7 @@ def main(words: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if words is None else words
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    warnings.formatwarning = lambda message, *_: f"WARNING: {message}\n"
     try:
         build(words)(words, exit_on_error=False, result_action="return_value")
     except CycloptsError:

@@ -5,24 +5,27 @@ exists (same settings, same input hashes) is skipped, so an interrupted recipe g
 stopped.
 """
 
-import inspect
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.registry import near
 from treadle.core.result import RESULT_FILE, digest, read_result
-from treadle.core.verb import Verb
+from treadle.core.verb import Verb, VerbParameter
 from treadle.verbs import VERBS
 
 __all__ = ["Recipe", "Step", "load_recipe", "run_recipe"]
 
 _KEYS = ("name", "out", "artefacts", "temporary", "steps")
-_STEP_FILE = "step.txt"
+_STEPS = ".steps"
+"""Folder of notes beside the artefacts: which step began and ended there, and by which settings."""
+_KEPT = (RESULT_FILE, "treadle.json")
+"""What stays of a temporary artefact: not enough to look like a model."""
 Settings = dict[str, Any]  # Any: YAML values, checked against the verb's signature
 
 
@@ -128,14 +131,32 @@ def _step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
     for key, parameter in parameters.items():
         if parameter.is_required and key not in settings:
             raise SettingsError(f"Step {number} ({name}): the setting '{key}' is missing; add it.")
-        if parameter.axis is not None and key in settings:
-            parameter.axis.resolve(settings[key])
+        if key in settings:
+            settings[key] = _checked(f"Step {number} ({name})", parameter, settings[key])
     return Step(number, verb, settings)
+
+
+def _checked(where: str, parameter: VerbParameter, value: Any) -> Any:  # Any: YAML values
+    """Return a setting in its parameter's type; an axis stays as it is written."""
+    if parameter.axis is not None:
+        parameter.axis.resolve(value)
+        return value
+    try:
+        return TypeAdapter(parameter.annotation).validate_python(value)
+    except ValidationError as error:
+        raise SettingsError(
+            f"{where}: {parameter.name} = {value!r} is refused: {error.errors()[0]['msg']}. "
+            f"Give it in the right type; YAML reads 2:4 as a number unless it is quoted."
+        ) from error
 
 
 def _check_names(recipe: Recipe) -> None:
     made = [step.out for step in recipe.steps]
     for name in made:
+        if Path(name).name != name or name.startswith("."):
+            raise SettingsError(
+                f"The out '{name}' is no plain name; artefacts lie side by side in '{recipe.out}'."
+            )
         if made.count(name) > 1 or name in recipe.artefacts:
             raise SettingsError(f"Two artefacts are called '{name}'; rename the 'out' of one step.")
     for name in recipe.temporary:
@@ -175,10 +196,15 @@ class _Plan:
         """Return where the artefact `name` stands."""
         return self.recipe.out / name
 
+    def note(self, name: str) -> Path:
+        """Return the file that says which settings the artefact was begun and ended with."""
+        return self.recipe.out / _STEPS / f"{name}.txt"
+
     def _is_done(self, step: Step) -> bool:
         """Whether the step's result is there and was made by these settings from these inputs."""
-        note = self.folder(step.out) / _STEP_FILE
-        return note.is_file() and note.read_text() == self.keys[step.out]
+        note, result = self.note(step.out), self.folder(step.out) / RESULT_FILE
+        ended = f"ended {self.keys[step.out]}"
+        return result.is_file() and note.is_file() and note.read_text() == ended
 
     def _is_wanted(self, step: Step) -> bool:
         return any(s.out in self.needed for s in self.recipe.steps if step.out in _uses(s))
@@ -208,8 +234,9 @@ class _Plan:
         later = [s for s in self.recipe.steps[after:] if s.out in self.needed]
         for name in self.recipe.temporary - {used for step in later for used in _uses(step)}:
             if name in {step.out for step in self.recipe.steps[:after]}:
-                for file in self.folder(name).glob("*.safetensors"):
-                    file.unlink()
+                for file in self.folder(name).iterdir():
+                    if file.name not in _KEPT:
+                        file.unlink()
 
 
 def run_recipe(
@@ -242,13 +269,18 @@ def run_recipe(
 
 def _run_step(plan: _Plan, step: Step) -> str:
     arguments = plan.arguments(step)
-    function, folder = step.verb.function(), plan.folder(step.out)
-    if "overwrite" in inspect.signature(function).parameters:
-        arguments["overwrite"] = True
-    elif folder.exists():
+    function, folder, note = step.verb.function(), plan.folder(step.out), plan.note(step.out)
+    if folder.exists() and not note.is_file():
+        raise SettingsError(
+            f"Step {step.number} would replace '{folder}', which no run of this recipe made; "
+            f"move it away, or rename the step's 'out'."
+        )
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text("begun")
+    if folder.exists() and not (folder / "config.json").exists():
         shutil.rmtree(folder)
-    function(**arguments)
-    (folder / _STEP_FILE).write_text(plan.keys[step.out])
+    function(**arguments, overwrite=True)
+    note.write_text(f"ended {plan.keys[step.out]}")
     result = read_result(folder / RESULT_FILE)
     scores = ", ".join(f"{m.name} {m.value:.4g}" for m in result.measurements[:2])
     return f"{result.seconds:.1f} s, {scores}"

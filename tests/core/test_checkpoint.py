@@ -357,9 +357,7 @@ def test_a_broken_manifest(tmp_path: Path, text: str, message: str) -> None:
 def test_the_model_card() -> None:
     parents = (Parent(name="base: one", content_hash="abc"), Parent(name="hub/model"))
     card = model_card("Mine", PROVENANCE.model_copy(update={"parents": parents}))
-    assert card.startswith(
-        "---\nbase_model:\n- 'base: one'\n- hub/model\nlibrary_name: transformers"
-    )
+    assert card.startswith("---\nbase_model:\n- hub/model\nlibrary_name: transformers")
     assert "# Mine\n\nMade by `treadle merge ties`." in card
     assert "| density | `0.2` |\n| from base: one | `abc` |\n\n" in card
     assert "Own words." in model_card("Mine", PROVENANCE, "Own words.")

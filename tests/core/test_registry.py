@@ -71,7 +71,7 @@ def test_an_unknown_setting(table: Registry[Method]) -> None:
 def test_a_value_out_of_bounds(table: Registry[Method], value: object) -> None:
     said = message(table, {"method": "paint", "coats": value})
     assert said.startswith(f"finish 'paint': coats = {value!r} is refused: ")
-    assert "Give a value that fits" in said
+    assert "--help shows the bounds" in said
 
 
 def test_a_mapping_without_a_method(table: Registry[Method]) -> None:

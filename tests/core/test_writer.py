@@ -233,7 +233,7 @@ def test_a_listed_side_file_must_be_there(tmp_path: Path) -> None:
 
 def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     old = bytes_of(write_model(tmp_path / "out"))
-    with pytest.raises(SettingsError, match=r"/out already exists; choose another .* overwrite"):
+    with pytest.raises(SettingsError, match=r"/out already exists; choose another .* --overwrite"):
         begin(tmp_path / "out")
     assert bytes_of(tmp_path / "out") == old
 

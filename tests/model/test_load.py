@@ -151,10 +151,25 @@ def test_a_skeleton_takes_no_memory(llama: Path) -> None:
 
 def test_weights_that_do_not_belong_to_the_config(copy: Path) -> None:
     change_config(copy, num_hidden_layers=3)
-    with CheckpointReader(copy) as reader:
-        model = LayeredModel(reader)
-        with pytest.raises(CheckpointError, match=r"Tensor 'model\.layers\.2\..*' is missing"):
-            load_block(model, 2)
+    message = r"Tensor 'model\.layers\.2\..*' is missing"
+    with CheckpointReader(copy) as reader, pytest.raises(CheckpointError, match=message):
+        LayeredModel(reader)
+
+
+def test_shapes_that_do_not_belong_to_the_config(copy: Path) -> None:
+    change_config(copy, intermediate_size=95)
+    message = r"gate_proj.weight' in '.*' has shape \[96, 64\], but config.json makes it \[95, 64\]"
+    with CheckpointReader(copy) as reader, pytest.raises(CheckpointError, match=message):
+        LayeredModel(reader)
+
+
+def test_quantised_weights_are_refused(copy: Path) -> None:
+    change_config(copy, quantization_config={"quant_method": "gptq"})
+    with (
+        CheckpointReader(copy) as reader,
+        pytest.raises(UnsupportedModelError, match="gptq|quantiz"),
+    ):
+        LayeredModel(reader)
 
 
 def test_a_tokenizer_that_is_not_there(tmp_path: Path) -> None:

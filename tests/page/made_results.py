@@ -1,5 +1,7 @@
 """Results as the verbs write them, built by hand; not a test itself."""
 
+import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,21 @@ from treadle.core.result import (
     digest,
     write_result,
 )
+from treadle.page import write_page
 
 DENSE = "d" * 64
 VERSIONS = {"python": "3.11.7", "treadle": "0.1.0"}
 HARDWARE = {"cpu_model": "Test CPU", "physical_cores": 2, "memory_bytes": 8_000_000_000}
+
+
+def page_of(root: Path) -> str:
+    return write_page([root], root.parent / "page.html", "A study").read_text()
+
+
+def text_of(page: str) -> str:
+    """Return the words of the page as a reader sees them."""
+    shown = re.sub(r"<style>.*?</style>|<svg.*?</svg>", " ", page, flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", shown)).split())
 
 
 def result(**fields: Any) -> Result:
@@ -73,6 +86,25 @@ def prune(root: Path, method: str, sparsity: float, **fields: Any) -> str:
     return content_hash
 
 
+def around(
+    measure: str,
+    value: float,
+    spread: float = 0.02,
+    basis: str = "measured",
+    protocol: str = "aaaa1111bbbb2222",
+) -> Measurement:
+    """Return a measurement with an interval of that relative half width."""
+    return Measurement(
+        name=measure,
+        value=value,
+        low=value * (1 - spread),
+        high=value * (1 + spread),
+        better="lower",
+        basis=basis,
+        protocol=protocol,
+    )
+
+
 def evaluate(
     root: Path,
     name: str,
@@ -87,26 +119,18 @@ def evaluate(
 ) -> Result:
     """Write an evaluation of a model; with a baseline, its ratio too."""
 
-    def around(measure: str, value: float) -> Measurement:
-        return Measurement(
-            name=measure,
-            value=value,
-            low=value * (1 - spread),
-            high=value * (1 + spread),
-            better="lower",
-            basis=basis,
-            protocol=protocol,
-        )
-
     inputs = [
         Input(name="model", path=f"models/{name}", content_hash=content_hash),
         Input(name="data", path="held.txt", content_hash=protocol),
     ]
-    measurements = [] if perplexity is None else [around("perplexity", perplexity)]
+    measurements = (
+        [] if perplexity is None else [around("perplexity", perplexity, spread, basis, protocol)]
+    )
     if baseline is not None:
         inputs.append(Input(name="baseline", path="eval", content_hash=baseline.fingerprint))
         before = baseline.measurement("perplexity").value
-        measurements.append(around("perplexity_ratio", (perplexity or 0.0) / before))
+        ratio = (perplexity or 0.0) / before
+        measurements.append(around("perplexity_ratio", ratio, spread, basis, protocol))
     made = result(
         **{
             "verb": "evaluate",

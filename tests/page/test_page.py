@@ -1,6 +1,5 @@
 """The page: what it joins, what it keeps apart, what it draws, and that it stands alone."""
 
-import html
 import itertools
 import re
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import made_results as made
 import pytest
+from made_results import page_of, text_of
 
 from treadle.core.checkpoint import read_manifest
 from treadle.core.errors import DataError, SettingsError
@@ -22,16 +22,6 @@ from treadle.page.wording import facts
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
-
-
-def page_of(root: Path) -> str:
-    return write_page([root], root.parent / "page.html", "A study").read_text()
-
-
-def text_of(page: str) -> str:
-    """Return the words of the page as a reader sees them."""
-    shown = re.sub(r"<style>.*?</style>|<svg.*?</svg>", " ", page, flags=re.S)
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", shown)).split())
 
 
 def part(page: str, start: str, stop: str) -> str:
@@ -342,7 +332,12 @@ class TestNumbers:
         assert fixed(1234.5678, 1) == "1,234.6"
         assert fixed(-2.5, 2) == "−2.50"
         assert fixed(0.0004, 2) == "<0.01"
-        assert fixed(30_064_430.0, 0) == "3.01×10⁷"
+        assert fixed(30_064_430.0, 0) == "30,064,430"
+        assert fixed(3.006e12, 0) == "3.01×10¹²"
+        assert fixed(25.0, 1, powers=True) == "2.50×10¹"
+        assert interval(9e8, 8e8, 2e9, 0) == "9.0000×10⁸ [8.0000×10⁸, 2.0000×10⁹]"
+        assert plain(123_456.7, powers=False) == "123,457"
+        assert plain(0.5, powers=True) == "5.000×10⁻¹"
         assert fixed(float("inf"), 0) == "infinite"
         assert plain(0.5) == "0.5"
         assert plain(12345) == "12,345"

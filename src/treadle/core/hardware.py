@@ -5,6 +5,7 @@ import ctypes
 import functools
 import hashlib
 import importlib.metadata
+import logging
 import math
 import os
 import platform
@@ -55,6 +56,7 @@ _ROUNDS = 5
 _BUFFER_BYTES = 512 << 20
 _PRODUCT_SIZE = 1536
 _SCHEMA = 1  # raise when the meaning of a cached figure changes
+logger = logging.getLogger(__name__)
 
 
 class Hardware(BaseModel):
@@ -285,10 +287,13 @@ def _read_cached(file: Path) -> Hardware | None:
 
 
 def _write_cached(file: Path, hardware: Hardware) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as beside:
-        beside.write(hardware.model_dump_json(indent=2))
-    os.replace(beside.name, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as beside:
+            beside.write(hardware.model_dump_json(indent=2))
+        os.replace(beside.name, file)
+    except OSError as error:
+        logger.warning("Cannot keep the measurement (%s); set TREADLE_CACHE to a folder.", error)
 
 
 def _affinity() -> set[int]:

@@ -83,6 +83,5 @@ class Registry(Generic[M]):
             where = ".".join(str(part) for part in first["loc"])
             raise SettingsError(
                 f"{self.axis} '{cls.name}': {where} = {first['input']!r} is refused: "
-                f"{first['msg']}. "
-                f"Give a value that fits {cls.model_fields[str(first['loc'][0])].annotation}."
+                f"{first['msg']}. Change it; the command's --help shows the bounds."
             ) from error

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treadle.core.checkpoint import CheckpointReader
+from treadle.core.checkpoint import CheckpointReader, require_finite
 from treadle.core.errors import CheckpointError, DataError, UnsupportedModelError
 from treadle.model import facts
 
@@ -92,6 +92,7 @@ def skeleton(reader: CheckpointReader, trust_remote_code: bool = False) -> "PreT
     from transformers import AutoConfig, AutoModelForCausalLM
 
     base = base_config(reader.config)
+    _require_plain(reader)
     has_experts = bool(facts.facts_of(base).num_experts)
     # Grouped matrix products refuse experts whose width is no multiple of 16 bytes.
     options: dict[str, Any] = {"experts_implementation": "eager"} if has_experts else {}
@@ -106,7 +107,40 @@ def skeleton(reader: CheckpointReader, trust_remote_code: bool = False) -> "PreT
         # In the checkpoint's own dtype, buffers such as Gemma's embedding scale would be rounded.
         module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
     built: PreTrainedModel = module.eval()
+    if reader.config.get("model_type") != NONUNIFORM:
+        _require_shapes(built, reader)
     return built
+
+
+def _require_plain(reader: CheckpointReader) -> None:
+    """Refuse weights whose numbers mean something only together with others."""
+    if base_config(reader.config).get("quantization_config"):
+        raise UnsupportedModelError(
+            f"config.json of '{reader.folder}' has a quantization_config; give the unquantised "
+            f"model, or remove the key if the weights are plain floats."
+        )
+    for name, info in reader.tensors.items():
+        if info.dtype.startswith("F8"):
+            raise UnsupportedModelError(
+                f"Tensor '{name}' in '{info.file}' is {info.dtype}, whose scales are not read; "
+                f"give a checkpoint in bf16, fp16 or fp32."
+            )
+
+
+def _require_shapes(module: "PreTrainedModel", reader: CheckpointReader) -> None:
+    """Check that the config and the weights on disk belong together."""
+    base = base_config(reader.config)
+    architecture, shapes = facts.facts_of(base), shapes_of(reader)
+    for name, parameter in module.named_parameters():
+        if architecture.num_experts and ".experts." in name:
+            continue  # one parameter holds many tensors: facts.linears finds each
+        on_disk = _on_disk(name, architecture, reader)
+        found = shapes[reader.tied.get(on_disk, on_disk)]
+        if found != tuple(parameter.shape):
+            raise CheckpointError(
+                f"Tensor '{on_disk}' in '{reader.folder}' has shape {list(found)}, but config.json "
+                f"makes it {list(parameter.shape)}; download both again from one place."
+            )
 
 
 def _require_trust(folder: Path, trust_remote_code: bool) -> None:
@@ -147,29 +181,35 @@ def materialise(
     for matrix in matrices:
         if matrix.expert is not None:
             experts.setdefault(matrix.parameter, []).append(matrix)
-    renames = facts.facts_of(base_config(reader.config)).renames
+    architecture = facts.facts_of(base_config(reader.config))
     for name, parameter in list(module.named_parameters()):
         if not parameter.is_meta:
             continue
         if name in experts:
             value = _stack(reader, experts[name], dtype)
         else:
-            on_disk = _on_disk(prefix + name, renames, reader)
-            value = reader.tensor(on_disk).to(dtype, copy=True)
+            value = _read(reader, _on_disk(prefix + name, architecture, reader), dtype)
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
 
 
-def _on_disk(name: str, renames: tuple[tuple[str, str], ...], reader: CheckpointReader) -> str:
-    candidates = [name, *(name.replace(new, old) for old, new in renames)]
-    for candidate in candidates:
+def _on_disk(name: str, architecture: facts.Architecture, reader: CheckpointReader) -> str:
+    """Return what a parameter is called on disk: as in the module, in old words, or unprefixed."""
+    renamed = [name.replace(new, old) for old, new in architecture.renames]
+    for candidate in (name, name.removeprefix(architecture.prefix), *renamed):
         if candidate in reader.tensors or candidate in reader.tied:
             return candidate
     raise CheckpointError(
         f"Tensor '{name}' is missing from '{reader.folder}'; download the checkpoint again, or "
-        f"check that config.json "
-        f"belongs to these weights."
+        f"check that config.json belongs to these weights."
     )
+
+
+def _read(reader: CheckpointReader, name: str, dtype: "torch.dtype") -> "torch.Tensor":
+    """Return a copy of a tensor in `dtype`, checked to be finite."""
+    stored = reader.tensors[reader.tied.get(name, name)]
+    require_finite(name, reader.array(name), stored.file)
+    return reader.tensor(name).to(dtype, copy=True)
 
 
 def _stack(
@@ -180,7 +220,7 @@ def _stack(
     by_expert: dict[int, list[torch.Tensor]] = {}
     for matrix in matrices:
         by_expert.setdefault(int(matrix.expert or 0), []).append(
-            reader.tensor(matrix.tensor).to(dtype)
+            _read(reader, matrix.tensor, dtype)
         )
     return torch.stack([torch.cat(by_expert[expert]) for expert in sorted(by_expert)])
 
@@ -244,13 +284,10 @@ def materialise_rest(
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):
         if not parameter.is_meta or name.startswith(stem):
             continue
-        source = reader.tied.get(name, name)
-        short = source.removeprefix(architecture.prefix)
-        if source not in reader.tensors and short in reader.tensors:
-            source = short
+        on_disk = _on_disk(name, architecture, reader)
+        source = reader.tied.get(on_disk, on_disk)
         if source not in done:
-            on_disk = _on_disk(source, architecture.renames, reader)
-            value = reader.tensor(on_disk).to(dtype, copy=True)
+            value = _read(reader, source, dtype)
             done[source] = torch.nn.Parameter(value, requires_grad=False)
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, done[source])

@@ -117,7 +117,7 @@ def _is_switched_off() -> bool:
 def _warn_once(why: str) -> None:
     message = (
         f"treadle's kernels run as slow Python twins, 10 to 40 times slower ({why}). Install a C "
-        f"compiler (apt-get install gcc), or treadle's wheel for Linux x86_64, which needs none."
+        f"compiler (apt-get install gcc) and let TREADLE_CACHE name a folder that can be written, "
+        f"or install treadle's wheel for Linux x86_64, which needs neither."
     )
-    _logger.warning(message)
     warnings.warn(message, SlowPathWarning, stacklevel=3)

@@ -6,13 +6,13 @@ from treadle.core.result import Figure, Measurement, Result
 from treadle.page import numbers
 from treadle.page.command import repeat_command
 from treadle.page.figures import draw, num_left_out
-from treadle.page.losses import Loss, find_losses
-from treadle.page.scores import BASES, Row, Section, Table, is_control, sections
+from treadle.page.losses import Loss, comparisons, find_losses
+from treadle.page.scores import BASES, Row, Section, Table, sections
 from treadle.page.sources import Run
 from treadle.page.summary import summary
 from treadle.page.tables import ScoreTable, score_table
 from treadle.page.tradeoff import CLOSEUP, closeup, plot
-from treadle.page.wording import SHORT_HASH, Fact, count, facts, spaced
+from treadle.page.wording import SHORT_HASH, Fact, count, facts, protocol_facts, spaced
 
 __all__ = ["Content", "content"]
 
@@ -101,8 +101,8 @@ class Content(NamedTuple):
 
     summary: str
     sections: list[SectionView]
-    has_contests: bool
-    """Whether any table holds a method that could lose."""
+    comparisons: str
+    """How many comparisons were looked through for losses."""
     losses: list[LossView]
     others: list[ByBasis]
     """Measurements without a protocol of runs that no table above accounts for."""
@@ -127,10 +127,8 @@ def content(runs: list[Run]) -> Content:
             _section(section, f"s{number}", heading)
             for number, (section, heading) in enumerate(zip(found, _headings(found), strict=True))
         ],
-        has_contests=any(
-            row.makers and not is_control(row.makers[-1]) for table in tables for row in table.rows
-        ),
-        losses=[_loss(loss, table) for table in tables for loss in find_losses(table)],
+        comparisons=comparisons(tables),
+        losses=_losses(tables),
         others=_by_basis(loose),
         runs=[_run(run, f"r{number}") for number, run in enumerate(runs)],
     )
@@ -138,7 +136,7 @@ def content(runs: list[Run]) -> Content:
 
 def _protocol(section: Section) -> list[Fact]:
     protocol = section.evaluations[0].result.protocol or {}
-    return facts({name: value for name, value in protocol.items() if name != "hash"})
+    return protocol_facts({name: value for name, value in protocol.items() if name != "hash"})
 
 
 def _headings(found: list[Section]) -> list[str]:
@@ -182,7 +180,18 @@ def _plotted(table: Table, key: str) -> PlottedTable:
     return PlottedTable(score_table(table), plot(table, key), plot(table, f"{key}c", near), remark)
 
 
-def _loss(loss: Loss, table: Table) -> LossView:
+def _losses(tables: list[Table]) -> list[LossView]:
+    found = [(loss, table) for table in tables for loss in find_losses(table)]
+    entries = [entry for loss, _ in found for entry in loss.compared]
+    powers = _powers(entries)
+    return [_loss(loss, table, powers) for loss, table in found]
+
+
+def _powers(entries: list[Measurement]) -> bool:
+    return numbers.powers_for(end for e in entries for end in (e.value, e.low, e.high))
+
+
+def _loss(loss: Loss, table: Table, powers: bool) -> LossView:
     amount = loss.loser.made(table.amount)
     at = "" if amount is None else f"{spaced(table.amount)} {numbers.plain(amount, 3)}"
     mine, theirs = loss.compared
@@ -191,10 +200,10 @@ def _loss(loss: Loss, table: Table) -> LossView:
     return LossView(
         amount=at,
         loser=_named(loss.loser, table),
-        loser_score=numbers.interval(mine.value, mine.low, mine.high, decimals),
+        loser_score=numbers.interval(mine.value, mine.low, mine.high, decimals, powers),
         verdict=f"{verdict} {loss.reason}",
         winner=_named(loss.winner, table),
-        winner_score=numbers.interval(theirs.value, theirs.low, theirs.high, decimals),
+        winner_score=numbers.interval(theirs.value, theirs.low, theirs.high, decimals, powers),
         measure=" ".join(filter(None, [spaced(mine.name), _basis_note(mine)])),
     )
 
@@ -211,19 +220,24 @@ def _basis_note(entry: Measurement) -> str:
 
 def _by_basis(entries: list[tuple[str, Measurement]]) -> list[ByBasis]:
     """Split measurements by basis, in the order in which they deserve trust."""
-    return [
-        ByBasis(basis, [_value(subject, e) for subject, e in entries if e.basis == basis])
-        for basis in BASES
-        if any(entry.basis == basis for _, entry in entries)
-    ]
+    found = []
+    for basis in BASES:
+        own = [(subject, entry) for subject, entry in entries if entry.basis == basis]
+        alike: dict[str, list[Measurement]] = {}
+        for _, entry in own:
+            alike.setdefault(entry.name, []).append(entry)
+        powers = {name: _powers(group) for name, group in alike.items()}
+        if own:
+            found.append(ByBasis(basis, [_value(s, e, powers[e.name]) for s, e in own]))
+    return found
 
 
-def _value(subject: str, entry: Measurement) -> Value:
+def _value(subject: str, entry: Measurement, powers: bool) -> Value:
     if entry.low is None or entry.high is None:
-        text = numbers.plain(entry.value)
+        text = numbers.plain(entry.value, powers=powers)
     else:
         decimals = numbers.score_decimals(entry.value, entry.low, entry.high)
-        text = numbers.interval(entry.value, entry.low, entry.high, decimals)
+        text = numbers.interval(entry.value, entry.low, entry.high, decimals, powers)
     return Value(subject, spaced(entry.name), text, entry.unit, entry.note)
 
 
@@ -251,9 +265,9 @@ def _run(run: Run, key: str) -> RunView:
         made_hash=_hash(run.made_hash),
         fingerprint=_hash(result.fingerprint),
         command=repeat_command(run),
-        cost=_cost(result),
+        cost=_cost(run),
         measurements=_by_basis([("", entry) for entry in result.measurements]),
-        protocol=facts(result.protocol or {}),
+        protocol=protocol_facts(result.protocol or {}),
         versions=[Fact(name, text) for name, text in result.versions.items()],
         hardware=facts(result.hardware),
         notes=result.notes,
@@ -266,7 +280,8 @@ def _caption(figure: Figure) -> str:
     return f"{figure.title} ({values} not finite, not drawn)" if gone else figure.title
 
 
-def _cost(result: Result) -> list[Fact]:
+def _cost(run: Run) -> list[Fact]:
+    result, part = run.result, " (last part only)" * run.is_resumed
     sizes = [result.peak_memory_bytes, *result.bytes.values()]
     texts = []
     for size in sizes:
@@ -274,9 +289,9 @@ def _cost(result: Result) -> list[Fact]:
         texts.append(f"{numbers.plain(size / scale, 3)} {unit}")
     return [
         Fact("started", result.started.replace("T", " ").replace("+00:00", " UTC")),
-        Fact("clock", numbers.clock(result.seconds)),
-        Fact("processor", numbers.clock(result.cpu_seconds)),
-        Fact("peak memory", texts[0]),
+        Fact("clock", numbers.clock(result.seconds) + part),
+        Fact("processor", numbers.clock(result.cpu_seconds) + part),
+        Fact("peak memory", texts[0] + part),
         *(
             Fact(f"{spaced(name)} bytes", text)
             for name, text in zip(result.bytes, texts[1:], strict=True)

@@ -1,16 +1,18 @@
 """Where a method loses: to a control, or to a simpler method, under equal conditions."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from treadle.core.result import Measurement
-from treadle.page.scores import Row, Table, is_control, same_amount
+from treadle.page.scores import Row, Table, is_control, is_sound, same_amount
 from treadle.page.sources import input_of
-from treadle.page.wording import listed
+from treadle.page.wording import count, listed
 
-__all__ = ["Loss", "find_losses"]
+__all__ = ["Loss", "comparisons", "find_losses"]
 
 _CHEAPER = 0.8
 """Share of the processor time up to which a method that reads the same inputs counts as simpler."""
+_CONTROL = "the control"
 
 
 class Loss(NamedTuple):
@@ -32,14 +34,67 @@ def find_losses(table: Table) -> list[Loss]:
     It does not clearly beat a control at the same amount, or the interval of a simpler method lies
     wholly on the better side.
     """
-    found = []
+    judged = (_judge(*contest) for contest in _contests(table))
+    found = [loss for loss in judged if loss]
+    return sorted(found, key=lambda loss: (loss.loser.made(table.amount) or 0.0, loss.loser.label))
+
+
+def comparisons(tables: list[Table]) -> str:
+    """Return in a sentence how many comparisons were made, and what they show without a loss."""
+    reasons = [reason for table in tables for _, _, reason in _contests(table)]
+    if not reasons:
+        return _nothing(tables)
+    with_control = reasons.count(_CONTROL)
+    with_simpler = len(reasons) - with_control
+    made = f"{count(len(reasons), 'comparison')} {'was' if len(reasons) == 1 else 'were'} made"
+    shares = [(with_control, "a control"), (with_simpler, "a simpler or cheaper method")]
+    kinds = listed(f"{number:,} with {kind}" for number, kind in shares if number)
+    if any(find_losses(table) for table in tables):
+        return f"{made}: {kinds}."
+    shown = ["the method clearly beats the control"] * bool(with_control)
+    shown += ["the simpler or cheaper method does not clearly win"] * bool(with_simpler)
+    return (
+        f"No case found in these results: {made} ({kinds}), within one protocol, at one amount "
+        f"and with equal settings; in each, {' or '.join(shown)}."
+    )
+
+
+def _nothing(tables: list[Table]) -> str:
+    """Say why no comparison was made, and deny no control or method that was measured."""
+    made = [[row for row in table.rows if row.makers] for table in tables]
+    has_other = any(
+        is_control(row.makers[-1])
+        or (row.method != other.method and same_amount(*_amounts(row, other, table.amount)))
+        for table, rows in zip(tables, made, strict=True)
+        for row in rows
+        for other in rows
+    )
+    if has_other:
+        return (
+            "Nothing to compare: no method was measured beside a control, or beside a simpler or "
+            "cheaper method, with a finite score under the same protocol at the same amount with "
+            "equal settings."
+        )
+    return (
+        "Nothing to compare: no control and no other method was measured under the same protocol "
+        "at the same amount."
+    )
+
+
+def _amounts(first: Row, second: Row, amount: str) -> tuple[float | None, float | None]:
+    return first.made(amount), second.made(amount)
+
+
+def _contests(table: Table) -> Iterator[tuple[Row, Row, str]]:
+    """Yield each method, what it should beat or match under equal conditions, and why it should.
+
+    Nothing is lost to a score that is not finite.
+    """
     for loser in table.rows:
         for winner in table.rows:
             reason = _reason(loser, winner)
-            if reason and _comparable(loser, winner, table.amount):
-                loss = _judge(loser, winner, reason)
-                found += [loss] if loss else []
-    return sorted(found, key=lambda loss: (loss.loser.made(table.amount) or 0.0, loss.loser.label))
+            if reason and is_sound(winner.score) and _comparable(loser, winner, table.amount):
+                yield loser, winner, reason
 
 
 def _reason(loser: Row, winner: Row) -> str:
@@ -49,13 +104,16 @@ def _reason(loser: Row, winner: Row) -> str:
     if is_control(loser.makers[-1]):
         return ""
     if is_control(winner.makers[-1]):
-        return "the control"
+        return _CONTROL
     theirs, ours = winner.makers[-1].result, loser.makers[-1].result
     if len(theirs.inputs) < len(ours.inputs):
         names = listed(f"the {entry.name}" for entry in theirs.inputs)
         return f"a simpler method, which reads only {names}"
     reads_alike = len(theirs.inputs) == len(ours.inputs)
-    is_cheaper = theirs.cpu_seconds <= _CHEAPER * ours.cpu_seconds
+    is_cheaper = (
+        not winner.makers[-1].is_resumed  # a part of its cost says nothing
+        and theirs.cpu_seconds <= _CHEAPER * ours.cpu_seconds
+    )
     return "a cheaper method" if reads_alike and is_cheaper else ""
 
 
@@ -75,11 +133,13 @@ def _comparable(first: Row, second: Row, amount: str) -> bool:
 
 def _judge(loser: Row, winner: Row, reason: str) -> Loss | None:
     pair = _compared(loser, winner)
+    if not is_sound(pair[0]):
+        return Loss(loser, winner, pair, False, reason)
     sign = -1.0 if loser.score.better == "higher" else 1.0
     ours, theirs = (_bounds(entry, sign) for entry in pair)
     if theirs[1] < ours[0]:
         return Loss(loser, winner, pair, True, reason)
-    if reason == "the control" and not ours[1] < theirs[0]:
+    if reason == _CONTROL and not ours[1] < theirs[0]:
         return Loss(loser, winner, pair, False, reason)
     return None
 
@@ -89,8 +149,10 @@ def _compared(loser: Row, winner: Row) -> tuple[Measurement, Measurement]:
 
     A comparison pairs examples, so its interval is free of what makes some examples harder.
     """
-    if loser.comparison and winner.comparison and loser.baseline_hash == winner.baseline_hash:
-        return loser.comparison, winner.comparison
+    ours, theirs = loser.comparison, winner.comparison
+    is_paired = loser.is_sound and winner.is_sound and loser.baseline_hash == winner.baseline_hash
+    if ours and theirs and is_paired:
+        return ours, theirs
     return loser.score, winner.score
 
 

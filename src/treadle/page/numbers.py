@@ -1,7 +1,7 @@
 """Numbers as people read them: few digits, thousands separated, intervals in brackets, units."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "MISSING",
@@ -11,15 +11,16 @@ __all__ = [
     "fixed",
     "interval",
     "plain",
+    "powers_for",
     "score_decimals",
 ]
 
 MISSING = "Not measured"
 _MOST_DECIMALS = 6
-_POWER_FROM = 1e5
+_POWER_FROM = 1e9
 """From here on numbers are written as powers of ten."""
 _POWER_BELOW = 1e-4
-_WHOLE_UP_TO = 1e9
+_MOST_DIGITS, _MOST_PLAIN_DECIMALS = 5, 12
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _GIGABYTE, _MEGABYTE, _KILOBYTE = 1e9, 1e6, 1e3
 
@@ -31,40 +32,67 @@ def _non_finite(value: float) -> str:
 
 
 def _power(value: float, digits: int) -> str:
+    if not value:
+        return "0"
     mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
     return f"{mantissa}×10{str(int(exponent)).translate(_RAISED)}".replace("-", "−")
 
 
-def fixed(value: float, decimals: int) -> str:
-    """Return `value` with that many decimals; one that would read 0 says how small it is."""
+def powers_for(values: Iterable[float | None]) -> bool:
+    """Whether a column with these numbers is written in powers of ten, by its largest one."""
+    sizes = [abs(value) for value in values if value is not None and math.isfinite(value)]
+    largest = max(sizes, default=0.0)
+    return largest >= _POWER_FROM or 0 < largest < _POWER_BELOW
+
+
+def fixed(value: float, decimals: int, powers: bool | None = None) -> str:
+    """Return `value` with that many decimals; one that would read 0 says how small it is.
+
+    `powers` says whether the column is written in powers of ten; by itself the number decides.
+    """
     if not math.isfinite(value):
         return _non_finite(value)
+    if powers:
+        size = math.floor(math.log10(abs(value))) if value else 0
+        return _power(value, min(_MOST_DIGITS, max(3, size + 1 + decimals)))
     if value and abs(value) < 0.5 * 10**-decimals:
         sign = "<" if value > 0 else ">−"
         return f"{sign}{10**-decimals:.{decimals}f}"
-    if abs(value) >= _POWER_FROM:
+    if powers is None and abs(value) >= _POWER_FROM:
         return _power(value, 3)
     return f"{value:,.{decimals}f}".replace("-", "−")
 
 
-def plain(value: float, digits: int = 4) -> str:
-    """Return `value` with about `digits` significant digits and no trailing zeros."""
+def plain(value: float, digits: int = 4, powers: bool | None = None) -> str:
+    """Return `value` with about `digits` significant digits and no trailing zeros.
+
+    `powers` says whether the column is written in powers of ten; by itself the number decides.
+    """
     if not math.isfinite(value):
         return _non_finite(value)
-    if value == int(value) and abs(value) < _WHOLE_UP_TO:
+    if not powers and value == int(value) and (abs(value) < _POWER_FROM or powers is False):
         return f"{int(value):,}".replace("-", "−")
-    if abs(value) >= _POWER_FROM or abs(value) < _POWER_BELOW:
+    if powers or (powers is None and not _POWER_BELOW <= abs(value) < _POWER_FROM):
         return _power(value, digits)
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    wanted = digits - 1 - math.floor(math.log10(abs(value)))
+    decimals = min(_MOST_PLAIN_DECIMALS, max(0, wanted))
     text = f"{value:,.{decimals}f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
 
 
-def interval(value: float, low: float | None, high: float | None, decimals: int) -> str:
-    """Return ``26.1 [25.0, 27.3]``, or the value alone where no interval was measured."""
-    if low is None or high is None:
-        return fixed(value, decimals)
-    return f"{fixed(value, decimals)} [{fixed(low, decimals)}, {fixed(high, decimals)}]"
+def interval(
+    value: float, low: float | None, high: float | None, decimals: int, powers: bool | None = None
+) -> str:
+    """Return ``26.1 [25.0, 27.3]``, or the value alone where it is not finite or has no interval.
+
+    `powers` says whether the column is written in powers of ten; by itself the interval decides.
+    """
+    if powers is None:
+        powers = powers_for([value, low, high])
+    text = fixed(value, decimals, powers)
+    if low is None or high is None or not math.isfinite(value):
+        return text
+    return f"{text} [{fixed(low, decimals, powers)}, {fixed(high, decimals, powers)}]"
 
 
 def score_decimals(value: float, low: float | None, high: float | None) -> int:

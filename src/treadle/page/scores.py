@@ -9,7 +9,16 @@ from treadle.core.result import Measurement
 from treadle.page.sources import Run, input_of, makers_of
 from treadle.page.wording import listed, settings_of, spaced
 
-__all__ = ["BASES", "Row", "Section", "Table", "is_control", "same_amount", "sections"]
+__all__ = [
+    "BASES",
+    "Row",
+    "Section",
+    "Table",
+    "is_control",
+    "is_sound",
+    "same_amount",
+    "sections",
+]
 
 BASES: tuple[Literal["measured", "emulated", "simulated"], ...] = (
     "measured",
@@ -48,13 +57,21 @@ class Row(NamedTuple):
 
     @property
     def verdict(self) -> str | None:
-        """Whether the interval of the comparison excludes "no difference"; None if unknown."""
+        """Whether the interval of the comparison excludes "no difference"; None if unknown.
+
+        A score or a comparison that is not finite gives no verdict.
+        """
         entry = self.comparison
-        if entry is None or entry.low is None or entry.high is None:
+        if entry is None or entry.low is None or entry.high is None or not self.is_sound:
             return None
         if entry.low <= self.neutral <= entry.high:
             return "no"
         return "better" if (entry.low > self.neutral) == (entry.better == "higher") else "worse"
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the score, and the comparison where there is one, are finite numbers."""
+        return is_sound(self.score) and (self.comparison is None or is_sound(self.comparison))
 
     def made(self, name: str) -> float | None:
         """Return what the making runs measured as `name`, the last one first."""
@@ -105,6 +122,12 @@ class Section(NamedTuple):
             if entry.name not in ("model", "baseline")
         }
         return listed(sorted(paths))
+
+
+def is_sound(entry: Measurement) -> bool:
+    """Whether the value is finite and no end of its interval is NaN; else it can win nothing."""
+    ends = (end for end in (entry.low, entry.high) if end is not None)
+    return math.isfinite(entry.value) and not any(map(math.isnan, ends))
 
 
 def is_control(run: Run) -> bool:
@@ -224,8 +247,10 @@ def _tables(rows: list[Row], ranked: list[str]) -> Iterator[Table]:
 
 
 def _order(row: Row) -> tuple[bool, float, str]:
+    if not is_sound(row.score):
+        return True, 0.0, row.label
     value = row.score.value
-    return math.isnan(value), -value if row.score.better == "higher" else value, row.label
+    return False, -value if row.score.better == "higher" else value, row.label
 
 
 def _amount(rows: list[Row]) -> str:

@@ -11,6 +11,8 @@ from treadle.core.result import RESULT_FILE, Result, read_result
 
 __all__ = ["Run", "find", "input_of", "makers_of"]
 
+_RESUMED = "Resumed:"
+
 
 class Run(NamedTuple):
     """A result and the model that it made."""
@@ -20,6 +22,12 @@ class Run(NamedTuple):
     """Content hash of the model in the output folder; empty where the run made none."""
     is_portable: bool = True
     """Whether the output loads without side files that only treadle reads."""
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the run went on after an interruption, so that its costs miss the first part."""
+        lines = (line for note in self.result.notes for line in note.splitlines())
+        return any(line.startswith(_RESUMED) for line in lines)
 
 
 def find(paths: list[Path]) -> list[Run]:

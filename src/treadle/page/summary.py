@@ -17,11 +17,22 @@ def summary(runs: list[Run], found: list[Section]) -> str:
     if len(found) > 1:
         sentences.append("Numbers under different protocols are never compared.")
     machines = dict.fromkeys(_machine(run.result) for run in runs)
+    sentences.append(f"{_took(runs)} on {listed(machines)}.")
+    return " ".join(sentences)
+
+
+def _took(runs: list[Run]) -> str:
     wall = clock(sum(run.result.seconds for run in runs))
     cpu = clock(sum(run.result.cpu_seconds for run in runs))
     whole = "It" if len(runs) == 1 else f"All {len(runs):,} runs together"
-    sentences.append(f"{whole} took {wall} ({cpu} of processor time) on {listed(machines)}.")
-    return " ".join(sentences)
+    resumed = sum(run.is_resumed for run in runs)
+    if not resumed:
+        return f"{whole} took {wall} ({cpu} of processor time)"
+    which = "a resumed run" if resumed == 1 else f"{resumed:,} resumed runs"
+    return (
+        f"{whole} took at least {wall} (at least {cpu} of processor time; of {which} only the "
+        f"last part was counted)"
+    )
 
 
 def _runs_by_verb(runs: list[Run], found: list[Section]) -> list[str]:

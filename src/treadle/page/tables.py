@@ -1,11 +1,12 @@
 """Score tables in words: columns share their units and decimals, so that numbers line up."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from treadle.core.result import Measurement, Result
 from treadle.page import numbers
-from treadle.page.scores import Row, Table, is_control, same_amount
+from treadle.page.scores import Row, Table, is_control, is_sound, same_amount
 from treadle.page.sources import Run, input_of
 from treadle.page.wording import spaced
 
@@ -21,6 +22,8 @@ class Cost(NamedTuple):
     seconds: str
     cpu_seconds: str
     peak_memory: str
+    is_resumed: bool
+    """Whether these are the costs of the last part only."""
 
 
 class ScoreRow(NamedTuple):
@@ -54,6 +57,7 @@ class ScoreTable(NamedTuple):
     size_unit: str
     has_intervals: bool
     has_making: bool
+    has_resumed: bool
     rows: list[ScoreRow]
 
 
@@ -67,10 +71,12 @@ def score_table(table: Table) -> ScoreTable:
     memory_unit, memory = numbers.bytes_unit([_peak(run) for row in rows for run in _runs(row)])
     making = _costs([row.makers for row in rows], memory)
     evaluating = _costs([(row.evaluation,) for row in rows], memory)
+    amounts = [row.made(table.amount) for row in rows]
+    powers = numbers.powers_for(amounts)
     size_decimals = numbers.decimals_for([entry / size for entry in sizes if entry])
     found = []
     for place, row in enumerate(rows):
-        amount, held = row.made(table.amount), sizes[place]
+        amount, held = amounts[place], sizes[place]
         cost = evaluating[place]
         assert cost is not None
         found.append(
@@ -80,8 +86,8 @@ def score_table(table: Table) -> ScoreTable:
                 model=row.model,
                 model_path=input_of(row.evaluation.result, "model")[0],
                 tags=_tags(table, place),
-                is_best=place == 0 and len(rows) > 1,
-                amount=None if amount is None else numbers.plain(amount, 3),
+                is_best=_is_best(table, place),
+                amount=None if amount is None else numbers.plain(amount, 3, powers),
                 score=scores[place] or "",
                 comparison=_itself(row, table) or comparisons[place],
                 verdict=_verdict(row),
@@ -102,6 +108,7 @@ def score_table(table: Table) -> ScoreTable:
         size_unit=size_unit,
         has_intervals=any(row.score.low is not None for row in rows),
         has_making=any(row.makers for row in rows),
+        has_resumed=any(run.is_resumed for row in rows for run in _runs(row)),
         rows=found,
     )
 
@@ -115,10 +122,14 @@ def _peak(run: Run) -> int:
 
 
 def _intervals(entries: list[Measurement | None] | list[Measurement]) -> list[str | None]:
-    """Return each entry with its interval; columns of like numbers share their decimals."""
+    """Return each entry with its interval in the notation of the column.
+
+    Columns of like numbers share their decimals.
+    """
     present = [entry for entry in entries if entry is not None]
     wanted = sorted(numbers.score_decimals(e.value, e.low, e.high) for e in present)
-    sizes = [abs(entry.value) for entry in present if entry.value]
+    sizes = [abs(e.value) for e in present if e.value and math.isfinite(e.value)]
+    powers = numbers.powers_for(end for e in present for end in (e.value, e.low, e.high))
     alike = bool(sizes) and max(sizes) <= _ALIKE * min(sizes)
     middle = wanted[len(wanted) // 2] if wanted else 0
     found: list[str | None] = []
@@ -128,13 +139,14 @@ def _intervals(entries: list[Measurement | None] | list[Measurement]) -> list[st
             continue
         own = numbers.score_decimals(entry.value, entry.low, entry.high)
         decimals = middle if alike else own
-        found.append(numbers.interval(entry.value, entry.low, entry.high, decimals))
+        found.append(numbers.interval(entry.value, entry.low, entry.high, decimals, powers))
     return found
 
 
 def _costs(chains: Iterable[tuple[Run, ...]], memory: float) -> list[Cost | None]:
     """Return for each chain of runs the sums of their seconds and the largest of their peaks."""
-    results: list[list[Result]] = [[run.result for run in chain] for chain in chains]
+    runs = list(chains)
+    results: list[list[Result]] = [[run.result for run in chain] for chain in runs]
     wall = [sum(result.seconds for result in chain) for chain in results]
     cpu = [sum(result.cpu_seconds for result in chain) for chain in results]
     peaks = [max((r.peak_memory_bytes for r in chain), default=0) / memory for chain in results]
@@ -144,6 +156,7 @@ def _costs(chains: Iterable[tuple[Run, ...]], memory: float) -> list[Cost | None
             numbers.fixed(wall[place], places[0]),
             numbers.fixed(cpu[place], places[1]),
             numbers.fixed(peaks[place], places[2]),
+            any(run.is_resumed for run in runs[place]),
         )
         if chain
         else None
@@ -153,10 +166,11 @@ def _costs(chains: Iterable[tuple[Run, ...]], memory: float) -> list[Cost | None
 
 def _tags(table: Table, place: int) -> list[str]:
     row = table.rows[place]
-    tags = ["best"] if place == 0 and len(table.rows) > 1 else []
+    tags = ["best"] if _is_best(table, place) else []
     amount = row.made(table.amount)
     peers = [other for other in table.rows if same_amount(other.made(table.amount), amount)]
-    if place and amount is not None and len(peers) > 1 and peers[0] is row:
+    is_first = is_sound(row.score) and len(peers) > 1 and peers[0] is row
+    if place and amount is not None and is_first:
         tags.append(f"best at {spaced(table.amount)} {numbers.plain(amount, 3)}")
     if row.makers and is_control(row.makers[-1]):
         tags.append("control")
@@ -165,16 +179,28 @@ def _tags(table: Table, place: int) -> list[str]:
     return tags
 
 
+def _is_best(table: Table, place: int) -> bool:
+    return place == 0 and len(table.rows) > 1 and is_sound(table.rows[0].score)
+
+
 def _verdict(row: Row) -> str | None:
+    if not row.is_sound:
+        return f"no verdict: {'not a number' if _has_nan(row) else 'not finite'}"
     if row.is_baseline and row.comparison is None:
         return "is the baseline"
     known = {"no": "no", "better": "yes, better", "worse": "yes, worse", None: None}
     return known[row.verdict]
 
 
+def _has_nan(row: Row) -> bool:
+    entries = [row.score, *([row.comparison] if row.comparison else [])]
+    ends = (end for entry in entries for end in (entry.value, entry.low, entry.high))
+    return any(end is not None and math.isnan(end) for end in ends)
+
+
 def _itself(row: Row, table: Table) -> str | None:
     """Return what comparing the baseline with itself gives, without measuring."""
-    if not row.is_baseline or row.comparison is not None:
+    if not row.is_baseline or row.comparison is not None or not row.is_sound:
         return None
     neutral = next((other.neutral for other in table.rows if other.comparison), 1.0)
     return f"{numbers.plain(neutral)}, by definition"

@@ -87,7 +87,7 @@ def closeup(table: Table) -> list[Row]:
     best = table.rows[0].score.value
     if table.better != "lower" or not best > 0:
         return []
-    near = [row for row in table.rows if row.score.value <= CLOSEUP * best]
+    near = [row for row in _finite(table.rows) if row.score.value <= CLOSEUP * best]
     far = [row for row in _finite(table.rows) if row.score.value > _FAR * best]
     return near if far and len(near) > 2 else []
 
@@ -96,9 +96,18 @@ def _finite(rows: list[Row]) -> list[Row]:
     return [row for row in rows if math.isfinite(row.score.value)]
 
 
+def _span(row: Row) -> tuple[float, float] | None:
+    """Return the ends of the interval; None where it has none, or none that can be drawn."""
+    low, high = row.score.low, row.score.high
+    if low is None or high is None or not math.isfinite(low) or not math.isfinite(high):
+        return None
+    return low, high
+
+
 def _axis(table: Table) -> tuple[str, list[float | None]] | None:
     """Return the name of the x axis and the amount of each row; None where no amount varies."""
-    amounts = [row.made(table.amount) for row in table.rows]
+    made = (row.made(table.amount) for row in table.rows)
+    amounts = [None if amount is None or not math.isfinite(amount) else amount for amount in made]
     if len({amount for amount in amounts if amount is not None}) > 1:
         return spaced(table.amount), amounts
     sizes = [float(row.evaluation.result.bytes.get("input", 0)) for row in table.rows]
@@ -185,10 +194,10 @@ def _line_names(table: Table, amounts: list[float | None]) -> list[str]:
 def _corners(lines: list[_Line]) -> list[tuple[float, float]]:
     """Return the ends of all intervals."""
     return [
-        (amount, entry.value if end is None else end)
+        (amount, end)
         for line in lines
-        for amount, entry in ((amount, row.score) for amount, row in line.points)
-        for end in (entry.low, entry.high)
+        for amount, row in line.points
+        for end in _span(row) or (row.score.value,)
     ]
 
 
@@ -231,8 +240,8 @@ def _draw_line(axes: "Axes", line: _Line, shift_points: float) -> None:
         transform=moved,
     )
     for amount, row in line.points:
-        if row.score.low is not None and row.score.high is not None:
-            ends = [row.score.low, row.score.high]
+        ends = _span(row)
+        if ends:
             axes.plot(
                 [amount, amount], ends, color=style.colour, lw=1.6, alpha=0.55, transform=moved
             )
@@ -240,8 +249,9 @@ def _draw_line(axes: "Axes", line: _Line, shift_points: float) -> None:
 
 def _draw_baseline(axes: "Axes", row: Row) -> None:
     axes.axhline(row.score.value, color=INK, lw=1.2, linestyle=(0, (6, 3)), zorder=1)
-    if row.score.low is not None and row.score.high is not None:
-        axes.axhspan(row.score.low, row.score.high, color=INK, alpha=0.06, lw=0, zorder=0)
+    ends = _span(row)
+    if ends:
+        axes.axhspan(*ends, color=INK, alpha=0.06, lw=0, zorder=0)
 
 
 def _label_ends(drawn: Drawing, axes: "Axes", ends: list[_End]) -> None:
@@ -311,7 +321,7 @@ def _plot_rows(table: Table, key: str, rows: list[Row]) -> str:
         log_scale(axes, "x", [row.score.value for row in rows])
         for place, row in enumerate(rows):
             _draw_row(axes, place, row)
-        for row in table.baselines:
+        for row in _finite(table.baselines):
             axes.axvline(row.score.value, color=INK, lw=1.2, linestyle=(0, (6, 3)), zorder=1)
         axes.set_yticks(range(len(rows)), [label_text(_row_name(row)) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -332,8 +342,9 @@ def _draw_row(axes: "Axes", place: int, row: Row) -> None:
     score = row.score
     control = bool(row.makers) and is_control(row.makers[-1])
     colour = INK if not row.makers else MUTED if control else pen(0).colour
-    if score.low is not None and score.high is not None:
-        axes.plot([score.low, score.high], [place, place], color=colour, lw=2, alpha=0.55)
+    ends = _span(row)
+    if ends:
+        axes.plot(ends, [place, place], color=colour, lw=2, alpha=0.55)
     face = PAPER if control else colour
     axes.plot([score.value], [place], marker="o", color=colour, markerfacecolor=face, markersize=7)
     decimals = score_decimals(score.value, score.low, score.high)

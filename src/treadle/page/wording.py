@@ -6,10 +6,28 @@ from typing import Any, NamedTuple
 
 from treadle.page.numbers import bytes_unit, plain
 
-__all__ = ["SHORT_HASH", "Fact", "count", "facts", "listed", "settings_of", "spaced", "value_text"]
+__all__ = [
+    "SHORT_HASH",
+    "Fact",
+    "count",
+    "facts",
+    "listed",
+    "protocol_facts",
+    "settings_of",
+    "spaced",
+    "value_text",
+]
 
 SHORT_HASH = 8
 _HEX = re.compile(r"[0-9a-f]{16,}")
+_JOINS = {
+    "file": "as in the file",
+    "\\n\\n": "blank line between documents",
+    "\\n": "new line between documents",
+    "": "nothing between documents",
+    " ": "space between documents",
+}
+"""How documents were joined, line ends escaped -> the same in words."""
 
 
 class Fact(NamedTuple):
@@ -79,6 +97,20 @@ def facts(values: Mapping[str, Any]) -> list[Fact]:  # Any: JSON values
         else:
             found.append(Fact(spaced(name), text))
     return sorted(found, key=lambda fact: bool(fact.full))
+
+
+def protocol_facts(protocol: Mapping[str, Any]) -> list[Fact]:  # Any: JSON values
+    """Return a protocol in words: how documents were joined, which windows were taken."""
+    values: dict[str, Any] = {}  # Any: JSON values
+    for name, value in protocol.items():
+        if name == "sampled_seed":
+            values["windows"] = "the first ones" if value is None else f"drawn by seed {value}"
+        elif name == "join" and isinstance(value, str):
+            escaped = value.replace("\n", "\\n")
+            values[name] = _JOINS.get(escaped, escaped)
+        else:
+            values[name] = value
+    return facts(values)
 
 
 def settings_of(settings: Mapping[str, Any]) -> dict[str, str]:  # Any: JSON values

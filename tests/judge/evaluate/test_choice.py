@@ -76,7 +76,9 @@ def test_known_answers_are_found(llama: Path, tmp_path: Path) -> None:
         data = write_questions(tmp_path, *rows)
         out = tmp_path / str(expected)
         found = measure(llama, out, data, {"method": "choice"}).measurement("accuracy")
-        assert (found.value, found.low, found.high) == (expected, expected, expected)
+        assert found.value == expected
+        assert found.low < found.high, "few answers leave the share open, however equal they are"
+        assert expected in (found.low, found.high)
 
 
 def test_normalising_takes_the_advantage_of_short_answers_away(llama: Path, tmp_path: Path) -> None:

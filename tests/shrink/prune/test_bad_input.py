@@ -233,7 +233,7 @@ def test_a_disk_that_fills_up_with_hidden_states(
     monkeypatch.setattr(calibrate.np, "save", full)
     message = "The disk filled up while the 24576 bytes of the input of block 1 were kept in .*free"
     left = assert_refused(CapacityError, message, llama, old, "wanda", text)
-    assert {path.name for path in left} == {".out.partial"}
+    assert not left, "a full disk is not left fuller"
 
 
 def test_too_little_memory(

@@ -100,7 +100,8 @@ def test_resumed_equals_uninterrupted(
     assert without_clocks(out) == without_clocks(tmp_path / name)
     told = [note for note in resumed.notes if "Resumed" in note]
     if last:
-        assert told == [f"Resumed: an interrupted run had pruned the first {last} blocks."]
+        [note] = told
+        assert note.startswith(f"Resumed: an interrupted run had pruned the first {last} of 3 ")
     else:
         assert not told
     assert not whole.notes
@@ -158,7 +159,7 @@ def test_a_lost_hidden_state_starts_from_block_0(
 def test_a_finished_run_is_not_overwritten_unasked(model: Path, tmp_path: Path) -> None:
     run(model, tmp_path / "out", "magnitude", sparsity=0.5)
     before = files_of(tmp_path / "out")
-    with pytest.raises(SettingsError, match="already exists; choose another folder, or allow it"):
+    with pytest.raises(SettingsError, match="already exists; choose another folder, or pass"):
         run(model, tmp_path / "out", "magnitude", sparsity=0.25)
     assert files_of(tmp_path / "out") == before
     run(model, tmp_path / "out", "magnitude", sparsity=0.25, overwrite=True)

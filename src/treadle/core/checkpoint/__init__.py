@@ -11,6 +11,7 @@ from treadle.core.checkpoint.manifest import (
     model_card,
     read_manifest,
 )
+from treadle.core.checkpoint.publish import prepare_target
 from treadle.core.checkpoint.reader import CheckpointReader, require_finite
 from treadle.core.checkpoint.writer import CheckpointWriter
 
@@ -26,6 +27,7 @@ __all__ = [
     "content_hash",
     "copy_checkpoint",
     "model_card",
+    "prepare_target",
     "read_manifest",
     "require_finite",
 ]

@@ -1,6 +1,8 @@
 """treadle.json and the model card: how a folder was made, and what travels beside its weights."""
 
 import importlib.metadata
+import json
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +22,7 @@ __all__ = [
 ]
 
 MANIFEST_FILE = "treadle.json"
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def _treadle_version() -> str:
@@ -93,15 +96,18 @@ def read_manifest(folder: Path) -> Manifest | None:
 def model_card(name: str, provenance: Provenance, summary: str = "") -> str:
     """Return a short README.md: front matter for hubs, how the model was made, and from what."""
     front: dict[str, JsonValue] = {"library_name": "transformers", "tags": ["treadle"]}
-    if provenance.parents:
-        front["base_model"] = [parent.name for parent in provenance.parents]
+    if hub_ids := [p.name for p in provenance.parents if _HUB_ID.fullmatch(p.name)]:
+        front["base_model"] = list[JsonValue](hub_ids)
     step = " ".join(filter(None, [provenance.verb, provenance.method]))
     rows: list[tuple[str, JsonValue]] = [
         ("verb", step),
         ("seed", provenance.seed),
         ("treadle", provenance.treadle_version),
     ]
-    rows += provenance.settings.items()
+    rows += [
+        (key, value if isinstance(value, str) else json.dumps(value))
+        for key, value in provenance.settings.items()
+    ]
     rows += [(f"from {parent.name}", parent.content_hash) for parent in provenance.parents]
     table = "\n".join(f"| {key} | `{value}` |" for key, value in rows if value not in (None, ""))
     return "\n\n".join(

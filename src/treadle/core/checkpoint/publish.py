@@ -45,7 +45,7 @@ def prepare_target(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise SettingsError(
-            f"{out} already exists; choose another folder, or allow it with overwrite."
+            f"{out} already exists; choose another folder, or pass --overwrite (overwrite=True)."
         )
     is_replaceable = out.is_dir() and not out.is_symlink()
     if not is_replaceable or (any(out.iterdir()) and not (out / "config.json").is_file()):

@@ -29,7 +29,7 @@ from treadle.core.checkpoint.publish import (
 )
 from treadle.core.checkpoint.reader import INDEX_FILE, CheckpointReader
 from treadle.core.codec import DTYPES, Array, as_numpy, cast
-from treadle.core.errors import CapacityError, CheckpointError, SettingsError
+from treadle.core.errors import CapacityError, CheckpointError, SettingsError, TreadleError
 
 if TYPE_CHECKING:
     import torch
@@ -49,10 +49,10 @@ _CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL)
 class CheckpointWriter:
     """Writes `out` by way of the sibling folder ``.{name}.partial``, which a killed run resumes.
 
-    Use it as a context manager. An exception inside keeps the partial folder; the same call with
-    the same `fingerprint` then finds the tensors of `done` already there. `write`, `write_range`,
-    `read` and `mark_done` may be called from any thread. Callers write side files into `folder`
-    before `finish` (on a resumed run again).
+    Use it as a context manager. An interruption keeps the partial folder: the same call with the
+    same `fingerprint` finds the tensors of `done` there; a TreadleError inside removes it. `write`,
+    `write_range`, `read` and `mark_done` may be called from any thread. Callers write side files
+    into `folder` before `finish` (on a resumed run again).
 
     Args:
         out: The folder to make.
@@ -91,7 +91,7 @@ class CheckpointWriter:
         self._done: set[str] = set()
         self._files = MappedFiles()
         self._descriptors: dict[Path, int] = {}
-        self.folder.mkdir(parents=True, exist_ok=True)
+        _make(self.folder)
         self._journal = Journal(self.folder, f"{fingerprint} {self._layout.digest()}")
         try:
             with self._room():
@@ -211,6 +211,9 @@ class CheckpointWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+        if isinstance(error, TreadleError):
+            # The same call would meet the same mistake: nothing is left to resume.
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _open(self) -> None:
         done = self._resumable()
@@ -330,6 +333,15 @@ class CheckpointWriter:
                 "source)."
             )
         return self._layout.tensors[name]
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"Cannot create a folder in {folder.parent} ({error.strerror}); choose another output."
+        ) from error
 
 
 def _choose_config(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treadle.core.checkpoint import CheckpointReader, content_hash
-from treadle.core.errors import DataError, SettingsError
+from treadle.core.errors import CheckpointError, DataError, SettingsError
 from treadle.core.result import (
     RESULT_FILE,
     Figure,
@@ -73,7 +73,7 @@ def evaluate(
         inputs = [
             Input(name="model", path=str(model), content_hash=content_hash(reader)),
             Input(name="config", path="config.json", content_hash=digest(reader.config)),
-            Input(name="data", path=data, content_hash=protocol_hash),
+            Input(name="data", path=data, content_hash=_data_hash(prepared.protocol)),
         ]
         if reference:
             inputs.append(
@@ -82,6 +82,7 @@ def evaluate(
         recording = Recording("evaluate", task.name, task.settings(), seed, inputs)
         losses = _losses(reader, prepared.batches, trust_remote_code)
         num_bytes = reader.num_bytes
+    _require_numbers(losses, str(model))
     measurements, samples = task.score(prepared, losses)
     if reference:
         measurements += task.compare(samples, reference.samples, seed)
@@ -130,6 +131,19 @@ def _losses(
 
     model = LayeredModel(reader, trust_remote_code)
     return token_losses(model, [batch.tokens for batch in batches])
+
+
+def _data_hash(protocol: dict[str, Any]) -> str:  # Any: JSON values
+    return str(protocol.get("corpus_sha256") or protocol["data_sha256"])
+
+
+def _require_numbers(losses: "list[torch.Tensor]", model: str) -> None:
+    """Refuse losses that are no numbers, although every weight is finite."""
+    if any(bool(batch.isnan().any()) for batch in losses):
+        raise CheckpointError(
+            f"'{model}' gives losses that are not numbers: its activations overflow float32. Check "
+            f"how it was made; no score can be given."
+        )
 
 
 def _figure(measurements: list[Measurement]) -> Figure:

@@ -8,7 +8,7 @@ import numpy as np
 
 from treadle.core.seed import numpy_stream
 
-__all__ = ["Interval", "bootstrap_mean", "mcnemar"]
+__all__ = ["Interval", "bootstrap_mean", "mcnemar", "wilson"]
 
 _NUM_RESAMPLES = 2000
 
@@ -46,3 +46,15 @@ def mcnemar(first: Sequence[float], second: Sequence[float]) -> float:
     total, least = only_first + only_second, min(only_first, only_second)
     tail: float = sum(math.comb(total, k) for k in range(least + 1)) / 2**total
     return min(1.0, 2 * tail)
+
+
+def wilson(right: Sequence[float]) -> Interval:
+    """Return Wilson's 95 % interval of a share of right (1) among right and wrong (0) answers.
+
+    It stays open where all answers are equal, as a bootstrap cannot.
+    """
+    size, share, z = len(right), sum(right) / len(right), 1.959963984540054
+    scale = 1 + z * z / size
+    middle = (share + z * z / (2 * size)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
+    return Interval(max(0.0, middle - half), min(1.0, middle + half))

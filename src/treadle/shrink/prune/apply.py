@@ -44,8 +44,8 @@ def prune(
         model: Hugging Face folder, packaged:smollm2, or a hub id.
         out: Folder to write.
         method: The metric that scores weights.
-        sparsity: Fraction of weights to remove, 0..1; with n:m it follows from the pattern (default
-            0.5).
+        sparsity: Fraction to remove, 0..1, rounded down: of the weights, or of the neurons or
+            heads; with n:m it follows from the pattern (default 0.5).
         pattern: Among which scores the lowest go: rows, tensor, global, n:m such as 2:4, neurons or
             heads.
         update: New values for the surviving weights (default: the metric's own; obs for sparsegpt,

@@ -14,7 +14,7 @@ import numpy as np
 from treadle.core import hardware
 from treadle.core.cache import cache_folder
 from treadle.core.checkpoint import CheckpointReader, content_hash
-from treadle.core.errors import CapacityError
+from treadle.core.errors import CapacityError, TreadleError
 from treadle.core.progress import steps
 from treadle.core.result import digest
 from treadle.core.shapes import Float, Int, Tensor
@@ -169,7 +169,7 @@ class DenseStatistics:
 class KeptHidden:
     """The input of the next block on disk beside the output, so that a killed run goes on there.
 
-    A context manager: nothing stays after a run that came to its end, or that met a full disk.
+    A context manager: only an interrupted run leaves something, not one that ended or failed.
     """
 
     def __init__(self, out: Path, fingerprint: str) -> None:
@@ -185,7 +185,7 @@ class KeptHidden:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None or issubclass(kind, CapacityError):
+        if kind is None or issubclass(kind, TreadleError):
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _file(self, layer: int) -> Path:

@@ -11,8 +11,10 @@ from treadle.core.checkpoint import (
     PlannedTensor,
     content_hash,
     model_card,
+    prepare_target,
     require_finite,
 )
+from treadle.core.errors import SettingsError
 from treadle.core.progress import steps
 from treadle.core.result import Input, Recording, Result, digest, write_result
 from treadle.shrink.prune.account import figures_and_measurements, manifest_of
@@ -56,11 +58,13 @@ class Run:
         self, request: Request, reader: CheckpointReader, name: str, trust_remote_code: bool
     ) -> None:
         from treadle.model import facts
-        from treadle.model.load import base_config, shapes_of
+        from treadle.model.load import base_config, shapes_of, skeleton
 
         self.request, self.reader, self.name = request, reader, name
         self.trust_remote_code = trust_remote_code
         self.config, self.shapes = base_config(reader.config), shapes_of(reader)
+        # Weights and config must belong together, whether or not this run will build the module.
+        skeleton(reader, trust_remote_code)
         self.layers = [
             facts.linears(self.config, layer, self.shapes)
             for layer in range(facts.num_layers(self.config))
@@ -95,6 +99,7 @@ class Run:
 
     def write(self, out: Path, overwrite: bool) -> Result:
         """Prune everything and publish the folder."""
+        self._require_target(out, overwrite)
         inputs = [
             Input(name="model", path=self.name, content_hash=content_hash(self.reader)),
             Input(name="config", path="config.json", content_hash=digest(self.reader.config)),
@@ -132,6 +137,15 @@ class Run:
             writer.finish(manifest, model_card(out.name, manifest.provenance))
         return result
 
+    def _require_target(self, out: Path, overwrite: bool) -> None:
+        """Refuse an output that cannot be written, before any work."""
+        prepare_target(out, overwrite)
+        source = self.reader.folder.resolve()
+        if source in (out.resolve(), *out.resolve().parents):
+            raise SettingsError(
+                f"The output '{out}' is the model's own folder, or lies in it; choose another one."
+            )
+
     def _layered_model(self) -> "LayeredModel | None":
         from treadle.model.layers import LayeredModel
 
@@ -155,8 +169,6 @@ class Run:
 
         if "gradient" not in self.request.needs or self.windows is None:
             return {}
-        for matrices in self.layers:
-            self._require_finite(matrices)
         return collect_gradients(self.reader.folder, self.windows.tokens, self.trust_remote_code)
 
     def _allocate(self, dense: DenseStatistics | None) -> list[float]:
@@ -248,7 +260,9 @@ class Run:
                 bar.advance(first)
                 if first:
                     self.notes.append(
-                        f"Resumed: an interrupted run had pruned the first {first} blocks."
+                        f"Resumed: an interrupted run had pruned the first {first} of "
+                        f"{len(self.layers)} blocks; seconds, CPU seconds and memory are those of "
+                        f"this run only."
                     )
                 for layer in range(first, len(self.layers)):
                     if follows and model is not None and hidden is not None:
@@ -295,7 +309,6 @@ class Run:
         hidden: "torch.Tensor",
     ) -> "torch.Tensor":
         """Prune a block on its real inputs `hidden`, write it, and return its outputs."""
-        self._require_finite(self.layers[layer])
         with model.block(layer) as block:
             pruner = self._pruner(layer, block.view)
 
@@ -357,6 +370,8 @@ class Run:
         self, writer: CheckpointWriter, planned: list[PlannedTensor]
     ) -> dict[str, Any]:  # Any: fields of Result
         found = figures_and_measurements(writer, self.layers, self.shapes, self.request.metric.name)
+        if self.request.pattern.is_structured:
+            self.notes.append(self._structured_note())
         return {
             **found,
             "protocol": self.windows.protocol.model_dump() if self.windows else None,
@@ -366,6 +381,17 @@ class Run:
             },
             "notes": self.notes,
         }
+
+    def _structured_note(self) -> str:
+        """Say how many groups went, which whole numbers may keep from what was asked."""
+        first = self._units(0)[0]
+        kept = num_kept(first, self.sparsities[0])
+        kind = "neurons of an MLP" if self.request.pattern.kind == "neurons" else "key-value heads"
+        return (
+            f"Asked for {self.request.sparsity:g} of the {kind}: block 0 lost "
+            f"{first.num_groups - kept} of {first.num_groups}. The sparsity counts all weights of "
+            f"the blocks' matrices."
+        )
 
 
 def _view_of(weights: "dict[str, torch.Tensor]") -> View:

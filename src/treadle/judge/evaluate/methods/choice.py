@@ -11,7 +11,7 @@ from treadle.core.errors import DataError
 from treadle.core.method import Standard
 from treadle.core.result import Measurement, digest
 from treadle.judge.evaluate.base import Batch, Prepared, Samples, Task
-from treadle.judge.evaluate.paired import bootstrap_mean, mcnemar
+from treadle.judge.evaluate.paired import bootstrap_mean, mcnemar, wilson
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +97,7 @@ class Choice(Task):
         }
         measurements = []
         for name, right in samples.items():
-            low, high = bootstrap_mean(right, seed=0)
+            low, high = wilson(right)
             value = sum(right) / len(right)
             measurements.append(
                 Measurement(name=name, value=value, low=low, high=high, better="higher")

@@ -1,6 +1,7 @@
 """Perplexity and bits per byte."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -51,23 +52,19 @@ class Perplexity(Task):
         """Return perplexity, nats a token and bits per byte; sums accumulate in float64."""
         windows = losses[0].double().mean(dim=1).tolist()
         nll = sum(windows) / len(windows)
-        low, high = bootstrap_mean(windows, seed=0)
+        low, high = bootstrap_mean(windows, seed=0) if len(windows) > 1 else (None, None)
         num_bytes = prepared.state
         bits = float(losses[0].double().sum()) / math.log(2) / num_bytes
+        ends = {"low": low, "high": high}
         measurements = [
-            Measurement(
-                name="perplexity", value=_exp(nll), low=_exp(low), high=_exp(high), better="lower"
-            ),
-            Measurement(
-                name="nll", value=nll, low=low, high=high, unit="nats/token", better="lower"
-            ),
+            Measurement(name="perplexity", value=_exp(nll), better="lower", **_map(_exp, ends)),
+            Measurement(name="nll", value=nll, unit="nats/token", better="lower", **ends),
             Measurement(
                 name="bits_per_byte",
                 value=bits,
-                low=bits * low / nll,
-                high=bits * high / nll,
                 unit="bits/byte",
                 better="lower",
+                **_map(lambda end: bits * end / nll, ends),
             ),
         ]
         return measurements, {"nll": windows}
@@ -87,6 +84,13 @@ class Perplexity(Task):
                 better="lower",
             )
         ]
+
+
+def _map(
+    change: Callable[[float], float], ends: dict[str, float | None]
+) -> dict[str, float | None]:
+    """Return the ends of an interval, changed; one window has none."""
+    return {key: None if end is None else change(end) for key, end in ends.items()}
 
 
 def _exp(nll: float) -> float:
