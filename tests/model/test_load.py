@@ -167,7 +167,7 @@ def test_quantised_weights_are_refused(copy: Path) -> None:
     change_config(copy, quantization_config={"quant_method": "gptq"})
     with (
         CheckpointReader(copy) as reader,
-        pytest.raises(UnsupportedModelError, match="gptq|quantiz"),
+        pytest.raises(UnsupportedModelError, match=r"gptq|quantiz"),
     ):
         LayeredModel(reader)
 
