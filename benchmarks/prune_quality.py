@@ -7,8 +7,8 @@ Usage: python benchmarks/prune_quality.py --calibration VALID.txt --report TEST.
 
 import argparse
 import hashlib
+import json
 import math
-import shutil
 from pathlib import Path
 
 import store
@@ -20,10 +20,6 @@ from treadle.judge.evaluate import TASKS
 from treadle.model.load import load_tokenizer, resolve
 from treadle.model.text import windows
 from treadle.shrink.prune import METRICS
-
-RUNS: list[dict] = [
-    {"method": name, "pattern": pattern} for pattern in ("rows", "2:4") for name in METRICS.table
-]
 
 
 def naive_perplexity(model: Path, text: str, num_windows: int) -> float:
@@ -38,9 +34,14 @@ def naive_perplexity(model: Path, text: str, num_windows: int) -> float:
     return math.exp(float(sum(losses)) / len(losses))
 
 
-def measure(arguments: argparse.Namespace, run: dict, task, dense: Path) -> tuple[Result, Result]:
+def scored_folder(arguments: argparse.Namespace, run: dict) -> Path:
     name = "-".join(str(value).replace(":", "of") for value in run.values())
-    out, scored = arguments.work / name, arguments.work / f"{name}.ppl"
+    return arguments.work / f"{name}.ppl"
+
+
+def measure(arguments: argparse.Namespace, run: dict, task, dense: Path) -> tuple[Result, Result]:
+    scored = scored_folder(arguments, run)
+    out = scored.with_suffix("")
     if not (scored / "result.json").is_file():
         options = dict(run)
         metric = METRICS.resolve(options.pop("method"))
@@ -74,6 +75,9 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/prune_quality"))
     parser.add_argument("--num-windows", type=int, default=64)
+    parser.add_argument("--patterns", nargs="+", default=["rows", "2:4"])
+    parser.add_argument("--methods", nargs="+", default=list(METRICS.table))
+    parser.add_argument("--stored", action="store_true", help="report finished rows, run nothing")
     arguments = parser.parse_args()
     task = TASKS.resolve({"method": "perplexity", "num_windows": arguments.num_windows})
     dense = arguments.work / "dense.ppl"
@@ -81,13 +85,21 @@ def main() -> None:
         evaluate(arguments.model, dense, task, data=str(arguments.report))
     base = read_result(dense)
     ours = base.measurement("perplexity").value
-    naive = naive_perplexity(resolve(arguments.model), str(arguments.report), arguments.num_windows)
+    kept = arguments.work / "naive.json"
+    if not kept.is_file():
+        folder, report = resolve(arguments.model), str(arguments.report)
+        kept.write_text(json.dumps(naive_perplexity(folder, report, arguments.num_windows)))
+    naive = json.loads(kept.read_text())
     print(
         f"dense {ours:.4f}; naive transformers loop {naive:.4f}; relative "
         f"{abs(ours / naive - 1):.1e}"
     )
     rows = []
-    for run in RUNS:
+    runs = [{"method": m, "pattern": p} for p in arguments.patterns for m in arguments.methods]
+    for run in runs:
+        if arguments.stored and not (scored_folder(arguments, run) / "result.json").is_file():
+            print(f"{run}  not measured")
+            continue
         rows.append(row(run, *measure(arguments, run, task, dense)))
         low, high = rows[-1]["ratio_to_dense"][1:]
         print(f"{run}  {rows[-1]['perplexity'][0]:.2f}  {low:.3f}..{high:.3f} x dense", flush=True)
@@ -105,7 +117,6 @@ def main() -> None:
         "rows": rows,
     }
     print(store.write("prune_quality", content))
-    shutil.rmtree(arguments.work)
 
 
 if __name__ == "__main__":
