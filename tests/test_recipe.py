@@ -105,6 +105,17 @@ def test_mistakes_are_named_before_anything_runs(recipe, old, new, says):
         load_recipe(recipe)
 
 
+def test_a_baseline_is_an_artefact_of_an_earlier_step(recipe, tmp_path):
+    text = recipe.read_text()
+    dense = "{method: perplexity, model: base, data: heldout, num_windows: 2, window_tokens: 32"
+    text = text.replace("steps:", f"steps:\n  - evaluate: {dense}, out: dense.ppl}}")
+    recipe.write_text(text.replace("out: small.ppl}", "baseline: dense.ppl, out: small.ppl}"))
+    list(run_recipe(recipe))
+    assert '"perplexity_ratio"' in (tmp_path / "runs" / "small.ppl" / "result.json").read_text()
+    recipe.write_text(recipe.read_text().replace("window_tokens: 32, out: dense", "out: dense"))
+    assert states(recipe, dry_run=True)[2] == "would run", "it depends on the baseline"
+
+
 def test_a_folder_that_no_run_made_is_not_replaced(recipe, tmp_path, model):
     shutil.copytree(model, tmp_path / "runs" / "small")
     with pytest.raises(SettingsError, match="which no run of this recipe made"):

@@ -142,12 +142,14 @@ def _checked(where: str, parameter: VerbParameter, value: Any) -> Any:  # Any: Y
         parameter.axis.resolve(value)
         return value
     try:
-        return TypeAdapter(parameter.annotation).validate_python(value)
+        checked = TypeAdapter(parameter.annotation).validate_python(value)
     except ValidationError as error:
         raise SettingsError(
             f"{where}: {parameter.name} = {value!r} is refused: {error.errors()[0]['msg']}. "
             f"Give it in the right type; YAML reads 2:4 as a number unless it is quoted."
         ) from error
+    # A path may be the name of an artefact, which is looked up when the step runs.
+    return value if isinstance(checked, Path) else checked
 
 
 def _check_names(recipe: Recipe) -> None:
