@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -161,9 +161,6 @@ class DenseStatistics:
     def block(self, layer: int) -> BlockStatistics:
         """Return the statistics of one block; `collect` must have run."""
         return load_statistics(self._file(layer))
-
-    def __iter__(self) -> Iterator[BlockStatistics]:
-        return (self.block(layer) for layer in range(self._model.num_layers))
 
 
 class KeptHidden:
