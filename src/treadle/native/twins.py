@@ -8,7 +8,18 @@ import numpy.typing as npt
 
 from treadle.core.keep import keep_n_of_m, keep_rows
 
-__all__ = ["keep_n_of_m", "keep_rows", "obs_block", "obs_block_n_of_m"]
+__all__ = [
+    "are_finite",
+    "count_high_bits",
+    "count_low_bits",
+    "decode_bf16",
+    "encode_bf16",
+    "keep_n_of_m",
+    "keep_rows",
+    "obs_block",
+    "obs_block_n_of_m",
+    "uniform",
+]
 
 
 def obs_block(
@@ -51,3 +62,41 @@ def _eliminate(
     error[:, column] = np.where(kept, 0, weight[:, column] / upper[column, column])
     weight[:, column + 1 :] -= error[:, column, None] * upper[column, column + 1 :]
     weight[:, column] = np.where(kept, weight[:, column], 0)
+
+
+def decode_bf16(source: npt.NDArray[np.uint16], target: npt.NDArray[np.float32]) -> bool:
+    """Widen the bits of bfloat16 numbers; say whether all are finite."""
+    np.left_shift(source, np.uint32(16), out=target.view(np.uint32), dtype=np.uint32)
+    return are_finite(target)
+
+
+def encode_bf16(source: npt.NDArray[np.float32], target: npt.NDArray[np.uint16]) -> None:
+    """Round finite numbers to bfloat16, ties to even."""
+    bits = source.view(np.uint32)
+    target[:] = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+
+
+def are_finite(source: npt.NDArray[np.float32]) -> bool:
+    """Say whether no number is NaN or infinite."""
+    return bool(np.isfinite(source).all())
+
+
+def count_high_bits(source: npt.NDArray[np.float32], bins: npt.NDArray[np.int64]) -> None:
+    """Add, for each number, one to the bin of the upper 16 bits of its magnitude."""
+    bins += np.bincount((source.view(np.uint32) & 0x7FFFFFFF) >> 16, minlength=len(bins))
+
+
+def count_low_bits(source: npt.NDArray[np.float32], high: int, bins: npt.NDArray[np.int64]) -> None:
+    """Add one to the bin of the lower bits of each number whose upper bits are `high`."""
+    magnitude = source.view(np.uint32) & 0x7FFFFFFF
+    bins += np.bincount(magnitude[magnitude >> 16 == high] & 0xFFFF, minlength=len(bins))
+
+
+def uniform(key: int, first: int, target: npt.NDArray[np.float32]) -> None:
+    """Fill `target` with the elements from `first` on of the stream `key`, in [0, 1)."""
+    bits = np.arange(first + 1, first + 1 + target.size, dtype=np.uint64)
+    bits *= np.uint64(0x9E3779B97F4A7C15)
+    bits += np.uint64(key)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    target[:] = ((bits ^ (bits >> np.uint64(31))) >> np.uint64(40)).astype(np.float32) * 2.0**-24

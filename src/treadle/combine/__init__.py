@@ -1,0 +1,1 @@
+"""Combine: merge models into one, route between them, edit what one knows."""

@@ -1,0 +1,1 @@
+"""One published way of merging a file."""

@@ -1,0 +1,157 @@
+"""Where the numbers of a merge come from: tensors on disk, read as runs of float32."""
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.combine.merge.base import Chunk, Floats, Unit
+from treadle.core.checkpoint import CheckpointReader, TensorInfo
+from treadle.core.codec import DTYPES, FLOATS
+from treadle.core.errors import CheckpointError, SettingsError
+from treadle.native import elements
+
+__all__ = ["CHUNK_ELEMENTS", "Inputs", "Source", "Stored", "WeightFiles", "stored"]
+
+CHUNK_ELEMENTS = 1 << 16
+"""Elements of a run: a quarter of a megabyte of float32 for each input, so that a run of all of
+them stays in a core's own cache. Sums over runs depend on it; it is a constant for that reason."""
+
+
+class Source(ABC):
+    """One tensor of one input."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """The safetensors code of the dtype it is stored in."""
+
+    @abstractmethod
+    def read(self, first: int, target: Floats) -> None:
+        """Write the elements from `first` on into `target`.
+
+        Raises:
+            CheckpointError: One of them is NaN or infinite.
+        """
+
+
+class WeightFiles:
+    """The weight files of all inputs, each opened once; reading takes no map and no lock."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[Path, int] = {}
+        self._lock = threading.Lock()
+
+    def read(self, file: Path, offset: int, target: npt.NDArray[np.uint8]) -> None:
+        """Fill `target` with the bytes of a file from `offset` on."""
+        with self._lock:
+            if file not in self._descriptors:
+                self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = self._descriptors[file]
+        view = memoryview(target)
+        while view:
+            count = os.preadv(descriptor, [view], offset)
+            if count == 0:
+                raise CheckpointError(f"{file} ends at byte {offset}; copy or download it again.")
+            view, offset = view[count:], offset + count
+
+    def close(self) -> None:
+        """Close all files."""
+        with self._lock:
+            while self._descriptors:
+                os.close(self._descriptors.popitem()[1])
+
+
+class Stored(Source):
+    """A tensor as it lies on disk."""
+
+    def __init__(self, info: TensorInfo, files: WeightFiles) -> None:
+        if info.dtype not in FLOATS:
+            raise SettingsError(
+                f"Tensor '{info.name}' in '{info.file}' holds {info.dtype}, but only floats can be "
+                f"merged; dequantise the model first."
+            )
+        self.info, self.shape, self.dtype = info, info.shape, info.dtype
+        self._files = files
+
+    def read(self, first: int, target: Floats) -> None:
+        """Read and widen a run."""
+        stored_type = DTYPES[self.dtype]
+        offset = self.info.start_byte + first * stored_type.itemsize
+        if self.dtype == "F32":
+            self._files.read(self.info.file, offset, target.view(np.uint8))
+            is_sound = elements.are_finite(target)
+        else:
+            raw = np.empty(target.size * stored_type.itemsize, np.uint8)
+            self._files.read(self.info.file, offset, raw)
+            if self.dtype == "BF16":
+                is_sound = elements.decode_bf16(raw.view(np.uint16), target)
+            else:
+                target[:] = raw.view(stored_type)
+                is_sound = elements.are_finite(target)
+        if not is_sound:
+            self._refuse(first, target)
+
+    def _refuse(self, first: int, target: Floats) -> None:
+        position = int(np.argmin(np.isfinite(target)))
+        raise CheckpointError(
+            f"Tensor '{self.info.name}' in '{self.info.file}' holds {float(target[position])} at "
+            f"element {first + position}, but finite numbers were expected; repair or retrain the "
+            f"model, or leave it out."
+        )
+
+
+def stored(reader: CheckpointReader, name: str, files: WeightFiles) -> Stored | None:
+    """Return a tensor of a model, or None if the model has none of that name.
+
+    A tied head is found under its own name.
+    """
+    info = reader.tensors.get(reader.tied.get(name, name))
+    return None if info is None else Stored(info, files)
+
+
+class Inputs(NamedTuple):
+    """One tensor of the output with its namesakes: the `Site` that methods see."""
+
+    name: str
+    models: tuple[Source, ...]
+    base: Source | None
+    keys: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, the same in every input."""
+        return self.models[0].shape
+
+    @property
+    def num_elements(self) -> int:
+        """How many numbers the tensor holds."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def chunks(self, unit: Unit) -> Iterator[Chunk]:
+        """Read the inputs once, in order, in runs that hold whole units; chunks are reused."""
+        step = self._step(unit)
+        models = np.empty((len(self.models), step), np.float32)
+        base = None if self.base is None else np.empty(step, np.float32)
+        for first in range(0, self.num_elements, step):
+            size = min(step, self.num_elements - first)
+            # A last, shorter run gets its own rows: kernels want them whole.
+            rows = models if size == step else np.empty((len(self.models), size), np.float32)
+            for source, row in zip(self.models, rows, strict=True):
+                source.read(first, row)
+            if self.base is not None and base is not None:
+                self.base.read(first, base[:size])
+            yield Chunk(first, rows, None if base is None else base[:size])
+
+    def _step(self, unit: Unit) -> int:
+        width = self.shape[-1] if self.shape else 1
+        sizes = {
+            "elements": CHUNK_ELEMENTS,
+            "rows": max(1, CHUNK_ELEMENTS // max(1, width)) * width,
+            "tensor": self.num_elements,
+        }
+        return max(1, min(sizes[unit], self.num_elements))
