@@ -27,7 +27,7 @@ def methods_page() -> str:
 
 
 def _row(name: str, method: type[Method]) -> str:
-    fields = [f"`{key}` = {field.default}" for key, field in method.model_fields.items()]
+    fields = [f"`{key}` = {field.default}" for key, field in method.fields().items()]
     source = method.paper
     match source:
         case Paper():
@@ -43,6 +43,8 @@ def _row(name: str, method: type[Method]) -> str:
 def cli_page() -> str:
     """Return the help of every command, as a terminal of 100 columns shows it."""
     calls = [[], *([name] for name in VERBS), ["run"], ["report"], ["doctor"]]
+    calls += [["compat"], ["export"]]
+    calls += [[verb.name, action.name] for verb in VERBS.values() for action in verb.actions]
     calls += [
         [verb.name, name] for verb in VERBS.values() if (t := verb.methods()) for name in t.table
     ]

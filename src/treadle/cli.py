@@ -5,12 +5,13 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from cyclopts import App, CycloptsError, Group, Parameter
+from pydantic import TypeAdapter
 
 from treadle import __version__
-from treadle.core.errors import TreadleError
+from treadle.core.errors import SettingsError, TreadleError
 from treadle.core.method import Method
 from treadle.core.verb import Verb, VerbParameter, argument_help
 from treadle.verbs import VERBS, WINGS
@@ -18,10 +19,13 @@ from treadle.verbs import VERBS, WINGS
 __all__ = ["build", "main"]
 
 _APP_GROUP = Group("Tools", sort_key=99)
+_ACTIONS = Group("Beside the methods", sort_key=99)
 _COMMANDS = {
     "run": ("treadle.app.run:run", "Run a recipe and draw its report."),
     "report": ("treadle.app.report:report", "Draw one HTML page from result files."),
     "doctor": ("treadle.app.doctor:doctor", "Say what is installed and what this machine can do."),
+    "compat": ("treadle.app.compat:compat", "Say which loader takes a folder, and why not."),
+    "export": ("treadle.app.export:export", "Make a folder that other programs load."),
 }
 """Commands that are no verbs, and their summaries: their modules load when they are named."""
 _EXTRAS = {
@@ -37,6 +41,8 @@ def _annotated(
     extras: dict[str, Any] = {} if group is None else {"group": group}
     if is_flag:
         extras["negative"] = ()
+    if get_origin(annotation) in (list, tuple):
+        extras |= {"consume_multiple": True, "negative": ()}
     return Annotated[annotation, Parameter(help=text, **extras)]
 
 
@@ -60,7 +66,8 @@ def _method_parameters(method: type[Method]) -> list[inspect.Parameter]:
     for name, field in method.model_fields.items():
         text = " ".join(filter(None, [field.description, _bounds(field.metadata)]))
         default = inspect.Parameter.empty if field.is_required() else field.default
-        wrapped = _annotated(field.annotation, text, group, field.annotation is bool)
+        is_switch = field.annotation is bool and not field.default  # True needs its --no- form
+        wrapped = _annotated(field.annotation, text, group, is_switch)
         found.append(
             inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=wrapped
@@ -98,25 +105,62 @@ def _command(
 def _verb_command(verb: Verb, method_name: str | None) -> Callable[..., None]:
     function, table = verb.function(), verb.methods()
     shared = [_verb_parameter(parameter) for parameter in verb.parameters().values()]
+    named, bind = _positionals(shared)
     if table is None or method_name is None:
         body = _body(inspect.getdoc(function) or "")
-        return _command(verb.name, body, shared, lambda *a, **k: _report(function(*a, **k)))
+        return _command(verb.name, body, named, lambda *a, **k: _report(function(**bind(a), **k)))
     method = table[method_name]
     fields = set(method.model_fields)
 
     def run(*args: Any, **kwargs: Any) -> None:
         chosen = {key: kwargs.pop(key) for key in list(kwargs) if key in fields}
         kwargs["method"] = table.resolve({"method": method_name, **chosen})
-        bound = inspect.signature(command).bind_partial(*args).arguments
-        _report(function(**bound, **kwargs))
+        _report(function(**bind(args), **kwargs))
 
-    command = _command(
-        method_name,
-        _escape(inspect.getdoc(method) or ""),
-        [*shared, *_method_parameters(method)],
-        run,
-    )
-    return command
+    text = _escape(inspect.getdoc(method) or "")
+    return _command(method_name, text, [*named, *_method_parameters(method)], run)
+
+
+Bind = Callable[[tuple[Any, ...]], dict[str, Any]]
+"""From the words of a command that are no flags to the arguments they stand for."""
+
+
+def _positionals(parameters: list[inspect.Parameter]) -> tuple[list[inspect.Parameter], Bind]:
+    """Return the parameters as the command line takes them, and how its words become arguments.
+
+    A list that other positionals follow ("MODELS... OUT") cannot say where it ends: all words are
+    taken together, and the last ones go to what follows the list.
+    """
+    ahead = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    flags = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    is_list = [get_origin(get_args(p.annotation)[0]) is list for p in ahead]
+    if True not in is_list:
+        return parameters, lambda words: dict(zip((p.name for p in ahead), words, strict=False))
+    place = is_list.index(True)
+    num_after = len(ahead) - place - 1
+    shown = " ".join(p.name.upper() + ("..." if p is ahead[place] else "") for p in ahead)
+    texts = [f"{p.name.upper()}: {_help_of(p)}" for p in ahead]
+    everything = Annotated[str, Parameter(name=shown, help="\n\n".join(texts))]
+    taken = inspect.Parameter("words", inspect.Parameter.VAR_POSITIONAL, annotation=everything)
+
+    def bind(words: tuple[Any, ...]) -> dict[str, Any]:
+        if len(words) < len(ahead):
+            raise SettingsError(
+                f"Expected {shown}, but {len(words)} were given; name at least {len(ahead)}."
+            )
+        stop = len(words) - num_after
+        values = [*words[:place], list(words[place:stop]), *words[stop:]]
+        return {p.name: _typed(p, v) for p, v in zip(ahead, values, strict=True)}
+
+    return [taken, *flags], bind
+
+
+def _help_of(parameter: inspect.Parameter) -> str:
+    return str(get_args(parameter.annotation)[1].help)
+
+
+def _typed(parameter: inspect.Parameter, value: Any) -> Any:  # Any: words of the command line
+    return TypeAdapter(get_args(parameter.annotation)[0]).validate_python(value)
 
 
 def _escape(text: str) -> str:
@@ -160,9 +204,15 @@ def _verb_app(verb: Verb, only: str | None) -> App:
     if only is None or table is None:
         return App(name=verb.name, help=verb.summary, group=group)
     app = App(name=verb.name, help=_body(inspect.getdoc(verb.function()) or ""), group=group)
+    if action := verb.action(only):
+        app.command(_verb_command(action, None), name=action.name)
+        return app
     names = [only] if only in table.table else list(table.table)
     for name in names:
         app.command(_verb_command(verb, name), name=name)
+    if only not in table.table:
+        for action in verb.actions:
+            app.command(App(name=action.name, help=action.summary, group=_ACTIONS))
     return app
 
 

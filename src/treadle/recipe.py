@@ -46,7 +46,16 @@ class Step(NamedTuple):
         """What the step does, in a few words."""
         method = self.settings.get("method", "")
         name = method["method"] if isinstance(method, dict) else method
-        return f"{self.verb.name} {name} {self.settings.get('model', '')} -> {self.out}"
+        inputs = self.settings.get("models", self.settings.get("model", ""))
+        listed = " ".join(map(str, inputs)) if isinstance(inputs, list) else inputs
+        return f"{self.verb.name} {name} {listed} -> {self.out}".replace("  ", " ")
+
+    @property
+    def names(self) -> set[str]:
+        """Everything in the settings that may name an artefact."""
+        values = [value for key, value in self.settings.items() if key != "out"]
+        flat = [entry for v in values for entry in (v if isinstance(v, list) else [v])]
+        return {entry for entry in flat if isinstance(entry, str)}
 
 
 class Recipe(NamedTuple):
@@ -113,27 +122,33 @@ def _step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
         raise SettingsError(f"Step {number} names an unknown verb '{name}'. {near(name, VERBS)}")
     verb = VERBS[name]
     settings = dict(settings or {})
+    if action := verb.action(settings.get("method")):
+        del settings["method"]
+        verb, name = action, f"{name} {action.name}"
+    _check_settings(f"Step {number} ({name})", verb, settings)
+    return Step(number, verb, settings)
+
+
+def _check_settings(where: str, verb: Verb, settings: Settings) -> None:
+    """Check a step's settings, and gather those of its method under the key 'method'."""
     table, parameters = verb.methods(), verb.parameters()
     fields = list(parameters)
     if table is not None:
         if "method" not in settings:
-            raise SettingsError(f"Step {number} ({name}) names no method. {near('', table.table)}")
+            raise SettingsError(f"{where} names no method. {near('', table.table)}")
         method = table[settings["method"]]
-        fields += list(method.model_fields)
-        chosen = {k: settings.pop(k) for k in list(settings) if k in method.model_fields}
+        fields += list(method.fields())
+        chosen = {k: settings.pop(k) for k in list(settings) if k in method.fields()}
         settings["method"] = {"method": settings["method"], **chosen}
         table.resolve(settings["method"])
     for key in settings:
         if key != "method" and key not in parameters:
-            raise SettingsError(
-                f"Step {number} ({name}): unknown setting '{key}'. {near(key, fields)}"
-            )
+            raise SettingsError(f"{where}: unknown setting '{key}'. {near(key, fields)}")
     for key, parameter in parameters.items():
         if parameter.is_required and key not in settings:
-            raise SettingsError(f"Step {number} ({name}): the setting '{key}' is missing; add it.")
+            raise SettingsError(f"{where}: the setting '{key}' is missing; add it.")
         if key in settings:
-            settings[key] = _checked(f"Step {number} ({name})", parameter, settings[key])
-    return Step(number, verb, settings)
+            settings[key] = _checked(where, parameter, settings[key])
 
 
 def _checked(where: str, parameter: VerbParameter, value: Any) -> Any:  # Any: YAML values
@@ -149,7 +164,10 @@ def _checked(where: str, parameter: VerbParameter, value: Any) -> Any:  # Any: Y
             f"Give it in the right type; YAML reads 2:4 as a number unless it is quoted."
         ) from error
     # A path may be the name of an artefact, which is looked up when the step runs.
-    return value if isinstance(checked, Path) else checked
+    is_path = any(
+        isinstance(v, Path) for v in (checked if isinstance(checked, list) else [checked])
+    )
+    return value if is_path else checked
 
 
 def _check_names(recipe: Recipe) -> None:
@@ -167,15 +185,10 @@ def _check_names(recipe: Recipe) -> None:
                 f"temporary names '{name}', which no step makes. {near(name, made)}"
             )
     for step in recipe.steps:
-        for key, value in step.settings.items():
-            if key != "out" and isinstance(value, str) and value in made[step.number - 1 :]:
-                raise SettingsError(
-                    f"Step {step.number} uses '{value}' before a later step makes it; move it down."
-                )
-
-
-def _uses(step: Step) -> set[str]:
-    return {v for k, v in step.settings.items() if k != "out" and isinstance(v, str)}
+        for name in sorted(step.names & set(made[step.number - 1 :])):
+            raise SettingsError(
+                f"Step {step.number} uses '{name}' before a later step makes it; move it down."
+            )
 
 
 class _Plan:
@@ -185,8 +198,8 @@ class _Plan:
         self.recipe = recipe
         self.keys: dict[str, str] = {}
         for step in recipe.steps:
-            used = {name: self.keys[name] for name in sorted(_uses(step)) if name in self.keys}
-            named = {name: recipe.artefacts[name] for name in _uses(step) & set(recipe.artefacts)}
+            used = {name: self.keys[name] for name in sorted(step.names) if name in self.keys}
+            named = {name: recipe.artefacts[name] for name in step.names & set(recipe.artefacts)}
             self.keys[step.out] = digest([step.verb.name, step.settings, used, named])
         self.done = {step.out for step in recipe.steps if not fresh and self._is_done(step)}
         self.needed: set[str] = set()
@@ -209,7 +222,7 @@ class _Plan:
         return result.is_file() and note.is_file() and note.read_text() == ended
 
     def _is_wanted(self, step: Step) -> bool:
-        return any(s.out in self.needed for s in self.recipe.steps if step.out in _uses(s))
+        return any(s.out in self.needed for s in self.recipe.steps if step.out in s.names)
 
     def _is_gone(self, step: Step) -> bool:
         return step.out in self.recipe.temporary and not any(
@@ -221,20 +234,26 @@ class _Plan:
         made = {entry.out for entry in self.recipe.steps}
         found: Settings = {}
         for key, value in step.settings.items():
-            if key == "out" or (isinstance(value, str) and value in made):
+            if key == "out":
                 found[key] = self.folder(value)
-            elif isinstance(value, str) and value in self.recipe.artefacts:
-                found[key] = self.recipe.artefacts[value]
+            elif isinstance(value, list):
+                found[key] = [self._place(entry, made) for entry in value]
             else:
-                found[key] = value
+                found[key] = self._place(value, made)
         if (table := step.verb.methods()) is not None:
             found["method"] = table.resolve(found["method"])
         return found
 
+    def _place(self, value: Any, made: set[str]) -> Any:  # Any: YAML values
+        """Return what a setting stands for: an artefact's folder or source, or itself."""
+        if not isinstance(value, str):
+            return value
+        return self.folder(value) if value in made else self.recipe.artefacts.get(value, value)
+
     def sweep(self, after: int) -> None:
         """Remove the weights of temporary artefacts that no later step of this run uses."""
         later = [s for s in self.recipe.steps[after:] if s.out in self.needed]
-        for name in self.recipe.temporary - {used for step in later for used in _uses(step)}:
+        for name in self.recipe.temporary - {used for step in later for used in step.names}:
             if name in {step.out for step in self.recipe.steps[:after]}:
                 for file in self.folder(name).iterdir():
                     if file.name not in _KEPT:

@@ -25,6 +25,27 @@ VERBS = {
             "treadle.shrink.prune:METRICS",
         ),
         Verb(
+            "merge",
+            "combine",
+            "Make one model of several: what is the merged tensor?",
+            "treadle.combine.merge:merge",
+            "treadle.combine.merge:METHODS",
+            (
+                Verb(
+                    "yaml",
+                    "combine",
+                    "Merge as a mergekit configuration says.",
+                    "treadle.combine.merge:merge_yaml",
+                ),
+                Verb(
+                    "inspect",
+                    "combine",
+                    "Say how alike models are, and how to merge them.",
+                    "treadle.combine.merge:merge_inspect",
+                ),
+            ),
+        ),
+        Verb(
             "evaluate",
             "judge",
             "Measure quality: perplexity and multiple choice, with intervals.",

@@ -28,6 +28,7 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("TREADLE_NATIVE", raising=False)
     monkeypatch.setattr(compiler, "OBJECTS", tmp_path / "objects")
     loader._warn_once.cache_clear()
+    loader._load_for.cache_clear()
 
 
 def compiled_objects(tmp_path):
@@ -50,6 +51,7 @@ def test_the_first_use_compiles_only_what_is_used(tmp_path):
 def test_a_second_process_uses_the_cached_object(tmp_path, monkeypatch):
     native.keep_rows(SCORE, 1)
     loader._find.cache_clear()
+    loader._load_for.cache_clear()
     monkeypatch.setattr(compiler, "compile_object", pytest.fail)
     assert native.keep_rows(SCORE, 1).tolist() == EXPECTED
 

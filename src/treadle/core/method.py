@@ -6,6 +6,7 @@ A frozen pydantic model with one abstract function of its axis.
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 __all__ = ["Control", "Method", "Paper", "Standard"]
 
@@ -36,7 +37,9 @@ class Method(BaseModel):
     Its fields are its hyper-parameters, with bounds in the type and help below each field.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True
+    )
 
     name: ClassVar[str]
     """The method's key in its family's table."""
@@ -44,7 +47,12 @@ class Method(BaseModel):
 
     def settings(self) -> dict[str, Any]:  # Any: JSON values
         """Return the method's name and hyper-parameters as plain JSON values."""
-        return {"method": self.name, **self.model_dump(mode="json")}
+        return {"method": self.name, **self.model_dump(mode="json", by_alias=True)}
+
+    @classmethod
+    def fields(cls) -> dict[str, FieldInfo]:
+        """Return the settings by the names that users write: "lambda" is the field `lambda_`."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
 
     @classmethod
     def summary(cls) -> str:

@@ -69,9 +69,9 @@ class Registry(Generic[M]):
                 f"{near('', self.table)}"
             )
         cls = self[fields.pop("method")]
-        unknown = [key for key in fields if key not in cls.model_fields]
+        known = list(cls.fields())
+        unknown = [key for key in fields if key not in known and key not in cls.model_fields]
         if unknown:
-            known = list(cls.model_fields)
             raise SettingsError(
                 f"{self.axis} '{cls.name}' has no setting '{unknown[0]}'. "
                 f"{near(unknown[0], known) if known else 'It has none.'}"
@@ -81,6 +81,11 @@ class Registry(Generic[M]):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "missing":
+                raise SettingsError(
+                    f"{self.axis} '{cls.name}' needs the setting '{where}', which has no default; "
+                    f"give it: {cls.fields()[where].description}"
+                ) from error
             raise SettingsError(
                 f"{self.axis} '{cls.name}': {where} = {first['input']!r} is refused: "
                 f"{first['msg']}. Change it; the command's --help shows the bounds."

@@ -60,6 +60,12 @@ class Verb(NamedTuple):
     """``module:function``"""
     table: str | None = None
     """``module:REGISTRY`` of the parameter `method`, where the verb has methods."""
+    actions: tuple["Verb", ...] = ()
+    """What the verb does beside its methods; their names are no method's."""
+
+    def action(self, name: object) -> "Verb | None":
+        """Return the action called `name`, if there is one."""
+        return next((action for action in self.actions if action.name == name), None)
 
     def function(self) -> Callable[..., Any]:  # Any: each verb has its own signature
         """Import and return the verb's function."""

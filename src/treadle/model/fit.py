@@ -172,7 +172,7 @@ def _gradients(model: "nn.Module", rows: "torch.Tensor", num_parts: int) -> floa
     return total
 
 
-def _clip(parameters: "list[nn.Parameter]", clip_norm: float) -> float:
+def _clip(parameters: "list[torch.Tensor]", clip_norm: float) -> float:
     import torch
 
     bound = clip_norm or math.inf

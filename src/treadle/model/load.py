@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "full",
     "load_tokenizer",
     "materialise",
+    "on_disk",
     "parameter_view",
     "resolve",
     "skeleton",
@@ -270,6 +272,31 @@ def full(
             set_widths(block, config)
         materialise_rest(module, reader, kind)
     return module
+
+
+def on_disk(
+    folder: Path, parameters: "dict[str, torch.Tensor]", matrices: list[facts.Linear]
+) -> "Iterator[tuple[str, torch.Tensor]]":
+    """Yield what belongs to a module's parameters by the names and shapes of the checkpoint.
+
+    Args:
+        folder: The checkpoint.
+        parameters: Tensors in the shapes of the module's parameters, by their names.
+        matrices: The matrices of all blocks: experts are one parameter, but many tensors on disk.
+    """
+    with CheckpointReader(folder) as reader:
+        architecture = facts.facts_of(base_config(reader.config))
+        experts: dict[str, list[facts.Linear]] = {}
+        for matrix in matrices:
+            if matrix.expert is not None:
+                stem = architecture.blocks.format(layer=matrix.layer)
+                experts.setdefault(stem + matrix.parameter, []).append(matrix)
+        for name, values in parameters.items():
+            if name in experts:
+                for matrix in experts[name]:
+                    yield matrix.tensor, parameter_view(values, matrix)
+            else:
+                yield _on_disk(name, architecture, reader), values
 
 
 def materialise_rest(

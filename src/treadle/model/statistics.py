@@ -14,7 +14,7 @@ from treadle.core.progress import steps
 from treadle.core.shapes import Float, Int, Tensor
 from treadle.model import facts
 from treadle.model.layers import Block, LayeredModel
-from treadle.model.load import full, parameter_view
+from treadle.model.load import full, on_disk, parameter_view
 from treadle.model.seams import observed
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ __all__ = [
     "InputStatistics",
     "collect_block",
     "collect_gradients",
+    "collect_grams",
+    "collect_importance",
     "load_statistics",
     "save_statistics",
 ]
@@ -207,6 +209,51 @@ def collect_gradients(
         for name, parts in wanted.items()
         for index, matrix in enumerate(parts)
     }
+
+
+def collect_importance(
+    folder: Path, tokens: Int[Tensor, "batch seq"], trust_remote_code: bool = False
+) -> dict[str, Float[Tensor, "..."]]:
+    """Return the mean over windows of g² of every weight, float32, by its name on disk.
+
+    Loads the whole model and takes one backward pass a window: peak memory is about three times the
+    model in float32.
+    """
+    import torch
+
+    model = full(folder, trust_remote_code=trust_remote_code)
+    facts.require_positions(model.config.to_dict(), tokens.shape[1])
+    sums: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(True)
+        sums[name] = torch.zeros_like(parameter)
+        parameter.register_post_accumulate_grad_hook(_fold(sums[name]))
+    with steps("importance", len(tokens)) as bar:
+        for row in tokens:
+            model(input_ids=row[None], labels=row[None], use_cache=False).loss.backward()
+            bar.advance()
+    return {
+        name: value / len(tokens) for name, value in on_disk(folder, sums, model_matrices(folder))
+    }
+
+
+def collect_grams(
+    folder: Path, tokens: Int[Tensor, "batch seq"], trust_remote_code: bool = False
+) -> dict[str, Float[Tensor, "_in _in"]]:
+    """Return X^T X of every unique input as "layer/input", one block in memory at a time."""
+    from treadle.core.checkpoint import CheckpointReader
+
+    found: dict[str, torch.Tensor] = {}
+    with CheckpointReader(folder) as reader:
+        model = LayeredModel(reader, trust_remote_code)
+        hidden = model.embed(tokens)
+        with steps("inputs", model.num_layers) as bar:
+            for layer in range(model.num_layers):
+                with model.block(layer) as block:
+                    known = collect_block(model, block, layer, hidden, True, and_run=True)
+                found |= {f"{layer}/{name}": entry.gram for name, entry in known.items()}
+                bar.advance()
+    return found
 
 
 def _fold(total: "torch.Tensor") -> "Callable[[torch.Tensor], None]":

@@ -63,6 +63,13 @@ def status() -> NativeStatus:
 
 
 def _load(kernel: str) -> _Kernel:
+    # What the environment says is the key, because kernels are asked for thousands of times a
+    # second, and a path takes longer to build than a short run to compute.
+    return _load_for(kernel, *(os.environ.get(name) for name in (_SWITCH, "TREADLE_CACHE", "HOME")))
+
+
+@functools.cache
+def _load_for(kernel: str, switch: str | None, cache: str | None, home: str | None) -> _Kernel:
     if _is_switched_off():
         return _Kernel(None, _python(f"${_SWITCH} is 0"))
     return _find(kernel, cache_folder() / "native")

@@ -45,7 +45,7 @@ def repeat_command(run: Run) -> str:
 
 def _flags(verb: Verb, method: str) -> set[str]:
     table = verb.methods()
-    fields = set() if table is None else set(table[method].model_fields)
+    fields = set() if table is None else set(table[method].fields())
     return set(verb.parameters()) | fields
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from treadle.combine.merge.base import Chunk, Floats, Unit
+from treadle.combine.merge.site import Chunk, Floats, Knowledge, Unit
 from treadle.core.checkpoint import CheckpointReader, TensorInfo
 from treadle.core.codec import DTYPES, FLOATS
 from treadle.core.errors import CheckpointError, SettingsError
@@ -52,7 +52,7 @@ class WeightFiles:
             if file not in self._descriptors:
                 self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
             descriptor = self._descriptors[file]
-        view = memoryview(target)
+        view = target.data
         while view:
             count = os.preadv(descriptor, [view], offset)
             if count == 0:
@@ -121,6 +121,7 @@ class Inputs(NamedTuple):
     models: tuple[Source, ...]
     base: Source | None
     keys: tuple[int, ...]
+    knowledge: tuple[Knowledge, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:

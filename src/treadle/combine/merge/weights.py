@@ -1,27 +1,50 @@
 """Weights of models: one for each, and their sum made one."""
 
-import numpy as np
+from typing import Annotated
 
-from treadle.combine.merge.base import Floats
+import numpy as np
+from pydantic import AfterValidator
+
+from treadle.combine.merge.base import Floats, PerModel
 from treadle.core.errors import SettingsError
 
-__all__ = ["each"]
+__all__ = ["Fractions", "each", "spread"]
+
+
+def _check_fractions(values: tuple[float, ...]) -> tuple[float, ...]:
+    for value in values:
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{value} was given, but 0 to 1 was expected")
+    return values
+
+
+Fractions = Annotated[PerModel, AfterValidator(_check_fractions)]
+"""One share of 0 to 1 for all models, or one for each."""
 
 _TINY = 1e-8
 
 
-def each(values: tuple[float, ...], num_models: int, *, normalize: bool = False) -> Floats:
-    """Return one value for each model, float32; with `normalize`, divided by their sum.
+def spread(values: tuple[float, ...], num_models: int) -> tuple[float, ...]:
+    """Return one value for each model, as exact as they were given.
 
     Raises:
-        SettingsError: There are neither one nor `num_models` values, or they sum to zero.
+        SettingsError: There are neither one nor `num_models` values.
     """
     if len(values) not in (1, num_models):
         raise SettingsError(
             f"{len(values)} values were given for {num_models} models; give one for all, or one "
             f"for each."
         )
-    found = np.resize(np.array(values, np.float64), num_models)
+    return values if len(values) == num_models else values * num_models
+
+
+def each(values: tuple[float, ...], num_models: int, *, normalize: bool = False) -> Floats:
+    """Return one weight for each model, float32; with `normalize`, divided by their sum.
+
+    Raises:
+        SettingsError: There are neither one nor `num_models` values, or they sum to zero.
+    """
+    found = np.array(spread(values, num_models), np.float64)
     if normalize:
         total = found.sum()
         if abs(total) < _TINY:

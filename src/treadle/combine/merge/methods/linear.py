@@ -37,7 +37,7 @@ class Linear(MergeMethod):
     def merge(self, chunk: Chunk, site: Site, known: Any) -> Floats:
         """Return the weighted sum of a run."""
         weights = each(self.weight, len(chunk.models), normalize=self.normalize)
-        merged = chunk.models[0]
+        merged: Floats = chunk.models[0]
         merged *= weights[0]
         for row, weight in zip(chunk.models[1:], weights[1:], strict=True):
             row *= weight

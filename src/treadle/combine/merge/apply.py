@@ -1,0 +1,244 @@
+"""The verb: its parameters, turned into a recipe and handed to a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from treadle.combine.merge import METHODS
+from treadle.combine.merge.base import MergeMethod
+from treadle.combine.merge.data import DataRequest
+from treadle.combine.merge.grammar import MergeRecipe, load, of_models
+from treadle.combine.merge.models import Models
+from treadle.core import hardware
+from treadle.core.checkpoint import (
+    CheckpointWriter,
+    Manifest,
+    Parent,
+    Provenance,
+    SideFile,
+    model_card,
+    prepare_target,
+)
+from treadle.core.errors import SettingsError
+from treadle.core.progress import steps
+from treadle.core.result import RESULT_FILE, Input, Measurement, Recording, Result, write_result
+
+if TYPE_CHECKING:
+    from treadle.combine.merge.plan import Plan
+
+__all__ = ["merge", "merge_yaml"]
+
+_MAX_WORKERS = 4
+"""More threads than these wait for memory or the disk."""
+
+
+def merge(
+    models: list[str | Path],
+    out: Path,
+    method: MergeMethod | str,
+    *,
+    base: str | Path | None = None,
+    dtype: str | None = None,
+    tokenizer: str | None = None,
+    text: list[str] | None = None,
+    num_windows: int = 32,
+    window_tokens: int = 512,
+    workers: int | None = None,
+    verify: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Result:
+    """Merge models of one architecture and write the merged model.
+
+    Tensors are read, merged in float32 and written in runs that fit a processor's cache, each in
+    one thread: memory stays under 256 MB whatever the size of the models, and the bytes do not
+    depend on the number of threads. A killed merge goes on where it stopped when it is started
+    again with the same settings.
+
+    Args:
+        models: Hugging Face folders, hub ids or packaged:smollm2; FOLDER+ADAPTER adds a LoRA.
+        out: Folder to write.
+        method: How namesake tensors become one.
+        base: The model that the others were tuned from, where the method needs it.
+        dtype: Of the output: bfloat16, float16 or float32 (default: the widest of the inputs).
+        tokenizer: Whose vocabulary the output has: union, base or one of the models; needed where
+            they differ.
+        text: For methods that look at the models' data: a .txt or .jsonl file or
+            stdlib:calibration for all models, or one for each in their order.
+        num_windows: Windows drawn from each text by the seed.
+        window_tokens: Tokens in each window.
+        workers: Threads that share the tensors (default: the cores, at most 4).
+        verify: Merge everything once more and compare it with what was written.
+        seed: Seed of the methods that drop weights at random, and of the windows.
+        overwrite: Replace an existing output folder once the new one is complete.
+
+    Returns:
+        The account of the run, as in the folder's result.json.
+
+    Raises:
+        SettingsError: A setting is wrong or contradicts another, or `out` exists.
+        CheckpointError: A model cannot be read, holds NaN, or does not fit the others.
+        CapacityError: The disk is too small.
+    """
+    chosen = METHODS.resolve(method)
+    names = [str(model) for model in models]
+    named_base = None if base is None else str(base)
+    recipe = of_models(chosen.name, names, named_base, dtype, None, tokenizer)
+    settings = {**chosen.settings(), "dtype": dtype, "tokenizer": tokenizer}
+    data = DataRequest(tuple(text), num_windows, window_tokens) if text else None
+    if data is not None:
+        settings |= data.settings()
+    request = _Request(recipe, chosen, settings, data, _workers(workers), verify, seed)
+    return _run(request, Path(out), overwrite)
+
+
+def merge_yaml(
+    recipe: Path,
+    out: Path,
+    *,
+    workers: int | None = None,
+    verify: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Result:
+    """Merge as a mergekit configuration says.
+
+    Args:
+        recipe: YAML file in mergekit's grammar.
+        out: Folder to write.
+        workers: Threads that share the tensors (default: the cores, at most 4).
+        verify: Merge everything once more and compare it with what was written.
+        seed: Seed of the methods that drop weights at random.
+        overwrite: Replace an existing output folder once the new one is complete.
+
+    Returns:
+        The account of the run, as in the folder's result.json.
+
+    Raises:
+        SettingsError: The file asks for something that does not exist; the near one is named.
+        CheckpointError: A model cannot be read, holds NaN, or does not fit the others.
+        CapacityError: The disk is too small.
+    """
+    read = load(Path(recipe))
+    settings = {"method": read.method, "recipe": Path(recipe).read_text()}
+    request = _Request(read, None, settings, None, _workers(workers), verify, seed)
+    return _run(request, Path(out), overwrite)
+
+
+def _workers(asked: int | None) -> int:
+    if asked is not None and asked < 1:
+        raise SettingsError(f"workers = {asked}; give at least 1.")
+    return asked or min(_MAX_WORKERS, hardware.usable_cores())
+
+
+class _Request(NamedTuple):
+    """What one merge was asked to do."""
+
+    recipe: MergeRecipe
+    method: MergeMethod | None
+    """The one for all tensors; None where the recipe gives the settings of each."""
+    settings: dict[str, Any]  # Any: JSON values
+    data: DataRequest | None
+    workers: int
+    verify: bool
+    seed: int
+
+
+def _run(request: _Request, out: Path, overwrite: bool) -> Result:
+    from treadle.combine.merge.plan import make_plan
+
+    prepare_target(out, overwrite)
+    models = Models()
+    try:
+        plan = make_plan(request.recipe, models, request.seed, request.method, request.data)
+        _require_elsewhere(models, out)
+        name, inputs = request.recipe.method, _inputs(models)
+        if plan.data is not None:
+            inputs += plan.data.inputs()
+        recording = Recording("merge", name, request.settings, request.seed, inputs)
+        if plan.data is not None:
+            plan.data.collect(out)
+        with CheckpointWriter(
+            out,
+            [job.planned for job in plan.jobs],
+            parent=plan.parent.reader,
+            config=plan.config,
+            overwrite=overwrite,
+            fingerprint=recording.fingerprint,
+        ) as writer:
+            notes = plan.notes + _merged(plan, writer, request)
+            if plan.vocabulary is not None:
+                plan.vocabulary.write(writer.folder)
+            result = recording.finish(out, **_outcome(plan, models, notes))
+            write_result(result, writer.folder)
+            manifest = _manifest(result)
+            writer.finish(manifest, model_card(out.name, manifest.provenance))
+        if plan.data is not None:
+            plan.data.remove()
+        return result
+    finally:
+        models.close()
+
+
+def _merged(plan: "Plan", writer: CheckpointWriter, request: _Request) -> list[str]:
+    """Merge all tensors, and say what a reader of the result should know of it."""
+    from treadle.combine.merge.run import merge_jobs, verify_jobs
+
+    notes = []
+    num_bytes = sum(job.planned.num_bytes for job in plan.jobs)
+    with steps(f"merge ({request.recipe.method})", num_bytes * (1 + request.verify)) as bar:
+        if num_resumed := merge_jobs(plan, writer, request.workers, bar):
+            notes.append(
+                f"Resumed: an interrupted run had written {num_resumed} of {len(plan.jobs)} "
+                f"tensors; seconds, CPU seconds and memory are those of this run only."
+            )
+        if request.verify:
+            verify_jobs(plan, writer, request.workers, bar)
+            notes.append("Verified: every tensor was merged twice and compared bit by bit.")
+    return notes
+
+
+def _inputs(models: Models) -> list[Input]:
+    found = []
+    for place, model in enumerate(models.all()):
+        name, path = f"model {place + 1}", str(model.ref)
+        found.append(Input(name=name, path=path, content_hash=model.content_hash))
+    return found
+
+
+def _require_elsewhere(models: Models, out: Path) -> None:
+    for model in models.all():
+        source = model.reader.folder.resolve()
+        if source in (out.resolve(), *out.resolve().parents):
+            raise SettingsError(
+                f"The output '{out}' is the folder of the model '{model.ref}', or lies in it; "
+                f"choose another one."
+            )
+
+
+def _outcome(plan: "Plan", models: Models, notes: list[str]) -> dict[str, Any]:  # of a Result
+    num_parameters = sum(job.inputs.num_elements for job in plan.jobs)
+    return {
+        "measurements": [
+            Measurement(name="parameters", value=num_parameters, unit="numbers in the output"),
+            Measurement(name="models", value=len(models.all()), unit="models read"),
+        ],
+        "bytes": {
+            "input": sum(model.reader.num_bytes for model in models.all()),
+            "output": sum(job.planned.num_bytes for job in plan.jobs),
+        },
+        "notes": notes,
+    }
+
+
+def _manifest(result: Result) -> Manifest:
+    models = [entry for entry in result.inputs if entry.name.startswith("model ")]
+    parents = tuple(Parent(name=i.path, content_hash=i.content_hash) for i in models)
+    account = SideFile(path=RESULT_FILE, kind="result", version=1, base_hash="", required=False)
+    provenance = Provenance(
+        verb="merge",
+        method=result.method,
+        settings=result.settings,
+        seed=result.seed,
+        parents=parents,
+    )
+    return Manifest(side_files=(account,), provenance=provenance)

@@ -1,0 +1,305 @@
+"""`treadle merge inspect`: how alike models are, where they disagree, and what that advises."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.combine.merge.base import Floats
+from treadle.combine.merge.grammar import of_models
+from treadle.combine.merge.models import Model, Models, parse_name
+from treadle.combine.merge.order_statistics import Magnitudes
+from treadle.combine.merge.sources import Inputs
+from treadle.combine.merge.tokenizer import Tokenizer
+from treadle.core.errors import CheckpointError, SettingsError
+from treadle.core.progress import steps
+from treadle.core.result import Figure, Input, Measurement, Recording, Result, Series, write_result
+
+__all__ = ["merge_inspect"]
+
+_LOUD_FRACTION = 0.2
+"""Share of a task vector, by magnitude, whose signs are compared: flips of the rest are noise."""
+_SAME_ANCESTOR = 0.95
+"""Below this cosine of weights models hardly stem from one base (Model-GLUE's threshold)."""
+_ALIKE = 0.5
+"""Mean cosine of task vectors from which on they count as one direction."""
+_AGREE, _OPPOSED = 0.4, 0.6
+"""Sign conflicts of related and of opposed changes; independent ones have about a half."""
+Square = npt.NDArray[np.float64]
+
+
+def merge_inspect(
+    models: list[str | Path], *, base: str | Path | None = None, out: Path | None = None
+) -> Result:
+    """Say how alike models are, layer by layer, and which way of merging that advises.
+
+    Reads every weight twice, in runs, in little memory.
+
+    Args:
+        models: Hugging Face folders, hub ids or packaged:smollm2; FOLDER+ADAPTER adds a LoRA.
+        base: The model that the others were tuned from; then their task vectors are compared too.
+        out: Folder for result.json, from which `treadle report` draws heat maps.
+
+    Returns:
+        Cosines, conflicts, and notes with the differences found and the advice.
+
+    Raises:
+        SettingsError: Fewer than two models.
+        CheckpointError: A model cannot be read or holds NaN, or none of their tensors agree.
+    """
+    recipe = of_models("linear", [str(model) for model in models])
+    if len(models) < 2:
+        raise SettingsError(f"{len(models)} model was given; name at least two to compare.")
+    opened = Models()
+    try:
+        compared = [opened[source.model] for source in recipe.slices[0].sources]
+        listed = list(compared)
+        root = None
+        if base is not None:
+            root = opened[of_models("linear", [str(base)]).slices[0].sources[0].model]
+            listed.append(root)
+        inputs = [
+            Input(name=f"model {i + 1}", path=str(m.ref), content_hash=m.content_hash)
+            for i, m in enumerate(listed)
+        ]
+        settings = {"method": "inspect", "base": None if base is None else str(base)}
+        recording = Recording("merge", "inspect", settings, 0, inputs)
+        comparison = _Comparison(compared, root)
+        comparison.read()
+        result = recording.finish(out or Path(), **comparison.outcome())
+    finally:
+        opened.close()
+    if out is not None:
+        write_result(result, Path(out))
+    return result
+
+
+class _Sums:
+    """What is added up over the tensors of one layer."""
+
+    def __init__(self, num_models: int) -> None:
+        self.weights = np.zeros((num_models, num_models))
+        self.deltas = np.zeros((num_models, num_models))
+        self.agreed = self.moved = 0.0
+        self.num_contested = self.num_conflicts = 0
+
+    def add(self, other: "_Sums") -> None:
+        """Count another layer in."""
+        self.weights += other.weights
+        self.deltas += other.deltas
+        self.agreed, self.moved = self.agreed + other.agreed, self.moved + other.moved
+        self.num_contested += other.num_contested
+        self.num_conflicts += other.num_conflicts
+
+    @property
+    def conflict(self) -> float:
+        """Of the weights that two or more models change loudly, the share with opposed signs."""
+        return self.num_conflicts / self.num_contested if self.num_contested else 0.0
+
+    @property
+    def cancelled(self) -> float:
+        """Which share of all change cancels out in the sum of the task vectors."""
+        return 1.0 - self.agreed / self.moved if self.moved else 0.0
+
+
+def _cosines(products: Square) -> Square:
+    norms = np.sqrt(np.diagonal(products))
+    scale = np.outer(norms, norms)
+    found: Square = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    return found
+
+
+class _Difference(NamedTuple):
+    name: str
+    what: str
+
+
+class _Comparison:
+    def __init__(self, models: list[Model], base: Model | None) -> None:
+        self.models, self.base = models, base
+        self.layers: dict[str, _Sums] = {}
+        self.differences: list[_Difference] = []
+
+    def read(self) -> None:
+        """Compare every tensor that all models have in one shape."""
+        sites = list(self._sites())
+        if not sites:
+            raise CheckpointError(
+                "The models have no tensor of one name and shape in common, so nothing can be "
+                "compared or merged; give models of one architecture and size."
+            )
+        with steps("inspect", len(sites)) as bar:
+            for site in sites:
+                layer = parse_name(site.name).layer
+                key = site.name.removesuffix(".weight") if layer is None else f"layer {layer}"
+                self.layers.setdefault(key, _Sums(len(self.models))).add(self._compared(site))
+                bar.advance()
+
+    def _sites(self) -> Iterator[Inputs]:
+        everyone = [*self.models, *([self.base] if self.base else [])]
+        for name in dict.fromkeys(n for model in everyone for n in model.names):
+            found = [model.source(name) for model in everyone]
+            sources = [source for source in found if source is not None]
+            shapes = {source.shape for source in sources}
+            if len(sources) < len(everyone):
+                owners = [m.ref.path for m, s in zip(everyone, found, strict=True) if s is not None]
+                self.differences.append(_Difference(name, f"only in {', '.join(owners)}"))
+            elif len(shapes) > 1:
+                sizes = " and ".join(str(list(shape)) for shape in sorted(shapes))
+                self.differences.append(_Difference(name, f"of shapes {sizes}"))
+            else:
+                split = len(self.models)
+                base = sources[split] if self.base else None
+                yield Inputs(name, tuple(sources[:split]), base, ())
+
+    def _compared(self, site: Inputs) -> _Sums:
+        found = _Sums(len(self.models))
+        counted = [Magnitudes() for _ in self.models]
+        for chunk in site.chunks("elements"):
+            found.weights += _products(chunk.models)
+            if self.base is not None:
+                deltas = chunk.deltas()
+                found.deltas += _products(deltas)
+                found.moved += float(np.abs(deltas).sum(dtype=np.float64))
+                found.agreed += float(np.abs(deltas.sum(axis=0)).sum(dtype=np.float64))
+                for count, row in zip(counted, deltas, strict=True):
+                    count.count(row)
+        if self.base is not None:
+            rank = max(1, int(_LOUD_FRACTION * site.num_elements))
+            loud = np.array([[max(count.about(rank), 1e-38)] for count in counted], np.float32)
+            for chunk in site.chunks("elements"):
+                self._count_conflicts(chunk.deltas(), loud, found)
+        return found
+
+    @staticmethod
+    def _count_conflicts(deltas: Floats, loud: Floats, found: _Sums) -> None:
+        num_up = (deltas >= loud).sum(axis=0)
+        num_down = (deltas <= -loud).sum(axis=0)
+        found.num_contested += int((num_up + num_down >= 2).sum())
+        found.num_conflicts += int(((num_up > 0) & (num_down > 0)).sum())
+
+    def outcome(self) -> dict[str, Any]:  # Any: fields of Result
+        """Return the measurements, figures and notes."""
+        total = _Sums(len(self.models))
+        for sums in self.layers.values():
+            total.add(sums)
+        names = _short([str(model.ref) for model in self.models])
+        weights, deltas = _cosines(total.weights), _cosines(total.deltas)
+        measured = _pairs("weight cosine", weights, names)
+        figures = [_square("Cosine of weights", weights, names)]
+        if self.base is not None:
+            measured += _pairs("task vector cosine", deltas, names)
+            measured.append(
+                Measurement(
+                    name="sign conflict",
+                    value=total.conflict,
+                    unit="of contested weights (by chance 0.5)",
+                )
+            )
+            measured.append(
+                Measurement(name="cancelled", value=total.cancelled, unit="of all change")
+            )
+            figures += [_square("Cosine of task vectors", deltas, names), self._by_layer()]
+        return {
+            "measurements": measured,
+            "figures": figures,
+            "notes": [*self._differing(), *self._advice(weights, deltas, total)],
+        }
+
+    def _by_layer(self) -> Figure:
+        columns = ["sign conflict", "cancelled", "1 - cosine"]
+        series = []
+        for name, sums in self.layers.items():
+            apart = 1.0 - _mean_of_pairs(_cosines(sums.deltas))
+            values = [sums.conflict, sums.cancelled, apart]
+            series.append(Series(name=name, x=list(columns), y=values))
+        return Figure(
+            kind="heatmap",
+            title="Disagreement of the task vectors by layer",
+            x_label="measure (0: the models agree)",
+            y_label="layer",
+            series=series,
+        )
+
+    def _differing(self) -> list[str]:
+        shown = [f"'{d.name}' is {d.what}" for d in self.differences[:3]]
+        more = len(self.differences) - len(shown)
+        text = "; ".join(shown) + (f"; and {more} more" if more else "")
+        notes = [f"Left out of the comparison: {text}."] if shown else []
+        return notes + self._tokenizers()
+
+    def _tokenizers(self) -> list[str]:
+        """Say how the vocabularies differ from the first model's."""
+        first, *others = [_vocabulary(model.reader.folder) for model in self.models]
+        notes = []
+        for model, other in zip(self.models[1:], others, strict=True):
+            if first is None or other is None:
+                notes.append(f"'{model.ref}' or the first model has no tokenizer.json to compare.")
+                continue
+            moved = sum(1 for token, place in other.items() if first.get(token, place) != place)
+            extra, missing = len(other.keys() - first.keys()), len(first.keys() - other.keys())
+            if moved or extra or missing:
+                notes.append(
+                    f"The tokenizer of '{model.ref}' has {extra} tokens that the first model's "
+                    f"lacks, lacks {missing}, and numbers {moved} differently: merge with "
+                    f"--tokenizer union."
+                )
+        return notes
+
+    def _advice(self, weights: Square, deltas: Square, total: _Sums) -> list[str]:
+        if any("shapes" in difference.what for difference in self.differences):
+            return ["Advice: the sizes differ, so these cannot be merged; route between them."]
+        lowest = float(weights.min())
+        if lowest < _SAME_ANCESTOR:
+            return [
+                f"Advice: a cosine of {lowest:.3f} between weights says that the models hardly "
+                f"stem from one base; expect any merge to lose; route between them."
+            ]
+        if self.base is None:
+            return ["Advice: the models may stem from one base; name it with --base to see more."]
+        if _mean_of_pairs(deltas) > _ALIKE:
+            return ["Advice: the task vectors point the same way; their mean (linear) should do."]
+        if total.conflict > _OPPOSED:
+            return ["Advice: the models unlearn each other; prefer ties, or route between them."]
+        if total.conflict > _AGREE:
+            return [
+                "Advice: the changes are as good as independent; compare task_arithmetic with ties "
+                "or dare_ties at a density of 0.2 to 0.5 on held-out data."
+            ]
+        return ["Advice: the changes mostly agree; linear or task_arithmetic should do."]
+
+
+def _vocabulary(folder: Path) -> dict[str, int] | None:
+    return Tokenizer(folder).ids if (folder / "tokenizer.json").is_file() else None
+
+
+def _products(rows: Floats) -> Square:
+    return np.array([[float(np.dot(a, b)) for b in rows] for a in rows])
+
+
+def _mean_of_pairs(square: Square) -> float:
+    return float(square[np.triu_indices(len(square), 1)].mean())
+
+
+def _short(paths: list[str]) -> list[str]:
+    """Return the last part of each path, or the whole where those are equal."""
+    short = [Path(path).name for path in paths]
+    return short if len(set(short)) == len(short) else paths
+
+
+def _pairs(what: str, square: Square, names: list[str]) -> list[Measurement]:
+    return [
+        Measurement(name=f"{what} {names[a]} : {names[b]}", value=float(square[a, b]))
+        for a, b in itertools.combinations(range(len(names)), 2)
+    ]
+
+
+def _square(title: str, square: Square, names: list[str]) -> Figure:
+    rows = [
+        Series(name=name, x=list(names), y=[float(value) for value in row])
+        for name, row in zip(names, square, strict=True)
+    ]
+    return Figure(kind="heatmap", title=title, x_label="model", y_label="model", series=rows)

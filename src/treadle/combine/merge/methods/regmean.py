@@ -1,0 +1,63 @@
+"""RegMean: the matrix whose outputs are closest to all models' outputs on their own inputs."""
+
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site
+from treadle.core.method import Paper
+
+__all__ = ["RegMean"]
+
+
+class RegMean(MergeMethod):
+    """Solve, for each matrix, the regression that all models' inputs and outputs pose.
+
+    Of all matrices the best one minimises Σ_n |X_n W^T - X_n W_n^T|², which has a closed form:
+    W = (Σ W_n G_n) (Σ G_n)^-1 with G_n = X_n^T X_n, whose entries off the diagonal are shrunk by
+    `shrinkage`. Everything that is no matrix of a block is averaged. The system is solved in
+    float64; a ridge of 1e-6 of the mean diagonal pulls towards the mean of the models, which is
+    what inputs that never fire are given.
+
+    Paper: Jin et al., 2023, equation 2.
+    """
+
+    name: ClassVar[str] = "regmean"
+    paper = Paper(
+        "Dataless Knowledge Fusion by Merging Weights of Language Models",
+        2023,
+        "https://arxiv.org/abs/2212.09849",
+    )
+    unit = "tensor"
+    needs = "gram"
+
+    shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Factor of the entries of Gram matrices off their diagonals; 0 weighs inputs one by one."""
+
+    def merge(self, chunk: Chunk, site: Site, known: Any) -> Floats:
+        """Return the merged tensor."""
+        grams = [knowledge.gram() for knowledge in site.knowledge]
+        if any(gram is None for gram in grams):
+            mean: Floats = chunk.models.mean(axis=0)
+            return mean
+        is_transposed = site.knowledge[0].is_transposed
+        matrices = chunk.models.reshape(len(chunk.models), *site.shape)
+        total = np.zeros(grams[0].shape if grams[0] is not None else (0, 0))
+        wanted = np.zeros(site.shape if is_transposed else site.shape[::-1])
+        for matrix, gram in zip(matrices, grams, strict=True):
+            shrunk = self._shrunk(gram)
+            total += shrunk
+            wanted += shrunk @ (matrix if is_transposed else matrix.T)
+        ridge = 1e-6 * total.trace() / len(total) or 1.0
+        total[np.diag_indices_from(total)] += ridge
+        mean_matrix = matrices.mean(axis=0, dtype=np.float64)
+        wanted += ridge * (mean_matrix if is_transposed else mean_matrix.T)
+        solved = np.linalg.solve(total, wanted)
+        merged = solved if is_transposed else solved.T
+        return np.ascontiguousarray(merged, np.float32).reshape(-1)
+
+    def _shrunk(self, gram: Any) -> Any:  # Any: numpy's float64 matrices
+        shrunk = gram.astype(np.float64) * self.shrinkage
+        shrunk[np.diag_indices_from(shrunk)] = np.diagonal(gram)
+        return shrunk

@@ -1,0 +1,339 @@
+"""From a recipe to jobs: each tensor of the output, where it comes from and how it is merged."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from treadle.combine.merge import METHODS
+from treadle.combine.merge.base import MergeMethod
+from treadle.combine.merge.configs import merged_config
+from treadle.combine.merge.data import Data, DataRequest
+from treadle.combine.merge.grammar import MergeRecipe, ModelRef, OutputSlice, SourceSlice
+from treadle.combine.merge.models import (
+    HEADS,
+    Model,
+    Models,
+    Name,
+    branch_ends,
+    parse_name,
+)
+from treadle.combine.merge.settings import base_of, models_of, require_known, resolve
+from treadle.combine.merge.site import Knowledge
+from treadle.combine.merge.sources import Inputs, Source
+from treadle.combine.merge.vocabulary import Vocabulary
+from treadle.combine.merge.vocabulary import plan as plan_vocabulary
+from treadle.core.checkpoint import PlannedTensor
+from treadle.core.codec import FLOATS, dtype_code
+from treadle.core.errors import CheckpointError, SettingsError
+from treadle.core.registry import near
+from treadle.core.seed import stream_seed
+
+__all__ = ["Job", "Plan", "make_plan"]
+
+_VOCABULARY = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+_REPEAT_SCALE = "x-repeat-scale"
+"""Our key: the factor of what repeated layers add to the residual stream."""
+_WIDTHS = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+
+
+class Job(NamedTuple):
+    """One tensor of the output."""
+
+    inputs: Inputs
+    dtype: str
+    method: MergeMethod
+    scale: float = 1.0
+    """Factor of the merged tensor."""
+
+    @property
+    def planned(self) -> PlannedTensor:
+        """The tensor as the writer knows it."""
+        return PlannedTensor(self.inputs.name, self.dtype, self.inputs.shape)
+
+
+class Plan(NamedTuple):
+    """A whole merge, checked: nothing but numbers can still go wrong."""
+
+    jobs: list[Job]
+    config: dict[str, Any]  # Any: JSON values
+    parent: Model
+    """Whose config, tokenizer and other small files the output takes."""
+    vocabulary: Vocabulary | None
+    notes: list[str]
+    data: Data | None
+
+
+class _Planner:
+    def __init__(
+        self,
+        recipe: MergeRecipe,
+        models: Models,
+        seed: int,
+        fixed: MergeMethod | None,
+        request: DataRequest | None,
+    ) -> None:
+        self.recipe, self.models, self.seed, self.fixed = recipe, models, seed, fixed
+        self.method = METHODS[recipe.method]
+        self.notes = [*recipe.notes, *require_known(self.method, recipe)]
+        _check_extras(recipe.extras)
+        for output_slice in recipe.slices:
+            for source in output_slice.sources:
+                models[source.model]
+        self.parent = models[recipe.base] if recipe.base else models.all()[0]
+        for output_slice in recipe.slices:
+            self._require_inputs(output_slice)
+        self.data = self._data(request)
+        self.vocabulary = self._vocabulary()
+        self._seen: Counter[tuple[ModelRef, int]] = Counter()
+
+    def plan(self) -> Plan:
+        jobs = list(self._jobs())
+        layers = [layer for s in self.recipe.slices for layer in self._layers(s)]
+        config = merged_config(
+            self.parent.reader.config,
+            [found[0] for found in layers],
+            self._dtype_name(jobs),
+            has_own_head=any(job.inputs.name.endswith(HEADS) for job in jobs),
+        )
+        if self.vocabulary is not None:
+            config |= self.vocabulary.config_changes(config)
+        return Plan(jobs, config, self.parent, self.vocabulary, self.notes, self.data)
+
+    def _require_inputs(self, output_slice: OutputSlice) -> None:
+        """Check that the method can merge as many models as the slice has, with its base."""
+        base, sources = self._base_of(output_slice), self._models_of(output_slice)
+        if self.method.base == "required" and base is None:
+            raise SettingsError(
+                f"'{self.recipe.method}' needs the base that the models were tuned from; name it "
+                f"with --base (base_model in YAML)."
+            )
+        if self.method.base == "unused" and self.recipe.base and self._is_idle_base(output_slice):
+            raise SettingsError(
+                f"'{self.recipe.method}' has no use for the base '{self.recipe.base}', which is "
+                f"not among the models; leave it out, or list it as a model."
+            )
+        fewest, most = self.method.num_models
+        if len(sources) < fewest or (most is not None and len(sources) > most):
+            wanted = f"{fewest}" if fewest == most else f"{fewest} or more"
+            beside = " beside the base" if base is not None else ""
+            raise SettingsError(
+                f"'{self.recipe.method}' merges {wanted} models{beside}, but {len(sources)} were "
+                f"given; change the list, or choose another method."
+            )
+        if self.fixed is not None:
+            _require_values(self.fixed, len(sources))
+
+    def _is_idle_base(self, output_slice: OutputSlice) -> bool:
+        is_needed = self.recipe.tokenizer is not None or len(self.recipe.slices) > 1
+        listed = {source.model for source in output_slice.sources}
+        return not is_needed and self.recipe.base not in listed
+
+    def _base_of(self, output_slice: OutputSlice) -> ModelRef | None:
+        if self.method.base == "unused":
+            return None
+        return base_of(self.method, self.recipe, output_slice)
+
+    def _models_of(self, output_slice: OutputSlice) -> tuple[SourceSlice, ...]:
+        return models_of(self.method, self.recipe, output_slice)
+
+    def _data(self, request: DataRequest | None) -> Data | None:
+        need, name = self.method.needs, self.recipe.method
+        if not need:
+            if request is not None:
+                raise SettingsError(f"'{name}' has no use for a text; leave it out.")
+            return None
+        if request is None:
+            raise SettingsError(
+                f"'{name}' looks at what the models compute on their own data; give a text for "
+                f"each with --text."
+            )
+        if len(self.recipe.slices) > 1 or self.recipe.slices[0].sources[0].layers:
+            raise SettingsError(f"'{name}' merges whole models, not slices; list them as models.")
+        chosen = [self.models[s.model] for s in self._models_of(self.recipe.slices[0])]
+        return Data(request, chosen, need, self.seed)
+
+    def _vocabulary(self) -> Vocabulary | None:
+        opened = self.models.all()
+        opened.sort(key=lambda model: model is not self.parent)  # the first lends its tokenizer
+        self.notes += [model.note for model in opened if model.note]
+        base = 0 if self.recipe.base else None
+        pairs = [(model.ref, model.reader) for model in opened]
+        found, note = plan_vocabulary(self.recipe.tokenizer, pairs, base, self.recipe.chat_template)
+        if note:
+            self.notes.append(note)
+        return found
+
+    def _layers(self, output_slice: OutputSlice) -> Iterator[tuple[int, ...]]:
+        """Yield, for each layer that a slice makes, the layers of its sources."""
+        ranges = []
+        for source in output_slice.sources:
+            num_layers = self.models[source.model].num_layers
+            first, stop = source.layers or (0, num_layers)
+            if stop > num_layers:
+                raise SettingsError(
+                    f"layer_range [{first}, {stop}] of '{source.model}' ends after its "
+                    f"{num_layers} layers; shorten it."
+                )
+            ranges.append(range(first, stop))
+        if len({len(found) for found in ranges}) > 1:
+            raise CheckpointError(
+                f"The models have {sorted({len(found) for found in ranges})} layers; merge models "
+                f"of one depth, or choose layers with slices."
+            )
+        yield from zip(*ranges, strict=True)
+
+    def _jobs(self) -> Iterator[Job]:
+        """Yield the jobs: what stands before the layers, the layers, what stands after them."""
+        slices = self.recipe.slices
+        yield from self._outside(slices[0], True)
+        number = 0
+        for output_slice in slices:
+            layers = list(self._layers(output_slice))
+            for place, found in enumerate(layers):
+                t = place / (len(layers) - 1) if len(layers) > 1 else 1.0
+                yield from self._layer(output_slice, found, number, t)
+                number += 1
+        yield from self._outside(slices[-1], False)
+
+    def _outside(self, output_slice: OutputSlice, before: bool) -> Iterator[Job]:
+        opened = [self.models[source.model] for source in output_slice.sources]
+        names = list(opened[0].names)
+        # A head that one model ties to its embedding and another one does not is merged as a head.
+        names += [n for m in opened[1:] for n in m.names if n.endswith(HEADS) and n not in names]
+        for name in dict.fromkeys(names):
+            parsed = parse_name(name)
+            if parsed.layer is None and parsed.is_before_layers == before:
+                yield self._job(output_slice, parsed, (), name, 0.0)
+
+    def _layer(
+        self, output_slice: OutputSlice, layers: tuple[int, ...], number: int, t: float
+    ) -> Iterator[Job]:
+        first = self.models[output_slice.sources[0].model]
+        scaled = self._scaled(first, layers[0])
+        for name in first.names:
+            parsed = parse_name(name)
+            if parsed.layer == layers[0]:
+                job = self._job(output_slice, parsed, layers, parsed.in_layer(number), t)
+                yield job._replace(scale=scaled.get(name, 1.0))
+
+    def _scaled(self, model: Model, layer: int) -> dict[str, float]:
+        """Return, if `model` gave this layer before, what ends its branches, with its factor."""
+        is_repeated = self._seen[model.ref, layer] > 0
+        self._seen[model.ref, layer] += 1
+        scale = self.recipe.extras.get(_REPEAT_SCALE, 1.0)
+        return dict.fromkeys(branch_ends(model.reader, layer), scale) if is_repeated else {}
+
+    def _job(
+        self, output_slice: OutputSlice, name: Name, layers: tuple[int, ...], out: str, t: float
+    ) -> Job:
+        listed = output_slice.sources
+        names = [name.in_layer(layer) for layer in layers] or [name.before] * len(listed)
+        chosen = self._models_of(output_slice)
+        pairs = [(s, own) for s, own in zip(listed, names, strict=True) if s in chosen]
+        like: tuple[int, ...] | None = None
+        models: list[Source] = []
+        for source, own in pairs:
+            models.append(self._source(source.model, own, like))
+            like = models[0].shape
+        base = self._base_source(output_slice, names, name, layers, like)
+        keys = self._keys([source.model for source, _ in pairs], out)
+        known = () if self.data is None else self._known([own for _, own in pairs])
+        inputs = Inputs(out, tuple(models), base, keys, known)
+        method = self.fixed
+        if method is None:
+            own_names = [own for _, own in pairs]
+            found = resolve(self.method, self.recipe, output_slice, out, own_names, t)
+            method = self.method(**found)
+        return Job(inputs, self._dtype([*models, *([base] if base else [])]), method)
+
+    def _base_source(
+        self,
+        output_slice: OutputSlice,
+        names: list[str],
+        name: Name,
+        layers: tuple[int, ...],
+        like: tuple[int, ...] | None,
+    ) -> Source | None:
+        ref = self._base_of(output_slice)
+        if ref is None:
+            return None
+        listed = [source.model for source in output_slice.sources]
+        if ref in listed:
+            own = names[listed.index(ref)]
+        else:  # a base beside the models has the layers that the first model has
+            own = name.in_layer(layers[0]) if layers else name.before
+        return self._source(ref, own, like)
+
+    def _source(self, ref: ModelRef, name: str, like: tuple[int, ...] | None) -> Source:
+        model = self.models[ref]
+        if self.vocabulary is None or not name.endswith((*_VOCABULARY, *HEADS)):
+            return model.require(name, like)
+        return self.vocabulary.permuted(
+            ref, name, {m.ref: m.source(name) for m in self.models.all()}
+        )
+
+    def _known(self, names: list[str]) -> tuple[Knowledge, ...]:
+        assert self.data is not None
+        return tuple(self.data.known(place, name) for place, name in enumerate(names))
+
+    def _keys(self, refs: list[ModelRef], tensor: str) -> tuple[int, ...]:
+        """Return the key of each model's random streams: by content, whatever the order."""
+        seen: Counter[str] = Counter()
+        keys = []
+        for ref in refs:
+            content = self.models[ref].content_hash
+            keys.append(stream_seed(self.seed, f"{content}:{seen[content]}:{tensor}"))
+            seen[content] += 1
+        return tuple(keys)
+
+    def _dtype(self, sources: list[Source]) -> str:
+        named = self.recipe.out_dtype or self.recipe.dtype
+        if named is not None:
+            code = dtype_code(named)
+            if code not in FLOATS:
+                raise SettingsError(f"dtype '{named}' is no float; choose float32 or bfloat16.")
+            return code
+        codes = {source.dtype for source in sources}
+        widest = max(_WIDTHS[code] for code in codes)
+        found = {code for code in codes if _WIDTHS[code] == widest}
+        return found.pop() if len(found) == 1 else "F32"
+
+    def _dtype_name(self, jobs: list[Job]) -> str:
+        return Counter(job.dtype for job in jobs).most_common(1)[0][0]
+
+
+def _check_extras(extras: dict[str, Any]) -> None:  # Any: YAML values
+    for key, value in extras.items():
+        if key != _REPEAT_SCALE:
+            raise SettingsError(f"Unknown key '{key}'. {near(key, [_REPEAT_SCALE])}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SettingsError(f"{key} = {value!r}; give a number, 0 for repeats without effect.")
+
+
+def _require_values(method: MergeMethod, num_models: int) -> None:
+    """Check that a setting with values for single models has one for each."""
+    for name, value in method:
+        if isinstance(value, tuple) and len(value) not in (1, num_models):
+            raise SettingsError(
+                f"{name} has {len(value)} values for {num_models} models; give one for all, or one "
+                f"for each, in their order and without the base."
+            )
+
+
+def make_plan(
+    recipe: MergeRecipe,
+    models: Models,
+    seed: int,
+    fixed: MergeMethod | None = None,
+    request: DataRequest | None = None,
+) -> Plan:
+    """Plan a merge, opening the models that it names.
+
+    With `fixed`, every tensor is merged by that method; otherwise the recipe gives the settings.
+    What `request` wants to know of the models' data is not collected yet.
+
+    Raises:
+        SettingsError: The recipe asks for what the method cannot do.
+        CheckpointError: The models do not fit together.
+    """
+    return _Planner(recipe, models, seed, fixed, request).plan()

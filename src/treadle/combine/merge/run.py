@@ -1,0 +1,108 @@
+"""One merge: jobs shared out among threads, each tensor read, merged and written run by run."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+import numpy as np
+
+from treadle.combine.merge.base import Floats
+from treadle.combine.merge.plan import Job, Plan
+from treadle.core.checkpoint import CheckpointWriter
+from treadle.core.codec import DTYPES, Array
+from treadle.core.errors import CheckpointError
+from treadle.core.progress import Progress
+from treadle.native import elements
+
+__all__ = ["merge_jobs", "verify_jobs"]
+
+_SYNC_BYTES = 256 << 20
+"""A killed merge repeats at most this much, or one tensor."""
+
+
+def merge_jobs(plan: Plan, writer: CheckpointWriter, workers: int, bar: Progress) -> int:
+    """Merge what is not in the writer yet, and return how many tensors were there already."""
+    already = writer.done
+    todo = [job for job in plan.jobs if job.inputs.name not in already]
+    finished: list[str] = []
+    pending_bytes = 0
+    for job in _finished(lambda job: _merge(job, writer), todo, workers):
+        finished.append(job.inputs.name)
+        pending_bytes += job.planned.num_bytes
+        bar.advance(job.planned.num_bytes)
+        if pending_bytes > _SYNC_BYTES:
+            writer.mark_done(finished)
+            finished, pending_bytes = [], 0
+    return len(plan.jobs) - len(todo)
+
+
+def verify_jobs(plan: Plan, writer: CheckpointWriter, workers: int, bar: Progress) -> None:
+    """Merge everything once more and compare it with what was written.
+
+    Raises:
+        CheckpointError: A tensor differs: the disk, the memory or the processor is faulty.
+    """
+    for job in _finished(lambda job: _compare(job, writer), plan.jobs, workers):
+        bar.advance(job.planned.num_bytes)
+
+
+def _finished(run: Callable[[Job], None], jobs: list[Job], workers: int) -> Iterator[Job]:
+    """Run jobs in threads, in order, and yield each when it is done.
+
+    A few more than there are threads are under way: a mistake ends the run without reading all.
+    """
+    waiting = iter(jobs)
+    with ThreadPoolExecutor(workers) as pool:
+        running: dict[Future[None], Job] = {}
+        for job in itertools.islice(waiting, 2 * workers):
+            running[pool.submit(run, job)] = job
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                job = running.pop(future)
+                future.result()
+                yield job
+                for following in itertools.islice(waiting, 1):
+                    running[pool.submit(run, following)] = following
+
+
+def _runs(job: Job) -> Iterator[tuple[int, Array]]:
+    """Yield the merged tensor run by run, in the dtype of the output."""
+    site, method = job.inputs, job.method
+    known = method.measure(site)
+    for chunk in site.chunks(method.unit):
+        merged = method.merge(chunk, site, known)
+        if job.scale != 1.0:
+            merged = merged * np.float32(job.scale)
+        if not elements.are_finite(merged):
+            raise CheckpointError(
+                f"Tensor '{site.name}' overflows float32 when it is merged by '{method.name}'; "
+                f"check the weights and scales of the recipe."
+            )
+        yield chunk.first, _encoded(merged, job.dtype)
+
+
+def _encoded(merged: Floats, dtype: str) -> Array:
+    """Round to bfloat16 here, which is faster; the writer casts to the other dtypes."""
+    if dtype != "BF16":
+        return merged
+    bits = np.empty(merged.size, np.uint16)
+    elements.encode_bf16(np.ascontiguousarray(merged), bits)
+    return bits.view(DTYPES["BF16"])
+
+
+def _merge(job: Job, writer: CheckpointWriter) -> None:
+    for first, values in _runs(job):
+        writer.write_range(job.inputs.name, first, values)
+
+
+def _compare(job: Job, writer: CheckpointWriter) -> None:
+    written = writer.read(job.inputs.name).reshape(-1)
+    for first, values in _runs(job):
+        expected = values.astype(written.dtype, copy=False).view(np.uint8)
+        if not np.array_equal(written[first : first + values.size].view(np.uint8), expected):
+            raise CheckpointError(
+                f"Tensor '{job.inputs.name}' of {writer.out} is not what merging it again gives "
+                f"(from element {first} on); check the machine's memory and disk, then merge again."
+            )
+    writer.release(job.inputs.name)

@@ -1,0 +1,110 @@
+"""Task vectors, models minus their base, become one: summed, or summed where their signs agree."""
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.combine.merge.base import Chunk, Floats
+
+__all__ = ["add_to_base", "elected_mean", "elected_sum", "scale", "weighted_sum"]
+
+
+def scale(vectors: Floats, factors: Floats) -> None:
+    """Multiply each vector [vectors, elements] by its factor, in place."""
+    for row, factor in zip(vectors, factors, strict=True):
+        if factor != 1.0:
+            row *= factor
+
+
+def weighted_sum(vectors: Floats, weights: Floats) -> Floats:
+    """Return Σ w_n v_n in the first vector's memory; all are overwritten."""
+    scale(vectors, weights)
+    merged: Floats = vectors[0]
+    for row in vectors[1:]:
+        merged += row
+    return merged
+
+
+def elected_sum(vectors: Floats, weights: Floats, *, normalize: bool) -> Floats:
+    """Add up, for each element, the vectors that share the sign of their sum; a sum of 0 is plus.
+
+    Args:
+        vectors: [vectors, elements], weighted; overwritten.
+        weights: Of the vectors, for `normalize`.
+        normalize: Divide by the sum of the weights of those that took part.
+    """
+    sign = _majority(vectors)
+    agreeing = _Weights(vectors, weights) if normalize else None
+    merged: Floats = vectors[0]
+    for place, row in enumerate(vectors):
+        row *= sign
+        np.maximum(row, 0.0, out=row)
+        if agreeing is not None:
+            agreeing.add(place, row > 0.0)
+        if place:
+            merged += row
+    merged *= sign
+    if agreeing is not None:
+        merged /= agreeing.sum_or_one()
+    return merged
+
+
+def _majority(vectors: Floats) -> Floats:
+    total: Floats = vectors[0] + vectors[1] if len(vectors) > 1 else vectors[0].copy()
+    for row in vectors[2:]:
+        total += row
+    # Not copysign, which is slow, and takes the sign of a negative zero.
+    np.multiply(total >= 0.0, np.float32(2.0), out=total)
+    total -= 1.0
+    return total
+
+
+def elected_mean(vectors: Floats, weights: Floats, *, at_least: float) -> Floats:
+    """Return, for each element, the weighted mean of the vectors that share the sign of their sum.
+
+    Args:
+        vectors: [vectors, elements], not weighted; overwritten.
+        weights: Of the vectors.
+        at_least: The least divisor.
+    """
+    sign = _majority(vectors)
+    divisor = np.zeros_like(sign)
+    for row, weight in zip(vectors, weights, strict=True):
+        row *= sign
+        np.maximum(row, 0.0, out=row)
+        divisor += np.multiply(row > 0.0, weight)
+    merged = weighted_sum(vectors, weights)
+    merged *= sign
+    merged /= np.maximum(divisor, np.float32(at_least), out=divisor)
+    return merged
+
+
+class _Weights:
+    """Sums of the weights of vectors that take part; of equal ones only the number is counted."""
+
+    def __init__(self, vectors: Floats, weights: Floats) -> None:
+        self._weights = weights
+        self._are_equal = bool((weights == weights[0]).all()) and len(weights) < 256
+        self._counts = np.zeros(vectors.shape[1] if self._are_equal else 0, np.uint8)
+        self._sums = np.zeros(0 if self._are_equal else vectors.shape[1], np.float32)
+
+    def add(self, place: int, taking_part: npt.NDArray[np.bool_]) -> None:
+        if self._are_equal:
+            self._counts += taking_part.view(np.uint8)
+        else:
+            self._sums += np.multiply(taking_part, self._weights[place])
+
+    def sum_or_one(self) -> Floats:
+        """Return the sums, and one where they are zero."""
+        if self._are_equal:
+            self._sums = self._counts * self._weights[0]
+        self._sums += self._sums == 0.0
+        return self._sums
+
+
+def add_to_base(chunk: Chunk, merged: Floats, factor: float = 1.0) -> Floats:
+    """Return base + factor · merged, in the memory of `merged`."""
+    assert chunk.base is not None
+    if factor != 1.0:
+        merged *= np.float32(factor)
+    merged += chunk.base
+    return merged
