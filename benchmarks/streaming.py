@@ -77,7 +77,7 @@ def planned_tensors(config) -> list[PlannedTensor]:  # a LlamaConfig
     return [PlannedTensor(f"{name}.weight", "BF16", shape) for name, shape in shapes.items()]
 
 
-def write_model(folder: Path, name: str) -> None:
+def write_model(folder: Path, name: str, seed: int = 0) -> None:
     """Write a random Llama of the shape, some rows at a time, and a tokenizer."""
     from transformers import LlamaConfig
 
@@ -88,7 +88,7 @@ def write_model(folder: Path, name: str) -> None:
     config = LlamaConfig(**shape, vocab_size=32000, head_dim=shape["hidden_size"] // 32)
     settings = {**config.to_dict(), "architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"}
     planned = planned_tensors(config)
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     with CheckpointWriter(
         folder, planned, parent=None, config=settings, fingerprint=name
     ) as writer:

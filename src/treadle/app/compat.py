@@ -1,0 +1,283 @@
+"""`treadle compat`: which loader takes a folder, and why not."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from treadle.app.loaders import FOREIGN, LOOKED_FOR, OWN_HEAD_WIDTH, Loader
+from treadle.core.checkpoint import CheckpointReader, SideFile, read_manifest
+from treadle.core.codec import DTYPES
+from treadle.core.errors import CheckpointError, TreadleError, UnsupportedModelError
+from treadle.model import facts
+from treadle.model.load import NONUNIFORM, base_config, resolve, shapes_of, skeleton
+
+__all__ = ["Verdict", "check", "compat"]
+
+_ADAPTER_CONFIG = "adapter_config.json"
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken")
+_SAYS = {True: "yes", False: "no", None: "?"}
+_HEADS = ("lm_head.weight", "embed_out.weight")
+
+
+class Verdict(NamedTuple):
+    """What one loader does with a folder."""
+
+    loader: str
+    takes: bool | None
+    """None: it was not checked here."""
+    why: str
+
+
+class _Findings(NamedTuple):
+    """What a model folder says of itself."""
+
+    reader: CheckpointReader
+    config: dict[str, Any]  # Any: JSON values
+    """The architecture's own, unwrapped."""
+    fault: str
+    """Why weights and config do not belong together; empty where they do, or nobody knows."""
+    refusal: str
+    """Why treadle does not take the model; empty where it does."""
+    unbuildable: str
+    """Why transformers cannot build the config's model; empty where it can, or was not asked."""
+    required: tuple[SideFile, ...]
+
+    @property
+    def is_nonuniform(self) -> bool:
+        return self.reader.config.get("model_type") == NONUNIFORM
+
+    @property
+    def names_required(self) -> str:
+        return ", ".join(side_file.path for side_file in self.required)
+
+    @property
+    def architecture(self) -> str:
+        """The class that the config names."""
+        return str((self.config.get("architectures") or [""])[0])
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return any(any(self.reader.folder.glob(pattern)) for pattern in _TOKENIZERS)
+
+    @property
+    def quantised(self) -> str:
+        """How the weights are quantised; empty where they are plain floats."""
+        said = self.config.get("quantization_config")
+        if said:
+            method = said.get("quant_method") if isinstance(said, dict) else None
+            return f"quantised ({method or 'by an unnamed method'})"
+        narrow = any(info.dtype.startswith("F8") for info in self.reader.tensors.values())
+        return "8-bit floats without a quantization_config that says their scales" if narrow else ""
+
+
+def compat(folder: Path) -> str:
+    """Say which loader takes a folder, and why not.
+
+    The folder is judged by its headers and configs; nothing is loaded, converted or run.
+
+    Args:
+        folder: A model folder (or hub id), or a PEFT adapter's folder.
+
+    Returns:
+        One line of what the folder is, and one for each loader.
+    """
+    source = resolve(folder)
+    verdicts = check(source)
+    width = max(len(verdict.loader) for verdict in verdicts)
+    lines = [f"{v.loader:<{width}}  {_SAYS[v.takes]:<3}  {v.why}" for v in verdicts]
+    return "\n".join([_describe(source), *lines])
+
+
+def check(folder: Path) -> tuple[Verdict, ...]:
+    """Return a verdict for each loader.
+
+    Raises:
+        CheckpointError: The folder is neither a model's nor an adapter's.
+    """
+    if _is_adapter(folder):
+        return _check_adapter(folder)
+    try:
+        reader = CheckpointReader(folder)
+    except CheckpointError as error:
+        if not (folder / "config.json").is_file():
+            raise
+        return tuple(Verdict(name, *_unreadable(folder, name, str(error))) for name in _names())
+    with reader:
+        found = _inspect(reader)
+        foreign = [Verdict(loader.name, *_judge(found, loader)) for loader in FOREIGN]
+        return (
+            Verdict("transformers", *_judge_transformers(found)),
+            Verdict("treadle", *_judge_own(found)),
+            *foreign,
+        )
+
+
+def _names() -> list[str]:
+    return ["transformers", "treadle", *(loader.name for loader in FOREIGN)]
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / _ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def _describe(folder: Path) -> str:
+    """Return one line of what the folder is."""
+    if _is_adapter(folder):
+        return f"{folder}: a PEFT adapter, no model"
+    try:
+        reader = CheckpointReader(folder)
+    except CheckpointError:
+        return f"{folder}: a model whose weights cannot be read"
+    with reader:
+        base = base_config(reader.config)
+        dtypes = sorted({DTYPES[info.dtype].name for info in reader.tensors.values()})
+        files = len({info.file for info in reader.tensors.values()})
+        said = [
+            f"{base.get('model_type', 'no model_type')}",
+            f"{len(reader.tensors)} tensors in {files} file{'s' * (files != 1)}",
+            " and ".join(dtypes),
+            "tied head" if reader.tied else "",
+            "blocks of differing width" if base is not reader.config else "",
+        ]
+    return f"{folder}: {', '.join(filter(None, said))}"
+
+
+def _unreadable(folder: Path, loader: str, fault: str) -> tuple[bool | None, str]:
+    if loader != "treadle" and any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors*")):
+        return None, "the weights are PyTorch pickles, not safetensors: not checked here"
+    return False, fault
+
+
+def _check_adapter(folder: Path) -> tuple[Verdict, ...]:
+    try:
+        config = json.loads((folder / _ADAPTER_CONFIG).read_text())
+        kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder / _ADAPTER_CONFIG} is not the JSON object that peft writes ({error}); copy "
+            f"or download it again."
+        ) from error
+    what = f"{kind or 'PEFT'} adapter of '{base or 'an unnamed base'}'"
+    merges = kind == "LORA"
+    mend = "merge it into its base: treadle merge METHOD BASE+FOLDER OUT" if merges else ""
+    own = mend or "only LoRA adapters are read; merge it into its base with peft"
+    ways = {"transformers": "load the base, then this with peft", "treadle": own}
+    ways |= {loader.name: loader.adapters for loader in FOREIGN}
+    return tuple(
+        Verdict(name, False if name == "treadle" else None, f"{what}, no model: {way}{note}")
+        for name, way in ways.items()
+        for note in ["" if name == "treadle" else " (not checked here)"]
+    )
+
+
+def _inspect(reader: CheckpointReader) -> _Findings:
+    fault = refusal = unbuildable = ""
+    try:
+        skeleton(reader)
+        _require_tensors(reader)
+    except UnsupportedModelError as error:
+        refusal = str(error)
+    except CheckpointError as error:
+        fault = str(error)
+    except TreadleError:
+        raise
+    except Exception as error:  # transformers' configs raise many unrelated types
+        lines = " ".join(str(error).split())
+        unbuildable = f"transformers cannot build the model that config.json describes: {lines}"
+    manifest = read_manifest(reader.folder)
+    side_files = manifest.side_files if manifest else ()
+    required = tuple(f for f in side_files if f.required and f.path != "config.json")
+    return _Findings(reader, base_config(reader.config), fault, refusal, unbuildable, required)
+
+
+def _require_tensors(reader: CheckpointReader) -> None:
+    """Check that every block has its matrices; experts and uneven blocks have no other check."""
+    config, shapes = base_config(reader.config), shapes_of(reader)
+    for layer in range(facts.num_layers(config)):
+        facts.linears(config, layer, shapes)
+
+
+def _judge_own(found: _Findings) -> tuple[bool | None, str]:
+    if reason := found.fault or found.refusal or found.unbuildable:
+        return False, reason
+    if found.required:
+        return None, f"computes with {found.names_required}: only the verbs that read it take it"
+    note = "" if found.has_tokenizer else "; without a tokenizer it reads no text"
+    if found.is_nonuniform:
+        return True, f"reads each block's width off its tensors{note}"
+    return True, f"has facts of model_type '{found.config['model_type']}', and the shapes fit{note}"
+
+
+def _refuse(found: _Findings) -> tuple[bool | None, str] | None:
+    """Return what every foreign loader does with the folder, where they all do the same."""
+    if found.fault:
+        return False, found.fault
+    if found.is_nonuniform:
+        return False, (
+            f"config.json says {NONUNIFORM}, which it does not know: the blocks differ in width; "
+            f"make a portable folder: treadle export FOLDER OUT --pad"
+        )
+    if found.required:
+        return False, (
+            f"it would compute something else without {found.names_required}, which only treadle "
+            f"reads"
+        )
+    if found.quantised:
+        return None, f"{found.quantised}: not checked here"
+    if found.config.get("auto_map"):
+        return None, "its code comes with the checkpoint (auto_map): read it first; not checked"
+    return None
+
+
+def _judge_transformers(found: _Findings) -> tuple[bool | None, str]:
+    if (refused := _refuse(found)) is not None:
+        return refused
+    if found.unbuildable:
+        return False, found.unbuildable
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    version = importlib.metadata.version("transformers")
+    model_type = str(found.config.get("model_type", ""))
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return False, f"AutoModelForCausalLM of {version} does not know model_type '{model_type}'"
+    if (found.reader.folder / _ADAPTER_CONFIG).is_file():
+        return None, f"with peft installed it loads the base that {_ADAPTER_CONFIG} names instead"
+    shapes = "whether the shapes fit was not checked" if found.refusal else "the shapes fit"
+    return True, f"AutoModelForCausalLM of {version} knows model_type '{model_type}'; {shapes}"
+
+
+def _judge(found: _Findings, loader: Loader) -> tuple[bool | None, str]:
+    if (refused := _refuse(found)) is not None:
+        return refused
+    if found.unbuildable:
+        return None, "transformers refuses its config.json: not checked here"
+    name = found.architecture
+    if name not in loader.listed:
+        if name not in LOOKED_FOR:
+            return None, f"'{name}' was not looked for in {loader.source}; {loader.others}"
+        takes = False if loader.refuses_others else None
+        return takes, f"{name} is not in {loader.source}; {loader.others}"
+    if loader.needs_tokenizer and not found.has_tokenizer:
+        return False, "the folder has no tokenizer; copy the original model's files into it"
+    if _has_untied_head(found):
+        return None, "config.json ties the head, but the folder holds another one: not checked here"
+    if loader.builds_modules and _has_unusual_heads(found):
+        return None, (
+            f"heads are not as wide as hidden size / heads, and whether it reads head_dim for "
+            f"{name} was not checked here"
+        )
+    return True, f"lists {name} as of {loader.source}; not run here"
+
+
+def _has_unusual_heads(found: _Findings) -> bool:
+    if found.architecture in OWN_HEAD_WIDTH:
+        return False
+    width = facts.num_heads(found.config) * facts.head_dim(found.config)
+    return width != int(found.config.get("hidden_size") or width)
+
+
+def _has_untied_head(found: _Findings) -> bool:
+    """Whether a head is stored that is not the embedding, though the config says that it is."""
+    stored = any(name.endswith(_HEADS) for name in found.reader.tensors)
+    return bool(found.config.get("tie_word_embeddings")) and stored and not found.reader.tied

@@ -1,0 +1,220 @@
+"""`treadle export`: a portable folder from one that only treadle loads, or in another dtype."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from treadle.app.padding import Padding, padded, plan_padding
+from treadle.core.checkpoint import (
+    CheckpointReader,
+    CheckpointWriter,
+    Manifest,
+    Parent,
+    PlannedTensor,
+    Provenance,
+    content_hash,
+    model_card,
+    prepare_target,
+    read_manifest,
+    require_finite,
+)
+from treadle.core.codec import DTYPES, FLOATS
+from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.core.progress import steps
+from treadle.model.load import NONUNIFORM, base_config, resolve, shapes_of
+
+__all__ = ["export"]
+
+Config = dict[str, Any]  # Any: JSON values
+_CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_NONUNIFORM_KIND = "nonuniform-shapes"
+_SYNC_BYTES = 256 << 20  # a killed export repeats at most this much, or one tensor
+
+
+class _Plan(NamedTuple):
+    """What becomes of a folder."""
+
+    padding: Padding
+    code: str | None
+    """The dtype of all floats; None keeps each tensor's."""
+    left_out: list[str]
+    """Optional side files: they belong to the former numbers."""
+
+
+def export(
+    folder: Path,
+    out: Path,
+    *,
+    pad: bool = False,
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Make a folder that other programs load, and that computes the same.
+
+    A killed export goes on where it stopped when it is started again. Memory holds one tensor at a
+    time.
+
+    Args:
+        folder: The model folder (or hub id).
+        out: The folder to make.
+        pad: Fill blocks of fewer neurons or heads with zeros, up to the widest block.
+        dtype: Cast all floats; without it each tensor keeps its own.
+        overwrite: Replace an existing model folder.
+
+    Returns:
+        What was done.
+
+    Raises:
+        SettingsError: Nothing would change, or the settings do not fit the folder.
+        UnsupportedModelError: The model cannot be padded or cast exactly.
+    """
+    source, out = resolve(folder), Path(out)
+    _require_target(source, out, overwrite)
+    with CheckpointReader(source) as reader:
+        plan = _plan(reader, pad, dtype)
+        provenance = _provenance(reader, pad, dtype)
+        _write(reader, out, plan, provenance, overwrite)
+        return _summary(reader, out, plan)
+
+
+def _plan(reader: CheckpointReader, pad: bool, dtype: str | None) -> _Plan:
+    if dtype is not None and dtype not in _CODES:
+        raise SettingsError(f"dtype {dtype!r} is unknown; choose one of: {', '.join(_CODES)}.")
+    is_nonuniform = reader.config.get("model_type") == NONUNIFORM
+    if pad and not is_nonuniform:
+        raise SettingsError(
+            f"There is nothing to pad in '{reader.folder}': its blocks have one width, and it "
+            f"loads as it is; leave --pad away."
+        )
+    if is_nonuniform and not pad:
+        raise SettingsError(
+            f"The blocks of '{reader.folder}' differ in width, so that only treadle loads it; pass "
+            f"--pad to fill them with zeros."
+        )
+    if not pad and dtype is None:
+        raise SettingsError("Nothing was asked for; pass --dtype (or --pad for uneven blocks).")
+    _require_plain(reader)
+    left_out = _leave_out(reader)
+    same = Padding(reader.config, shapes_of(reader), {}, {})
+    code = None if dtype is None else _CODES[dtype]
+    return _Plan(plan_padding(reader) if pad else same, code, left_out)
+
+
+def _require_target(source: Path, out: Path, overwrite: bool) -> None:
+    """Refuse an output that cannot be written, before any work."""
+    prepare_target(out, overwrite)
+    if source.resolve() in (out.resolve(), *out.resolve().parents):
+        raise SettingsError(
+            f"The output '{out}' is the model's own folder, or lies in it; choose another one."
+        )
+
+
+def _require_plain(reader: CheckpointReader) -> None:
+    """Refuse numbers that mean something only together with others."""
+    narrow = [name for name, info in reader.tensors.items() if info.dtype.startswith("F8")]
+    if base_config(reader.config).get("quantization_config") or narrow:
+        found = f"holds 8-bit floats ('{narrow[0]}')" if narrow else "has a quantization_config"
+        raise UnsupportedModelError(
+            f"'{reader.folder}' {found}: its numbers need their scales, and neither a cast nor "
+            f"zeros keep their meaning; export the unquantised model."
+        )
+
+
+def _leave_out(reader: CheckpointReader) -> list[str]:
+    """Return the optional side files.
+
+    Raises:
+        UnsupportedModelError: The model computes with a required one.
+    """
+    manifest = read_manifest(reader.folder)
+    side_files = manifest.side_files if manifest else ()
+    for side_file in side_files:
+        if side_file.required and side_file.kind != _NONUNIFORM_KIND:
+            raise UnsupportedModelError(
+                f"'{reader.folder}' computes with {side_file.path} ({side_file.kind}), which no "
+                f"plain folder expresses; export the model that it was made from."
+            )
+    return [side_file.path for side_file in side_files if not side_file.required]
+
+
+def _provenance(reader: CheckpointReader, pad: bool, dtype: str | None) -> Provenance:
+    name = reader.folder.absolute().name
+    parents = (Parent(name=name, content_hash=content_hash(reader)),)
+    return Provenance(verb="export", settings={"pad": pad, "dtype": dtype}, parents=parents)
+
+
+def _write(
+    reader: CheckpointReader, out: Path, plan: _Plan, provenance: Provenance, overwrite: bool
+) -> None:
+    planned = [
+        PlannedTensor(name, _target(info.dtype, plan.code), plan.padding.shapes[name])
+        for name, info in reader.tensors.items()
+        if name not in reader.tied
+    ]
+    with CheckpointWriter(
+        out,
+        planned,
+        parent=reader,
+        config=_with_dtype(plan.padding.config, plan.code),
+        overwrite=overwrite,
+        fingerprint=f"export {provenance.parents[0].content_hash} {provenance.settings}",
+    ) as writer:
+        _stream(reader, writer, planned, plan.padding)
+        writer.finish(Manifest(provenance=provenance), model_card(writer.out.name, provenance))
+
+
+def _stream(
+    reader: CheckpointReader,
+    writer: CheckpointWriter,
+    planned: list[PlannedTensor],
+    padding: Padding,
+) -> None:
+    already, finished, pending_bytes = writer.done, [], 0
+    total = sum(tensor.num_bytes for tensor in planned)
+    with steps(f"exporting {writer.out.name}", total) as bar:
+        for tensor in planned:
+            if tensor.name not in already:
+                values = reader.array(tensor.name)
+                require_finite(tensor.name, values, reader.tensors[tensor.name].file)
+                place = padding.places.get(tensor.name)
+                writer.write(tensor.name, padded(values, tensor.shape, place))
+                reader.release(tensor.name)
+                finished.append(tensor.name)
+                pending_bytes += tensor.num_bytes
+            bar.advance(tensor.num_bytes)
+            if pending_bytes > _SYNC_BYTES:
+                writer.mark_done(finished)
+                finished, pending_bytes = [], 0
+
+
+def _target(dtype: str, code: str | None) -> str:
+    return code if code is not None and dtype in FLOATS else dtype
+
+
+def _with_dtype(config: Config, code: str | None) -> Config:
+    """Return the config with the dtype wherever it states one, or else at the top."""
+    if code is None:
+        return config
+    changed = copy.deepcopy(config)
+    parts = [part for part in (changed, *changed.values()) if isinstance(part, dict)]
+    places = [(part, key) for part in parts for key in ("dtype", "torch_dtype") if key in part]
+    for part, key in places or [(changed, "dtype")]:
+        part[key] = DTYPES[code].name
+    return changed
+
+
+def _summary(reader: CheckpointReader, out: Path, plan: _Plan) -> str:
+    lines = [
+        f"{name}: {', '.join(map(str, found))} in the blocks, now {target} in all"
+        for name, (found, target) in plan.padding.widths.items()
+    ]
+    if plan.padding.places:
+        before, after = (
+            sum(math.prod(shape) for shape in shapes.values())
+            for shapes in (shapes_of(reader), plan.padding.shapes)
+        )
+        lines.append(f"weights: {before:,} before, {after:,} with the zeros")
+    if plan.left_out:
+        lines.append(f"left out: {', '.join(plan.left_out)} (of the former folder)")
+    return "\n".join([*lines, f"written: {out}"])
