@@ -31,7 +31,7 @@ from treadle.model.fit import FitSettings, fit, loss_figure, random_batches
 
 DOMAINS = ("encyclopaedia", "arithmetic", "code", "manual")
 VOCAB_SIZE, SEQ, ROWS = 4096, 128, 8
-NUM_WINDOWS = 48
+NUM_WINDOWS = 24
 SHAPE = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 192,
@@ -235,7 +235,7 @@ def main() -> None:
     write_texts(work, arguments.shared)
     settings = {"num_steps": 2 * arguments.steps, "learning_rate": 2e-3}
     losses = {"base": train(work, "base", DOMAINS, None, settings)}
-    tuned = {"num_steps": arguments.steps, "learning_rate": 1e-3}
+    tuned = {"num_steps": arguments.steps, "learning_rate": 3e-4}
     for domain in DOMAINS:
         losses[domain] = train(work, domain, (domain,), work / "base", tuned)
     joint = {**tuned, "num_steps": 4 * arguments.steps}

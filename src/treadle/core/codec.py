@@ -25,6 +25,9 @@ __all__ = [
     "dequantize_q4_1",
     "dequantize_q8_0",
     "dtype_code",
+    "quantize_q4_0",
+    "quantize_q4_1",
+    "quantize_q8_0",
 ]
 
 Array = NDArray[Any]  # Any: ml_dtypes' scalar types are not known to numpy's type stubs
@@ -63,6 +66,7 @@ _TORCH_ONLY = {
 }
 _CARRIERS = {1: np.dtype(np.uint8), 2: np.dtype(np.int16)}
 
+_BLOCK = 32
 _Q4_1_BLOCK_BYTES = 20  # fp16 scale, fp16 minimum, 16 bytes of 4-bit codes
 _Q8_0_BLOCK_BYTES = 34  # fp16 scale, 32 signed 8-bit codes
 
@@ -166,3 +170,51 @@ def dequantize_q8_0(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     weights = blocks[:, 2:].view(np.int8).astype(np.float32)
     weights *= scale
     return weights.reshape(*raw.shape[:-1], -1)
+
+
+def quantize_q8_0(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """Round to 8 bits in blocks of 32: codes [..., cols] and scales [..., cols / 32].
+
+    A weight is ``scale * code``; the scale is the block's largest magnitude / 127, in float16.
+    """
+    blocks = _blocks(weights)
+    scales = (np.abs(blocks).max(axis=-1, keepdims=True) / 127).astype(np.float16)
+    codes = np.rint(_divided(blocks, scales)).clip(-127, 127).astype(np.int8)
+    return codes.reshape(weights.shape), scales[..., 0]
+
+
+def quantize_q4_0(weights: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """Round to 4 bits in blocks of 32, around zero: codes 0..15 [..., cols], scales.
+
+    A weight is ``scale * (code - 8)``; the scale is the block's extreme value / -8, in float16, so
+    that the extreme itself is met.
+    """
+    blocks = _blocks(weights)
+    places = np.abs(blocks).argmax(axis=-1, keepdims=True)
+    scales = (np.take_along_axis(blocks, places, axis=-1) / -8).astype(np.float16)
+    codes = np.rint(_divided(blocks, scales)).clip(-8, 7) + 8
+    return codes.astype(np.uint8).reshape(weights.shape), scales[..., 0]
+
+
+def quantize_q4_1(
+    weights: NDArray[np.float32],
+) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.float16]]:
+    """Round to 4 bits in blocks of 32, from the minimum up: codes 0..15, scales, minima.
+
+    A weight is ``scale * code + minimum``, both in float16.
+    """
+    blocks = _blocks(weights)
+    minima = blocks.min(axis=-1, keepdims=True).astype(np.float16)
+    scales = ((blocks.max(axis=-1, keepdims=True) - minima) / 15).astype(np.float16)
+    codes = np.rint(_divided(blocks - minima, scales)).clip(0, 15)
+    return codes.astype(np.uint8).reshape(weights.shape), scales[..., 0], minima[..., 0]
+
+
+def _blocks(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    assert weights.shape[-1] % _BLOCK == 0, "blocks must divide the last axis"
+    return weights.reshape(*weights.shape[:-1], -1, _BLOCK)
+
+
+def _divided(blocks: NDArray[np.float32], scales: NDArray[np.float16]) -> NDArray[np.float32]:
+    wide = scales.astype(np.float32)
+    return np.divide(blocks, wide, out=np.zeros_like(blocks), where=wide != 0)

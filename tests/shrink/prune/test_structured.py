@@ -282,3 +282,19 @@ def test_meaning_wanda_keeps_the_neurons_that_speak(text: str, tmp_path: Path) -
         change[method] = float((layered_losses(tmp_path / method, tokens) - base).abs().mean())
     assert change["wanda"] < 0.1 * change["random"]
     assert json.loads((tmp_path / "wanda" / "config.json").read_text())["intermediate_size"] == 48
+
+
+def test_numbers_of_heads_that_a_config_refuses_are_refused_before_writing(tiny_model, tmp_path):
+    gemma = tiny_model("gemma2", num_attention_heads=8, num_key_value_heads=4)
+    with pytest.raises(UnsupportedModelError, match="allow-nonuniform"):
+        run(gemma, tmp_path / "out", "magnitude", pattern="heads", sparsity=0.25)
+    assert not (tmp_path / "out").exists()
+    run(
+        gemma,
+        tmp_path / "out",
+        "magnitude",
+        pattern="heads",
+        sparsity=0.25,
+        allow_nonuniform=True,
+    )
+    assert layered_losses(tmp_path / "out", tokens_of(1, 16)).isfinite().all()

@@ -150,13 +150,28 @@ def shrunk_config(
         return _nonuniform(kind, config, widths, allow_nonuniform)
     changed = dict(config)
     for key, sizes in widths.items():
-        size = sizes.pop()
+        (size,) = sizes
         changed[key] = size
         if kind == "heads":
             ratio = facts.num_heads(config) // facts.num_kv_heads(config)
             changed["num_attention_heads"] = size * ratio
             changed[architecture.head_width] = facts.head_dim(config)
-    return changed
+    return changed if _is_accepted(changed) else _nonuniform(kind, config, widths, allow_nonuniform)
+
+
+def _is_accepted(config: Config) -> bool:
+    """Say whether the architecture's config class takes these numbers: some want heads that divide.
+
+    It does so in whatever way it likes, hence the wide net.
+    """
+    from transformers import AutoConfig
+
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    try:
+        AutoConfig.for_model(config["model_type"], **fields)
+    except Exception:
+        return False
+    return True
 
 
 def _size_key(kind: str, config: Config, unit: Unit) -> str:
@@ -175,7 +190,7 @@ def _nonuniform(kind: str, config: Config, widths: dict[str, set[int]], allow: b
         reason = (
             "blocks would differ in width"
             if any(len(found) > 1 for found in widths.values())
-            else "this architecture derives a head's width from hidden size / heads"
+            else "its heads follow from the hidden size, or it takes only some numbers of them"
         )
         raise UnsupportedModelError(
             f"The config of model_type '{config['model_type']}' cannot say the shapes that pattern "
