@@ -96,7 +96,7 @@ def test_heads_that_the_config_cannot_say(
         run(dense, tmp_path / "out", "wanda", text, **settings)
     message = str(caught.value)
     assert f"model_type '{model_type}' cannot say the shapes that pattern heads leaves" in message
-    assert "derives a head's width from hidden size / heads" in message
+    assert "its heads follow from the hidden size" in message
     assert "--allow-nonuniform" in message
     assert not (tmp_path / "out").exists()
     run(dense, tmp_path / "out", "wanda", text, allow_nonuniform=True, **settings)
