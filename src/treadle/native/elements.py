@@ -16,6 +16,7 @@ __all__ = [
     "count_high_bits",
     "count_low_bits",
     "decode_bf16",
+    "dot",
     "encode_bf16",
     "uniform",
 ]
@@ -29,6 +30,15 @@ def decode_bf16(source: npt.NDArray[np.uint16], target: Floats) -> bool:
     if kernel is None:
         return twins.decode_bf16(source, target)
     return bool(kernel.decode_bf16(_of(source), ctypes.c_int64(source.size), _of(target)))
+
+
+def dot(left: Floats, right: Floats) -> float:
+    """Return the scalar product, added up in float64."""
+    kernel = library("merge")
+    if kernel is None:
+        return twins.dot(left, right)
+    kernel.dot.restype = ctypes.c_double
+    return float(kernel.dot(_of(left), _of(right), ctypes.c_int64(left.size)))
 
 
 def encode_bf16(source: Floats, target: npt.NDArray[np.uint16]) -> None:

@@ -47,3 +47,15 @@ void uniform(uint64_t key, uint64_t first, int64_t count, float *target) {
         target[i] = (float)(uint32_t)((bits ^ (bits >> 31)) >> 40) * 0x1p-24f;
     }
 }
+
+/* The scalar product: products, exact in float64, are added in 16 lanes of it. */
+double dot(const float *restrict left, const float *restrict right, int64_t count) {
+    enum { SUMS = 16 };
+    double sums[SUMS] = {0}, total = 0;
+    int64_t i = 0;
+    for (; i + SUMS <= count; i += SUMS)
+        for (int lane = 0; lane < SUMS; lane++) sums[lane] += (double)left[i + lane] * (double)right[i + lane];
+    for (int lane = 0; i + lane < count; lane++) sums[lane] += (double)left[i + lane] * (double)right[i + lane];
+    for (int lane = 0; lane < SUMS; lane++) total += sums[lane];
+    return total;
+}

@@ -13,6 +13,7 @@ __all__ = [
     "count_high_bits",
     "count_low_bits",
     "decode_bf16",
+    "dot",
     "encode_bf16",
     "keep_n_of_m",
     "keep_rows",
@@ -100,3 +101,13 @@ def uniform(key: int, first: int, target: npt.NDArray[np.float32]) -> None:
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     target[:] = ((bits ^ (bits >> np.uint64(31))) >> np.uint64(40)).astype(np.float32) * 2.0**-24
+
+
+def dot(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> float:
+    """Return the scalar product, exact products added up in 16 lanes of float64."""
+    products = np.zeros(-(-left.size // 16) * 16)
+    np.multiply(left, right, out=products[: left.size], dtype=np.float64)
+    found = 0.0
+    for value in np.add.reduce(products.reshape(-1, 16), axis=0).tolist():
+        found += value
+    return found

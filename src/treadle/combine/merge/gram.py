@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.combine.merge.base import Floats
+from treadle.native import elements
 
 __all__ = ["Doubles", "cosines", "gram", "gram_of_columns", "gram_of_rows", "norms"]
 
@@ -30,8 +31,15 @@ def gram_of_rows(vectors: Floats, width: int) -> Doubles:
 
 def gram(runs: Iterable[Floats]) -> Doubles:
     """Return the products ⟨v_i, v_j⟩ of vectors [vectors, vectors] read in runs, in their order."""
-    found: Doubles = np.sum([gram_of_rows(run, run.shape[1])[:, :, 0] for run in runs], axis=0)
-    return found
+    found = None
+    for run in runs:
+        if found is None:
+            found = np.zeros((len(run), len(run)))
+        for i, left in enumerate(run):
+            for j, right in enumerate(run[: i + 1]):
+                found[i, j] += elements.dot(left, right)
+    assert found is not None, "a tensor without elements has no products"
+    return found + np.tril(found, -1).T
 
 
 def gram_of_columns(runs: Iterable[tuple[int, Floats]], num_columns: int) -> Doubles:

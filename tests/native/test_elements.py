@@ -1,0 +1,100 @@
+"""Kernels over runs of elements: the same bits as their twins, and as what they mean."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from treadle.native import elements, twins
+
+SIZES = st.integers(0, 200)
+SEEDS = st.integers(0, 10_000)
+
+
+def floats(size, seed, scale=1.0):
+    values = np.random.default_rng(seed).standard_normal(size) * scale
+    return values.astype(np.float32)
+
+
+@given(SIZES, SEEDS)
+def test_bfloat16_there_and_back(size, seed):
+    values = floats(size, seed)
+    for module in (elements, twins):
+        bits = np.empty(size, np.uint16)
+        module.encode_bf16(values, bits)
+        expected = values.astype(ml_dtypes.bfloat16)
+        assert np.array_equal(bits, expected.view(np.uint16))
+        wide = np.empty(size, np.float32)
+        assert module.decode_bf16(bits, wide)
+        assert np.array_equal(wide, expected.astype(np.float32))
+
+
+def test_halves_round_to_even():
+    values = np.array([1.00390625, 1.01171875, -1.00390625], np.float32)
+    bits = np.empty(3, np.uint16)
+    elements.encode_bf16(values, bits)
+    assert bits.view(ml_dtypes.bfloat16).astype(np.float32).tolist() == [1.0, 1.015625, -1.0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 7, 40])
+def test_what_is_no_number_is_found(bad, place):
+    values = floats(41, 1)
+    values[place] = bad
+    bits = values.astype(ml_dtypes.bfloat16).view(np.uint16)
+    for module in (elements, twins):
+        assert not module.are_finite(values)
+        assert module.are_finite(floats(41, 1))
+        assert not module.decode_bf16(bits, np.empty(41, np.float32))
+
+
+@given(SIZES, SEEDS)
+def test_histograms_count_magnitudes(size, seed):
+    values = floats(size, seed)
+    bits = values.view(np.uint32) & 0x7FFFFFFF
+    found = [np.zeros(1 << 15, np.int64) for _ in range(2)]
+    for module, bins in zip((elements, twins), found, strict=True):
+        module.count_high_bits(values, bins)
+        assert np.array_equal(bins, np.bincount(bits >> 16, minlength=1 << 15))
+    if size:
+        high = int(bits[0] >> 16)
+        for module in (elements, twins):
+            low = np.zeros(1 << 16, np.int64)
+            module.count_low_bits(values, high, low)
+            assert low.sum() == (bits >> 16 == high).sum()
+            assert low[bits[0] & 0xFFFF] >= 1
+
+
+@given(st.integers(0, 2**63), st.integers(0, 2**40), SIZES, st.integers(0, 100))
+def test_random_numbers_do_not_depend_on_the_run(key, first, size, cut):
+    whole, twin = np.empty(size, np.float32), np.empty(size, np.float32)
+    elements.uniform(key, first, whole)
+    twins.uniform(key, first, twin)
+    assert np.array_equal(whole, twin)
+    cut = min(cut, size)
+    parts = [np.empty(cut, np.float32), np.empty(size - cut, np.float32)]
+    elements.uniform(key, first, parts[0])
+    elements.uniform(key, first + cut, parts[1])
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_random_numbers_are_uniform_and_independent():
+    streams = np.empty((8, 100_000), np.float32)
+    for key, row in enumerate(streams):
+        elements.uniform(key, 0, row)
+    assert streams.min() >= 0
+    assert streams.max() < 1
+    counts = np.array([np.histogram(row, 100, (0, 1))[0] for row in streams])
+    chi_squared = ((counts - 1000.0) ** 2 / 1000).sum(axis=1)
+    assert (chi_squared < 160).all()  # 99 degrees of freedom: one in ten thousand lies above
+    correlation = np.corrcoef(streams)
+    assert np.abs(correlation - np.eye(8)).max() < 0.02
+
+
+@given(SIZES, SEEDS)
+def test_scalar_products_are_exact_but_for_float64(size, seed):
+    left, right = floats(size, seed), floats(size, seed + 1)
+    found = elements.dot(left, right)
+    assert found == twins.dot(left, right)
+    assert found == pytest.approx(float(left.astype(np.float64) @ right), rel=1e-12, abs=1e-12)
