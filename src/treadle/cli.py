@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
 
 from treadle import __version__
 from treadle.core.errors import SettingsError, TreadleError
@@ -19,6 +20,9 @@ from treadle.verbs import VERBS, WINGS
 __all__ = ["build", "main"]
 
 _APP_GROUP = Group("Tools", sort_key=99)
+_WINGS = {
+    wing: Group(heading, sort_key=place) for place, (wing, heading) in enumerate(WINGS.items())
+}
 _ACTIONS = Group("Beside the methods", sort_key=99)
 _COMMANDS = {
     "run": ("treadle.app.run:run", "Run a recipe and draw its report."),
@@ -64,7 +68,7 @@ def _method_parameters(method: type[Method]) -> list[inspect.Parameter]:
     group = Group(f"Settings of {method.name}", sort_key=2)
     found = []
     for name, field in method.model_fields.items():
-        text = " ".join(filter(None, [field.description, _bounds(field.metadata)]))
+        text = " ".join(filter(None, [field.description, _bounds(_constraints(field))]))
         default = inspect.Parameter.empty if field.is_required() else field.default
         is_switch = field.annotation is bool and not field.default  # True needs its --no- form
         wrapped = _annotated(field.annotation, text, group, is_switch)
@@ -74,6 +78,13 @@ def _method_parameters(method: type[Method]) -> list[inspect.Parameter]:
             )
         )
     return found
+
+
+def _constraints(field: FieldInfo) -> list[Any]:  # Any: pydantic's constraint objects
+    """Return what bounds a field, or each of its values where it holds several."""
+    inner = get_args(field.annotation)[:1] if get_origin(field.annotation) is tuple else ()
+    extras = [extra for one in inner for extra in get_args(one)[1:]]
+    return [*field.metadata, *(entry for extra in extras for entry in extra.metadata)]
 
 
 def _bounds(metadata: list[Any]) -> str:  # Any: pydantic's constraint objects
@@ -145,8 +156,11 @@ def _positionals(parameters: list[inspect.Parameter]) -> tuple[list[inspect.Para
 
     def bind(words: tuple[Any, ...]) -> dict[str, Any]:
         if len(words) < len(ahead):
+            one = ahead[place].name.removesuffix("s")
+            others = "".join(f" and {p.name.upper()}" for p in ahead if p is not ahead[place])
             raise SettingsError(
-                f"Expected {shown}, but {len(words)} were given; name at least {len(ahead)}."
+                f"Expected {shown}, but {len(words)} {'was' if len(words) == 1 else 'were'} given; "
+                f"name at least one {one}{others}."
             )
         stop = len(words) - num_after
         values = [*words[:place], list(words[place:stop]), *words[stop:]]
@@ -182,14 +196,20 @@ def _report(result: Any) -> None:  # Any: a Result, or None
     for entry in result.measurements:
         interval = f"  [{entry.low:.4g}, {entry.high:.4g}]" if entry.low is not None else ""
         note = f"  {entry.note}" if entry.note else ""
-        _say(f"{entry.name:>24}  {entry.value:.4f}{interval} {entry.unit}{note}")
+        _say(f"{entry.name:>24}  {_number(entry.value)}{interval} {entry.unit}{note}")
     for note in result.notes:
         _say(f"{'note':>24}  {note}")
     _say(
         f"{'cost':>24}  {result.seconds:.1f} s, {result.cpu_seconds:.1f} s CPU, "
         f"peak {result.peak_memory_bytes / 1e9:.2f} GB"
     )
-    _say(f"{'written':>24}  {result.output}")
+    if result.output:
+        _say(f"{'written':>24}  {result.output}")
+
+
+def _number(value: float) -> str:
+    """Return a measured value with four places, a whole one without."""
+    return f"{value:.0f}" if value.is_integer() else f"{value:.4f}"
 
 
 def _say(line: str) -> None:
@@ -199,7 +219,7 @@ def _say(line: str) -> None:
 
 def _verb_app(verb: Verb, only: str | None) -> App:
     """Return the app of one verb; with `only`, of that method alone: help imports no other."""
-    group = Group(WINGS[verb.wing], sort_key=list(WINGS).index(verb.wing))
+    group = _WINGS[verb.wing]
     table = verb.methods() if only is not None else None
     if only is None or table is None:
         return App(name=verb.name, help=verb.summary, group=group)

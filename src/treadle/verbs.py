@@ -52,5 +52,12 @@ VERBS = {
             "treadle.judge.evaluate:evaluate",
             "treadle.judge.evaluate:TASKS",
         ),
+        Verb(
+            "bench",
+            "judge",
+            "Measure cost: latency and throughput, beside the machine's roofline.",
+            "treadle.judge.bench:bench",
+            "treadle.judge.bench:BENCHMARKS",
+        ),
     )
 }

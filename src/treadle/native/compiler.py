@@ -30,11 +30,12 @@ __all__ = [
 
 SOURCES = Path(__file__).parent
 OBJECTS = SOURCES / "objects"
-KERNELS = ("mask", "merge", "obs")
+KERNELS = ("mask", "merge", "obs", "step")
 
 # Without -ffp-contract=off a compiler fuses multiplications with additions where the machine can,
 # and results would depend on the machine; a kernel that wants the fused form writes fmaf().
-_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-ffp-contract=off")
+_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno")
+_LIBRARIES = ("-pthread", "-lm")
 
 BASELINE = "x86-64-v3"
 # What that level of the x86-64 psABI asks for, as /proc/cpuinfo names it.
@@ -101,6 +102,7 @@ def compile_object(kernel: str, compiler: Compiler, architecture: str, target: P
             str(SOURCES / f"{kernel}.c"),
             "-o",
             str(made),
+            *_LIBRARIES,
         ]
         answer = subprocess.run(
             [*compiler.command, *arguments], capture_output=True, text=True, check=False
@@ -121,7 +123,9 @@ def is_sealed(path: Path) -> bool:
 
 
 def _source(kernel: str) -> str:
-    return (SOURCES / f"{kernel}.c").read_text()
+    """Return all that a kernel is compiled from: its source and the headers named after it."""
+    headers = sorted(SOURCES.glob(f"{kernel}_*.h"))
+    return "\0".join(file.read_text() for file in (SOURCES / f"{kernel}.c", *headers))
 
 
 def _digest(*parts: str) -> str:

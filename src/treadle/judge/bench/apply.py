@@ -1,0 +1,127 @@
+"""The driver of benchmarks: load a model into the runtime, measure, write the result."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from treadle.core.checkpoint import CheckpointReader, content_hash
+from treadle.core.errors import SettingsError
+from treadle.core.result import (
+    RESULT_FILE,
+    Input,
+    Measurement,
+    Recording,
+    Result,
+    digest,
+    write_result,
+)
+from treadle.core.timing import Stopwatch
+from treadle.judge.bench import BENCHMARKS
+from treadle.judge.bench.base import Benchmark
+
+if TYPE_CHECKING:
+    from treadle.runtime import LLM
+    from treadle.runtime.executor import Executor
+
+__all__ = ["bench"]
+
+
+def bench(
+    model: str | Path,
+    out: Path,
+    method: Benchmark | str,
+    *,
+    weights: str = "fp32",
+    num_threads: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> Result:
+    """Measure what a model costs on this machine and write the result.
+
+    Args:
+        model: Hugging Face folder, packaged:smollm2, or a hub id.
+        out: Folder for result.json.
+        method: What is measured.
+        weights: How matrices are held: fp32, fp16, q8, q4_0 or q4_1.
+        num_threads: Threads of the native step (default: the physical cores).
+        seed: Seed of the prompts.
+        overwrite: Replace the result in `out`.
+        trust_remote_code: Run code that the checkpoint brings along.
+
+    Returns:
+        The account of the run, as in the folder's result.json.
+
+    Raises:
+        SettingsError: `out` holds a result already, or the model is shorter than the requests.
+        CheckpointError: The model cannot be read.
+    """
+    from treadle.model.load import resolve
+    from treadle.runtime import LLM
+    from treadle.runtime.choice import choose_executor
+
+    benchmark, out = BENCHMARKS.resolve(method), Path(out)
+    if (out / RESULT_FILE).exists() and not overwrite:
+        raise SettingsError(f"'{out}' holds a result already; pass --overwrite or another folder.")
+    folder = resolve(model)
+    with CheckpointReader(folder) as reader:
+        inputs = [
+            Input(name="model", path=str(model), content_hash=content_hash(reader)),
+            Input(name="config", path="config.json", content_hash=digest(reader.config)),
+        ]
+        num_bytes = reader.num_bytes
+    settings = {**benchmark.settings(), "weights": weights, "num_threads": num_threads}
+    recording = Recording("bench", benchmark.name, settings, seed, inputs)
+    with Stopwatch() as loading:
+        executor = choose_executor(folder, weights, num_threads, trust_remote_code)
+        llm = LLM(folder, executor=executor, enable_prefix_caching=False)
+    answerer = _Answerer(llm, executor)
+    measurements = benchmark.measure(answerer, seed)
+    measurements.append(
+        Measurement(
+            name="load", value=loading.wall_seconds, unit="seconds, checked against transformers"
+        )
+    )
+    result = recording.finish(
+        out,
+        measurements=measurements,
+        bytes={"input": num_bytes},
+        notes=[f"Computed by the {'native step' if answerer.is_native else 'generic executor'}."],
+    )
+    write_result(result, out)
+    return result
+
+
+class _Answerer:
+    """The runtime as benchmarks see it."""
+
+    def __init__(self, llm: "LLM", executor: "Executor") -> None:
+        from treadle.runtime.llama_step import LlamaStep
+
+        self._llm, shape = llm, executor.shape
+        self.vocab_size, self.max_positions = shape.vocab_size, shape.max_positions
+        native = executor if isinstance(executor, LlamaStep) else None
+        self.is_native = native is not None
+        self.bytes_per_token = native.weight_bytes if native else 0
+        self.flops_per_token = 2 * native.num_weights if native else 0
+
+    def answer(self, prompts: Sequence[Sequence[int]], num_new: int) -> None:
+        """Continue every prompt by `num_new` tokens, in one batch."""
+        from treadle.runtime import SamplingParams
+
+        longest = max(map(len, prompts)) + num_new
+        if longest > self.max_positions:
+            raise SettingsError(
+                f"Requests of {longest} tokens are longer than the model's {self.max_positions} "
+                f"positions; lower prompt_tokens or new_tokens."
+            )
+        params = SamplingParams(max_tokens=num_new, temperature=0.0, ignore_eos=True)
+        self._llm.generate([list(prompt) for prompt in prompts], params)
+
+    def ask(self, question: str, num_new: int) -> tuple[str, int]:
+        """Return the greedy answer of at most `num_new` tokens to a user, and its tokens."""
+        from treadle.runtime import SamplingParams
+
+        params = SamplingParams(max_tokens=num_new, temperature=0.0)
+        (answer,) = self._llm.chat([{"role": "user", "content": question}], params)
+        return answer.outputs[0].text, len(answer.outputs[0].token_ids)

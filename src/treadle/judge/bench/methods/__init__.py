@@ -1,0 +1,1 @@
+"""One way of measuring a file."""

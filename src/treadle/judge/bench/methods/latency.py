@@ -1,0 +1,76 @@
+"""Latency: one request at a time."""
+
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from treadle.core import hardware
+from treadle.core.method import Standard
+from treadle.core.result import Measurement
+from treadle.core.seed import numpy_stream
+from treadle.judge.bench.base import Answerer, Benchmark
+from treadle.judge.bench.repeated import rate, repeated_seconds
+
+__all__ = ["Latency"]
+
+
+class Latency(Benchmark):
+    """Measure how long one request takes: its prompt, then token after token.
+
+    The prompt's time is that of an answer of one token; what longer answers take beyond it, shared
+    out over their further tokens, is the time of a token. The roofline is the smaller of what
+    memory can deliver (measured reading bandwidth over the bytes of weights that a token reads)
+    and what the processor can multiply (measured float32 peak over the operations of a token).
+
+    Williams et al., "Roofline: an insightful visual performance model", 2009.
+    """
+
+    name: ClassVar[str] = "latency"
+    paper = Standard("Williams et al., Roofline, Communications of the ACM 52(4), 2009.")
+
+    prompt_tokens: Annotated[int, Field(ge=1)] = 128
+    """Tokens of the prompt."""
+    new_tokens: Annotated[int, Field(ge=2)] = 64
+    """Tokens of the answer."""
+    rounds: Annotated[int, Field(ge=1)] = 5
+    """How often it is measured."""
+
+    def measure(self, model: Answerer, seed: int) -> list[Measurement]:
+        """Return the rates of prompt and answer, and the fraction of the roofline."""
+        stream = numpy_stream(seed, "benchmark prompts")
+        prompt = stream.integers(model.vocab_size, size=self.prompt_tokens).tolist()
+        first = repeated_seconds(lambda: model.answer([prompt], 1), self.rounds)
+        whole = repeated_seconds(lambda: model.answer([prompt], self.new_tokens), self.rounds)
+        later = [max(w - float(np.median(first)), 1e-9) for w in whole]
+        found = [
+            rate("prompt", self.prompt_tokens, first, "tokens per second"),
+            rate("answer", self.new_tokens - 1, later, "tokens per second"),
+        ]
+        return found + self._roofline(model, found[1].value)
+
+    def _roofline(self, model: Answerer, tokens_per_second: float) -> list[Measurement]:
+        if not model.bytes_per_token:
+            return []
+        machine = hardware.measure()
+        by_memory = machine.read_bandwidth_all_threads_bytes_per_second / model.bytes_per_token
+        by_processor = machine.multiply_peak_all_threads_flops_per_second / model.flops_per_token
+        ceiling = min(by_memory, by_processor)
+        bound = "memory" if by_memory < by_processor else "processor"
+        return [
+            Measurement(
+                name="bytes_per_token",
+                value=model.bytes_per_token,
+                unit="bytes of weights, counted",
+                better="lower",
+            ),
+            Measurement(
+                name="roofline", value=ceiling, unit=f"tokens per second, bound by the {bound}"
+            ),
+            Measurement(
+                name="roofline_fraction",
+                value=tokens_per_second / ceiling,
+                unit="of the roofline",
+                better="higher",
+            ),
+        ]

@@ -1,0 +1,344 @@
+/* One step of a Llama-shaped decoder in one call: rows of several requests in, logits out. */
+
+#include "step_attention.h"
+#include "step_matrix.h"
+#include "step_team.h"
+
+enum { SILU = 0, GELU = 1 };
+
+typedef struct {
+    Matrix q, k, v, o, gate, up, down;
+    const float *attention_norm, *mlp_norm;           /* before the branch */
+    const float *attention_after, *mlp_after;         /* after it, or null */
+    const float *q_norm, *k_norm;                     /* [dim], or null */
+    Heads heads;
+    int32_t rope; /* which of the tables of angles */
+} Layer;
+
+typedef struct {
+    Matrix embedding, head;
+    const float *norm;
+    const Layer *layers;
+    const Cache *caches;
+    int32_t num_layers, hidden, widest, activation;
+    float epsilon, norm_offset, embedding_scale, softcap;
+    int32_t kv_dtype, page_size;
+} Model;
+
+typedef struct {
+    const int32_t *tokens, *slots, *wanted;
+    View view;
+    const float *cosines[2], *sines[2]; /* [rows, dim / 2] */
+    int32_t num_rows, num_segments, num_wanted, wants_hidden;
+    float *out; /* [wanted, vocab], or [wanted, hidden] */
+} Rows;
+
+typedef struct {
+    float *x;           /* [rows, hidden] the residual stream */
+    Activations normed; /* [rows, hidden] */
+    float *q, *k, *v;
+    Activations mixed; /* [rows, heads * dim] */
+    float *gate;
+    Activations inner; /* [rows, inner] */
+    float *room[MAX_TEAM];
+    char *memory;
+    size_t num_bytes;
+} Workspace;
+
+typedef struct {
+    Team team;
+    const Model *model;
+    const Rows *rows;
+    Workspace work;
+} Step;
+
+static int is_coded(const Matrix *m) { return m->type >= Q8; }
+
+static void quantise_row(Activations *x, int row, int cols, int begin, int end) {
+    int64_t blocks = cols / BLOCK;
+    quantise(x->values + (int64_t)row * cols, x->codes + (int64_t)row * cols, x->scales + row * blocks,
+             x->sums + row * blocks, x->totals + row * blocks, begin, end);
+}
+
+static void normalise(const float *x, const float *weight, float *target, int size, const Model *m) {
+    floats squares = {0};
+    int c = 0;
+    for (; c + LANES <= size; c += LANES) squares = fused(load(x + c), load(x + c), squares);
+    float rest = 0;
+    for (int i = c; i < size; i++) rest = fmaf(x[i], x[i], rest);
+    float scale = 1.0f / sqrtf((sum(squares) + rest) / (float)size + m->epsilon);
+    for (int i = 0; i < size; i++) target[i] = x[i] * scale * (weight[i] + m->norm_offset);
+}
+
+/* The share of member `id` in `count` things, in whole units. */
+static void share(int count, int unit, int id, int members, int *begin, int *end) {
+    int64_t units = (count + unit - 1) / unit;
+    *begin = (int)(units * id / members) * unit;
+    *end = (int)(units * (id + 1) / members) * unit;
+    *begin = *begin < count ? *begin : count;
+    *end = *end < count ? *end : count;
+}
+
+static void embed(Step *s, int id) {
+    const Model *m = s->model;
+    for (int r = id; r < s->rows->num_rows; r += s->team.count) {
+        float *x = s->work.x + (int64_t)r * m->hidden;
+        expand_row(&m->embedding, s->rows->tokens[r], x);
+        if (m->embedding_scale != 1.0f)
+            for (int i = 0; i < m->hidden; i++) x[i] *= m->embedding_scale;
+    }
+}
+
+/* Normalises this member's rows for a branch whose first matrix is `next`. */
+static void enter_branch(Step *s, int id, const float *norm, const Matrix *next) {
+    int hidden = s->model->hidden;
+    for (int r = id; r < s->rows->num_rows; r += s->team.count) {
+        float *target = s->work.normed.values + (int64_t)r * hidden;
+        normalise(s->work.x + (int64_t)r * hidden, norm, target, hidden, s->model);
+        if (is_coded(next)) quantise_row(&s->work.normed, r, hidden, 0, hidden / BLOCK);
+    }
+}
+
+static void rotate(float *x, const float *cosines, const float *sines, int dim) {
+    int half = dim / 2;
+    for (int i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cosines[i] - b * sines[i];
+        x[i + half] = b * cosines[i] + a * sines[i];
+    }
+}
+
+/* Turns queries and keys to their positions and stores keys and values. */
+static void place(Step *s, int id, int layer) {
+    const Model *m = s->model;
+    const Rows *rows = s->rows;
+    const Layer *l = &m->layers[layer];
+    const Heads *h = &l->heads;
+    const Cache *cache = &m->caches[layer];
+    int dim = h->dim, half = dim / 2;
+    for (int r = id; r < rows->num_rows; r += s->team.count) {
+        const float *cosines = rows->cosines[l->rope] + (int64_t)r * half;
+        const float *sines = rows->sines[l->rope] + (int64_t)r * half;
+        for (int head = 0; head < h->heads; head++) {
+            float *q = s->work.q + ((int64_t)r * h->heads + head) * dim;
+            if (l->q_norm) normalise(q, l->q_norm, q, dim, m);
+            rotate(q, cosines, sines, dim);
+        }
+        int page = rows->slots[r] / m->page_size, offset = rows->slots[r] % m->page_size;
+        for (int head = 0; head < h->kv_heads; head++) {
+            int64_t from = ((int64_t)r * h->kv_heads + head) * dim;
+            int64_t at = ((int64_t)page * h->kv_heads + head) * m->page_size + offset;
+            if (l->k_norm) normalise(s->work.k + from, l->k_norm, s->work.k + from, dim, m);
+            rotate(s->work.k + from, cosines, sines, dim);
+            keep(cache->keys, cache->key_scales, at, s->work.k + from, dim, m->kv_dtype);
+            keep(cache->values, cache->value_scales, at, s->work.v + from, dim, m->kv_dtype);
+            cache->positions[at] = rows->view.positions[r];
+        }
+    }
+}
+
+static void attend_all(Step *s, int id, int layer) {
+    const Rows *rows = s->rows;
+    const Layer *l = &s->model->layers[layer];
+    const Heads *h = &l->heads;
+    int group = h->heads / h->kv_heads, width = h->heads * h->dim, task = 0;
+    int can_quantise = is_coded(&l->o) && group * h->dim % BLOCK == 0;
+    for (int segment = 0; segment < rows->num_segments; segment++)
+        for (int first = rows->view.row_starts[segment]; first < rows->view.row_starts[segment + 1]; first += TILE_ROWS) {
+            int left = rows->view.row_starts[segment + 1] - first, count = left < TILE_ROWS ? left : TILE_ROWS;
+            for (int head = 0; head < h->kv_heads; head++, task++) {
+                if (task % s->team.count != id) continue;
+                attend(&rows->view, h, &s->model->caches[layer], segment, first, count, head, s->work.q,
+                       s->work.mixed.values, s->work.room[id]);
+                int begin = head * group * h->dim / BLOCK, end = (head + 1) * group * h->dim / BLOCK;
+                for (int r = first; can_quantise && r < first + count; r++)
+                    quantise_row(&s->work.mixed, r, width, begin, end);
+            }
+        }
+    if (is_coded(&l->o) && !can_quantise) {
+        meet(&s->team);
+        for (int r = id; r < rows->num_rows; r += s->team.count) quantise_row(&s->work.mixed, r, width, 0, width / BLOCK);
+    }
+}
+
+/* x += m . in, or x += norm(m . in) where the architecture normalises a branch's end. */
+static void leave_branch(Step *s, int id, const Matrix *m, const Activations *in, const float *after) {
+    int begin, end, hidden = s->model->hidden, num_rows = s->rows->num_rows;
+    share(hidden, LANES, id, s->team.count, &begin, &end);
+    multiply(m, in, num_rows, begin, end, after ? s->work.normed.values : s->work.x, hidden, !after);
+    meet(&s->team);
+    if (!after) return;
+    for (int r = id; r < num_rows; r += s->team.count) {
+        float *branch = s->work.normed.values + (int64_t)r * hidden, *x = s->work.x + (int64_t)r * hidden;
+        normalise(branch, after, branch, hidden, s->model);
+        for (int i = 0; i < hidden; i++) x[i] += branch[i];
+    }
+    meet(&s->team);
+}
+
+static void activate(const float *gate, float *up, int count, int kind) {
+    for (int i = 0; i < count; i++) {
+        float g = gate[i];
+        if (kind == GELU) g = 0.5f * g * (1.0f + tanhf(0.7978845608f * (g + 0.044715f * g * g * g)));
+        up[i] *= g;
+    }
+}
+
+static void activate_silu(const float *gate, float *up, int count) {
+    int i = 0;
+    for (; i < count; i += LANES) {
+        int n = count - i < LANES ? count - i : LANES;
+        float g[LANES] = {0}, u[LANES] = {0};
+        memcpy(g, gate + i, 4 * (size_t)n);
+        memcpy(u, up + i, 4 * (size_t)n);
+        floats value = load(g);
+        store(u, load(u) * value / (exponential(-value) + 1.0f));
+        memcpy(up + i, u, 4 * (size_t)n);
+    }
+}
+
+static void mlp(Step *s, int id, const Layer *l) {
+    int begin, end, inner = l->gate.rows, num_rows = s->rows->num_rows;
+    share(inner, BLOCK, id, s->team.count, &begin, &end);
+    multiply(&l->gate, &s->work.normed, num_rows, begin, end, s->work.gate, inner, 0);
+    multiply(&l->up, &s->work.normed, num_rows, begin, end, s->work.inner.values, inner, 0);
+    for (int r = 0; r < num_rows && begin < end; r++) {
+        const float *gate = s->work.gate + (int64_t)r * inner + begin;
+        float *up = s->work.inner.values + (int64_t)r * inner + begin;
+        if (s->model->activation == SILU) activate_silu(gate, up, end - begin);
+        else activate(gate, up, end - begin, s->model->activation);
+        if (is_coded(&l->down)) quantise_row(&s->work.inner, r, inner, begin / BLOCK, end / BLOCK);
+    }
+}
+
+static void project(Step *s, int id, const Matrix *m, float *target) {
+    int begin, end;
+    share(m->rows, LANES, id, s->team.count, &begin, &end);
+    multiply(m, &s->work.normed, s->rows->num_rows, begin, end, target, m->rows, 0);
+}
+
+static void finish(Step *s, int id) {
+    const Model *m = s->model;
+    const Rows *rows = s->rows;
+    int hidden = m->hidden, begin, end;
+    for (int w = id; w < rows->num_wanted; w += s->team.count) {
+        float *target = rows->wants_hidden ? rows->out + (int64_t)w * hidden : s->work.normed.values + (int64_t)w * hidden;
+        normalise(s->work.x + (int64_t)rows->wanted[w] * hidden, m->norm, target, hidden, m);
+        if (!rows->wants_hidden && is_coded(&m->head)) quantise_row(&s->work.normed, w, hidden, 0, hidden / BLOCK);
+    }
+    meet(&s->team);
+    if (rows->wants_hidden) return;
+    share(m->head.rows, LANES, id, s->team.count, &begin, &end);
+    multiply(&m->head, &s->work.normed, rows->num_wanted, begin, end, rows->out, m->head.rows, 0);
+    if (m->softcap > 0)
+        for (int w = 0; w < rows->num_wanted; w++)
+            for (int i = begin; i < end; i++) {
+                float *at = rows->out + (int64_t)w * m->head.rows + i;
+                *at = m->softcap * tanhf(*at / m->softcap);
+            }
+}
+
+static void walk(Team *team, int id) {
+    Step *s = team->job;
+    embed(s, id);
+    meet(team);
+    for (int layer = 0; layer < s->model->num_layers; layer++) {
+        const Layer *l = &s->model->layers[layer];
+        enter_branch(s, id, l->attention_norm, &l->q);
+        meet(team);
+        project(s, id, &l->q, s->work.q);
+        project(s, id, &l->k, s->work.k);
+        project(s, id, &l->v, s->work.v);
+        meet(team);
+        place(s, id, layer);
+        meet(team);
+        attend_all(s, id, layer);
+        meet(team);
+        leave_branch(s, id, &l->o, &s->work.mixed, l->attention_after);
+        enter_branch(s, id, l->mlp_norm, &l->gate);
+        meet(team);
+        mlp(s, id, l);
+        meet(team);
+        leave_branch(s, id, &l->down, &s->work.inner, l->mlp_after);
+    }
+    finish(s, id);
+}
+
+static char *cut(char **rest, size_t num_bytes) {
+    char *found = *rest;
+    *rest += (num_bytes + 63) / 64 * 64;
+    return found;
+}
+
+static Activations cut_activations(char **rest, int64_t count, int64_t cols) {
+    int64_t blocks = cols / BLOCK + 1;
+    Activations found = {(float *)cut(rest, 4 * count * cols), (int8_t *)cut(rest, count * cols),
+                         (float *)cut(rest, 4 * count * blocks), (float *)cut(rest, 4 * count * blocks),
+                         (int32_t *)cut(rest, 4 * count * blocks)};
+    return found;
+}
+
+/* Lays the workspace out from `memory` on and returns its end; with a null memory, its size. */
+static char *lay_out(Step *s, char *memory) {
+    const Model *m = s->model;
+    const Rows *rows = s->rows;
+    char *rest = memory;
+    int64_t n = rows->num_rows > 4 ? rows->num_rows : 4, q = 0, kv = 0, inner = 0, group = 0, dim = 0, context = 0;
+    for (int i = 0; i < m->num_layers; i++) {
+        const Layer *l = &m->layers[i];
+        q = l->q.rows > q ? l->q.rows : q;
+        kv = l->k.rows > kv ? l->k.rows : kv;
+        inner = l->gate.rows > inner ? l->gate.rows : inner;
+        group = l->heads.heads / l->heads.kv_heads > group ? l->heads.heads / l->heads.kv_heads : group;
+        dim = l->heads.dim > dim ? l->heads.dim : dim;
+    }
+    for (int i = 0; i < rows->num_segments; i++)
+        context = rows->view.context_lengths[i] > context ? rows->view.context_lengths[i] : context;
+    Workspace *w = &s->work;
+    w->x = (float *)cut(&rest, 4 * n * m->hidden);
+    w->normed = cut_activations(&rest, n, m->hidden);
+    w->q = (float *)cut(&rest, 4 * n * q);
+    w->k = (float *)cut(&rest, 4 * n * kv);
+    w->v = (float *)cut(&rest, 4 * n * kv);
+    w->mixed = cut_activations(&rest, n, q);
+    w->gate = (float *)cut(&rest, 4 * n * inner);
+    w->inner = cut_activations(&rest, n, inner);
+    for (int id = 0; id < s->team.count; id++)
+        w->room[id] = (float *)cut(&rest, 4 * (m->page_size * dim + TILE_ROWS * group * (dim + context)));
+    return rest;
+}
+
+Step *step_open(int32_t num_threads) {
+    Step *s = calloc(1, sizeof *s);
+    if (s) open_team(&s->team, num_threads, walk);
+    return s;
+}
+
+/* How packed weights must look: rows that are interleaved, and the offset of 8-bit codes. */
+int32_t step_lanes(void) { return LANES; }
+
+int32_t step_offset(void) { return OFFSET; }
+
+int32_t step_threads(const Step *s) { return s->team.count; }
+
+/* Returns 0, or 1 if there is no memory for the workspace. */
+int32_t step_run(Step *s, const Model *model, const Rows *rows) {
+    s->model = model;
+    s->rows = rows;
+    size_t needed = (size_t)(lay_out(s, NULL) - (char *)NULL);
+    if (needed > s->work.num_bytes) {
+        free(s->work.memory);
+        s->work.memory = aligned_alloc(64, (needed + 63) / 64 * 64);
+        s->work.num_bytes = s->work.memory ? needed : 0;
+        if (!s->work.memory) return 1;
+    }
+    lay_out(s, s->work.memory);
+    run_team(&s->team, s);
+    return 0;
+}
+
+void step_close(Step *s) {
+    close_team(&s->team);
+    free(s->work.memory);
+    free(s);
+}

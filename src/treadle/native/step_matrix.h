@@ -1,0 +1,233 @@
+/* Matrices [rows, cols] times activations: float32, float16, 8-bit and 4-bit weights.
+ *
+ * Quantised weights stand in blocks of 32 columns with a half-precision scale (and minimum) each; activations are
+ * rounded to 8 bits by the same blocks. LANES rows are interleaved, four columns of each at a time, so that one vector
+ * instruction multiplies four columns of LANES rows. A tile of weight rows meets a tile of activations; whatever the
+ * tile, the products of one pair are added in the same order. */
+
+#pragma once
+
+#include "step_vector.h"
+
+enum { F32 = 0, F16 = 1, Q8 = 2, Q4 = 3 };
+enum { BLOCK = 32, STEPS = BLOCK / 4 };
+
+/* Eight-bit codes are stored with this offset, where the machine multiplies unsigned by signed bytes exactly. */
+#if (defined(__AVX512VNNI__) && defined(__AVX512F__)) || (defined(__AVXVNNI__) && !defined(__AVX512F__))
+enum { HAS_DOTS = 1, OFFSET = 128 };
+#else
+enum { HAS_DOTS = 0, OFFSET = 0 };
+#endif
+
+typedef struct {
+    int32_t type, rows, cols, unused;
+    const void *data;       /* float or half [rows, cols]; or [rows / LANES, blocks, STEPS (4 bits: STEPS / 2), LANES, 4],
+                             * where a byte of 4-bit codes holds a column of step s and that of step s + STEPS / 2 */
+    const uint16_t *scales; /* [rows / LANES, blocks, LANES] */
+    const uint16_t *minima; /* the same, of 4-bit weights: weight = scale * code + minimum */
+    const float *bias;      /* [rows], or null */
+} Matrix;
+
+typedef struct {
+    float *values; /* [count, cols] */
+    int8_t *codes; /* [count, cols] */
+    float *scales; /* [count, cols / 32] */
+    float *sums;   /* [count, cols / 32]: scale times the sum of the codes */
+    int32_t *totals; /* [count, cols / 32]: that sum, times -OFFSET */
+} Activations;
+
+/* Rounds blocks [begin, end) of a row to 8 bits. */
+static void quantise(
+    const float *values, int8_t *codes, float *scales, float *sums, int32_t *totals, int begin, int end) {
+    for (int b = begin; b < end; b++) {
+        float largest = largest_of(values + b * BLOCK, BLOCK);
+        scales[b] = largest / 127.0f;
+        int32_t total = round_to_codes(values + b * BLOCK, codes + b * BLOCK, BLOCK, largest > 0 ? 127.0f / largest : 0);
+        sums[b] = scales[b] * (float)total;
+        totals[b] = -OFFSET * total;
+    }
+}
+
+INLINE void tile_float(const Matrix *m, int row, const float *x, int64_t stride, int R, int A, float out[4][4]) {
+    floats total[4][4] = {0};
+    int cols = m->cols, c = 0;
+    const float *w32 = (const float *)m->data + (int64_t)row * cols;
+    const uint16_t *w16 = (const uint16_t *)m->data + (int64_t)row * cols;
+    for (; c + LANES <= cols; c += LANES) {
+        floats w[4];
+        for (int r = 0; r < R; r++)
+            w[r] = m->type == F32 ? load(w32 + (int64_t)r * cols + c) : load_half(w16 + (int64_t)r * cols + c);
+        for (int a = 0; a < A; a++) {
+            floats v = load(x + a * stride + c);
+            for (int r = 0; r < R; r++) total[r][a] = fused(w[r], v, total[r][a]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int a = 0; a < A; a++) {
+            float rest = 0;
+            for (int i = c; i < cols; i++) {
+                int64_t at = (int64_t)r * cols + i;
+                rest = fmaf(m->type == F32 ? w32[at] : half_of(w16[at]), x[a * stride + i], rest);
+            }
+            out[r][a] = sum(total[r][a]) + rest;
+        }
+}
+
+/* total[lane] += the dot product of four bytes of w and the four bytes of x. Codes of 8 bits are stored with OFFSET;
+ * those of 4 bits are below 16. */
+INLINE ints add_dots(ints total, ints w, int32_t x, int is_small) {
+#if defined(__AVX512VNNI__) && defined(__AVX512F__)
+    (void)is_small;
+    return (ints)_mm512_dpbusd_epi32((__m512i)total, (__m512i)w, _mm512_set1_epi32(x));
+#elif defined(__AVXVNNI__)
+    (void)is_small;
+    return (ints)_mm256_dpbusd_avx_epi32((__m256i)total, (__m256i)w, _mm256_set1_epi32(x));
+#elif defined(__AVX512BW__)
+    __m512i v = _mm512_set1_epi32(x), u = (__m512i)w;
+    if (!is_small) {
+        v = _mm512_mask_sub_epi8(v, _mm512_movepi8_mask(u), _mm512_setzero_si512(), v);
+        u = _mm512_abs_epi8(u);
+    }
+    return total + (ints)_mm512_madd_epi16(_mm512_maddubs_epi16(u, v), _mm512_set1_epi16(1));
+#elif defined(__AVX2__)
+    __m256i v = _mm256_set1_epi32(x), u = (__m256i)w;
+    if (!is_small) {
+        v = _mm256_sign_epi8(v, u);
+        u = _mm256_abs_epi8(u);
+    }
+    return total + (ints)_mm256_madd_epi16(_mm256_maddubs_epi16(u, v), _mm256_set1_epi16(1));
+#else
+    for (int lane = 0; lane < LANES; lane++)
+        for (int byte = 0; byte < 4; byte++) {
+            int code = is_small ? w[lane] >> 8 * byte & 15 : (int8_t)(w[lane] >> 8 * byte);
+            total[lane] += code * (int8_t)(x >> 8 * byte);
+        }
+    return total;
+#endif
+}
+
+INLINE ints load_ints(const void *source) {
+    ints value;
+    memcpy(&value, source, sizeof value);
+    return value;
+}
+
+/* out[a] = the dot products of the LANES rows from `row` on (a multiple of LANES) with activation first + a. */
+INLINE void tile_codes(const Matrix *m, int row, const Activations *x, int first, int type, int A, floats out[4]) {
+    int64_t blocks = m->cols / BLOCK, steps = type == Q4 ? STEPS / 2 : STEPS;
+    const char *w = (const char *)m->data + row * blocks * steps * 4;
+    const uint16_t *scales = m->scales + row * blocks, *minima = m->minima + row * blocks;
+    floats total[4] = {0}, low = {0}, lows[4] = {0};
+    for (int64_t b = 0; b < blocks; b++) {
+        ints sums[4];
+        for (int a = 0; a < A; a++)
+            sums[a] = type == Q8 ? (ints){0} + x->totals[(first + a) * blocks + b] : (ints){0};
+        for (int step = 0; step < steps; step++, w += sizeof(ints)) {
+            ints codes = load_ints(w);
+            for (int a = 0; a < A; a++) {
+                const int8_t *from = x->codes + (first + a) * (int64_t)m->cols + b * BLOCK + 4 * step;
+                int32_t four;
+                memcpy(&four, from, 4);
+                if (type == Q8) sums[a] = add_dots(sums[a], codes, four, 0);
+                else {
+                    int32_t later;
+                    memcpy(&later, from + BLOCK / 2, 4);
+                    sums[a] = add_dots(sums[a], codes & 0x0f0f0f0f, four, 1);
+                    sums[a] = add_dots(sums[a], codes >> 4 & 0x0f0f0f0f, later, 1);
+                }
+            }
+        }
+        floats scale = load_half(scales + b * LANES);
+        if (type == Q4) low = load_half(minima + b * LANES);
+        for (int a = 0; a < A; a++) {
+            int64_t at = (first + a) * blocks + b;
+            total[a] = fused(__builtin_convertvector(sums[a], floats), scale * x->scales[at], total[a]);
+            if (type == Q4) lows[a] = fused(low, spread(x->sums[at]), lows[a]);
+        }
+    }
+    for (int a = 0; a < A; a++) out[a] = type == Q4 ? total[a] + lows[a] : total[a];
+}
+
+INLINE void put_codes(const Matrix *m, int row, int first, int A, floats out[4], float *target, int64_t stride, int add) {
+    int count = m->rows - row < LANES ? m->rows - row : LANES;
+    for (int a = 0; a < A; a++)
+        for (int r = 0; r < count; r++) {
+            float value = out[a][r] + (m->bias ? m->bias[row + r] : 0.0f);
+            float *at = target + (first + a) * stride + row + r;
+            *at = add ? *at + value : value;
+        }
+}
+
+INLINE void multiply_codes(const Matrix *m, const Activations *x, int count, int begin, int end, int type, float *target,
+                           int64_t stride, int add) {
+    enum { GROUP = 64 };
+    floats out[4];
+    for (int group = begin; group < end; group += GROUP) {
+        int stop = group + GROUP < end ? group + GROUP : end, first = 0;
+        for (; first + 4 <= count; first += 4)
+            for (int row = group; row < stop; row += LANES) {
+                tile_codes(m, row, x, first, type, 4, out);
+                put_codes(m, row, first, 4, out, target, stride, add);
+            }
+        for (; first < count; first++)
+            for (int row = group; row < stop; row += LANES) {
+                tile_codes(m, row, x, first, type, 1, out);
+                put_codes(m, row, first, 1, out, target, stride, add);
+            }
+    }
+}
+
+INLINE void put(const Matrix *m, int row, int first, int R, int A, float out[4][4], float *target, int64_t stride, int add) {
+    for (int a = 0; a < A; a++)
+        for (int r = 0; r < R; r++) {
+            float value = out[r][a] + (m->bias ? m->bias[row + r] : 0.0f);
+            float *at = target + (first + a) * stride + row + r;
+            *at = add ? *at + value : value;
+        }
+}
+
+/* target[i, r] (+)= m[r] . x[i] for the rows [begin, end) of m and all `count` activations; `begin` is a multiple of
+ * LANES. Rows go in groups that stay in the cache while all activations pass. */
+static void multiply(
+    const Matrix *m, const Activations *x, int count, int begin, int end, float *target, int64_t stride, int add) {
+    enum { GROUP = 64 };
+    float out[4][4];
+    if (m->type == Q8) return multiply_codes(m, x, count, begin, end, Q8, target, stride, add);
+    if (m->type == Q4) return multiply_codes(m, x, count, begin, end, Q4, target, stride, add);
+    for (int group = begin; group < end; group += GROUP) {
+        int stop = group + GROUP < end ? group + GROUP : end, whole = group + (stop - group) / 4 * 4;
+        int first = 0;
+        for (; first + 4 <= count; first += 4)
+            for (int row = group; row < whole; row += 4) {
+                tile_float(m, row, x->values + (int64_t)first * m->cols, m->cols, 4, 4, out);
+                put(m, row, first, 4, 4, out, target, stride, add);
+            }
+        for (; first < count; first++)
+            for (int row = group; row < whole; row += 4) {
+                tile_float(m, row, x->values + (int64_t)first * m->cols, m->cols, 4, 1, out);
+                put(m, row, first, 4, 1, out, target, stride, add);
+            }
+        for (int row = whole; row < stop; row++)
+            for (first = 0; first < count; first++) {
+                tile_float(m, row, x->values + (int64_t)first * m->cols, m->cols, 1, 1, out);
+                put(m, row, first, 1, 1, out, target, stride, add);
+            }
+    }
+}
+
+/* Writes row `row` of a matrix as float32. */
+static void expand_row(const Matrix *m, int row, float *target) {
+    int64_t blocks = m->cols / BLOCK, group = row / LANES, lane = row % LANES, steps = m->type == Q4 ? STEPS / 2 : STEPS;
+    for (int64_t c = 0; c < m->cols; c++) {
+        int64_t at = row * (int64_t)m->cols + c, block = (group * blocks + c / BLOCK), i = c % BLOCK;
+        if (m->type == F32) target[c] = ((const float *)m->data)[at];
+        else if (m->type == F16) target[c] = half_of(((const uint16_t *)m->data)[at]);
+        else {
+            int64_t step = i / 4 % steps;
+            uint8_t code = ((const uint8_t *)m->data)[((block * steps + step) * LANES + lane) * 4 + i % 4];
+            float scale = half_of(m->scales[block * LANES + lane]);
+            if (m->type == Q8) target[c] = scale * (float)(int8_t)(code - OFFSET);
+            else target[c] = scale * (float)(i < BLOCK / 2 ? code & 15 : code >> 4) + half_of(m->minima[block * LANES + lane]);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+/* Threads that walk through one step together: each does its share of a phase, then all meet. A team spins for a while
+ * before it sleeps, because the next step mostly comes at once. */
+
+#pragma once
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum { SPINS = 20000, MAX_TEAM = 64 };
+
+typedef struct Team {
+    int count;
+    atomic_int arrived, phase, turn, is_closing;
+    void (*work)(struct Team *, int);
+    void *job;
+    pthread_mutex_t mutex;
+    pthread_cond_t woken;
+    pthread_t threads[MAX_TEAM];
+} Team;
+
+typedef struct {
+    Team *team;
+    int id;
+} Member;
+
+static inline void relax(int round) {
+#if defined(__x86_64__)
+    if (round % 64) {
+        _mm_pause();
+        return;
+    }
+#endif
+    sched_yield();
+}
+
+/* Returns when all members have called it. */
+static void meet(Team *team) {
+    if (team->count == 1) return;
+    int phase = atomic_load(&team->phase);
+    if (atomic_fetch_add(&team->arrived, 1) + 1 == team->count) {
+        atomic_store(&team->arrived, 0);
+        atomic_store(&team->phase, phase + 1);
+        return;
+    }
+    for (int round = 1; atomic_load(&team->phase) == phase; round++) relax(round);
+}
+
+static void *member_loop(void *argument) {
+    Member member = *(Member *)argument;
+    free(argument);
+    Team *team = member.team;
+    for (int seen = 0;;) {
+        for (int round = 1; round < SPINS && atomic_load(&team->turn) == seen; round++) relax(round);
+        if (atomic_load(&team->turn) == seen) {
+            pthread_mutex_lock(&team->mutex);
+            while (atomic_load(&team->turn) == seen) pthread_cond_wait(&team->woken, &team->mutex);
+            pthread_mutex_unlock(&team->mutex);
+        }
+        seen = atomic_load(&team->turn);
+        if (atomic_load(&team->is_closing)) return NULL;
+        team->work(team, member.id);
+        meet(team);
+    }
+}
+
+static void call_members(Team *team) {
+    pthread_mutex_lock(&team->mutex);
+    atomic_fetch_add(&team->turn, 1);
+    pthread_cond_broadcast(&team->woken);
+    pthread_mutex_unlock(&team->mutex);
+}
+
+/* Runs `work` in every member; the caller is member 0. */
+static void run_team(Team *team, void *job) {
+    team->job = job;
+    if (team->count > 1) call_members(team);
+    team->work(team, 0);
+    meet(team);
+}
+
+/* Returns the number of members, which is smaller than asked for if the system refuses threads. */
+static int open_team(Team *team, int count, void (*work)(Team *, int)) {
+    memset(team, 0, sizeof *team);
+    team->work = work;
+    pthread_mutex_init(&team->mutex, NULL);
+    pthread_cond_init(&team->woken, NULL);
+    team->count = 1;
+    /* Members begin to work at the first call, when the count is final. */
+    for (int id = 1; id < count && id < MAX_TEAM; id++) {
+        Member *member = malloc(sizeof *member);
+        if (!member) break;
+        *member = (Member){team, id};
+        if (pthread_create(&team->threads[id], NULL, member_loop, member)) {
+            free(member);
+            break;
+        }
+        team->count = id + 1;
+    }
+    return team->count;
+}
+
+static void close_team(Team *team) {
+    atomic_store(&team->is_closing, 1);
+    if (team->count > 1) call_members(team);
+    for (int id = 1; id < team->count; id++) pthread_join(team->threads[id], NULL);
+}

@@ -1,0 +1,165 @@
+/* Vectors of float32, as wide as the machine has them. Sums run in a fixed order, so that a dot product has the same
+ * bits whatever else is computed beside it. */
+
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+enum { LANES = 16 };
+#else
+enum { LANES = 8 };
+#endif
+
+typedef float floats __attribute__((vector_size(4 * LANES)));
+typedef float floats8 __attribute__((vector_size(32)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef int8_t bytes __attribute__((vector_size(LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE floats load(const float *source) {
+    floats value;
+    memcpy(&value, source, sizeof value);
+    return value;
+}
+
+INLINE void store(float *target, floats value) { memcpy(target, &value, sizeof value); }
+
+INLINE floats spread(float value) { return value - (floats){0}; }
+
+INLINE floats fused(floats a, floats b, floats c) {
+#if defined(__AVX512F__)
+    return (floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    for (int lane = 0; lane < LANES; lane++) c[lane] = fmaf(a[lane], b[lane], c[lane]);
+    return c;
+#endif
+}
+
+INLINE floats8 fused8(floats8 a, floats8 b, floats8 c) {
+#if defined(__FMA__)
+    return (floats8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    for (int lane = 0; lane < 8; lane++) c[lane] = fmaf(a[lane], b[lane], c[lane]);
+    return c;
+#endif
+}
+
+INLINE float sum8(floats8 v) {
+    float a = v[0] + v[4], b = v[1] + v[5], c = v[2] + v[6], d = v[3] + v[7];
+    return (a + c) + (b + d);
+}
+
+INLINE float sum(floats v) {
+#if defined(__AVX512F__)
+    floats8 low, high;
+    memcpy(&low, &v, sizeof low);
+    memcpy(&high, (const char *)&v + sizeof low, sizeof high);
+    return sum8(low + high);
+#else
+    return sum8(v);
+#endif
+}
+
+/* IEEE half precision, `LANES` at a time and one at a time. */
+INLINE float half_of(uint16_t bits) {
+#if defined(__F16C__)
+    return _cvtsh_ss(bits);
+#else
+    _Float16 value;
+    memcpy(&value, &bits, sizeof value);
+    return (float)value;
+#endif
+}
+
+INLINE floats load_half(const uint16_t *source) {
+#if defined(__AVX512F__)
+    return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)source));
+#elif defined(__F16C__)
+    return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)source));
+#else
+    floats value;
+    for (int lane = 0; lane < LANES; lane++) value[lane] = half_of(source[lane]);
+    return value;
+#endif
+}
+
+INLINE uint16_t to_half(float value) {
+#if defined(__F16C__)
+    return (uint16_t)_cvtss_sh(value, 0);
+#else
+    _Float16 half = (_Float16)value;
+    uint16_t bits;
+    memcpy(&bits, &half, sizeof bits);
+    return bits;
+#endif
+}
+
+INLINE floats choose(ints mask, floats yes, floats no) { return (floats)(((ints)yes & mask) | ((ints)no & ~mask)); }
+
+/* e^x to about 2 units in the last place; below -87 it is 0. */
+INLINE floats exponential(floats x) {
+    floats low = spread(-87.0f), high = spread(88.0f);
+    floats clipped = choose(x < low, low, x);
+    clipped = choose(clipped > high, high, clipped);
+    floats scaled = clipped * 1.44269504f;
+    floats rounded = (scaled + 12582912.0f) - 12582912.0f;
+    floats rest = fused(rounded, spread(-0.693359375f), clipped);
+    rest = fused(rounded, spread(2.12194440e-4f), rest);
+    floats power = spread(1.9875691500e-4f);
+    power = fused(power, rest, spread(1.3981999507e-3f));
+    power = fused(power, rest, spread(8.3334519073e-3f));
+    power = fused(power, rest, spread(4.1665795894e-2f));
+    power = fused(power, rest, spread(1.6666665459e-1f));
+    power = fused(power, rest, spread(5.0000001201e-1f));
+    power = fused(power, rest * rest, rest) + 1.0f;
+    ints exponent = (__builtin_convertvector(rounded, ints) + 127) << 23;
+    floats scale;
+    memcpy(&scale, &exponent, sizeof scale);
+    floats result = power * scale;
+    return choose(x < low, (floats){0}, result);
+}
+
+INLINE floats magnitude(floats v) { return (floats)((ints)v & 0x7fffffff); }
+
+/* The largest magnitude of `count` numbers. */
+INLINE float largest_of(const float *values, int count) {
+    floats most = {0};
+    int c = 0;
+    for (; c + LANES <= count; c += LANES) {
+        floats v = magnitude(load(values + c));
+        most = choose(v > most, v, most);
+    }
+    float largest = 0;
+    for (int lane = 0; lane < LANES; lane++) largest = most[lane] > largest ? most[lane] : largest;
+    for (; c < count; c++) largest = fabsf(values[c]) > largest ? fabsf(values[c]) : largest;
+    return largest;
+}
+
+/* Rounds numbers times `factor` to bytes, to nearest and even, and returns their sum. */
+INLINE int32_t round_to_codes(const float *values, int8_t *codes, int count, float factor) {
+    ints total = {0};
+    int32_t sum = 0;
+    int c = 0;
+    for (; c + LANES <= count; c += LANES) {
+        floats rounded = (load(values + c) * factor + 12582912.0f) - 12582912.0f;
+        ints whole = __builtin_convertvector(rounded, ints);
+        total += whole;
+        bytes narrow = __builtin_convertvector(whole, bytes);
+        memcpy(codes + c, &narrow, sizeof narrow);
+    }
+    for (int lane = 0; lane < LANES; lane++) sum += total[lane];
+    for (; c < count; c++) {
+        codes[c] = (int8_t)lrintf(values[c] * factor);
+        sum += codes[c];
+    }
+    return sum;
+}

@@ -1,0 +1,264 @@
+"""Attention over pages for any transformers model, through its attention registry.
+
+The model calls the registered function with queries, keys and values after their rotary embedding.
+A `StepPages` in the call's keyword arguments makes it attend over pages; a call without one (a
+training step of the same model, say) computes what the model's own implementation computes.
+"""
+
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from treadle.core.errors import UnsupportedModelError
+from treadle.runtime.executor import Segment, StepRows
+from treadle.runtime.pages import KeyValues, LayerKeyValues
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["STEP", "StepPages", "inside_step", "register"]
+
+STEP = "treadle_step"
+"""The keyword under which a model call carries its `StepPages`."""
+inside_step: ContextVar[bool] = ContextVar("inside_step", default=False)
+"""Whether a model call needs no mask: mask functions do not see the call's keywords."""
+_CHANGES_RESULT = ("s_aux", "position_bias", "alibi")
+"""Keywords of other attention variants, which paged attention does not compute."""
+
+
+def register(original: str) -> str:
+    """Register paged attention that falls back to `original` and return its name."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    name = f"treadle_{original}"
+    own_mask = ALL_MASK_ATTENTION_FUNCTIONS[original]
+
+    def attend(module: Any, *args: Any, **kwargs: Any) -> Any:  # Any: each model has its own words
+        step: StepPages | None = kwargs.pop(STEP, None)
+        if step is None:
+            return _own_attention(module, original)(module, *args, **kwargs)
+        query, key, value = args[:3]
+        return step.attend(module, query, key, value, **kwargs), None
+
+    def mask(*args: Any, **kwargs: Any) -> Any:
+        return None if inside_step.get() else own_mask(*args, **kwargs)
+
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, mask)
+    return name
+
+
+def _own_attention(module: Any, original: str) -> Callable[..., Any]:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if original == "eager":
+        eager: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
+        return eager
+    found: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[original]
+    return found
+
+
+class _Places(NamedTuple):
+    """Where things are in a layer's arrays, seen as [pages * heads, ...]; same for equal heads."""
+
+    written: "torch.Tensor"
+    """[rows * heads] slots, seen as [pages * heads * page_size]."""
+    planes: "list[torch.Tensor]"
+    """[heads * pages] of each segment, head by head."""
+
+
+class StepPages:
+    """One step's rows and the pool they attend over; lives for one call of the model."""
+
+    def __init__(self, rows: StepRows, pool: KeyValues, device: "torch.device") -> None:
+        import torch
+
+        self._pool, self._device = pool, device
+        self._segments = list(rows.segments())
+        self._pages = torch.from_numpy(rows.slots // pool.page_size).to(device, torch.int64)
+        self._offsets = torch.from_numpy(rows.slots % pool.page_size).to(device, torch.int64)
+        self._positions = torch.from_numpy(rows.positions).to(device)
+        self._has_trees = rows.ancestors is not None
+        self._places: dict[int, _Places] = {}
+        self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
+        if rows.heads is not None:
+            raise UnsupportedModelError(
+                "The generic step keeps the same tokens for all heads; use an executor that reads "
+                "tables of heads, or an eviction policy that keeps the same tokens in every head."
+            )
+
+    def attend(
+        self,
+        module: Any,  # Any: an attention module of transformers
+        query: "torch.Tensor",
+        key: "torch.Tensor",
+        value: "torch.Tensor",
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        **others: Any,
+    ) -> "torch.Tensor":
+        """Write this layer's keys and values, then attend; returns [1, rows, heads, dim].
+
+        Args:
+            module: Knows its layer.
+            query: [1, heads, rows, dim]
+            key: [1, kv_heads, rows, dim]
+            value: [1, kv_heads, rows, dim]
+            scaling: Of the scores; 1 / sqrt(dim) unless given.
+            sliding_window: In tokens.
+            softcap: Scores become softcap * tanh(score / softcap).
+            others: Must not change the result.
+        """
+        import torch
+
+        for name in _CHANGES_RESULT:
+            if others.get(name) is not None:
+                raise UnsupportedModelError(
+                    f"{type(module).__name__} passes '{name}' to its attention, which the paged "
+                    f"one does not compute; run this model with transformers."
+                )
+        layer = self._pool.layers[module.layer_idx]
+        places = self._places_of(key.shape[1])
+        self._write(layer, key[0], value[0], places)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        parts = []
+        for number, segment in enumerate(self._segments):
+            own = query[0, :, segment.first_row : segment.first_row + segment.num_rows]
+            keys = self._gather(layer.keys, layer.key_scales, places, number, key.shape[1])
+            values = self._gather(layer.values, layer.value_scales, places, number, key.shape[1])
+            visible = self._mask(number, sliding_window, layer)
+            parts.append(_attend(own, keys, values, visible, scale, softcap))
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return joined.transpose(0, 1)[None]
+
+    def _places_of(self, heads: int) -> _Places:
+        import torch
+
+        if heads not in self._places:
+            head = torch.arange(heads, device=self._device)
+            planes = self._pages[:, None] * heads + head
+            written = (planes * self._pool.page_size + self._offsets[:, None]).flatten()
+            tables = []
+            for segment in self._segments:
+                pages = torch.from_numpy(segment.pages).to(self._device, torch.int64)
+                tables.append((pages * heads + head[:, None]).flatten())
+            self._places[heads] = _Places(written, tables)
+        return self._places[heads]
+
+    def _write(
+        self, layer: LayerKeyValues, key: "torch.Tensor", value: "torch.Tensor", places: _Places
+    ) -> None:
+        import torch
+
+        heads = key.shape[0]
+        for new, stored, scales in (
+            (key, layer.keys, layer.key_scales),
+            (value, layer.values, layer.value_scales),
+        ):
+            flat = new.transpose(0, 1).reshape(-1, new.shape[-1]).float()
+            target = _tensor(stored).view(-1, new.shape[-1])
+            if scales is not None:
+                scale = flat.abs().amax(dim=1) / 127
+                _tensor(scales).view(-1).index_copy_(0, places.written, scale)
+                flat = (flat / torch.where(scale > 0, scale, 1)[:, None]).round_()
+            target.index_copy_(0, places.written, flat.to(target.dtype))
+        repeated = self._positions.repeat_interleave(heads)
+        _tensor(layer.positions).view(-1).index_copy_(0, places.written, repeated)
+
+    def _gather(
+        self, stored: Any, scales: Any, places: _Places, number: int, heads: int
+    ) -> "torch.Tensor":
+        """Return one side of a segment's context [kv_heads, context, dim] in float32."""
+        table, dim = places.planes[number], self._pool.head_dim
+        context = self._segments[number].context_length
+        planes = _tensor(stored).view(-1, self._pool.page_size * dim)
+        found = planes.index_select(0, table).view(heads, -1, dim)[:, :context].float()
+        if scales is not None:
+            flat = _tensor(scales).view(-1, self._pool.page_size)
+            found = found * flat.index_select(0, table).view(heads, -1, 1)[:, :context]
+        return found
+
+    def _mask(
+        self, number: int, window: int | None, layer: LayerKeyValues
+    ) -> "torch.Tensor | None":
+        """Return which slots [rows, context] of a segment its rows see; None: all."""
+        key = (number, window)
+        if key not in self._masks:
+            self._masks[key] = self._make_mask(self._segments[number], window, layer)
+        return self._masks[key]
+
+    def _make_mask(
+        self, segment: Segment, window: int | None, layer: LayerKeyValues
+    ) -> "torch.Tensor | None":
+        import torch
+
+        context, rows = segment.context_length, segment.num_rows
+        is_plain = segment.ancestors is None
+        if is_plain and rows == 1 and (window is None or window >= context):
+            return None
+        slot = torch.arange(context, device=self._device)
+        if segment.ancestors is None:
+            places, row = slot, slot[context - rows :]
+            visible = slot <= row[:, None]
+        else:
+            visible = _tree_mask(segment).to(self._device)
+            pages = torch.from_numpy(segment.pages).to(self._device, torch.int64)
+            places = _tensor(layer.positions)[pages, 0].flatten()[:context]
+            row = self._positions[segment.first_row : segment.first_row + rows]
+        if window is not None:
+            visible = visible & (row[:, None] - places < window)
+        return visible
+
+
+def _tree_mask(segment: Segment) -> "torch.Tensor":
+    """Return which slots [rows, context] the rows see by prefix and bitmask."""
+    import torch
+
+    assert segment.ancestors is not None
+    tail = np.arange(segment.context_length - segment.prefix_length, dtype=np.uint64)
+    bits = (segment.ancestors[:, None] >> tail) & np.uint64(1)
+    prefix = np.ones((segment.num_rows, segment.prefix_length), np.bool_)
+    return torch.from_numpy(np.concatenate([prefix, bits.astype(np.bool_)], axis=1))
+
+
+def _attend(
+    query: "torch.Tensor",
+    keys: "torch.Tensor",
+    values: "torch.Tensor",
+    visible: "torch.Tensor | None",
+    scale: float,
+    softcap: float | None,
+) -> "torch.Tensor":
+    """Return the attention [heads, rows, dim] of one request; float32 throughout."""
+    import torch
+    from torch.nn import functional
+
+    heads, rows, dim = query.shape
+    kv_heads = keys.shape[0]
+    if rows > 1 and softcap is None:
+        groups = heads // kv_heads
+        keys, values = keys.repeat_interleave(groups, 0), values.repeat_interleave(groups, 0)
+        return functional.scaled_dot_product_attention(
+            query[None].float(), keys[None], values[None], attn_mask=visible, scale=scale
+        )[0].to(query.dtype)
+    grouped = query.reshape(kv_heads, -1, dim).float()
+    scores = torch.matmul(grouped, keys.transpose(1, 2)).mul_(scale)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if visible is not None:
+        by_row = scores.view(heads, rows, -1).masked_fill(~visible, float("-inf"))
+        scores = by_row.view(scores.shape)
+    mixed = torch.matmul(torch.softmax(scores, dim=-1), values)
+    return mixed.view(heads, rows, -1).to(query.dtype)
+
+
+def _tensor(array: Any) -> "torch.Tensor":  # Any: a numpy array, or a tensor on a device
+    """Return a tensor that shares the array's memory."""
+    import torch
+
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array

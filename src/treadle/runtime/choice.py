@@ -1,0 +1,121 @@
+"""Which executor runs a model: the native step where it can and agrees, else the generic one."""
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from treadle.core.checkpoint import CheckpointReader
+from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.native import SlowPathWarning
+from treadle.runtime.executor import Executor, Floats, StepRows
+from treadle.runtime.llama_step import LlamaStep
+from treadle.runtime.packed import WeightForm, require_form
+from treadle.runtime.pages import KeyValues
+
+__all__ = ["Agreement", "agreement", "choose_executor"]
+
+_NUM_TOKENS = 24
+_PAGE_SIZE = 16
+_MOST_APART = {"fp32": 1e-3, "fp16": 0.1}
+"""Largest difference of a logit that counts as agreement."""
+_MOST_NOISE = {"q8": 0.15, "q4_0": 0.8, "q4_1": 0.8}
+"""Of rounded weights: the noise in the logits, as a fraction of their spread. A wrong formula gives
+above 1."""
+
+
+class Agreement(NamedTuple):
+    """How close the native step is to transformers on a few tokens."""
+
+    largest: float
+    """Largest difference of a logit."""
+    noise_fraction: float
+    """Root mean square of the differences over the logits' standard deviation."""
+
+    def holds(self, form: WeightForm) -> bool:
+        """Say whether the difference is what the form of the weights explains."""
+        if form in _MOST_APART:
+            return self.largest < _MOST_APART[form]
+        return self.noise_fraction < _MOST_NOISE[form]
+
+
+def choose_executor(
+    folder: Path,
+    weights: str = "fp32",
+    num_threads: int | None = None,
+    trust_remote_code: bool = False,
+) -> Executor:
+    """Return the native step, if it computes the model and agrees with transformers' blocks.
+
+    Otherwise return the generic executor, with a warning that names the reason.
+
+    Args:
+        folder: A model folder.
+        weights: fp32, fp16, q8, q4_0 or q4_1.
+        num_threads: Of the native step; None for the physical cores.
+        trust_remote_code: Whether code from the checkpoint may run.
+
+    Raises:
+        SettingsError: The generic executor has to run the model, which it does in fp32 only.
+    """
+    from treadle.runtime.generic import GenericExecutor
+
+    form = require_form(weights)
+    try:
+        native = LlamaStep(folder, form, num_threads)
+    except UnsupportedModelError as error:
+        reason = str(error)
+    else:
+        found = agreement(folder, native)
+        if found.holds(form):
+            return native
+        native.close()
+        reason = (
+            f"The native step disagrees with transformers on '{folder}' (largest difference "
+            f"{found.largest:.2g}, noise {found.noise_fraction:.2g} of the spread); please report "
+            f"this model."
+        )
+    if form != "fp32":
+        raise SettingsError(
+            f"{reason} The generic executor has no weights in {form}; leave weights at fp32."
+        )
+    warnings.warn(f"{reason} Running through transformers: slower.", SlowPathWarning, stacklevel=2)
+    return GenericExecutor.from_folder(folder, "cpu", trust_remote_code)
+
+
+def agreement(folder: Path, native: LlamaStep) -> Agreement:
+    """Compare the logits of a few tokens with those of transformers' blocks, one at a time."""
+    tokens = np.random.default_rng(0).integers(0, native.shape.vocab_size, _NUM_TOKENS)
+    expected = _expected(folder, tokens)
+    found = _found(native, tokens.astype(np.int32))
+    apart = np.abs(found - expected)
+    noise = float(np.sqrt((apart.astype(np.float64) ** 2).mean()) / expected.std())
+    return Agreement(float(apart.max()), noise)
+
+
+def _found(native: LlamaStep, tokens: np.ndarray) -> Floats:
+    num_pages = -(-_NUM_TOKENS // _PAGE_SIZE)
+    shape = native.shape
+    pool = KeyValues(shape.kv_heads, shape.head_dim, num_pages, _PAGE_SIZE, "fp32")
+    places, pages = np.arange(_NUM_TOKENS, dtype=np.int32), np.arange(num_pages, dtype=np.int32)
+    starts, context = np.array([0, _NUM_TOKENS], np.int32), np.array([_NUM_TOKENS], np.int32)
+    page_starts = np.array([0, num_pages], np.int32)
+    rows = StepRows(tokens, places, places, starts, context, page_starts, pages, places)
+    return native.forward(rows, pool)
+
+
+def _expected(folder: Path, tokens: np.ndarray) -> Floats:
+    import torch
+
+    from treadle.model.layers import LayeredModel
+
+    rows = torch.from_numpy(tokens.astype(np.int64))[None]
+    with CheckpointReader(folder) as reader, torch.no_grad():
+        model = LayeredModel(reader)
+        hidden = model.embed(rows)
+        for layer in range(model.num_layers):
+            with model.block(layer) as block:
+                model.run(block, layer, hidden)
+        logits: Floats = model.logits(rows, hidden)[0].float().numpy()
+    return logits

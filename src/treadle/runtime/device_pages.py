@@ -1,0 +1,88 @@
+"""The pool's arrays for an executor: in main memory, or on its CUDA device (experimental)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.core.hardware import available_memory_bytes
+from treadle.runtime.executor import ModelShape
+from treadle.runtime.pages import KeyValues, KvDtype, LayerKeyValues, num_pages_for, page_bytes
+
+__all__ = ["DeviceKeyValues", "make_store"]
+
+
+class DeviceKeyValues(KeyValues):
+    """Keys and values in tensors of a device; what is read comes to main memory."""
+
+    def __init__(
+        self,
+        kv_heads: Sequence[int],
+        head_dim: int,
+        num_pages: int,
+        page_size: int,
+        dtype: KvDtype,
+        device: str,
+    ) -> None:
+        self._device = device
+        super().__init__(kv_heads, head_dim, num_pages, page_size, dtype)
+
+    def _layer(self, heads: int) -> LayerKeyValues:
+        import torch
+
+        plain = super()._layer(heads)
+        moved: list[Any] = [  # Any: tensors stand where arrays are declared
+            None if array is None else torch.from_numpy(array).to(self._device) for array in plain
+        ]
+        return LayerKeyValues(*moved)
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of all tensors."""
+        return sum(array.nbytes for layer in self.layers for array in layer.arrays())
+
+    def read(self, pages: Sequence[int]) -> list[npt.NDArray[np.generic]]:
+        """Return a copy in main memory of what `pages` hold."""
+        import torch
+
+        chosen = torch.as_tensor(list(pages), dtype=torch.int64, device=self._device)
+        tensors: list[Any] = [array for layer in self.layers for array in layer.arrays()]
+        return [tensor[chosen].cpu().numpy() for tensor in tensors]
+
+    def write(self, pages: Sequence[int], content: Sequence[npt.NDArray[np.generic]]) -> None:
+        """Put what `read` returned into `pages`."""
+        import torch
+
+        chosen = torch.as_tensor(list(pages), dtype=torch.int64, device=self._device)
+        tensors: list[Any] = [array for layer in self.layers for array in layer.arrays()]
+        self._require_same(pages, content)
+        for tensor, part in zip(tensors, content, strict=True):
+            tensor[chosen] = torch.from_numpy(part).to(self._device)
+
+
+def make_store(
+    shape: ModelShape,
+    cache_bytes: int | None,
+    page_size: int,
+    dtype: KvDtype,
+    max_num_seqs: int,
+    device: str,
+) -> KeyValues:
+    """Return the arrays for a cache of `cache_bytes`.
+
+    Unless given, these are what `max_num_seqs` texts of full length take, but at most a quarter of
+    the free main memory.
+
+    Raises:
+        CapacityError: They do not hold one page.
+        SettingsError: The page size or dtype is refused.
+    """
+    one = page_bytes(shape.kv_heads, shape.head_dim, page_size, dtype)
+    if cache_bytes is None:
+        most = max_num_seqs * -(-shape.max_positions // page_size) * one
+        cache_bytes = min(most, max(one, available_memory_bytes() // 4))
+    num_pages = num_pages_for(cache_bytes, one)
+    if device == "cpu":
+        return KeyValues(shape.kv_heads, shape.head_dim, num_pages, page_size, dtype)
+    return DeviceKeyValues(shape.kv_heads, shape.head_dim, num_pages, page_size, dtype, device)

@@ -1,0 +1,210 @@
+"""The thread-safe core: requests in, steps, state out; what serves and what migrates."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from treadle.core.errors import TreadleError
+from treadle.runtime import migrate
+from treadle.runtime.batch import Batch
+from treadle.runtime.executor import Executor
+from treadle.runtime.limits import Limits
+from treadle.runtime.outputs import LoadReport
+from treadle.runtime.pages import KeyValues, PagePool
+from treadle.runtime.policy import make_policy
+from treadle.runtime.prompts import Prompt, Prompts
+from treadle.runtime.radix import PrefixTree
+from treadle.runtime.request import Request, SamplingParams
+from treadle.runtime.runner import Event, Runner
+from treadle.runtime.sample import request_key
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """An executor, its cache and its batch; calls may come from several threads."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        store: KeyValues,
+        prompts: Prompts,
+        limits: Limits,
+        *,
+        policy: str = "fcfs",
+        ageing_seconds: float = 10.0,
+        seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.shape, self.prompts = executor.shape, prompts
+        pool = PagePool(store)
+        tree = PrefixTree(pool)
+        self._batch = Batch(pool, tree, make_policy(policy, tree, ageing_seconds), limits, clock)
+        text_of = prompts.text_of if prompts.has_tokenizer else None
+        self._runner = Runner(self._batch, executor, prompts.eos_tokens, clock, text_of)
+        self._seed, self._clock, self._num_submitted = seed, clock, 0
+        self._turn = threading.Condition()
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        client: str = "",
+        priority: int = 0,
+        cache_salt: str = "",
+        timeout_seconds: float | None = None,
+    ) -> list[Request]:
+        """Let a prompt wait for its turn and return its requests, one for each answer.
+
+        They run while somebody calls `step`, `generate` or `stream`.
+
+        Args:
+            prompt: Text, or token ids.
+            params: How to answer.
+            request_id: Unique among the unfinished; answer i > 0 appends ``/i``.
+            client: Among clients the fair policy shares.
+            priority: Lower comes first and stays longer in the cache.
+            cache_salt: Only requests of one salt share cached pages.
+            timeout_seconds: Until the request is ended with what it has.
+
+        Raises:
+            DataError: The prompt is empty, too long or has unknown ids.
+            SettingsError: The id is in use.
+            CapacityError: The cache is too small for it.
+        """
+        params = params or SamplingParams()
+        self.prompts.check(params)
+        tokens = self.prompts.tokens(prompt)
+        with self._turn:
+            if request_id is None:
+                self._num_submitted += 1
+                request_id = f"request-{self._num_submitted}"
+            deadline = None if timeout_seconds is None else self._clock() + timeout_seconds
+            requests: list[Request] = []
+            for index in range(params.n):
+                # Logprobs of the prompt are the same for every answer.
+                own = params if index == 0 else replace(params, prompt_logprobs=None)
+                request = Request(
+                    id=f"{request_id}/{index}" if index else request_id,
+                    tokens=list(tokens),
+                    num_prompt=len(tokens),
+                    params=own,
+                    key=request_key(self._seed, request_id, index, params.seed),
+                    client=client,
+                    priority=priority,
+                    salt=cache_salt,
+                    deadline=deadline,
+                    parent=request_id if index else None,
+                )
+                try:
+                    self._batch.add(request, self._max_length(request))
+                except TreadleError:
+                    self._close(requests)
+                    raise
+                requests.append(request)
+        return requests
+
+    def _max_length(self, request: Request) -> int:
+        longest, most = self.shape.max_positions, request.params.max_tokens
+        return longest if most is None else min(longest, request.num_prompt + most)
+
+    def step(self) -> list[Event]:
+        """Run one step of the batch; returns the new tokens and the ends."""
+        with self._turn:
+            return self._runner.step()
+
+    def _close(self, requests: list[Request]) -> None:
+        """Cancel what is unfinished of `requests` and forget their texts."""
+        with self._turn:
+            for request in requests:
+                if request.id in self._batch and self._batch.get(request.id) is request:
+                    self._batch.finish(request, "cancelled")
+                self._runner.texts.pop(request.id, None)
+            self._turn.notify_all()
+
+    def cancel(self, request_id: str) -> None:
+        """End an unfinished request with what it has.
+
+        Raises:
+            SettingsError: There is none of this id.
+        """
+        self._end(request_id, "cancelled")
+
+    def forget(self, request_id: str) -> None:
+        """End a request here because another engine has taken it over.
+
+        Raises:
+            SettingsError: There is none of this id.
+        """
+        self._end(request_id, "migrated")
+
+    def _end(self, request_id: str, reason: str) -> None:
+        with self._turn:
+            self._batch.finish(self._batch.get(request_id), reason)
+            self._turn.notify_all()
+
+    def pause(self, request_id: str) -> None:
+        """Stop running a request; it keeps its place in the cache unless others need it.
+
+        Raises:
+            SettingsError: There is none of this id.
+        """
+        with self._turn:
+            self._batch.pause(self._batch.get(request_id))
+
+    def resume(self, request_id: str) -> None:
+        """Let a paused request run on.
+
+        Raises:
+            SettingsError: It is not paused.
+        """
+        with self._turn:
+            self._batch.resume(request_id)
+            self._turn.notify_all()
+
+    def export_pages(self, request_id: str, first_page: int = 0) -> migrate.ExportedPages:
+        """Return the state of a request and its pages from `first_page` on (see `migrate`)."""
+        with self._turn:
+            return migrate.export_pages(self._batch, request_id, first_page, self._clock)
+
+    def import_pages(self, exported: migrate.ExportedPages) -> None:
+        """Take pages of another engine's request, which waits here for its `commit`.
+
+        Raises:
+            SettingsError: The id is in use, or the pages do not fit on what came before.
+            CapacityError: Too few pages are free.
+        """
+        with self._turn:
+            longest = self._max_length(Request.from_dict(exported.state))
+            migrate.import_pages(self._batch, exported, longest, self._clock)
+
+    def commit(self, request_id: str) -> Request:
+        """Let an imported request run on here and return it.
+
+        Raises:
+            SettingsError: None of this id was imported.
+        """
+        with self._turn:
+            request = self._batch.get(request_id)
+            self.resume(request_id)
+            return request
+
+    def load_report(self) -> LoadReport:
+        """Say how busy the engine is."""
+        with self._turn:
+            batch, pool = self._batch, self._batch.pool
+            return LoadReport(
+                len(batch.waiting),
+                len(batch.running),
+                len(batch.paused),
+                sum(request.num_remaining for request in batch.waiting.values()),
+                pool.num_pages,
+                pool.num_free,
+                batch.tree.num_evictable,
+                pool.page_size,
+                batch.num_preemptions,
+                self._runner.num_rows,
+            )

@@ -1,0 +1,139 @@
+"""What runs one step of a batch: the rows it gets, the protocol, the shape of its model.
+
+Pure data and numpy, so that a native step, transformers and a simulation take the same call.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.runtime.pages import KeyValues
+
+__all__ = ["MAX_TAIL", "Executor", "HeadTables", "ModelShape", "Segment", "StepRows"]
+
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+
+MAX_TAIL = 64
+"""Context slots that an ancestor bitmask covers."""
+
+
+class ModelShape(NamedTuple):
+    """What the cache and the scheduler must know of a model."""
+
+    kv_heads: tuple[int, ...]
+    """Key-value heads of each layer; blocks of a pruned model may differ."""
+    head_dim: int
+    vocab_size: int
+    hidden_size: int
+    max_positions: int
+    windows: tuple[int | None, ...]
+    """Sliding window of each layer in tokens (a row sees itself and window - 1 before), or None."""
+
+    @property
+    def num_layers(self) -> int:
+        """The number of decoder blocks."""
+        return len(self.kv_heads)
+
+
+class HeadTables(NamedTuple):
+    """Page tables of each layer and head, where heads keep different tokens (eviction).
+
+    All are indexed ``[layer][kv_head]`` and say for each segment what `StepRows` says for all heads
+    alike. Slots of the new rows come from here too.
+    """
+
+    pages: tuple[tuple[Ints, ...], ...]
+    page_starts: tuple[tuple[Ints, ...], ...]
+    context_lengths: tuple[tuple[Ints, ...], ...]
+    slots: tuple[tuple[Ints, ...], ...]
+
+
+class Segment(NamedTuple):
+    """The rows of one request in a step; a view into `StepRows`."""
+
+    first_row: int
+    num_rows: int
+    context_length: int
+    """Slots that the request has after this step's writes, these rows among them."""
+    prefix_length: int
+    """Slots at the start of the context that every row of the segment sees."""
+    pages: Ints
+    """[pages] in the order of the context: slot i of the context stands in pages[i // page_size]
+    at offset i % page_size."""
+    ancestors: npt.NDArray[np.uint64] | None
+
+
+class StepRows(NamedTuple):
+    """The tokens of one step, all requests one after the other, as flat contiguous arrays.
+
+    *Visibility.* Row r (number i in its segment) sees slot j of its segment's context
+
+    - without `ancestors`: if j <= context_length - num_rows + i (causal);
+    - with `ancestors`: if j < prefix_length, or bit j - prefix_length of ancestors[r] is set. The
+      row's own bit is set by the caller. At most `MAX_TAIL` slots follow the prefix.
+
+    In a layer with a sliding window also position(row) - position(slot) < window must hold.
+    Without `ancestors` and `heads` the position of slot j is j; otherwise it is read from the
+    pool's `positions`, which the executor writes along with the keys in every case.
+
+    *Order.* Within a layer all keys and values are written before any row attends.
+    """
+
+    tokens: Ints
+    """[rows]"""
+    positions: Ints
+    """[rows]"""
+    slots: Ints
+    """[rows] where the row's key and value go: page * page_size + offset; same in all layers."""
+    row_starts: Ints
+    """[segments + 1]; segment s has the rows row_starts[s] : row_starts[s + 1]."""
+    context_lengths: Ints
+    """[segments]"""
+    page_starts: Ints
+    """[segments + 1]; segment s has the pages page_starts[s] : page_starts[s + 1]."""
+    pages: Ints
+    """[sum of the segments' pages]"""
+    wanted: Ints
+    """[wanted] ascending rows whose logits are needed."""
+    prefix_lengths: Ints | None = None
+    """[segments]; given with `ancestors`."""
+    ancestors: npt.NDArray[np.uint64] | None = None
+    """[rows]"""
+    heads: HeadTables | None = None
+
+    def segments(self) -> Iterator[Segment]:
+        """Yield each request's part."""
+        for index in range(len(self.context_lengths)):
+            first, last = int(self.row_starts[index]), int(self.row_starts[index + 1])
+            context = int(self.context_lengths[index])
+            prefix = context if self.prefix_lengths is None else int(self.prefix_lengths[index])
+            yield Segment(
+                first,
+                last - first,
+                context,
+                prefix,
+                self.pages[self.page_starts[index] : self.page_starts[index + 1]],
+                None if self.ancestors is None else self.ancestors[first:last],
+            )
+
+
+class Executor(Protocol):
+    """Computes steps of one model; one step at a time."""
+
+    shape: ModelShape
+    stores_rotated_keys: bool
+    """Whether cached keys already carry their rotary position (then they cannot be moved to another
+    position). An executor of a model without rotary embedding says True."""
+    is_timed: bool
+    """Whether it only costs time: its logits mean nothing."""
+
+    def forward(self, rows: StepRows, pool: KeyValues) -> Floats:
+        """Write the rows' keys and values into `pool` and return logits [wanted, vocab]."""
+        ...
+
+    def hidden(self, rows: StepRows, pool: KeyValues) -> Floats:
+        """Do the same, but return the last hidden states [wanted, hidden], after the final norm."""
+        ...

@@ -1,0 +1,39 @@
+"""How much an engine runs at once."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from treadle.core.errors import SettingsError
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of a batch, checked."""
+
+    max_num_seqs: int = 16
+    """Requests in a batch."""
+    max_num_batched_tokens: int = 256
+    """Rows of a step: bounds how long a prompt holds up those who generate."""
+    watermark_fraction: float = 0.01
+    """Of the pages, kept free when a request is admitted beside others."""
+    preemption: Literal["recompute", "swap"] = "recompute"
+    """Whether a request that makes room computes its pages again, or keeps a copy of them."""
+    has_prefix_cache: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.max_num_seqs < 1:
+            raise SettingsError(f"Found max_num_seqs={self.max_num_seqs}; give at least 1.")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise SettingsError(
+                f"max_num_batched_tokens={self.max_num_batched_tokens} is less than "
+                f"max_num_seqs={self.max_num_seqs}, so not every request could generate; raise it."
+            )
+        if not 0 <= self.watermark_fraction < 1:
+            raise SettingsError(
+                f"Found watermark_fraction={self.watermark_fraction}; give 0 or more, below 1."
+            )
+        if self.preemption not in ("recompute", "swap"):
+            raise SettingsError(f"No preemption '{self.preemption}'; choose 'recompute' or 'swap'.")

@@ -1,0 +1,264 @@
+"""The Python door: a model that answers prompts, many at once."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from treadle.core.errors import SettingsError
+from treadle.core.progress import steps
+from treadle.model.load import resolve
+from treadle.runtime.device_pages import make_store
+from treadle.runtime.embedding import mean_hidden
+from treadle.runtime.engine import Engine
+from treadle.runtime.executor import Executor, Floats
+from treadle.runtime.limits import Limits
+from treadle.runtime.outputs import Delta, RequestOutput, completion
+from treadle.runtime.pages import KvDtype
+from treadle.runtime.policy import PolicyName
+from treadle.runtime.prompts import Messages, Prompt, Prompts
+from treadle.runtime.request import Request, RequestState, SamplingParams
+
+__all__ = ["LLM"]
+
+_WAIT_SECONDS = 0.05
+"""How often a caller whose requests are all paused looks again; others wake it before."""
+
+
+class LLM(Engine):
+    """A causal language model and its cache.
+
+    Calls may come from several threads and from asyncio; each of them drives the common batch.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        cache_bytes: int | None = None,
+        page_size: int = 16,
+        max_num_seqs: int = 16,
+        max_num_batched_tokens: int = 256,
+        kv_dtype: KvDtype = "fp32",
+        policy: PolicyName = "fcfs",
+        preemption: Literal["recompute", "swap"] = "recompute",
+        enable_prefix_caching: bool = True,
+        watermark_fraction: float = 0.01,
+        ageing_seconds: float = 10.0,
+        seed: int = 0,
+        device: str = "cpu",
+        trust_remote_code: bool = False,
+        executor: Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            path: A folder, ``packaged:smollm2``, or a hub id where the network allows.
+            cache_bytes: Of keys and values; unless given, what `max_num_seqs` texts of full length
+                take, but at most a quarter of the free memory.
+            page_size: Tokens of a page.
+            max_num_seqs: Requests in a batch.
+            max_num_batched_tokens: Tokens of a step.
+            kv_dtype: How keys and values are stored: fp32, fp16 or int8.
+            policy: Order of admission: fcfs, priority, fair or prefix.
+            preemption: recompute or swap.
+            enable_prefix_caching: Whether equal starts of texts are computed once.
+            watermark_fraction: Of the cache, kept free when a request is admitted beside others.
+            ageing_seconds: Wait after which the prefix policy lets a request in before others.
+            seed: Of requests without a seed of their own.
+            device: cpu, or a CUDA device (experimental).
+            trust_remote_code: Whether code from the checkpoint may run.
+            executor: What computes the steps instead of the generic one.
+            clock: Seconds; for deadlines, ageing and reports.
+
+        Raises:
+            CheckpointError: There is no model at `path`.
+            CapacityError: The cache does not hold one page.
+            SettingsError: A setting is refused.
+        """
+        limits = Limits(
+            max_num_seqs,
+            max_num_batched_tokens,
+            watermark_fraction,
+            preemption,
+            enable_prefix_caching,
+        )
+        folder = resolve(path)
+        if executor is None:
+            from treadle.runtime.generic import GenericExecutor
+
+            executor = GenericExecutor.from_folder(folder, device, trust_remote_code)
+        super().__init__(
+            executor,
+            make_store(executor.shape, cache_bytes, page_size, kv_dtype, max_num_seqs, device),
+            Prompts(folder, executor.shape),
+            limits,
+            policy=policy,
+            ageing_seconds=ageing_seconds,
+            seed=seed,
+            clock=clock,
+        )
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **options: Any,
+    ) -> list[RequestOutput]:
+        """Answer prompts and return the answers in their order.
+
+        Args:
+            prompts: A text, a list of token ids, or a list of these.
+            params: For all prompts, or one for each.
+            options: Of `submit`, but for `request_id`, for all prompts.
+        """
+        several = _as_list(prompts)
+        settings = _for_each(params, len(several))
+        groups: list[list[Request]] = []
+        try:
+            for prompt, own in zip(several, settings, strict=True):
+                groups.append(self.submit(prompt, own, **options))
+            everything = [request for group in groups for request in group]
+            total = len(everything)
+            with steps("generate", total) as bar:
+                done = 0
+                while done < total:
+                    self._drive(everything, None)
+                    now = sum(r.state is RequestState.FINISHED for r in everything)
+                    bar.advance(now - done)
+                    done = now
+            return [
+                self._output(group, prompt if isinstance(prompt, str) else None)
+                for group, prompt in zip(groups, several, strict=True)
+            ]
+        finally:
+            for group in groups:
+                self._close(group)
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **options: Any,
+    ) -> list[RequestOutput]:
+        """Answer conversations: as `generate` with the model's chat template around them."""
+        single = bool(messages) and isinstance(messages[0], Mapping)
+        talks = [cast(Messages, messages)] if single else cast(Sequence[Messages], messages)
+        return self.generate([self.prompts.chat(talk) for talk in talks], params, **options)
+
+    def embed(self, prompts: Prompt | Sequence[Prompt]) -> Floats:
+        """Return a vector [prompts, hidden] for each prompt: its mean last hidden state."""
+        found = []
+        for prompt in _as_list(prompts):
+            tokens = self.prompts.tokens(prompt)
+            with self._turn:
+                found.append(mean_hidden(self._batch, self._runner.executor, tokens))
+        return np.stack(found)
+
+    async def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, **options: Any
+    ) -> AsyncIterator[Delta]:
+        """Answer a prompt piece by piece; leaving the loop cancels what is not finished.
+
+        Args:
+            prompt: Text, or token ids.
+            params: How to answer; the pieces of several answers come interleaved.
+            options: Of `submit`.
+        """
+        requests = self.submit(prompt, params, **options)
+        seen = dict.fromkeys((request.id for request in requests), 0)
+        unfinished = list(requests)
+        try:
+            while unfinished:
+                await asyncio.to_thread(self._drive, unfinished, seen)
+                for index, request in enumerate(requests):
+                    if request in unfinished:
+                        delta = self._delta(request, index, seen)
+                        if delta is not None:
+                            yield delta
+                            if delta.finish_reason is not None:
+                                unfinished.remove(request)
+        finally:
+            self._close(requests)
+
+    def output(self, requests: list[Request]) -> RequestOutput:
+        """Return what the requests of one `submit` have become, ending those that are not."""
+        with self._turn:
+            found = self._output(requests, None)
+            self._close(requests)
+            return found
+
+    def _drive(self, requests: list[Request], seen: dict[str, int] | None) -> None:
+        """Run a step unless one of `requests` has news already; wait where nothing can run."""
+        with self._turn:
+            if seen is not None and any(self._has_news(r, seen[r.id]) for r in requests):
+                return
+            rows, events = self._runner.num_rows, self._runner.step()
+            if events or self._runner.num_rows > rows:
+                self._turn.notify_all()
+            elif any(r.state is not RequestState.FINISHED for r in requests):
+                self._turn.wait(_WAIT_SECONDS)  # all are paused: somebody else must act
+
+    def _has_news(self, request: Request, num_seen: int) -> bool:
+        return request.state is RequestState.FINISHED or request.num_new > num_seen
+
+    def _delta(self, request: Request, index: int, seen: dict[str, int]) -> Delta | None:
+        """Return what is new of an answer, or None; text may lag behind the tokens."""
+        with self._turn:
+            if not self._has_news(request, seen[request.id]):
+                return None
+            first, seen[request.id] = seen[request.id], request.num_new
+            is_finished = request.state is RequestState.FINISHED
+            return Delta(
+                request.id,
+                index,
+                self._show(request, is_finished),
+                request.outputs[first:],
+                None if request.params.logprobs is None else request.logprobs[first:],
+                request.finish_reason,
+                request.stop_reason,
+            )
+
+    def _show(self, request: Request, is_finished: bool) -> str:
+        text = self._runner.texts.get(request.id)
+        if text is None:
+            return ""
+        if is_finished:
+            text.finish()
+        return text.show(is_finished)
+
+    def _output(self, group: list[Request], prompt: str | None) -> RequestOutput:
+        first = group[0]
+        for request in group:
+            request.num_shown = 0
+        with self._turn:
+            answers = [
+                completion(request, index, self._show(request, True))
+                for index, request in enumerate(group)
+            ]
+        logprobs = None if first.params.prompt_logprobs is None else [None, *first.prompt_logprobs]
+        return RequestOutput(first.id, prompt, first.tokens[: first.num_prompt], answers, logprobs)
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """Return prompts as a list: a text or a list of ids is one prompt."""
+    if isinstance(prompts, str) or (prompts and not isinstance(prompts[0], str | Sequence)):
+        return [cast(Prompt, prompts)]
+    return list(cast(Sequence[Prompt], prompts))
+
+
+def _for_each(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int
+) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise SettingsError(
+            f"Found {len(params)} sampling parameters for {count} prompts; give one for each, or "
+            f"one for all."
+        )
+    return list(params)

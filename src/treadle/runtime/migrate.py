@@ -1,0 +1,121 @@
+"""Moving a live request to another engine: its state and its pages, without changing a token.
+
+The order is: while the request runs, `export_pages` its full pages and `import_pages` them, once or
+more; then pause it, export the rest, import it, `commit` there and `forget` it here. If anything
+fails before the commit, `resume` it here. Pages only ever grow at their end, so what was copied
+once stays right.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.core.errors import CapacityError, SettingsError
+from treadle.runtime.batch import Batch
+from treadle.runtime.request import Request, RequestState
+
+__all__ = ["ExportedPages", "export_pages", "import_pages"]
+
+_TIMES = ("arrival", "deadline", "first_token")
+"""Fields on the engine's clock; they travel relative to now."""
+
+
+class ExportedPages(NamedTuple):
+    """A request's state and a run of its pages."""
+
+    state: dict[str, Any]
+    """`Request.to_dict`, with times relative to the export; JSON values."""
+    first_page: int
+    num_computed: int
+    """Tokens whose keys and values the importer has after this run of pages."""
+    content: list[npt.NDArray[np.generic]]
+    """Every array of every layer, cut to [pages, ...]."""
+
+    @property
+    def num_pages(self) -> int:
+        """The number of pages in this run."""
+        return len(self.content[0])
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of the pages."""
+        return sum(array.nbytes for array in self.content)
+
+
+def export_pages(
+    batch: Batch, request_id: str, first_page: int, clock: Callable[[], float]
+) -> ExportedPages:
+    """Return the state of an unfinished request and its pages from `first_page` on.
+
+    Of a paused request all pages that are in use; of any other one the full pages.
+    """
+    request, size = batch.get(request_id), batch.pool.page_size
+    is_paused = request.state is RequestState.MIGRATING
+    last = -(-request.num_computed // size) if is_paused else request.num_computed // size
+    if not 0 <= first_page <= last:
+        raise SettingsError(
+            f"Found first_page={first_page}, but request '{request_id}' has {last} pages to "
+            f"export; give 0 to {last}."
+        )
+    state = request.to_dict()
+    for name in _TIMES:
+        if state[name] is not None:
+            state[name] -= clock()
+    content = batch.preemption.content(request, first_page, last)
+    return ExportedPages(state, first_page, min(request.num_computed, last * size), content)
+
+
+def import_pages(
+    batch: Batch, exported: ExportedPages, max_length: int, clock: Callable[[], float]
+) -> None:
+    """Take what another engine exported; the request stays paused until it is committed.
+
+    Raises:
+        SettingsError: The id is in use, the run does not follow on what came before, or the pages
+            are of another shape.
+        CapacityError: Too few pages are free; nothing is changed.
+    """
+    state = dict(exported.state)
+    for name in _TIMES:
+        if state[name] is not None:
+            state[name] += clock()
+    request = Request.from_dict(state)
+    known = batch.paused.get(request.id)
+    if known is None or exported.first_page == 0:
+        batch.accept(request, max_length)
+        pages: list[int] = []
+    else:
+        pages, request.number = known.pages, known.number
+    has_lost_pages = known is not None and not pages and exported.first_page > 0
+    if not has_lost_pages and exported.first_page != len(pages):
+        raise SettingsError(
+            f"The run starts with page {exported.first_page} of request '{request.id}', and "
+            f"{len(pages)} pages came before; export from first_page={len(pages)}."
+        )
+    request.state = RequestState.MIGRATING
+    if has_lost_pages:  # somebody else needed them: it will be computed again
+        request.num_computed = 0
+    else:
+        request.pages = pages + _take(batch, exported)
+        request.num_computed = exported.num_computed
+    batch.paused[request.id] = request
+
+
+def _take(batch: Batch, exported: ExportedPages) -> list[int]:
+    """Put the pages' content into free pages."""
+    pool = batch.pool
+    batch.tree.evict(exported.num_pages - pool.num_free)
+    if exported.num_pages > pool.num_free:
+        raise CapacityError(
+            f"{exported.num_pages} pages are to be imported and {pool.num_free} are free; import "
+            f"them when requests have ended, or into another engine."
+        )
+    new = pool.allocate(exported.num_pages)
+    try:
+        pool.store.write(new, exported.content)
+    except SettingsError:
+        pool.release(new)
+        raise
+    return new

@@ -1,0 +1,90 @@
+"""What comes back: answers, pieces of answers, and how busy the engine is."""
+
+from dataclasses import dataclass
+
+from treadle.runtime.request import Request, TokenLogprobs
+
+__all__ = ["CompletionOutput", "Delta", "LoadReport", "RequestOutput"]
+
+
+@dataclass(frozen=True)
+class CompletionOutput:
+    """One answer."""
+
+    index: int
+    text: str
+    """Empty where the model has no tokenizer."""
+    token_ids: list[int]
+    finish_reason: str | None
+    """stop, length, cancelled, deadline or migrated."""
+    stop_reason: int | str | None
+    """The stop token or string that ended it."""
+    logprobs: list[TokenLogprobs] | None
+    num_cached_tokens: int
+    """Tokens of the prompt that were found in the cache."""
+    num_preemptions: int
+
+    @property
+    def cumulative_logprob(self) -> float | None:
+        """The log of the answer's probability, where logprobs were asked for."""
+        if self.logprobs is None:
+            return None
+        return sum(entry[token] for token, entry in zip(self.token_ids, self.logprobs, strict=True))
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """The answers to one prompt."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    prompt_logprobs: list[TokenLogprobs | None] | None
+    """One entry a token; the first has nothing before it."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What is new of an answer that is being streamed."""
+
+    request_id: str
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None
+    finish_reason: str | None
+    stop_reason: int | str | None
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How busy an engine is: what a dispatcher or an autoscaler reads."""
+
+    num_waiting: int
+    num_running: int
+    num_paused: int
+    num_waiting_tokens: int
+    """Tokens that waiting requests have yet to run."""
+    num_pages: int
+    num_free_pages: int
+    num_cached_pages: int
+    """Held by the prefix tree alone: free on demand."""
+    page_size: int
+    num_preemptions: int
+    num_rows: int
+    """Rows computed since the start."""
+
+
+def completion(request: Request, index: int, text: str) -> CompletionOutput:
+    """Return what `request` has become."""
+    return CompletionOutput(
+        index,
+        text,
+        request.outputs,
+        request.finish_reason,
+        request.stop_reason,
+        None if request.params.logprobs is None else list(request.logprobs),
+        min(request.num_cached, request.num_prompt),
+        request.num_preemptions,
+    )

@@ -1,0 +1,216 @@
+"""What is asked of a model, and how far each request has come."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from treadle.core.errors import SettingsError
+from treadle.core.registry import near
+
+__all__ = ["Request", "RequestState", "SamplingParams", "TokenLogprobs"]
+
+TokenLogprobs = dict[int, float]
+"""Token -> natural log of its probability: the chosen token and the asked number of best ones."""
+_PENALTY = 2.0
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are chosen and when a request ends; names and meanings are vLLM's.
+
+    Raises:
+        SettingsError: A value is out of range, or two contradict each other.
+    """
+
+    n: int = 1
+    """Answers to each prompt."""
+    max_tokens: int | None = 16
+    """New tokens at most; None: as many as the model's context allows."""
+    min_tokens: int = 0
+    """New tokens before the end of sequence or a stop may come."""
+    temperature: float = 1.0
+    """0 takes the most probable token."""
+    top_k: int = 0
+    """Choose among the k most probable tokens; 0 or -1: all."""
+    top_p: float = 1.0
+    """Choose among the most probable tokens that together reach this probability."""
+    min_p: float = 0.0
+    """Drop tokens less probable than this fraction of the most probable one."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] | None = None
+    """Token -> what is added to its logit, -100 to 100."""
+    logprobs: int | None = None
+    """Report the logprobs of the chosen and so many best tokens, before penalties and filters."""
+    prompt_logprobs: int | None = None
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    seed: int | None = None
+    """Same seed and prompt, same answer, whatever runs beside it; None: the engine's seed and the
+    request's id."""
+
+    def __post_init__(self) -> None:
+        """Check the values; a single stop string becomes a tuple."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        bias = self.logit_bias or {}
+        object.__setattr__(self, "logit_bias", {int(k): float(v) for k, v in bias.items()})
+        self._check_ranges()
+        self._check_contradictions()
+
+    def _check_ranges(self) -> None:
+        at_least = {"n": 1, "min_tokens": 0, "temperature": 0, "top_k": -1}
+        optional = {"max_tokens": 1, "logprobs": 0, "prompt_logprobs": 0}
+        for name, low in (at_least | optional).items():
+            value = getattr(self, name)
+            if value is None and name in optional:
+                continue
+            _require(value >= low, name, value, f"at least {low}")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "0 to 1")
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            _require(-_PENALTY <= value <= _PENALTY, name, value, "-2 to 2")
+        value = self.repetition_penalty
+        _require(value > 0, "repetition_penalty", value, "above 0 (1 does nothing)")
+        for token, bias in (self.logit_bias or {}).items():
+            _require(-100 <= bias <= 100, f"logit_bias[{token}]", bias, "-100 to 100")
+        _require("" not in self.stop, "stop", self.stop, "strings that are not empty")
+
+    def _check_contradictions(self) -> None:
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise SettingsError(
+                f"min_tokens={self.min_tokens} contradicts max_tokens={self.max_tokens}; raise "
+                f"max_tokens or lower min_tokens."
+            )
+        if self.temperature > 0:
+            return
+        if self.n > 1:
+            raise SettingsError(
+                f"n={self.n} with temperature=0 would give the same answer {self.n} times; raise "
+                f"the temperature or set n=1."
+            )
+        filters = {"top_k": self.top_k > 0, "top_p": self.top_p < 1, "min_p": self.min_p > 0}
+        for name, is_set in filters.items():
+            if is_set:
+                raise SettingsError(
+                    f"{name}={getattr(self, name)} has no effect at temperature=0, which takes the "
+                    f"most probable token; raise the temperature or leave {name} out."
+                )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SamplingParams":  # Any: JSON values
+        """Build from plain values.
+
+        Raises:
+            SettingsError: A name is unknown, or a value is refused.
+        """
+        names = [item.name for item in fields(cls)]
+        for name in values:
+            if name not in names:
+                raise SettingsError(f"No sampling parameter '{name}'. {near(name, names)}")
+        plain = dict(values)
+        bias = plain.get("logit_bias") or {}
+        plain["logit_bias"] = {int(token): value for token, value in bias.items()}
+        return cls(**plain)
+
+
+def _require(is_valid: bool, name: str, value: object, expected: str) -> None:
+    if not is_valid:
+        raise SettingsError(f"Found {name}={value!r}, expected {expected}; change {name}.")
+
+
+class RequestState(StrEnum):
+    """Where a request stands."""
+
+    WAITING = "waiting"
+    PREFILL = "prefill"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    MIGRATING = "migrating"
+    """Paused, or imported and not committed yet."""
+    FINISHED = "finished"
+
+
+@dataclass(eq=False)
+class Request:
+    """One text in the making. `to_dict` and `from_dict` carry all of it but the pages' content."""
+
+    id: str
+    tokens: list[int]
+    """The prompt and all that was added to it."""
+    num_prompt: int
+    params: SamplingParams
+    key: int
+    """Of its stream of random numbers."""
+    client: str = ""
+    priority: int = 0
+    """Lower comes first, as in vLLM."""
+    salt: str = ""
+    """Only requests of one salt share cached pages."""
+    arrival: float = 0.0
+    number: int = 0
+    """Order of arrival in this engine."""
+    deadline: float | None = None
+    """On the engine's clock."""
+    parent: str | None = None
+    """The request whose prompt this one shares (n > 1)."""
+    state: RequestState = RequestState.WAITING
+    finish_reason: str | None = None
+    """stop, length, cancelled, deadline or migrated."""
+    stop_reason: int | str | None = None
+    """The stop token or string that was met."""
+    num_computed: int = 0
+    """Tokens whose keys and values are cached."""
+    num_cached: int = 0
+    """Of these, tokens that were found in the cache when it was admitted last."""
+    num_preemptions: int = 0
+    first_token: float | None = None
+    """When its first new token came, on the engine's clock."""
+    num_shown: int = 0
+    """Characters of its text that were streamed."""
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """Of every token of the prompt but the first."""
+    pages: list[int] = field(default_factory=list)
+
+    @property
+    def num_new(self) -> int:
+        """The number of tokens generated so far."""
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_remaining(self) -> int:
+        """The number of tokens to run through the model before the next one can be chosen."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def outputs(self) -> list[int]:
+        """The tokens generated so far."""
+        return self.tokens[self.num_prompt :]
+
+    def to_dict(self) -> dict[str, Any]:  # Any: JSON values
+        """Return the whole state as JSON values; page numbers mean nothing elsewhere."""
+        found = {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if item.name not in ("params", "pages")
+        }
+        found["tokens"] = list(self.tokens)
+        return {**found, "state": str(self.state), "params": asdict(self.params)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Request":  # Any: JSON values
+        """Build from what `to_dict` returned, even after a round through JSON."""
+        plain = dict(values)
+        for name in ("logprobs", "prompt_logprobs"):
+            plain[name] = [{int(t): float(v) for t, v in entry.items()} for entry in plain[name]]
+        plain["params"] = SamplingParams.from_dict(plain["params"])
+        plain["state"] = RequestState(plain["state"])
+        return cls(**plain)

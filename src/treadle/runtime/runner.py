@@ -1,0 +1,131 @@
+"""The loop's body: schedule, run, sample, check for the end; what one engine does in a step."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from treadle.core.errors import DataError
+from treadle.runtime.batch import Batch
+from treadle.runtime.executor import Executor, Floats
+from treadle.runtime.request import Request
+from treadle.runtime.sample import choose, logprobs_of
+from treadle.runtime.step import Chunk, rows_of
+from treadle.runtime.text import TextStream
+
+__all__ = ["Event", "Runner"]
+
+
+class Event(NamedTuple):
+    """A request got a token, or ended, or both."""
+
+    request: Request
+    token: int | None
+
+
+class Runner:
+    """Steps a batch with an executor; not safe for several threads at once."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        executor: Executor,
+        eos_tokens: frozenset[int],
+        clock: Callable[[], float],
+        text_of: Callable[[Request], TextStream] | None = None,
+    ) -> None:
+        self.batch, self.executor = batch, executor
+        self.eos_tokens, self._clock = eos_tokens, clock
+        self._text_of = text_of
+        self.texts: dict[str, TextStream] = {}
+        """The text of every request that has a token, where there is a tokenizer; whoever asked for
+        the request drops it."""
+        self.num_rows = 0
+        """Rows computed since the start."""
+
+    def step(self) -> list[Event]:
+        """Run one step and return what came of it; nothing where nothing can run."""
+        chunks = self.batch.schedule()
+        events = [Event(request, None) for request in self.batch.expired]
+        self.batch.expired.clear()
+        if not chunks:
+            return events
+        pool = self.batch.pool
+        rows = rows_of(chunks, pool.page_size)
+        logits = self.executor.forward(rows, pool.store)
+        _require_numbers(logits, pool.store.dtype)
+        self.num_rows += len(rows.tokens)
+        first = 0
+        for chunk in chunks:
+            last = first + len(chunk.wanted)
+            event = self._take(chunk, logits[first:last])
+            events += [event] if event else []
+            first = last
+        return events
+
+    def _take(self, chunk: Chunk, logits: Floats) -> Event | None:
+        """Note a chunk's results; returns the event of its new token if it has one."""
+        request = chunk.request
+        first = request.num_computed
+        num_input = max(0, min(first + chunk.num_rows, request.num_prompt) - first)
+        self.batch.policy.computed(request, num_input, int(chunk.is_last))
+        asked = len(logits) - chunk.is_last
+        for row, values in zip(chunk.wanted[:asked], logits[:asked], strict=True):
+            following = request.tokens[first + row + 1]
+            count = request.params.prompt_logprobs or 0
+            request.prompt_logprobs.append(logprobs_of(values, following, count))
+        self.batch.advance(chunk)
+        if not chunk.is_last:
+            return None
+        token = self._sample(request, logits[-1])
+        reason = self._end(request, token)
+        if reason is not None:
+            self.batch.finish(request, reason)
+        return Event(request, token)
+
+    def _sample(self, request: Request, logits: Floats) -> int:
+        token = choose(logits, request, self._end_tokens(request))
+        if request.params.logprobs is not None:
+            request.logprobs.append(logprobs_of(logits, token, request.params.logprobs))
+        if request.first_token is None:
+            request.first_token = self._clock()
+        request.tokens.append(token)
+        return token
+
+    def _end_tokens(self, request: Request) -> frozenset[int]:
+        own = frozenset(request.params.stop_token_ids)
+        return own if request.params.ignore_eos else own | self.eos_tokens
+
+    def _end(self, request: Request, token: int) -> str | None:
+        """Return why `request` ends with `token`, or None."""
+        params = request.params
+        if token in self._end_tokens(request):
+            request.stop_reason = token if token in params.stop_token_ids else None
+            self._follow(request, len(request.tokens) - (not params.include_stop_str_in_output))
+            return "stop"
+        text = self._follow(request, len(request.tokens))
+        if text is not None and text.stop is not None:
+            request.stop_reason = text.stop
+            return "stop"
+        is_full = len(request.tokens) >= self.executor.shape.max_positions
+        if is_full or request.num_new == params.max_tokens:
+            return "length"
+        return None
+
+    def _follow(self, request: Request, num_tokens: int) -> TextStream | None:
+        """Return the text of a request with its newest tokens taken in."""
+        if self._text_of is None:
+            return None
+        if request.id not in self.texts:
+            self.texts[request.id] = self._text_of(request)
+        self.texts[request.id].follow(num_tokens)
+        return self.texts[request.id]
+
+
+def _require_numbers(logits: Floats, dtype: str) -> None:
+    """Refuse logits that are NaN before anything is noted down."""
+    if logits.size and np.isnan(logits.max()):  # a maximum of NaN and numbers is NaN
+        raise DataError(
+            f"The model's logits are NaN (kv_dtype is {dtype}); check the weights, or use "
+            f"kv_dtype='fp32' if this happens only in fp16."
+        )

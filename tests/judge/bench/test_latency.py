@@ -1,0 +1,67 @@
+"""Latency against a model whose times are known, and through the verb."""
+
+import json
+
+import pytest
+
+from judge.bench.machines import Clocked
+from treadle.cli import main
+from treadle.core import hardware
+from treadle.core.errors import SettingsError
+from treadle.core.result import read_result
+from treadle.judge.bench import bench
+from treadle.judge.bench.methods.latency import Latency
+
+
+def named(measurements):
+    return {entry.name: entry for entry in measurements}
+
+
+def test_prompt_and_answer_are_told_apart():
+    model = Clocked(prompt_seconds=1e-4, token_seconds=2e-3)
+    found = named(Latency(prompt_tokens=50, new_tokens=11, rounds=3).measure(model, 0))
+    assert found["prompt"].value == pytest.approx(1e4, rel=0.2)
+    assert found["answer"].value == pytest.approx(500, rel=0.2)
+    assert found["answer"].low <= found["answer"].value <= found["answer"].high
+    assert model.calls == [([50], 1)] * 4 + [([50], 11)] * 4
+
+
+def test_the_roofline_is_the_lower_of_memory_and_processor():
+    machine = hardware.measure()
+    model = Clocked(token_seconds=1e-3)
+    found = named(Latency(prompt_tokens=1, new_tokens=6, rounds=1).measure(model, 0))
+    by_memory = machine.read_bandwidth_all_threads_bytes_per_second / 1e6
+    by_processor = machine.multiply_peak_all_threads_flops_per_second / 2e6
+    assert found["roofline"].value == pytest.approx(min(by_memory, by_processor))
+    share = found["answer"].value / found["roofline"].value
+    assert found["roofline_fraction"].value == pytest.approx(share)
+    model.bytes_per_token = 0
+    assert "roofline" not in named(Latency(rounds=1, new_tokens=2).measure(model, 0))
+
+
+@pytest.mark.parametrize(("model_type", "weights"), [("llama", "q8"), ("gpt2", "fp32")])
+@pytest.mark.filterwarnings("ignore::treadle.native.SlowPathWarning")
+def test_the_verb_runs_a_real_model(model_type, weights, tiny_model, tmp_path, capsys):
+    words = ["bench", "latency", str(tiny_model(model_type)), str(tmp_path / "out")]
+    words += ["--weights", weights, "--prompt-tokens", "8", "--new-tokens", "4", "--rounds", "2"]
+    assert main(words) == 0
+    assert "tokens per second" in capsys.readouterr().out
+    result = read_result(tmp_path / "out")
+    assert result.measurement("answer").value > 0
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["verb"] == "bench"
+    native = "native step" if model_type == "llama" else "generic executor"
+    assert native in result.notes[0]
+    assert main(words) == 2
+    assert "holds a result already" in capsys.readouterr().err
+
+
+def test_requests_longer_than_the_model_are_refused(llama, tmp_path):
+    with pytest.raises(SettingsError, match="longer than the model's 128 positions"):
+        bench(llama, tmp_path / "out", Latency(prompt_tokens=120, new_tokens=20))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore::treadle.native.SlowPathWarning")
+def test_the_generic_executor_has_no_rounded_weights(tiny_model, tmp_path):
+    with pytest.raises(SettingsError, match="leave weights at fp32"):
+        bench(tiny_model("gpt2"), tmp_path / "out", "latency", weights="q8")

@@ -1,0 +1,36 @@
+"""Questions through a model that knows its answers, and through a real one."""
+
+import json
+import shutil
+from pathlib import Path
+
+from judge.bench.machines import Clocked
+from treadle.judge.bench import bench
+from treadle.judge.bench.methods.questions import Questions
+
+
+class Oracle(Clocked):
+    """Answers by a table, a hundredth of a second a word."""
+
+    def ask(self, question, num_new):
+        words = {"One?": "one", "Two?": "it is\n two"}[question].split()[:num_new]
+        self.answer([[0]], 1 + len(words))
+        return " ".join(words), len(words)
+
+
+def test_answers_stand_beside_their_speed():
+    method = Questions(questions=("One?", "Two?"), new_tokens=5)
+    found = method.measure(Oracle(token_seconds=0.01), 0)
+    assert [entry.note for entry in found] == ["One? one", "Two? it is two"]
+    for entry in found:
+        assert 50 < entry.value <= 100
+
+
+def test_a_real_model_is_asked_through_its_chat_template(llama, tmp_path):
+    model = Path(shutil.copytree(llama, tmp_path / "model"))
+    file = model / "tokenizer_config.json"
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": template}))
+    result = bench(model, tmp_path / "out", Questions(questions=("Why?",), new_tokens=3))
+    assert result.measurement("answer 1").note.startswith("Why?")
+    assert result.measurement("answer 1").value > 0

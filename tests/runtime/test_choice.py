@@ -1,0 +1,40 @@
+"""The native step is taken where it agrees with transformers, and left where it does not."""
+
+import numpy as np
+import pytest
+
+from treadle.core.errors import SettingsError
+from treadle.native import SlowPathWarning
+from treadle.runtime import choice
+from treadle.runtime.choice import agreement, choose_executor
+from treadle.runtime.generic import GenericExecutor
+from treadle.runtime.llama_step import LLAMA_LIKE, LlamaStep
+
+
+@pytest.mark.parametrize("model_type", LLAMA_LIKE)
+def test_a_model_that_it_computes_gets_the_native_step(model_type, tiny_model):
+    folder = tiny_model(model_type)
+    executor = choose_executor(folder)
+    assert isinstance(executor, LlamaStep)
+    assert agreement(folder, executor).largest < 1e-3
+    executor.close()
+
+
+def test_another_architecture_runs_through_transformers_with_a_warning(tiny_model):
+    with pytest.warns(SlowPathWarning, match="not 'gpt2'.*Running through transformers"):
+        executor = choose_executor(tiny_model("gpt2"))
+    assert isinstance(executor, GenericExecutor)
+
+
+def test_weights_that_fail_the_check_are_not_used(llama, monkeypatch):
+    real = LlamaStep.forward
+
+    def wrong(self, rows, pool):
+        return real(self, rows, pool) + np.float32(0.01)
+
+    monkeypatch.setattr(choice.LlamaStep, "forward", wrong)
+    with pytest.warns(SlowPathWarning, match="disagrees with transformers"):
+        assert isinstance(choose_executor(llama), GenericExecutor)
+    monkeypatch.setattr(choice.LlamaStep, "forward", lambda s, r, p: -real(s, r, p))
+    with pytest.raises(SettingsError, match="no weights in q8"):
+        choose_executor(llama, "q8")
