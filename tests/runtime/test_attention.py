@@ -106,7 +106,8 @@ def test_pruned_heads_run(tiny_model, text, tmp_path):
     folder = tmp_path / "out"
     settings = {"pattern": "heads", "sparsity": 0.5, "allow_nonuniform": True}
     run(tiny_model("gpt2"), folder, "wanda", text, **settings)
-    engine = LLM(folder, cache_bytes=2**20)
+    executor = GenericExecutor.from_folder(folder)
+    engine = LLM(folder, cache_bytes=2**20, executor=executor)
     assert engine.shape.kv_heads == (2, 2)
     prompt = tokens_of(1, 30)[0].tolist()
     (out,) = engine.generate([prompt], SamplingParams(temperature=0, max_tokens=9, ignore_eos=True))

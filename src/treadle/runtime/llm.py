@@ -49,6 +49,8 @@ class LLM(Engine):
         watermark_fraction: float = 0.01,
         ageing_seconds: float = 10.0,
         seed: int = 0,
+        weights: str = "fp32",
+        num_threads: int | None = None,
         device: str = "cpu",
         trust_remote_code: bool = False,
         executor: Executor | None = None,
@@ -70,9 +72,12 @@ class LLM(Engine):
             watermark_fraction: Of the cache, kept free when a request is admitted beside others.
             ageing_seconds: Wait after which the prefix policy lets a request in before others.
             seed: Of requests without a seed of their own.
+            weights: How matrices are held by the native step: fp32, fp16, q8, q4_0 or q4_1.
+            num_threads: Of the native step; None for the physical cores.
             device: cpu, or a CUDA device (experimental).
             trust_remote_code: Whether code from the checkpoint may run.
-            executor: What computes the steps instead of the generic one.
+            executor: What computes the steps; None for the native step where it computes the model
+                and agrees with transformers, else the generic one.
             clock: Seconds; for deadlines, ageing and reports.
 
         Raises:
@@ -89,9 +94,7 @@ class LLM(Engine):
         )
         folder = resolve(path)
         if executor is None:
-            from treadle.runtime.generic import GenericExecutor
-
-            executor = GenericExecutor.from_folder(folder, device, trust_remote_code)
+            executor = _executor(folder, weights, num_threads, device, trust_remote_code)
         super().__init__(
             executor,
             make_store(executor.shape, cache_bytes, page_size, kv_dtype, max_num_seqs, device),
@@ -242,6 +245,20 @@ class LLM(Engine):
             ]
         logprobs = None if first.params.prompt_logprobs is None else [None, *first.prompt_logprobs]
         return RequestOutput(first.id, prompt, first.tokens[: first.num_prompt], answers, logprobs)
+
+
+def _executor(
+    folder: Path, weights: str, num_threads: int | None, device: str, trust_remote_code: bool
+) -> Executor:
+    if device == "cpu":
+        from treadle.runtime.choice import choose_executor
+
+        return choose_executor(folder, weights, num_threads, trust_remote_code)
+    from treadle.runtime.generic import GenericExecutor
+
+    if weights != "fp32":
+        raise SettingsError(f"weights = '{weights}' is for the CPU; leave it at fp32 on {device}.")
+    return GenericExecutor.from_folder(folder, device, trust_remote_code)
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
