@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pydantic.fields import FieldInfo
+
 from treadle.core.method import Control, Method, Paper
 from treadle.verbs import VERBS, WINGS
 
@@ -27,7 +29,7 @@ def methods_page() -> str:
 
 
 def _row(name: str, method: type[Method]) -> str:
-    fields = [f"`{key}` = {field.default}" for key, field in method.fields().items()]
+    fields = [f"`{key}` {_default(field)}" for key, field in method.fields().items()]
     source = method.paper
     match source:
         case Paper():
@@ -38,6 +40,14 @@ def _row(name: str, method: type[Method]) -> str:
             text = f"standard: {source.source}"
     summary = method.summary().replace("|", "\\|")
     return f"| `{name}` | {summary} | {', '.join(fields) or '-'} | {text} |\n"
+
+
+def _default(field: FieldInfo) -> str:
+    """Return what holds where a setting is not given; one value for all stands without brackets."""
+    if field.is_required():
+        return "required"
+    found = field.default
+    return f"= {found[0] if isinstance(found, tuple) and len(found) == 1 else found}"
 
 
 def cli_page() -> str:

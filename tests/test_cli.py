@@ -114,3 +114,17 @@ def test_module_form_and_version():
     )
     assert done.returncode == 0
     assert done.stdout.strip()
+
+
+def test_whole_numbers_bounds_and_lists(model, tmp_path, capsys):
+    assert main(["merge", "linear", str(model), str(tmp_path / "m")]) == 0
+    said = capsys.readouterr().out
+    assert " parameters  " in said
+    assert ".0000 numbers" not in said
+    assert main(["merge", "ties", "--help"]) == 0
+    assert "(>= 0.0, <= 1.0)" in " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert main(["merge", "ties", "a", "b", "o", "--density", "1.5"]) == 2
+    said = capsys.readouterr().err
+    assert "merge method 'ties': density = 1.5 is refused: expected less than or equal to 1" in said
+    assert main(["merge", "linear"]) == 2
+    assert "name at least one model" in capsys.readouterr().err

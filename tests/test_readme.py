@@ -31,6 +31,8 @@ def test_readme_commands_run_in_order(tmp_path, monkeypatch):
             words += ["--num-windows", "4", "--window-tokens", "64"]
         if words[1] == "evaluate":
             words += ["--num-windows", "4", "--window-tokens", "64"]
+        if words[1] == "bench":
+            words += ["--prompt-tokens", "8", "--new-tokens", "4"]
         assert main(words[1:]) == 0, command
     assert (tmp_path / "report.html").stat().st_size > 10_000
 

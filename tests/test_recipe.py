@@ -146,3 +146,34 @@ def test_missing_or_damaged_file(tmp_path):
     (tmp_path / "bad.yaml").write_text("steps: [")
     with pytest.raises(DataError, match="is not YAML"):
         load_recipe(tmp_path / "bad.yaml")
+
+
+ACTIONS = """
+out: {out}
+artefacts: {{base: {model}}}
+steps:
+  - merge: {{method: inspect, models: [base, base], out: look}}
+  - merge: {{method: yaml, recipe: {recipe}, out: m3}}
+"""
+
+
+def test_actions_are_steps(tmp_path, model):
+    merge = tmp_path / "recipe.yml"
+    merge.write_text(f"merge_method: linear\nmodels: [{{model: {model}}}]\n")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(ACTIONS.format(out=tmp_path / "runs", model=model, recipe=merge))
+    lines = list(run_recipe(path))
+    assert lines[0].startswith("1/2 merge inspect base base -> look: ")
+    assert lines[1].startswith(f"2/2 merge yaml {merge} -> m3: ")
+    assert states(path) == ["there already"] * 2
+    path.write_text(path.read_text().replace(", out: look", ""))
+    with pytest.raises(SettingsError, match=r"\(merge inspect\): the setting 'out' is missing"):
+        load_recipe(path)
+
+
+def test_a_text_in_place_of_a_list(tmp_path, model):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("steps:\n  - merge: {method: linear, models: there, out: m}\n")
+    with pytest.raises(SettingsError, match=r"Write a list: \[there\]") as caught:
+        load_recipe(path)
+    assert "2:4" not in str(caught.value)

@@ -71,13 +71,21 @@ def _method_parameters(method: type[Method]) -> list[inspect.Parameter]:
         text = " ".join(filter(None, [field.description, _bounds(_constraints(field))]))
         default = inspect.Parameter.empty if field.is_required() else field.default
         is_switch = field.annotation is bool and not field.default  # True needs its --no- form
-        wrapped = _annotated(field.annotation, text, group, is_switch)
+        wrapped = _annotated(_unbounded(field.annotation), text, group, is_switch)
         found.append(
             inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=wrapped
             )
         )
     return found
+
+
+def _unbounded(annotation: Any) -> Any:  # Any: a type
+    """Return a tuple's type without the bounds of its values: the method itself says them best."""
+    if get_origin(annotation) is not tuple or get_origin(get_args(annotation)[0]) is not Annotated:
+        return annotation
+    plain: Any = get_args(get_args(annotation)[0])[0]  # Any: a type
+    return tuple[plain, ...]
 
 
 def _constraints(field: FieldInfo) -> list[Any]:  # Any: pydantic's constraint objects

@@ -8,12 +8,13 @@ stopped.
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from treadle.core.errors import DataError, SettingsError
+from treadle.core.method import first_mistake
 from treadle.core.registry import near
 from treadle.core.result import RESULT_FILE, digest, read_result
 from treadle.core.verb import Verb, VerbParameter
@@ -35,6 +36,8 @@ class Step(NamedTuple):
     number: int
     verb: Verb
     settings: Settings
+    command: str
+    """The words that name the verb, and the action if it is one."""
 
     @property
     def out(self) -> str:
@@ -46,9 +49,10 @@ class Step(NamedTuple):
         """What the step does, in a few words."""
         method = self.settings.get("method", "")
         name = method["method"] if isinstance(method, dict) else method
-        inputs = self.settings.get("models", self.settings.get("model", ""))
-        listed = " ".join(map(str, inputs)) if isinstance(inputs, list) else inputs
-        return f"{self.verb.name} {name} {listed} -> {self.out}".replace("  ", " ")
+        places = [p.name for p in self.verb.parameters().values() if p.is_positional]
+        inputs = [self.settings[key] for key in places if key != "out" and key in self.settings]
+        flat = [str(v) for entry in inputs for v in (entry if isinstance(entry, list) else [entry])]
+        return " ".join(filter(None, [self.command, name, *flat, "->", self.out]))
 
     @property
     def names(self) -> set[str]:
@@ -126,7 +130,9 @@ def _step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
         del settings["method"]
         verb, name = action, f"{name} {action.name}"
     _check_settings(f"Step {number} ({name})", verb, settings)
-    return Step(number, verb, settings)
+    if "out" not in settings:
+        raise SettingsError(f"Step {number} ({name}): the setting 'out' is missing; add it.")
+    return Step(number, verb, settings, name)
 
 
 def _check_settings(where: str, verb: Verb, settings: Settings) -> None:
@@ -160,14 +166,22 @@ def _checked(where: str, parameter: VerbParameter, value: Any) -> Any:  # Any: Y
         checked = TypeAdapter(parameter.annotation).validate_python(value)
     except ValidationError as error:
         raise SettingsError(
-            f"{where}: {parameter.name} = {value!r} is refused: {error.errors()[0]['msg']}. "
-            f"Give it in the right type; YAML reads 2:4 as a number unless it is quoted."
+            f"{where}: {parameter.name} = {value!r} is refused: {first_mistake(error).expected}. "
+            f"{_mend(parameter, value)}"
         ) from error
     # A path may be the name of an artefact, which is looked up when the step runs.
     is_path = any(
         isinstance(v, Path) for v in (checked if isinstance(checked, list) else [checked])
     )
     return value if is_path else checked
+
+
+def _mend(parameter: VerbParameter, value: Any) -> str:  # Any: YAML values
+    if isinstance(value, str) and list in (get_origin(parameter.annotation), parameter.annotation):
+        return f"Write a list: [{value}]."
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "Give it in the right type; YAML reads 2:4 as a number unless it is quoted."
+    return "Give it in the right type."
 
 
 def _check_names(recipe: Recipe) -> None:
@@ -300,7 +314,9 @@ def _run_step(plan: _Plan, step: Step) -> str:
     note.write_text("begun")
     if folder.exists() and not (folder / "config.json").exists():
         shutil.rmtree(folder)
-    function(**arguments, overwrite=True)
+    if "overwrite" in step.verb.parameters():
+        arguments["overwrite"] = True
+    function(**arguments)
     note.write_text(f"ended {plan.keys[step.out]}")
     result = read_result(folder / RESULT_FILE)
     scores = ", ".join(f"{m.name} {m.value:.4g}" for m in result.measurements[:2])

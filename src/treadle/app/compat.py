@@ -258,6 +258,9 @@ def _judge(found: _Findings, loader: Loader) -> tuple[bool | None, str]:
             return None, f"'{name}' was not looked for in {loader.source}; {loader.others}"
         takes = False if loader.refuses_others else None
         return takes, f"{name} is not in {loader.source}; {loader.others}"
+    has_buffers = any(tensor.endswith(".masked_bias") for tensor in found.reader.tensors)
+    if (reason := loader.fails.get(name)) and not has_buffers:
+        return False, f"it lists {name}, but {reason}"
     if loader.needs_tokenizer and not found.has_tokenizer:
         return False, "the folder has no tokenizer; copy the original model's files into it"
     if _has_untied_head(found):

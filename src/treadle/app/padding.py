@@ -67,7 +67,11 @@ def plan_padding(reader: CheckpointReader) -> Padding:
         widest = own
     refusal: Exception | None = None
     for num_heads in range(widest, max(widest, own) + 1):
-        padding = _pad(config, shapes, _with_targets(found, num_heads))
+        try:
+            padding = _pad(config, shapes, _with_targets(found, num_heads))
+        except UnsupportedModelError as error:
+            refusal = error
+            continue
         try:
             _require_shapes(reader, padding)
         except TreadleError:

@@ -5,10 +5,10 @@ A frozen pydantic model with one abstract function of its axis.
 
 from typing import Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-__all__ = ["Control", "Method", "Paper", "Standard"]
+__all__ = ["Control", "Method", "Mistake", "Paper", "Standard", "first_mistake"]
 
 
 class Paper(NamedTuple):
@@ -58,3 +58,26 @@ class Method(BaseModel):
     def summary(cls) -> str:
         """Return the first line of the class's docstring."""
         return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+class Mistake(NamedTuple):
+    """The first thing that pydantic refuses in a method's settings, in plain words."""
+
+    kind: str
+    """pydantic's own word for it, such as "missing"."""
+    setting: str
+    """Empty where the settings contradict each other."""
+    place: int | None
+    """Which of a setting's several values it is."""
+    value: Any  # Any: whatever was given
+    expected: str
+
+
+def first_mistake(error: ValidationError) -> Mistake:
+    """Return what to tell a user of `error`."""
+    first = error.errors()[0]
+    places = [part for part in first["loc"] if isinstance(part, int)]
+    setting = ".".join(part for part in first["loc"] if isinstance(part, str))
+    said = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    expected = said[:1].lower() + said[1:]
+    return Mistake(first["type"], setting, places[0] if places else None, first["input"], expected)

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from treadle.core.errors import SettingsError
-from treadle.core.method import Method
+from treadle.core.method import Method, first_mistake
 
 __all__ = ["Registry", "near"]
 
@@ -79,14 +79,17 @@ class Registry(Generic[M]):
         try:
             return cls(**fields)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            if first["type"] == "missing":
-                raise SettingsError(
-                    f"{self.axis} '{cls.name}' needs the setting '{where}', which has no default; "
-                    f"give it: {cls.fields()[where].description}"
-                ) from error
-            raise SettingsError(
-                f"{self.axis} '{cls.name}': {where} = {first['input']!r} is refused: "
-                f"{first['msg']}. Change it; the command's --help shows the bounds."
-            ) from error
+            raise _refused(f"{self.axis} '{cls.name}'", cls, error) from error
+
+
+def _refused(where: str, method: type[Method], error: ValidationError) -> SettingsError:
+    found = first_mistake(error)
+    if found.kind == "missing":
+        return SettingsError(
+            f"{where} needs the setting '{found.setting}', which has no default; give it: "
+            f"{method.fields()[found.setting].description}"
+        )
+    given = f"{found.setting} = {found.value!r} is refused: " if found.setting else ""
+    return SettingsError(
+        f"{where}: {given}{found.expected}. Change it; the command's --help shows the bounds."
+    )

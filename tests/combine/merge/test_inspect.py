@@ -78,7 +78,56 @@ def test_other_tokens_are_counted(llama, tmp_path):
     document["model"]["merges"] = []
     file.write_text(json.dumps(document))
     notes = merge_inspect([llama, other]).notes
-    assert any("has 1 tokens that the first model's lacks, lacks 1" in note for note in notes)
+    assert any("has 1 token that the first model's lacks, lacks 1" in note for note in notes)
+
+
+def test_layers_are_in_order_and_measures_share_a_scale(tiny_model, tmp_path):
+    base = tiny_model("llama", num_hidden_layers=12, hidden_size=16, intermediate_size=16)
+    experts = [variant(base, tmp_path / f"e{seed}", seed) for seed in (1, 2)]
+    found = merge_inspect(experts, base=base)
+    figure = found.figures[2]
+    names = [series.name for series in figure.series]
+    layers = [f"layer {number}" for number in range(12)]
+    assert names == ["model.embed_tokens", *layers, "model.norm"]
+    assert all(0.0 <= value <= 1.0 for series in figure.series for value in series.y)
+    assert "by chance 0.5" in found.measurement("sign conflict").note
+    assert "lost when the changes" in found.measurement("cancelled").note
+    assert merge_inspect.__doc__ is not None
+    assert "contested if" in merge_inspect.__doc__
+
+
+def test_other_numbers_of_tokens_are_no_other_size(llama, tiny_model):
+    larger = tiny_model("llama", vocab_size=336, tie_word_embeddings=True)
+    notes = merge_inspect([llama, larger]).notes
+    assert any("merge with --tokenizer union" in note for note in notes)
+    assert not any("sizes differ" in note for note in notes)
+
+
+def test_identical_models_are_called_so(llama, family, tmp_path):
+    same = Path(shutil.copytree(llama, tmp_path / "same"))
+    notes = merge_inspect([llama, same]).notes
+    assert any("are identical: every weight is equal" in note for note in notes)
+    assert "nothing to merge" in notes[-1]
+    notes = merge_inspect([same, family.experts[0]], base=llama).notes
+    assert any("and the base " in note and "identical" in note for note in notes)
+
+
+def test_tokens_behind_the_last_row_do_not_count(llama, tmp_path):
+    other = Path(shutil.copytree(llama, tmp_path / "other"))
+    file = other / "tokenizer.json"
+    document = json.loads(file.read_text())
+    extra = {**document["added_tokens"][0], "id": 5000, "content": "<|far|>"}
+    document["added_tokens"].append(extra)
+    file.write_text(json.dumps(document))
+    assert not any("tokenizer" in note for note in merge_inspect([llama, other]).notes)
+
+
+def test_without_a_folder_nothing_is_written(family, capsys):
+    from treadle.cli import main
+
+    assert merge_inspect(family.experts).output == ""
+    assert main(["merge", "inspect", *map(str, family.experts)]) == 0
+    assert "written" not in capsys.readouterr().out
 
 
 def test_mistakes_are_named(llama, tiny_model):

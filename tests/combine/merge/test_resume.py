@@ -37,3 +37,43 @@ def test_a_killed_merge_ends_in_the_same_bytes(family, method, tmp_path, monkeyp
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
     assert read_result(tmp_path / "out") == result
     assert {p.name for p in tmp_path.iterdir()} == {"out", "whole"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_merge_keeps_what_is_finished(family, workers, tmp_path, monkeypatch):
+    run(family.experts, tmp_path / "whole", "linear", workers=1)
+    advanced = []
+
+    class Bar:
+        def advance(self, num_bytes: int) -> None:
+            advanced.append(num_bytes)
+            if len(advanced) == 5:
+                raise KeyboardInterrupt
+
+    merge_jobs = runs.merge_jobs
+    monkeypatch.setattr(
+        runs, "merge_jobs", lambda plan, writer, count, bar: merge_jobs(plan, writer, count, Bar())
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(family.experts, tmp_path / "out", "linear", workers=workers)
+    monkeypatch.setattr(runs, "merge_jobs", merge_jobs)
+    result = run(family.experts, tmp_path / "out", "linear", workers=workers)
+    (note,) = [note for note in result.notes if "Resumed" in note]
+    assert int(note.split("had written ")[1].split(" ")[0]) >= 5
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+def test_small_outputs_are_kept_every_few_seconds(family, tmp_path, monkeypatch):
+    kept = []
+    real = runs._keep
+
+    def keep(written, writer):
+        kept.append(len(written))
+        real(written, writer)
+
+    monkeypatch.setattr(runs, "_keep", keep)
+    run(family.experts, tmp_path / "a", "linear", workers=1)
+    assert len(kept) == 1, "a quick merge is not slowed down"
+    monkeypatch.setattr(runs, "_SYNC_SECONDS", 0.0)
+    run(family.experts, tmp_path / "b", "linear", workers=1)
+    assert len(kept) > 10

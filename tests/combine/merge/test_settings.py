@@ -182,8 +182,8 @@ def test_a_missing_value_names_model_tensor_and_parameter() -> None:
 @pytest.mark.parametrize(
     ("shared", "message"),
     [
-        ({"lambda": "much"}, "lambda = 'much' is refused: Input should be a valid number"),
-        ({"steps": [0, 1]}, r"steps = \[0, 1\] is refused: Input should be a valid integer"),
+        ({"lambda": "much"}, "lambda = 'much' is refused: expected a valid number"),
+        ({"steps": [0, 1]}, r"steps = \[0, 1\] is refused: expected a valid integer"),
         ({"weight": [1, "x"]}, r"weight = \[1, 'x'\] is refused"),
     ],
 )

@@ -15,7 +15,8 @@ from treadle.combine.merge.base import Floats
 from treadle.combine.merge.grammar import ModelRef, TokenizerRequest, TokenSource
 from treadle.combine.merge.permuted import MEAN, OWN_MEAN, ZERO, Permuted
 from treadle.combine.merge.sources import Source, WeightFiles, stored
-from treadle.combine.merge.vocabulary import Vocabulary, plan, vocabulary_of
+from treadle.combine.merge.tokenizer import vocabulary_of
+from treadle.combine.merge.vocabulary import Vocabulary, plan
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CheckpointError, SettingsError
 
@@ -240,7 +241,7 @@ def test_rows_that_the_recipe_chooses(make: Make, files: WeightFiles) -> None:
     vocabulary, note = plan(TokenizerRequest("union", tokens), pairs, 0)
     assert vocabulary is not None
     assert note is not None
-    assert note.startswith("1 tokens start from zeros, as no model has a row for them: 'bare'")
+    assert note.startswith("1 token starts from zeros, as no model has a row for it: 'bare'")
     for ref, own in ((A, a), (B, b)):
         found = embedding(vocabulary, ref, pairs, files)
         assert np.array_equal(found[320], b[320])
@@ -273,16 +274,15 @@ def test_no_request(make: Make) -> None:
     vocabulary, note = plan(None, pairs[:2], 0)
     assert vocabulary is None
     assert note is not None
-    assert "4 tokens of 'b' have other ids than in 'a'" in note
+    assert "2 tokens of 'b' have other ids than in 'a'" in note
     (pairs[2][1].folder / "tokenizer.json").unlink()
     assert "'b'" in str(plan(None, pairs, 0)[1])
     longer = [*pairs, (ModelRef("d"), make("d"))]
     with pytest.raises(CheckpointError) as caught:
         plan(None, longer, 0)
     assert str(caught.value) == (
-        "The vocabularies differ: 'a' has 322 rows of embeddings and 'd' has 320; pass --tokenizer "
-        "union to keep the tokens of all models, or --tokenizer base for the base's "
-        "(tokenizer_source in YAML)."
+        "The vocabularies differ: 'a' has 322 rows of embeddings and 'd' has 320; give --tokenizer "
+        "union to keep the tokens of all models, or --tokenizer base for the base's."
     )
     with pytest.raises(CheckpointError, match=r"c has no tokenizer.json, so its tokens are unkn"):
         plan(UNION, pairs, 0)
@@ -362,8 +362,8 @@ def test_chat_templates(make: Make, files: WeightFiles, tmp_path: Path) -> None:
     assert template_of("auto", pairs, tmp_path) == "{{ 2 }}"
     assert template_of("a", pairs, tmp_path) == "{{ 1 }}"
     assert template_of("{{ 3 }}", pairs, tmp_path) == "{{ 3 }}"
-    with pytest.raises(SettingsError, match="chat_template 'chatml' is no jinja text; templates"):
-        template_of("chatml", pairs, tmp_path)
+    with pytest.raises(SettingsError, match=r"chat_template 'alpaca' is no .*\(chatml, llama3\)"):
+        template_of("alpaca", pairs, tmp_path)
     vocabulary, _ = plan(None, pairs, 0, "auto")
     assert vocabulary is not None
     sources: dict[ModelRef, Source | None] = {ref: stored(r, NAME, files) for ref, r in pairs}
@@ -373,6 +373,29 @@ def test_chat_templates(make: Make, files: WeightFiles, tmp_path: Path) -> None:
         template_of("d", bare, tmp_path)
     (tmp_path / "none").mkdir()
     assert template_of("auto", bare, tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3"])
+def test_the_two_formats_that_everyone_uses(make: Make, name: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    reader = make("a", ("x",))
+    tokenizer = AutoTokenizer.from_pretrained(reader.folder)
+    tokenizer.chat_template = template_of(name, [(A, reader)], tmp_path)
+    tokenizer.bos_token = "<|begin|>"
+    said = tokenizer.apply_chat_template(
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    expected = {
+        "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
+        "<|im_start|>assistant\n",
+        "llama3": "<|begin|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nHello<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    }
+    assert said == expected[name]
 
 
 class Rows(Source):

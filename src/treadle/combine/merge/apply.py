@@ -1,9 +1,11 @@
 """The verb: its parameters, turned into a recipe and handed to a run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.combine.merge import METHODS
+from treadle.combine.merge.account import RECIPE_FILE, inputs_of, manifest_of, outcome_of
 from treadle.combine.merge.base import MergeMethod
 from treadle.combine.merge.data import DataRequest
 from treadle.combine.merge.grammar import MergeRecipe, load, of_models
@@ -11,16 +13,13 @@ from treadle.combine.merge.models import Models
 from treadle.core import hardware
 from treadle.core.checkpoint import (
     CheckpointWriter,
-    Manifest,
-    Parent,
-    Provenance,
-    SideFile,
     model_card,
     prepare_target,
 )
+from treadle.core.checkpoint.publish import write_text
 from treadle.core.errors import SettingsError
 from treadle.core.progress import steps
-from treadle.core.result import RESULT_FILE, Input, Measurement, Recording, Result, write_result
+from treadle.core.result import Recording, Result, write_result
 
 if TYPE_CHECKING:
     from treadle.combine.merge.plan import Plan
@@ -34,7 +33,7 @@ _MAX_WORKERS = 4
 def merge(
     models: list[str | Path],
     out: Path,
-    method: MergeMethod | str,
+    method: MergeMethod | str | Mapping[str, Any],  # Any: settings, validated by the table
     *,
     base: str | Path | None = None,
     dtype: str | None = None,
@@ -57,7 +56,8 @@ def merge(
     Args:
         models: Hugging Face folders, hub ids or packaged:smollm2; FOLDER+ADAPTER adds a LoRA.
         out: Folder to write.
-        method: How namesake tensors become one.
+        method: How namesake tensors become one: a name, a mapping of it and its settings such as
+            {"method": "ties", "density": 0.3}, or METHODS.resolve of one.
         base: The model that the others were tuned from, where the method needs it.
         dtype: Of the output: bfloat16, float16 or float32 (default: the widest of the inputs).
         tokenizer: Whose vocabulary the output has: union, base or one of the models; needed where
@@ -80,10 +80,9 @@ def merge(
         CapacityError: The disk is too small.
     """
     chosen = METHODS.resolve(method)
-    names = [str(model) for model in models]
-    named_base = None if base is None else str(base)
-    recipe = of_models(chosen.name, names, named_base, dtype, None, tokenizer)
-    settings = {**chosen.settings(), "dtype": dtype, "tokenizer": tokenizer}
+    recipe = of_models(chosen.name, models, base, dtype, None, tokenizer)
+    named_base = None if recipe.base is None else str(recipe.base)
+    settings = {**chosen.settings(), "base": named_base, "dtype": dtype, "tokenizer": tokenizer}
     data = DataRequest(tuple(text), num_windows, window_tokens) if text else None
     if data is not None:
         settings |= data.settings()
@@ -151,7 +150,7 @@ def _run(request: _Request, out: Path, overwrite: bool) -> Result:
     try:
         plan = make_plan(request.recipe, models, request.seed, request.method, request.data)
         _require_elsewhere(models, out)
-        name, inputs = request.recipe.method, _inputs(models)
+        name, inputs = request.recipe.method, inputs_of(models.all(), request.recipe.base)
         if plan.data is not None:
             inputs += plan.data.inputs()
         recording = Recording("merge", name, request.settings, request.seed, inputs)
@@ -168,9 +167,11 @@ def _run(request: _Request, out: Path, overwrite: bool) -> Result:
             notes = plan.notes + _merged(plan, writer, request)
             if plan.vocabulary is not None:
                 plan.vocabulary.write(writer.folder)
-            result = recording.finish(out, **_outcome(plan, models, notes))
+            result = recording.finish(out, **outcome_of(plan, models, notes))
             write_result(result, writer.folder)
-            manifest = _manifest(result)
+            if "recipe" in request.settings:
+                write_text(writer.folder / RECIPE_FILE, request.settings["recipe"])
+            manifest = manifest_of(result, models)
             writer.finish(manifest, model_card(out.name, manifest.provenance))
         if plan.data is not None:
             plan.data.remove()
@@ -197,14 +198,6 @@ def _merged(plan: "Plan", writer: CheckpointWriter, request: _Request) -> list[s
     return notes
 
 
-def _inputs(models: Models) -> list[Input]:
-    found = []
-    for place, model in enumerate(models.all()):
-        name, path = f"model {place + 1}", str(model.ref)
-        found.append(Input(name=name, path=path, content_hash=model.content_hash))
-    return found
-
-
 def _require_elsewhere(models: Models, out: Path) -> None:
     for model in models.all():
         source = model.reader.folder.resolve()
@@ -213,32 +206,3 @@ def _require_elsewhere(models: Models, out: Path) -> None:
                 f"The output '{out}' is the folder of the model '{model.ref}', or lies in it; "
                 f"choose another one."
             )
-
-
-def _outcome(plan: "Plan", models: Models, notes: list[str]) -> dict[str, Any]:  # of a Result
-    num_parameters = sum(job.inputs.num_elements for job in plan.jobs)
-    return {
-        "measurements": [
-            Measurement(name="parameters", value=num_parameters, unit="numbers in the output"),
-            Measurement(name="models", value=len(models.all()), unit="models read"),
-        ],
-        "bytes": {
-            "input": sum(model.reader.num_bytes for model in models.all()),
-            "output": sum(job.planned.num_bytes for job in plan.jobs),
-        },
-        "notes": notes,
-    }
-
-
-def _manifest(result: Result) -> Manifest:
-    models = [entry for entry in result.inputs if entry.name.startswith("model ")]
-    parents = tuple(Parent(name=i.path, content_hash=i.content_hash) for i in models)
-    account = SideFile(path=RESULT_FILE, kind="result", version=1, base_hash="", required=False)
-    provenance = Provenance(
-        verb="merge",
-        method=result.method,
-        settings=result.settings,
-        seed=result.seed,
-        parents=parents,
-    )
-    return Manifest(side_files=(account,), provenance=provenance)

@@ -3,24 +3,27 @@
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ConfigDict
 
 from treadle.combine.merge.site import Chunk, Floats, Site, Unit
 from treadle.core.method import Method
 
-__all__ = ["Chunk", "Floats", "MergeMethod", "PerModel", "Site", "Unit"]
+__all__ = ["Chunk", "Floats", "MergeMethod", "PerModel", "Site", "Unit", "as_tuple"]
 
 
-def _as_tuple(value: Any) -> Any:  # Any: whatever a recipe holds, checked next
+def as_tuple(value: Any) -> Any:  # Any: whatever a recipe holds, checked next
+    """Return one value for all models as the tuple that it stands for."""
     return value if isinstance(value, list | tuple) else (value,)
 
 
-PerModel = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
+PerModel = Annotated[tuple[float, ...], BeforeValidator(as_tuple)]
 """One value for all models, or one for each in their order (without the base)."""
 
 
 class MergeMethod(Method, ABC):
     """How namesake tensors become one; an instance holds the settings for one tensor."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     base: ClassVar[Literal["required", "first", "optional", "unused"]] = "unused"
     """Whether a base is needed; "first" takes the first model where none is named. A base that is

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from treadle.combine.merge.document import Node, read
+from treadle.combine.merge.references import ModelRef, read_reference
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.core.registry import near
 
@@ -34,27 +35,9 @@ INERT = frozenset({"int8_mask"})
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 _RECIPE = (
     *("merge_method", "models", "slices", "modules", "base_model", "dtype", "out_dtype"),
-    *("tokenizer", "tokenizer_source", "chat_template", "parameters"),
+    *("tokenizer", "tokenizer_source", "chat_template", "parameters", "name"),
 )
 _SLICE = ("sources", "base_model", "residual_weight", "parameters")
-
-
-class ModelRef(NamedTuple):
-    """A model, and the LoRA adapter to be applied to it."""
-
-    path: str
-    """A folder, a hub id or `packaged:NAME`."""
-    adapter: str | None = None
-    revision: str | None = None
-    """A hub's revision; whoever opens a local folder refuses one."""
-    adapter_revision: str | None = None
-
-    def __str__(self) -> str:
-        model = f"{self.path}@{self.revision}" if self.revision else self.path
-        if self.adapter is None:
-            return model
-        revision = f"@{self.adapter_revision}" if self.adapter_revision else ""
-        return f"{model}+{self.adapter}{revision}"
 
 
 class SourceSlice(NamedTuple):
@@ -120,6 +103,8 @@ def load(path: Path) -> MergeRecipe:
         UnsupportedModelError: It merges several modules of a model.
     """
     documents = read(Path(path))
+    if not documents:
+        raise SettingsError(f"'{path}' is empty; write a merge into it: merge_method and models.")
     if len(documents) != 1:
         raise SettingsError(
             f"'{path}' holds {len(documents)} YAML documents, but one merge was expected; write "
@@ -150,14 +135,14 @@ def parse(document: Any, where: str) -> MergeRecipe:  # Any: whatever the YAML h
         extras={key: node.value for key, node in entries.items() if key.startswith("x-")},
         notes=[],
     )
-    recipe.notes.extend(_notes(recipe))
+    recipe.notes.extend(_notes(recipe, document))
     return recipe
 
 
 def of_models(
     method: str,
-    models: Sequence[str],
-    base: str | None = None,
+    models: Sequence[str | Path],
+    base: str | Path | None = None,
     dtype: str | None = None,
     out_dtype: str | None = None,
     tokenizer: str | None = None,
@@ -165,12 +150,19 @@ def of_models(
     """Return the recipe that merges whole models; it has no parameters.
 
     Raises:
-        SettingsError: A model or dtype is not written as a recipe would have it.
+        SettingsError: There are no models, or a model or dtype is not written as a recipe would
+            have it.
     """
+    if isinstance(models, str | Path):
+        raise SettingsError(
+            f"models = '{models}' is one text, but a list was expected; write ['{models}']."
+        )
+    if not models:
+        raise SettingsError("The list of models is empty; name at least one model.")
     document = {
         "merge_method": method,
-        "models": [{"model": model} for model in models],
-        "base_model": base,
+        "models": [{"model": str(model)} for model in models],
+        "base_model": None if base is None else str(base),
         "dtype": dtype,
         "out_dtype": out_dtype,
         "tokenizer_source": tokenizer,
@@ -214,21 +206,19 @@ def _content(root: Node, entries: Mapping[str, Node]) -> tuple[tuple[OutputSlice
 def _slices(parent: Node, entries: Mapping[str, Node]) -> tuple[OutputSlice, ...]:
     if "slices" in entries:
         return tuple(_output_slice(node) for node in entries["slices"].entries())
+    if entries["models"].value == []:
+        raise entries["models"].refusal("the list is empty; name at least one model.")
     models = tuple(_whole_model(node) for node in entries["models"].entries())
     return (OutputSlice(models, None, {}),)
 
 
 def _whole_model(node: Node) -> SourceSlice:
     entries = node.mapping(("model", "parameters"))
-    return SourceSlice(_model(node.needed(entries, "model")), None, _parameters(entries))
+    return SourceSlice(read_reference(node.needed(entries, "model")), None, _parameters(entries))
 
 
 def _output_slice(node: Node) -> OutputSlice:
     entries = node.mapping(_SLICE)
-    if "residual_weight" in entries:
-        raise entries["residual_weight"].refusal(
-            "mergekit reads this key and then ignores it, so it has never had an effect; remove it."
-        )
     sources = tuple(_source(entry) for entry in node.needed(entries, "sources").entries())
     lengths = [
         last - first for source in sources if source.layers for first, last in [source.layers]
@@ -248,38 +238,12 @@ def _source(node: Node) -> SourceSlice:
         raise layer_range.refusal(
             f"found {bounds}, expected [first, behind the last] with at least one layer; change it."
         )
-    model = _model(node.needed(entries, "model"))
+    model = read_reference(node.needed(entries, "model"))
     return SourceSlice(model, (bounds[0], bounds[1]), _parameters(entries))
 
 
 def _optional_model(entries: Mapping[str, Node]) -> ModelRef | None:
-    return _model(entries["base_model"]) if "base_model" in entries else None
-
-
-def _model(node: Node) -> ModelRef:
-    """Read "path@revision+adapter@revision", or mergekit's mapping of the same."""
-    if isinstance(node.value, dict):
-        entries = node.mapping(("model", "lora"))
-        path, revision = _revised(node.needed(entries, "model"))
-        adapter, adapter_revision = _revised(entries["lora"]) if "lora" in entries else (None, None)
-        return ModelRef(path, adapter, revision, adapter_revision)
-    parts = [Node(part, node.file, node.path) for part in node.text().split("+")]
-    if len(parts) > 2:
-        raise node.refusal(f"found several '+' in '{node.value}'; write MODEL or MODEL+ADAPTER.")
-    path, revision = _revised(parts[0])
-    adapter, adapter_revision = _revised(parts[1]) if len(parts) > 1 else (None, None)
-    return ModelRef(path, adapter, revision, adapter_revision)
-
-
-def _revised(node: Node) -> tuple[str, str | None]:
-    if isinstance(node.value, dict):
-        entries = node.mapping(("path", "revision"))
-        revision = entries["revision"].text() if "revision" in entries else None
-        return node.needed(entries, "path").text(), revision
-    path, *revisions = node.text().split("@")
-    if len(revisions) > 1 or not path or "" in revisions:
-        raise node.refusal(f"found '{node.value}', expected PATH or PATH@REVISION; change it.")
-    return path, revisions[0] if revisions else None
+    return read_reference(entries["base_model"]) if "base_model" in entries else None
 
 
 def _dtype(node: Node | None) -> str | None:
@@ -311,7 +275,7 @@ def _tokenizer(root: Node, entries: Mapping[str, Node]) -> TokenizerRequest | No
 
 
 def _tokenizer_source(node: Node) -> str | ModelRef:
-    return str(node.value) if node.value in ("union", "base") else _model(node)
+    return str(node.value) if node.value in ("union", "base") else read_reference(node)
 
 
 def _token(node: Node) -> TokenSource:
@@ -325,7 +289,7 @@ def _token(node: Node) -> TokenSource:
         return TokenSource("default")
     source = entries["source"]
     if not isinstance(source.value, dict) or "kind" not in source.value:
-        return TokenSource("model", _model(source), force=force)
+        return TokenSource("model", read_reference(source), force=force)
     return _token_of_kind(source)._replace(force=force)
 
 
@@ -341,7 +305,7 @@ def _token_of_kind(node: Node) -> TokenSource:
         raise node.refusal("give exactly one of 'token' and 'token_id'.")
     return TokenSource(
         "model_token",
-        _model(node.needed(entries, "model")),
+        read_reference(node.needed(entries, "model")),
         entries["token"].text() if "token" in entries else None,
         entries["token_id"].count(0) if "token_id" in entries else None,
     )
@@ -393,8 +357,17 @@ def _over(first: Settings, second: Settings) -> Settings:
     return merged
 
 
-def _notes(recipe: MergeRecipe) -> Iterator[str]:
+def _notes(recipe: MergeRecipe, document: Any) -> Iterator[str]:  # Any: YAML, checked before
+    if document.get("name") is not None:
+        yield "The key 'name' has no effect: the output is called as its folder."
+    if any("residual_weight" in entry for entry in _entries_of_slices(document)):
+        yield "The key 'residual_weight' has no effect: mergekit reads it and ignores it, too."
     scopes = [recipe.parameters, *(part.parameters for part in recipe.slices)]
     scopes += [source.parameters for part in recipe.slices for source in part.sources]
     for name in sorted(INERT & {name for scope in scopes for name in scope}):
         yield f"The parameter '{name}' has no effect here: masks take one byte or less anyway."
+
+
+def _entries_of_slices(document: Any) -> list[Any]:  # Any: YAML, checked before
+    holders = [document, *(document.get("modules") or {}).values()]
+    return [entry for holder in holders for entry in holder.get("slices") or ()]

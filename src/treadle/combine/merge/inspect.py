@@ -1,6 +1,7 @@
 """`treadle merge inspect`: how alike models are, where they disagree, and what that advises."""
 
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +11,12 @@ import numpy.typing as npt
 
 from treadle.combine.merge.base import Floats
 from treadle.combine.merge.grammar import of_models
-from treadle.combine.merge.models import Model, Models, parse_name
+from treadle.combine.merge.models import HEADS, Model, Models, parse_name
+from treadle.combine.merge.numbering import compared
 from treadle.combine.merge.order_statistics import Magnitudes
 from treadle.combine.merge.sources import Inputs
-from treadle.combine.merge.tokenizer import Tokenizer
+from treadle.combine.merge.tokenizer import vocabulary_of
+from treadle.combine.merge.vocabulary import EMBEDDINGS
 from treadle.core.errors import CheckpointError, SettingsError
 from treadle.core.progress import steps
 from treadle.core.result import Figure, Input, Measurement, Recording, Result, Series, write_result
@@ -36,7 +39,10 @@ def merge_inspect(
 ) -> Result:
     """Say how alike models are, layer by layer, and which way of merging that advises.
 
-    Reads every weight twice, in runs, in little memory.
+    Reads every weight twice, in runs, in little memory. With a base, a weight is contested if it is
+    among the 20 % that two or more models change most, and a sign conflict if they do so in opposed
+    directions (half of the contested weights, if the changes are independent). Cancelled is the
+    share of the summed magnitudes of all changes that is lost when the changes are added up.
 
     Args:
         models: Hugging Face folders, hub ids or packaged:smollm2; FOLDER+ADAPTER adds a LoRA.
@@ -50,21 +56,16 @@ def merge_inspect(
         SettingsError: Fewer than two models.
         CheckpointError: A model cannot be read or holds NaN, or none of their tensors agree.
     """
-    recipe = of_models("linear", [str(model) for model in models])
+    recipe = of_models("linear", models)
     if len(models) < 2:
-        raise SettingsError(f"{len(models)} model was given; name at least two to compare.")
+        raise SettingsError("1 model was given; name at least two to compare.")
     opened = Models()
     try:
         compared = [opened[source.model] for source in recipe.slices[0].sources]
-        listed = list(compared)
         root = None
         if base is not None:
             root = opened[of_models("linear", [str(base)]).slices[0].sources[0].model]
-            listed.append(root)
-        inputs = [
-            Input(name=f"model {i + 1}", path=str(m.ref), content_hash=m.content_hash)
-            for i, m in enumerate(listed)
-        ]
+        inputs = _inputs(compared, root)
         settings = {"method": "inspect", "base": None if base is None else str(base)}
         recording = Recording("merge", "inspect", settings, 0, inputs)
         comparison = _Comparison(compared, root)
@@ -72,9 +73,16 @@ def merge_inspect(
         result = recording.finish(out or Path(), **comparison.outcome())
     finally:
         opened.close()
-    if out is not None:
-        write_result(result, Path(out))
+    if out is None:
+        return result.model_copy(update={"output": ""})
+    write_result(result, Path(out))
     return result
+
+
+def _inputs(models: list[Model], base: Model | None) -> list[Input]:
+    names = [f"model {place + 1}" for place in range(len(models))]
+    listed = list(zip(names, models, strict=True)) + ([("base", base)] if base else [])
+    return [Input(name=n, path=str(m.ref), content_hash=m.content_hash) for n, m in listed]
 
 
 class _Sums:
@@ -115,6 +123,8 @@ def _cosines(products: Square) -> Square:
 class _Difference(NamedTuple):
     name: str
     what: str
+    is_size: bool = False
+    """Whether the shapes differ in more than the number of tokens."""
 
 
 class _Comparison:
@@ -131,12 +141,16 @@ class _Comparison:
                 "The models have no tensor of one name and shape in common, so nothing can be "
                 "compared or merged; give models of one architecture and size."
             )
+        found: dict[str, _Sums] = {}
+        places: dict[str, tuple[int, int]] = {}
         with steps("inspect", len(sites)) as bar:
             for site in sites:
                 layer = parse_name(site.name).layer
                 key = site.name.removesuffix(".weight") if layer is None else f"layer {layer}"
-                self.layers.setdefault(key, _Sums(len(self.models))).add(self._compared(site))
+                found.setdefault(key, _Sums(len(self.models))).add(self._compared(site))
+                places[key] = _place(site.name)
                 bar.advance()
+        self.layers = {key: found[key] for key in sorted(found, key=places.__getitem__)}
 
     def _sites(self) -> Iterator[Inputs]:
         everyone = [*self.models, *([self.base] if self.base else [])]
@@ -149,7 +163,8 @@ class _Comparison:
                 self.differences.append(_Difference(name, f"only in {', '.join(owners)}"))
             elif len(shapes) > 1:
                 sizes = " and ".join(str(list(shape)) for shape in sorted(shapes))
-                self.differences.append(_Difference(name, f"of shapes {sizes}"))
+                is_size = not _are_rows_of_tokens(name, shapes)
+                self.differences.append(_Difference(name, f"of shapes {sizes}", is_size))
             else:
                 split = len(self.models)
                 base = sources[split] if self.base else None
@@ -196,30 +211,41 @@ class _Comparison:
                 Measurement(
                     name="sign conflict",
                     value=total.conflict,
-                    unit="of contested weights (by chance 0.5)",
+                    unit="of contested weights",
+                    note="(contested: among the 20 % that two or more models change most; "
+                    "conflict: in opposed directions; by chance 0.5)",
                 )
             )
             measured.append(
-                Measurement(name="cancelled", value=total.cancelled, unit="of all change")
+                Measurement(
+                    name="cancelled",
+                    value=total.cancelled,
+                    unit="of all change",
+                    note="(lost when the changes of all models are added up)",
+                )
             )
             figures += [_square("Cosine of task vectors", deltas, names), self._by_layer()]
         return {
             "measurements": measured,
             "figures": figures,
-            "notes": [*self._differing(), *self._advice(weights, deltas, total)],
+            "notes": [
+                *self._identical(),
+                *self._differing(),
+                *self._advice(weights, deltas, total),
+            ],
         }
 
     def _by_layer(self) -> Figure:
-        columns = ["sign conflict", "cancelled", "1 - cosine"]
+        columns = ["sign conflict", "cancelled", "(1 - cosine) / 2"]
         series = []
         for name, sums in self.layers.items():
-            apart = 1.0 - _mean_of_pairs(_cosines(sums.deltas))
+            apart = (1.0 - _mean_of_pairs(_cosines(sums.deltas))) / 2
             values = [sums.conflict, sums.cancelled, apart]
             series.append(Series(name=name, x=list(columns), y=values))
         return Figure(
             kind="heatmap",
             title="Disagreement of the task vectors by layer",
-            x_label="measure (0: the models agree)",
+            x_label="measure (0: the models agree, 1: they are opposed)",
             y_label="layer",
             series=series,
         )
@@ -229,28 +255,49 @@ class _Comparison:
         more = len(self.differences) - len(shown)
         text = "; ".join(shown) + (f"; and {more} more" if more else "")
         notes = [f"Left out of the comparison: {text}."] if shown else []
+        if any(_is_vocabulary(difference) for difference in self.differences):
+            notes.append(
+                "The vocabularies differ in size, so the rows of tokens were not compared: merge "
+                "with --tokenizer union."
+            )
         return notes + self._tokenizers()
 
     def _tokenizers(self) -> list[str]:
         """Say how the vocabularies differ from the first model's."""
-        first, *others = [_vocabulary(model.reader.folder) for model in self.models]
+        first, *others = [vocabulary_of(model.reader.folder) for model in self.models]
         notes = []
         for model, other in zip(self.models[1:], others, strict=True):
             if first is None or other is None:
-                notes.append(f"'{model.ref}' or the first model has no tokenizer.json to compare.")
+                lacking = model if other is None else self.models[0]
+                notes.append(f"'{lacking.ref}' has no tokenizer.json to compare.")
                 continue
-            moved = sum(1 for token, place in other.items() if first.get(token, place) != place)
-            extra, missing = len(other.keys() - first.keys()), len(first.keys() - other.keys())
-            if moved or extra or missing:
+            found = compared(first, other, self._num_rows(model))
+            if any(found):
                 notes.append(
-                    f"The tokenizer of '{model.ref}' has {extra} tokens that the first model's "
-                    f"lacks, lacks {missing}, and numbers {moved} differently: merge with "
-                    f"--tokenizer union."
+                    f"The tokenizer of '{model.ref}' has {_tokens(found.num_extra)} that the first "
+                    f"model's lacks, lacks {found.num_missing}, and numbers {found.num_moved} "
+                    f"differently: merge with --tokenizer union."
                 )
         return notes
 
+    def _num_rows(self, other: Model) -> int:
+        """Return how many rows the embeddings of the first and of another model have, at most."""
+        pair = (self.models[0], other)
+        sources = [m.source(name) for m in pair for name in m.names if name.endswith(EMBEDDINGS)]
+        return max((s.shape[0] for s in sources if s is not None), default=sys.maxsize)
+
+    def _identical(self) -> Iterator[str]:
+        """Yield a note for each model that holds the numbers of an earlier one."""
+        owners = {self.base.content_hash: f"the base '{self.base.ref}'"} if self.base else {}
+        for model in self.models:
+            if owner := owners.get(model.content_hash):
+                yield f"'{model.ref}' and {owner} are identical: every weight is equal."
+            owners.setdefault(model.content_hash, f"'{model.ref}'")
+
     def _advice(self, weights: Square, deltas: Square, total: _Sums) -> list[str]:
-        if any("shapes" in difference.what for difference in self.differences):
+        if len({m.content_hash for m in self.models}) == 1:
+            return ["Advice: the models are identical, so there is nothing to merge."]
+        if any(difference.is_size for difference in self.differences):
             return ["Advice: the sizes differ, so these cannot be merged; route between them."]
         lowest = float(weights.min())
         if lowest < _SAME_ANCESTOR:
@@ -272,8 +319,25 @@ class _Comparison:
         return ["Advice: the changes mostly agree; linear or task_arithmetic should do."]
 
 
-def _vocabulary(folder: Path) -> dict[str, int] | None:
-    return Tokenizer(folder).ids if (folder / "tokenizer.json").is_file() else None
+def _is_vocabulary(difference: _Difference) -> bool:
+    return "shapes" in difference.what and not difference.is_size
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token{'s' * (count != 1)}"
+
+
+def _are_rows_of_tokens(name: str, shapes: set[tuple[int, ...]]) -> bool:
+    """Whether shapes differ only in how many tokens have a row."""
+    return name.endswith((*EMBEDDINGS, *HEADS)) and len({shape[1:] for shape in shapes}) == 1
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Return where a tensor stands in the model: the embedding, the layers in order, the rest."""
+    found = parse_name(name)
+    if found.layer is not None:
+        return (1, found.layer)
+    return (0 if found.is_before_layers else 2, 0)
 
 
 def _products(rows: Floats) -> Square:

@@ -2,6 +2,7 @@
 
 import re
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 from treadle.combine.merge.adapters import Adapter
@@ -14,6 +15,8 @@ __all__ = ["HEADS", "Model", "Models", "Name", "branch_ends", "parse_name"]
 
 _LAYER = re.compile(r"(.*?\.)(\d+)(\..*)")
 HEADS = ("lm_head.weight", "embed_out.weight")
+_BUFFERS = re.compile(r"rotary_emb\.inv_freq$|\.(attn|attention)\.(masked_)?bias$")
+"""Constants that old versions of transformers saved: angles and causal masks."""
 _FIRST = ("embed", "wte", "wpe")
 _NUM_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 
@@ -59,6 +62,19 @@ def branch_ends(reader: CheckpointReader, layer: int) -> list[str]:
     return names + [bias for bias in biases if bias in reader.tensors]
 
 
+def _adapter_folder(adapter: str) -> Path:
+    from treadle.model.load import resolve
+
+    try:
+        return resolve(adapter)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"No adapter at '{adapter}', which stands behind a '+'; give a folder with "
+            f"adapter_config.json beside adapter_model.safetensors, or a hub id where the network "
+            f"allows."
+        ) from error
+
+
 class Model:
     """One model of a merge, with its adapter."""
 
@@ -72,7 +88,7 @@ class Model:
                 f"give its folder."
             )
         self.reader = CheckpointReader(resolve(ref.path))
-        self._adapter = None if ref.adapter is None else Adapter(resolve(ref.adapter))
+        self._adapter = None if ref.adapter is None else Adapter(_adapter_folder(ref.adapter))
         self._require_plain()
         self.note = None if self._adapter is None else self._adapter.require_fit(self.reader)
 
@@ -91,10 +107,22 @@ class Model:
         own = content_hash(self.reader)
         return own if self._adapter is None else f"{own}+{self._adapter.content_hash}"
 
+    @cached_property
+    def names_by_layer(self) -> dict[int | None, list[Name]]:
+        """The tensors of each layer; those outside the layers stand under None."""
+        found: dict[int | None, list[Name]] = {}
+        for name in map(parse_name, self.names):
+            found.setdefault(name.layer, []).append(name)
+        return found
+
     @property
     def names(self) -> list[str]:
-        """The tensors that the model computes with, in the order on disk, tied heads left out."""
-        return [name for name in self.reader.tensors if name not in self.reader.tied]
+        """The tensors that the model computes with, in the order on disk.
+
+        Tied heads are left out, and buffers that every loader computes again.
+        """
+        known = self.reader.tensors
+        return [n for n in known if n not in self.reader.tied and not _BUFFERS.search(n)]
 
     def source(self, name: str) -> Source | None:
         """Return a tensor, with the adapter's change, or None if the model has none of the name."""
@@ -102,25 +130,6 @@ class Model:
         if found is None or self._adapter is None:
             return found
         return self._adapter.applied(self.reader.tied.get(name, name), found)
-
-    def require(self, name: str, like: tuple[int, ...] | None = None) -> Source:
-        """Return a tensor.
-
-        Raises:
-            CheckpointError: There is none of the name, or its shape is not `like`.
-        """
-        found = self.source(name)
-        if found is None:
-            raise CheckpointError(
-                f"'{self.ref}' has no tensor '{name}', which another model of the merge has; merge "
-                f"models of one architecture (treadle merge inspect shows where they differ)."
-            )
-        if like is not None and found.shape != like:
-            raise CheckpointError(
-                f"Tensor '{name}' has shape {list(found.shape)} in '{self.ref}', but {list(like)} "
-                f"in another model of the merge; merge models of one size."
-            )
-        return found
 
     def _require_plain(self) -> None:
         config = self.reader.config

@@ -1,11 +1,17 @@
 """From a recipe to jobs: each tensor of the output, where it comes from and how it is merged."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from treadle.combine.merge import METHODS
 from treadle.combine.merge.base import MergeMethod
+from treadle.combine.merge.compatibility import (
+    ALLOW_ARCHITECTURES,
+    namesakes,
+    require_one_architecture,
+)
 from treadle.combine.merge.configs import merged_config
 from treadle.combine.merge.data import Data, DataRequest
 from treadle.combine.merge.grammar import MergeRecipe, ModelRef, OutputSlice, SourceSlice
@@ -15,12 +21,12 @@ from treadle.combine.merge.models import (
     Models,
     Name,
     branch_ends,
-    parse_name,
 )
-from treadle.combine.merge.settings import base_of, models_of, require_known, resolve
+from treadle.combine.merge.remarks import idle_filters, missing_weights, repeated_models, zeros
+from treadle.combine.merge.settings import base_of, made, models_of, require_known, resolve
 from treadle.combine.merge.site import Knowledge
 from treadle.combine.merge.sources import Inputs, Source
-from treadle.combine.merge.vocabulary import Vocabulary
+from treadle.combine.merge.vocabulary import EMBEDDINGS, Vocabulary
 from treadle.combine.merge.vocabulary import plan as plan_vocabulary
 from treadle.core.checkpoint import PlannedTensor
 from treadle.core.codec import FLOATS, dtype_code
@@ -30,7 +36,6 @@ from treadle.core.seed import stream_seed
 
 __all__ = ["Job", "Plan", "make_plan"]
 
-_VOCABULARY = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 _REPEAT_SCALE = "x-repeat-scale"
 """Our key: the factor of what repeated layers add to the residual stream."""
 _WIDTHS = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
@@ -75,6 +80,9 @@ class _Planner:
         self.recipe, self.models, self.seed, self.fixed = recipe, models, seed, fixed
         self.method = METHODS[recipe.method]
         self.notes = [*recipe.notes, *require_known(self.method, recipe)]
+        self.notes += repeated_models(recipe)
+        if fixed is None:
+            self.notes += missing_weights(self.method, recipe)
         _check_extras(recipe.extras)
         for output_slice in recipe.slices:
             for source in output_slice.sources:
@@ -82,6 +90,8 @@ class _Planner:
         self.parent = models[recipe.base] if recipe.base else models.all()[0]
         for output_slice in recipe.slices:
             self._require_inputs(output_slice)
+        if not recipe.extras.get(ALLOW_ARCHITECTURES, False):
+            require_one_architecture(models.all())
         self.data = self._data(request)
         self.vocabulary = self._vocabulary()
         self._seen: Counter[tuple[ModelRef, int]] = Counter()
@@ -97,15 +107,23 @@ class _Planner:
         )
         if self.vocabulary is not None:
             config |= self.vocabulary.config_changes(config)
+        names = {name for model in self.models.all() for name in model.names}
+        self.notes += idle_filters(self.recipe, names | {job.inputs.name for job in jobs})
+        self.notes += zeros(job.method for job in jobs)
         return Plan(jobs, config, self.parent, self.vocabulary, self.notes, self.data)
 
     def _require_inputs(self, output_slice: OutputSlice) -> None:
         """Check that the method can merge as many models as the slice has, with its base."""
         base, sources = self._base_of(output_slice), self._models_of(output_slice)
         if self.method.base == "required" and base is None:
+            key = (
+                "as base_model (--base on the command line)"
+                if self.fixed is None
+                else ("with --base (base_model in YAML)")
+            )
             raise SettingsError(
                 f"'{self.recipe.method}' needs the base that the models were tuned from; name it "
-                f"with --base (base_model in YAML)."
+                f"{key}."
             )
         if self.method.base == "unused" and self.recipe.base and self._is_idle_base(output_slice):
             raise SettingsError(
@@ -114,10 +132,13 @@ class _Planner:
             )
         fewest, most = self.method.num_models
         if len(sources) < fewest or (most is not None and len(sources) > most):
-            wanted = f"{fewest}" if fewest == most else f"{fewest} or more"
+            wanted = f"{fewest} or more models"
+            if fewest == most:
+                wanted = f"{fewest} model{'s' * (fewest != 1)}"
+            were = "was" if len(sources) == 1 else "were"
             beside = " beside the base" if base is not None else ""
             raise SettingsError(
-                f"'{self.recipe.method}' merges {wanted} models{beside}, but {len(sources)} were "
+                f"'{self.recipe.method}' merges {wanted}{beside}, but {len(sources)} {were} "
                 f"given; change the list, or choose another method."
             )
         if self.fixed is not None:
@@ -158,7 +179,10 @@ class _Planner:
         self.notes += [model.note for model in opened if model.note]
         base = 0 if self.recipe.base else None
         pairs = [(model.ref, model.reader) for model in opened]
-        found, note = plan_vocabulary(self.recipe.tokenizer, pairs, base, self.recipe.chat_template)
+        option = "tokenizer_source: " if self.fixed is None else "--tokenizer "
+        found, note = plan_vocabulary(
+            self.recipe.tokenizer, pairs, base, self.recipe.chat_template, option
+        )
         if note:
             self.notes.append(note)
         return found
@@ -175,11 +199,13 @@ class _Planner:
                     f"{num_layers} layers; shorten it."
                 )
             ranges.append(range(first, stop))
-        if len({len(found) for found in ranges}) > 1:
-            raise CheckpointError(
-                f"The models have {sorted({len(found) for found in ranges})} layers; merge models "
-                f"of one depth, or choose layers with slices."
-            )
+        leader = output_slice.sources[0].model
+        for source, own in zip(output_slice.sources, ranges, strict=True):
+            if len(own) != len(ranges[0]):
+                raise CheckpointError(
+                    f"'{leader}' has {len(ranges[0])} layers and '{source.model}' has {len(own)}; "
+                    f"merge models of one depth, or choose layers with slices."
+                )
         yield from zip(*ranges, strict=True)
 
     def _jobs(self) -> Iterator[Job]:
@@ -196,25 +222,36 @@ class _Planner:
         yield from self._outside(slices[-1], False)
 
     def _outside(self, output_slice: OutputSlice, before: bool) -> Iterator[Job]:
-        opened = [self.models[source.model] for source in output_slice.sources]
-        names = list(opened[0].names)
-        # A head that one model ties to its embedding and another one does not is merged as a head.
-        names += [n for m in opened[1:] for n in m.names if n.endswith(HEADS) and n not in names]
-        for name in dict.fromkeys(names):
-            parsed = parse_name(name)
-            if parsed.layer is None and parsed.is_before_layers == before:
-                yield self._job(output_slice, parsed, (), name, 0.0)
+        members = [(source.model, None) for source in output_slice.sources]
+        base = self._base_of(output_slice)
+        for name in self._union([*members, *([(base, None)] if base else [])]):
+            if name.is_before_layers == before:
+                yield self._job(output_slice, name, (), name.before, 0.0)
 
     def _layer(
         self, output_slice: OutputSlice, layers: tuple[int, ...], number: int, t: float
     ) -> Iterator[Job]:
-        first = self.models[output_slice.sources[0].model]
-        scaled = self._scaled(first, layers[0])
-        for name in first.names:
-            parsed = parse_name(name)
-            if parsed.layer == layers[0]:
-                job = self._job(output_slice, parsed, layers, parsed.in_layer(number), t)
-                yield job._replace(scale=scaled.get(name, 1.0))
+        listed = [source.model for source in output_slice.sources]
+        scaled = self._scaled(self.models[listed[0]], layers[0])
+        members: list[tuple[ModelRef, int | None]] = list(zip(listed, layers, strict=True))
+        base = self._base_of(output_slice)
+        if base is not None and base not in listed:
+            members.append((base, layers[0]))
+        for name in self._union(members):
+            job = self._job(output_slice, name, layers, name.in_layer(number), t)
+            yield job._replace(scale=scaled.get(name.in_layer(layers[0]), 1.0))
+
+    def _union(self, members: list[tuple[ModelRef, int | None]]) -> list[Name]:
+        """Return what any of the models has in its layer: what another one lacks is refused later.
+
+        A head that one model ties to its embedding and another one does not is merged as a head.
+        """
+        found = (
+            name._replace(layer=members[0][1])
+            for ref, layer in members
+            for name in self.models[ref].names_by_layer.get(layer, ())
+        )
+        return list(dict.fromkeys(found))
 
     def _scaled(self, model: Model, layer: int) -> dict[str, float]:
         """Return, if `model` gave this layer before, what ends its branches, with its factor."""
@@ -230,47 +267,48 @@ class _Planner:
         names = [name.in_layer(layer) for layer in layers] or [name.before] * len(listed)
         chosen = self._models_of(output_slice)
         pairs = [(s, own) for s, own in zip(listed, names, strict=True) if s in chosen]
-        like: tuple[int, ...] | None = None
-        models: list[Source] = []
-        for source, own in pairs:
-            models.append(self._source(source.model, own, like))
-            like = models[0].shape
-        base = self._base_source(output_slice, names, name, layers, like)
-        keys = self._keys([source.model for source, _ in pairs], out)
-        known = () if self.data is None else self._known([own for _, own in pairs])
-        inputs = Inputs(out, tuple(models), base, keys, known)
+        refs, own_names = [s.model for s, _ in pairs], [own for _, own in pairs]
+        members = list(zip(refs, own_names, strict=True))
+        base = self._base_of(output_slice)
+        if base is not None:
+            members.append((base, self._base_name(base, output_slice, names, name, layers)))
+        sources = self._sources(members)
+        known = () if self.data is None else self._known(own_names)
+        inputs = Inputs(
+            out,
+            tuple(sources[: len(pairs)]),
+            None if base is None else sources[-1],
+            self._keys(refs, out),
+            known,
+        )
         method = self.fixed
         if method is None:
-            own_names = [own for _, own in pairs]
             found = resolve(self.method, self.recipe, output_slice, out, own_names, t)
-            method = self.method(**found)
-        return Job(inputs, self._dtype([*models, *([base] if base else [])]), method)
+            method = made(self.method, found, refs, out)
+        return Job(inputs, self._dtype(sources), method)
 
-    def _base_source(
-        self,
+    @staticmethod
+    def _base_name(
+        base: ModelRef,
         output_slice: OutputSlice,
         names: list[str],
         name: Name,
         layers: tuple[int, ...],
-        like: tuple[int, ...] | None,
-    ) -> Source | None:
-        ref = self._base_of(output_slice)
-        if ref is None:
-            return None
+    ) -> str:
         listed = [source.model for source in output_slice.sources]
-        if ref in listed:
-            own = names[listed.index(ref)]
-        else:  # a base beside the models has the layers that the first model has
-            own = name.in_layer(layers[0]) if layers else name.before
-        return self._source(ref, own, like)
+        if base in listed:
+            return names[listed.index(base)]
+        # A base beside the models has the layers that the first model has.
+        return name.in_layer(layers[0]) if layers else name.before
 
-    def _source(self, ref: ModelRef, name: str, like: tuple[int, ...] | None) -> Source:
-        model = self.models[ref]
-        if self.vocabulary is None or not name.endswith((*_VOCABULARY, *HEADS)):
-            return model.require(name, like)
-        return self.vocabulary.permuted(
-            ref, name, {m.ref: m.source(name) for m in self.models.all()}
-        )
+    def _sources(self, members: list[tuple[ModelRef, str]]) -> list[Source]:
+        if self.vocabulary is None or not members[0][1].endswith((*EMBEDDINGS, *HEADS)):
+            return namesakes([(self.models[ref], name) for ref, name in members])
+        everyone = self.models.all()
+        return [
+            self.vocabulary.permuted(ref, name, {m.ref: m.source(name) for m in everyone})
+            for ref, name in members
+        ]
 
     def _known(self, names: list[str]) -> tuple[Knowledge, ...]:
         assert self.data is not None
@@ -304,10 +342,17 @@ class _Planner:
 
 def _check_extras(extras: dict[str, Any]) -> None:  # Any: YAML values
     for key, value in extras.items():
-        if key != _REPEAT_SCALE:
-            raise SettingsError(f"Unknown key '{key}'. {near(key, [_REPEAT_SCALE])}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if key not in (known := [_REPEAT_SCALE, ALLOW_ARCHITECTURES]):
+            raise SettingsError(f"Unknown key '{key}'. {near(key, known)}")
+        if key == ALLOW_ARCHITECTURES and not isinstance(value, bool):
+            raise SettingsError(f"{key} = {value!r}; write true or false.")
+        if key == _REPEAT_SCALE and not _is_number(value):
             raise SettingsError(f"{key} = {value!r}; give a number, 0 for repeats without effect.")
+
+
+def _is_number(value: Any) -> bool:  # Any: YAML values
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def _require_values(method: MergeMethod, num_models: int) -> None:

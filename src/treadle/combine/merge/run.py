@@ -1,6 +1,7 @@
 """One merge: jobs shared out among threads, each tensor read, merged and written run by run."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
@@ -17,23 +18,43 @@ from treadle.native import elements
 __all__ = ["merge_jobs", "verify_jobs"]
 
 _SYNC_BYTES = 256 << 20
-"""A killed merge repeats at most this much, or one tensor."""
+_SYNC_SECONDS = 5.0
+"""A killed merge repeats at most this much of either, or one tensor for each worker."""
 
 
 def merge_jobs(plan: Plan, writer: CheckpointWriter, workers: int, bar: Progress) -> int:
-    """Merge what is not in the writer yet, and return how many tensors were there already."""
+    """Merge what is not in the writer yet, and return how many tensors were there already.
+
+    What is finished is kept, also when the user interrupts the run.
+    """
     already = writer.done
     todo = [job for job in plan.jobs if job.inputs.name not in already]
-    finished: list[str] = []
-    pending_bytes = 0
-    for job in _finished(lambda job: _merge(job, writer), todo, workers):
-        finished.append(job.inputs.name)
-        pending_bytes += job.planned.num_bytes
-        bar.advance(job.planned.num_bytes)
-        if pending_bytes > _SYNC_BYTES:
-            writer.mark_done(finished)
-            finished, pending_bytes = [], 0
+    written: set[str] = set()
+
+    def run(job: Job) -> None:
+        _merge(job, writer)
+        written.add(job.inputs.name)
+
+    pending_bytes, synced_at = 0, time.monotonic()
+    try:
+        for job in _finished(run, todo, workers):
+            pending_bytes += job.planned.num_bytes
+            bar.advance(job.planned.num_bytes)
+            if pending_bytes > _SYNC_BYTES or time.monotonic() - synced_at > _SYNC_SECONDS:
+                _keep(written, writer)
+                pending_bytes, synced_at = 0, time.monotonic()
+    except KeyboardInterrupt:
+        _keep(written, writer)
+        raise
+    _keep(written, writer)
     return len(plan.jobs) - len(todo)
+
+
+def _keep(written: set[str], writer: CheckpointWriter) -> None:
+    """Make durable what is written by now; threads may add to it meanwhile."""
+    names = written.copy()
+    writer.mark_done(names)
+    written -= names
 
 
 def verify_jobs(plan: Plan, writer: CheckpointWriter, workers: int, bar: Progress) -> None:
@@ -52,7 +73,8 @@ def _finished(run: Callable[[Job], None], jobs: list[Job], workers: int) -> Iter
     A few more than there are threads are under way: a mistake ends the run without reading all.
     """
     waiting = iter(jobs)
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         running: dict[Future[None], Job] = {}
         for job in itertools.islice(waiting, 2 * workers):
             running[pool.submit(run, job)] = job
@@ -64,6 +86,8 @@ def _finished(run: Callable[[Job], None], jobs: list[Job], workers: int) -> Iter
                 yield job
                 for following in itertools.islice(waiting, 1):
                     running[pool.submit(run, following)] = following
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _runs(job: Job) -> Iterator[tuple[int, Array]]:
@@ -92,17 +116,20 @@ def _encoded(merged: Floats, dtype: str) -> Array:
 
 
 def _merge(job: Job, writer: CheckpointWriter) -> None:
-    for first, values in _runs(job):
-        writer.write_range(job.inputs.name, first, values)
+    with np.errstate(over="ignore", invalid="ignore"):  # `_runs` refuses what overflows
+        for first, values in _runs(job):
+            writer.write_range(job.inputs.name, first, values)
 
 
 def _compare(job: Job, writer: CheckpointWriter) -> None:
     written = writer.read(job.inputs.name).reshape(-1)
-    for first, values in _runs(job):
-        expected = values.astype(written.dtype, copy=False).view(np.uint8)
-        if not np.array_equal(written[first : first + values.size].view(np.uint8), expected):
-            raise CheckpointError(
-                f"Tensor '{job.inputs.name}' of {writer.out} is not what merging it again gives "
-                f"(from element {first} on); check the machine's memory and disk, then merge again."
-            )
+    with np.errstate(over="ignore", invalid="ignore"):
+        for first, values in _runs(job):
+            expected = values.astype(written.dtype, copy=False).view(np.uint8)
+            if not np.array_equal(written[first : first + values.size].view(np.uint8), expected):
+                raise CheckpointError(
+                    f"Tensor '{job.inputs.name}' of {writer.out} is not what merging it again "
+                    f"gives (from element {first} on); check the machine's memory and disk, then "
+                    f"merge again."
+                )
     writer.release(job.inputs.name)

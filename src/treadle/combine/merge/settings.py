@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from treadle.combine.merge import METHODS
 from treadle.combine.merge.base import MergeMethod
 from treadle.combine.merge.grammar import (
     INERT,
@@ -18,10 +19,13 @@ from treadle.combine.merge.grammar import (
     conditions,
 )
 from treadle.core.errors import SettingsError
+from treadle.core.method import first_mistake
 from treadle.core.registry import near
 
-__all__ = ["base_of", "models_of", "require_known", "resolve"]
+__all__ = ["base_of", "made", "models_of", "require_known", "resolve", "scopes_of"]
 
+_OF_MERGEKIT = frozenset({"embed_slerp", "window_size"})
+"""Parameters of methods of mergekit that no method here has; see also `INERT`."""
 _ABSENT = object()
 """No scope has a value; None is a value that a method may know."""
 
@@ -53,15 +57,29 @@ def require_known(method: type[MergeMethod], recipe: MergeRecipe) -> list[str]:
         SettingsError: The method has no parameter of a name; the message suggests the near one.
     """
     fields = _fields(method)
-    for place, scope in _scopes(recipe):
+    strange: dict[str, str] = {}
+    for place, scope in scopes_of(recipe):
         for name in scope:
             if name not in fields and name not in INERT:
-                choice = near(name, list(fields)) if fields else "It has none; remove it."
-                raise SettingsError(
-                    f"The parameters of {place} name '{name}', which the merge method "
-                    f"'{method.name}' does not have. {choice}"
-                )
-    return list(_unread(method, recipe))
+                strange.setdefault(name, place)
+    elsewhere = _known_elsewhere() if strange else frozenset()
+    for name, place in strange.items():
+        if name not in elsewhere:
+            choice = near(name, list(fields)) if fields else "It has none; remove it."
+            raise SettingsError(
+                f"The parameters of {place} name '{name}', which the merge method "
+                f"'{method.name}' does not have. {choice}"
+            )
+    return [
+        *(f"'{name}' has no effect in '{method.name}'." for name in strange),
+        *_unread(method, recipe),
+    ]
+
+
+@cache
+def _known_elsewhere() -> frozenset[str]:
+    """Return the parameters of all methods; cards copy them from one method to the next."""
+    return _OF_MERGEKIT.union(*(METHODS[name].fields() for name in METHODS.table))
 
 
 def resolve(
@@ -86,7 +104,7 @@ def resolve(
     Raises:
         SettingsError: A value is missing or of the wrong type.
     """
-    scopes = [output_slice.parameters, recipe.parameters]
+    scopes = [("", output_slice.parameters), ("", recipe.parameters)]
     sources = models_of(method, recipe, output_slice)
     arguments: dict[str, Any] = {}  # Any: as returned
     for name, (key, field) in _fields(method).items():
@@ -98,7 +116,7 @@ def resolve(
                 raise _missing(method, name, tensor)
             continue
         found = [
-            _find(method, name, [source.parameters, *scopes], input_name, t)
+            _find(method, name, [(_of(source), source.parameters), *scopes], input_name, t)
             for source, input_name in zip(sources, inputs, strict=True)
         ]
         values = _with_default(field, found)
@@ -108,6 +126,34 @@ def resolve(
                     raise _missing(method, name, tensor, source.model)
             arguments[key] = tuple(values)
     return arguments
+
+
+def made(
+    method: type[MergeMethod],
+    arguments: Mapping[str, Any],  # Any: from `resolve`
+    models: Sequence[ModelRef],
+    tensor: str,
+) -> MergeMethod:
+    """Return a method with the settings of one tensor.
+
+    Raises:
+        SettingsError: A value is out of bounds, or contradicts another.
+    """
+    try:
+        return method(**arguments)
+    except ValidationError as error:
+        found = first_mistake(error)
+        is_own = found.place is not None and found.place < len(models)
+        owner = f" of model '{models[found.place or 0]}'" if is_own else ""
+        given = f"{found.setting}{owner} = {found.value!r} is refused: " if found.setting else ""
+        raise SettingsError(
+            f"Merge method '{method.name}', tensor '{tensor}': {given}{found.expected}. Change it "
+            f"in the recipe."
+        ) from error
+
+
+def _of(source: SourceSlice) -> str:
+    return f" of model '{source.model}'"
 
 
 def _with_default(field: FieldInfo, found: list[Any]) -> list[Any] | None:  # Any: field values
@@ -122,14 +168,25 @@ def _with_default(field: FieldInfo, found: list[Any]) -> list[Any] | None:  # An
 
 
 def _find(
-    method: type[MergeMethod], name: str, scopes: Sequence[Settings], tensor: str, t: float
+    method: type[MergeMethod],
+    name: str,
+    scopes: Sequence[tuple[str, Settings]],
+    tensor: str,
+    t: float,
 ) -> Any:  # Any: a field's value, or _ABSENT
     """Return the first scope's value that a condition grants to `tensor`."""
-    for scope in scopes:
+    for owner, scope in scopes:
         for condition in conditions(scope[name]) if name in scope else ():
             part = condition.get("filter")
             if part is None or part == "*" or part in tensor:
-                return _evaluate(method, name, condition["value"], tensor, t)
+                try:
+                    return _evaluate(method, name, condition["value"], t)
+                except ValidationError as error:
+                    raise SettingsError(
+                        f"Merge method '{method.name}', tensor '{tensor}': {name}{owner} = "
+                        f"{condition['value']!r} is refused: {_said(error)}. Change it in the "
+                        f"recipe."
+                    ) from error
     return _ABSENT
 
 
@@ -137,27 +194,25 @@ def _evaluate(
     method: type[MergeMethod],
     name: str,
     setting: Any,  # Any: a scalar or a gradient
-    tensor: str,
     t: float,
 ) -> Any:  # Any: a field's value
     """Return a scalar, or a gradient's value at `t`: between numbers, or the nearest lower word."""
-    try:
-        validate = _scalar(method, name).validate_python
-        if not isinstance(setting, list):
-            return validate(setting)
-        values = [validate(value) for value in setting]
-        if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
-            return values[int(t * (len(values) - 1))]
-        position = t * (len(values) - 1)
-        lower = int(position)
-        upper = min(len(values) - 1, lower + 1)
-        share = position - lower
-        return validate((1 - share) * values[lower] + share * values[upper])
-    except ValidationError as error:
-        raise SettingsError(
-            f"Merge method '{method.name}', tensor '{tensor}': {name} = {setting!r} is refused: "
-            f"{error.errors()[0]['msg']}. Change it in the recipe."
-        ) from error
+    validate = _scalar(method, name).validate_python
+    if not isinstance(setting, list):
+        return validate(setting)
+    values = [validate(value) for value in setting]
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+        return values[int(t * (len(values) - 1))]
+    position = t * (len(values) - 1)
+    lower = int(position)
+    upper = min(len(values) - 1, lower + 1)
+    share = position - lower
+    return validate((1 - share) * values[lower] + share * values[upper])
+
+
+def _said(error: ValidationError) -> str:
+    found = first_mistake(error)
+    return f"{found.expected}, found {found.value!r}"
 
 
 def _missing(
@@ -196,10 +251,14 @@ def _scalar(method: type[MergeMethod], name: str) -> TypeAdapter[Any]:  # Any: o
     _, field = _fields(method)[name]
     annotation: Any = field.annotation  # Any: a type
     per_model = _tuple(annotation)
-    return TypeAdapter(annotation if per_model is None else get_args(per_model)[0])
+    one = get_args(per_model)[0] if per_model is not None else annotation
+    if per_model is None and field.metadata:
+        one = Annotated[annotation, *field.metadata]
+    return TypeAdapter(one, config=ConfigDict(allow_inf_nan=False))
 
 
-def _scopes(recipe: MergeRecipe) -> Iterator[tuple[str, Settings]]:
+def scopes_of(recipe: MergeRecipe) -> Iterator[tuple[str, Settings]]:
+    """Yield all settings with what they belong to."""
     yield "the recipe", recipe.parameters
     for index, output_slice in enumerate(recipe.slices):
         yield f"slice {index}", output_slice.parameters
@@ -213,7 +272,7 @@ def _unread(method: type[MergeMethod], recipe: MergeRecipe) -> Iterator[str]:
         models = models_of(method, recipe, output_slice)
         for source in output_slice.sources:
             is_base = source not in models
-            for name in source.parameters.keys() - INERT:
+            for name in sorted(source.parameters.keys() & fields.keys()):
                 if is_base:
                     yield f"'{name}' of the base '{source.model}' has no effect: it is no model."
                 elif not _is_per_model(fields[name][1]):

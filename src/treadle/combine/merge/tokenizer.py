@@ -3,15 +3,14 @@
 import copy
 import json
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from treadle.core.checkpoint.publish import write_text
-from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
+from treadle.core.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["Tokenizer", "chosen_template", "read_json"]
+__all__ = ["Tokenizer", "read_json", "vocabulary_of"]
 
 _FILE = "tokenizer.json"
 _CONFIG = "tokenizer_config.json"
@@ -161,39 +160,6 @@ class Tokenizer:
         return {**self.document, "added_tokens": added, "model": model}
 
 
-def chosen_template(
-    request: str, names: Sequence[str], tokenizers: Sequence[Tokenizer | None]
-) -> str | None:
-    """Return the chat template that a recipe asks for; None if "auto" finds none.
-
-    Args:
-        request: "auto" for the most common one of the models, a model's name, or a jinja text.
-        names: The models' names.
-        tokenizers: Their tokenizers, or None for a model without.
-
-    Raises:
-        SettingsError: It is none of these, or the model has no template.
-    """
-    found = [None if tokenizer is None else tokenizer.template for tokenizer in tokenizers]
-    if request == "auto":
-        counts = Counter(template.strip() for template in found if template is not None)
-        return counts.most_common(1)[0][0] if counts else None
-    if "{" in request:
-        return request
-    if request not in names:
-        raise SettingsError(
-            f"chat_template '{request}' is no jinja text; templates are not kept by name here, so "
-            f"write the text itself, 'auto', or one of the models: {', '.join(names)}."
-        )
-    template = found[names.index(request)]
-    if template is None:
-        raise SettingsError(
-            f"chat_template names the model '{request}', which has none; name another one, or "
-            f"leave the key out."
-        )
-    return template
-
-
 def read_json(file: Path) -> Json:
     """Return a JSON object; an empty one if there is no such file.
 
@@ -211,3 +177,8 @@ def read_json(file: Path) -> Json:
     if not isinstance(value, dict):
         raise CheckpointError(f"{file} holds no JSON object; copy or download it again.")
     return value
+
+
+def vocabulary_of(folder: Path) -> dict[str, int] | None:
+    """Return the tokens of a model folder and their ids, or None without a tokenizer.json."""
+    return Tokenizer(folder).ids if (folder / _FILE).is_file() else None

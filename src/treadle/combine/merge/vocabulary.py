@@ -12,19 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.combine.merge.grammar import ModelRef, TokenizerRequest, TokenSource
+from treadle.combine.merge.numbering import differing_ids
 from treadle.combine.merge.permuted import MEAN, OWN_MEAN, ZERO, Permuted
 from treadle.combine.merge.sources import Source
-from treadle.combine.merge.tokenizer import Tokenizer, chosen_template, read_json
+from treadle.combine.merge.templates import chosen_template
+from treadle.combine.merge.tokenizer import Tokenizer, read_json
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.checkpoint.publish import write_text
 from treadle.core.errors import CheckpointError, SettingsError
 
-__all__ = ["Permuted", "Vocabulary", "plan", "vocabulary_of"]
+__all__ = ["EMBEDDINGS", "Permuted", "Vocabulary", "plan"]
 
 Ids = npt.NDArray[np.int64]
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 _GENERATION = "generation_config.json"
 
 
@@ -199,11 +201,6 @@ class Vocabulary:
             )
 
 
-def vocabulary_of(folder: Path) -> dict[str, int] | None:
-    """Return the tokens of a model folder and their ids, or None without a tokenizer.json."""
-    return Tokenizer(folder).ids if (folder / "tokenizer.json").is_file() else None
-
-
 class _Vocab(NamedTuple):
     """One model's vocabulary."""
 
@@ -218,6 +215,7 @@ def plan(
     readers: Sequence[tuple[ModelRef, CheckpointReader]],
     base: int | None,
     chat_template: str | None = None,
+    option: str = "--tokenizer ",
 ) -> tuple[Vocabulary | None, str | None]:
     """Return the output's vocabulary, or None if every row stays in its place, and a note.
 
@@ -227,6 +225,7 @@ def plan(
         base: Which of them is the base; without one, the first lends its tokenizer and config,
             and a token that several others have starts from the mean of them.
         chat_template: "auto", a model's name, or a jinja text; None for the tokenizer's own.
+        option: How the user asks for a tokenizer, for messages.
 
     Raises:
         CheckpointError: Vocabularies differ in size and no tokenizer was requested, or a tokenizer
@@ -236,15 +235,16 @@ def plan(
     num_rows = [_num_rows(reader) for _, reader in readers]
     if request is not None:
         return _aligned(request, readers, num_rows, base, chat_template)
-    _require_equal(readers, num_rows)
+    _require_equal(readers, num_rows, option)
     if chat_template is None and _have_one_file([reader.folder for _, reader in readers]):
         return None, None
     tokenizers = [_tokenizer_or_none(reader) for _, reader in readers]
-    note = _differences(readers, tokenizers)
+    refs = [str(ref) for ref, _ in readers]
+    note = differing_ids(refs, tokenizers, num_rows[0], option)
     if chat_template is None:
         return None, note
     first = tokenizers[base or 0] or Tokenizer(readers[base or 0][1].folder)
-    template = chosen_template(chat_template, [str(ref) for ref, _ in readers], tokenizers)
+    template = chosen_template(chat_template, refs, tokenizers)
     # As every row stays in its place, all models get the base's tokenizer.
     models = [
         _Vocab(ref, reader.folder, first, rows)
@@ -336,27 +336,27 @@ def _permutations(models: Sequence[_Vocab], tokenizer: Tokenizer, num_rows: int)
 def _num_rows(reader: CheckpointReader) -> int:
     """Return how many rows a model's embedding has."""
     for name, info in reader.tensors.items():
-        if name.endswith(_EMBEDDINGS):
+        if name.endswith(EMBEDDINGS):
             return info.shape[0]
     config = reader.config
     found = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
     if not isinstance(found, int):
         raise CheckpointError(
-            f"{reader.folder} has no token embedding that is known here ({', '.join(_EMBEDDINGS)}) "
+            f"{reader.folder} has no token embedding that is known here ({', '.join(EMBEDDINGS)}) "
             f"and no vocab_size in config.json; add vocab_size there."
         )
     return found
 
 
 def _require_equal(
-    readers: Sequence[tuple[ModelRef, CheckpointReader]], num_rows: Sequence[int]
+    readers: Sequence[tuple[ModelRef, CheckpointReader]], num_rows: Sequence[int], option: str
 ) -> None:
     for (ref, _), rows in zip(readers, num_rows, strict=True):
         if rows != num_rows[0]:
             raise CheckpointError(
                 f"The vocabularies differ: '{readers[0][0]}' has {num_rows[0]} rows of embeddings "
-                f"and '{ref}' has {rows}; pass --tokenizer union to keep the tokens of all models, "
-                f"or --tokenizer base for the base's (tokenizer_source in YAML)."
+                f"and '{ref}' has {rows}; give {option}union to keep the tokens of all models, or "
+                f"{option}base for the base's."
             )
 
 
@@ -365,29 +365,10 @@ def _tokenizer_or_none(reader: CheckpointReader) -> Tokenizer | None:
     return Tokenizer(reader.folder) if has_one else None
 
 
-def _differences(
-    readers: Sequence[tuple[ModelRef, CheckpointReader]], tokenizers: Sequence[Tokenizer | None]
-) -> str | None:
-    """Return a note on models whose rows mean other tokens than the first model's."""
-    known = tokenizers[0]
-    if known is None:
-        return None
-    found = []
-    for (ref, _), tokenizer in zip(readers, tokenizers, strict=True):
-        if tokenizer is not None and tokenizer.ids != known.ids:
-            count = len(known.ids.items() ^ tokenizer.ids.items())
-            found.append(f"{count} tokens of '{ref}'")
-    if not found:
-        return None
-    return (
-        f"The vocabularies are equally large, but not equal: {', '.join(found)} have other ids "
-        f"than in '{readers[0][0]}', so rows of different tokens are merged; pass --tokenizer "
-        f"union to align them."
-    )
-
-
 def _note(orphans: Sequence[str]) -> str | None:
     if not orphans:
         return None
     some = ", ".join(repr(token) for token in orphans[:5])
-    return f"{len(orphans)} tokens start from zeros, as no model has a row for them: {some}."
+    start = "1 token starts" if len(orphans) == 1 else f"{len(orphans)} tokens start"
+    them = "it" if len(orphans) == 1 else "them"
+    return f"{start} from zeros, as no model has a row for {them}: {some}."

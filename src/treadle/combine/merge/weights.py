@@ -3,22 +3,16 @@
 from typing import Annotated
 
 import numpy as np
-from pydantic import AfterValidator
+from pydantic import BeforeValidator, Field
 
-from treadle.combine.merge.base import Floats, PerModel
+from treadle.combine.merge.base import Floats, as_tuple
 from treadle.core.errors import SettingsError
 
 __all__ = ["Fractions", "each", "spread"]
 
 
-def _check_fractions(values: tuple[float, ...]) -> tuple[float, ...]:
-    for value in values:
-        if not 0.0 <= value <= 1.0:
-            raise ValueError(f"{value} was given, but 0 to 1 was expected")
-    return values
-
-
-Fractions = Annotated[PerModel, AfterValidator(_check_fractions)]
+_Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Fractions = Annotated[tuple[_Fraction, ...], BeforeValidator(as_tuple)]
 """One share of 0 to 1 for all models, or one for each."""
 
 _TINY = 1e-8

@@ -95,7 +95,8 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def model_card(name: str, provenance: Provenance, summary: str = "") -> str:
     """Return a short README.md: front matter for hubs, how the model was made, and from what."""
-    front: dict[str, JsonValue] = {"library_name": "transformers", "tags": ["treadle"]}
+    tags: list[JsonValue] = ["treadle", *(["merge"] if provenance.verb == "merge" else [])]
+    front: dict[str, JsonValue] = {"library_name": "transformers", "tags": tags}
     if hub_ids := [p.name for p in provenance.parents if _HUB_ID.fullmatch(p.name)]:
         front["base_model"] = list[JsonValue](hub_ids)
     step = " ".join(filter(None, [provenance.verb, provenance.method]))
