@@ -25,9 +25,9 @@ def test_bfloat16_there_and_back(size, seed):
         module.encode_bf16(values, bits)
         expected = values.astype(ml_dtypes.bfloat16)
         assert np.array_equal(bits, expected.view(np.uint16))
-        wide = np.empty(size, np.float32)
-        assert module.decode_bf16(bits, wide)
-        assert np.array_equal(wide, expected.astype(np.float32))
+    wide = np.empty(size, np.float32)
+    assert twins.decode_bf16(bits, wide)
+    assert np.array_equal(wide, expected.astype(np.float32))
 
 
 def test_halves_round_to_even():
@@ -46,7 +46,7 @@ def test_what_is_no_number_is_found(bad, place):
     for module in (elements, twins):
         assert not module.are_finite(values)
         assert module.are_finite(floats(41, 1))
-        assert not module.decode_bf16(bits, np.empty(41, np.float32))
+    assert not twins.decode_bf16(bits, np.empty(41, np.float32))
 
 
 @given(SIZES, SEEDS)
@@ -92,9 +92,51 @@ def test_random_numbers_are_uniform_and_independent():
     assert np.abs(correlation - np.eye(8)).max() < 0.02
 
 
-@given(SIZES, SEEDS)
+@given(st.integers(1, 600), SEEDS)
 def test_scalar_products_are_exact_but_for_float64(size, seed):
-    left, right = floats(size, seed), floats(size, seed + 1)
-    found = elements.dot(left, right)
-    assert found == twins.dot(left, right)
-    assert found == pytest.approx(float(left.astype(np.float64) @ right), rel=1e-12, abs=1e-12)
+    vectors = [floats(size, seed + n) for n in range(3)]
+    found, twin = np.zeros((3, 3)), np.zeros((3, 3))
+    for module, products in ((elements, found), (twins, twin)):
+        module.gram(vectors, products)
+        module.gram(vectors, products)  # adds up
+    assert np.array_equal(found, twin)
+    wide = np.stack(vectors).astype(np.float64)
+    assert found == pytest.approx(np.tril(2 * wide @ wide.T), rel=1e-12, abs=1e-12)
+
+
+@given(st.integers(0, 3000), SEEDS, st.integers(1, 4))
+def test_weighted_sums_in_order(size, seed, count):
+    vectors = [floats(size, seed + n) for n in range(count)]
+    weights = floats(count, seed)
+    expected = vectors[0] * weights[0]
+    for vector, weight in zip(vectors[1:], weights[1:], strict=True):
+        expected = expected + vector * weight
+    for module in (elements, twins):
+        place = [vector.copy() for vector in vectors]
+        module.weighted_sum(place, weights, place[-1])
+        assert np.array_equal(place[-1], expected)
+
+
+@pytest.mark.parametrize("size", [1, 32_768, 70_001])
+def test_bfloat16_is_read_from_anywhere_in_a_file(tmp_path, size):
+    bits = floats(size + 3, 5).astype(ml_dtypes.bfloat16)
+    (tmp_path / "file").write_bytes(b"x" + bits.tobytes())
+    with (tmp_path / "file").open("rb") as file:
+        for module in (elements, twins):
+            target = np.empty(size, np.float32)
+            assert module.read_bf16(file.fileno(), 1 + 2 * 3, target)
+            assert np.array_equal(target, bits[3:].astype(np.float32))
+            with pytest.raises(EOFError, match="ends at byte"):
+                module.read_bf16(file.fileno(), 1 + 2 * 4, target)
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                module.read_bf16(999, 0, target)
+
+
+def test_a_number_that_is_none_is_found_while_reading(tmp_path):
+    values = floats(40_000, 2)
+    values[39_999] = np.inf
+    (tmp_path / "file").write_bytes(values.astype(ml_dtypes.bfloat16).tobytes())
+    with (tmp_path / "file").open("rb") as file:
+        for module in (elements, twins):
+            assert not module.read_bf16(file.fileno(), 0, np.empty(40_000, np.float32))
+            assert module.read_bf16(file.fileno(), 0, np.empty(39_999, np.float32))

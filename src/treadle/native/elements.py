@@ -4,6 +4,7 @@ Each has a numpy twin that gives the same bits. Arrays are contiguous and one-di
 """
 
 import ctypes
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,30 +16,14 @@ __all__ = [
     "are_finite",
     "count_high_bits",
     "count_low_bits",
-    "decode_bf16",
-    "dot",
     "encode_bf16",
+    "gram",
+    "read_bf16",
     "uniform",
+    "weighted_sum",
 ]
 
 Floats = npt.NDArray[np.float32]
-
-
-def decode_bf16(source: npt.NDArray[np.uint16], target: Floats) -> bool:
-    """Write bfloat16 numbers, given as their bits, as float32; say whether all are finite."""
-    kernel = library("merge")
-    if kernel is None:
-        return twins.decode_bf16(source, target)
-    return bool(kernel.decode_bf16(_of(source), ctypes.c_int64(source.size), _of(target)))
-
-
-def dot(left: Floats, right: Floats) -> float:
-    """Return the scalar product, added up in float64."""
-    kernel = library("merge")
-    if kernel is None:
-        return twins.dot(left, right)
-    kernel.dot.restype = ctypes.c_double
-    return float(kernel.dot(_of(left), _of(right), ctypes.c_int64(left.size)))
 
 
 def encode_bf16(source: Floats, target: npt.NDArray[np.uint16]) -> None:
@@ -88,6 +73,45 @@ def count_low_bits(source: Floats, high: int, bins: npt.NDArray[np.int64]) -> No
     return None
 
 
+def gram(vectors: Sequence[Floats], products: npt.NDArray[np.float64]) -> None:
+    """Add the scalar products of all pairs of vectors to the lower half of `products`.
+
+    Args:
+        vectors: As long as each other; products of their numbers are exact in float64.
+        products: [vectors, vectors], float64, changed.
+    """
+    kernel = library("merge")
+    if kernel is None:
+        return twins.gram(vectors, products)
+    count = len(vectors)
+    room = np.empty(16 * count * (count + 1) // 2)
+    sizes = ctypes.c_int32(count), ctypes.c_int64(vectors[0].size)
+    kernel.gram(_all_of(vectors), *sizes, _of(room), _of(products))
+    return None
+
+
+def read_bf16(descriptor: int, offset: int, target: Floats) -> bool:
+    """Fill `target` with bfloat16 numbers of an open file; say whether all are finite.
+
+    Args:
+        descriptor: Of the file; its position does not count and does not change.
+        offset: Byte of the first number.
+        target: Widened to float32.
+
+    Raises:
+        EOFError: The file is too short.
+        OSError: The system cannot read it.
+    """
+    kernel = library("merge")
+    if kernel is None:
+        return twins.read_bf16(descriptor, offset, target)
+    place = ctypes.c_int64(offset), ctypes.c_int64(target.size)
+    found: int = kernel.read_bf16(ctypes.c_int32(descriptor), *place, _of(target))
+    if found < 0:  # the twin meets the same failure, and says what it is
+        return twins.read_bf16(descriptor, offset, target)
+    return bool(found)
+
+
 def uniform(key: int, first: int, target: Floats) -> None:
     """Fill `target` with elements `first`, `first` + 1, ... of the stream `key`, in [0, 1).
 
@@ -99,6 +123,26 @@ def uniform(key: int, first: int, target: Floats) -> None:
     counters = map(ctypes.c_uint64, (key, first))
     kernel.uniform(*counters, ctypes.c_int64(target.size), _of(target))
     return None
+
+
+def weighted_sum(vectors: Sequence[Floats], weights: Floats, target: Floats) -> None:
+    """Write the sum of weighted vectors, added up in their order in float32.
+
+    Args:
+        vectors: As long as each other.
+        weights: One for each.
+        target: As long as they are; may be one of them.
+    """
+    kernel = library("merge")
+    if kernel is None:
+        return twins.weighted_sum(vectors, weights, target)
+    sizes = ctypes.c_int32(len(vectors)), ctypes.c_int64(target.size)
+    kernel.weighted_sum(_all_of(vectors), _of(weights), *sizes, _of(target))
+    return None
+
+
+def _all_of(vectors: Sequence[Floats]) -> "ctypes.Array[ctypes.c_void_p]":
+    return (ctypes.c_void_p * len(vectors))(*map(_of, vectors))
 
 
 def _of(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:

@@ -65,7 +65,8 @@ def status() -> NativeStatus:
 def _load(kernel: str) -> _Kernel:
     # What the environment says is the key, because kernels are asked for thousands of times a
     # second, and a path takes longer to build than a short run to compute.
-    return _load_for(kernel, *(os.environ.get(name) for name in (_SWITCH, "TREADLE_CACHE", "HOME")))
+    get = os.environ.get
+    return _load_for(kernel, get(_SWITCH), get("TREADLE_CACHE"), get("HOME"))
 
 
 @functools.cache

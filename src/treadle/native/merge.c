@@ -1,8 +1,10 @@
 /* What merging does to every element: between bfloat16 and float32, counting magnitudes, drawing random numbers. Each
  * function works on one run of elements; callers cut tensors into runs that fit the cache. */
 
+#include <errno.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { EXPONENT = 0x7f80, INFINITE = 0x7f800000 };
 
@@ -14,6 +16,39 @@ int32_t decode_bf16(const uint16_t *restrict source, int64_t count, uint32_t *re
         broken |= (source[i] & EXPONENT) == EXPONENT;
     }
     return !broken;
+}
+
+/* Reads `count` bfloat16 numbers from a file as float32, a piece at a time that stays in the cache. Returns 1 if
+ * every number is finite, 0 if one is not, -1 if the file ends before, -2 on an error of the system. */
+int32_t read_bf16(int32_t file, int64_t offset, int64_t count, uint32_t *target) {
+    enum { PIECE = 32768 };
+    uint16_t piece[PIECE];
+    int32_t is_sound = 1;
+    while (count > 0) {
+        int64_t size = count < PIECE ? count : PIECE, filled = 0, num_bytes = size * 2;
+        while (filled < num_bytes) {
+            ssize_t found = pread(file, (char *)piece + filled, (size_t)(num_bytes - filled), offset + filled);
+            if (found < 0 && errno == EINTR) continue;
+            if (found <= 0) return found ? -2 : -1;
+            filled += found;
+        }
+        is_sound &= decode_bf16(piece, size, target);
+        offset += num_bytes, target += size, count -= size;
+    }
+    return is_sound;
+}
+
+/* The sum of weights[n] * vectors[n], added up in that order; the target may be one of the vectors. */
+void weighted_sum(const float *const *vectors, const float *weights, int32_t num_vectors, int64_t count, float *target) {
+    enum { PIECE = 1024 };
+    float sums[PIECE];
+    for (int64_t first = 0; first < count; first += PIECE) {
+        int64_t size = count - first < PIECE ? count - first : PIECE;
+        for (int64_t i = 0; i < size; i++) sums[i] = weights[0] * vectors[0][first + i];
+        for (int32_t n = 1; n < num_vectors; n++)
+            for (int64_t i = 0; i < size; i++) sums[i] += weights[n] * vectors[n][first + i];
+        memcpy(target + first, sums, (size_t)size * sizeof(float));
+    }
 }
 
 /* Rounds to nearest, ties to even. The numbers are finite. */
@@ -48,14 +83,33 @@ void uniform(uint64_t key, uint64_t first, int64_t count, float *target) {
     }
 }
 
-/* The scalar product: products, exact in float64, are added in 16 lanes of it. */
-double dot(const float *restrict left, const float *restrict right, int64_t count) {
-    enum { SUMS = 16 };
-    double sums[SUMS] = {0}, total = 0;
-    int64_t i = 0;
-    for (; i + SUMS <= count; i += SUMS)
-        for (int lane = 0; lane < SUMS; lane++) sums[lane] += (double)left[i + lane] * (double)right[i + lane];
-    for (int lane = 0; i + lane < count; lane++) sums[lane] += (double)left[i + lane] * (double)right[i + lane];
-    for (int lane = 0; lane < SUMS; lane++) total += sums[lane];
-    return total;
+/* Adds the scalar products of all pairs of vectors to products[num_vectors][num_vectors], its lower half: each is exact
+ * in float64, added up in 16 lanes of it, and these in order. `room` holds 16 doubles for each pair. */
+void gram(const float *const *vectors, int32_t num_vectors, int64_t count, double *room, double *products) {
+    enum { LANES = 16, PIECE = 256 };
+    int64_t num_pairs = (int64_t)num_vectors * (num_vectors + 1) / 2;
+    memset(room, 0, (size_t)num_pairs * LANES * sizeof(double));
+    for (int64_t first = 0; first < count; first += PIECE) {
+        int64_t size = count - first < PIECE ? count - first : PIECE, whole = size / LANES * LANES;
+        double *sums = room;
+        for (int32_t n = 0; n < num_vectors; n++) {
+            const float *left = vectors[n] + first;
+            for (int32_t m = 0; m <= n; m++, sums += LANES) {
+                const float *right = vectors[m] + first;
+                double lanes[LANES];
+                memcpy(lanes, sums, sizeof lanes);
+                for (int64_t i = 0; i < whole; i += LANES)
+                    for (int lane = 0; lane < LANES; lane++)
+                        lanes[lane] += (double)left[i + lane] * (double)right[i + lane];
+                for (int64_t i = whole; i < size; i++) lanes[i - whole] += (double)left[i] * (double)right[i];
+                memcpy(sums, lanes, sizeof lanes);
+            }
+        }
+    }
+    for (int32_t n = 0; n < num_vectors; n++)
+        for (int32_t m = 0; m <= n; m++, room += LANES) {
+            double total = 0;
+            for (int lane = 0; lane < LANES; lane++) total += room[lane];
+            products[(int64_t)n * num_vectors + m] += total;
+        }
 }

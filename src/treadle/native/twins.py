@@ -3,6 +3,9 @@
 Each function gives the same bits as its namesake in C.
 """
 
+import os
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,13 +16,15 @@ __all__ = [
     "count_high_bits",
     "count_low_bits",
     "decode_bf16",
-    "dot",
     "encode_bf16",
+    "gram",
     "keep_n_of_m",
     "keep_rows",
     "obs_block",
     "obs_block_n_of_m",
+    "read_bf16",
     "uniform",
+    "weighted_sum",
 ]
 
 
@@ -103,11 +108,41 @@ def uniform(key: int, first: int, target: npt.NDArray[np.float32]) -> None:
     target[:] = ((bits ^ (bits >> np.uint64(31))) >> np.uint64(40)).astype(np.float32) * 2.0**-24
 
 
-def dot(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> float:
-    """Return the scalar product, exact products added up in 16 lanes of float64."""
-    products = np.zeros(-(-left.size // 16) * 16)
-    np.multiply(left, right, out=products[: left.size], dtype=np.float64)
+def gram(vectors: Sequence[npt.NDArray[np.float32]], products: npt.NDArray[np.float64]) -> None:
+    """Add the scalar products of all pairs, added up in 16 lanes of float64, to the lower half."""
+    for n, left in enumerate(vectors):
+        for m, right in enumerate(vectors[: n + 1]):
+            products[n, m] += _dot(left, right)
+
+
+def _dot(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> float:
+    exact = np.zeros(-(-left.size // 16) * 16)
+    np.multiply(left, right, out=exact[: left.size], dtype=np.float64)
     found = 0.0
-    for value in np.add.reduce(products.reshape(-1, 16), axis=0).tolist():
+    for value in np.add.reduce(exact.reshape(-1, 16), axis=0).tolist():
         found += value
     return found
+
+
+def read_bf16(descriptor: int, offset: int, target: npt.NDArray[np.float32]) -> bool:
+    """Read bfloat16 numbers from a file as float32; say whether all are finite."""
+    raw = np.empty(target.size, np.uint16)
+    view = raw.view(np.uint8).data
+    while view:
+        count = os.preadv(descriptor, [view], offset)
+        if count == 0:
+            raise EOFError(f"the file ends at byte {offset}")
+        view, offset = view[count:], offset + count
+    return decode_bf16(raw, target)
+
+
+def weighted_sum(
+    vectors: Sequence[npt.NDArray[np.float32]],
+    weights: npt.NDArray[np.float32],
+    target: npt.NDArray[np.float32],
+) -> None:
+    """Write the sum of the weighted vectors, added up in their order."""
+    total = vectors[0] * weights[0]
+    for vector, weight in zip(vectors[1:], weights[1:], strict=True):
+        total += vector * weight
+    target[:] = total

@@ -1,6 +1,6 @@
 """Scalar products of vectors that are read in runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +29,13 @@ def gram_of_rows(vectors: Floats, width: int) -> Doubles:
     return found
 
 
-def gram(runs: Iterable[Floats]) -> Doubles:
+def gram(runs: Iterable[Sequence[Floats]]) -> Doubles:
     """Return the products ⟨v_i, v_j⟩ of vectors [vectors, vectors] read in runs, in their order."""
     found = None
     for run in runs:
         if found is None:
             found = np.zeros((len(run), len(run)))
-        for i, left in enumerate(run):
-            for j, right in enumerate(run[: i + 1]):
-                found[i, j] += elements.dot(left, right)
+        elements.gram(run, found)
     assert found is not None, "a tensor without elements has no products"
     return found + np.tril(found, -1).T
 

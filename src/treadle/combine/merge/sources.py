@@ -5,7 +5,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -48,16 +48,29 @@ class WeightFiles:
 
     def read(self, file: Path, offset: int, target: npt.NDArray[np.uint8]) -> None:
         """Fill `target` with the bytes of a file from `offset` on."""
-        with self._lock:
-            if file not in self._descriptors:
-                self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-            descriptor = self._descriptors[file]
-        view = target.data
+        descriptor, view = self._open(file), target.data
         while view:
             count = os.preadv(descriptor, [view], offset)
             if count == 0:
-                raise CheckpointError(f"{file} ends at byte {offset}; copy or download it again.")
+                self._refuse_end(file)
             view, offset = view[count:], offset + count
+
+    def read_bf16(self, file: Path, offset: int, target: Floats) -> bool:
+        """Fill `target` with the bfloat16 numbers from `offset` on; say whether all are finite."""
+        try:
+            return elements.read_bf16(self._open(file), offset, target)
+        except EOFError:
+            self._refuse_end(file)
+
+    def _open(self, file: Path) -> int:
+        with self._lock:
+            if file not in self._descriptors:
+                self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            return self._descriptors[file]
+
+    def _refuse_end(self, file: Path) -> NoReturn:
+        size = file.stat().st_size
+        raise CheckpointError(f"{file} ends at byte {size}; copy or download it again.")
 
     def close(self) -> None:
         """Close all files."""
@@ -80,21 +93,22 @@ class Stored(Source):
 
     def read(self, first: int, target: Floats) -> None:
         """Read and widen a run."""
-        stored_type = DTYPES[self.dtype]
-        offset = self.info.start_byte + first * stored_type.itemsize
-        if self.dtype == "F32":
-            self._files.read(self.info.file, offset, target.view(np.uint8))
-            is_sound = elements.are_finite(target)
+        offset = self.info.start_byte + first * DTYPES[self.dtype].itemsize
+        if self.dtype == "BF16":
+            is_sound = self._files.read_bf16(self.info.file, offset, target)
         else:
-            raw = np.empty(target.size * stored_type.itemsize, np.uint8)
-            self._files.read(self.info.file, offset, raw)
-            if self.dtype == "BF16":
-                is_sound = elements.decode_bf16(raw.view(np.uint16), target)
-            else:
-                target[:] = raw.view(stored_type)
-                is_sound = elements.are_finite(target)
+            self._read(offset, target)
+            is_sound = elements.are_finite(target)
         if not is_sound:
             self._refuse(first, target)
+
+    def _read(self, offset: int, target: Floats) -> None:
+        if self.dtype == "F32":
+            self._files.read(self.info.file, offset, target.view(np.uint8))
+            return
+        raw = np.empty(target.size, DTYPES[self.dtype])
+        self._files.read(self.info.file, offset, raw.view(np.uint8))
+        target[:] = raw
 
     def _refuse(self, first: int, target: Floats) -> None:
         position = int(np.argmin(np.isfinite(target)))

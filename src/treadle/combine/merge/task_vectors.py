@@ -1,9 +1,12 @@
 """Task vectors, models minus their base, become one: summed, or summed where their signs agree."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from treadle.combine.merge.base import Chunk, Floats
+from treadle.native import elements
 
 __all__ = ["add_to_base", "elected_mean", "elected_sum", "scale", "weighted_sum"]
 
@@ -15,12 +18,10 @@ def scale(vectors: Floats, factors: Floats) -> None:
             row *= factor
 
 
-def weighted_sum(vectors: Floats, weights: Floats) -> Floats:
-    """Return Σ w_n v_n in the first vector's memory; all are overwritten."""
-    scale(vectors, weights)
-    merged: Floats = vectors[0]
-    for row in vectors[1:]:
-        merged += row
+def weighted_sum(vectors: Sequence[Floats], weights: Floats) -> Floats:
+    """Return Σ w_n v_n in the first vector's memory."""
+    merged = vectors[0]
+    elements.weighted_sum(vectors, weights, merged)
     return merged
 
 

@@ -2,9 +2,8 @@
 
 from typing import Any, ClassVar
 
-import numpy as np
-
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, PerModel, Site
+from treadle.combine.merge.task_vectors import weighted_sum
 from treadle.combine.merge.weights import each
 from treadle.core.method import Paper
 
@@ -37,9 +36,4 @@ class Linear(MergeMethod):
     def merge(self, chunk: Chunk, site: Site, known: Any) -> Floats:
         """Return the weighted sum of a run."""
         weights = each(self.weight, len(chunk.models), normalize=self.normalize)
-        merged: Floats = chunk.models[0]
-        merged *= weights[0]
-        for row, weight in zip(chunk.models[1:], weights[1:], strict=True):
-            row *= weight
-            np.add(merged, row, out=merged)
-        return merged
+        return weighted_sum(chunk.models, weights)

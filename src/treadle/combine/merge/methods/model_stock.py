@@ -6,7 +6,7 @@ import numpy as np
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site, Unit
 from treadle.combine.merge.gram import Doubles, gram, gram_of_rows, norms
-from treadle.combine.merge.task_vectors import add_to_base
+from treadle.combine.merge.task_vectors import add_to_base, weighted_sum
 from treadle.core.method import Paper
 
 __all__ = ["ModelStock"]
@@ -52,9 +52,7 @@ class ModelStock(MergeMethod):
         if known is None:
             width = site.shape[-1] if site.shape else 1
             known = np.repeat(_fraction(gram_of_rows(deltas, width)), width)
-        merged: Floats = deltas[0]
-        for row in deltas[1:]:
-            merged += row
+        merged = weighted_sum(deltas, np.ones(len(deltas), np.float32))
         merged *= (known / len(deltas)).astype(np.float32)
         return add_to_base(chunk, merged)
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site
 from treadle.combine.merge.gram import cosines, gram
 from treadle.combine.merge.sphere import between
+from treadle.combine.merge.task_vectors import weighted_sum
 from treadle.core.method import Standard
 
 __all__ = ["Slerp"]
@@ -43,19 +44,15 @@ class Slerp(MergeMethod):
 
     def measure(self, site: Site) -> Ends:
         """Return the coefficients of both ends from the angle between them."""
-        products = gram(
-            np.stack([_base(chunk), chunk.models[0]]) for chunk in site.chunks("elements")
-        )
+        products = gram((_base(chunk), chunk.models[0]) for chunk in site.chunks("elements"))
         cosine = cosines(products, _TINY)[0, 1]
         first, second = between(self.t, cosine, np.abs(cosine) > _STRAIGHT)
         return Ends(float(first), float(second))
 
     def merge(self, chunk: Chunk, site: Site, known: Ends) -> Floats:
         """Return the weighted sum of both ends."""
-        merged: Floats = chunk.models[0]
-        merged *= np.float32(known.model)
-        merged += _base(chunk) * np.float32(known.base)
-        return merged
+        ends = np.array([known.model, known.base], np.float32)
+        return weighted_sum((chunk.models[0], _base(chunk)), ends)
 
 
 def _base(chunk: Chunk) -> Floats:
