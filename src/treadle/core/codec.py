@@ -22,6 +22,7 @@ __all__ = [
     "as_numpy",
     "as_torch",
     "cast",
+    "dequantize_q4_0",
     "dequantize_q4_1",
     "dequantize_q8_0",
     "dtype_code",
@@ -67,6 +68,7 @@ _TORCH_ONLY = {
 _CARRIERS = {1: np.dtype(np.uint8), 2: np.dtype(np.int16)}
 
 _BLOCK = 32
+_Q4_0_BLOCK_BYTES = 18  # fp16 scale, 16 bytes of 4-bit codes
 _Q4_1_BLOCK_BYTES = 20  # fp16 scale, fp16 minimum, 16 bytes of 4-bit codes
 _Q8_0_BLOCK_BYTES = 34  # fp16 scale, 32 signed 8-bit codes
 
@@ -144,6 +146,20 @@ def as_numpy(values: "Array | torch.Tensor") -> Array:
     return plain
 
 
+def dequantize_q4_0(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the weights of GGUF Q4_0 blocks: ``scale * (code - 8)``, 32 to a block.
+
+    Args:
+        raw: Block bytes; the last axis is a whole number of 18-byte blocks.
+    """
+    blocks = raw.reshape(-1, _Q4_0_BLOCK_BYTES)
+    scale = np.ascontiguousarray(blocks[:, :2]).view(np.float16).astype(np.float32)
+    codes = _unpaired(blocks[:, 2:])
+    codes -= 8
+    codes *= scale
+    return codes.reshape(*raw.shape[:-1], -1)
+
+
 def dequantize_q4_1(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the weights of GGUF Q4_1 blocks: ``scale * code + minimum``, 32 to a block.
 
@@ -152,8 +168,7 @@ def dequantize_q4_1(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     blocks = raw.reshape(-1, _Q4_1_BLOCK_BYTES)
     scale_and_minimum = np.ascontiguousarray(blocks[:, :4]).view(np.float16).astype(np.float32)
-    pairs = blocks[:, 4:]
-    codes = np.concatenate([pairs & 0x0F, pairs >> 4], axis=1).astype(np.float32)
+    codes = _unpaired(blocks[:, 4:])
     codes *= scale_and_minimum[:, :1]
     codes += scale_and_minimum[:, 1:]
     return codes.reshape(*raw.shape[:-1], -1)
@@ -170,6 +185,14 @@ def dequantize_q8_0(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     weights = blocks[:, 2:].view(np.int8).astype(np.float32)
     weights *= scale
     return weights.reshape(*raw.shape[:-1], -1)
+
+
+def _unpaired(pairs: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Split bytes [blocks, 16] into codes [blocks, 32]: the low halves, then the high ones."""
+    codes = np.empty((len(pairs), _BLOCK), np.float32)
+    codes[:, : _BLOCK // 2] = pairs & 0x0F
+    codes[:, _BLOCK // 2 :] = pairs >> 4
+    return codes
 
 
 def quantize_q8_0(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float16]]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from treadle.core.checkpoint import CheckpointReader, require_finite
 from treadle.core.errors import CheckpointError, DataError, UnsupportedModelError
 from treadle.model import facts
+from treadle.model.gguf_file import SUFFIX
+from treadle.model.source import open_model
 
 if TYPE_CHECKING:
     import torch
@@ -32,10 +34,11 @@ _PACKAGED = "packaged:"
 logger = logging.getLogger(__name__)
 
 
-def resolve(model: str | Path) -> Path:
+def resolve(model: str | Path, takes_files: bool = False) -> Path:
     """Return the folder of `model`.
 
-    `model` is a folder, ``packaged:smollm2``, or a hub id where the network allows.
+    `model` is a folder, ``packaged:smollm2``, or a hub id where the network allows; a GGUF file
+    where the caller `takes_files`.
 
     Raises:
         CheckpointError: It is none of these; the message says what was tried.
@@ -46,8 +49,13 @@ def resolve(model: str | Path) -> Path:
 
         return packaged(name.removeprefix(_PACKAGED))
     folder = Path(model)
-    if folder.is_dir():
+    if folder.is_dir() or (takes_files and folder.is_file()):
         return folder
+    if folder.is_file() and folder.suffix == SUFFIX:
+        raise CheckpointError(
+            f"'{name}' is a GGUF file, which LLM and treadle bench alone read; give the Hugging "
+            f"Face folder of the model."
+        )
     if folder.exists() or name.startswith((".", "/")) or name.count("/") != 1:
         raise CheckpointError(
             f"No model folder at '{name}'; give a Hugging Face folder (config.json beside "
@@ -118,8 +126,9 @@ def _require_plain(reader: CheckpointReader) -> None:
     """Refuse weights whose numbers mean something only together with others."""
     if base_config(reader.config).get("quantization_config"):
         raise UnsupportedModelError(
-            f"config.json of '{reader.folder}' has a quantization_config; give the unquantised "
-            f"model, or remove the key if the weights are plain floats."
+            f"config.json of '{reader.folder}' has a quantization_config, which LLM and treadle "
+            f"bench alone read; give the unquantised model, or remove the key if the weights are "
+            f"plain floats."
         )
     for name, info in reader.tensors.items():
         if info.dtype.startswith("F8"):
@@ -257,10 +266,13 @@ def set_widths(block: "torch.nn.Module", config: dict[str, Any]) -> None:  # Any
 def full(
     folder: Path, dtype: str = "float32", trust_remote_code: bool = False
 ) -> "PreTrainedModel":
-    """Return the whole model in memory; only what needs a full backward should ask for it."""
+    """Return the whole model in memory; only what needs a full backward should ask for it.
+
+    What is quantised is decoded; a GGUF file may stand in for the folder.
+    """
     import torch
 
-    with CheckpointReader(folder) as reader:
+    with open_model(folder) as reader:
         module = skeleton(reader, trust_remote_code)
         config, shapes = base_config(reader.config), shapes_of(reader)
         kind = getattr(torch, dtype)

@@ -1,0 +1,223 @@
+"""LoRA adapters in peft's format: what they change, read by their header."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from treadle.core.checkpoint import CheckpointReader, TensorInfo
+from treadle.core.checkpoint.header import MappedFiles, read_header
+from treadle.core.codec import FLOATS, Array
+from treadle.core.errors import CheckpointError, UnsupportedModelError
+
+__all__ = ["Adapter", "Factors"]
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
+# Settings of peft that change what an adapter computes, and what they are called.
+_REFUSED = {
+    "use_dora": "DoRA",
+    "use_qalora": "QALoRA",
+    "lora_bias": "a bias in lora_B",
+    "layer_replication": "replicated layers",
+    "target_parameters": "LoRA of bare parameters",
+    "trainable_token_indices": "trained single tokens",
+    "alora_invocation_tokens": "activated LoRA",
+    "arrow_config": "Arrow routing",
+}
+# Initialisations that take something off the base; peft adds it when it loads such an adapter.
+_INITIALISATIONS = ("pissa", "olora", "corda", "loftq")
+
+
+class Factors(NamedTuple):
+    """The change of one weight: scale * left @ right, [rows, rank] @ [rank, columns]."""
+
+    left: TensorInfo
+    right: TensorInfo
+    is_transposed: bool
+    """Whether both factors lie in the file as [columns, ...] and [..., rows]."""
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the weight that they change."""
+        axes = (1, 0) if self.is_transposed else (0, 1)
+        return self.left.shape[axes[0]], self.right.shape[axes[1]]
+
+
+class Adapter:
+    """A LoRA adapter in peft's format, opened by its header; its factors stay on disk.
+
+    What it changes is what its file holds: `target_modules` only says how peft chose that.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+        UnsupportedModelError: It is no LoRA adapter, or one of a kind that is not read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.config = _read_config(self.folder)
+        _require_plain_lora(self.folder, self.config)
+        if not (self.folder / _WEIGHTS).is_file():
+            raise CheckpointError(
+                f"{self.folder} has no {_WEIGHTS}; save the adapter as safetensors "
+                f"(save_pretrained(OUT, safe_serialization=True)) and give that folder."
+            )
+        self._maps = MappedFiles()
+        self.changes: dict[str, Factors] = {}
+        """Name of a weight -> the factors of its change."""
+        self.replacements: dict[str, TensorInfo] = {}
+        """Name of a tensor -> what takes its place as a whole."""
+        self._sort(read_header(self.folder / _WEIGHTS))
+
+    @property
+    def content_hash(self) -> str:
+        """The SHA-256 of the adapter's two files."""
+        with (self.folder / _WEIGHTS).open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256")
+        digest.update((self.folder / _CONFIG).read_bytes())
+        return digest.hexdigest()
+
+    def require_fit(self, model: CheckpointReader) -> str | None:
+        """Check that a model has all that the adapter changes; return a note if names differ.
+
+        Raises:
+            CheckpointError: A tensor is missing, of another shape, or a tied head.
+        """
+        for name in [*self.changes, *self.replacements]:
+            if name in model.tied:
+                raise CheckpointError(
+                    f"The adapter {self.folder} changes '{name}', which {model.folder} ties to "
+                    f"'{model.tied[name]}'; untie the model's head first "
+                    f"(tie_word_embeddings: false)."
+                )
+            if name not in model.tensors:
+                raise CheckpointError(
+                    f"The adapter {self.folder} is one for another base: it changes '{name}', "
+                    f"which {model.folder} does not have; give the model that it was trained on"
+                    f"{self.trained_on}."
+                )
+            self.require_shape(name, model.tensors[name].shape, str(model.folder))
+        named = Path(str(model.config.get("_name_or_path") or "")).name
+        return self.note_on_base({model.folder.name, named}, str(model.folder))
+
+    def note_on_base(self, names: Iterable[str], model: str) -> str | None:
+        """Return a note if the adapter says that it was trained on none of `names`."""
+        named = str(self.config.get("base_model_name_or_path") or "")
+        if not named or Path(named).name in names:
+            return None
+        return (
+            f"The adapter {self.folder} says that it was trained on '{named}', but it is applied "
+            f"to {model}; its shapes fit."
+        )
+
+    def read(self, info: TensorInfo) -> Array:
+        """Return a tensor of the adapter as an array over its file."""
+        return self._maps.view(info)
+
+    def _sort(self, tensors: list[TensorInfo]) -> None:
+        """Sort the tensors of the file into pairs of factors and full replacements."""
+        factors: dict[tuple[str, bool], dict[str, TensorInfo]] = {}
+        for info in tensors:
+            found = _FACTOR.fullmatch(info.name)
+            if (
+                not info.name.startswith(_PREFIX)
+                or info.dtype not in FLOATS
+                or "lora_magnitude" in (info.name)
+            ):
+                raise UnsupportedModelError(
+                    f"{info.file} holds '{info.name}' ({info.dtype}), which is no part of a plain "
+                    f"LoRA adapter; merge the adapter into its model with peft and give that model."
+                )
+            if found is None:
+                # peft saves the embedding below the factors along with them.
+                name = info.name.removeprefix(_PREFIX).replace(".base_layer.", ".")
+                self.replacements[name] = info
+            else:
+                module = found.group(1).removeprefix(_PREFIX)
+                factors.setdefault((module, bool(found.group(2))), {})[found.group(3)] = info
+        for (module, is_embedding), pair in factors.items():
+            self.changes[f"{module}.weight"] = self._factors(module, is_embedding, pair)
+
+    def _factors(self, module: str, is_embedding: bool, pair: Mapping[str, TensorInfo]) -> Factors:
+        ranks = self.config.get("rank_pattern") or {}
+        alphas = self.config.get("alpha_pattern") or {}
+        rank = int(_matching(ranks, module, self.config["r"]))
+        alpha = float(_matching(alphas, module, self.config.get("lora_alpha", 8)))
+        shapes = {letter: list(info.shape) for letter, info in sorted(pair.items())}
+        if list(shapes) != ["A", "B"] or len(shapes["A"]) != 2 or len(shapes["B"]) != 2:
+            raise CheckpointError(
+                f"Module '{module}' in {self.folder} has factors of shapes {shapes}, but two "
+                f"matrices lora_A and lora_B were expected; save the adapter again."
+            )
+        if not rank == shapes["A"][0] == shapes["B"][1]:
+            raise CheckpointError(
+                f"Module '{module}' in {self.folder} has factors of shapes {shapes}, but "
+                f"{_CONFIG} gives it rank {rank}; give the config that the weights were saved with."
+            )
+        scale = alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+        if is_embedding or self.config.get("fan_in_fan_out"):
+            return Factors(pair["A"], pair["B"], True, scale)
+        return Factors(pair["B"], pair["A"], False, scale)
+
+    def require_shape(self, name: str, shape: tuple[int, ...], model: str) -> None:
+        """Check that what the adapter changes has a tensor's shape.
+
+        Raises:
+            CheckpointError: It has another one.
+        """
+        for change in (self.replacements.get(name), self.changes.get(name)):
+            if change is not None and change.shape != shape:
+                raise CheckpointError(
+                    f"The adapter {self.folder} is one for another base: it changes '{name}' of "
+                    f"shape {list(change.shape)}, but {model} has shape {list(shape)}; give the "
+                    f"model that it was trained on{self.trained_on}."
+                )
+
+    @property
+    def trained_on(self) -> str:
+        """The base that the adapter names, in brackets, or nothing."""
+        named = self.config.get("base_model_name_or_path")
+        return f" ('{named}')" if named else ""
+
+
+def _read_config(folder: Path) -> dict[str, Any]:  # Any: JSON values
+    file = folder / _CONFIG
+    if not file.is_file():
+        raise CheckpointError(
+            f"{folder} has no {_CONFIG}, so it is no adapter; give the folder that peft saved."
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON ({error}); save the adapter again.") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file} holds no JSON object; save the adapter again.")
+    return config
+
+
+def _require_plain_lora(folder: Path, config: Mapping[str, Any]) -> None:  # Any: JSON values
+    kind = config.get("peft_type")
+    start = str(config.get("init_lora_weights")).lower()
+    found = [what for key, what in _REFUSED.items() if config.get(key)]
+    found += [kind for kind in _INITIALISATIONS if start.startswith(kind)]
+    if kind != "LORA" or "r" not in config:
+        found = [f"an adapter of type {kind!r}"]
+    if found:
+        raise UnsupportedModelError(
+            f"{folder / _CONFIG} says {', '.join(map(str, found))}, but only plain LoRA can be "
+            f"applied; merge the adapter into its model with peft and give that model."
+        )
+
+
+def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:  # Any: numbers
+    """Return the value of the first pattern that fits the module's name or its end."""
+    for pattern, value in patterns.items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", module):
+            return value
+    return default

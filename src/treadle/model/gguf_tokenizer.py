@@ -1,0 +1,223 @@
+"""The tokenizer that a GGUF file describes: its tokens and merges, split as llama.cpp splits.
+
+The file names how text is split before its merges apply (`tokenizer.ggml.pre`). A split that is
+not known is refused: another one would give tokens that the model was not trained on.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from treadle.core.errors import DataError
+from treadle.model.gguf_config import require_setting
+from treadle.model.gguf_file import GgufFile
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["end_tokens", "gguf_tokenizer", "has_tokenizer", "tokenizer_files"]
+
+_CONTROL, _USER_DEFINED = 3, 4
+"""GGUF's types of tokens that text is not merged into."""
+_LETTERS_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_LETTERS_TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+)
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = _LETTERS_LLAMA3 + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
+_QWEN2 = _LETTERS_LLAMA3 + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
+_TEKKEN = _LETTERS_TEKKEN + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
+_GPT2, _DIGITS = "", "digits"
+_SPLITS = {
+    "default": _GPT2,
+    "gpt-2": _GPT2,
+    "smollm": _DIGITS,
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "qwen2": _QWEN2,
+    "deepseek-r1-qwen": _QWEN2,
+    "tekken": _TEKKEN,
+}
+"""`tokenizer.ggml.pre` -> pattern; digits: every digit alone, then GPT-2's words."""
+_WHOLE_WORDS = (_LLAMA3, _TEKKEN)
+"""Splits whose words are taken from the vocabulary before merges are tried, and texts begun."""
+_TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
+"""Tokens that end an answer where the file does not name one."""
+_ROLES = (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+_SPACE = "\u2581"
+
+
+def has_tokenizer(file: GgufFile) -> bool:
+    """Say whether a file carries its vocabulary."""
+    return "tokenizer.ggml.tokens" in file.settings
+
+
+def end_tokens(file: GgufFile) -> frozenset[int]:
+    """Return the tokens that end a text or an answer."""
+    named = [file.settings.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
+    if named[1] is None and has_tokenizer(file):
+        control = _of_type(file, _CONTROL)
+        named += [token for text, token in control.items() if text in _TURN_ENDS]
+    return frozenset(int(token) for token in named if token is not None)
+
+
+def gguf_tokenizer(file: GgufFile) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer of a file.
+
+    Raises:
+        DataError: How it splits text is not known.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = _built(file)
+    if _begins_texts(file) and "bos_token" in _named(file):
+        _add_first(tokenizer, file)
+    made: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **_named(file)
+    )
+    made.chat_template = file.settings.get("tokenizer.chat_template")
+    return made
+
+
+def tokenizer_files(file: GgufFile) -> dict[str, str | dict[str, Any]]:
+    """Return the tokenizer files of a Hugging Face folder: name -> text or JSON."""
+    named = _named(file)
+    architecture = file.settings["general.architecture"]
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # GPT2Tokenizer would not split digits
+        "model_max_length": file.settings[f"{architecture}.context_length"],
+        "clean_up_tokenization_spaces": False,
+        "chat_template": file.settings.get("tokenizer.chat_template"),
+        **named,
+    }
+    ids = {f"{role}_token_id": _id(file, key) for role, key in _ROLES if role != "unk"}
+    return {
+        "tokenizer.json": str(_built(file).to_str(pretty=True)),
+        "tokenizer_config.json": config,
+        "special_tokens_map.json": named,
+        "generation_config.json": ids,
+    }
+
+
+def _id(file: GgufFile, key: str) -> int | None:
+    found: int | None = file.settings.get(f"tokenizer.ggml.{key}_token_id")
+    return found
+
+
+def _named(file: GgufFile) -> dict[str, str]:
+    """Return the texts of the tokens that have a role."""
+    tokens = require_setting(file, "tokenizer.ggml.tokens")
+    ids = {role: _id(file, key) for role, key in _ROLES}
+    return {
+        f"{role}_token": tokens[token]
+        for role, token in ids.items()
+        if token is not None and 0 <= token < len(tokens)
+    }
+
+
+def _built(file: GgufFile) -> "Tokenizer":
+    from tokenizers import AddedToken
+
+    kind = require_setting(file, "tokenizer.ggml.model")
+    if kind not in ("gpt2", "llama"):
+        raise DataError(
+            f"'{file.path}' has a tokenizer of the kind '{kind}', but gpt2 and llama are read; "
+            f"give the Hugging Face folder of the model, or lists of token ids."
+        )
+    tokenizer = _byte_pairs(file) if kind == "gpt2" else _pieces(file)
+    added = [AddedToken(t, special=True, normalized=False) for t in _of_type(file, _CONTROL)]
+    tokenizer.add_special_tokens(added)
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in _of_type(file, _USER_DEFINED)])
+    return tokenizer
+
+
+def _of_type(file: GgufFile, wanted: int) -> dict[str, int]:
+    """Return the tokens of a type, and their ids."""
+    tokens = require_setting(file, "tokenizer.ggml.tokens")
+    types = file.settings.get("tokenizer.ggml.token_type", [])
+    return {tokens[place]: place for place, kind in enumerate(types) if kind == wanted}
+
+
+def _byte_pairs(file: GgufFile) -> "Tokenizer":
+    """Build GPT-2's kind: words of bytes."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    split = _split(file)
+    merges = [tuple(merge.split(" ")) for merge in require_setting(file, "tokenizer.ggml.merges")]
+    options = {"ignore_merges": True} if split in _WHOLE_WORDS else {}
+    tokenizer = Tokenizer(models.BPE(vocab=_vocabulary(file), merges=merges, **options))
+    first = {
+        _GPT2: [],
+        _DIGITS: [pre_tokenizers.Digits(individual_digits=True)],
+    }.get(split, [pre_tokenizers.Split(Regex(split), "isolated")])
+    is_plain = split in (_GPT2, _DIGITS)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=is_plain)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*first, words])
+    if split == _QWEN2:
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _split(file: GgufFile) -> str:
+    name = file.settings.get("tokenizer.ggml.pre", "default")
+    if name not in _SPLITS:
+        raise DataError(
+            f"'{file.path}' splits text as '{name}' (tokenizer.ggml.pre), but of these it is known "
+            f"how: {', '.join(_SPLITS)}; give the Hugging Face folder of the model, or lists of "
+            f"token ids."
+        )
+    return _SPLITS[name]
+
+
+def _vocabulary(file: GgufFile) -> dict[str, int]:
+    tokens = require_setting(file, "tokenizer.ggml.tokens")
+    return {token: place for place, token in enumerate(tokens)}
+
+
+def _pieces(file: GgufFile) -> "Tokenizer":
+    """Build SentencePiece's kind: its merges follow from the vocabulary and the scores."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    vocabulary = _vocabulary(file)
+    is_gemma = file.settings["general.architecture"].startswith("gemma")
+    # Gemma's scores do not follow the order of its merges, but its ids do.
+    listed = [] if is_gemma else require_setting(file, "tokenizer.ggml.scores")
+    scores = {t: -place if is_gemma else listed[place] for t, place in vocabulary.items()}
+    merges = generate_merges(vocabulary, scores)
+    unknown = _named(file).get("unk_token")
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=vocabulary, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True
+        )
+    )
+    begins = bool(file.settings.get("tokenizer.ggml.add_space_prefix", not is_gemma))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+        _SPACE, prepend_scheme="first" if begins else "never", split=False
+    )
+    strip = [decoders.Strip(" ", 1, 0)] if begins else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    return tokenizer
+
+
+def _begins_texts(file: GgufFile) -> bool:
+    """Say whether texts begin with the token that is there for it."""
+    stated = file.settings.get("tokenizer.ggml.add_bos_token")
+    if stated is not None:
+        return bool(stated)
+    return file.settings["tokenizer.ggml.model"] == "llama" or _split(file) in _WHOLE_WORDS
+
+
+def _add_first(tokenizer: "Tokenizer", file: GgufFile) -> None:
+    from tokenizers import processors
+
+    first = _named(file)["bos_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first}:0 $A:0",
+        pair=f"{first}:0 $A:0 {first}:1 $B:1",
+        special_tokens=[(first, _id(file, "bos"))],
+    )
