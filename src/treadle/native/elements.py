@@ -73,7 +73,7 @@ def count_low_bits(source: Floats, high: int, bins: npt.NDArray[np.int64]) -> No
     return None
 
 
-def gram(vectors: Sequence[Floats], products: npt.NDArray[np.float64]) -> None:
+def gram(vectors: Sequence[Floats] | Floats, products: npt.NDArray[np.float64]) -> None:
     """Add the scalar products of all pairs of vectors to the lower half of `products`.
 
     Args:
@@ -125,7 +125,7 @@ def uniform(key: int, first: int, target: Floats) -> None:
     return None
 
 
-def weighted_sum(vectors: Sequence[Floats], weights: Floats, target: Floats) -> None:
+def weighted_sum(vectors: Sequence[Floats] | Floats, weights: Floats, target: Floats) -> None:
     """Write the sum of weighted vectors, added up in their order in float32.
 
     Args:
@@ -141,7 +141,7 @@ def weighted_sum(vectors: Sequence[Floats], weights: Floats, target: Floats) -> 
     return None
 
 
-def _all_of(vectors: Sequence[Floats]) -> "ctypes.Array[ctypes.c_void_p]":
+def _all_of(vectors: Sequence[Floats] | Floats) -> "ctypes.Array[ctypes.c_void_p]":
     return (ctypes.c_void_p * len(vectors))(*map(_of, vectors))
 
 

@@ -1,7 +1,7 @@
 /* One step of a Llama-shaped decoder in one call: rows of several requests in, logits out. */
 
 #include "step_attention.h"
-#include "step_matrix.h"
+#include "step_lora.h"
 #include "step_team.h"
 
 enum { SILU = 0, GELU = 1 };
@@ -31,6 +31,9 @@ typedef struct {
     const float *cosines[2], *sines[2]; /* [rows, dim / 2] */
     int32_t num_rows, num_segments, num_wanted, wants_hidden;
     float *out; /* [wanted, vocab], or [wanted, hidden] */
+    const LowRank *const *adapters; /* of each adapter: [layers, NUM_TARGETS] */
+    const Run *runs;                /* the rows that have one */
+    int32_t num_runs, max_rank;
 } Rows;
 
 typedef struct {
@@ -40,6 +43,7 @@ typedef struct {
     Activations mixed; /* [rows, heads * dim] */
     float *gate;
     Activations inner; /* [rows, inner] */
+    float *low[NUM_TARGETS]; /* [rows, max_rank] */
     float *room[MAX_TEAM];
     char *memory;
     size_t num_bytes;
@@ -86,6 +90,34 @@ static void embed(Step *s, int id) {
         expand_row(&m->embedding, s->rows->tokens[r], x);
         if (m->embedding_scale != 1.0f)
             for (int i = 0; i < m->hidden; i++) x[i] *= m->embedding_scale;
+    }
+}
+
+static const LowRank *change_of(const Step *s, const Run *run, int layer, int target) {
+    return &s->rows->adapters[run->adapter][layer * NUM_TARGETS + target];
+}
+
+/* Narrows the common input of `count` targets for the rows that have adapters; then `widen` may follow. */
+static void narrow(Step *s, int id, int layer, int target, int count, const Activations *x, int cols) {
+    const Rows *rows = s->rows;
+    if (!rows->num_runs) return;
+    for (int task = id; task < rows->num_runs * count; task += s->team.count) {
+        const Run *run = &rows->runs[task / count];
+        int on = target + task % count;
+        const LowRank *change = change_of(s, run, layer, on);
+        if (change->rank) narrow_run(change, run, x, cols, s->work.low[on] + (int64_t)run->first * rows->max_rank);
+    }
+    meet(&s->team);
+}
+
+/* Adds the adapters' part to the columns [begin, end) of a target's product. */
+static void widen(Step *s, int layer, int target, int begin, int end, float *out, int64_t stride) {
+    const Rows *rows = s->rows;
+    for (int r = 0; r < rows->num_runs; r++) {
+        const Run *run = &rows->runs[r];
+        const LowRank *change = change_of(s, run, layer, target);
+        if (change->rank)
+            widen_run(change, run, s->work.low[target] + (int64_t)run->first * rows->max_rank, begin, end, out, stride);
     }
 }
 
@@ -162,10 +194,14 @@ static void attend_all(Step *s, int id, int layer) {
 }
 
 /* x += m . in, or x += norm(m . in) where the architecture normalises a branch's end. */
-static void leave_branch(Step *s, int id, const Matrix *m, const Activations *in, const float *after) {
+static void leave_branch(
+    Step *s, int id, int layer, int target, const Matrix *m, const Activations *in, const float *after) {
     int begin, end, hidden = s->model->hidden, num_rows = s->rows->num_rows;
     share(hidden, LANES, id, s->team.count, &begin, &end);
-    multiply(m, in, num_rows, begin, end, after ? s->work.normed.values : s->work.x, hidden, !after);
+    float *out = after ? s->work.normed.values : s->work.x;
+    narrow(s, id, layer, target, 1, in, m->cols);
+    multiply(m, in, num_rows, begin, end, out, hidden, !after);
+    widen(s, layer, target, begin, end, out, hidden);
     meet(&s->team);
     if (!after) return;
     for (int r = id; r < num_rows; r += s->team.count) {
@@ -197,11 +233,15 @@ static void activate_silu(const float *gate, float *up, int count) {
     }
 }
 
-static void mlp(Step *s, int id, const Layer *l) {
+static void mlp(Step *s, int id, int layer) {
+    const Layer *l = &s->model->layers[layer];
     int begin, end, inner = l->gate.rows, num_rows = s->rows->num_rows;
     share(inner, BLOCK, id, s->team.count, &begin, &end);
+    narrow(s, id, layer, ON_GATE, 2, &s->work.normed, l->gate.cols);
     multiply(&l->gate, &s->work.normed, num_rows, begin, end, s->work.gate, inner, 0);
     multiply(&l->up, &s->work.normed, num_rows, begin, end, s->work.inner.values, inner, 0);
+    widen(s, layer, ON_GATE, begin, end, s->work.gate, inner);
+    widen(s, layer, ON_UP, begin, end, s->work.inner.values, inner);
     for (int r = 0; r < num_rows && begin < end; r++) {
         const float *gate = s->work.gate + (int64_t)r * inner + begin;
         float *up = s->work.inner.values + (int64_t)r * inner + begin;
@@ -211,10 +251,11 @@ static void mlp(Step *s, int id, const Layer *l) {
     }
 }
 
-static void project(Step *s, int id, const Matrix *m, float *target) {
+static void project(Step *s, int id, int layer, int target, const Matrix *m, float *out) {
     int begin, end;
     share(m->rows, LANES, id, s->team.count, &begin, &end);
-    multiply(m, &s->work.normed, s->rows->num_rows, begin, end, target, m->rows, 0);
+    multiply(m, &s->work.normed, s->rows->num_rows, begin, end, out, m->rows, 0);
+    widen(s, layer, target, begin, end, out, m->rows);
 }
 
 static void finish(Step *s, int id) {
@@ -246,20 +287,21 @@ static void walk(Team *team, int id) {
         const Layer *l = &s->model->layers[layer];
         enter_branch(s, id, l->attention_norm, &l->q);
         meet(team);
-        project(s, id, &l->q, s->work.q);
-        project(s, id, &l->k, s->work.k);
-        project(s, id, &l->v, s->work.v);
+        narrow(s, id, layer, ON_Q, 3, &s->work.normed, l->q.cols);
+        project(s, id, layer, ON_Q, &l->q, s->work.q);
+        project(s, id, layer, ON_K, &l->k, s->work.k);
+        project(s, id, layer, ON_V, &l->v, s->work.v);
         meet(team);
         place(s, id, layer);
         meet(team);
         attend_all(s, id, layer);
         meet(team);
-        leave_branch(s, id, &l->o, &s->work.mixed, l->attention_after);
+        leave_branch(s, id, layer, ON_O, &l->o, &s->work.mixed, l->attention_after);
         enter_branch(s, id, l->mlp_norm, &l->gate);
         meet(team);
-        mlp(s, id, l);
+        mlp(s, id, layer);
         meet(team);
-        leave_branch(s, id, &l->down, &s->work.inner, l->mlp_after);
+        leave_branch(s, id, layer, ON_DOWN, &l->down, &s->work.inner, l->mlp_after);
     }
     finish(s, id);
 }
@@ -303,6 +345,8 @@ static char *lay_out(Step *s, char *memory) {
     w->mixed = cut_activations(&rest, n, q);
     w->gate = (float *)cut(&rest, 4 * n * inner);
     w->inner = cut_activations(&rest, n, inner);
+    for (int target = 0; target < NUM_TARGETS && rows->num_runs; target++)
+        w->low[target] = (float *)cut(&rest, 4 * n * rows->max_rank);
     for (int id = 0; id < s->team.count; id++)
         w->room[id] = (float *)cut(&rest, 4 * (m->page_size * dim + TILE_ROWS * group * (dim + context)));
     return rest;

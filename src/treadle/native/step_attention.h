@@ -112,6 +112,48 @@ static void soften(float *scores, int count, float largest) {
     for (int i = 0; i < count; i++) scores[i] *= inverse;
 }
 
+/* Multiplies `count` scores and returns the largest. */
+static float scale_all(float *scores, int count, float scale) {
+    floats most = spread(-INFINITY);
+    float largest = -INFINITY;
+    int c = 0;
+    for (; c + LANES <= count; c += LANES) {
+        floats v = load(scores + c) * scale;
+        store(scores + c, v);
+        most = choose(v > most, v, most);
+    }
+    for (int lane = 0; lane < LANES; lane++) largest = most[lane] > largest ? most[lane] : largest;
+    for (; c < count; c++) {
+        scores[c] *= scale;
+        largest = scores[c] > largest ? scores[c] : largest;
+    }
+    return largest;
+}
+
+/* out[i] += the sum over j of weights[i * stride + j] v[j], slot after slot. */
+INLINE void mix(const float *weights, int64_t stride, const float *v, int count, int dim, int Q, float *const out[4]) {
+    enum { WIDE = 2 };
+    int c = 0;
+    for (; c + WIDE * LANES <= dim; c += WIDE * LANES) {
+        floats total[4][WIDE];
+        for (int i = 0; i < Q; i++)
+            for (int w = 0; w < WIDE; w++) total[i][w] = load(out[i] + c + w * LANES);
+        for (int j = 0; j < count; j++) {
+            floats value[WIDE];
+            for (int w = 0; w < WIDE; w++) value[w] = load(v + (int64_t)j * dim + c + w * LANES);
+            for (int i = 0; i < Q; i++) {
+                floats weight = spread(weights[i * stride + j]);
+                for (int w = 0; w < WIDE; w++) total[i][w] = fused(weight, value[w], total[i][w]);
+            }
+        }
+        for (int i = 0; i < Q; i++)
+            for (int w = 0; w < WIDE; w++) store(out[i] + c + w * LANES, total[i][w]);
+    }
+    for (; c < dim; c++)
+        for (int i = 0; i < Q; i++)
+            for (int j = 0; j < count; j++) out[i][c] = fmaf(weights[i * stride + j], v[(int64_t)j * dim + c], out[i][c]);
+}
+
 INLINE int is_hidden(const View *view, const Heads *h, const Cache *cache, int segment, int row, int slot, int64_t place) {
     if (view->ancestors) {
         int tail = slot - view->prefix_lengths[segment];
@@ -146,34 +188,35 @@ static void attend(
     }
     for (int i = 0; i < count; i++) {
         int r = i / group;
-        float *s = scores + (int64_t)i * context, largest = -INFINITY;
-        for (int slot = 0; slot < limits[r]; slot++) {
-            int64_t place = ((int64_t)pages[slot / size] * h->kv_heads + kv_head) * size + slot % size;
-            s[slot] *= h->scale;
-            if (h->softcap > 0) s[slot] = h->softcap * tanhf(s[slot] / h->softcap);
-            if ((view->ancestors || h->window) && is_hidden(view, h, cache, segment, first + r, slot, place))
-                s[slot] = -INFINITY;
-            largest = s[slot] > largest ? s[slot] : largest;
-        }
+        float *s = scores + (int64_t)i * context, largest;
+        if (view->ancestors || h->window || h->softcap > 0) {
+            largest = -INFINITY;
+            for (int slot = 0; slot < limits[r]; slot++) {
+                int64_t place = ((int64_t)pages[slot / size] * h->kv_heads + kv_head) * size + slot % size;
+                s[slot] *= h->scale;
+                if (h->softcap > 0) s[slot] = h->softcap * tanhf(s[slot] / h->softcap);
+                if (is_hidden(view, h, cache, segment, first + r, slot, place)) s[slot] = -INFINITY;
+                largest = s[slot] > largest ? s[slot] : largest;
+            }
+        } else
+            largest = scale_all(s, limits[r], h->scale);
         soften(s, limits[r], largest);
+        memset(s + limits[r], 0, 4 * (size_t)(most - limits[r])); /* later slots count nothing */
         memset(target + ((int64_t)(first + r) * h->heads + kv_head * group + i % group) * dim, 0, 4 * (size_t)dim);
     }
     for (int slot = 0; slot < most; slot += size) {
         int64_t at = ((int64_t)pages[slot / size] * h->kv_heads + kv_head) * size;
         int n = most - slot < size ? most - slot : size;
         const float *v = fetch(cache->values, cache->value_scales, at, n, dim, view->dtype, block);
-        for (int i = 0; i < count; i++) {
-            int r = i / group, stop = limits[r] - slot < n ? limits[r] - slot : n;
-            float *out = target + ((int64_t)(first + r) * h->heads + kv_head * group + i % group) * dim;
+        for (int i = 0; i < count;) {
+            int Q = count - i < 4 ? 1 : 4;
+            float *out[4];
+            for (int a = 0; a < Q; a++)
+                out[a] = target + ((int64_t)(first + (i + a) / group) * h->heads + kv_head * group + (i + a) % group) * dim;
             const float *p = scores + (int64_t)i * context + slot;
-            int c = 0;
-            for (; c + LANES <= dim; c += LANES) {
-                floats total = load(out + c);
-                for (int j = 0; j < stop; j++) total = fused(spread(p[j]), load(v + j * dim + c), total);
-                store(out + c, total);
-            }
-            for (; c < dim; c++)
-                for (int j = 0; j < stop; j++) out[c] = fmaf(p[j], v[j * dim + c], out[c]);
+            if (Q == 4) mix(p, context, v, n, dim, 4, out);
+            else mix(p, context, v, n, dim, 1, out);
+            i += Q;
         }
     }
 }

@@ -1,9 +1,9 @@
 /* Matrices [rows, cols] times activations: float32, float16, 8-bit and 4-bit weights.
  *
- * Quantised weights stand in blocks of 32 columns with a half-precision scale (and minimum) each; activations are
- * rounded to 8 bits by the same blocks. LANES rows are interleaved, four columns of each at a time, so that one vector
- * instruction multiplies four columns of LANES rows. A tile of weight rows meets a tile of activations; whatever the
- * tile, the products of one pair are added in the same order. */
+ * LANES rows are interleaved: floats one column of each at a time, codes four, so that one vector instruction multiplies
+ * one or four columns of LANES rows. Quantised weights stand in blocks of 32 columns with a half-precision scale (and
+ * minimum) each; activations are rounded to 8 bits by the same blocks. A tile of weight rows meets a tile of activations;
+ * whatever the tile, the products of one pair are added in the same order. */
 
 #pragma once
 
@@ -11,6 +11,10 @@
 
 enum { F32 = 0, F16 = 1, Q8 = 2, Q4 = 3 };
 enum { BLOCK = 32, STEPS = BLOCK / 4 };
+/* Activations of a tile: what the machine has registers for. */
+enum { MOST_ACTIVATIONS = LANES == 16 ? 8 : 4 };
+/* Rows that stay in the cache while all activations pass. */
+enum { GROUP = 64 };
 
 /* Eight-bit codes are stored with this offset, where the machine multiplies unsigned by signed bytes exactly. */
 #if (defined(__AVX512VNNI__) && defined(__AVX512F__)) || (defined(__AVXVNNI__) && !defined(__AVX512F__))
@@ -21,8 +25,9 @@ enum { HAS_DOTS = 0, OFFSET = 0 };
 
 typedef struct {
     int32_t type, rows, cols, unused;
-    const void *data;       /* float or half [rows, cols]; or [rows / LANES, blocks, STEPS (4 bits: STEPS / 2), LANES, 4],
-                             * where a byte of 4-bit codes holds a column of step s and that of step s + STEPS / 2 */
+    const void *data;       /* float or half [rows / LANES, cols, LANES]; or codes [rows / LANES, blocks, STEPS (4 bits:
+                             * STEPS / 2), LANES, 4], where a byte of 4-bit codes holds a column of step s and that of
+                             * step s + STEPS / 2 */
     const uint16_t *scales; /* [rows / LANES, blocks, LANES] */
     const uint16_t *minima; /* the same, of 4-bit weights: weight = scale * code + minimum */
     const float *bias;      /* [rows], or null */
@@ -48,29 +53,31 @@ static void quantise(
     }
 }
 
-INLINE void tile_float(const Matrix *m, int row, const float *x, int64_t stride, int R, int A, float out[4][4]) {
-    floats total[4][4] = {0};
-    int cols = m->cols, c = 0;
-    const float *w32 = (const float *)m->data + (int64_t)row * cols;
-    const uint16_t *w16 = (const uint16_t *)m->data + (int64_t)row * cols;
-    for (; c + LANES <= cols; c += LANES) {
-        floats w[4];
-        for (int r = 0; r < R; r++)
-            w[r] = m->type == F32 ? load(w32 + (int64_t)r * cols + c) : load_half(w16 + (int64_t)r * cols + c);
-        for (int a = 0; a < A; a++) {
-            floats v = load(x + a * stride + c);
-            for (int r = 0; r < R; r++) total[r][a] = fused(w[r], v, total[r][a]);
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int a = 0; a < A; a++) {
-            float rest = 0;
-            for (int i = c; i < cols; i++) {
-                int64_t at = (int64_t)r * cols + i;
-                rest = fmaf(m->type == F32 ? w32[at] : half_of(w16[at]), x[a * stride + i], rest);
+/* out[g][a] = the dot products of LANES rows, from `row` + g * LANES on, with activation a. Columns are added up in runs,
+ * and the runs' sums in turn, which keeps the sums of many columns exact enough. */
+INLINE void tile_floats(
+    const Matrix *m, int row, const float *x, int64_t stride, int type, int G, int A, floats out[4][MOST_ACTIVATIONS]) {
+    enum { COLUMNS = 256 };
+    int64_t cols = m->cols, at = (int64_t)row * cols;
+    for (int g = 0; g < G; g++)
+        for (int a = 0; a < A; a++) out[g][a] = (floats){0};
+    for (int64_t first = 0; first < cols; first += COLUMNS) {
+        int64_t stop = first + COLUMNS < cols ? first + COLUMNS : cols;
+        floats total[4][MOST_ACTIVATIONS] = {0};
+        for (int64_t c = first; c < stop; c++) {
+            floats w[4];
+            for (int g = 0; g < G; g++) {
+                int64_t from = at + (g * cols + c) * LANES;
+                w[g] = type == F32 ? load((const float *)m->data + from) : load_half((const uint16_t *)m->data + from);
             }
-            out[r][a] = sum(total[r][a]) + rest;
+            for (int a = 0; a < A; a++) {
+                floats v = spread(x[a * stride + c]);
+                for (int g = 0; g < G; g++) total[g][a] = fused(w[g], v, total[g][a]);
+            }
         }
+        for (int g = 0; g < G; g++)
+            for (int a = 0; a < A; a++) out[g][a] += total[g][a];
+    }
 }
 
 /* total[lane] += the dot product of four bytes of w and the four bytes of x. Codes of 8 bits are stored with OFFSET;
@@ -113,13 +120,13 @@ INLINE ints load_ints(const void *source) {
 }
 
 /* out[a] = the dot products of the LANES rows from `row` on (a multiple of LANES) with activation first + a. */
-INLINE void tile_codes(const Matrix *m, int row, const Activations *x, int first, int type, int A, floats out[4]) {
+INLINE void tile_codes(const Matrix *m, int row, const Activations *x, int first, int type, int A, floats *out) {
     int64_t blocks = m->cols / BLOCK, steps = type == Q4 ? STEPS / 2 : STEPS;
     const char *w = (const char *)m->data + row * blocks * steps * 4;
     const uint16_t *scales = m->scales + row * blocks, *minima = m->minima + row * blocks;
-    floats total[4] = {0}, low = {0}, lows[4] = {0};
+    floats total[MOST_ACTIVATIONS] = {0}, low = {0}, lows[MOST_ACTIVATIONS] = {0};
     for (int64_t b = 0; b < blocks; b++) {
-        ints sums[4];
+        ints sums[MOST_ACTIVATIONS];
         for (int a = 0; a < A; a++)
             sums[a] = type == Q8 ? (ints){0} + x->totals[(first + a) * blocks + b] : (ints){0};
         for (int step = 0; step < steps; step++, w += sizeof(ints)) {
@@ -148,70 +155,81 @@ INLINE void tile_codes(const Matrix *m, int row, const Activations *x, int first
     for (int a = 0; a < A; a++) out[a] = type == Q4 ? total[a] + lows[a] : total[a];
 }
 
-INLINE void put_codes(const Matrix *m, int row, int first, int A, floats out[4], float *target, int64_t stride, int add) {
-    int count = m->rows - row < LANES ? m->rows - row : LANES;
-    for (int a = 0; a < A; a++)
-        for (int r = 0; r < count; r++) {
-            float value = out[a][r] + (m->bias ? m->bias[row + r] : 0.0f);
-            float *at = target + (first + a) * stride + row + r;
-            *at = add ? *at + value : value;
-        }
+/* target (+)= out, for the LANES rows of m from `row` on and one activation. */
+INLINE void put(const Matrix *m, int row, floats out, float *target, int add) {
+    if (m->rows - row >= LANES) {
+        if (m->bias) out += load(m->bias + row);
+        store(target + row, add ? load(target + row) + out : out);
+        return;
+    }
+    for (int r = 0; r < m->rows - row; r++) {
+        float value = out[r] + (m->bias ? m->bias[row + r] : 0.0f);
+        target[row + r] = add ? target[row + r] + value : value;
+    }
+}
+
+INLINE void block_codes(const Matrix *m, const Activations *x, int first, int row, int stop, int type, int A, float *target,
+                        int64_t stride, int add) {
+    floats out[MOST_ACTIVATIONS];
+    for (; row < stop; row += LANES) {
+        tile_codes(m, row, x, first, type, A, out);
+        for (int a = 0; a < A; a++) put(m, row, out[a], target + (first + a) * stride, add);
+    }
 }
 
 INLINE void multiply_codes(const Matrix *m, const Activations *x, int count, int begin, int end, int type, float *target,
                            int64_t stride, int add) {
-    enum { GROUP = 64 };
-    floats out[4];
     for (int group = begin; group < end; group += GROUP) {
         int stop = group + GROUP < end ? group + GROUP : end, first = 0;
-        for (; first + 4 <= count; first += 4)
-            for (int row = group; row < stop; row += LANES) {
-                tile_codes(m, row, x, first, type, 4, out);
-                put_codes(m, row, first, 4, out, target, stride, add);
-            }
-        for (; first < count; first++)
-            for (int row = group; row < stop; row += LANES) {
-                tile_codes(m, row, x, first, type, 1, out);
-                put_codes(m, row, first, 1, out, target, stride, add);
-            }
+        for (; first + MOST_ACTIVATIONS <= count; first += MOST_ACTIVATIONS)
+            block_codes(m, x, first, group, stop, type, MOST_ACTIVATIONS, target, stride, add);
+        for (; first + 2 <= count; first += 2) block_codes(m, x, first, group, stop, type, 2, target, stride, add);
+        if (first < count) block_codes(m, x, first, group, stop, type, 1, target, stride, add);
     }
 }
 
-INLINE void put(const Matrix *m, int row, int first, int R, int A, float out[4][4], float *target, int64_t stride, int add) {
-    for (int a = 0; a < A; a++)
-        for (int r = 0; r < R; r++) {
-            float value = out[r][a] + (m->bias ? m->bias[row + r] : 0.0f);
-            float *at = target + (first + a) * stride + row + r;
-            *at = add ? *at + value : value;
+INLINE void block_floats(const Matrix *m, const float *x, int first, int row, int stop, int type, int A, float *target,
+                         int64_t stride, int add) {
+    floats out[4][MOST_ACTIVATIONS];
+    x += (int64_t)first * m->cols;
+    target += first * stride;
+    enum { FEW = 2, MANY = 4 };
+    if (A == 1)
+        for (; row + MANY * LANES <= stop; row += MANY * LANES) {
+            tile_floats(m, row, x, m->cols, type, MANY, 1, out);
+            for (int g = 0; g < MANY; g++) put(m, row + g * LANES, out[g][0], target, add);
         }
+    for (; row + FEW * LANES <= stop; row += FEW * LANES) {
+        tile_floats(m, row, x, m->cols, type, FEW, A, out);
+        for (int g = 0; g < FEW; g++)
+            for (int a = 0; a < A; a++) put(m, row + g * LANES, out[g][a], target + a * stride, add);
+    }
+    for (; row < stop; row += LANES) {
+        tile_floats(m, row, x, m->cols, type, 1, A, out);
+        for (int a = 0; a < A; a++) put(m, row, out[0][a], target + a * stride, add);
+    }
+}
+
+INLINE void multiply_floats(const Matrix *m, const float *x, int count, int begin, int end, int type, float *target,
+                            int64_t stride, int add) {
+    for (int group = begin; group < end; group += GROUP) {
+        int stop = group + GROUP < end ? group + GROUP : end, first = 0;
+        for (; first + MOST_ACTIVATIONS <= count; first += MOST_ACTIVATIONS)
+            block_floats(m, x, first, group, stop, type, MOST_ACTIVATIONS, target, stride, add);
+        for (; first + 2 <= count; first += 2) block_floats(m, x, first, group, stop, type, 2, target, stride, add);
+        if (first < count) block_floats(m, x, first, group, stop, type, 1, target, stride, add);
+    }
 }
 
 /* target[i, r] (+)= m[r] . x[i] for the rows [begin, end) of m and all `count` activations; `begin` is a multiple of
- * LANES. Rows go in groups that stay in the cache while all activations pass. */
+ * LANES. */
 static void multiply(
     const Matrix *m, const Activations *x, int count, int begin, int end, float *target, int64_t stride, int add) {
-    enum { GROUP = 64 };
-    float out[4][4];
-    if (m->type == Q8) return multiply_codes(m, x, count, begin, end, Q8, target, stride, add);
-    if (m->type == Q4) return multiply_codes(m, x, count, begin, end, Q4, target, stride, add);
-    for (int group = begin; group < end; group += GROUP) {
-        int stop = group + GROUP < end ? group + GROUP : end, whole = group + (stop - group) / 4 * 4;
-        int first = 0;
-        for (; first + 4 <= count; first += 4)
-            for (int row = group; row < whole; row += 4) {
-                tile_float(m, row, x->values + (int64_t)first * m->cols, m->cols, 4, 4, out);
-                put(m, row, first, 4, 4, out, target, stride, add);
-            }
-        for (; first < count; first++)
-            for (int row = group; row < whole; row += 4) {
-                tile_float(m, row, x->values + (int64_t)first * m->cols, m->cols, 4, 1, out);
-                put(m, row, first, 4, 1, out, target, stride, add);
-            }
-        for (int row = whole; row < stop; row++)
-            for (first = 0; first < count; first++) {
-                tile_float(m, row, x->values + (int64_t)first * m->cols, m->cols, 1, 1, out);
-                put(m, row, first, 1, 1, out, target, stride, add);
-            }
+    switch (m->type) {
+    case F32: return multiply_floats(m, x->values, count, begin, end, F32, target, stride, add);
+    case F16: return multiply_floats(m, x->values, count, begin, end, F16, target, stride, add);
+    case Q8: return multiply_codes(m, x, count, begin, end, Q8, target, stride, add);
+    default: return multiply_codes(m, x, count, begin, end, Q4, target, stride, add);
     }
 }
 
@@ -219,7 +237,7 @@ static void multiply(
 static void expand_row(const Matrix *m, int row, float *target) {
     int64_t blocks = m->cols / BLOCK, group = row / LANES, lane = row % LANES, steps = m->type == Q4 ? STEPS / 2 : STEPS;
     for (int64_t c = 0; c < m->cols; c++) {
-        int64_t at = row * (int64_t)m->cols + c, block = (group * blocks + c / BLOCK), i = c % BLOCK;
+        int64_t at = (group * m->cols + c) * LANES + lane, block = (group * blocks + c / BLOCK), i = c % BLOCK;
         if (m->type == F32) target[c] = ((const float *)m->data)[at];
         else if (m->type == F16) target[c] = half_of(((const uint16_t *)m->data)[at]);
         else {

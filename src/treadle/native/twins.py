@@ -27,6 +27,8 @@ __all__ = [
     "weighted_sum",
 ]
 
+_Vectors = Sequence[npt.NDArray[np.float32]] | npt.NDArray[np.float32]
+
 
 def obs_block(
     weight: npt.NDArray[np.float32],
@@ -108,7 +110,7 @@ def uniform(key: int, first: int, target: npt.NDArray[np.float32]) -> None:
     target[:] = ((bits ^ (bits >> np.uint64(31))) >> np.uint64(40)).astype(np.float32) * 2.0**-24
 
 
-def gram(vectors: Sequence[npt.NDArray[np.float32]], products: npt.NDArray[np.float64]) -> None:
+def gram(vectors: _Vectors, products: npt.NDArray[np.float64]) -> None:
     """Add the scalar products of all pairs, added up in 16 lanes of float64, to the lower half."""
     for n, left in enumerate(vectors):
         for m, right in enumerate(vectors[: n + 1]):
@@ -137,7 +139,7 @@ def read_bf16(descriptor: int, offset: int, target: npt.NDArray[np.float32]) -> 
 
 
 def weighted_sum(
-    vectors: Sequence[npt.NDArray[np.float32]],
+    vectors: _Vectors,
     weights: npt.NDArray[np.float32],
     target: npt.NDArray[np.float32],
 ) -> None:

@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from treadle.runtime.request import SamplingParams
+from treadle.runtime.structured import StructuredOutputs
 
 if TYPE_CHECKING:
     from treadle.runtime.llm import LLM
 
-__all__ = ["LLM", "SamplingParams"]
+__all__ = ["LLM", "SamplingParams", "StructuredOutputs"]
 
 
 def __getattr__(name: str) -> Any:  # Any: a module's attribute

@@ -60,7 +60,8 @@ class Batch:
     def _groups(self) -> tuple[dict[str, Request], ...]:
         return (self.waiting, self.running, self.paused)
 
-    def _all(self) -> list[Request]:
+    def requests(self) -> list[Request]:
+        """Return all unfinished requests."""
         return [request for group in self._groups() for request in group.values()]
 
     @property
@@ -92,7 +93,7 @@ class Batch:
         """
         self.accept(request, max_length)
         request.arrival = self._clock()
-        self.policy.arrived(request, {other.client for other in self._all()})
+        self.policy.arrived(request, {other.client for other in self.requests()})
         self.waiting[request.id] = request
 
     def accept(self, request: Request, max_length: int) -> None:
@@ -300,7 +301,7 @@ class Batch:
                 f"{self.pool.num_pages}; raise cache_bytes or shorten the text."
             )
         while self.pool.num_free + self.tree.evict(count - self.pool.num_free) < count:
-            holders = [other for other in self._all() if other.pages]
+            holders = [other for other in self.requests() if other.pages]
             self._preempt(max(holders, key=_rank))
         return self.pool.allocate(count)
 
@@ -325,7 +326,7 @@ class Batch:
 
     def _expire(self) -> None:
         now = self._clock()
-        for request in self._all():
+        for request in self.requests():
             if request.deadline is not None and now >= request.deadline:
                 self.finish(request, "deadline")
                 self.expired.append(request)

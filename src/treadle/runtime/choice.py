@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.model.source import open_model
 from treadle.native import SlowPathWarning
 from treadle.runtime.executor import Executor, Floats, StepRows
+from treadle.runtime.held import HeldWeights
 from treadle.runtime.llama_step import LlamaStep
-from treadle.runtime.packed import WeightForm, require_form
+from treadle.runtime.packed import AUTO, require_form
 from treadle.runtime.pages import KeyValues
 
 __all__ = ["Agreement", "agreement", "choose_executor"]
@@ -21,8 +22,11 @@ _PAGE_SIZE = 16
 _MOST_APART = {"fp32": 1e-3, "fp16": 0.1}
 """Largest difference of a logit that counts as agreement."""
 _MOST_NOISE = {"q8": 0.5, "q4_0": 1.0, "q4_1": 1.0}
-"""Of rounded weights: the noise in the logits, as a fraction of their spread. Random tokens are
-harder than text (q8 gave 0.15 on a pruned SmolLM2), and a wrong formula gives about 1.4."""
+"""Of weights rounded here: the noise in the logits, as a fraction of their spread. Random tokens
+are harder than text (q8 gave 0.15 on a pruned SmolLM2), and a wrong formula gives about 1.4."""
+_MOST_NOISE_AS_STORED = 0.3
+"""Of codes as they are stored: the model beside it has the same weights, so that activations of 8
+bits are all the noise (0.095 on SmolLM2 in Q4_1, 0.02 on tiny models)."""
 
 
 class Agreement(NamedTuple):
@@ -33,16 +37,18 @@ class Agreement(NamedTuple):
     noise_fraction: float
     """Root mean square of the differences over the logits' standard deviation."""
 
-    def holds(self, form: WeightForm) -> bool:
+    def holds(self, weights: HeldWeights) -> bool:
         """Say whether the difference is what the form of the weights explains."""
-        if form in _MOST_APART:
-            return self.largest < _MOST_APART[form]
-        return self.noise_fraction < _MOST_NOISE[form]
+        if weights.is_rounded:
+            return self.noise_fraction < max(_MOST_NOISE.get(f, 0.0) for f in weights.forms)
+        if weights.forms <= _MOST_APART.keys():
+            return self.largest < max(_MOST_APART[form] for form in weights.forms)
+        return self.noise_fraction < _MOST_NOISE_AS_STORED
 
 
 def choose_executor(
     folder: Path,
-    weights: str = "fp32",
+    weights: str = AUTO,
     num_threads: int | None = None,
     trust_remote_code: bool = False,
 ) -> Executor:
@@ -51,8 +57,8 @@ def choose_executor(
     Otherwise return the generic executor, with a warning that names the reason.
 
     Args:
-        folder: A model folder.
-        weights: fp32, fp16, q8, q4_0 or q4_1.
+        folder: A model folder, or a GGUF file.
+        weights: auto, fp32, fp16, q8, q4_0 or q4_1.
         num_threads: Of the native step; None for the physical cores.
         trust_remote_code: Whether code from the checkpoint may run.
 
@@ -68,7 +74,7 @@ def choose_executor(
         reason = str(error)
     else:
         found = agreement(folder, native)
-        if found.holds(form):
+        if found.holds(native.weights):
             return native
         native.close()
         reason = (
@@ -76,12 +82,14 @@ def choose_executor(
             f"{found.largest:.2g}, noise {found.noise_fraction:.2g} of the spread); please report "
             f"this model."
         )
-    if form != "fp32":
+    if form not in (AUTO, "fp32"):
         raise SettingsError(
-            f"{reason} The generic executor has no weights in {form}; leave weights at fp32."
+            f"{reason} The generic executor has no weights in {form}; leave weights at auto."
         )
+    # First, so that a model that nothing can run is refused without a word of another way.
+    generic = GenericExecutor.from_folder(folder, "cpu", trust_remote_code)
     warnings.warn(f"{reason} Running through transformers: slower.", SlowPathWarning, stacklevel=2)
-    return GenericExecutor.from_folder(folder, "cpu", trust_remote_code)
+    return generic
 
 
 def agreement(folder: Path, native: LlamaStep) -> Agreement:
@@ -111,7 +119,7 @@ def _expected(folder: Path, tokens: np.ndarray) -> Floats:
     from treadle.model.layers import LayeredModel
 
     rows = torch.from_numpy(tokens.astype(np.int64))[None]
-    with CheckpointReader(folder) as reader, torch.no_grad():
+    with open_model(folder) as reader, torch.no_grad():
         model = LayeredModel(reader)
         hidden = model.embed(rows)
         for layer in range(model.num_layers):

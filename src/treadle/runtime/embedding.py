@@ -8,7 +8,9 @@ from treadle.runtime.executor import Executor, Floats, StepRows
 __all__ = ["mean_hidden"]
 
 
-def mean_hidden(batch: Batch, executor: Executor, tokens: list[int]) -> Floats:
+def mean_hidden(
+    batch: Batch, executor: Executor, tokens: list[int], adapter_slot: int | None = None
+) -> Floats:
     """Return the mean [hidden] over the tokens' last hidden states; accumulated in float64.
 
     Borrows pages from the batch while it runs, in chunks of its token budget.
@@ -16,6 +18,7 @@ def mean_hidden(batch: Batch, executor: Executor, tokens: list[int]) -> Floats:
     size, chunk = batch.pool.page_size, batch.limits.max_num_batched_tokens
     pages = batch.borrow(-(-len(tokens) // size))
     table = np.asarray(pages, np.int32)
+    adapters = None if adapter_slot is None else np.asarray([adapter_slot], np.int32)
     total = np.zeros(executor.shape.hidden_size, np.float64)
     try:
         for first in range(0, len(tokens), chunk):
@@ -30,6 +33,7 @@ def mean_hidden(batch: Batch, executor: Executor, tokens: list[int]) -> Floats:
                 np.asarray([0, used], np.int32),
                 table[:used],
                 np.arange(len(place), dtype=np.int32),
+                adapters=adapters,
             )
             total += executor.hidden(rows, batch.pool.store).sum(axis=0, dtype=np.float64)
     finally:

@@ -4,12 +4,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 
-from treadle.core.errors import TreadleError
+from treadle.core.errors import SettingsError, TreadleError
 from treadle.runtime import migrate
 from treadle.runtime.batch import Batch
+from treadle.runtime.constraint import Constraint, Grammars
 from treadle.runtime.executor import Executor
 from treadle.runtime.limits import Limits
+from treadle.runtime.lora import Adapters
 from treadle.runtime.outputs import LoadReport
 from treadle.runtime.pages import KeyValues, PagePool
 from treadle.runtime.policy import make_policy
@@ -18,6 +22,7 @@ from treadle.runtime.radix import PrefixTree
 from treadle.runtime.request import Request, SamplingParams
 from treadle.runtime.runner import Event, Runner
 from treadle.runtime.sample import request_key
+from treadle.runtime.structured import StructuredOutputs
 
 __all__ = ["Engine"]
 
@@ -36,15 +41,69 @@ class Engine:
         ageing_seconds: float = 10.0,
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        base: frozenset[str] = frozenset(),
     ) -> None:
+        """Put the parts together; `base` are the names by which adapters may call the model."""
         self.shape, self.prompts = executor.shape, prompts
         pool = PagePool(store)
         tree = PrefixTree(pool)
         self._batch = Batch(pool, tree, make_policy(policy, tree, ageing_seconds), limits, clock)
         text_of = prompts.text_of if prompts.has_tokenizer else None
-        self._runner = Runner(self._batch, executor, prompts.eos_tokens, clock, text_of)
+        self._adapters = Adapters(executor, base)
+        self._runner = Runner(
+            *(self._batch, executor, prompts.eos_tokens, clock, text_of),
+            adapters=self._adapters,
+            constrain=self._constrain,
+        )
         self._seed, self._clock, self._num_submitted = seed, clock, 0
         self._turn = threading.Condition()
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        prompts = self.prompts
+        return Grammars(prompts.tokenizer, prompts.eos_tokens, self.shape.vocab_size)
+
+    def _constrain(self, structured: StructuredOutputs) -> Constraint:
+        return self._grammars.constraint(structured)
+
+    def _check(self, params: SamplingParams) -> None:
+        """Refuse settings that the model does not fit, and forms that cannot be compiled."""
+        self.prompts.check(params)
+        if params.structured_outputs is not None:
+            self._constrain(params.structured_outputs)
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the adapters that requests may ask for."""
+        return self._adapters.names
+
+    def add_adapter(self, name: str, folder: str | Path) -> str | None:
+        """Load a LoRA adapter in peft's format, for requests that ask for it by `name`.
+
+        Returns a note if the adapter says that it was trained on another base; its shapes fit.
+
+        Raises:
+            SettingsError: The name is in use.
+            CheckpointError: There is no adapter, or it is one for another base.
+            UnsupportedModelError: It is no plain LoRA on matrices of decoder blocks.
+        """
+        with self._turn:
+            return self._adapters.add(name, folder)
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter.
+
+        Raises:
+            SettingsError: There is none of this name, or unfinished requests use it.
+        """
+        with self._turn:
+            users = [r.id for r in self._batch.requests() if r.adapter == name]
+            if users:
+                raise SettingsError(
+                    f"Adapter '{name}' is in use by {len(users)} unfinished requests (the first is "
+                    f"'{users[0]}'); let them end, or cancel them first."
+                )
+            self._adapters.remove(name)
 
     def submit(
         self,
@@ -55,6 +114,7 @@ class Engine:
         client: str = "",
         priority: int = 0,
         cache_salt: str = "",
+        adapter: str | None = None,
         timeout_seconds: float | None = None,
     ) -> list[Request]:
         """Let a prompt wait for its turn and return its requests, one for each answer.
@@ -68,17 +128,20 @@ class Engine:
             client: Among clients the fair policy shares.
             priority: Lower comes first and stays longer in the cache.
             cache_salt: Only requests of one salt share cached pages.
+            adapter: Name of the LoRA adapter that answers; None for the model as it is.
             timeout_seconds: Until the request is ended with what it has.
 
         Raises:
             DataError: The prompt is empty, too long or has unknown ids.
-            SettingsError: The id is in use.
+            SettingsError: The id is in use, there is no such adapter, or the form of the answer
+                cannot be compiled.
             CapacityError: The cache is too small for it.
         """
         params = params or SamplingParams()
-        self.prompts.check(params)
+        self._check(params)
         tokens = self.prompts.tokens(prompt)
         with self._turn:
+            adapter_hash = self._adapters.hash_of(adapter)
             if request_id is None:
                 self._num_submitted += 1
                 request_id = f"request-{self._num_submitted}"
@@ -96,13 +159,15 @@ class Engine:
                     client=client,
                     priority=priority,
                     salt=cache_salt,
+                    adapter=adapter,
+                    adapter_hash=adapter_hash,
                     deadline=deadline,
                     parent=request_id if index else None,
                 )
                 try:
                     self._batch.add(request, self._max_length(request))
                 except TreadleError:
-                    self._close(requests)
+                    self.close(requests)
                     raise
                 requests.append(request)
         return requests
@@ -116,7 +181,7 @@ class Engine:
         with self._turn:
             return self._runner.step()
 
-    def _close(self, requests: list[Request]) -> None:
+    def close(self, requests: list[Request]) -> None:
         """Cancel what is unfinished of `requests` and forget their texts."""
         with self._turn:
             for request in requests:
@@ -174,11 +239,15 @@ class Engine:
         """Take pages of another engine's request, which waits here for its `commit`.
 
         Raises:
-            SettingsError: The id is in use, or the pages do not fit on what came before.
+            SettingsError: The id is in use, the pages do not fit on what came before, or the
+                request's adapter is not the one of its name here.
             CapacityError: Too few pages are free.
         """
         with self._turn:
-            longest = self._max_length(Request.from_dict(exported.state))
+            request = Request.from_dict(exported.state)
+            self._adapters.require_same(request)
+            self._check(request.params)
+            longest = self._max_length(request)
             migrate.import_pages(self._batch, exported, longest, self._clock)
 
     def commit(self, request_id: str) -> Request:
@@ -191,6 +260,11 @@ class Engine:
             request = self._batch.get(request_id)
             self.resume(request_id)
             return request
+
+    @property
+    def num_rows(self) -> int:
+        """Rows computed since the start."""
+        return self._runner.num_rows
 
     def load_report(self) -> LoadReport:
         """Say how busy the engine is."""

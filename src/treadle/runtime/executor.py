@@ -9,15 +9,26 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from treadle.model.adapters import Adapter
 from treadle.runtime.pages import KeyValues
 
-__all__ = ["MAX_TAIL", "Executor", "HeadTables", "ModelShape", "Segment", "StepRows"]
+__all__ = [
+    "MAX_TAIL",
+    "AdapterRun",
+    "Executor",
+    "HeadTables",
+    "ModelShape",
+    "Segment",
+    "StepRows",
+]
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
 MAX_TAIL = 64
 """Context slots that an ancestor bitmask covers."""
+_RUN_ROWS = 16
+"""Rows of an adapter's run at most, so that threads can share a long prompt."""
 
 
 class ModelShape(NamedTuple):
@@ -66,6 +77,14 @@ class Segment(NamedTuple):
     ancestors: npt.NDArray[np.uint64] | None
 
 
+class AdapterRun(NamedTuple):
+    """Neighbouring rows that use one adapter; the struct Run of step_lora.h."""
+
+    first_row: int
+    num_rows: int
+    slot: int
+
+
 class StepRows(NamedTuple):
     """The tokens of one step, all requests one after the other, as flat contiguous arrays.
 
@@ -103,6 +122,19 @@ class StepRows(NamedTuple):
     ancestors: npt.NDArray[np.uint64] | None = None
     """[rows]"""
     heads: HeadTables | None = None
+    adapters: Ints | None = None
+    """[segments] slot of each request's adapter, -1 for none."""
+
+    def adapter_runs(self) -> list[AdapterRun]:
+        """Return the rows that use adapters; neighbours of one adapter stand together."""
+        found: list[AdapterRun] = []
+        for index, slot in enumerate([] if self.adapters is None else self.adapters.tolist()):
+            first, last = int(self.row_starts[index]), int(self.row_starts[index + 1])
+            if found and found[-1].slot == slot and sum(found[-1][:2]) == first:
+                first = found.pop().first_row
+            for begin in range(first, last if slot >= 0 else first, _RUN_ROWS):
+                found.append(AdapterRun(begin, min(_RUN_ROWS, last - begin), slot))
+        return found
 
     def segments(self) -> Iterator[Segment]:
         """Yield each request's part."""
@@ -136,4 +168,17 @@ class Executor(Protocol):
 
     def hidden(self, rows: StepRows, pool: KeyValues) -> Floats:
         """Do the same, but return the last hidden states [wanted, hidden], after the final norm."""
+        ...
+
+    def add_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Take an adapter in, for segments whose rows name its slot.
+
+        Raises:
+            CheckpointError: It is one for another base.
+            UnsupportedModelError: It changes what cannot be changed beside the model.
+        """
+        ...
+
+    def remove_adapter(self, slot: int) -> None:
+        """Let an adapter go."""
         ...

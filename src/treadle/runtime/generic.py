@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.model.adapters import Adapter
 from treadle.model.load import full
 from treadle.runtime.attention import STEP, StepPages, inside_step, register
 from treadle.runtime.executor import Floats, ModelShape, StepRows
+from treadle.runtime.lora_hooks import HookedAdapters
 from treadle.runtime.pages import KeyValues
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class GenericExecutor:
             if hasattr(config, "_attn_implementation"):
                 config._attn_implementation = name
         self.shape = _probe(module, self._device)
+        self._adapters = HookedAdapters(module, self._device)
 
     @classmethod
     def from_folder(
@@ -70,6 +73,14 @@ class GenericExecutor:
         found: Floats = states.float().cpu().numpy()
         return found
 
+    def add_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Take an adapter in, for segments whose rows name its slot."""
+        self._adapters.add(slot, adapter)
+
+    def remove_adapter(self, slot: int) -> None:
+        """Let an adapter go."""
+        self._adapters.remove(slot)
+
     def _wanted(self, rows: StepRows) -> "torch.Tensor":
         import torch
 
@@ -79,13 +90,14 @@ class GenericExecutor:
         import torch
 
         step = StepPages(rows, pool, self._device)
-        return _call(
-            module,
-            torch.from_numpy(rows.tokens).to(self._device, torch.int64),
-            torch.from_numpy(rows.positions).to(self._device, torch.int64),
-            step,
-            **options,
-        )
+        with self._adapters.hooked(rows.adapter_runs(), len(rows.tokens)):
+            return _call(
+                module,
+                torch.from_numpy(rows.tokens).to(self._device, torch.int64),
+                torch.from_numpy(rows.positions).to(self._device, torch.int64),
+                step,
+                **options,
+            )
 
 
 def _call(

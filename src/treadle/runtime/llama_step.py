@@ -12,13 +12,17 @@ from typing import Any
 import numpy as np
 
 from treadle.core import hardware
-from treadle.core.checkpoint import CheckpointReader, require_finite
+from treadle.core.checkpoint import CheckpointReader
 from treadle.core.codec import Array
 from treadle.core.errors import CapacityError, SettingsError, UnsupportedModelError
 from treadle.core.progress import steps
+from treadle.model.adapters import Adapter
+from treadle.model.source import open_model
 from treadle.native.loader import library
 from treadle.runtime.executor import Floats, ModelShape, StepRows
-from treadle.runtime.packed import Layout, Matrix, Packed, WeightForm, pack, require_form
+from treadle.runtime.held import HeldWeights
+from treadle.runtime.llama_lora import CALL_FIELDS, NativeAdapters
+from treadle.runtime.packed import AUTO, Layout, Matrix, require_form
 from treadle.runtime.pages import KeyValues
 
 __all__ = ["LLAMA_LIKE", "LlamaStep"]
@@ -98,6 +102,7 @@ class _Rows(ctypes.Structure):
         ("sines", ctypes.c_void_p * 2),
         *((n, ctypes.c_int32) for n in ("num_rows", "num_segments", "num_wanted", "wants_hidden")),
         ("out", ctypes.c_void_p),
+        *CALL_FIELDS,
     )
 
 
@@ -105,9 +110,9 @@ class LlamaStep:
     """An executor (see `treadle.runtime.executor`) whose forward pass is one native call.
 
     Args:
-        folder: A model folder of one of `LLAMA_LIKE`.
-        weights: The form in which matrices are held; activations meet 8- and 4-bit weights rounded
-            to 8 bits, in blocks of 32.
+        folder: A model folder of one of `LLAMA_LIKE`, or a GGUF file.
+        weights: The form in which matrices are held (see `HeldWeights`); activations meet 8- and
+            4-bit weights rounded to 8 bits, in blocks of 32.
         num_threads: Threads that share each step; None for the physical cores.
 
     Raises:
@@ -118,8 +123,8 @@ class LlamaStep:
     stores_rotated_keys = True
     is_timed = False
 
-    def __init__(self, folder: Path, weights: str = "fp32", num_threads: int | None = None) -> None:
-        self.form: WeightForm = require_form(weights)
+    def __init__(self, folder: Path, weights: str = AUTO, num_threads: int | None = None) -> None:
+        form = require_form(weights)
         kernel = library("step")
         if kernel is None:
             raise UnsupportedModelError(
@@ -127,10 +132,12 @@ class LlamaStep:
             )
         self._kernel = kernel
         self._kernel.step_open.restype = ctypes.c_void_p
-        self._layout = Layout(kernel.step_lanes(), kernel.step_offset())
-        self._arrays: list[Array] = []
-        with CheckpointReader(folder) as reader:
-            self._load(reader)
+        layout = Layout(kernel.step_lanes(), kernel.step_offset())
+        self.weights = HeldWeights(form, layout)
+        with open_model(folder) as reader:
+            self._load(reader, form)
+            self.weights.warn(reader)
+        self._adapters = NativeAdapters(self._layers, _ROLES)
         wanted = num_threads or hardware.usable_physical_cores()
         self._step = ctypes.c_void_p(self._kernel.step_open(ctypes.c_int32(wanted)))
         self._pool: KeyValues | None = None
@@ -143,12 +150,12 @@ class LlamaStep:
     @property
     def weight_bytes(self) -> int:
         """The bytes of all weights that one token reads: every matrix and norm, the head once."""
-        return self._weight_bytes
+        return self.weights.num_bytes
 
     @property
     def num_weights(self) -> int:
         """The numbers of all matrices that one token meets, the head once."""
-        return self._num_weights
+        return self.weights.num_weights
 
     def close(self) -> None:
         """End the threads; the executor cannot be used any more."""
@@ -163,6 +170,14 @@ class LlamaStep:
     def hidden(self, rows: StepRows, pool: KeyValues) -> Floats:
         """Do the same, but return the last hidden states [wanted, hidden], after the final norm."""
         return self._run(rows, pool, True)
+
+    def add_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Take an adapter in, for segments whose rows name its slot."""
+        self._adapters.add(slot, adapter)
+
+    def remove_adapter(self, slot: int) -> None:
+        """Let an adapter go."""
+        self._adapters.remove(slot)
 
     def _run(self, rows: StepRows, pool: KeyValues, wants_hidden: bool) -> Floats:
         if rows.heads is not None:
@@ -181,6 +196,7 @@ class LlamaStep:
             _KV_TYPES[pool.dtype],
             pool.page_size,
         )
+        lora = self._adapters.call(rows)
         call = _Rows(
             *(_at(array) for array in (rows.tokens, rows.slots, rows.wanted)),
             view,
@@ -191,6 +207,7 @@ class LlamaStep:
             len(rows.wanted),
             wants_hidden,
             _at(out),
+            *lora.fields,
         )
         if self._kernel.step_run(self._step, ctypes.byref(self._model), ctypes.byref(call)):
             raise CapacityError(
@@ -215,7 +232,7 @@ class LlamaStep:
         self._model.page_size = pool.page_size
         self._pool = pool
 
-    def _load(self, reader: CheckpointReader) -> None:
+    def _load(self, reader: CheckpointReader, form: str) -> None:
         from treadle.model import facts
         from treadle.model.load import base_config, skeleton
 
@@ -232,7 +249,7 @@ class LlamaStep:
         is_gemma = config["model_type"].startswith("gemma")
         self._norms = _GEMMA_NORMS if is_gemma else _LLAMA_NORMS
         layers = []
-        with steps(f"load ({self.form})", num_layers) as bar:
+        with steps(f"load ({form})", num_layers) as bar:
             for layer in range(num_layers):
                 layers.append(self._layer(reader, config, settings, layer, module))
                 bar.advance()
@@ -240,18 +257,17 @@ class LlamaStep:
         self._caches = (_Cache * num_layers)()
         prefix = facts.block_prefix(config, 0, {n: i.shape for n, i in reader.tensors.items()})
         stem = prefix.split("layers.")[0]
-        embedding = self._pack(reader, f"{stem}embed_tokens.weight", None)
+        embedding = self.weights.matrix(reader, f"{stem}embed_tokens.weight", None)
         head_name = next((n for n in reader.tensors if n.endswith("lm_head.weight")), None)
         is_tied = head_name is None or head_name in reader.tied
-        head = embedding if is_tied else self._pack(reader, str(head_name), None)
+        head = embedding if is_tied else self.weights.matrix(reader, str(head_name), None)
         if not is_tied:  # a token reads one row of an embedding that is not the head
-            self._weight_bytes -= embedding.num_bytes
-            self._num_weights -= embedding.struct.rows * embedding.struct.cols
+            self.weights.discount(embedding)
         hidden = embedding.struct.cols
         self._model = _Model(
             embedding.struct,
             head.struct,
-            self._vector(reader, f"{stem}norm.weight"),
+            self.weights.vector(reader, f"{stem}norm.weight"),
             ctypes.addressof(self._layers),
             ctypes.addressof(self._caches),
             num_layers,
@@ -276,9 +292,6 @@ class LlamaStep:
             tuple(layer.heads.window or None for layer in self._layers),
         )
 
-    _weight_bytes = 0
-    _num_weights = 0
-
     def _layer(
         self, reader: CheckpointReader, config: Config, settings: Any, layer: int, module: Any
     ) -> _Layer:  # Any: transformers' config and module
@@ -288,11 +301,11 @@ class LlamaStep:
         prefix = facts.block_prefix(config, layer, shapes)
         matrices = {m.role: m for m in facts.linears(config, layer, shapes)}
         packed = [
-            self._pack(reader, matrices[r].tensor, matrices[r].tensor[: -len("weight")] + "bias")
-            for r in _ROLES
+            self.weights.matrix(reader, name, name[: -len("weight")] + "bias")
+            for name in (matrices[role].tensor for role in _ROLES)
         ]
         norms = [
-            self._vector(reader, prefix + name, is_optional=place > 1)
+            self.weights.vector(reader, prefix + name, is_optional=place > 1)
             for place, name in enumerate(self._norms)
         ]
         attention = module.model.layers[layer].self_attn
@@ -309,24 +322,6 @@ class LlamaStep:
             getattr(settings, "attn_logit_softcapping", None) or 0.0,
         )
         return _Layer(*(matrix.struct for matrix in packed), *norms, heads, int(is_sliding))
-
-    def _pack(self, reader: CheckpointReader, name: str, bias: str | None) -> Packed:
-        require_finite(name, reader.array(name), reader.tensors[name].file)
-        own_bias = reader.array(bias) if bias is not None and bias in reader.tensors else None
-        packed = pack(reader.array(name), self.form, self._layout, own_bias)
-        reader.release(name)
-        self._arrays += packed.arrays
-        self._weight_bytes += packed.num_bytes
-        self._num_weights += packed.struct.rows * packed.struct.cols
-        return packed
-
-    def _vector(self, reader: CheckpointReader, name: str, is_optional: bool = False) -> int | None:
-        if is_optional and name not in reader.tensors:
-            return None
-        require_finite(name, reader.array(name), reader.tensors[name].file)
-        self._arrays.append(np.array(reader.array(name), np.float32, order="C"))
-        self._weight_bytes += self._arrays[-1].nbytes
-        return int(self._arrays[-1].ctypes.data)
 
 
 _QK_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")

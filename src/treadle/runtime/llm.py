@@ -16,7 +16,9 @@ from treadle.runtime.embedding import mean_hidden
 from treadle.runtime.engine import Engine
 from treadle.runtime.executor import Executor, Floats
 from treadle.runtime.limits import Limits
+from treadle.runtime.lora import base_names
 from treadle.runtime.outputs import Delta, RequestOutput, completion
+from treadle.runtime.packed import AUTO
 from treadle.runtime.pages import KvDtype
 from treadle.runtime.policy import PolicyName
 from treadle.runtime.prompts import Messages, Prompt, Prompts
@@ -49,33 +51,37 @@ class LLM(Engine):
         watermark_fraction: float = 0.01,
         ageing_seconds: float = 10.0,
         seed: int = 0,
-        weights: str = "fp32",
+        weights: str = AUTO,
         num_threads: int | None = None,
         device: str = "cpu",
         trust_remote_code: bool = False,
+        adapters: Mapping[str, str | Path] | None = None,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Load a model.
 
         Args:
-            path: A folder, ``packaged:smollm2``, or a hub id where the network allows.
+            path: A folder of floats, or quantised by GPTQ, AWQ or compressed-tensors; a GGUF file;
+                ``packaged:smollm2``; or a hub id where the network allows.
             cache_bytes: Of keys and values; unless given, what `max_num_seqs` texts of full length
                 take, but at most a quarter of the free memory.
             page_size: Tokens of a page.
             max_num_seqs: Requests in a batch.
             max_num_batched_tokens: Tokens of a step.
             kv_dtype: How keys and values are stored: fp32, fp16 or int8.
-            policy: Order of admission: fcfs, priority, fair or prefix.
+            policy: Order of admission: fcfs, priority, fair, fair_priority or prefix.
             preemption: recompute or swap.
             enable_prefix_caching: Whether equal starts of texts are computed once.
             watermark_fraction: Of the cache, kept free when a request is admitted beside others.
             ageing_seconds: Wait after which the prefix policy lets a request in before others.
             seed: Of requests without a seed of their own.
-            weights: How matrices are held by the native step: fp32, fp16, q8, q4_0 or q4_1.
+            weights: How matrices are held by the native step: fp32, fp16, q8, q4_0 or q4_1; auto
+                keeps the codes of a quantised model as they are, and holds others in fp32.
             num_threads: Of the native step; None for the physical cores.
             device: cpu, or a CUDA device (experimental).
             trust_remote_code: Whether code from the checkpoint may run.
+            adapters: Name -> folder of LoRA adapters in peft's format; see `add_adapter`.
             executor: What computes the steps; None for the native step where it computes the model
                 and agrees with transformers, else the generic one.
             clock: Seconds; for deadlines, ageing and reports.
@@ -92,7 +98,7 @@ class LLM(Engine):
             preemption,
             enable_prefix_caching,
         )
-        folder = resolve(path)
+        folder = resolve(path, takes_files=True)
         if executor is None:
             executor = _executor(folder, weights, num_threads, device, trust_remote_code)
         super().__init__(
@@ -104,12 +110,17 @@ class LLM(Engine):
             ageing_seconds=ageing_seconds,
             seed=seed,
             clock=clock,
+            base=base_names(folder),
         )
+        for name, adapter in (adapters or {}).items():
+            self.add_adapter(name, adapter)
 
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        adapter: str | Sequence[str | None] | None = None,
         **options: Any,
     ) -> list[RequestOutput]:
         """Answer prompts and return the answers in their order.
@@ -117,14 +128,18 @@ class LLM(Engine):
         Args:
             prompts: A text, a list of token ids, or a list of these.
             params: For all prompts, or one for each.
+            adapter: Name of the LoRA adapter that answers all prompts, or one (or None) for each.
             options: Of `submit`, but for `request_id`, for all prompts.
         """
         several = _as_list(prompts)
-        settings = _for_each(params, len(several))
+        single = params is None or isinstance(params, SamplingParams)
+        settings = _for_each(params, single, len(several), "sampling parameters")
+        is_one = adapter is None or isinstance(adapter, str)
+        names = _for_each(adapter, is_one, len(several), "adapters")
         groups: list[list[Request]] = []
         try:
-            for prompt, own in zip(several, settings, strict=True):
-                groups.append(self.submit(prompt, own, **options))
+            for prompt, own, name in zip(several, settings, names, strict=True):
+                groups.append(self.submit(prompt, own, adapter=name, **options))
             everything = [request for group in groups for request in group]
             total = len(everything)
             with steps("generate", total) as bar:
@@ -140,7 +155,7 @@ class LLM(Engine):
             ]
         finally:
             for group in groups:
-                self._close(group)
+                self.close(group)
 
     def chat(
         self,
@@ -153,13 +168,14 @@ class LLM(Engine):
         talks = [cast(Messages, messages)] if single else cast(Sequence[Messages], messages)
         return self.generate([self.prompts.chat(talk) for talk in talks], params, **options)
 
-    def embed(self, prompts: Prompt | Sequence[Prompt]) -> Floats:
+    def embed(self, prompts: Prompt | Sequence[Prompt], adapter: str | None = None) -> Floats:
         """Return a vector [prompts, hidden] for each prompt: its mean last hidden state."""
         found = []
         for prompt in _as_list(prompts):
             tokens = self.prompts.tokens(prompt)
             with self._turn:
-                found.append(mean_hidden(self._batch, self._runner.executor, tokens))
+                slot = self._adapters.slot_of(adapter)
+                found.append(mean_hidden(self._batch, self._runner.executor, tokens, slot))
         return np.stack(found)
 
     async def stream(
@@ -180,19 +196,19 @@ class LLM(Engine):
                 await asyncio.to_thread(self._drive, unfinished, seen)
                 for index, request in enumerate(requests):
                     if request in unfinished:
-                        delta = self._delta(request, index, seen)
+                        delta = self.delta(request, index, seen)
                         if delta is not None:
                             yield delta
                             if delta.finish_reason is not None:
                                 unfinished.remove(request)
         finally:
-            self._close(requests)
+            self.close(requests)
 
     def output(self, requests: list[Request]) -> RequestOutput:
         """Return what the requests of one `submit` have become, ending those that are not."""
         with self._turn:
             found = self._output(requests, None)
-            self._close(requests)
+            self.close(requests)
             return found
 
     def _drive(self, requests: list[Request], seen: dict[str, int] | None) -> None:
@@ -209,8 +225,14 @@ class LLM(Engine):
     def _has_news(self, request: Request, num_seen: int) -> bool:
         return request.state is RequestState.FINISHED or request.num_new > num_seen
 
-    def _delta(self, request: Request, index: int, seen: dict[str, int]) -> Delta | None:
-        """Return what is new of an answer, or None; text may lag behind the tokens."""
+    def delta(self, request: Request, index: int, seen: dict[str, int]) -> Delta | None:
+        """Return what is new of an answer, or None; text may lag behind the tokens.
+
+        Args:
+            request: Of a `submit`.
+            index: Of the answer among those of its `submit`.
+            seen: Request id -> tokens that the caller has; brought up to date.
+        """
         with self._turn:
             if not self._has_news(request, seen[request.id]):
                 return None
@@ -256,8 +278,8 @@ def _executor(
         return choose_executor(folder, weights, num_threads, trust_remote_code)
     from treadle.runtime.generic import GenericExecutor
 
-    if weights != "fp32":
-        raise SettingsError(f"weights = '{weights}' is for the CPU; leave it at fp32 on {device}.")
+    if weights not in (AUTO, "fp32"):
+        raise SettingsError(f"weights = '{weights}' is for the CPU; leave it at auto on {device}.")
     return GenericExecutor.from_folder(folder, device, trust_remote_code)
 
 
@@ -268,14 +290,12 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     return list(cast(Sequence[Prompt], prompts))
 
 
-def _for_each(
-    params: SamplingParams | Sequence[SamplingParams] | None, count: int
-) -> list[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
-    if len(params) != count:
+def _for_each(values: Any, is_single: bool, count: int, what: str) -> list[Any]:  # Any: settings
+    """Return one value for each prompt: a single one counts for all."""
+    if is_single:
+        return [values] * count
+    if len(values) != count:
         raise SettingsError(
-            f"Found {len(params)} sampling parameters for {count} prompts; give one for each, or "
-            f"one for all."
+            f"Found {len(values)} {what} for {count} prompts; give one for each, or one for all."
         )
-    return list(params)
+    return list(values)

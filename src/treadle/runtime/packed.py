@@ -9,13 +9,25 @@ import numpy.typing as npt
 from treadle.core.codec import Array, quantize_q4_0, quantize_q4_1, quantize_q8_0
 from treadle.core.errors import SettingsError
 from treadle.core.registry import near
+from treadle.model.coded import BLOCK, Coded, pair_codes
 
-__all__ = ["WEIGHT_FORMS", "Layout", "Matrix", "Packed", "WeightForm", "pack", "require_form"]
+__all__ = [
+    "AUTO",
+    "WEIGHT_FORMS",
+    "Layout",
+    "Matrix",
+    "Packed",
+    "WeightForm",
+    "pack",
+    "pack_codes",
+    "require_form",
+]
 
 WeightForm = Literal["fp32", "fp16", "q8", "q4_0", "q4_1"]
 WEIGHT_FORMS = {"fp32": 0, "fp16": 1, "q8": 2, "q4_0": 3, "q4_1": 3}
 """Form -> the type that step_matrix.h knows; 4-bit codes differ only in their minima."""
-_BLOCK = 32
+AUTO = "auto"
+"""The wish for what is stored: codes as they are, floats of quantised models in their width."""
 
 
 class Matrix(ctypes.Structure):
@@ -45,19 +57,19 @@ class Packed(NamedTuple):
         return sum(array.nbytes for array in self.arrays)
 
 
-def require_form(form: str) -> WeightForm:
-    """Return `form` if weights can be held in it.
+def require_form(form: str) -> WeightForm | Literal["auto"]:
+    """Return `form` if weights can be held in it, or `auto`.
 
     Raises:
         SettingsError: They cannot.
     """
-    if form not in WEIGHT_FORMS:
-        raise SettingsError(f"No weight form '{form}'. {near(form, WEIGHT_FORMS)}")
+    if form not in WEIGHT_FORMS and form != AUTO:
+        raise SettingsError(f"No weight form '{form}'. {near(form, [AUTO, *WEIGHT_FORMS])}")
     return form  # type: ignore[return-value]
 
 
 class Layout(NamedTuple):
-    """How the machine's kernel wants quantised weights."""
+    """How the machine's kernel wants weights."""
 
     lanes: int
     """Rows that are interleaved."""
@@ -68,9 +80,27 @@ class Layout(NamedTuple):
 def pack(weight: Array, form: WeightForm, layout: Layout, bias: Array | None = None) -> Packed:
     """Return a matrix [out, in] in a form; float16 where blocks of 32 do not divide `in`."""
     rows, cols = weight.shape
-    if form.startswith("q") and cols % _BLOCK:
-        form = "fp16"
-    parts = _parts(weight, form, layout)
+    form = _fitting(form, cols)
+    return _packed(form, rows, cols, _parts(weight, form, layout), bias)
+
+
+def pack_codes(coded: Coded, layout: Layout, bias: Array | None = None) -> Packed:
+    """Return a matrix of the codes and scales that a checkpoint stores, none of them changed."""
+    rows, cols = coded.scales.shape[0], coded.scales.shape[1] * BLOCK
+    return _packed(coded.form, rows, cols, _code_parts(coded, layout), bias)
+
+
+def _fitting(form: WeightForm, cols: int) -> WeightForm:
+    return "fp16" if form.startswith("q") and cols % BLOCK else form
+
+
+def _packed(
+    form: WeightForm,
+    rows: int,
+    cols: int,
+    parts: tuple[Array, Array | None, Array | None],
+    bias: Array | None,
+) -> Packed:
     own_bias = None if bias is None else np.ascontiguousarray(bias, np.float32)
     arrays = [*parts, own_bias]
     pointers = [None if array is None else array.ctypes.data for array in arrays]
@@ -83,29 +113,27 @@ def _parts(
 ) -> tuple[Array, Array | None, Array | None]:
     """Return data, scales and minima."""
     if form == "fp32":
-        return np.array(weight, np.float32, order="C"), None, None
+        return _by_lanes(np.asarray(weight, np.float32), layout.lanes), None, None
     if form == "fp16":
-        return _half(weight), None, None
+        return _by_lanes(_half(weight), layout.lanes), None, None
     wide = np.asarray(weight, np.float32)
     if form == "q8":
-        signed, scales = quantize_q8_0(wide)
-        eights = signed.view(np.uint8) + np.uint8(layout.offset)
-        return _interleaved(eights, layout.lanes), _by_lanes(scales, layout.lanes), None
+        return _code_parts(Coded(form, *quantize_q8_0(wide), None), layout)
     if form == "q4_0":
-        fours, scales = quantize_q4_0(wide)
+        codes, scales = quantize_q4_0(wide)
         minima = (scales * np.float16(-8)).astype(np.float16)
-    else:
-        fours, scales, minima = quantize_q4_1(wide)
-    nibbles = _interleaved(_paired(fours), layout.lanes)
-    return nibbles, _by_lanes(scales, layout.lanes), _by_lanes(minima, layout.lanes)
+        return _code_parts(Coded(form, pair_codes(codes), scales, minima), layout)
+    codes, scales, minima = quantize_q4_1(wide)
+    return _code_parts(Coded(form, pair_codes(codes), scales, minima), layout)
 
 
-def _paired(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Put columns i and i + 16 of each block of 32 codes into one byte."""
-    blocks = codes.reshape(len(codes), -1, 2, _BLOCK // 2)
-    high = blocks[:, :, 1] << np.uint8(4)
-    packed: npt.NDArray[np.uint8] = np.bitwise_or(blocks[:, :, 0], high, dtype=np.uint8)
-    return packed.reshape(len(codes), -1)
+def _code_parts(coded: Coded, layout: Layout) -> tuple[Array, Array, Array | None]:
+    """Return data, scales and minima."""
+    codes, lanes = coded.codes.view(np.uint8), layout.lanes
+    if coded.form == "q8":
+        codes = codes + np.uint8(layout.offset)
+    minima = None if coded.minima is None else _by_lanes(coded.minima, lanes)
+    return _interleaved(codes, lanes), _by_lanes(coded.scales, lanes), minima
 
 
 def _interleaved(codes: npt.NDArray[np.uint8], lanes: int) -> npt.NDArray[np.uint8]:
@@ -114,9 +142,9 @@ def _interleaved(codes: npt.NDArray[np.uint8], lanes: int) -> npt.NDArray[np.uin
     return np.ascontiguousarray(quads.transpose(0, 2, 1, 3))
 
 
-def _by_lanes(scales: Array, lanes: int) -> Array:
-    """Return scales [rows / lanes, blocks, lanes]."""
-    return np.ascontiguousarray(_filled(scales, lanes).reshape(-1, lanes, scales.shape[1]).mT)
+def _by_lanes(values: Array, lanes: int) -> Array:
+    """Put one column of each of `lanes` rows side by side: [rows / lanes, cols, lanes]."""
+    return np.ascontiguousarray(_filled(values, lanes).reshape(-1, lanes, values.shape[1]).mT)
 
 
 def _filled(values: Array, lanes: int) -> Array:

@@ -10,7 +10,7 @@ from treadle.runtime.request import Request, RequestState
 
 __all__ = ["POLICIES", "Fair", "Policy", "PolicyName", "make_policy"]
 
-PolicyName = Literal["fcfs", "priority", "fair", "prefix"]
+PolicyName = Literal["fcfs", "priority", "fair", "fair_priority", "prefix"]
 Place = tuple[float, ...]
 """Where a request stands in the queue; the smallest comes first."""
 
@@ -97,6 +97,16 @@ class Fair(Fcfs):
         self.counters[request.client] = self.counters.get(request.client, 0) + cost
 
 
+class FairByPriority(Fair):
+    """The lowest priority number first, and among equals the client that was served least."""
+
+    may_preempt = True
+
+    def place(self, request: Request, now: float) -> Place:
+        """Return where `request` stands in the queue."""
+        return (request.priority, *super().place(request, now))
+
+
 class ByPrefix(Fcfs):
     """The longest cached start first, so that it is used before it is evicted.
 
@@ -111,11 +121,11 @@ class ByPrefix(Fcfs):
         is_new, number = _precedence(request)
         if not is_new or now - request.arrival >= self._ageing_seconds:
             return (is_new, 0, 0, number)
-        num_cached = len(self._tree.peek(request.tokens, request.salt))
+        num_cached = len(self._tree.peek(request.tokens, request.cache_group))
         return (is_new, 1, -num_cached, number)
 
 
-POLICIES = ["fcfs", "priority", "fair", "prefix"]
+POLICIES = ["fcfs", "priority", "fair", "fair_priority", "prefix"]
 
 
 def make_policy(name: str, tree: PrefixTree, ageing_seconds: float = 10.0) -> Policy:
@@ -126,7 +136,12 @@ def make_policy(name: str, tree: PrefixTree, ageing_seconds: float = 10.0) -> Po
     """
     if name == "prefix":
         return ByPrefix(tree, ageing_seconds)
-    table: dict[str, type[Fcfs]] = {"fcfs": Fcfs, "priority": ByPriority, "fair": Fair}
+    table: dict[str, type[Fcfs]] = {
+        "fcfs": Fcfs,
+        "priority": ByPriority,
+        "fair": Fair,
+        "fair_priority": FairByPriority,
+    }
     if name not in table:
         raise SettingsError(f"No policy '{name}'. {near(name, POLICIES)}")
     return table[name]()

@@ -52,7 +52,7 @@ class Preemption:
             return parent.pages[: request.num_prompt // self._pool.page_size]
         if not self._has_cache:
             return []
-        return self._tree.peek(request.tokens[:-1], request.salt)
+        return self._tree.peek(request.tokens[:-1], request.cache_group)
 
     def give_back(self, request: Request, parent: Request | None) -> None:
         """Give a request that starts to run what is cached of it, but never its last token."""
@@ -71,7 +71,9 @@ class Preemption:
             assert parent is not None
             self._fork(request, parent)
         elif self._has_cache:
-            request.pages = self._tree.match(request.tokens[:-1], request.salt, request.priority)
+            request.pages = self._tree.match(
+                request.tokens[:-1], request.cache_group, request.priority
+            )
             request.num_computed = len(request.pages) * self._pool.page_size
 
     def _needs_all_rows(self, request: Request) -> bool:
@@ -83,7 +85,7 @@ class Preemption:
 
     def _can_fork(self, request: Request, parent: Request | None) -> bool:
         """Say whether a sibling holds the whole prompt that `request` is to continue."""
-        if parent is None or parent.salt != request.salt:
+        if parent is None or parent.cache_group != request.cache_group:
             return False
         if request.num_new or parent.num_computed < request.num_prompt:
             return False
@@ -101,7 +103,7 @@ class Preemption:
         full = request.num_computed // self._pool.page_size
         tokens = request.tokens[: full * self._pool.page_size]
         request.pages[:full] = self._tree.insert(
-            tokens, request.pages[:full], request.salt, request.priority
+            tokens, request.pages[:full], request.cache_group, request.priority
         )
 
     def _num_pages(self, num_tokens: int) -> int:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treadle.core.errors import DataError
+from treadle.model.gguf_file import GgufFile
+from treadle.model.gguf_tokenizer import end_tokens, gguf_tokenizer, has_tokenizer
 from treadle.model.load import load_tokenizer
 from treadle.runtime.executor import ModelShape
 from treadle.runtime.request import Request, SamplingParams
@@ -26,9 +28,8 @@ class Prompts:
 
     def __init__(self, folder: Path, shape: ModelShape) -> None:
         self._folder, self._shape = folder, shape
-        self.has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
-        self._tokenizer = load_tokenizer(folder) if self.has_tokenizer else None
-        self.eos_tokens = _eos_tokens(folder)
+        self._tokenizer, self.eos_tokens = _from_file(folder) if folder.is_file() else _from(folder)
+        self.has_tokenizer = self._tokenizer is not None
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -111,6 +112,19 @@ class Prompts:
                     )
         if params.stop:
             _ = self.tokenizer
+
+
+def _from_file(path: Path) -> "tuple[PreTrainedTokenizerBase | None, frozenset[int]]":
+    """Return what a GGUF file knows: its tokenizer and its end tokens."""
+    file = GgufFile(path)
+    found = gguf_tokenizer(file) if has_tokenizer(file) else None
+    file.close()
+    return found, end_tokens(file)
+
+
+def _from(folder: Path) -> "tuple[PreTrainedTokenizerBase | None, frozenset[int]]":
+    has_files = any((folder / name).is_file() for name in _TOKENIZER_FILES)
+    return load_tokenizer(folder) if has_files else None, _eos_tokens(folder)
 
 
 def _eos_tokens(folder: Path) -> frozenset[int]:

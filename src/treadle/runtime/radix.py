@@ -4,7 +4,7 @@ It works in whole pages. A node holds a run of them; nodes split where texts par
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,7 +36,7 @@ class PrefixTree:
 
     def __init__(self, pool: PagePool) -> None:
         self._pool = pool
-        self._roots: dict[str, _Node] = {}
+        self._roots: dict[Hashable, _Node] = {}
         self._cached = np.zeros(pool.num_pages, np.bool_)
         self._tick = 0
 
@@ -51,29 +51,29 @@ class PrefixTree:
         return int(np.count_nonzero(self._cached))
 
     def match(
-        self, tokens: Sequence[int], salt: str = "", priority: int | None = None
+        self, tokens: Sequence[int], group: Hashable = "", priority: int | None = None
     ) -> list[int]:
         """Return the pages of the longest cached start of `tokens`, held for the caller.
 
         Args:
             tokens: The text; only whole pages of it match.
-            salt: Texts of different salts never share.
+            group: Texts of different groups never share.
             priority: Of the request, to protect what it uses; lower is more important.
         """
         self._tick += 1
         found: list[int] = []
-        for node, count in self._walk(tokens, salt):
+        for node, count in self._walk(tokens, group):
             found += node.pages[:count]
             self._touch(node, priority)
         self._pool.retain(found)
         return found
 
-    def peek(self, tokens: Sequence[int], salt: str = "") -> list[int]:
+    def peek(self, tokens: Sequence[int], group: Hashable = "") -> list[int]:
         """Return the pages that `match` would, touching and holding nothing."""
-        return [page for node, count in self._walk(tokens, salt) for page in node.pages[:count]]
+        return [page for node, count in self._walk(tokens, group) for page in node.pages[:count]]
 
     def insert(
-        self, tokens: Sequence[int], pages: list[int], salt: str = "", priority: int = 0
+        self, tokens: Sequence[int], pages: list[int], group: Hashable = "", priority: int = 0
     ) -> list[int]:
         """Remember that `pages` hold `tokens` and return the pages that the caller holds from now.
 
@@ -83,7 +83,7 @@ class PrefixTree:
         self._tick += 1
         keys = self._keys(tokens)
         assert len(keys) == len(pages)
-        node = self._roots.setdefault(salt, _Node([], [], None, priority, self._tick))
+        node = self._roots.setdefault(group, _Node([], [], None, priority, self._tick))
         canonical: list[int] = []
         while len(canonical) < len(keys):
             rest = keys[len(canonical) :]
@@ -141,9 +141,9 @@ class PrefixTree:
         size = self._pool.page_size
         return [tuple(tokens[at : at + size]) for at in range(0, len(tokens) - size + 1, size)]
 
-    def _walk(self, tokens: Sequence[int], salt: str) -> Iterator[tuple[_Node, int]]:
+    def _walk(self, tokens: Sequence[int], group: Hashable) -> Iterator[tuple[_Node, int]]:
         """Yield the nodes along `tokens` and how many pages of each match."""
-        node = self._roots.get(salt)
+        node = self._roots.get(group)
         keys, at = self._keys(tokens), 0
         while node is not None and at < len(keys):
             node = node.children.get(keys[at])

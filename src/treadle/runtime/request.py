@@ -1,14 +1,15 @@
 """What is asked of a model, and how far each request has come."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-from treadle.core.errors import SettingsError
+from treadle.core.errors import DataError, SettingsError
 from treadle.core.registry import near
+from treadle.runtime.structured import StructuredOutputs
 
-__all__ = ["Request", "RequestState", "SamplingParams", "TokenLogprobs"]
+__all__ = ["Request", "RequestError", "RequestState", "SamplingParams", "TokenLogprobs"]
 
 TokenLogprobs = dict[int, float]
 """Token -> natural log of its probability: the chosen token and the asked number of best ones."""
@@ -50,6 +51,9 @@ class SamplingParams:
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputs | None = None
+    """The form that the answer must have; a mapping of its fields will do. Other tokens are struck
+    out before penalties and filters count; the answer stops where nothing can follow."""
     seed: int | None = None
     """Same seed and prompt, same answer, whatever runs beside it; None: the engine's seed and the
     request's id."""
@@ -61,6 +65,9 @@ class SamplingParams:
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         bias = self.logit_bias or {}
         object.__setattr__(self, "logit_bias", {int(k): float(v) for k, v in bias.items()})
+        if isinstance(self.structured_outputs, Mapping):
+            form = StructuredOutputs.from_dict(self.structured_outputs)
+            object.__setattr__(self, "structured_outputs", form)
         self._check_ranges()
         self._check_contradictions()
 
@@ -89,6 +96,8 @@ class SamplingParams:
                 f"min_tokens={self.min_tokens} contradicts max_tokens={self.max_tokens}; raise "
                 f"max_tokens or lower min_tokens."
             )
+        if self.structured_outputs is not None:
+            self._check_form()
         if self.temperature > 0:
             return
         if self.n > 1:
@@ -103,6 +112,20 @@ class SamplingParams:
                     f"{name}={getattr(self, name)} has no effect at temperature=0, which takes the "
                     f"most probable token; raise the temperature or leave {name} out."
                 )
+
+    def _check_form(self) -> None:
+        """Refuse what would let an answer go on behind its end."""
+        for name, is_set in (("ignore_eos", self.ignore_eos), ("min_tokens", self.min_tokens > 0)):
+            if is_set:
+                raise SettingsError(
+                    f"{name}={getattr(self, name)} contradicts structured_outputs, where the form "
+                    f"says when an answer ends; leave {name} out."
+                )
+
+    def to_dict(self) -> dict[str, Any]:  # Any: JSON values
+        """Return plain values, from which `from_dict` builds the same again."""
+        form = self.structured_outputs
+        return {**asdict(self), "structured_outputs": form and form.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SamplingParams":  # Any: JSON values
@@ -154,6 +177,10 @@ class Request:
     """Lower comes first, as in vLLM."""
     salt: str = ""
     """Only requests of one salt share cached pages."""
+    adapter: str | None = None
+    """Name of the LoRA adapter that answers it."""
+    adapter_hash: str = ""
+    """Of that adapter's content: requests of different adapters never share cached pages."""
     arrival: float = 0.0
     number: int = 0
     """Order of arrival in this engine."""
@@ -181,6 +208,11 @@ class Request:
     pages: list[int] = field(default_factory=list)
 
     @property
+    def cache_group(self) -> Hashable:
+        """What must be equal for two requests to share cached pages of equal tokens."""
+        return (self.salt, self.adapter_hash) if self.adapter_hash else self.salt
+
+    @property
     def num_new(self) -> int:
         """The number of tokens generated so far."""
         return len(self.tokens) - self.num_prompt
@@ -203,7 +235,7 @@ class Request:
             if item.name not in ("params", "pages")
         }
         found["tokens"] = list(self.tokens)
-        return {**found, "state": str(self.state), "params": asdict(self.params)}
+        return {**found, "state": str(self.state), "params": self.params.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Request":  # Any: JSON values
@@ -214,3 +246,11 @@ class Request:
         plain["params"] = SamplingParams.from_dict(plain["params"])
         plain["state"] = RequestState(plain["state"])
         return cls(**plain)
+
+
+class RequestError(DataError):
+    """One request of a batch cannot go on; the others can once it is closed."""
+
+    def __init__(self, message: str, request: Request) -> None:
+        super().__init__(message)
+        self.request = request

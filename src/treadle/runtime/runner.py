@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from treadle.core.errors import DataError
 from treadle.runtime.batch import Batch
+from treadle.runtime.constraint import Constraint
 from treadle.runtime.executor import Executor, Floats
-from treadle.runtime.request import Request
+from treadle.runtime.lora import Adapters
+from treadle.runtime.request import Request, RequestError
 from treadle.runtime.sample import choose, logprobs_of
 from treadle.runtime.step import Chunk, rows_of
+from treadle.runtime.structured import StructuredOutputs
 from treadle.runtime.text import TextStream
 
 __all__ = ["Event", "Runner"]
@@ -33,10 +37,14 @@ class Runner:
         eos_tokens: frozenset[int],
         clock: Callable[[], float],
         text_of: Callable[[Request], TextStream] | None = None,
+        adapters: Adapters | None = None,
+        constrain: Callable[[StructuredOutputs], Constraint] | None = None,
     ) -> None:
         self.batch, self.executor = batch, executor
+        self.adapters = adapters or Adapters(executor)
         self.eos_tokens, self._clock = eos_tokens, clock
-        self._text_of = text_of
+        self._text_of, self._constrain = text_of, constrain
+        self._constraints: WeakKeyDictionary[Request, Constraint] = WeakKeyDictionary()
         self.texts: dict[str, TextStream] = {}
         """The text of every request that has a token, where there is a tokenizer; whoever asked for
         the request drops it."""
@@ -44,21 +52,29 @@ class Runner:
         """Rows computed since the start."""
 
     def step(self) -> list[Event]:
-        """Run one step and return what came of it; nothing where nothing can run."""
+        """Run one step and return what came of it; nothing where nothing can run.
+
+        Raises:
+            RequestError: One request cannot keep its form.
+            DataError: The model's logits are no numbers.
+        """
         chunks = self.batch.schedule()
         events = [Event(request, None) for request in self.batch.expired]
         self.batch.expired.clear()
         if not chunks:
             return events
         pool = self.batch.pool
-        rows = rows_of(chunks, pool.page_size)
+        rows = rows_of(chunks, pool.page_size, self.adapters.slots())
         logits = self.executor.forward(rows, pool.store)
         _require_numbers(logits, pool.store.dtype)
         self.num_rows += len(rows.tokens)
         first = 0
         for chunk in chunks:
             last = first + len(chunk.wanted)
-            event = self._take(chunk, logits[first:last])
+            try:
+                event = self._take(chunk, logits[first:last])
+            except DataError as error:
+                raise RequestError(str(error), chunk.request) from error
             events += [event] if event else []
             first = last
         return events
@@ -84,13 +100,26 @@ class Runner:
         return Event(request, token)
 
     def _sample(self, request: Request, logits: Floats) -> int:
-        token = choose(logits, request, self._end_tokens(request))
+        constraint = self._constraint(request)
+        allowed = None if constraint is None else constraint.allowed()
+        token = choose(logits, request, self._end_tokens(request), allowed)
         if request.params.logprobs is not None:
             request.logprobs.append(logprobs_of(logits, token, request.params.logprobs))
         if request.first_token is None:
             request.first_token = self._clock()
         request.tokens.append(token)
         return token
+
+    def _constraint(self, request: Request) -> Constraint | None:
+        """Return where an answer stands in its form; it follows from the tokens alone."""
+        structured = request.params.structured_outputs
+        if structured is None:
+            return None
+        if request not in self._constraints:
+            assert self._constrain is not None
+            self._constraints[request] = self._constrain(structured)
+        self._constraints[request].follow(request.outputs)
+        return self._constraints[request]
 
     def _end_tokens(self, request: Request) -> frozenset[int]:
         own = frozenset(request.params.stop_token_ids)
@@ -106,6 +135,9 @@ class Runner:
         text = self._follow(request, len(request.tokens))
         if text is not None and text.stop is not None:
             request.stop_reason = text.stop
+            return "stop"
+        constraint = self._constraint(request)
+        if constraint is not None and constraint.is_complete:
             return "stop"
         is_full = len(request.tokens) >= self.executor.shape.max_positions
         if is_full or request.num_new == params.max_tokens:

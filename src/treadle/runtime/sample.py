@@ -14,6 +14,7 @@ _NUM_LIKELY = 1024
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 
 def request_key(seed: int, request_id: str, index: int, own_seed: int | None) -> int:
@@ -26,7 +27,9 @@ def request_key(seed: int, request_id: str, index: int, own_seed: int | None) ->
     return stream_seed(seed, f"sample:{request_id}:{index}")
 
 
-def choose(logits: Floats, request: Request, end_tokens: frozenset[int]) -> int:
+def choose(
+    logits: Floats, request: Request, end_tokens: frozenset[int], allowed: Mask | None = None
+) -> int:
     """Return the token that follows `request.tokens`.
 
     Randomness is one number for the pair of the request's key and the place of the token, so it
@@ -36,10 +39,13 @@ def choose(logits: Floats, request: Request, end_tokens: frozenset[int]) -> int:
         logits: [vocab], not changed.
         request: Gives the settings and the text so far.
         end_tokens: Tokens that end the text; refused until `min_tokens` have come.
+        allowed: [vocab] the tokens that may come, where the answer has a form; None for all.
     """
     if request.params.temperature == 0 and _is_plain(request):
-        return int(np.argmax(logits))
+        return int(np.argmax(logits if allowed is None else np.where(allowed, logits, -np.inf)))
     scores = penalised(logits, request, end_tokens)
+    if allowed is not None:
+        scores[~allowed] = -np.inf
     if request.params.temperature == 0:
         return int(np.argmax(scores))
     chances = distribution(scores, request.params)
@@ -131,8 +137,18 @@ def _most_probable(
 
 def logprobs_of(logits: Floats, token: int, count: int) -> TokenLogprobs:
     """Return the logprobs of `token` and of the `count` best tokens, best first."""
-    values = logits.astype(np.float64)
-    values -= values.max()
-    values -= np.log(np.exp(values).sum())
-    best = np.argsort(-values, kind="stable")[:count] if count else ()
-    return {int(one): float(values[one]) for one in (token, *best)}
+    shifted = logits - logits.max()
+    normal = float(np.log(np.exp(shifted).sum(dtype=np.float64)))
+    chosen = (token, *_best(shifted, count))
+    return {int(one): float(shifted[one]) - normal for one in chosen}
+
+
+def _best(values: Floats, count: int) -> npt.NDArray[np.int64]:
+    """Return the places of the largest values, largest first; equal ones in their order."""
+    if count == 0:
+        return np.empty(0, np.int64)
+    if count == 1:
+        return np.argmax(values)[None]
+    bound = np.partition(values, -count)[-count] if count < values.size else values.min()
+    found = np.flatnonzero(values >= bound)
+    return found[np.argsort(-values[found], kind="stable")[:count]]

@@ -1,6 +1,6 @@
 """From what the scheduler chose to the flat arrays of a step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -37,8 +37,16 @@ def next_chunk(request: Request, num_rows: int) -> Chunk:
     return Chunk(request, num_rows, tuple(wanted), last == len(request.tokens))
 
 
-def rows_of(chunks: Sequence[Chunk], page_size: int) -> StepRows:
-    """Return the rows of `chunks`, whose requests hold pages enough for them."""
+def rows_of(
+    chunks: Sequence[Chunk], page_size: int, adapters: Mapping[str, int] | None = None
+) -> StepRows:
+    """Return the rows of `chunks`, whose requests hold pages enough for them.
+
+    Args:
+        chunks: What runs in the step.
+        page_size: Tokens of a page.
+        adapters: Slot of each adapter by its name.
+    """
     tokens, positions, slots, pages, wanted = [], [], [], [], []
     first = 0
     for request, num_rows, asked, _ in chunks:
@@ -60,7 +68,16 @@ def rows_of(chunks: Sequence[Chunk], page_size: int) -> StepRows:
         _starts([len(table) for table in pages]),
         _joined(pages),
         _joined(wanted),
+        adapters=_slots(chunks, adapters or {}),
     )
+
+
+def _slots(chunks: Sequence[Chunk], adapters: Mapping[str, int]) -> Ints | None:
+    """Return the slot of each request's adapter, or None if none of them has one."""
+    names = [chunk.request.adapter for chunk in chunks]
+    if not any(names):
+        return None
+    return np.asarray([-1 if name is None else adapters[name] for name in names], np.int32)
 
 
 def _joined(parts: Sequence[Ints]) -> Ints:

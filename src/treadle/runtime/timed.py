@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from treadle.model.adapters import Adapter
 from treadle.runtime.executor import Floats, ModelShape, StepRows
 from treadle.runtime.pages import KeyValues
 
@@ -61,3 +62,9 @@ class TimedExecutor:
         """Let the time of the step pass and return zeros [wanted, hidden]."""
         self.forward(rows, pool)
         return np.zeros((len(rows.wanted), self.shape.hidden_size), np.float32)
+
+    def add_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Take no notice: an adapter costs nothing here."""
+
+    def remove_adapter(self, slot: int) -> None:
+        """Take no notice."""

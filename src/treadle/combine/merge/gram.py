@@ -29,7 +29,7 @@ def gram_of_rows(vectors: Floats, width: int) -> Doubles:
     return found
 
 
-def gram(runs: Iterable[Sequence[Floats]]) -> Doubles:
+def gram(runs: Iterable[Sequence[Floats] | Floats]) -> Doubles:
     """Return the products ⟨v_i, v_j⟩ of vectors [vectors, vectors] read in runs, in their order."""
     found = None
     for run in runs:

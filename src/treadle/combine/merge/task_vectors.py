@@ -18,7 +18,7 @@ def scale(vectors: Floats, factors: Floats) -> None:
             row *= factor
 
 
-def weighted_sum(vectors: Sequence[Floats], weights: Floats) -> Floats:
+def weighted_sum(vectors: Sequence[Floats] | Floats, weights: Floats) -> Floats:
     """Return Σ w_n v_n in the first vector's memory."""
     merged = vectors[0]
     elements.weighted_sum(vectors, weights, merged)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from treadle.core.checkpoint import CheckpointReader, content_hash
 from treadle.core.errors import SettingsError
 from treadle.core.result import (
     RESULT_FILE,
@@ -31,7 +30,7 @@ def bench(
     out: Path,
     method: Benchmark | str,
     *,
-    weights: str = "fp32",
+    weights: str = "auto",
     num_threads: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -40,10 +39,12 @@ def bench(
     """Measure what a model costs on this machine and write the result.
 
     Args:
-        model: Hugging Face folder, packaged:smollm2, or a hub id.
+        model: Hugging Face folder (of floats, GPTQ, AWQ or compressed-tensors), GGUF file,
+            packaged:smollm2, or a hub id.
         out: Folder for result.json.
         method: What is measured.
-        weights: How matrices are held: fp32, fp16, q8, q4_0 or q4_1.
+        weights: How matrices are held: fp32, fp16, q8, q4_0 or q4_1; auto keeps the codes of a
+            quantised model, and holds others in fp32.
         num_threads: Threads of the native step (default: the physical cores).
         seed: Seed of the prompts.
         overwrite: Replace the result in `out`.
@@ -57,16 +58,17 @@ def bench(
         CheckpointError: The model cannot be read.
     """
     from treadle.model.load import resolve
+    from treadle.model.source import open_model, source_hash
     from treadle.runtime import LLM
     from treadle.runtime.choice import choose_executor
 
     benchmark, out = BENCHMARKS.resolve(method), Path(out)
     if (out / RESULT_FILE).exists() and not overwrite:
         raise SettingsError(f"'{out}' holds a result already; pass --overwrite or another folder.")
-    folder = resolve(model)
-    with CheckpointReader(folder) as reader:
+    folder = resolve(model, takes_files=True)
+    with open_model(folder) as reader:
         inputs = [
-            Input(name="model", path=str(model), content_hash=content_hash(reader)),
+            Input(name="model", path=str(model), content_hash=source_hash(folder)),
             Input(name="config", path="config.json", content_hash=digest(reader.config)),
         ]
         num_bytes = reader.num_bytes
@@ -86,7 +88,7 @@ def bench(
         out,
         measurements=measurements,
         bytes={"input": num_bytes},
-        notes=[f"Computed by the {'native step' if answerer.is_native else 'generic executor'}."],
+        notes=[f"Computed by the {answerer.computed_by}."],
     )
     write_result(result, out)
     return result
@@ -101,7 +103,9 @@ class _Answerer:
         self._llm, shape = llm, executor.shape
         self.vocab_size, self.max_positions = shape.vocab_size, shape.max_positions
         native = executor if isinstance(executor, LlamaStep) else None
-        self.is_native = native is not None
+        forms = ", ".join(sorted(native.weights.forms)) if native else "fp32"
+        name = "native step" if native else "generic executor"
+        self.computed_by = f"{name}, matrices in {forms}"
         self.bytes_per_token = native.weight_bytes if native else 0
         self.flops_per_token = 2 * native.num_weights if native else 0
 
