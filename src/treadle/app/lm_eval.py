@@ -1,0 +1,196 @@
+"""treadle's runtime as a model of lm-eval, the harness of EleutherAI (extra `eval`).
+
+Importing this module registers the model as ``treadle``. From the shell::
+
+    python -m treadle.app.lm_eval run --model treadle \
+        --model_args pretrained=FOLDER,weights=q8 --tasks arc_easy
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from treadle.core.errors import SettingsError
+from treadle.runtime import LLM, SamplingParams
+from treadle.runtime.outputs import RequestOutput
+
+try:
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import normalize_gen_kwargs
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ImportError as error:
+    raise SettingsError(
+        f"lm-eval is not installed ({error}); pip install 'treadle[eval]'."
+    ) from error
+
+__all__ = ["TreadleLM"]
+
+Request = Any  # Any: lm-eval's Instance
+Scored = tuple[float, bool]
+_GENERATED_TOKENS = 256  # lm-eval's default, where a task does not say
+
+
+@register_model("treadle")
+class TreadleLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
+    """A model that lm-eval asks for likelihoods and for text; all requests share one batch."""
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        weights: str = "auto",
+        num_threads: int | None = None,
+        max_length: int | None = None,
+        add_bos_token: bool = False,
+        seed: int = 0,
+        trust_remote_code: bool = False,
+        **ignored: Any,  # what lm-eval passes to every model: batch_size, device, ...
+    ) -> None:
+        """Load a model.
+
+        Args:
+            pretrained: A folder, a GGUF file, ``packaged:smollm2``, or a hub id.
+            weights: As of `LLM`.
+            num_threads: Of the native step; None for the physical cores.
+            max_length: Tokens of context and continuation together; None: what the model takes.
+            add_bos_token: Whether texts start with the token that the tokenizer puts before them.
+            seed: Of sampled answers.
+            trust_remote_code: Whether code from the checkpoint may run.
+            ignored: The engine makes its own batches and runs on the CPU.
+        """
+        super().__init__()
+        self._llm = LLM(
+            pretrained,
+            weights=weights,
+            num_threads=num_threads,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+        self._pretrained, self._adds_bos = str(pretrained), add_bos_token
+        self.tokenizer = self._llm.prompts.tokenizer
+        # The runtime wants room for one token after a prompt.
+        longest = self._llm.shape.max_positions - 1
+        self.max_length = min(max_length or longest, longest)
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return int(cast(int, self.tokenizer.eos_token_id))
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token before a text that stands alone."""
+        found = self.tokenizer.bos_token_id
+        return self.eot_token_id if found is None else int(cast(int, found))
+
+    @property
+    def tokenizer_name(self) -> str:
+        """A name for what lm-eval keeps by tokenizer."""
+        return self._pretrained.replace("/", "__")
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
+        """Return the tokens of a text."""
+        adds = self._adds_bos if add_special_tokens is None else add_special_tokens
+        return list(self.tokenizer(string, add_special_tokens=adds).input_ids)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Return a conversation as the text that the model was tuned on."""
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[Scored]:
+        """Return each continuation's log-likelihood, and whether greedy decoding would give it."""
+        prompts = [
+            (context + continuation)[-self.max_length :] for _, context, continuation in requests
+        ]
+        # One best token beside each of the prompt's says whether it is the greedy one.
+        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1, ignore_eos=True)
+        found: list[Scored] = []
+        outputs = self._llm.generate(prompts, params)
+        for (key, _, continuation), output in zip(requests, outputs, strict=True):
+            scored = _score(output, min(len(continuation), self.max_length - 1))
+            if key is not None:
+                self.cache_hook.add_partial("loglikelihood", key, scored)
+            found.append(scored)
+        return found
+
+    def loglikelihood_rolling(
+        self, requests: Sequence[Request], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Return the log-likelihood of whole texts, in windows that do not overlap."""
+        texts = [request.args[0] for request in requests]
+        windows = [
+            [
+                (None, *make_disjoint_window(pair))
+                for pair in get_rolling_token_windows(
+                    token_list=self.tok_encode(text),
+                    prefix_token=self.prefix_token_id,
+                    max_seq_len=self.max_length - 1,
+                    context_len=1,
+                )
+            ]
+            for text in texts
+        ]
+        scores = iter(self._loglikelihood_tokens([pair for own in windows for pair in own]))
+        found = []
+        for text, own in zip(texts, windows, strict=True):
+            found.append(sum(next(scores)[0] for _ in own))
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), found[-1])
+        return found
+
+    def generate_until(self, requests: Sequence[Request], disable_tqdm: bool = False) -> list[str]:
+        """Return the continuation of each text, up to one of the strings that end it."""
+        prompts, params = [], []
+        for request in requests:
+            text, settings = request.args
+            asked = dict(normalize_gen_kwargs(settings, default_max_gen_toks=_GENERATED_TOKENS))
+            amount = min(int(asked["max_gen_toks"]), self.max_length - 1)
+            prompts.append(self.tok_encode(text)[-(self.max_length + 1 - amount) :])
+            params.append(_sampling(asked, amount))
+        found = [output.outputs[0].text for output in self._llm.generate(prompts, params)]
+        for request, text in zip(requests, found, strict=True):
+            self.cache_hook.add_partial("generate_until", request.args, text)
+        return found
+
+
+def _score(output: RequestOutput, num_scored: int) -> Scored:
+    """Add up the log-probabilities of a prompt's last tokens."""
+    total, is_greedy = 0.0, True
+    tokens, entries = output.prompt_token_ids, output.prompt_logprobs
+    assert entries is not None
+    for token, entry in zip(tokens[-num_scored:], entries[-num_scored:], strict=True):
+        assert entry is not None, "the first token of a prompt has no probability"
+        total += entry[token]
+        is_greedy &= entry[token] == max(entry.values())
+    return total, is_greedy
+
+
+def _sampling(asked: dict[str, Any], max_tokens: int) -> SamplingParams:
+    until = asked.get("until") or ()
+    is_sampled = bool(asked.get("do_sample")) and asked.get("temperature", 1.0) > 0
+    chosen: dict[str, Any] = {"temperature": 0.0}
+    if is_sampled:
+        names = ("temperature", "top_p", "top_k", "min_p")
+        chosen = {name: asked[name] for name in names if asked.get(name) is not None}
+    stop = (until,) if isinstance(until, str) else tuple(until)
+    return SamplingParams(
+        max_tokens=max_tokens, stop=tuple(text for text in stop if text), **chosen
+    )
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
