@@ -18,7 +18,7 @@ class Oracle(Clocked):
         return " ".join(words), len(words)
 
 
-def test_answers_stand_beside_their_speed():
+def test_answers_stand_beside_their_speed(clock):
     method = Questions(questions=("One?", "Two?"), new_tokens=5)
     found = method.measure(Oracle(token_seconds=0.01), 0)
     assert [entry.note for entry in found] == ["One? one", "Two? it is two"]
