@@ -81,6 +81,34 @@ def test_several_answers_share_the_prompt(make):
     assert len(out.prompt_logprobs) == 40
 
 
+def test_logprobs_of_the_end_of_a_prompt_leave_its_start_to_the_cache(make):
+    prompt = list(range(3, 53))
+    (full,) = make().generate(
+        [prompt], SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1)
+    )
+    params = SamplingParams(
+        temperature=0, max_tokens=1, prompt_logprobs=1, prompt_logprobs_start=45
+    )
+    engine = make()
+    (cold,) = engine.generate([prompt], params)
+    rows = engine.load_report().num_rows
+    (warm,) = engine.generate([prompt], params)
+    assert engine.load_report().num_rows - rows == 50 - 32
+    assert warm.outputs[0].num_cached_tokens == 32
+    for found in (cold, warm):
+        assert found.prompt_logprobs[:45] == [None] * 45
+        for entry, expected in zip(
+            found.prompt_logprobs[45:], full.prompt_logprobs[45:], strict=True
+        ):
+            assert entry == pytest.approx(expected, abs=1e-5)
+    at_the_end = SamplingParams(
+        temperature=0, max_tokens=2, prompt_logprobs=1, prompt_logprobs_start=50
+    )
+    (none,) = engine.generate([prompt], at_the_end)
+    assert none.prompt_logprobs == [None] * 50
+    assert len(none.outputs[0].token_ids) == 2
+
+
 def test_ends_at_end_of_sequence_and_stop_tokens(make):
     (free,) = make().generate(PROMPTS[:1], GREEDY)
     third = free.outputs[0].token_ids[2]

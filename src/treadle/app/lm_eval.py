@@ -6,6 +6,7 @@ Importing this module registers the model as ``treadle``. From the shell::
         --model_args pretrained=FOLDER,weights=q8 --tasks arc_easy
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -112,19 +113,22 @@ class TreadleLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[Scored]:
         """Return each continuation's log-likelihood, and whether greedy decoding would give it."""
-        prompts = [
-            (context + continuation)[-self.max_length :] for _, context, continuation in requests
-        ]
-        # One best token beside each of the prompt's says whether it is the greedy one.
-        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1, ignore_eos=True)
-        found: list[Scored] = []
+        found: dict[int, Scored] = {}
+        # Continuations of one context one after the other, so that later ones find it in the cache.
+        order = _by_turns([tuple(context) for _, context, _ in requests])
+        prompts, params = [], []
+        for place in order:
+            _, context, continuation = requests[place]
+            prompts.append((context + continuation)[-self.max_length :])
+            start = max(1, len(prompts[-1]) - len(continuation))
+            params.append(_scoring(start))
         outputs = self._llm.generate(prompts, params)
-        for (key, _, continuation), output in zip(requests, outputs, strict=True):
-            scored = _score(output, min(len(continuation), self.max_length - 1))
+        for place, output in zip(order, outputs, strict=True):
+            key = requests[place][0]
+            found[place] = _score(output)
             if key is not None:
-                self.cache_hook.add_partial("loglikelihood", key, scored)
-            found.append(scored)
-        return found
+                self.cache_hook.add_partial("loglikelihood", key, found[place])
+        return [found[place] for place in range(len(requests))]
 
     def loglikelihood_rolling(
         self, requests: Sequence[Request], disable_tqdm: bool = False
@@ -165,15 +169,35 @@ class TreadleLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return found
 
 
-def _score(output: RequestOutput, num_scored: int) -> Scored:
-    """Add up the log-probabilities of a prompt's last tokens."""
+def _by_turns(contexts: Sequence[tuple[int, ...]]) -> list[int]:
+    """Return places such that the first of each context come first, then the second ones."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    turns = []
+    for place, context in enumerate(contexts):
+        turns.append((seen[context], place))
+        seen[context] += 1
+    return [place for _, place in sorted(turns)]
+
+
+def _scoring(start: int) -> SamplingParams:
+    # One best token beside each of the prompt's says whether it is the greedy one.
+    return SamplingParams(
+        max_tokens=1,
+        temperature=0.0,
+        prompt_logprobs=1,
+        prompt_logprobs_start=start,
+        ignore_eos=True,
+    )
+
+
+def _score(output: RequestOutput) -> Scored:
+    """Add up the log-probabilities of the prompt's tokens that have them."""
     total, is_greedy = 0.0, True
-    tokens, entries = output.prompt_token_ids, output.prompt_logprobs
-    assert entries is not None
-    for token, entry in zip(tokens[-num_scored:], entries[-num_scored:], strict=True):
-        assert entry is not None, "the first token of a prompt has no probability"
-        total += entry[token]
-        is_greedy &= entry[token] == max(entry.values())
+    assert output.prompt_logprobs is not None
+    for token, entry in zip(output.prompt_token_ids, output.prompt_logprobs, strict=True):
+        if entry is not None:
+            total += entry[token]
+            is_greedy &= entry[token] == max(entry.values())
     return total, is_greedy
 
 

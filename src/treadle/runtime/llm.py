@@ -265,7 +265,10 @@ class LLM(Engine):
                 completion(request, index, self._show(request, True))
                 for index, request in enumerate(group)
             ]
-        logprobs = None if first.params.prompt_logprobs is None else [None, *first.prompt_logprobs]
+        start = first.params.prompt_logprobs_start
+        asked = first.params.prompt_logprobs is not None
+        unasked = [None] * min(start, first.num_prompt)
+        logprobs = [*unasked, *first.prompt_logprobs] if asked else None
         return RequestOutput(first.id, prompt, first.tokens[: first.num_prompt], answers, logprobs)
 
 

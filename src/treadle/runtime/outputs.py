@@ -41,7 +41,7 @@ class RequestOutput:
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     prompt_logprobs: list[TokenLogprobs | None] | None
-    """One entry a token; the first has nothing before it."""
+    """One entry a token, None before `prompt_logprobs_start`; the first has nothing before it."""
 
 
 @dataclass(frozen=True)

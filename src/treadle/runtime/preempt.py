@@ -45,14 +45,14 @@ class Preemption:
 
     def found(self, request: Request, parent: Request | None) -> list[int]:
         """Return the pages that `give_back` would let a request hold without allocating."""
-        if request.pages or request.id in self._swapped or self._needs_all_rows(request):
+        if request.pages or request.id in self._swapped:
             return request.pages
         if self._can_fork(request, parent):
             assert parent is not None
             return parent.pages[: request.num_prompt // self._pool.page_size]
         if not self._has_cache:
             return []
-        return self._tree.peek(request.tokens[:-1], request.cache_group)
+        return self._tree.peek(request.tokens[: request.num_reusable], request.cache_group)
 
     def give_back(self, request: Request, parent: Request | None) -> None:
         """Give a request that starts to run what is cached of it, but never its last token."""
@@ -65,23 +65,14 @@ class Preemption:
             request.pages = self._pool.allocate(count)
             self._pool.store.write(request.pages, content)
             return
-        if self._needs_all_rows(request):
-            return
         if self._can_fork(request, parent):
             assert parent is not None
             self._fork(request, parent)
         elif self._has_cache:
             request.pages = self._tree.match(
-                request.tokens[:-1], request.cache_group, request.priority
+                request.tokens[: request.num_reusable], request.cache_group, request.priority
             )
             request.num_computed = len(request.pages) * self._pool.page_size
-
-    def _needs_all_rows(self, request: Request) -> bool:
-        """Say whether the logits of the prompt are still to be reported."""
-        return (
-            request.params.prompt_logprobs is not None
-            and len(request.prompt_logprobs) < request.num_prompt - 1
-        )
 
     def _can_fork(self, request: Request, parent: Request | None) -> bool:
         """Say whether a sibling holds the whole prompt that `request` is to continue."""

@@ -46,6 +46,9 @@ class SamplingParams:
     logprobs: int | None = None
     """Report the logprobs of the chosen and so many best tokens, before penalties and filters."""
     prompt_logprobs: int | None = None
+    """The same of the prompt's tokens; all of them then run through the model."""
+    prompt_logprobs_start: int = 1
+    """First token of the prompt whose logprobs are asked; those before may come from the cache."""
     stop: str | Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
@@ -73,6 +76,7 @@ class SamplingParams:
 
     def _check_ranges(self) -> None:
         at_least = {"n": 1, "min_tokens": 0, "temperature": 0, "top_k": -1}
+        at_least["prompt_logprobs_start"] = 1
         optional = {"max_tokens": 1, "logprobs": 0, "prompt_logprobs": 0}
         for name, low in (at_least | optional).items():
             value = getattr(self, name)
@@ -204,7 +208,7 @@ class Request:
     """Characters of its text that were streamed."""
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
-    """Of every token of the prompt but the first."""
+    """Of the prompt's tokens from `prompt_logprobs_start` on."""
     pages: list[int] = field(default_factory=list)
 
     @property
@@ -216,6 +220,14 @@ class Request:
     def num_new(self) -> int:
         """The number of tokens generated so far."""
         return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_reusable(self) -> int:
+        """The number of tokens whose rows need not run again where the cache has them."""
+        if self.params.prompt_logprobs is None:
+            return len(self.tokens) - 1
+        reported = self.params.prompt_logprobs_start - 1 + len(self.prompt_logprobs)
+        return reported if reported < self.num_prompt - 1 else len(self.tokens) - 1
 
     @property
     def num_remaining(self) -> int:

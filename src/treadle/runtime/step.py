@@ -30,7 +30,7 @@ def next_chunk(request: Request, num_rows: int) -> Chunk:
     wanted: list[int] = []
     if request.params.prompt_logprobs is not None:
         # Row i says what token i + 1 should be; what an earlier run reported is not asked again.
-        begin = max(first, len(request.prompt_logprobs))
+        begin = max(first, request.params.prompt_logprobs_start - 1 + len(request.prompt_logprobs))
         wanted = [row - first for row in range(begin, min(last, request.num_prompt - 1))]
     if last == len(request.tokens):
         wanted.append(num_rows - 1)
