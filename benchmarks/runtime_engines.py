@@ -269,8 +269,8 @@ def real_model(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         found["llama.cpp Q4_1 copied"] = {}
     for name, rows in compare(sides, {"shared 8": shared}, arguments.rounds).items():
         found[name] |= rows
-    text = Path(arguments.text).read_text()
-    tokens = windows(text, load_tokenizer(folder), arguments.num_windows, 512).tokens.tolist()
+    tokenizer = load_tokenizer(folder)
+    tokens = windows(arguments.text, tokenizer, arguments.num_windows, 512).tokens.tolist()
     for side in sides:
         found[side.name]["loaded"] = side.loaded
         if not side.name.startswith("vllm") and "copied" not in side.name:
