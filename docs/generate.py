@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
@@ -53,7 +54,7 @@ def _default(field: FieldInfo) -> str:
 def cli_page() -> str:
     """Return the help of every command, as a terminal of 100 columns shows it."""
     calls = [[], *([name] for name in VERBS), ["run"], ["report"], ["doctor"]]
-    calls += [["compat"], ["export"]]
+    calls += [["compat"], ["export"], ["chat"]]
     calls += [[verb.name, action.name] for verb in VERBS.values() for action in verb.actions]
     calls += [
         [verb.name, name] for verb in VERBS.values() if (t := verb.methods()) for name in t.table
@@ -68,9 +69,51 @@ def cli_page() -> str:
     return "".join(parts)
 
 
+def parameters_page() -> str:
+    """Return the tables of the server's parameters: supported, ignored and refused."""
+    from treadle.deploy.serve.asked import IGNORED, REFUSED
+    from treadle.deploy.serve.openapi import document
+
+    found = document()
+    parts = [NOTICE + "# Parameters of the server\n"]
+    for path, entry in found["paths"].items():
+        if "post" not in entry:
+            continue
+        content = entry["post"]["requestBody"]["content"]["application/json"]
+        schema = found["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+        parts.append(f"\n## {path}\n\n{entry['post']['summary']}\n\n")
+        parts.append("| parameter | values | meaning |\n|---|---|---|\n")
+        for name, field in schema["properties"].items():
+            star = " (required)" if name in schema.get("required", []) else ""
+            text = " ".join(field["description"].split()).replace("|", "\\|")
+            parts.append(f"| `{name}`{star} | {_values(field)} | {text} |\n")
+    for title, table in (("Accepted and ignored", IGNORED), ("Refused", REFUSED)):
+        parts.append(f"\n## {title}\n\n| parameter | why |\n|---|---|\n")
+        parts += [f"| `{name}` | {why} |\n" for name, why in table.items()]
+    parts.append("\nAny other name is refused, and the message says the near one.\n")
+    return "".join(parts)
+
+
+def _values(field: dict[str, Any]) -> str:  # Any: a JSON schema
+    """Return what a parameter may be, in words."""
+    if "anyOf" in field:
+        kinds = [_values(kind) for kind in field["anyOf"] if kind.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    if "enum" in field or "const" in field:
+        return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
+    if "$ref" in field:
+        return "object"
+    if field.get("type") == "array":
+        return f"list of {_values(field['items'])}"
+    signs = (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="))
+    bounds = [f"{sign} {field[k]}" for k, sign in signs if k in field and abs(field[k]) < 1e6]
+    return " ".join([field.get("type", "anything"), ", ".join(bounds)]).strip()
+
+
 def main() -> int:
     """Write the pages, or compare them."""
     pages = {"methods.md": methods_page(), "cli.md": cli_page()}
+    pages["server_parameters.md"] = parameters_page()
     stale = [n for n, text in pages.items() if not _is_current(DOCS / n, text)]
     if "--check" in sys.argv:
         if stale:

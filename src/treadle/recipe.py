@@ -129,6 +129,11 @@ def _step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
     if action := verb.action(settings.get("method")):
         del settings["method"]
         verb, name = action, f"{name} {action.name}"
+    if "out" not in verb.parameters():
+        raise SettingsError(
+            f"Step {number} ({name}): this verb makes no artefact, so it is no step; run it when "
+            f"the recipe is done."
+        )
     _check_settings(f"Step {number} ({name})", verb, settings)
     if "out" not in settings:
         raise SettingsError(f"Step {number} ({name}): the setting 'out' is missing; add it.")

@@ -46,6 +46,12 @@ VERBS = {
             ),
         ),
         Verb(
+            "serve",
+            "deploy",
+            "Serve models behind OpenAI's HTTP interface, with a status page.",
+            "treadle.deploy.serve:serve",
+        ),
+        Verb(
             "evaluate",
             "judge",
             "Measure quality: perplexity and multiple choice, with intervals.",

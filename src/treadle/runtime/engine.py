@@ -66,8 +66,15 @@ class Engine:
     def _constrain(self, structured: StructuredOutputs) -> Constraint:
         return self._grammars.constraint(structured)
 
-    def _check(self, params: SamplingParams) -> None:
-        """Refuse settings that the model does not fit, and forms that cannot be compiled."""
+    def check(self, params: SamplingParams) -> None:
+        """Refuse settings that the model does not fit, and forms that cannot be compiled.
+
+        `submit` does so, too; a form that was checked is compiled, so that `submit` need not.
+
+        Raises:
+            DataError: They name tokens that the model does not know.
+            SettingsError: The form of the answer cannot be compiled.
+        """
         self.prompts.check(params)
         if params.structured_outputs is not None:
             self._constrain(params.structured_outputs)
@@ -138,7 +145,7 @@ class Engine:
             CapacityError: The cache is too small for it.
         """
         params = params or SamplingParams()
-        self._check(params)
+        self.check(params)
         tokens = self.prompts.tokens(prompt)
         with self._turn:
             adapter_hash = self._adapters.hash_of(adapter)
@@ -246,7 +253,7 @@ class Engine:
         with self._turn:
             request = Request.from_dict(exported.state)
             self._adapters.require_same(request)
-            self._check(request.params)
+            self.check(request.params)
             longest = self._max_length(request)
             migrate.import_pages(self._batch, exported, longest, self._clock)
 

@@ -16,6 +16,8 @@ Place = tuple[float, ...]
 
 INPUT_WEIGHT, OUTPUT_WEIGHT = 1, 2
 """What a token costs a client under the fair policy (virtual token counter)."""
+MAX_CLIENTS = 10_000
+"""Counters that are kept; where clients choose their names, there is no end to them."""
 
 
 class Policy(Protocol):
@@ -89,6 +91,8 @@ class Fair(Fcfs):
         own = self.counters.get(request.client, 0)
         if clients and request.client not in clients:
             own = max(own, min(self.counters.get(client, 0) for client in clients))
+        if len(self.counters) > MAX_CLIENTS:
+            self.counters = {client: self.counters.get(client, 0) for client in clients}
         self.counters[request.client] = own
 
     def computed(self, request: Request, num_input: int, num_output: int) -> None:

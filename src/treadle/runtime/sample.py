@@ -148,7 +148,8 @@ def _best(values: Floats, count: int) -> npt.NDArray[np.int64]:
     if count == 0:
         return np.empty(0, np.int64)
     if count == 1:
-        return np.argmax(values)[None]
+        return np.array([values.argmax()], np.int64)
     bound = np.partition(values, -count)[-count] if count < values.size else values.min()
     found = np.flatnonzero(values >= bound)
-    return found[np.argsort(-values[found], kind="stable")[:count]]
+    best: npt.NDArray[np.int64] = found[np.argsort(-values[found], kind="stable")[:count]]
+    return best

@@ -1,0 +1,1 @@
+"""Wing: serve one model or many."""

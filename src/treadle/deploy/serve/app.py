@@ -1,0 +1,67 @@
+"""The paths of the server."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from treadle.deploy.serve import plain_endpoints as plain
+from treadle.deploy.serve.chats import chats
+from treadle.deploy.serve.completions import completions
+from treadle.deploy.serve.errors import ApiError
+from treadle.deploy.serve.gate import Gate, on_api_error, on_failure, on_http_error
+from treadle.deploy.serve.openapi import document
+from treadle.deploy.serve.serving import Serving
+from treadle.deploy.serve.vectors import embeddings, score
+
+__all__ = ["make_app"]
+
+
+async def openapi(request: Request) -> Response:
+    """Return the description of all paths."""
+    return JSONResponse(document())
+
+
+def make_app(serving: Serving, keys: Sequence[str]) -> Starlette:
+    """Return the application; it runs the engine thread as long as it lives."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        serving.engine.start()
+        try:
+            yield
+        finally:
+            await serving.engine.stop()
+
+    app = Starlette(
+        routes=[
+            Route("/v1/models", plain.models),
+            Route("/v1/models/{name:path}", plain.model),
+            Route("/v1/completions", completions, methods=["POST"]),
+            Route("/v1/chat/completions", chats, methods=["POST"]),
+            Route("/v1/embeddings", embeddings, methods=["POST"]),
+            Route("/v1/score", score, methods=["POST"]),
+            Route("/score", score, methods=["POST"]),
+            Route("/tokenize", plain.tokenize, methods=["POST"]),
+            Route("/detokenize", plain.detokenize, methods=["POST"]),
+            Route("/health", plain.health),
+            Route("/metrics", plain.metrics),
+            Route("/status", plain.status),
+            Route("/openapi.json", openapi),
+            Route("/", plain.page),
+        ],
+        middleware=[Middleware(Gate, serving=serving, keys=keys)],
+        exception_handlers={
+            ApiError: on_api_error,
+            HTTPException: on_http_error,
+            Exception: on_failure,
+        },
+        lifespan=lifespan,
+    )
+    app.state.serving = serving
+    return app

@@ -1,0 +1,187 @@
+"""The driver: load models, serve them until a signal comes."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from treadle.core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from treadle.deploy.serve.catalogue import ServedModel
+
+__all__ = ["serve"]
+
+_logger = logging.getLogger(__name__)
+_KEY_VARIABLE = "TREADLE_API_KEY"
+
+
+def serve(
+    models: list[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    adapter: tuple[str, ...] = (),
+    api_key: tuple[str, ...] = (),
+    policy: Literal["fcfs", "priority", "fair", "fair_priority", "prefix"] = "fair_priority",
+    max_requests: int = 256,
+    max_body_bytes: int = 4 << 20,
+    timeout_seconds: float = 600.0,
+    drain_seconds: float = 60.0,
+    max_num_seqs: int = 16,
+    max_num_batched_tokens: int = 256,
+    cache_bytes: int | None = None,
+    kv_dtype: Literal["fp32", "fp16", "int8"] = "fp32",
+    weights: str = "auto",
+    num_threads: int | None = None,
+    device: str = "cpu",
+    tool_parser: str = "auto",
+    seed: int = 0,
+    trust_remote_code: bool = False,
+) -> None:
+    """Serve models behind OpenAI's HTTP interface, with a status page at /.
+
+    SIGTERM or Ctrl+C ends it: requests that run or wait are answered, new ones refused with 503; a
+    second signal ends it at once.
+
+    Args:
+        models: Hugging Face folders, GGUF files, packaged:smollm2, or hub ids; NAME=MODEL gives one
+            another name for clients.
+        host: Address to listen on; 0.0.0.0 lets other machines in.
+        port: Port to listen on; 0 takes a free one.
+        adapter: LoRA adapters as NAME=FOLDER, or MODEL/NAME=FOLDER where there are several models;
+            each appears as a model.
+        api_key: Keys that clients must show one of; also read from TREADLE_API_KEY, parted by
+            commas.
+        policy: Who comes first: fcfs, priority, fair (among clients), fair_priority (the lowest
+            priority number, then fair), or prefix.
+        max_requests: Answers that run or wait; more are refused with 429.
+        max_body_bytes: Of a request.
+        timeout_seconds: Of an answer, waiting included.
+        drain_seconds: Time that requests have to end after SIGTERM.
+        max_num_seqs: Requests in a batch.
+        max_num_batched_tokens: Tokens of a step.
+        cache_bytes: Of each model's keys and values (default: what max_num_seqs texts of full
+            length take, at most a quarter of the free memory).
+        kv_dtype: How keys and values are stored.
+        weights: How matrices are held: fp32, fp16, q8, q4_0 or q4_1; auto keeps the codes of a
+            quantised model, and holds others in fp32.
+        num_threads: Threads of the native step (default: the physical cores).
+        device: The cpu, or a CUDA device (experimental).
+        tool_parser: How the model writes calls of tools: hermes (and Qwen), llama3 or mistral; auto
+            reads it off the chat template.
+        seed: Of requests without a seed of their own.
+        trust_remote_code: Run code that a checkpoint brings along.
+
+    Raises:
+        SettingsError: The port is in use, or a name stands twice.
+        CheckpointError: A model cannot be read.
+    """
+    from treadle.deploy.serve.app import make_app
+    from treadle.deploy.serve.catalogue import Catalogue
+    from treadle.deploy.serve.limits import ServerLimits
+    from treadle.deploy.serve.server import Server, listen
+    from treadle.deploy.serve.serving import Serving
+    from treadle.deploy.serve.tools import require_format
+
+    limits = ServerLimits(
+        max_requests, max_body_bytes, timeout_seconds, drain_seconds=drain_seconds
+    )
+    tool_format, keys = require_format(tool_parser), _keys(api_key)
+    socket = listen(host, port)  # before the models load: a port in use is said at once
+    try:
+        served = _load(
+            _pairs("model", models),
+            adapter,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            cache_bytes=cache_bytes,
+            kv_dtype=kv_dtype,
+            policy=policy,
+            seed=seed,
+            weights=weights,
+            num_threads=num_threads,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        )
+        serving = Serving(Catalogue(served), limits, tool_format)
+        address = f"http://{socket.getsockname()[0]}:{socket.getsockname()[1]}"
+        _announce(address, served)
+        Server(make_app(serving, keys), serving).run([socket])
+    finally:
+        socket.close()
+
+
+def _announce(address: str, served: Sequence["ServedModel"]) -> None:
+    _logger.info("Serving %s at %s", ", ".join(model.name for model in served), address)
+
+
+def _keys(given: Sequence[str]) -> list[str]:
+    """Return the keys of the setting and the environment."""
+    own = [key.strip() for key in os.environ.get(_KEY_VARIABLE, "").split(",")]
+    found = [*given, *filter(None, own)]
+    for key in found:
+        if not key.isascii() or not key.isprintable() or " " in key or not key:
+            raise SettingsError(
+                "An API key is empty or has blanks or characters beyond ASCII, which no header can "
+                "carry; choose another."
+            )
+    return found
+
+
+def _pairs(what: str, given: Sequence[str]) -> dict[str, str]:
+    """Return name -> source of what is written NAME=SOURCE, or for models just SOURCE."""
+    found: dict[str, str] = {}
+    for entry in given:
+        name, sign, source = entry.partition("=")
+        if not sign or Path(entry).exists():
+            name, source = Path(entry).resolve().name if Path(entry).exists() else entry, entry
+        if not name or not source or (what == "adapter" and not sign):
+            raise SettingsError(f"Found {what} '{entry}', expected NAME=FOLDER; give both.")
+        if name in found:
+            raise SettingsError(
+                f"Two of the {what}s are called '{name}'; give one another name with NAME=FOLDER."
+            )
+        found[name] = source
+    return found
+
+
+def _load(
+    sources: dict[str, str],
+    adapters: Sequence[str],
+    **settings: Any,  # Any: of LLM
+) -> list["ServedModel"]:
+    """Load the models and their adapters."""
+    from treadle.deploy.serve.catalogue import ServedModel
+    from treadle.runtime import LLM
+
+    beside = _beside(_pairs("adapter", adapters), list(sources))
+    served = []
+    for name, source in sources.items():
+        llm = LLM(source, adapters=beside[name], **settings)
+        served.append(ServedModel(name, llm))
+        served += [ServedModel(own, llm, own, name) for own in beside[name]]
+    return served
+
+
+def _beside(adapters: dict[str, str], models: list[str]) -> dict[str, dict[str, str]]:
+    """Return for each model the adapters that are loaded beside it."""
+    found: dict[str, dict[str, str]] = {model: {} for model in models}
+    for name, folder in adapters.items():
+        model, sign, own = name.rpartition("/")
+        if not sign and len(models) == 1:
+            model, own = models[0], name
+        if model not in found:
+            raise SettingsError(
+                f"Found adapter '{name}' beside the models {', '.join(models)}; write "
+                f"MODEL/NAME=FOLDER with one of them."
+            )
+        taken = {*models, *(other for names in found.values() for other in names)}
+        if not own or own in taken:
+            raise SettingsError(
+                f"The adapter name '{own}' is empty or in use; clients ask for it as for a model: "
+                f"choose another."
+            )
+        found[model][own] = folder
+    return found

@@ -1,0 +1,61 @@
+"""Errors as OpenAI's clients know them: a status, and an object that says what to mend."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from treadle.core.errors import CapacityError, DataError, SettingsError, TreadleError
+
+__all__ = ["ApiError", "from_treadle"]
+
+
+class ApiError(Exception):
+    """What is wrong with a request, or why it cannot be answered now."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.headers = dict(headers or {})
+
+    def to_dict(self) -> dict[str, Any]:  # Any: JSON values
+        """Return the object that OpenAI's clients read."""
+        error = {
+            "message": self.message,
+            "type": _kind(self.status),
+            "param": self.param,
+            "code": self.code,
+        }
+        return {"error": error}
+
+    def response(self) -> JSONResponse:
+        """Return it as an HTTP response."""
+        return JSONResponse(self.to_dict(), self.status, self.headers)
+
+
+def _kind(status: int) -> str:
+    kinds = {
+        401: "authentication_error",
+        404: "not_found_error",
+        429: "rate_limit_error",
+        503: "service_unavailable_error",
+    }
+    return kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
+
+
+def from_treadle(error: TreadleError) -> ApiError:
+    """Return an error of the runtime as one of the interface."""
+    codes = (
+        (CapacityError, "capacity_exceeded"),
+        (DataError, "invalid_input"),
+        (SettingsError, "invalid_value"),
+    )
+    code = next((code for kind, code in codes if isinstance(error, kind)), "unsupported")
+    return ApiError(400, str(error), code)

@@ -1,0 +1,114 @@
+"""Our own OpenAPI document, made from the models of the bodies."""
+
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from treadle.deploy.serve import asked
+
+__all__ = ["document"]
+
+Plain = dict[str, Any]
+"""JSON values."""
+
+_BODIES: dict[str, tuple[type[Any], str]] = {
+    "/v1/completions": (asked.AskedCompletion, "Continue a text."),
+    "/v1/chat/completions": (asked.AskedChat, "Continue a conversation."),
+    "/v1/embeddings": (asked.AskedEmbedding, "Return texts as vectors of length one."),
+    "/v1/score": (asked.AskedScore, "Say how alike texts are, or how likely one is."),
+    "/tokenize": (asked.AskedTokenize, "Return the tokens of a text or a conversation."),
+    "/detokenize": (asked.AskedDetokenize, "Return the text of tokens."),
+}
+_PAGES = {
+    "/v1/models": ("List the models and adapters.", "application/json"),
+    "/health": ("Say whether requests are taken.", "application/json"),
+    "/metrics": ("Return metrics for Prometheus.", "text/plain"),
+    "/status": ("Return what the status page shows.", "application/json"),
+    "/openapi.json": ("Return this document.", "application/json"),
+    "/": ("Show the status page.", "text/html"),
+}
+_REFUSALS = {
+    "400": "The body is wrong.",
+    "401": "The API key is missing or wrong.",
+    "404": "There is no such model.",
+    "405": "The path takes another method.",
+    "408": "The body took too long to come.",
+    "413": "The body is too long.",
+    "429": "Too many requests wait.",
+    "503": "The server is shutting down.",
+    "504": "The answer took too long.",
+}
+_ERROR: Plain = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+
+
+@cache
+def document() -> Plain:
+    """Return the document."""
+    kinds = [(kind, "validation") for kind, _ in _BODIES.values()]
+    _, definitions = models_json_schema(
+        kinds,  # type: ignore[arg-type]  # the literal "validation" widens to str
+        ref_template="#/components/schemas/{model}",
+    )
+    paths = {path: {"post": _post(kind.__name__, text)} for path, (kind, text) in _BODIES.items()}
+    pages = {path: {"get": _get(*entry)} for path, entry in _PAGES.items()}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "treadle serve",
+            "version": version("treadle"),
+            "description": "OpenAI's interface, and some of vLLM's, over models of this machine.",
+        },
+        "paths": {**paths, **pages},
+        "components": {
+            "schemas": {**definitions["$defs"], "Error": _ERROR},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+
+
+def _post(body: str, text: str) -> Plain:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body}"}}}
+    answers: Plain = {
+        "200": {
+            "description": "The answer.",
+            "content": {
+                "application/json": {"schema": {"type": "object"}},
+                "text/event-stream": {},
+            },
+        }
+    }
+    return {
+        "summary": text,
+        "requestBody": {"required": True, "content": content},
+        "responses": {**answers, **{s: _refusal(meaning) for s, meaning in _REFUSALS.items()}},
+    }
+
+
+def _refusal(meaning: str) -> Plain:
+    schema = {"schema": {"$ref": "#/components/schemas/Error"}}
+    return {"description": meaning, "content": {"application/json": schema}}
+
+
+def _get(text: str, media_type: str) -> Plain:
+    schema: Plain = {} if media_type == "application/json" else {"type": "string"}
+    answer = {"description": "The answer.", "content": {media_type: {"schema": schema}}}
+    refusals = {status: _refusal(_REFUSALS[status]) for status in ("401", "405")}
+    return {"summary": text, "responses": {"200": answer, **refusals}}

@@ -1,0 +1,87 @@
+"""The HTTP server: it drains before it ends."""
+
+import logging
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from treadle.core.errors import SettingsError
+from treadle.deploy.serve.serving import Serving
+
+__all__ = ["Server", "listen"]
+
+_logger = logging.getLogger(__name__)
+_BACKLOG = 2048
+_KEEP_ALIVE_SECONDS = 65
+"""Longer than a proxy keeps connections, so that it never sends into a closing one."""
+
+
+class Server(uvicorn.Server):
+    """Answers 503 to new requests after SIGTERM or Ctrl+C, and ends when the others are done.
+
+    A second signal ends it at once.
+    """
+
+    def __init__(self, app: Starlette, serving: Serving) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="on",
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=1,
+                server_header=False,
+                ws="none",
+            )
+        )
+        self._serving = serving
+        self._drain_until: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain, or end at once if that has begun."""
+        if self._drain_until is not None:
+            self.should_exit = self.force_exit = True
+        self.drain()
+
+    def drain(self) -> None:
+        """Take no new requests, and end when those inside are done."""
+        self._serving.is_draining = True
+        self._drain_until = time.monotonic() + self._serving.limits.drain_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        """Say whether to end now; uvicorn asks ten times a second."""
+        if self._drain_until is not None:
+            is_late = time.monotonic() > self._drain_until
+            if is_late and self._serving.num_inside:
+                _logger.warning(
+                    "%d requests were not done in time and are cancelled", self._serving.num_inside
+                )
+            if is_late or not self._serving.num_inside:
+                self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 takes a free one.
+
+    Raises:
+        SettingsError: The port is in use, or the host is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, asyncio sends every piece at once (TCP_NODELAY), not 40 ms later.
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+        found.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        found.close()
+        raise SettingsError(
+            f"Cannot listen on {host}:{port} ({error}); choose another --port (0 takes a free "
+            f"one), end the program that has it, or give a --host of this machine."
+        ) from error
+    return found

@@ -1,0 +1,267 @@
+"""What the endpoints share: the models, the engine thread, the limits, and who asks."""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from treadle.core.errors import TreadleError
+from treadle.deploy.serve.asked import AskedGeneration
+from treadle.deploy.serve.catalogue import Catalogue, ServedModel
+from treadle.deploy.serve.engine_thread import Answering, EngineThread
+from treadle.deploy.serve.errors import ApiError, from_treadle
+from treadle.deploy.serve.limits import ServerLimits
+from treadle.deploy.serve.metrics import Metrics
+from treadle.runtime.outputs import Delta
+from treadle.runtime.request import SamplingParams
+
+__all__ = ["Answers", "Serving", "read_body", "unless_gone"]
+
+T = TypeVar("T")
+_CLIENT_GONE = 499
+"""Nobody reads it; what nginx notes down for a client that left."""
+
+
+class Serving:
+    """One server's models and what limits them."""
+
+    def __init__(self, catalogue: Catalogue, limits: ServerLimits, tool_format: str) -> None:
+        self.catalogue, self.limits, self.tool_format = catalogue, limits, tool_format
+        self.metrics = Metrics(catalogue.llms)
+        self.engine = EngineThread(list(catalogue.llms.values()))
+        self.is_draining = False
+        self.num_generating = 0
+        """Answers that are not finished yet."""
+        self.num_inside = 0
+        """HTTP requests that are not answered yet."""
+        self.open: set[Answers] = set()
+
+    def new_id(self, prefix: str) -> str:
+        """Return an id that no other answer has."""
+        return f"{prefix}-{secrets.token_hex(12)}"
+
+    def client_of(self, request: Request, user: str | None) -> str:
+        """Return between whom the server is fair: keys, else users, else addresses."""
+        key: str | None = request.scope.get("treadle.key")
+        if key is not None:
+            return f"key {key}"
+        return f"user {user}" if user else f"host {request.client.host if request.client else ''}"
+
+    @property
+    def num_tokens_open(self) -> int:
+        """Tokens generated for answers that are not finished."""
+        parts = (part for answers in self.open for part in answers.parts)
+        return sum(request.num_new for part in parts for request in part.requests)
+
+    def require_room(self, num_answers: int) -> None:
+        """Refuse what goes beyond what may run and wait.
+
+        Raises:
+            ApiError: Too many run and wait already, or so many answers never have room.
+        """
+        most = self.limits.max_requests
+        if num_answers > most:
+            raise ApiError(
+                400,
+                f"{num_answers} answers are asked for at once, and this server takes {most}; send "
+                f"several requests, or raise its --max-requests.",
+                "too_many_answers",
+            )
+        if self.num_generating + num_answers > most:
+            raise ApiError(
+                429,
+                f"{self.num_generating} answers run or wait, {num_answers} more are asked for, and "
+                f"this server takes {most}; try again later.",
+                "queue_full",
+                headers={"Retry-After": "1"},
+            )
+
+    async def ask(
+        self,
+        request: Request,
+        asked: AskedGeneration,
+        model: ServedModel,
+        prompts: list[tuple[list[int], SamplingParams]],
+    ) -> "Answers":
+        """Let prompts wait for their turn.
+
+        Raises:
+            ApiError: The queue is full, or the engine refuses one of them.
+        """
+        num_answers = sum(params.n for _, params in prompts)
+        self.require_room(num_answers)
+        answers = Answers(self, model, num_answers)
+        try:
+            form = prompts[0][1].structured_outputs
+            if form is not None:  # compiled here, where it holds nobody up
+                await asyncio.to_thread(model.llm.check, prompts[0][1])
+            answers.parts = await self.engine.submit(
+                model.llm,
+                prompts,
+                bool(asked.stream),
+                client=self.client_of(request, asked.user),
+                priority=asked.priority or 0,
+                cache_salt=asked.cache_salt or "",
+                adapter=model.adapter,
+                timeout_seconds=self.limits.timeout_seconds,
+            )
+        except TreadleError as error:
+            answers.close()
+            raise from_treadle(error) from error
+        except BaseException:
+            answers.close()
+            raise
+        return answers
+
+
+class Answers:
+    """The answers to the prompts of one HTTP request."""
+
+    def __init__(self, serving: Serving, model: ServedModel, num_answers: int) -> None:
+        self._serving, self._model, self._num_answers = serving, model, num_answers
+        self.parts: list[Answering] = []
+        """One for each prompt, once the engine has taken them."""
+        self._is_closed = False
+        serving.open.add(self)
+        serving.num_generating += num_answers
+
+    def close(self) -> None:
+        """Let go of what is unfinished, and count what became of all."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._serving.open.discard(self)
+        self._serving.num_generating -= self._num_answers
+        for part in self.parts:
+            self._serving.engine.cancel(part)
+            self._serving.metrics.count(self._model.name, part.requests)
+
+    @asynccontextmanager
+    async def closing(self) -> AsyncIterator["Answers"]:
+        """Close the answers when the block is left, however it is left."""
+        try:
+            yield self
+        finally:
+            self.close()
+
+    async def pieces(self) -> AsyncIterator[tuple[int, Delta]]:
+        """Give the pieces of all answers as they come, each with its place.
+
+        Raises:
+            ApiError: An answer takes too long, or cannot be finished.
+        """
+        merged: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
+
+        async def forward(first: int, part: Answering) -> None:
+            try:
+                async for delta in part:
+                    merged.put_nowait((first + delta.index, delta))
+            except Exception as error:  # raised below, where it is awaited
+                merged.put_nowait((first, error))
+
+        firsts = itertools.accumulate([0, *(len(part.requests) for part in self.parts)])
+        tasks = [
+            asyncio.create_task(forward(first, part))
+            for first, part in zip(firsts, self.parts, strict=False)
+        ]
+        num_open = sum(len(part.requests) for part in self.parts)
+        try:
+            while num_open:
+                place, piece = await merged.get()
+                if isinstance(piece, Exception):
+                    raise _as_api_error(piece)
+                self._require_time(piece)
+                num_open -= piece.finish_reason is not None
+                yield place, piece
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _require_time(self, piece: Delta) -> None:
+        if piece.finish_reason == "deadline":
+            raise ApiError(
+                504,
+                f"The answer was not finished within {self._serving.limits.timeout_seconds:g} "
+                f"seconds; lower max_tokens, or raise the server's --timeout-seconds.",
+                "timeout",
+            )
+
+    def usage(self, tokens: list[list[int]]) -> dict[str, Any]:  # Any: JSON values
+        """Return how many tokens were read and written; `tokens` are the answers'."""
+        first = [part.requests[0] for part in self.parts]
+        read, written = sum(r.num_prompt for r in first), sum(map(len, tokens))
+        return {
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+            "prompt_tokens_details": {
+                "cached_tokens": sum(min(r.num_cached, r.num_prompt) for r in first)
+            },
+        }
+
+
+def _as_api_error(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, TreadleError):
+        return from_treadle(error)
+    return ApiError(
+        500,
+        f"The model failed ({type(error).__name__}: {error}); the server's log says where.",
+        "engine_error",
+    )
+
+
+async def read_body(request: Request, limits: ServerLimits) -> bytes:
+    """Return a request's body.
+
+    Raises:
+        ApiError: It is too long, or takes too long to come.
+    """
+    parts: list[bytes] = []
+    num_bytes = 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for part in request.stream():
+                parts.append(part)
+                num_bytes += len(part)
+                if num_bytes > limits.max_body_bytes:
+                    raise ApiError(
+                        413,
+                        f"The body is longer than {limits.max_body_bytes} bytes; send less, or "
+                        f"raise the server's --max-body-bytes.",
+                        "body_too_large",
+                    )
+    except TimeoutError as error:
+        raise ApiError(
+            408,
+            f"The body did not come within {limits.body_seconds:g} seconds; send it at once.",
+            "timeout",
+        ) from error
+    return b"".join(parts)
+
+
+async def unless_gone(request: Request, work: Callable[[], Awaitable[T]]) -> T | Response:
+    """Do work, but stop it as soon as the client has left."""
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    doing, leaving = asyncio.ensure_future(work()), asyncio.create_task(leave())
+    try:
+        await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            return doing.result()
+        return Response(status_code=_CLIENT_GONE)
+    except ClientDisconnect:
+        return Response(status_code=_CLIENT_GONE)
+    finally:
+        leaving.cancel()
+        if not doing.done():
+            doing.cancel()
