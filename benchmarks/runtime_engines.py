@@ -287,7 +287,7 @@ def random_sizes(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         file = work / f"{shape.replace(' ', '.')}.gguf"
         write_random(shape, file)
         new_tokens = 16 if shape.startswith("7b") else 32
-        sides = [ours(str(file), "auto", arguments.threads, "treadle", 512)]
+        sides = [ours(str(file), "auto", arguments.threads, "treadle", 1024)]
         if arguments.llamacpp:
             sides.append(llamacpp(arguments.llamacpp, str(file), arguments.threads, "llama.cpp"))
         print(f"{shape}: {file.stat().st_size / 1e9:.2f} GB", flush=True)

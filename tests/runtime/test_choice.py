@@ -1,5 +1,8 @@
 """The native step is taken where it agrees with transformers, and left where it does not."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 
@@ -27,6 +30,7 @@ def test_another_architecture_runs_through_transformers_with_a_warning(tiny_mode
 
 
 def test_weights_that_fail_the_check_are_not_used(llama, monkeypatch):
+    monkeypatch.setattr(choice.agreed, "is_known", lambda signature: False)
     real = LlamaStep.forward
 
     def wrong(self, rows, pool):
@@ -38,3 +42,24 @@ def test_weights_that_fail_the_check_are_not_used(llama, monkeypatch):
     monkeypatch.setattr(choice.LlamaStep, "forward", lambda s, r, p: -real(s, r, p))
     with pytest.raises(SettingsError, match="no weights in q8"):
         choose_executor(llama, "q8")
+
+
+def test_what_agreed_is_compared_again_only_when_it_changed(tiny_model, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("llama"), folder)
+    compared = []
+
+    def counted(path, native):
+        compared.append(path)
+        return agreement(path, native)
+
+    monkeypatch.setattr(choice, "agreement", counted)
+    for _ in range(2):
+        choose_executor(folder).close()
+    assert len(compared) == 1
+    choose_executor(folder, "q8").close()
+    assert len(compared) == 2
+    weights = folder / "model.safetensors"
+    os.utime(weights, ns=(1, 1))
+    choose_executor(folder).close()
+    assert len(compared) == 3

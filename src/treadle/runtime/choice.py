@@ -9,6 +9,7 @@ import numpy as np
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model.source import open_model
 from treadle.native import SlowPathWarning
+from treadle.runtime import agreed
 from treadle.runtime.executor import Executor, Floats, StepRows
 from treadle.runtime.held import HeldWeights
 from treadle.runtime.llama_step import LlamaStep
@@ -54,7 +55,8 @@ def choose_executor(
 ) -> Executor:
     """Return the native step, if it computes the model and agrees with transformers' blocks.
 
-    Otherwise return the generic executor, with a warning that names the reason.
+    Otherwise return the generic executor, with a warning that names the reason. What agreed once is
+    not compared again while its files and the kernel stay as they are.
 
     Args:
         folder: A model folder, or a GGUF file.
@@ -73,8 +75,12 @@ def choose_executor(
     except UnsupportedModelError as error:
         reason = str(error)
     else:
+        signature = agreed.sign(folder, form)
+        if agreed.is_known(signature):
+            return native
         found = agreement(folder, native)
         if found.holds(native.weights):
+            agreed.remember(signature)
             return native
         native.close()
         reason = (

@@ -138,8 +138,10 @@ def _code_parts(coded: Coded, layout: Layout) -> tuple[Array, Array, Array | Non
 
 def _interleaved(codes: npt.NDArray[np.uint8], lanes: int) -> npt.NDArray[np.uint8]:
     """Put four columns of each of `lanes` rows side by side: [rows / lanes, cols / 4, lanes, 4]."""
-    quads = _filled(codes, lanes).reshape(-1, lanes, codes.shape[1] // 4, 4)
-    return np.ascontiguousarray(quads.transpose(0, 2, 1, 3))
+    # Four bytes at a time, which numpy moves faster than a dimension of four.
+    quads = np.ascontiguousarray(_filled(codes, lanes)).view(np.uint32)
+    turned = np.ascontiguousarray(quads.reshape(-1, lanes, codes.shape[1] // 4).mT)
+    return turned.view(np.uint8).reshape(*turned.shape, 4)
 
 
 def _by_lanes(values: Array, lanes: int) -> Array:
