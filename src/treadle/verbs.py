@@ -18,6 +18,13 @@ VERBS = {
     verb.name: verb
     for verb in (
         Verb(
+            "curate",
+            "text",
+            "Clean a corpus: may this document stay, is it a copy?",
+            "treadle.text.curate:curate",
+            "treadle.text.curate:METHODS",
+        ),
+        Verb(
             "prune",
             "shrink",
             "Remove weights: which stay, with what values?",

@@ -1,0 +1,9 @@
+"""Tables of documents: any text source in as (id, text, ...) batches, Parquet parts out.
+
+pyarrow and the readers' packages are imported where they are used: the base install has none.
+"""
+
+from treadle.core.table.parts import PartWriter, cut, write_parquet
+from treadle.core.table.source import Source, Unit, open_source
+
+__all__ = ["PartWriter", "Source", "Unit", "cut", "open_source", "write_parquet"]

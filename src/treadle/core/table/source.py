@@ -1,0 +1,273 @@
+"""Where documents come from: files found, hashed and cut into units that can be read in any order.
+
+A unit is a run of whole documents of one file (or of whole small files), about 16 MB of it, so that
+one large file is shared between workers. How a source is cut never shows in what is made of it.
+"""
+
+import mmap
+import os
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from treadle.core.errors import DataError
+from treadle.core.result import digest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from treadle.core.table.readers import Batch
+
+__all__ = ["Kind", "Source", "Unit", "open_source"]
+
+Kind = Literal["lines", "gzip", "zstd", "parquet", "files"]
+_SUFFIXES: dict[str, Kind] = {
+    ".jsonl": "lines",
+    ".ndjson": "lines",
+    ".jsonl.gz": "gzip",
+    ".json.gz": "gzip",
+    ".jsonl.zst": "zstd",
+    ".json.zst": "zstd",
+    ".parquet": "parquet",
+}
+_UNIT_BYTES = 16 << 20
+_UNIT_FILES = 2000
+_STDLIB = "stdlib:sources"
+_PARTS = "data"
+"""Folder of the text inside an output of ours, beside the side-cars."""
+_NOT_SOURCES = {"__pycache__", "site-packages", "dist-packages", "test", "tests", "idlelib"}
+"""Of the standard library: what is installed beside it, and what only tests it."""
+
+
+class Unit(NamedTuple):
+    """A run of documents that one worker reads."""
+
+    number: int
+    kind: Kind
+    name: str
+    """The file's path inside the source, which ids are made from."""
+    files: tuple[Path, ...]
+    start: int
+    """First byte of lines, or the row group of a Parquet file."""
+    stop: int
+    first_row: int
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether a document can only be reached through all that stand before it."""
+        return self.kind in ("gzip", "zstd")
+
+
+class Source(NamedTuple):
+    """Documents, still unread."""
+
+    path: Path
+    units: tuple[Unit, ...]
+    content_hash: str
+    num_bytes: int
+    text_column: str
+    id_column: str
+    schema: "pa.Schema"
+    """Of the documents: id, text, then what else the source has."""
+    notes: tuple[str, ...]
+
+    def batches(self, unit: Unit) -> "Iterator[Batch]":
+        """Yield the documents of a unit, a few megabytes at a time, and what was refused.
+
+        Raises:
+            DataError: The file is damaged, or lacks the text column.
+        """
+        from treadle.core.table.readers import read_unit
+
+        return read_unit(self, unit)
+
+
+def open_source(data: str | Path, text_column: str = "text", id_column: str = "id") -> Source:
+    """Find, hash and cut the documents of a file, a folder of shards, or a tree of text files.
+
+    A folder that holds shards (JSONL, also .gz and .zst, or Parquet) is those shards; any other
+    folder is a tree in which each file is a document. A folder that treadle wrote is its text.
+    `stdlib:sources` stands for the Python standard library's own sources.
+
+    Raises:
+        DataError: There is nothing to read, or the shards do not fit together.
+    """
+    root = _resolve(data)
+    files = [root] if root.is_file() else _files_of(root)
+    shards = [file for file in files if _kind(file) is not None]
+    if root.is_file() and not shards:
+        shards, files = [], [root]
+    notes = []
+    if shards and len(shards) < len(files):
+        ignored = len(files) - len(shards)
+        notes.append(f"{ignored} files beside the shards of '{root}' are no shards and not read.")
+    cutter = _Cutter(root)
+    if shards:
+        for file in shards:
+            cutter.add_shard(file)
+    else:
+        cutter.add_tree(files)
+    if not cutter.units:
+        raise DataError(
+            f"'{root}' holds no documents; give a JSONL or Parquet file, a folder of them, or a "
+            f"folder of text files."
+        )
+    return Source(
+        root,
+        tuple(cutter.units),
+        digest(cutter.digests),
+        cutter.num_bytes,
+        text_column,
+        id_column,
+        _schema(cutter.units, text_column, id_column),
+        tuple(notes),
+    )
+
+
+def _resolve(data: str | Path) -> Path:
+    if str(data) == _STDLIB:
+        return Path(sysconfig.get_path("stdlib"))
+    root = Path(data)
+    if not root.exists():
+        raise DataError(
+            f"No documents at '{root}'; give a file, a folder, or {_STDLIB} for the Python "
+            f"standard library's own sources."
+        )
+    is_ours = (root / _PARTS).is_dir() and (root / "result.json").is_file()
+    return root / _PARTS if is_ours else root
+
+
+def _files_of(root: Path) -> list[Path]:
+    """Return the files below a folder in the order of their names, without hidden ones."""
+    is_stdlib = root == Path(sysconfig.get_path("stdlib"))
+    found = []
+    for folder, names, files in os.walk(root):
+        names[:] = sorted(
+            name
+            for name in names
+            if not name.startswith(".") and not (is_stdlib and name in _NOT_SOURCES)
+        )
+        for name in sorted(files):
+            if not name.startswith(".") and (not is_stdlib or name.endswith(".py")):
+                found.append(Path(folder) / name)
+    return sorted(found, key=lambda file: file.relative_to(root).as_posix())
+
+
+def _kind(file: Path) -> Kind | None:
+    name = file.name.lower()
+    return next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+class _Cutter:
+    """Reads every byte once: for its hash, and for where units begin."""
+
+    def __init__(self, root: Path) -> None:
+        self._base = root.parent if root.is_file() else root
+        self.units: list[Unit] = []
+        self.digests: list[tuple[str, str]] = []
+        self.num_bytes = 0
+
+    def add_shard(self, file: Path) -> None:
+        kind = _kind(file)
+        assert kind is not None
+        size = file.stat().st_size
+        name = self._name(file)
+        self.num_bytes += size
+        if kind == "lines":
+            self._add_lines(file, size)
+        else:
+            self.digests.append((name, _hash(file)))
+        if kind == "parquet":
+            self._add_row_groups(file)
+        elif kind != "lines":
+            self._add(kind, name, (file,), 0, size, 0)
+
+    def add_tree(self, files: list[Path]) -> None:
+        """Each file is a document; a few thousand of them, or 16 MB, are a unit."""
+        taken: list[Path] = []
+        taken_bytes = 0
+        for file in files:
+            size = file.stat().st_size
+            self.num_bytes += size
+            self.digests.append((self._name(file), _hash(file)))
+            if taken and (taken_bytes + size > _UNIT_BYTES or len(taken) >= _UNIT_FILES):
+                self._add("files", str(self._base), tuple(taken), 0, 0, 0)
+                taken, taken_bytes = [], 0
+            taken.append(file)
+            taken_bytes += size
+        if taken:
+            self._add("files", str(self._base), tuple(taken), 0, 0, 0)
+
+    def _add(self, kind: Kind, name: str, files: tuple[Path, ...], *place: int) -> None:
+        self.units.append(Unit(len(self.units), kind, name, files, *place))
+
+    def _add_lines(self, file: Path, size: int) -> None:
+        from xxhash import xxh3_128
+
+        name, hashed, start, row = self._name(file), xxh3_128(), 0, 0
+        if size:
+            with file.open("rb") as stream, _mapped(stream.fileno()) as content:
+                while start < size:
+                    end = content.find(b"\n", min(start + _UNIT_BYTES, size) - 1)
+                    stop = size if end < 0 else end + 1
+                    num_rows = 0
+                    for first in range(start, stop, _UNIT_BYTES):
+                        piece = content[first : min(first + _UNIT_BYTES, stop)]
+                        hashed.update(piece)
+                        num_rows += piece.count(b"\n")
+                    self._add("lines", name, (file,), start, stop, row)
+                    start, row = stop, row + num_rows
+        self.digests.append((name, hashed.hexdigest()))
+
+    def _add_row_groups(self, file: Path) -> None:
+        from treadle.core.table.readers import open_parquet
+
+        with open_parquet(file) as opened:
+            row = 0
+            for group in range(opened.num_row_groups):
+                self._add("parquet", self._name(file), (file,), group, group + 1, row)
+                row += opened.metadata.row_group(group).num_rows
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self._base).as_posix()
+
+
+def _mapped(descriptor: int) -> mmap.mmap:
+    return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+
+
+def _hash(file: Path) -> str:
+    from xxhash import xxh3_128
+
+    hashed = xxh3_128()
+    with file.open("rb") as stream:
+        while piece := stream.read(_UNIT_BYTES):
+            hashed.update(piece)
+    return hashed.hexdigest()
+
+
+def _schema(units: list[Unit], text_column: str, id_column: str) -> "pa.Schema":
+    """Return the columns of all shards together, in the order in which they appear."""
+    import pyarrow as pa
+
+    from treadle.core.table.readers import LINE_SCHEMA, open_parquet, shard_schema
+
+    found = pa.schema(list(LINE_SCHEMA)[:2])
+    seen: set[tuple[Path, ...]] = set()
+    for unit in units:
+        if unit.files in seen or unit.kind == "files":
+            continue
+        seen.add(unit.files)
+        schema = LINE_SCHEMA
+        if unit.kind == "parquet":
+            with open_parquet(unit.files[0]) as opened:
+                schema = shard_schema(opened.schema_arrow, unit.files[0], text_column, id_column)
+        try:
+            found = pa.unify_schemas([found, schema], promote_options="permissive")
+        except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+            raise DataError(
+                f"The columns of '{unit.files[0]}' do not fit those of the shards before it: "
+                f"{error}. Cast the column to one type, or curate the shards apart."
+            ) from error
+    return found

@@ -1,0 +1,227 @@
+"""Kernels over documents: counts, MinHash keys, shingle sets, Jaccard, union of pairs.
+
+Each has a twin in `text_twins` that gives the same numbers. Texts are UTF-8 in one buffer, cut by
+offsets; calls release the interpreter's lock.
+"""
+
+import ctypes
+from collections.abc import Collection
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.native import text_twins as twins
+from treadle.native.characters import characters
+from treadle.native.loader import library
+
+__all__ = [
+    "COUNTS",
+    "Runs",
+    "Shingles",
+    "Texts",
+    "Unit",
+    "count_documents",
+    "jaccard",
+    "minhash_documents",
+    "run_documents",
+    "shingle_documents",
+    "unite",
+]
+
+T = TypeVar("T")
+Integers = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+Unit = Literal["words", "characters"]
+
+COUNTS = twins.COUNTS
+"""Names of the columns that `count_documents` fills."""
+
+
+class Texts(NamedTuple):
+    """Documents: text i is data[offsets[i]:offsets[i + 1]], valid UTF-8."""
+
+    data: npt.NDArray[np.uint8]
+    offsets: Integers
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def text(self, number: int) -> str:
+        """Return one document."""
+        start, stop = self.offsets[number : number + 2]
+        return self.data[start:stop].tobytes().decode()
+
+    @staticmethod
+    def of(texts: Collection[str]) -> "Texts":
+        """Return the documents as one buffer."""
+        encoded = [text.encode() for text in texts]
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(text) for text in encoded], out=offsets[1:])
+        return Texts(np.frombuffer(b"".join(encoded) or b"\0", np.uint8), offsets)
+
+
+class Shingles(NamedTuple):
+    """Sets of shingle hashes: set i is values[starts[i]:starts[i + 1]], in order."""
+
+    values: npt.NDArray[np.uint32]
+    starts: Integers
+
+
+class Runs(NamedTuple):
+    """Hashes of all runs of units: those of document i are values[starts[i]:starts[i + 1]]."""
+
+    values: Keys
+    starts: Integers
+
+
+class _Characters(ctypes.Structure):
+    _fields_ = (
+        ("classes", ctypes.c_void_p),
+        ("lower", ctypes.c_void_p),
+        ("size", ctypes.c_int64),
+    )
+
+    @classmethod
+    def of(cls, is_chinese: bool) -> "_Characters":
+        tables = characters(is_chinese)  # cached, so that the pointers stay valid
+        return cls(_of(tables.classes), _of(tables.lower), tables.classes.size)
+
+
+class _StopWords(ctypes.Structure):
+    _fields_ = (("keys", ctypes.c_void_p), ("place", ctypes.c_void_p), ("mask", ctypes.c_int64))
+
+
+def count_documents(
+    texts: Texts, unit: Unit, stop_words: Collection[str], required: tuple[str, ...]
+) -> tuple[Integers, npt.NDArray[np.float64]]:
+    """Count what document statistics are made of.
+
+    Args:
+        texts: The documents.
+        unit: What n-grams and entropy are over: words between white space, or characters without
+            it; with characters, sentences also end as Chinese ones do.
+        stop_words: In lower case.
+        required: Those of the stop words whose distinct number is counted; at most 63.
+
+    Returns:
+        Counts [docs, COUNTS], and the entropy of the units [docs] in nats.
+    """
+    kernel = library("text")
+    if kernel is None:
+        return twins.count_documents(texts, unit, stop_words, required)
+    counts = np.empty((len(texts), len(COUNTS)), np.int64)
+    entropy = np.empty(len(texts))
+    keys, place = twins.stop_word_table(tuple(stop_words), required)
+    stop = _StopWords(_of(keys), _of(place), len(keys) - 1)
+    table = _Characters.of(unit == "characters")
+    done = kernel.count_documents(
+        *(_of(texts.data), _of(texts.offsets), ctypes.c_int64(0), ctypes.c_int64(len(texts))),
+        *(_number(unit), ctypes.byref(table), ctypes.byref(stop), _of(counts), _of(entropy)),
+    )
+    return _checked(done, (counts, entropy))
+
+
+def minhash_documents(
+    texts: Texts, unit: Unit, size: int, multiply: Keys, add: Keys, bands: int
+) -> tuple[Keys, Integers]:
+    """Return the keys of each document's bands, and how many shingles it has.
+
+    Args:
+        texts: The documents.
+        unit: What a shingle is a run of.
+        size: Units in a shingle.
+        multiply: One for each slot; slot p holds the least upper half of multiply[p] x + add[p].
+        add: As long.
+        bands: A divisor of the number of slots.
+
+    Returns:
+        Keys [docs, bands], 0 for a document without a shingle, and the numbers of shingles [docs].
+    """
+    kernel = library("text")
+    if kernel is None:
+        return twins.minhash_documents(texts, unit, size, multiply, add, bands)
+    keys, found = np.empty((len(texts), bands), np.uint64), np.empty(len(texts), np.int64)
+    table = _Characters.of(False)
+    sizes = map(ctypes.c_int64, (bands, len(multiply) // bands))
+    done = kernel.minhash_documents(
+        *(_of(texts.data), _of(texts.offsets), ctypes.c_int64(0), ctypes.c_int64(len(texts))),
+        *(_number(unit), ctypes.c_int64(size), ctypes.byref(table), _of(multiply), _of(add)),
+        *(*sizes, _of(keys), _of(found)),
+    )
+    return _checked(done, (keys, found))
+
+
+def shingle_documents(texts: Texts, unit: Unit, size: int) -> Shingles:
+    """Return the set of each document's shingle hashes."""
+    kernel = library("text")
+    if kernel is None:
+        return twins.shingle_documents(texts, unit, size)
+    values = np.empty(int(texts.offsets[-1] - texts.offsets[0]) + 1, np.uint32)
+    starts = np.zeros(len(texts) + 1, np.int64)
+    table = _Characters.of(False)
+    done = kernel.shingle_documents(
+        *(_of(texts.data), _of(texts.offsets), ctypes.c_int64(len(texts)), _number(unit)),
+        *(ctypes.c_int64(size), ctypes.byref(table), _of(values)),
+        ctypes.c_void_p(starts.ctypes.data + starts.itemsize),
+    )
+    return _checked(done, Shingles(values[: starts[-1]].copy(), starts))
+
+
+def run_documents(texts: Texts, unit: Unit, size: int) -> Runs:
+    """Return 64-bit hashes of all runs of `size` units, in the order of each document."""
+    kernel = library("text")
+    if kernel is None:
+        return twins.run_documents(texts, unit, size)
+    values = np.empty(int(texts.offsets[-1] - texts.offsets[0]) + 1, np.uint64)
+    starts = np.zeros(len(texts) + 1, np.int64)
+    table = _Characters.of(False)
+    done = kernel.run_documents(
+        *(_of(texts.data), _of(texts.offsets), ctypes.c_int64(len(texts)), _number(unit)),
+        *(ctypes.c_int64(size), ctypes.byref(table), _of(values)),
+        ctypes.c_void_p(starts.ctypes.data + starts.itemsize),
+    )
+    return _checked(done, Runs(values[: starts[-1]].copy(), starts))
+
+
+def jaccard(sets: Shingles, left: Integers, right: Integers) -> npt.NDArray[np.float64]:
+    """Return the Jaccard similarity of pairs of sets; 0 where both are empty."""
+    kernel = library("text")
+    if kernel is None:
+        return twins.jaccard(sets, left, right)
+    found = np.empty(len(left))
+    kernel.jaccard(
+        *(_of(sets.values), _of(sets.starts), _of(left), _of(right)),
+        *(ctypes.c_int64(len(left)), _of(found)),
+    )
+    return found
+
+
+def unite(parent: Integers, left: Integers, right: Integers) -> None:
+    """Join the trees of each pair; following `parent` ends at the smallest of a tree.
+
+    Args:
+        parent: [docs], changed; to begin with, each document's is itself.
+        left: One of each pair.
+        right: The other.
+    """
+    kernel = library("text")
+    if kernel is None:
+        return twins.unite(parent, left, right)
+    kernel.unite(_of(parent), _of(left), _of(right), ctypes.c_int64(len(left)))
+    return None
+
+
+def _number(unit: Unit) -> ctypes.c_int32:
+    return ctypes.c_int32(unit == "characters")
+
+
+def _checked(done: int, found: T) -> T:
+    if not done:
+        raise MemoryError("the longest document of a batch does not fit the memory")
+    return found
+
+
+def _of(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)

@@ -1,0 +1,1 @@
+"""Text: which documents are worth training on, in what mix, in what order."""

@@ -1,0 +1,106 @@
+"""The account of a run: what its result and its manifest say."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from treadle.core.checkpoint import Manifest, Parent, Provenance, SideFile
+from treadle.core.result import RESULT_FILE, Figure, Measurement, Result, Series
+from treadle.core.table import Source
+from treadle.text.curate.base import CurateMethod, Verdicts
+from treadle.text.curate.corpus import Corpus
+from treadle.text.curate.writing import DATA, DECISIONS, REJECTS, STATISTICS
+
+__all__ = ["manifest_of", "outcome_of"]
+
+
+def outcome_of(corpus: Corpus, verdicts: Verdicts, folder: Path) -> dict[str, Any]:  # of a Result
+    """Return what the result says beside the cost of the run."""
+    is_kept = verdicts.reason < 0
+    rejects = Counter(reason for _, _, reason in corpus.rejects())
+    refused = [f"Not read: {count} records, {reason}." for reason, count in sorted(rejects.items())]
+    counted = (
+        ("documents", len(corpus), "read"),
+        ("kept", int(is_kept.sum()), "documents"),
+        ("dropped", int((~is_kept).sum()), "documents"),
+        ("rejected", sum(rejects.values()), "records that are no documents"),
+    )
+    kept_bytes = int(corpus.num_bytes[is_kept].sum())
+    share = kept_bytes / max(1, int(corpus.num_bytes.sum()))
+    state = corpus.state_bytes() / len(corpus)
+    return {
+        "measurements": [
+            *(Measurement(name=name, value=value, unit=unit) for name, value, unit in counted),
+            Measurement(name="kept_text_fraction", value=share, unit="of the bytes of text"),
+            Measurement(
+                name="state_bytes_per_document", value=state, unit="kept on disk meanwhile"
+            ),
+        ],
+        "bytes": {
+            "input": corpus.source.num_bytes,
+            "text": int(corpus.num_bytes.sum()),
+            "kept_text": kept_bytes,
+            "output": _size(folder / DATA),
+            "decisions": _size(folder / DECISIONS),
+        },
+        "figures": [*_reasons(verdicts), *verdicts.figures],
+        "notes": [*corpus.source.notes, *refused, *_twins(corpus), *verdicts.notes],
+    }
+
+
+def _reasons(verdicts: Verdicts) -> list[Figure]:
+    counts = np.bincount(verdicts.reason[verdicts.reason >= 0], minlength=len(verdicts.reasons))
+    found = [(name, float(n)) for name, n in zip(verdicts.reasons, counts, strict=True) if n]
+    if not found:
+        return []
+    names, values = zip(*found, strict=True)
+    bars = Series(name="documents", x=list(names), y=list(values))
+    return [
+        Figure(
+            kind="bar",
+            title="Why documents were dropped (the first reason of each)",
+            x_label="reason",
+            y_label="documents",
+            series=[bars],
+        )
+    ]
+
+
+def _twins(corpus: Corpus) -> list[str]:
+    """Return a note if ids stand more than once."""
+    from treadle.text.curate.survivors import pairs_of_equal_keys
+
+    left, _ = pairs_of_equal_keys(corpus.column("id_hash").astype(np.uint64, copy=False))
+    if not len(left):
+        return []
+    return [
+        f"{len(left)} documents have the id of an earlier one; a decision on such an id may be "
+        f"about any of them."
+    ]
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.parquet"))
+
+
+def manifest_of(result: Result, method: CurateMethod, source: Source, folder: Path) -> Manifest:
+    """Return the output's manifest; it is published, so folders go by their names."""
+    kinds = {RESULT_FILE: "result", DECISIONS: "decisions"}
+    if method.sidecar:
+        kinds[STATISTICS] = "statistics"
+    if (folder / REJECTS).exists():
+        kinds[REJECTS] = "rejects"
+    files = (
+        SideFile(path=path, kind=kind, version=1, base_hash=source.content_hash, required=False)
+        for path, kind in kinds.items()
+    )
+    provenance = Provenance(
+        verb="curate",
+        method=result.method,
+        settings=result.settings,
+        seed=result.seed,
+        parents=(Parent(name=source.path.name, content_hash=source.content_hash),),
+    )
+    return Manifest(side_files=tuple(files), provenance=provenance)

@@ -1,0 +1,191 @@
+"""The verb: read, measure, decide, write."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from treadle.core import hardware
+from treadle.core.checkpoint.manifest import MANIFEST_FILE
+from treadle.core.checkpoint.publish import publish, write_text
+from treadle.core.errors import DataError, SettingsError
+from treadle.core.result import RESULT_FILE, Input, Recording, Result, write_result
+from treadle.core.table import Source, open_source
+from treadle.text.curate import METHODS
+from treadle.text.curate.account import manifest_of, outcome_of
+from treadle.text.curate.base import Columns, CurateMethod
+from treadle.text.curate.corpus import Corpus, measure
+from treadle.text.curate.reference import read_reference
+from treadle.text.curate.writing import (
+    DATA,
+    STATISTICS,
+    Written,
+    write_parts,
+    write_rejects,
+)
+
+__all__ = ["curate"]
+
+_KEY, _WORK = "key.txt", "work"
+
+
+def curate(
+    data: str | Path,
+    out: Path,
+    method: CurateMethod | str | Mapping[str, Any],  # Any: settings, validated by the table
+    *,
+    text_column: str = "text",
+    id_column: str = "id",
+    statistics: Path | None = None,
+    against: list[str] | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> Result:
+    """Clean a corpus or remove its copies, and say of every document why.
+
+    The output is a folder: data/ holds the documents that stay, with their ids, texts and whatever
+    else the source says of them; decisions/ has a row for every document, with the reason it went
+    for, and for a copy its cluster, the id that was kept, and their Jaccard similarity. Records
+    that are no documents are counted and listed. The bytes do not depend on the number of workers,
+    nor on how the documents are cut into shards; a killed run goes on where it stopped when it is
+    started again.
+
+    Args:
+        data: JSONL (also .gz, .zst) or Parquet, a folder of such shards, a tree of text files, an
+            output of this verb, or stdlib:sources.
+        out: Folder to write.
+        method: How documents are judged: a name, a mapping of it and its settings such as
+            {"method": "minhash", "preset": "fineweb"}, or METHODS.resolve of one.
+        text_column: Field or column that holds the text.
+        id_column: Field or column that holds the id; where it is missing, the file's name and the
+            row stand for it.
+        statistics: Output of an earlier run of rules on the same documents: its statistics are
+            taken instead of measuring them again.
+        against: For decontaminate: the evaluation sets, each a text file, JSONL or Parquet, or a
+            folder of them; all strings of their records count.
+        workers: Threads that share the work (default: the cores).
+        overwrite: Replace an existing output folder once the new one is complete.
+
+    Returns:
+        The account of the run, as in the folder's result.json.
+
+    Raises:
+        SettingsError: A setting is wrong or contradicts another, or `out` exists.
+        DataError: There is nothing to read, or a file of the source is damaged.
+        CapacityError: The disk is full.
+    """
+    out = Path(out)
+    chosen = METHODS.resolve(method)
+    num_workers = _workers(workers)
+    _prepare(out, overwrite)
+    source = open_source(data, text_column, id_column)
+    _require_elsewhere(source, out)
+    settings = {**chosen.settings(), "text_column": text_column, "id_column": id_column}
+    inputs = [Input(name="data", path=str(data), content_hash=source.content_hash)]
+    reference = read_reference(chosen, against)
+    inputs += reference.inputs
+    recording = Recording("curate", chosen.name, settings, 0, inputs)
+    folder = _begin(out, recording.fingerprint)
+    loaded = {} if statistics is None else _load(chosen, source, Path(statistics))
+    corpus, num_resumed = measure(
+        chosen, source, folder / _WORK, num_workers, loaded, reference.keys
+    )
+    _require_documents(corpus)
+    verdicts = chosen.decide(corpus)
+    num_resumed += write_parts(Written(chosen, corpus, verdicts, folder, source.content_hash))
+    write_rejects(corpus.rejects(), folder)
+    outcome = outcome_of(corpus, verdicts, folder)
+    if num_resumed:
+        outcome["notes"].append("Resumed: seconds and memory are those of the last run only.")
+    result = recording.finish(out, **outcome)
+    write_result(result, folder)
+    manifest = manifest_of(result, chosen, source, folder)
+    write_text(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
+    shutil.rmtree(folder / _WORK)
+    (folder / _KEY).unlink()
+    publish(folder, out)
+    return result
+
+
+def _workers(asked: int | None) -> int:
+    if asked is not None and asked < 1:
+        raise SettingsError(f"workers = {asked}; give at least 1.")
+    return asked or hardware.usable_cores()
+
+
+def _prepare(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not overwrite:
+        raise SettingsError(
+            f"{out} already exists; choose another folder, or pass --overwrite (overwrite=True)."
+        )
+    is_ours = (out / DATA).is_dir() and (out / RESULT_FILE).is_file()
+    if not is_ours and not (out.is_dir() and not any(out.iterdir())):
+        raise SettingsError(
+            f"{out} exists and is no output of treadle curate, so it is not overwritten; choose "
+            f"another folder, or remove it yourself."
+        )
+
+
+def _require_elsewhere(source: Source, out: Path) -> None:
+    root, target = source.path.resolve(), out.resolve()
+    if root.is_dir() and (target == root or root in target.parents or target in root.parents):
+        raise SettingsError(
+            f"The output '{out}' lies in the source '{source.path}', or the source in it; choose "
+            f"another folder."
+        )
+
+
+def _begin(out: Path, fingerprint: str) -> Path:
+    """Return the folder that grows beside `out`, empty unless the same run began it."""
+    folder = out.with_name(f".{out.name}.partial")
+    key = folder / _KEY
+    if not key.is_file() or key.read_text() != fingerprint:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        key.write_text(fingerprint)
+    return folder
+
+
+def _require_documents(corpus: Corpus) -> None:
+    if len(corpus):
+        return
+    reasons = sorted({reason for _, _, reason in corpus.rejects()}) or ["nothing in it"]
+    raise DataError(
+        f"'{corpus.source.path}' holds no document ({', '.join(reasons)}); give files whose "
+        f"records have a text in '{corpus.source.text_column}', or name the "
+        f"field with --text-column."
+    )
+
+
+def _load(method: CurateMethod, source: Source, out: Path) -> Columns:
+    """Return the statistics that an earlier run measured of the same documents."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not method.sidecar:
+        raise SettingsError(
+            f"'{method.name}' uses no statistics; leave --statistics out, or take the method rules."
+        )
+    files = sorted((out / STATISTICS).glob("part-*.parquet"))
+    if not files:
+        raise DataError(f"No statistics in '{out}'; give the output of treadle curate rules.")
+    read = [pq.read_table(file) for file in files]
+    about = read[0].schema.metadata or {}
+    if about.get(b"treadle.source", b"").decode() != source.content_hash:
+        raise DataError(
+            f"The statistics in '{out}' are of other documents than '{source.path}'; measure them "
+            f"again by leaving --statistics out."
+        )
+    missing = [name for name in method.sidecar if name not in read[0].schema.names]
+    if missing or about.get(b"treadle.of", b"").decode() != method.measured_of:
+        raise DataError(
+            f"The statistics in '{out}' were measured otherwise than these rules need "
+            f"({', '.join(missing) or 'of other text'}); measure them again by leaving "
+            f"--statistics out."
+        )
+    whole = pa.concat_tables([table.select(list(method.sidecar)) for table in read])
+    return {"statistics": np.stack([whole[name].to_numpy() for name in method.sidecar], axis=1)}

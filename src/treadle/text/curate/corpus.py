@@ -1,0 +1,222 @@
+"""Everything that was measured of a source: written unit by unit, so that a killed run goes on.
+
+What a unit yields is one folder of arrays, renamed into place when it is whole. Nothing else is
+kept of a document, and texts are read again where they are needed.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.core.progress import track
+from treadle.core.table import Source, Unit
+from treadle.native.text import Texts
+from treadle.text.curate.base import Columns, CurateMethod, Documents
+from treadle.text.curate.hashing import hash_texts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from treadle.core.table.readers import Reject
+
+__all__ = ["Corpus", "documents_of", "measure"]
+
+_REJECTS = "rejects.json"
+Integers = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+
+
+class Corpus:
+    """The measured columns of all documents, in the order of the source."""
+
+    def __init__(self, source: Source, folder: Path, workers: int, loaded: Columns) -> None:
+        self.source, self.workers = source, workers
+        self._folder, self._loaded = folder, loaded
+
+    def __len__(self) -> int:
+        return int(self.firsts[-1])
+
+    @cached_property
+    def firsts(self) -> Integers:
+        """The number of each unit's first document, and of the one after the last."""
+        sizes = [len(self._array(unit, "num_bytes")) for unit in self.source.units]
+        return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    @cached_property
+    def num_bytes(self) -> Integers:
+        """UTF-8 bytes of each text."""
+        return self.column("num_bytes").astype(np.int64, copy=False)
+
+    def column(self, name: str, band: int | None = None) -> npt.NDArray[np.generic]:
+        """Return a measured column of all documents, or one band of it."""
+        index = slice(None) if band is None else (slice(None), band)
+        if name in self._loaded:
+            return self._loaded[name][index]
+        return np.concatenate([self._array(unit, name)[index] for unit in self.source.units])
+
+    def rows(self, name: str, first: int, stop: int) -> npt.NDArray[np.generic]:
+        """Return a measured column of the documents from `first` to `stop`."""
+        if name in self._loaded:
+            return self._loaded[name][first:stop]
+        found = [
+            self._array(unit, name)[max(first - start, 0) : stop - start]
+            for unit, start, end in self._units()
+            if start < stop and end > first
+        ]
+        return np.concatenate(found)
+
+    def ids(self, documents: Integers) -> list[str]:
+        """Return the ids of documents, given in rising order."""
+        found: list[str] = []
+        for unit, first, stop in self._units():
+            inside = documents[(documents >= first) & (documents < stop)] - first
+            if len(inside):
+                ends, text = self._array(unit, "id_ends"), self._array(unit, "id_bytes")
+                starts = np.concatenate([[0], ends[:-1]])
+                found += [text[starts[i] : ends[i]].tobytes().decode() for i in inside]
+        return found
+
+    def read(self, first: int, stop: int) -> "Iterator[tuple[int, pa.Table]]":
+        """Yield the documents from `first` to `stop`, batch by batch, each with its first one."""
+        for unit, start, end in self._units():
+            if end <= first or start >= stop:
+                continue
+            place = start
+            for table, _ in self.source.batches(unit):
+                low, high = max(first - place, 0), min(stop - place, len(table))
+                if low < high:
+                    yield place + low, table.slice(low, high - low)
+                place += len(table)
+                if place >= stop:
+                    break
+
+    def wanted_texts(self, documents: Integers) -> Iterator[tuple[Integers, Texts]]:
+        """Yield the texts of documents, given in rising order, a batch of a unit at a time."""
+        import pyarrow as pa
+
+        for unit, first, stop in self._units():
+            inside = documents[(documents >= first) & (documents < stop)]
+            place = first
+            for table, _ in self.source.batches(unit) if len(inside) else ():
+                some = inside[(inside >= place) & (inside < place + len(table))]
+                if len(some):
+                    taken = table.take(pa.array(some - place))
+                    yield some, documents_of(taken).texts
+                place += len(table)
+
+    def rejects(self) -> list[tuple[str, int, str]]:
+        """Return the records that are no documents: file, row and reason."""
+        found = []
+        for unit in self.source.units:
+            content = (self._place(unit) / _REJECTS).read_text()
+            found += [(file, row, reason) for file, row, reason in json.loads(content)]
+        return found
+
+    def state_bytes(self) -> int:
+        """Return what all units keep on disk."""
+        files = (file for unit in self.source.units for file in self._place(unit).iterdir())
+        return sum(file.stat().st_size for file in files)
+
+    def _units(self) -> Iterator[tuple[Unit, int, int]]:
+        for unit in self.source.units:
+            yield unit, int(self.firsts[unit.number]), int(self.firsts[unit.number + 1])
+
+    def _array(self, unit: Unit, name: str) -> npt.NDArray[np.generic]:
+        found: npt.NDArray[np.generic] = np.load(self._place(unit) / f"{name}.npy", mmap_mode="r")
+        return found
+
+    def _place(self, unit: Unit) -> Path:
+        return self._folder / f"{unit.number:05d}"
+
+
+def measure(
+    method: CurateMethod,
+    source: Source,
+    folder: Path,
+    workers: int,
+    loaded: Columns,
+    reference: Keys | None = None,
+) -> tuple[Corpus, int]:
+    """Measure the units that an earlier run did not; return the corpus, and how many it had."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [unit for unit in source.units if not (folder / f"{unit.number:05d}").exists()]
+
+    def measured(documents: Documents) -> Columns:
+        return method.measure(documents._replace(reference=reference))
+
+    def work(unit: Unit) -> None:
+        _measure_unit(source, unit, folder, None if loaded else measured)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in track(pool.map(work, missing), f"measure ({method.name})", len(missing)):
+            pass
+    return Corpus(source, folder, workers, loaded), len(source.units) - len(missing)
+
+
+def _measure_unit(
+    source: Source, unit: Unit, folder: Path, measured: Callable[[Documents], Columns] | None
+) -> None:
+    runs: dict[str, list[npt.NDArray[np.generic]]] = {}
+    rejects: list[tuple[str, int, str]] = []
+    nothing: tuple[pa.Table, list[Reject]] = (
+        source.schema.empty_table(),
+        [],
+    )  # so that every unit has every column
+    for table, refused in chain([nothing], source.batches(unit)):
+        rejects += [(reject.file, reject.row, reject.reason) for reject in refused]
+        documents = documents_of(table)
+        columns = _identity(documents)
+        if measured is not None:
+            columns |= measured(documents)
+        for name, column in columns.items():
+            runs.setdefault(name, []).append(column)
+    beside = folder / f".{unit.number:05d}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    for name, parts in runs.items():
+        whole = np.concatenate(parts)
+        if name == "id_ends":
+            whole = np.cumsum(whole, dtype=np.int64)
+        np.save(beside / f"{name}.npy", whole)
+    (beside / _REJECTS).write_text(json.dumps(rejects))
+    os.rename(beside, folder / f"{unit.number:05d}")
+
+
+def _identity(documents: Documents) -> Columns:
+    """Return the sizes of texts and ids, and the ids."""
+    ids = _buffers(documents.table["id"])
+    return {
+        "id_hash": hash_texts(ids)[:, 0],
+        "num_bytes": np.diff(documents.texts.offsets),
+        "id_ends": np.diff(ids.offsets),
+        "id_bytes": ids.data[: ids.offsets[-1]],
+    }
+
+
+def documents_of(table: "pa.Table") -> Documents:
+    """Return a table of documents with its texts as one buffer."""
+    return Documents(_buffers(table["text"]), table)
+
+
+def _buffers(column: "pa.ChunkedArray") -> Texts:
+    """Return strings as one buffer and offsets from 0."""
+    import pyarrow as pa
+
+    whole = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
+    if len(whole) == 0:
+        return Texts(np.zeros(1, np.uint8), np.zeros(1, np.int64))
+    _, offsets, data = whole.buffers()
+    found = np.frombuffer(offsets, np.int64)[whole.offset : whole.offset + len(whole) + 1]
+    content = np.frombuffer(data, np.uint8) if data is not None else np.zeros(1, np.uint8)
+    if found[0] == 0:
+        return Texts(content, found)
+    return Texts(content[found[0] : max(found[-1], found[0] + 1)], found - found[0])

@@ -1,0 +1,1 @@
+"""One published way of curating a file."""

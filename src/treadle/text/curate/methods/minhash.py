@@ -1,0 +1,154 @@
+"""Near-duplicates by MinHash and locality-sensitive hashing."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from treadle.core.method import Paper
+from treadle.core.result import Figure, Series
+from treadle.core.seed import numpy_stream
+from treadle.native.text import Unit, minhash_documents
+from treadle.text.curate.base import Columns, CurateMethod, Documents, Verdicts
+from treadle.text.curate.hashing import hash_texts
+from treadle.text.curate.similarity import Copies, copies_of
+from treadle.text.curate.survivors import Keep, best_of, clusters, join, preference
+
+if TYPE_CHECKING:
+    from treadle.text.curate.corpus import Corpus
+
+__all__ = ["MinHash"]
+
+
+class _Preset(NamedTuple):
+    unit: Unit
+    shingle: int
+    bands: int
+    rows: int
+    threshold: float
+
+
+# preset   shingles           bands x rows   knee    verified   source
+# fineweb  5 words            14 x 8         0.72    no         Penedo et al. 2024, section 3.4
+# pythia   5 words            8 x 16         0.88    0.87       Biderman et al. 2023 say only 0.87
+# map-cc   13 characters      9 x 13         0.84    no         Du et al. 2024, released code
+_PRESETS = {
+    "fineweb": _Preset("words", 5, 14, 8, 0.0),
+    "pythia": _Preset("words", 5, 8, 16, 0.87),
+    "map-cc": _Preset("characters", 13, 9, 13, 0.0),
+}
+
+
+class MinHash(CurateMethod):
+    """Keep one of documents that share most of their shingles.
+
+    Slot p of a document is the least h_p over its shingles, so that two documents agree in it with
+    the probability of their Jaccard similarity s; they are found together if all r slots of any of
+    b bands agree, P(s) = 1 - (1 - s^r)^b. h_p(x) = (a_p x + c_p mod 2^64) >> 32 on 32-bit hashes of
+    shingles. Clusters are what bands connect; each copy is compared with what is kept of them, by
+    the true Jaccard similarity of shingle sets, and with a threshold it goes only if it reaches it.
+    A document shorter than a shingle is a copy of equal ones only. Words are runs of letters and
+    digits in lower case; an ideograph is a word.
+
+    Paper: Broder, On the resemblance and containment of documents, 1997.
+    """
+
+    name: ClassVar[str] = "minhash"
+    paper: ClassVar[Paper] = Paper(
+        "On the resemblance and containment of documents",
+        1997,
+        "https://doi.org/10.1109/SEQUEN.1997.666900",
+    )
+
+    preset: Literal["fineweb", "pythia", "map-cc"] = "fineweb"
+    """Shingles, bands and threshold of a published corpus; the settings below change them."""
+    shingle: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Words in a shingle (map-cc: characters)."""
+    bands: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Groups of slots, any of which may agree; each costs 8 bytes a document on disk."""
+    rows: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Slots in a group, all of which must agree."""
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Jaccard similarity to the kept document from which on a copy goes; 0 takes all found."""
+    keep: Keep = "longest"
+    """Which copy stays: longest, first (by id), best:COLUMN or earliest:COLUMN; ties by id."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the hash functions."""
+
+    @property
+    def chosen(self) -> _Preset:
+        """The preset with the settings that change it."""
+        given = {name: getattr(self, name) for name in ("shingle", "bands", "rows", "threshold")}
+        changed = {name: value for name, value in given.items() if value is not None}
+        return _PRESETS[self.preset]._replace(**changed)
+
+    def probability(self, similarity: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return how likely two documents of a similarity are found together by a band."""
+        found: npt.NDArray[np.float64] = 1 - (1 - similarity**self.chosen.rows) ** self.chosen.bands
+        return found
+
+    def measure(self, documents: Documents) -> Columns:
+        """Return the keys of the bands, and how much the document is preferred."""
+        unit, shingle, bands, rows, _ = self.chosen
+        generator = numpy_stream(self.seed, "minhash")
+        multiply, add = generator.integers(0, 1 << 64, (2, bands * rows), np.uint64)
+        keys, found = minhash_documents(documents.texts, unit, shingle, multiply, add, bands)
+        is_short = found == 0
+        whole = hash_texts(documents.texts)[:, 0]
+        keys[is_short] = whole[is_short, None] + np.arange(bands, dtype=np.uint64)
+        by_band = {f"key_{band}": keys[:, band] for band in range(bands)}
+        return {**by_band, "is_short": is_short, **preference(self.keep, documents)}
+
+    def decide(self, corpus: "Corpus") -> Verdicts:
+        """Return the copies of each cluster."""
+        unit, shingle, bands, _, threshold = self.chosen
+        parent = np.arange(len(corpus), dtype=np.int64)
+        for band in range(bands):
+            join(parent, corpus.column(f"key_{band}").astype(np.uint64, copy=False))
+        ranking = best_of(corpus, clusters(parent))
+        is_short = corpus.column("is_short").astype(np.bool_, copy=False)
+        copies = copies_of(corpus, ranking, unit, shingle, threshold, is_short)
+        cluster = np.full(len(corpus), -1, np.int64)
+        cluster[ranking.order] = ranking.best
+        return Verdicts(
+            ("near copy",),
+            np.where(copies.kept >= 0, 0, -1).astype(np.int16),
+            cluster=cluster,
+            kept=copies.kept,
+            jaccard=copies.jaccard,
+            figures=(self._curve(), _similarities(copies)),
+            notes=self._notes(copies),
+        )
+
+    def _curve(self) -> Figure:
+        places = np.linspace(0, 1, 41)
+        series = Series(name="theory", x=places.tolist(), y=self.probability(places).tolist())
+        bands, rows = self.chosen.bands, self.chosen.rows
+        return Figure(
+            kind="line",
+            title=f"Chance that {bands} bands of {rows} find a pair",
+            x_label="Jaccard similarity",
+            y_label="probability",
+            series=[series],
+        )
+
+    def _notes(self, copies: Copies) -> tuple[str, ...]:
+        found = copies.jaccard[~np.isnan(copies.jaccard)]
+        if not len(found):
+            return ()
+        low = float((found < 0.5).mean())
+        return (f"Of {len(found)} copies, {low:.1%} are less than half similar to what was kept.",)
+
+
+def _similarities(copies: Copies) -> Figure:
+    counts, edges = np.histogram(copies.jaccard[copies.kept >= 0], 20, (0, 1))
+    middles = (edges[1:] + edges[:-1]) / 2
+    series = Series(name="copies", x=middles.tolist(), y=counts.astype(float).tolist())
+    return Figure(
+        kind="bar",
+        title="How similar copies are to what was kept",
+        x_label="Jaccard similarity",
+        y_label="copies",
+        series=[series],
+    )

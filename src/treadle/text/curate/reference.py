@@ -1,0 +1,91 @@
+"""Texts that a corpus is compared with: evaluation sets in whatever form they come."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.core.errors import DataError, SettingsError
+from treadle.core.result import Input, digest
+from treadle.native.text import Texts
+from treadle.text.curate.base import CurateMethod
+
+__all__ = ["Reference", "read_reference"]
+
+
+class Reference(NamedTuple):
+    """What a method made of the texts, and where they came from."""
+
+    keys: npt.NDArray[np.uint64] | None
+    inputs: list[Input]
+
+
+def read_reference(method: CurateMethod, against: list[str] | None) -> Reference:
+    """Read the texts and hand them to the method.
+
+    Raises:
+        SettingsError: The method needs such texts and there are none, or the reverse.
+        DataError: A file is missing, or holds nothing to compare with.
+    """
+    needs = method.refer(Texts.of([])) is not None
+    if needs != bool(against):
+        raise SettingsError(
+            f"'{method.name}' needs texts to compare with; name them with --against."
+            if needs
+            else f"'{method.name}' compares with no other texts; leave --against out."
+        )
+    found: list[str] = []
+    inputs = []
+    for name in against or ():
+        strings = [text for file in _files(Path(name)) for text in _strings(file)]
+        inputs.append(Input(name=f"against {name}", path=name, content_hash=digest(strings)))
+        found += strings
+    keys = method.refer(Texts.of(found)) if needs else None
+    if keys is not None and not len(keys):
+        raise DataError(
+            f"{', '.join(against or ())} holds no text as long as a run to compare; shorten the "
+            f"run, or name other files."
+        )
+    return Reference(keys, inputs)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    if not path.is_file():
+        raise DataError(f"No evaluation set at '{path}'; give a file or a folder.")
+    return [path]
+
+
+def _strings(file: Path) -> Iterator[str]:
+    """Yield every string of a file's records, or the text of a plain file."""
+    import orjson
+    import pyarrow.parquet as pq
+
+    try:
+        if file.suffix == ".parquet":
+            yield from _strings_of(pq.read_table(file).to_pylist())
+        elif file.suffix in (".jsonl", ".ndjson"):
+            for line in file.read_bytes().splitlines():
+                yield from _strings_of(orjson.loads(line) if line.strip() else None)
+        elif file.suffix == ".json":
+            yield from _strings_of(orjson.loads(file.read_bytes()))
+        else:
+            yield file.read_text()
+    except (ValueError, OSError) as error:
+        raise DataError(
+            f"'{file}' cannot be read as an evaluation set ({error}); give text, JSON, JSON lines "
+            f"or Parquet."
+        ) from error
+
+
+def _strings_of(value: Any) -> Iterator[str]:  # Any: JSON values
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _strings_of(list(value.values()))
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _strings_of(entry)

@@ -1,0 +1,145 @@
+"""Which of several copies stays: an order of all documents that no sharding changes."""
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from treadle.core.errors import DataError
+from treadle.native.text import unite
+from treadle.text.curate.base import Columns, Documents
+
+if TYPE_CHECKING:
+    from treadle.text.curate.corpus import Corpus
+
+__all__ = [
+    "Keep",
+    "Ranking",
+    "best_of",
+    "clusters",
+    "join",
+    "pairs_of_equal_keys",
+    "preference",
+    "ranges_of",
+]
+
+Keep = Annotated[str, Field(pattern=r"^(longest|first|best:.+|earliest:.+)$")]
+"""A policy: longest, first (by id), best:COLUMN or earliest:COLUMN."""
+Integers = npt.NDArray[np.int64]
+_SORT_BYTES = 256 << 20
+"""Keys that are sorted at a time."""
+
+
+def preference(keep: str, documents: Documents) -> Columns:
+    """Return a number for each document; among copies the highest stays."""
+    policy, _, column = keep.partition(":")
+    if policy == "longest":
+        found = np.diff(documents.texts.offsets).astype(np.float64)
+    elif policy == "first":
+        found = np.zeros(len(documents.texts))
+    else:
+        values = [_number(value) for value in _values(documents, column)]
+        found = np.array(values, np.float64) * (-1 if policy == "earliest" else 1)
+    return {"preference": np.where(np.isnan(found), -np.inf, found)}
+
+
+def _values(documents: Documents, column: str) -> list[object]:
+    """Return a column of the table, or a field of what else JSON lines say."""
+    import orjson
+
+    table = documents.table
+    if column in table.schema.names:
+        return list(table[column].to_pylist())
+    if "meta" not in table.schema.names:
+        raise DataError(
+            f"The documents have no column '{column}' to keep copies by (they have: "
+            f"{', '.join(table.schema.names)}); name one of them in --keep."
+        )
+    return [orjson.loads(text).get(column) if text else None for text in table["meta"].to_pylist()]
+
+
+def _number(value: object) -> float:
+    """Return a number, or a date as one; NaN where there is none."""
+    if isinstance(value, bool | int | float):
+        return float(value)
+    text = str(value or "").strip()
+    if re.match(r"\d{4}-\d\d", text):
+        moment = text.removesuffix("Z").replace(" ", "T", 1)
+        try:
+            return float(np.datetime64(moment, "us").astype(np.int64))
+        except ValueError:
+            return float("nan")
+    return float(text) if re.fullmatch(r"-?\d+(\.\d+)?", text) else float("nan")
+
+
+def pairs_of_equal_keys(keys: npt.NDArray[np.uint64]) -> tuple[Integers, Integers]:
+    """Return neighbours of equal key, so that pairs join all documents that share one.
+
+    Keys are [docs], or [docs, 2] where one number is too short to be safe. They are sorted in
+    ranges of their upper bits, so that the room for sorting is bounded.
+    """
+    left, right = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for inside in ranges_of(keys if keys.ndim == 1 else keys[:, 0]):
+        some = keys[inside]
+        order = np.argsort(some, kind="stable") if some.ndim == 1 else np.lexsort(some.T[::-1])
+        same = some[order[1:]] == some[order[:-1]]
+        if some.ndim > 1:
+            same = same.all(axis=1)
+        left.append(inside[order[:-1][same]])
+        right.append(inside[order[1:][same]])
+    return np.concatenate(left), np.concatenate(right)
+
+
+def ranges_of(keys: npt.NDArray[np.uint64]) -> Iterator[Integers]:
+    """Yield where the keys of one range of upper bits stand, in rising order, range by range."""
+    num_ranges = 1
+    while len(keys) * 16 // num_ranges > _SORT_BYTES:
+        num_ranges *= 2
+    if num_ranges == 1:
+        yield np.arange(len(keys))
+        return
+    shift = np.uint64(64 - num_ranges.bit_length() + 1)
+    for number in range(num_ranges):
+        yield np.flatnonzero(keys >> shift == np.uint64(number))
+
+
+def clusters(parent: Integers) -> Integers:
+    """Return the root of each document's tree: the smallest document that it is joined with."""
+    while True:
+        above = parent[parent]
+        if np.array_equal(above, parent):
+            return above
+        parent = above
+
+
+class Ranking(NamedTuple):
+    """The members of clusters of several, cluster by cluster, the preferred one first."""
+
+    order: Integers
+    is_best: npt.NDArray[np.bool_]
+    best: Integers
+    """Of each member's cluster."""
+
+
+def best_of(corpus: "Corpus", cluster: Integers) -> Ranking:
+    """Rank the members of each cluster by preference, then id, then place."""
+    sizes = np.bincount(cluster, minlength=len(cluster))
+    members = np.flatnonzero(sizes[cluster] > 1)
+    names = corpus.ids(members)
+    by_name = np.empty(len(members), np.int64)
+    by_name[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+    # Equal ids are no order: the sort is stable, so that their places decide.
+    wanted = corpus.column("preference").astype(np.float64, copy=False)[members]
+    order = members[np.lexsort((by_name, -wanted, cluster[members]))]
+    groups = cluster[order]
+    is_best = np.concatenate([[True], groups[1:] != groups[:-1]])[: len(order)]
+    return Ranking(order, is_best, order[is_best][np.cumsum(is_best) - 1])
+
+
+def join(parent: Integers, keys: npt.NDArray[np.uint64]) -> None:
+    """Join the documents that share a key."""
+    left, right = pairs_of_equal_keys(keys)
+    unite(parent, np.ascontiguousarray(left), np.ascontiguousarray(right))

@@ -1,0 +1,189 @@
+"""What a run leaves: the documents that stay, a decision on each one, and the statistics."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.core.progress import track
+from treadle.core.table import PartWriter, cut, write_parquet
+from treadle.core.table.parts import Cut
+from treadle.text.curate.base import CurateMethod, Verdicts
+from treadle.text.curate.corpus import Corpus, documents_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["DATA", "DECISIONS", "REJECTS", "STATISTICS", "Written", "write_parts", "write_rejects"]
+
+DATA, DECISIONS, STATISTICS = "data", "decisions", "statistics"
+REJECTS = "rejects.parquet"
+Integers = npt.NDArray[np.int64]
+
+
+class Written(NamedTuple):
+    """One run's way from verdicts to files."""
+
+    method: CurateMethod
+    corpus: Corpus
+    verdicts: Verdicts
+    folder: Path
+    source_hash: str
+
+    def file(self, kind: str, part: int) -> Path:
+        """Return the file of a part."""
+        return self.folder / kind / f"part-{part:05d}.parquet"
+
+
+def write_parts(written: Written) -> int:
+    """Write every part that an earlier run did not; return how many it had written.
+
+    Parts are cut by the documents alone. Workers share them; a compressed file that spans several
+    is read by one worker, from its beginning, once.
+    """
+    cuts = cut(written.corpus.num_bytes)
+    kinds = [DATA, DECISIONS, *([STATISTICS] if written.method.sidecar else [])]
+    runs = list(_runs(written.corpus, cuts))
+    missing = [
+        [part for part in run if not all(written.file(kind, part).exists() for kind in kinds)]
+        for run in runs
+    ]
+    todo = [run for run in missing if run]
+    names = _names_of_kept(written)
+
+    def work(parts: list[int]) -> None:
+        _Parts(written, cuts, names).write(parts)
+
+    with ThreadPoolExecutor(written.corpus.workers) as pool:
+        for _ in track(pool.map(work, todo), f"write ({written.method.name})", len(todo)):
+            pass
+    return len(cuts.parts) - sum(map(len, todo))
+
+
+def _runs(corpus: Corpus, cuts: Cut) -> Iterator[list[int]]:
+    """Yield parts that one worker writes together: those inside one compressed file."""
+    units = corpus.source.units
+    run: list[int] = []
+    for part in range(len(cuts.parts)):
+        run.append(part)
+        end = cuts.bounds(part)[1]
+        unit = int(np.searchsorted(corpus.firsts, end, side="right")) - 1
+        is_inside = unit < len(units) and corpus.firsts[unit] < end and units[unit].is_sequential
+        if not is_inside:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _names_of_kept(written: Written) -> dict[int, str]:
+    """Return the ids of the documents that copies go for, and that clusters are named after."""
+    verdicts = written.verdicts
+    named = [one[one >= 0] for one in (verdicts.kept, verdicts.cluster) if one is not None]
+    documents = np.unique(np.concatenate([np.zeros(0, np.int64), *named]))
+    return dict(zip(documents.tolist(), written.corpus.ids(documents), strict=True))
+
+
+class _Parts:
+    """Writes a few parts in one reading."""
+
+    def __init__(self, written: Written, cuts: Cut, names: dict[int, str]) -> None:
+        self._written, self._cuts, self._names = written, cuts, names
+
+    def write(self, parts: list[int]) -> None:
+        every = range(parts[0], parts[-1] + 1)  # one in the middle may be there already
+        edges = np.concatenate([self._cuts.edges(part) for part in every])
+        first, stop = int(edges[0]), int(edges[-1])
+        groups = self._groups(first, stop, np.unique(edges)[1:])
+        for part in every:
+            self._write_part(part, groups, part in parts)
+
+    def _write_part(
+        self, part: int, groups: "Iterator[tuple[int, pa.Table]]", is_wanted: bool
+    ) -> None:
+        writers: dict[str, PartWriter] = {}
+        for _ in range(len(self._cuts.edges(part)) - 1):
+            first, group = next(groups)
+            for kind, table in self._tables(first, group).items() if is_wanted else ():
+                if kind not in writers:
+                    writers[kind] = PartWriter(self._written.file(kind, part), table.schema)
+                writers[kind].write(table)
+        for writer in writers.values():
+            writer.close()
+
+    def _groups(self, first: int, stop: int, edges: Integers) -> "Iterator[tuple[int, pa.Table]]":
+        """Yield the documents row group by row group, however they are read."""
+        import pyarrow as pa
+
+        held: list[pa.Table] = []
+        begun = first
+        ends = iter(edges.tolist())
+        end = next(ends)
+        for place, table in self._written.corpus.read(first, stop):
+            while place + len(table) >= end:
+                held.append(table.slice(0, end - place))
+                yield begun, pa.concat_tables(held)
+                table, place, begun, held = table.slice(end - place), end, end, []
+                end = next(ends, stop + 1)
+            if len(table):
+                held.append(table)
+
+    def _tables(self, first: int, group: "pa.Table") -> "dict[str, pa.Table]":
+        import pyarrow as pa
+
+        written, verdicts = self._written, self._written.verdicts
+        rows = slice(first, first + len(group))
+        edited = written.method.edit(documents_of(group), verdicts, first)
+        text = group
+        if edited is not None:
+            text = group.set_column(1, "text", pa.array(edited, pa.large_string()))
+        found = {
+            DATA: text.filter(pa.array(verdicts.reason[rows] < 0)),
+            DECISIONS: self._decisions(rows, group),
+        }
+        if written.method.sidecar:
+            values = written.corpus.rows("statistics", rows.start, rows.stop)
+            names = ["id", *written.method.sidecar]
+            columns = [group["id"], *(pa.array(np.ascontiguousarray(c)) for c in values.T)]
+            table = pa.Table.from_arrays(columns, names=names)
+            found[STATISTICS] = table.replace_schema_metadata(
+                {"treadle.source": written.source_hash, "treadle.of": written.method.measured_of}
+            )
+        return found
+
+    def _decisions(self, rows: slice, group: "pa.Table") -> "pa.Table":
+        import pyarrow as pa
+
+        verdicts = self._written.verdicts
+        reason = verdicts.reason[rows]
+        codes = pa.array(reason, pa.int16(), mask=reason < 0)
+        reasons = pa.DictionaryArray.from_arrays(codes, pa.array(verdicts.reasons))
+        columns = {
+            "id": group["id"],
+            "num_bytes": pa.array(self._written.corpus.num_bytes[rows]),
+            "is_kept": pa.array(reason < 0),
+            "drop_reason": reasons,
+        }
+        if verdicts.value is not None:
+            columns["drop_value"] = pa.array(verdicts.value[rows], mask=reason < 0)
+        for name, documents in (("cluster_id", verdicts.cluster), ("kept_id", verdicts.kept)):
+            if documents is not None:
+                ids = [self._names.get(document) for document in documents[rows].tolist()]
+                columns[name] = pa.array(ids, pa.large_string())
+        if verdicts.jaccard is not None:
+            similar = verdicts.jaccard[rows]
+            columns["jaccard"] = pa.array(similar, mask=np.isnan(similar))
+        return pa.Table.from_pydict(columns)
+
+
+def write_rejects(rejects: list[tuple[str, int, str]], folder: Path) -> None:
+    """Write what was no document, if there is any of it."""
+    import pyarrow as pa
+
+    if rejects:
+        files, rows, reasons = zip(*rejects, strict=True)
+        columns = {"file": files, "row": rows, "reason": reasons}
+        write_parquet(pa.Table.from_pydict(columns), folder / REJECTS)

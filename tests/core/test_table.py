@@ -1,0 +1,187 @@
+"""Readers give the same documents whatever holds them, and a reason for everything else."""
+
+import gzip
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from treadle.core.errors import CapacityError, DataError
+from treadle.core.table import cut, open_source, parts, readers, source
+
+ROWS = [{"id": f"n{i}", "text": f"text {i} 中文\n", "url": f"u{i}"} for i in range(50)]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+
+
+def documents(data, **columns):
+    opened = open_source(data, **columns)
+    batches = [batch for unit in opened.units for batch in opened.batches(unit)]
+    table = pa.concat_tables([batch.table for batch in batches])
+    return table.to_pylist(), [reject for batch in batches for reject in batch.rejects]
+
+
+@pytest.mark.parametrize("unit_bytes", [1, 100, 1 << 20])
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_lines_are_read_whole_however_they_are_cut(tmp_path, monkeypatch, suffix, unit_bytes):
+    monkeypatch.setattr(source, "_UNIT_BYTES", unit_bytes)
+    monkeypatch.setattr(readers, "_CHUNK_BYTES", 7)
+    monkeypatch.setattr(readers, "_COMPRESSED_BYTES", 5)
+    packed = {".gz": gzip.compress, ".zst": zstandard.compress}.get(suffix[-3:], bytes)
+    packed = zstandard.compress if suffix.endswith(".zst") else packed
+    file = tmp_path / f"docs{suffix}"
+    file.write_bytes(packed(LINES))
+    found, rejects = documents(file)
+    assert not rejects
+    assert [(row["id"], row["text"]) for row in found] == [(r["id"], r["text"]) for r in ROWS]
+    assert [json.loads(row["meta"])["url"] for row in found] == [row["url"] for row in ROWS]
+
+
+def test_a_large_file_is_cut_into_units(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "_UNIT_BYTES", 100)
+    file = tmp_path / "docs.jsonl"
+    file.write_bytes(LINES)
+    units = open_source(file).units
+    assert len(units) > 10
+    assert [unit.stop for unit in units[:-1]] == [unit.start for unit in units[1:]]
+    assert units[-1].stop == len(LINES)
+
+
+def test_ids_are_made_of_file_and_row_where_they_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "_UNIT_BYTES", 30)
+    (tmp_path / "docs.jsonl").write_text('{"text": "a b"}\n\n{"text": "c", "id": 7}\n{"text": "d"}')
+    found, _ = documents(tmp_path)
+    assert [row["id"] for row in found] == ["docs.jsonl/0", "7", "docs.jsonl/3"]
+    pq.write_table(pa.table({"text": ["x", "y"]}), tmp_path / "more.parquet", row_group_size=1)
+    found, _ = documents(tmp_path)
+    assert [row["id"] for row in found][3:] == ["more.parquet/0", "more.parquet/1"]
+
+
+def test_every_bad_record_has_a_reason_and_a_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 60)
+    bad = {
+        b'{"text": "cut': "not JSON",
+        b'{"text": "\xff\xfe"}': "not UTF-8",
+        b'{"body": "x"}': "no text in its field",
+        b'{"text": 5}': "no text in its field",
+        b'{"text": null}': "no text in its field",
+        b'["text"]': "not a JSON object",
+        b'{"text": " \\n "}': "empty",
+        b'{"text": ""}': "empty",
+        b'{"text": "' + b"x" * 90 + b'"}': "longer than a document may be",
+    }
+    lines = b"\n".join([*bad, b'{"text": "good"}'])
+    for name, content in {"a.jsonl": lines, "b.jsonl.gz": gzip.compress(lines)}.items():
+        (tmp_path / name).write_bytes(content)
+    found, rejects = documents(tmp_path)
+    assert [row["text"] for row in found] == ["good", "good"]
+    for name in ("a.jsonl", "b.jsonl.gz"):
+        reasons = [(r.row, r.reason) for r in rejects if r.file == name]
+        assert reasons == list(enumerate(bad.values()))
+
+
+def test_parquet_gives_the_other_columns_and_refuses_empty_texts(tmp_path):
+    rows = {
+        "doc": ["a", None, " \n", "d", "x" * 80 + "\n"],
+        "id": [1, 2, 3, None, 5],
+        "n": range(5),
+    }
+    pq.write_table(pa.table({k: list(v) for k, v in rows.items()}), tmp_path / "a.parquet")
+    found, rejects = documents(tmp_path, text_column="doc")
+    assert [(r["id"], r["n"]) for r in found] == [("1", 0), ("a.parquet/3", 3), ("5", 4)]
+    assert [(r.row, r.reason) for r in rejects] == [(1, "empty"), (2, "empty")]
+
+
+def test_shards_of_different_columns_are_read_together_or_refused(tmp_path):
+    pq.write_table(
+        pa.table({"text": ["a"], "n": pa.array([1], pa.int32())}), tmp_path / "a.parquet"
+    )
+    pq.write_table(pa.table({"text": ["b"], "n": [2], "m": ["x"]}), tmp_path / "b.parquet")
+    found, _ = documents(tmp_path)
+    assert [(r["n"], r["m"]) for r in found] == [(1, None), (2, "x")]
+    pq.write_table(pa.table({"text": ["b"], "n": ["two"]}), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match=r"columns of '.*c.parquet' do not fit"):
+        open_source(tmp_path)
+
+
+def test_a_tree_is_a_document_a_file(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").write_text("hidden")
+    (tmp_path / "sub" / "b.py").write_text("print()")
+    (tmp_path / "a.txt").write_bytes("\ufeffé".encode())
+    (tmp_path / "c.bin").write_bytes(b"ab\0c")
+    (tmp_path / "d.txt").write_bytes(b"\xff")
+    (tmp_path / "e.txt").write_bytes(b"")
+    found, rejects = documents(tmp_path)
+    assert [(r["id"], r["text"]) for r in found] == [("a.txt", "é"), ("sub/b.py", "print()")]
+    assert {(r.file, r.reason) for r in rejects} == {
+        ("c.bin", "binary"),
+        ("d.txt", "not UTF-8"),
+        ("e.txt", "empty"),
+    }
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+@pytest.mark.parametrize("harm", ["cut", "changed"])
+def test_damaged_compressed_file_is_refused_by_name(tmp_path, suffix, harm):
+    pack = (
+        gzip.compress
+        if suffix.endswith("gz")
+        else zstandard.ZstdCompressor(write_checksum=True).compress
+    )
+    packed = bytearray(pack(LINES))
+    if harm == "cut":
+        del packed[-8:]
+    else:
+        packed[len(packed) // 2] ^= 0x55
+    (tmp_path / f"a{suffix}").write_bytes(packed)
+    with pytest.raises(DataError, match=rf"a{suffix}' is damaged: .*Fetch the file again"):
+        documents(tmp_path)
+
+
+def test_damaged_parquet_and_missing_columns_are_refused(tmp_path):
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"], "n": [1]}), file)
+    with pytest.raises(DataError, match=r"no column 'body' \(it has: text, n\); name the one"):
+        open_source(file, text_column="body")
+    with pytest.raises(DataError, match="holds int64, expected strings"):
+        open_source(file, text_column="n")
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(DataError, match="no whole Parquet file"):
+        open_source(file)
+
+
+def test_nothing_to_read_is_refused(tmp_path):
+    with pytest.raises(DataError, match="No documents at"):
+        open_source(tmp_path / "absent")
+    with pytest.raises(DataError, match="holds no documents"):
+        open_source(tmp_path)
+
+
+def test_files_beside_shards_are_named_in_a_note(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    (tmp_path / "README.md").write_text("about")
+    assert "1 files beside the shards" in open_source(tmp_path).notes[0]
+
+
+def test_cuts_follow_documents_and_bytes(monkeypatch):
+    monkeypatch.setattr(parts, "_GROUP_DOCUMENTS", 4)
+    monkeypatch.setattr(parts, "_GROUP_BYTES", 100)
+    monkeypatch.setattr(parts, "_PART_GROUPS", 2)
+    found = cut(np.array([30, 30, 30, 30, 500, 1, 1, 1, 1, 1]))
+    assert found.groups.tolist() == [3, 4, 5, 9, 10]
+    assert found.parts.tolist() == [2, 4, 5]
+    assert [found.bounds(part) for part in range(3)] == [(0, 4), (4, 9), (9, 10)]
+    assert found.edges(1).tolist() == [4, 5, 9]
+    assert len(cut(np.zeros(0, np.int64)).parts) == 0
+
+
+def test_a_full_disk_is_said_so(tmp_path):
+    with (
+        pytest.raises(CapacityError, match=r"disk is full while writing .*a'; free some space"),
+        parts.refuse_full_disk(tmp_path / "a"),
+    ):
+        raise OSError(28, "No space left on device")

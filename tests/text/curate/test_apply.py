@@ -1,0 +1,225 @@
+"""What holds for every method: same bytes however it is run, whatever is cut, killed or broken."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.text.curate import corpora
+
+from treadle import curate
+from treadle.core.errors import DataError, SettingsError
+from treadle.core.result import read_result
+from treadle.core.table import open_source, parts, source
+from treadle.text.curate import METHODS
+from treadle.text.curate.corpus import Corpus
+
+ROWS = corpora.records()
+NAMES = list(METHODS.table)
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch):
+    monkeypatch.setattr(parts, "_GROUP_DOCUMENTS", 5)
+    monkeypatch.setattr(parts, "_PART_GROUPS", 3)
+    monkeypatch.setattr(source, "_UNIT_BYTES", 2000)
+
+
+def settings(name):
+    """Return a method with settings that drop some of the documents."""
+    extra = {"rules": {"preset": (), "drop": ("num_words<75",)}}
+    return {"method": name, **extra.get(name, {})}
+
+
+def against(name):
+    """Return an evaluation set that is part of some documents, for the method that needs one."""
+    return [str(Path(__file__).parent / "evaluation.txt")] if name == "decontaminate" else None
+
+
+def run(data, out, name, **options):
+    return curate(data, out, settings(name), against=against(name), **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_do_not_depend_on_workers_or_shards(tmp_path, name):
+    whole = corpora.write_lines(tmp_path / "whole" / "a.jsonl", ROWS)
+    cut = tmp_path / "cut"
+    corpora.write_lines(cut / "a.jsonl", ROWS[:11])
+    corpora.write_lines(cut / "b.jsonl.gz", ROWS[11:45])
+    corpora.write_lines(cut / "c.jsonl.zst", ROWS[45:60])
+    corpora.write_lines(cut / "d.jsonl", ROWS[60:])
+    found = []
+    for number, (data, workers) in enumerate([(whole, 1), (whole, 2), (whole, 4), (cut, 3)]):
+        out = tmp_path / f"out{number}"
+        result = run(data, out, name, workers=workers)
+        assert result.measurement("documents").value == len(ROWS)
+        assert 0 < result.measurement("dropped").value < len(ROWS)
+        found.append(corpora.content(out))
+    assert len(found[0]) > 4
+    for other in found[1:3]:
+        assert other == found[0]
+    data = [{k: v for k, v in f.items() if k.startswith(("data", "deci"))} for f in found]
+    assert data[3] == data[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parquet_shards_leave_the_same_documents(tmp_path, name):
+    lines = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    table = corpora.write_parquet(tmp_path / "a.parquet", ROWS)
+    run(lines, tmp_path / "one", name)
+    run(table, tmp_path / "two", name)
+    one, two = corpora.kept(tmp_path / "one"), corpora.kept(tmp_path / "two")
+    assert [(r["id"], r["text"]) for r in one] == [(r["id"], r["text"]) for r in two]
+    assert [json.loads(r["meta"])["score"] for r in one] == [r["score"] for r in two]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_document_is_accounted_for(tmp_path, name):
+    data = corpora.write_lines(tmp_path / "a.jsonl", [*ROWS, {"text": " "}])
+    result = run(data, tmp_path / "out", name)
+    decided = corpora.decisions(tmp_path / "out")
+    assert list(decided) == [row["id"] for row in ROWS]
+    stay = [row["id"] for row in corpora.kept(tmp_path / "out")]
+    assert stay == [name for name, row in decided.items() if row["is_kept"]]
+    assert all((row["drop_reason"] is None) == row["is_kept"] for row in decided.values())
+    assert result.measurement("rejected").value == 1
+    assert corpora.content(tmp_path / "out")["rejects.parquet"]
+    assert read_result(tmp_path / "out") == result
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_output_is_a_source_and_a_second_run_drops_nothing(tmp_path, name):
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    run(data, tmp_path / "one", name)
+    again = run(tmp_path / "one", tmp_path / "two", name)
+    assert again.measurement("dropped").value == 0
+    assert corpora.kept(tmp_path / "two") == corpora.kept(tmp_path / "one")
+
+
+KILLED = """
+import os, sys
+from treadle import curate
+from treadle.core.table import parts, source
+from treadle.text.curate import corpus
+parts._GROUP_DOCUMENTS, parts._PART_GROUPS, source._UNIT_BYTES = 5, 3, 2000
+data, out, name, drop, victim, count, *against = sys.argv[1:]
+where = {"measure": (corpus.os, "rename"), "write": (parts.os, "replace")}[victim]
+real, left = getattr(*where), int(count)
+def rename(*names):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), 9)
+    real(*names)
+setattr(*where, rename)
+method = {"method": name, **({"preset": (), "drop": (drop,)} if drop else {})}
+curate(data, out, method, workers=1, against=against)
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("victim", "count"), [("measure", 3), ("write", 5)])
+def test_killed_run_goes_on_and_ends_the_same(tmp_path, name, victim, count):
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    drop = "num_words<75" if name == "rules" else ""
+    words = [
+        str(data),
+        str(tmp_path / "out"),
+        name,
+        drop,
+        victim,
+        str(count),
+        *(against(name) or ()),
+    ]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True)
+    assert done.returncode == -9, done.stderr.decode()
+    assert not (tmp_path / "out").exists()
+    units = tmp_path / ".out.partial" / "work"
+    assert len(list(units.glob("0*"))) >= 3
+    result = run(data, tmp_path / "out", name)
+    assert any("Resumed" in note for note in result.notes)
+    run(data, tmp_path / "whole", name)
+    assert corpora.content(tmp_path / "out") == corpora.content(tmp_path / "whole")
+
+
+def test_changed_settings_or_documents_begin_anew(tmp_path):
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    partial = tmp_path / ".out.partial" / "work" / "00000"
+    partial.mkdir(parents=True)
+    (partial.parent.parent / "key.txt").write_text("of another run")
+    result = curate(data, tmp_path / "out", "exact")
+    assert not any("Resumed" in note for note in result.notes)
+
+
+def test_existing_output_is_replaced_only_when_asked(tmp_path):
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    curate(data, tmp_path / "out", "exact")
+    with pytest.raises(SettingsError, match="already exists"):
+        curate(data, tmp_path / "out", "exact")
+    curate(data, tmp_path / "out", "minhash", overwrite=True)
+    assert read_result(tmp_path / "out").method == "minhash"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="no output of treadle curate"):
+        curate(data, tmp_path / "other", "exact", overwrite=True)
+
+
+def test_output_inside_the_source_is_refused(tmp_path):
+    corpora.write_lines(tmp_path / "docs" / "a.jsonl", ROWS)
+    with pytest.raises(SettingsError, match="lies in the source"):
+        curate(tmp_path / "docs", tmp_path / "docs" / "out", "exact")
+
+
+def test_source_without_a_document_is_refused_with_the_reasons(tmp_path):
+    data = corpora.write_lines(tmp_path / "a.jsonl", [{"body": "x"}])
+    with pytest.raises(DataError, match=r"no document \(no text in its field\).*--text-column"):
+        curate(data, tmp_path / "out", "exact")
+
+
+def test_wrong_number_of_workers_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="workers = 0"):
+        curate(tmp_path, tmp_path / "out", "exact", workers=0)
+
+
+def test_repeated_ids_are_noted(tmp_path):
+    rows = [{"id": "same", "text": f"text number {n}"} for n in range(3)]
+    result = curate(corpora.write_lines(tmp_path / "a.jsonl", rows), tmp_path / "out", "exact")
+    assert any("2 documents have the id of an earlier one" in note for note in result.notes)
+
+
+def test_texts_are_read_again_by_number(tmp_path):
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    opened = open_source(data)
+    from treadle.text.curate.corpus import measure
+
+    corpus, _ = measure(METHODS.resolve("exact"), opened, tmp_path / "work", 2, {})
+    assert isinstance(corpus, Corpus)
+    import numpy as np
+
+    wanted = np.array([0, 3, 17, len(ROWS) - 1])
+    found = {
+        int(number): texts.text(place)
+        for numbers, texts in corpus.wanted_texts(wanted)
+        for place, number in enumerate(numbers)
+    }
+    assert found == {int(n): ROWS[n]["text"] for n in wanted}
+    assert corpus.ids(wanted) == [ROWS[n]["id"] for n in wanted]
+
+
+def test_base_install_needs_no_torch(tmp_path):
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    script = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in ('torch', 'transformers'):\n"
+        "            raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from treadle.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    words = ["curate", "minhash", str(data), str(tmp_path / "out"), "--preset", "fineweb"]
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "kept" in done.stdout
