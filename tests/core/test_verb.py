@@ -76,9 +76,11 @@ def test_every_verb_of_the_house(name: str) -> None:
         assert parameter.help.endswith("."), f"{name}: {parameter.name} has no help"
         assert parameter.annotation is not inspect.Parameter.empty
         assert signature.parameters[parameter.name].default is parameter.default
-    assert "seed" in verb.parameters()
+    # Curating draws nothing by chance: its methods hash with settings of their own.
+    assert verb.wing == "text" or "seed" in verb.parameters()
     assert name == "serve" or {"out", "overwrite"} <= set(verb.parameters())
-    assert {"model", "models"} & set(verb.parameters())
+    read = {"data"} if verb.wing == "text" else {"model", "models"}
+    assert read & set(verb.parameters())
     assert ("method" in signature.parameters) == (verb.methods() is not None)
 
 
