@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,3 +64,12 @@ def test_what_agreed_is_compared_again_only_when_it_changed(tiny_model, tmp_path
     os.utime(weights, ns=(1, 1))
     choose_executor(folder).close()
     assert len(compared) == 3
+
+
+@pytest.mark.parametrize(
+    ("largest", "noise", "holds"),
+    [(9e-4, 1e-2, True), (1.2e-3, 2.6e-5, True), (1.2e-3, 1.1e-4, False)],
+)
+def test_large_logits_may_differ_by_more(largest, noise, holds):
+    weights = SimpleNamespace(is_rounded=False, forms={"fp32"})
+    assert choice.Agreement(largest, noise).holds(weights) is holds
