@@ -152,19 +152,26 @@ async def _loglikelihoods(
     pairs: list[tuple[str, str]],
 ) -> tuple[list[float], list[list[int]]]:
     """Return the log-probability of each second text behind the first, in natural units."""
-    params = SamplingParams(max_tokens=1, prompt_logprobs=0)
     contexts = [await model.tokens(first) for first, _ in pairs]
     wholes = [await _joined(model, pair, c) for pair, c in zip(pairs, contexts, strict=True)]
     generation = AskedGeneration(user=asked.user)
-    answers = await serving.ask(request, generation, model, [(w, params) for w in wholes])
+    # What stands before the second text needs no logits, and may come from the cache.
+    params = [
+        SamplingParams(max_tokens=1, prompt_logprobs=0, prompt_logprobs_start=len(context))
+        for context in contexts
+    ]
+    asked_for = list(zip(wholes, params, strict=True))
+    answers = await serving.ask(request, generation, model, asked_for)
     async with answers.closing():
         async for _ in answers.pieces():
             pass
         found = []
         for part, context in zip(answers.parts, contexts, strict=True):
-            behind = part.requests[0].prompt_logprobs[len(context) - 1 :]
-            ids = part.requests[0].tokens[len(context) :]
-            found.append(sum(entry[token] for token, entry in zip(ids, behind, strict=False)))
+            scored = part.requests[0]
+            ids = scored.tokens[len(context) : scored.num_prompt]
+            found.append(
+                sum(e[token] for token, e in zip(ids, scored.prompt_logprobs, strict=True))
+            )
         return found, wholes
 
 
