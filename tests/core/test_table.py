@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 import zstandard
 
 from treadle.core.errors import CapacityError, DataError
-from treadle.core.table import cut, open_source, parts, readers, source
+from treadle.core.table import batches, cut, lines, open_source, parts, source
 
 ROWS = [{"id": f"n{i}", "text": f"text {i} 中文\n", "url": f"u{i}"} for i in range(50)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
@@ -18,17 +19,21 @@ LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).enco
 
 def documents(data, **columns):
     opened = open_source(data, **columns)
-    batches = [batch for unit in opened.units for batch in opened.batches(unit)]
-    table = pa.concat_tables([batch.table for batch in batches])
-    return table.to_pylist(), [reject for batch in batches for reject in batch.rejects]
+    read = [batch for unit in opened.units for batch in opened.batches(unit)]
+    table = pa.concat_tables([batch.table for batch in read])
+    return table.to_pylist(), [reject for batch in read for reject in batch.rejects]
+
+
+def made_of(text):
+    return f"xxh3:{xxhash.xxh3_128_hexdigest(text.encode())}"
 
 
 @pytest.mark.parametrize("unit_bytes", [1, 100, 1 << 20])
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
 def test_lines_are_read_whole_however_they_are_cut(tmp_path, monkeypatch, suffix, unit_bytes):
     monkeypatch.setattr(source, "_UNIT_BYTES", unit_bytes)
-    monkeypatch.setattr(readers, "_CHUNK_BYTES", 7)
-    monkeypatch.setattr(readers, "_COMPRESSED_BYTES", 5)
+    monkeypatch.setattr(lines, "_CHUNK_BYTES", 7)
+    monkeypatch.setattr(lines, "_COMPRESSED_BYTES", 5)
     packed = {".gz": gzip.compress, ".zst": zstandard.compress}.get(suffix[-3:], bytes)
     packed = zstandard.compress if suffix.endswith(".zst") else packed
     file = tmp_path / f"docs{suffix}"
@@ -49,18 +54,19 @@ def test_a_large_file_is_cut_into_units(tmp_path, monkeypatch):
     assert units[-1].stop == len(LINES)
 
 
-def test_ids_are_made_of_file_and_row_where_they_are_missing(tmp_path, monkeypatch):
+def test_a_missing_id_is_made_of_the_text_wherever_it_lies(tmp_path, monkeypatch):
     monkeypatch.setattr(source, "_UNIT_BYTES", 30)
     (tmp_path / "docs.jsonl").write_text('{"text": "a b"}\n\n{"text": "c", "id": 7}\n{"text": "d"}')
     found, _ = documents(tmp_path)
-    assert [row["id"] for row in found] == ["docs.jsonl/0", "7", "docs.jsonl/3"]
-    pq.write_table(pa.table({"text": ["x", "y"]}), tmp_path / "more.parquet", row_group_size=1)
+    names = [made_of(text) for text in ("a b", "x", "d")]
+    assert [row["id"] for row in found] == [names[0], "7", names[2]]
+    pq.write_table(pa.table({"text": ["x", "d"]}), tmp_path / "more.parquet", row_group_size=1)
     found, _ = documents(tmp_path)
-    assert [row["id"] for row in found][3:] == ["more.parquet/0", "more.parquet/1"]
+    assert [row["id"] for row in found][3:] == names[1:]
 
 
 def test_every_bad_record_has_a_reason_and_a_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 60)
+    monkeypatch.setattr(batches, "MAX_DOCUMENT_BYTES", 60)
     bad = {
         b'{"text": "cut': "not JSON",
         b'{"text": "\xff\xfe"}': "not UTF-8",
@@ -90,7 +96,7 @@ def test_parquet_gives_the_other_columns_and_refuses_empty_texts(tmp_path):
     }
     pq.write_table(pa.table({k: list(v) for k, v in rows.items()}), tmp_path / "a.parquet")
     found, rejects = documents(tmp_path, text_column="doc")
-    assert [(r["id"], r["n"]) for r in found] == [("1", 0), ("a.parquet/3", 3), ("5", 4)]
+    assert [(r["id"], r["n"]) for r in found] == [("1", 0), (made_of("d"), 3), ("5", 4)]
     assert [(r.row, r.reason) for r in rejects] == [(1, "empty"), (2, "empty")]
 
 

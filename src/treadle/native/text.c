@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "text_json.h"
+
 enum { SPACE = 1, ALPHA = 2, DIGIT = 4, PUNCTUATION = 8, UPPER = 16, SENTENCE_END = 32, LINE_END = 64, BULLET = 128, IDEOGRAPH = 256, MARK = 512 };
 enum { IN_WORD = ALPHA | DIGIT | MARK };
 enum { WORDS, CHARACTERS };

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from treadle.core.table import ParsedLines
 from treadle.native import text_twins as twins
 from treadle.native.characters import characters
 from treadle.native.loader import library
@@ -24,6 +25,7 @@ __all__ = [
     "count_documents",
     "jaccard",
     "minhash_documents",
+    "parse_lines",
     "run_documents",
     "shingle_documents",
     "unite",
@@ -33,6 +35,10 @@ T = TypeVar("T")
 Integers = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
 Unit = Literal["words", "characters"]
+
+_MAX_LINES = 8192
+_SLACK_BYTES = 64
+"""The kernel copies in blocks, and may write so much behind the last one."""
 
 COUNTS = twins.COUNTS
 """Names of the columns that `count_documents` fills."""
@@ -182,6 +188,41 @@ def run_documents(texts: Texts, unit: Unit, size: int) -> Runs:
         ctypes.c_void_p(starts.ctypes.data + starts.itemsize),
     )
     return _checked(done, Runs(values[: starts[-1]].copy(), starts))
+
+
+def parse_lines(
+    content: npt.NDArray[np.uint8], text_column: str, id_column: str
+) -> ParsedLines | None:
+    """Read JSON lines from the beginning of `content`, up to some thousand of them.
+
+    Returns:
+        What they say, or None where a line is not plain or there is no machine code: then Python
+        reads them, and says why one is no document.
+    """
+    kernel = library("text")
+    if kernel is None:
+        return None
+    room = np.empty((3, len(content) + _SLACK_BYTES), np.uint8)
+    ends, flags = np.empty((3, _MAX_LINES), np.int64), np.empty((2, _MAX_LINES), np.uint8)
+    num_lines = ctypes.c_int64()
+    names = [
+        part
+        for name in (text_column.encode(), id_column.encode())
+        for part in (ctypes.c_char_p(name), ctypes.c_int64(len(name)))
+    ]
+    kernel.parse_lines.restype = ctypes.c_int64
+    done = kernel.parse_lines(
+        *(_of(content), ctypes.c_int64(len(content)), ctypes.c_int64(_MAX_LINES), *names),
+        *(_of(room[0]), _of(room[1]), _of(room[2]), _of(ends), _of(flags[0]), _of(flags[1])),
+        ctypes.byref(num_lines),
+    )
+    if done < 0:
+        return None
+    lines = slice(0, num_lines.value)
+    texts, ids, rests = room
+    return ParsedLines(
+        texts, ids, rests, ends[:, lines], flags[0, lines] > 0, flags[1, lines], done
+    )
 
 
 def jaccard(sets: Shingles, left: Integers, right: Integers) -> npt.NDArray[np.float64]:

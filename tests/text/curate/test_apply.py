@@ -63,6 +63,26 @@ def test_bytes_do_not_depend_on_workers_or_shards(tmp_path, name):
     assert data[3] == data[0]
 
 
+@pytest.mark.parametrize("name", ["exact", "minhash", "lines"])
+def test_documents_without_an_id_are_the_same_in_any_shards(tmp_path, name):
+    rows = [{"text": row["text"], "n": row["score"]} for row in ROWS]
+    whole = corpora.write_lines(tmp_path / "whole.jsonl", rows)
+    corpora.write_lines(tmp_path / "cut" / "a.jsonl", rows[:20])
+    corpora.write_lines(tmp_path / "cut" / "b.jsonl.zst", rows[20:70])
+    corpora.write_lines(tmp_path / "cut" / "c.jsonl", rows[70:])
+    result = run(whole, tmp_path / "one", name, workers=2)
+    run(tmp_path / "cut", tmp_path / "two", name, workers=1)
+    for kind in ("data", "decisions"):
+        one, two = (corpora.content(tmp_path / out / kind) for out in ("one", "two"))
+        assert one == two
+    decided = corpora.read(tmp_path / "one", "decisions")
+    assert len({row["id"] for row in decided}) == len(rows)
+    assert sum(row["id"].endswith("-2") for row in decided) == len(rows) - len(
+        {row["text"] for row in rows}
+    )
+    assert any("documents without an id have an earlier one's text" in n for n in result.notes)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_parquet_shards_leave_the_same_documents(tmp_path, name):
     lines = corpora.write_lines(tmp_path / "a.jsonl", ROWS)

@@ -4,6 +4,15 @@ pyarrow and the readers' packages are imported where they are used: the base ins
 """
 
 from treadle.core.table.parts import PartWriter, cut, write_parquet
-from treadle.core.table.source import Source, Unit, open_source
+from treadle.core.table.source import LineParser, ParsedLines, Source, Unit, open_source
 
-__all__ = ["PartWriter", "Source", "Unit", "cut", "open_source", "write_parquet"]
+__all__ = [
+    "LineParser",
+    "ParsedLines",
+    "PartWriter",
+    "Source",
+    "Unit",
+    "cut",
+    "open_source",
+    "write_parquet",
+]

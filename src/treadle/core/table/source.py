@@ -7,9 +7,12 @@ one large file is shared between workers. How a source is cut never shows in wha
 import mmap
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from treadle.core.errors import DataError
 from treadle.core.result import digest
@@ -17,9 +20,9 @@ from treadle.core.result import digest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from treadle.core.table.readers import Batch
+    from treadle.core.table.batches import Batch
 
-__all__ = ["Kind", "Source", "Unit", "open_source"]
+__all__ = ["Kind", "LineParser", "ParsedLines", "Source", "Unit", "open_source"]
 
 Kind = Literal["lines", "gzip", "zstd", "parquet", "files"]
 _SUFFIXES: dict[str, Kind] = {
@@ -33,6 +36,8 @@ _SUFFIXES: dict[str, Kind] = {
 }
 _UNIT_BYTES = 16 << 20
 _UNIT_FILES = 2000
+_PIECE_BYTES = 1 << 20
+"""Counted and hashed at a time: what the processor's cache holds."""
 _STDLIB = "stdlib:sources"
 _PARTS = "data"
 """Folder of the text inside an output of ours, beside the side-cars."""
@@ -46,7 +51,7 @@ class Unit(NamedTuple):
     number: int
     kind: Kind
     name: str
-    """The file's path inside the source, which ids are made from."""
+    """The file's path inside the source."""
     files: tuple[Path, ...]
     start: int
     """First byte of lines, or the row group of a Parquet file."""
@@ -57,6 +62,27 @@ class Unit(NamedTuple):
     def is_sequential(self) -> bool:
         """Whether a document can only be reached through all that stand before it."""
         return self.kind in ("gzip", "zstd")
+
+
+class ParsedLines(NamedTuple):
+    """Some lines of JSON: what line i says ends where `ends` has it, in each of three buffers."""
+
+    texts: npt.NDArray[np.uint8]
+    ids: npt.NDArray[np.uint8]
+    rests: npt.NDArray[np.uint8]
+    """What else an object says, as it is written and unchecked; nothing if there is nothing."""
+    ends: npt.NDArray[np.int64]
+    """Of texts, ids and rests: [3, lines]."""
+    is_named: npt.NDArray[np.bool_]
+    """Whether the line has an id."""
+    kinds: npt.NDArray[np.uint8]
+    """0 for a document, 1 for a blank line, 2 for a text of white space."""
+    num_bytes: int
+    """How many bytes were read."""
+
+
+LineParser = Callable[[npt.NDArray[np.uint8], str, str], ParsedLines | None]
+"""From lines and the names of text and id to what they say, or None where Python has to look."""
 
 
 class Source(NamedTuple):
@@ -71,6 +97,7 @@ class Source(NamedTuple):
     schema: "pa.Schema"
     """Of the documents: id, text, then what else the source has."""
     notes: tuple[str, ...]
+    parser: LineParser | None = None
 
     def batches(self, unit: Unit) -> "Iterator[Batch]":
         """Yield the documents of a unit, a few megabytes at a time, and what was refused.
@@ -83,12 +110,18 @@ class Source(NamedTuple):
         return read_unit(self, unit)
 
 
-def open_source(data: str | Path, text_column: str = "text", id_column: str = "id") -> Source:
+def open_source(
+    data: str | Path,
+    text_column: str = "text",
+    id_column: str = "id",
+    parser: LineParser | None = None,
+) -> Source:
     """Find, hash and cut the documents of a file, a folder of shards, or a tree of text files.
 
     A folder that holds shards (JSONL, also .gz and .zst, or Parquet) is those shards; any other
     folder is a tree in which each file is a document. A folder that treadle wrote is its text.
-    `stdlib:sources` stands for the Python standard library's own sources.
+    `stdlib:sources` stands for the Python standard library's own sources. A `parser` reads plain
+    JSON lines faster; what comes out is the same.
 
     Raises:
         DataError: There is nothing to read, or the shards do not fit together.
@@ -122,6 +155,7 @@ def open_source(data: str | Path, text_column: str = "text", id_column: str = "i
         id_column,
         _schema(cutter.units, text_column, id_column),
         tuple(notes),
+        parser,
     )
 
 
@@ -212,8 +246,8 @@ class _Cutter:
                     end = content.find(b"\n", min(start + _UNIT_BYTES, size) - 1)
                     stop = size if end < 0 else end + 1
                     num_rows = 0
-                    for first in range(start, stop, _UNIT_BYTES):
-                        piece = content[first : min(first + _UNIT_BYTES, stop)]
+                    for first in range(start, stop, _PIECE_BYTES):
+                        piece = content[first : min(first + _PIECE_BYTES, stop)]
                         hashed.update(piece)
                         num_rows += piece.count(b"\n")
                     self._add("lines", name, (file,), start, stop, row)
@@ -251,7 +285,8 @@ def _schema(units: list[Unit], text_column: str, id_column: str) -> "pa.Schema":
     """Return the columns of all shards together, in the order in which they appear."""
     import pyarrow as pa
 
-    from treadle.core.table.readers import LINE_SCHEMA, open_parquet, shard_schema
+    from treadle.core.table.batches import LINE_SCHEMA
+    from treadle.core.table.readers import open_parquet, shard_schema
 
     found = pa.schema(list(LINE_SCHEMA)[:2])
     seen: set[tuple[Path, ...]] = set()

@@ -69,16 +69,20 @@ def _reasons(verdicts: Verdicts) -> list[Figure]:
 
 
 def _twins(corpus: Corpus) -> list[str]:
-    """Return a note if ids stand more than once."""
-    from treadle.text.curate.survivors import pairs_of_equal_keys
-
-    left, _ = pairs_of_equal_keys(corpus.column("id_hash").astype(np.uint64, copy=False))
-    if not len(left):
-        return []
-    return [
-        f"{len(left)} documents have the id of an earlier one; a decision on such an id may be "
-        f"about any of them."
-    ]
+    """Return notes on ids that stand more than once."""
+    unnamed, _, num_named = corpus.repeats
+    found = []
+    if num_named:
+        found.append(
+            f"{num_named} documents have the id of an earlier one; a decision on such an id may be "
+            f"about any of them."
+        )
+    if len(unnamed):
+        found.append(
+            f"{len(unnamed)} documents without an id have an earlier one's text; their ids, made "
+            f"of it, end in a number."
+        )
+    return found
 
 
 def _size(folder: Path) -> int:

@@ -13,6 +13,7 @@ from treadle.core.checkpoint.publish import publish, write_text
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.result import RESULT_FILE, Input, Recording, Result, write_result
 from treadle.core.table import Source, open_source
+from treadle.native.text import parse_lines
 from treadle.text.curate import METHODS
 from treadle.text.curate.account import manifest_of, outcome_of
 from treadle.text.curate.base import Columns, CurateMethod
@@ -59,8 +60,9 @@ def curate(
         method: How documents are judged: a name, a mapping of it and its settings such as
             {"method": "minhash", "preset": "fineweb"}, or METHODS.resolve of one.
         text_column: Field or column that holds the text.
-        id_column: Field or column that holds the id; where it is missing, the file's name and the
-            row stand for it.
+        id_column: Field or column that holds the id; where it is missing, a hash of the text stands
+            for it, and a number behind it from the second document of that text on. A file of a
+            tree goes by its path.
         statistics: Output of an earlier run of rules on the same documents: its statistics are
             taken instead of measuring them again.
         against: For decontaminate: the evaluation sets, each a text file, JSONL or Parquet, or a
@@ -80,7 +82,7 @@ def curate(
     chosen = METHODS.resolve(method)
     num_workers = _workers(workers)
     _prepare(out, overwrite)
-    source = open_source(data, text_column, id_column)
+    source = open_source(data, text_column, id_column, parse_lines)
     _require_elsewhere(source, out)
     settings = {**chosen.settings(), "text_column": text_column, "id_column": id_column}
     inputs = [Input(name="data", path=str(data), content_hash=source.content_hash)]

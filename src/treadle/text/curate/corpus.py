@@ -22,11 +22,12 @@ from treadle.core.table import Source, Unit
 from treadle.native.text import Texts
 from treadle.text.curate.base import Columns, CurateMethod, Documents
 from treadle.text.curate.hashing import hash_texts
+from treadle.text.curate.ids import Repeats, repeats_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from treadle.core.table.readers import Reject
+    from treadle.core.table.batches import Reject
 
 __all__ = ["Corpus", "documents_of", "measure"]
 
@@ -74,8 +75,16 @@ class Corpus:
         ]
         return np.concatenate(found)
 
+    @cached_property
+    def repeats(self) -> Repeats:
+        """The documents whose id an earlier one has."""
+        return repeats_of(self.column("id_hash").astype(np.uint64, copy=False), self._plain_ids)
+
     def ids(self, documents: Integers) -> list[str]:
         """Return the ids of documents, given in rising order."""
+        return self.repeats.told_apart(self._plain_ids(documents), documents)
+
+    def _plain_ids(self, documents: Integers) -> list[str]:
         found: list[str] = []
         for unit, first, stop in self._units():
             inside = documents[(documents >= first) & (documents < stop)] - first
@@ -94,7 +103,8 @@ class Corpus:
             for table, _ in self.source.batches(unit):
                 low, high = max(first - place, 0), min(stop - place, len(table))
                 if low < high:
-                    yield place + low, table.slice(low, high - low)
+                    inside = table.slice(low, high - low)
+                    yield place + low, self.repeats.renamed(inside, place + low)
                 place += len(table)
                 if place >= stop:
                     break

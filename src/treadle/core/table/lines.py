@@ -1,0 +1,237 @@
+"""JSON lines, plain or compressed: regions of whole lines, read by the parser or by Python."""
+
+import gzip
+import mmap
+import zlib
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from treadle.core.errors import DataError
+from treadle.core.table import batches
+from treadle.core.table.batches import (
+    LINE_SCHEMA,
+    Batch,
+    Record,
+    Reject,
+    batched,
+    fitted,
+)
+from treadle.core.table.unnamed import name_of_text
+
+if TYPE_CHECKING:
+    from treadle.core.table.source import ParsedLines, Source, Unit
+
+__all__ = ["line_batches"]
+
+Bytes = npt.NDArray[np.uint8]
+_NO_TEXT = "no text in its field"
+_TOO_LONG = "longer than a document may be"
+_CHUNK_BYTES = 1 << 20
+_COMPRESSED_BYTES = 64 << 10
+_DOCUMENT, _EMPTY = 0, 2
+_LINE_END = b"\n"
+
+
+def line_batches(source: "Source", unit: "Unit") -> Iterator[Batch]:
+    """Yield the documents of a unit of JSON lines."""
+    row = unit.first_row
+    for region in _plain_regions(unit) if unit.kind == "lines" else _stream_regions(unit):
+        if region is None:
+            yield Batch(source.schema.empty_table(), [Reject(unit.name, row, _TOO_LONG)])
+            row += 1
+            continue
+        start = 0
+        while start < len(region) and (parsed := _parsed(source, region[start:])):
+            found = _batch_of(parsed, source, unit, row)
+            if found is None:
+                break
+            yield found
+            start += parsed.num_bytes
+            row += parsed.ends.shape[1]
+        lines = region[start:].tobytes().split(_LINE_END) if start < len(region) else [b""]
+        if not lines[-1]:
+            lines.pop()
+        yield from batched(_records(source, unit, row, lines), source.schema)
+        row += len(lines)
+
+
+def _parsed(source: "Source", content: Bytes) -> "ParsedLines | None":
+    if source.parser is None or len(content) > batches.MAX_DOCUMENT_BYTES:
+        return None
+    return source.parser(content, source.text_column, source.id_column)
+
+
+def _batch_of(parsed: "ParsedLines", source: "Source", unit: "Unit", row: int) -> Batch | None:
+    """Return what was parsed; None if the rest of an object turns out to be no JSON."""
+    chosen = np.flatnonzero(parsed.kinds == _DOCUMENT)
+    ends = np.concatenate([np.zeros((3, 1), np.int64), parsed.ends[:, chosen]], axis=1)
+    texts = _strings(parsed.texts, ends[0])
+    ids = _strings(parsed.ids[: ends[1, -1]].copy(), ends[1])
+    if not parsed.is_named[chosen].all():
+        ids = _named(ids, parsed.texts, ends[0], parsed.is_named[chosen])
+    metas = _metas(parsed.rests, ends[2])
+    if metas is None:
+        return None
+    rejects = [
+        Reject(unit.name, row + line, "empty")
+        for line in np.flatnonzero(parsed.kinds == _EMPTY).tolist()
+    ]
+    table = pa.Table.from_arrays([ids, texts, metas], schema=LINE_SCHEMA)
+    return Batch(fitted(table, source.schema), rejects)
+
+
+def _strings(content: Bytes, ends: npt.NDArray[np.int64]) -> pa.Array:
+    ends = np.ascontiguousarray(ends)
+    return pa.LargeStringArray.from_buffers(
+        len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(content)
+    )
+
+
+def _named(
+    ids: pa.Array, texts: Bytes, ends: npt.NDArray[np.int64], is_named: npt.NDArray[np.bool_]
+) -> pa.Array:
+    """Return the ids with those of the texts where a line has none."""
+    content, names = memoryview(texts), ids.to_pylist()  # type: ignore[arg-type]  # a buffer
+    for line in np.flatnonzero(~is_named).tolist():
+        names[line] = name_of_text(content[ends[line] : ends[line + 1]])
+    return pa.array(names, pa.large_string())
+
+
+def _metas(rests: Bytes, ends: npt.NDArray[np.int64]) -> pa.Array | None:
+    """Return the rests as Python would write them; None if one of them is no JSON."""
+    import orjson
+
+    if not ends[-1]:
+        return pa.nulls(len(ends) - 1, pa.large_string())
+    content, places = rests[: ends[-1]].tobytes(), ends.tolist()
+    try:
+        found = [
+            orjson.dumps(orjson.loads(content[start:stop])).decode() if start < stop else None
+            for start, stop in pairwise(places)
+        ]
+    except orjson.JSONDecodeError:
+        return None
+    return pa.array(found, pa.large_string())
+
+
+def _records(
+    source: "Source", unit: "Unit", row: int, lines: list[bytes]
+) -> Iterator[Record | Reject]:
+    import orjson
+
+    text_column, id_column = source.text_column, source.id_column
+    for number, line in enumerate(lines, row):
+        if len(line) > batches.MAX_DOCUMENT_BYTES:
+            yield Reject(unit.name, number, _TOO_LONG)
+            continue
+        try:
+            record = orjson.loads(line)
+            text = record.pop(text_column)
+            if not text or text.isspace():
+                yield Reject(unit.name, number, "empty" if text == "" or text else _NO_TEXT)
+                continue
+            name = record.pop(id_column, None)
+        except (orjson.JSONDecodeError, AttributeError, TypeError, KeyError):
+            if line.strip():
+                yield Reject(unit.name, number, _why_no_record(line))
+            continue
+        name = name if name is None or type(name) is str else str(name)
+        yield name, text, orjson.dumps(record).decode() if record else None
+
+
+def _why_no_record(line: bytes) -> str:
+    import orjson
+
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return _why_no_json(line)
+    return _NO_TEXT if isinstance(record, dict) else "not a JSON object"
+
+
+def _why_no_json(line: bytes) -> str:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    return "not JSON"
+
+
+def _plain_regions(unit: "Unit") -> Iterator[Bytes | None]:
+    """Yield whole lines of a run of a file; None stands for one too long to hold."""
+    with unit.files[0].open("rb") as stream:
+        # The last array that looks into it closes the map.
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    whole = np.frombuffer(content, np.uint8)
+    start = unit.start
+    while start < unit.stop:
+        end = content.find(_LINE_END, min(start + batches.BATCH_BYTES, unit.stop) - 1, unit.stop)
+        stop = unit.stop if end < 0 else end + 1
+        if stop - start > batches.MAX_DOCUMENT_BYTES:
+            end = content.find(_LINE_END, start, stop)
+            stop = stop if end < 0 else end + 1
+        is_held = stop - start <= batches.MAX_DOCUMENT_BYTES + len(_LINE_END)
+        yield whole[start:stop] if is_held else None
+        start = stop
+
+
+def _stream_regions(unit: "Unit") -> Iterator[Bytes | None]:
+    held: list[bytes] = []
+    num_held, is_too_long = 0, False
+    for chunk in _chunks(unit):
+        end = chunk.rfind(_LINE_END) + 1
+        if end and is_too_long:
+            yield None
+            first = chunk.find(_LINE_END) + 1
+            chunk, end, is_too_long = chunk[first:], end - first, False
+        if end:
+            yield np.frombuffer(b"".join([*held, chunk[:end]]), np.uint8)
+            held, num_held = [], 0
+        held.append(chunk[end:])
+        num_held += len(chunk) - end
+        if is_too_long or num_held > batches.MAX_DOCUMENT_BYTES:
+            held, num_held, is_too_long = [], 0, True
+    if is_too_long:
+        yield None
+    elif num_held:
+        yield np.frombuffer(b"".join(held), np.uint8)
+
+
+def _chunks(unit: "Unit") -> Iterator[bytes]:
+    import zstandard
+
+    file = unit.files[0]
+    try:
+        with file.open("rb") as raw:
+            yield from _gzip_chunks(raw) if unit.kind == "gzip" else _zstd_chunks(raw)
+    except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
+        raise DataError(
+            f"'{file}' is damaged: {error}. Fetch the file again, or move it out of the source."
+        ) from error
+
+
+def _gzip_chunks(raw: IO[bytes]) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=raw) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _zstd_chunks(raw: IO[bytes]) -> Iterator[bytes]:
+    """Decode frame after frame; zstandard's own stream takes a cut file for a whole one."""
+    import zstandard
+
+    decoder, is_inside = zstandard.ZstdDecompressor().decompressobj(), False
+    while chunk := raw.read(_COMPRESSED_BYTES):
+        while chunk:
+            is_inside = True
+            yield decoder.decompress(chunk)
+            chunk = decoder.unused_data if decoder.eof else b""
+            if decoder.eof:
+                decoder, is_inside = zstandard.ZstdDecompressor().decompressobj(), False
+    if is_inside:
+        raise EOFError("it ends in the middle of a frame")
