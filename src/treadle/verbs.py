@@ -23,6 +23,20 @@ VERBS = {
             "Clean a corpus: may this document stay, is it a copy?",
             "treadle.text.curate:curate",
             "treadle.text.curate:METHODS",
+            (
+                Verb(
+                    "pack",
+                    "text",
+                    "Tokenise and pack a corpus, with a ledger of its exact order.",
+                    "treadle.text.curate:pack",
+                ),
+                Verb(
+                    "replay",
+                    "text",
+                    "Say what training steps see, and compare digests.",
+                    "treadle.text.curate:replay",
+                ),
+            ),
         ),
         Verb(
             "prune",
@@ -71,6 +85,20 @@ VERBS = {
             "Measure cost: latency and throughput, beside the machine's roofline.",
             "treadle.judge.bench:bench",
             "treadle.judge.bench:BENCHMARKS",
+            (
+                Verb(
+                    "load",
+                    "judge",
+                    "Load a server with drawn requests and measure its latencies.",
+                    "treadle.judge.bench:bench_load",
+                ),
+                Verb(
+                    "replay",
+                    "judge",
+                    "Replay a recorded trace of requests against a server.",
+                    "treadle.judge.bench:bench_replay",
+                ),
+            ),
         ),
     )
 }

@@ -8,8 +8,8 @@ import torch
 
 from judge.evaluate.runs import measure
 from naive import plain_losses, plain_model
+from treadle.core.intervals import bootstrap_mean
 from treadle.core.result import read_result
-from treadle.judge.evaluate.paired import bootstrap_mean
 from treadle.model import facts, tiny
 from treadle.model.load import load_tokenizer
 from treadle.model.text import windows

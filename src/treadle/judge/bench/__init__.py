@@ -3,7 +3,7 @@
 from treadle.core.registry import Registry
 from treadle.judge.bench.base import Benchmark
 
-__all__ = ["BENCHMARKS", "bench"]
+__all__ = ["BENCHMARKS", "bench", "bench_load", "bench_replay"]
 
 _METHODS = "treadle.judge.bench.methods"
 
@@ -17,3 +17,4 @@ BENCHMARKS: Registry[Benchmark] = Registry(
 )
 
 from treadle.judge.bench.apply import bench  # noqa: E402  # the driver reads the table above
+from treadle.judge.bench.load import bench_load, bench_replay  # noqa: E402

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 from pydantic import Field
 
 from treadle.core.errors import DataError
+from treadle.core.intervals import bootstrap_mean, wilson
 from treadle.core.method import Standard
 from treadle.core.result import Measurement, digest
 from treadle.judge.evaluate.base import Batch, Prepared, Samples, Task
-from treadle.judge.evaluate.paired import bootstrap_mean, mcnemar, wilson
+from treadle.judge.evaluate.paired import mcnemar
 
 if TYPE_CHECKING:
     import torch

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from treadle.core.intervals import bootstrap_mean
 from treadle.core.method import Standard
 from treadle.core.result import Measurement
 from treadle.judge.evaluate.base import Batch, Prepared, Samples, Task
-from treadle.judge.evaluate.paired import bootstrap_mean
 
 if TYPE_CHECKING:
     import torch

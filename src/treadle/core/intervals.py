@@ -1,0 +1,69 @@
+"""95 % intervals of means, shares and quantiles."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.core.seed import numpy_stream
+
+__all__ = ["Interval", "bootstrap_mean", "bootstrap_quantiles", "wilson"]
+
+_NUM_RESAMPLES = 2000
+_MOST_PICKS = 1 << 22
+"""Picked examples that are held at a time: 32 MB of indices."""
+
+
+class Interval(NamedTuple):
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+def bootstrap_mean(values: Sequence[float], seed: int) -> Interval:
+    """Return the 95 % percentile-bootstrap interval of the mean.
+
+    It resamples the examples 2000 times. Give it differences of paired values, and it is the paired
+    bootstrap.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    generator = numpy_stream(seed, "bootstrap")
+    picks = generator.integers(0, len(array), size=(_NUM_RESAMPLES, len(array)))
+    means = array[picks].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(low), float(high))
+
+
+def bootstrap_quantiles(
+    values: Sequence[float], quantiles: Sequence[float], seed: int
+) -> list[Interval]:
+    """Return the 95 % percentile-bootstrap interval of each quantile (0..1) of `values`.
+
+    It resamples the examples 2000 times. The far quantiles of few examples are little more than
+    their largest: below some 2000 examples the interval of the 99th percentile is wide.
+    """
+    array = np.sort(np.asarray(values, dtype=np.float64))
+    generator = numpy_stream(seed, "bootstrap of quantiles")
+    found: list[npt.NDArray[np.float64]] = []
+    at_once = max(1, _MOST_PICKS // len(array))
+    for start in range(0, _NUM_RESAMPLES, at_once):
+        rows = min(at_once, _NUM_RESAMPLES - start)
+        picks = generator.integers(0, len(array), size=(rows, len(array)))
+        found.append(np.quantile(array[picks], quantiles, axis=1).T)
+    low, high = np.percentile(np.concatenate(found), [2.5, 97.5], axis=0)
+    return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+
+
+def wilson(right: Sequence[float]) -> Interval:
+    """Return Wilson's 95 % interval of a share of right (1) among right and wrong (0) answers.
+
+    It stays open where all answers are equal, as a bootstrap cannot.
+    """
+    size, share, z = len(right), sum(right) / len(right), 1.959963984540054
+    scale = 1 + z * z / size
+    middle = (share + z * z / (2 * size)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
+    return Interval(max(0.0, middle - half), min(1.0, middle + half))

@@ -1,0 +1,69 @@
+"""Intervals against scipy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from treadle.core import intervals
+from treadle.core.intervals import bootstrap_mean, bootstrap_quantiles, wilson
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_bootstrap_against_scipy(seed: int) -> None:
+    values = np.random.default_rng(seed).gamma(2.0, size=80)
+    low, high = bootstrap_mean(values.tolist(), seed)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=seed
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert low == pytest.approx(theirs.low, abs=0.05 * width)
+    assert high == pytest.approx(theirs.high, abs=0.05 * width)
+
+
+def test_the_bootstrap_depends_on_the_seed_alone() -> None:
+    values = np.random.default_rng(0).normal(size=40).tolist()
+    assert bootstrap_mean(values, 3) == bootstrap_mean(values, 3)
+    assert bootstrap_mean(values, 3) != bootstrap_mean(values, 4)
+
+
+def test_the_bootstrap_of_one_value_and_of_equal_values() -> None:
+    assert bootstrap_mean([2.5], 0) == (2.5, 2.5)
+    assert bootstrap_mean([2.5] * 9, 0) == (2.5, 2.5)
+
+
+def test_the_bootstrap_covers_the_mean_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    hits = 0
+    for seed in range(200):
+        low, high = bootstrap_mean(generator.normal(1.0, size=50).tolist(), seed)
+        hits += low <= 1.0 <= high
+    assert 0.89 <= hits / 200 <= 0.985
+
+
+def test_quantiles_against_scipys_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).gamma(2.0, size=300)
+    found = bootstrap_quantiles(values.tolist(), [0.5, 0.9], 0)
+    for level, (low, high) in zip((0.5, 0.9), found, strict=True):
+        theirs = stats.bootstrap(
+            (values,),
+            lambda x, axis, level=level: np.quantile(x, level, axis=axis),
+            n_resamples=5000,
+            method="percentile",
+            rng=1,
+        ).confidence_interval
+        width = theirs.high - theirs.low
+        assert low == pytest.approx(theirs.low, abs=0.08 * width)
+        assert high == pytest.approx(theirs.high, abs=0.08 * width)
+        assert low <= np.quantile(values, level) <= high
+    monkeypatch.setattr(intervals, "_MOST_PICKS", 700)  # a few rows at a time
+    assert bootstrap_quantiles(values.tolist(), [0.5, 0.9], 0) == found
+
+
+def test_quantiles_of_one_value() -> None:
+    assert bootstrap_quantiles([2.5], [0.0, 0.99], 0) == [(2.5, 2.5)] * 2
+
+
+@pytest.mark.parametrize(("right", "size"), [(0, 9), (4, 9), (9, 9), (70, 100)])
+def test_wilson_against_scipy(right: int, size: int) -> None:
+    theirs = stats.binomtest(right, size).proportion_ci(method="wilson")
+    assert wilson([1.0] * right + [0.0] * (size - right)) == pytest.approx(tuple(theirs))
