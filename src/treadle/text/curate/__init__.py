@@ -3,7 +3,7 @@
 from treadle.core.registry import Registry
 from treadle.text.curate.base import CurateMethod
 
-__all__ = ["METHODS", "curate"]
+__all__ = ["METHODS", "curate", "pack", "replay"]
 
 _METHODS = "treadle.text.curate.methods"
 
@@ -19,3 +19,5 @@ METHODS: Registry[CurateMethod] = Registry(
 )
 
 from treadle.text.curate.apply import curate  # noqa: E402  # the driver reads the table
+from treadle.text.curate.pack import pack  # noqa: E402
+from treadle.text.curate.replay import replay  # noqa: E402

@@ -1,23 +1,29 @@
 """The verb: read, measure, decide, write."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from treadle.core import hardware
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
-from treadle.core.checkpoint.publish import publish, write_text
+from treadle.core.checkpoint.publish import write_text
 from treadle.core.errors import DataError, SettingsError
-from treadle.core.result import RESULT_FILE, Input, Recording, Result, write_result
+from treadle.core.result import Input, Recording, Result, write_result
 from treadle.core.table import Source, open_source
 from treadle.native.text import parse_lines
 from treadle.text.curate import METHODS
 from treadle.text.curate.account import manifest_of, outcome_of
 from treadle.text.curate.base import Columns, CurateMethod
 from treadle.text.curate.corpus import Corpus, measure
+from treadle.text.curate.folders import (
+    WORK,
+    begin,
+    finish,
+    num_workers_of,
+    prepare,
+    require_elsewhere,
+)
 from treadle.text.curate.reference import read_reference
 from treadle.text.curate.writing import (
     DATA,
@@ -28,8 +34,6 @@ from treadle.text.curate.writing import (
 )
 
 __all__ = ["curate"]
-
-_KEY, _WORK = "key.txt", "work"
 
 
 def curate(
@@ -80,19 +84,19 @@ def curate(
     """
     out = Path(out)
     chosen = METHODS.resolve(method)
-    num_workers = _workers(workers)
-    _prepare(out, overwrite)
+    num_workers = num_workers_of(workers)
+    prepare(out, DATA, overwrite)
     source = open_source(data, text_column, id_column, parse_lines)
-    _require_elsewhere(source, out)
+    require_elsewhere(source, out)
     settings = {**chosen.settings(), "text_column": text_column, "id_column": id_column}
     inputs = [Input(name="data", path=str(data), content_hash=source.content_hash)]
     reference = read_reference(chosen, against)
     inputs += reference.inputs
     recording = Recording("curate", chosen.name, settings, 0, inputs)
-    folder = _begin(out, recording.fingerprint)
+    folder = begin(out, recording.fingerprint)
     loaded = {} if statistics is None else _load(chosen, source, Path(statistics))
     corpus, num_resumed = measure(
-        chosen, source, folder / _WORK, num_workers, loaded, reference.keys
+        chosen, source, folder / WORK, num_workers, loaded, reference.keys
     )
     _require_documents(corpus)
     verdicts = chosen.decide(corpus)
@@ -105,51 +109,8 @@ def curate(
     write_result(result, folder)
     manifest = manifest_of(result, chosen, source, folder)
     write_text(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
-    shutil.rmtree(folder / _WORK)
-    (folder / _KEY).unlink()
-    publish(folder, out)
+    finish(folder, out)
     return result
-
-
-def _workers(asked: int | None) -> int:
-    if asked is not None and asked < 1:
-        raise SettingsError(f"workers = {asked}; give at least 1.")
-    return asked or hardware.usable_cores()
-
-
-def _prepare(out: Path, overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not overwrite:
-        raise SettingsError(
-            f"{out} already exists; choose another folder, or pass --overwrite (overwrite=True)."
-        )
-    is_ours = (out / DATA).is_dir() and (out / RESULT_FILE).is_file()
-    if not is_ours and not (out.is_dir() and not any(out.iterdir())):
-        raise SettingsError(
-            f"{out} exists and is no output of treadle curate, so it is not overwritten; choose "
-            f"another folder, or remove it yourself."
-        )
-
-
-def _require_elsewhere(source: Source, out: Path) -> None:
-    root, target = source.path.resolve(), out.resolve()
-    if root.is_dir() and (target == root or root in target.parents or target in root.parents):
-        raise SettingsError(
-            f"The output '{out}' lies in the source '{source.path}', or the source in it; choose "
-            f"another folder."
-        )
-
-
-def _begin(out: Path, fingerprint: str) -> Path:
-    """Return the folder that grows beside `out`, empty unless the same run began it."""
-    folder = out.with_name(f".{out.name}.partial")
-    key = folder / _KEY
-    if not key.is_file() or key.read_text() != fingerprint:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        key.write_text(fingerprint)
-    return folder
 
 
 def _require_documents(corpus: Corpus) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from treadle.core.progress import track
 from treadle.core.table import Source, Unit
 from treadle.native.text import Texts
-from treadle.text.curate.base import Columns, CurateMethod, Documents
+from treadle.text.curate.base import Columns, Documents
 from treadle.text.curate.hashing import hash_texts
 from treadle.text.curate.ids import Repeats, repeats_of
 
@@ -49,7 +49,7 @@ class Corpus:
     @cached_property
     def firsts(self) -> Integers:
         """The number of each unit's first document, and of the one after the last."""
-        sizes = [len(self._array(unit, "num_bytes")) for unit in self.source.units]
+        sizes = [len(self.unit_column(unit, "num_bytes")) for unit in self.source.units]
         return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
     @cached_property
@@ -62,14 +62,14 @@ class Corpus:
         index = slice(None) if band is None else (slice(None), band)
         if name in self._loaded:
             return self._loaded[name][index]
-        return np.concatenate([self._array(unit, name)[index] for unit in self.source.units])
+        return np.concatenate([self.unit_column(unit, name)[index] for unit in self.source.units])
 
     def rows(self, name: str, first: int, stop: int) -> npt.NDArray[np.generic]:
         """Return a measured column of the documents from `first` to `stop`."""
         if name in self._loaded:
             return self._loaded[name][first:stop]
         found = [
-            self._array(unit, name)[max(first - start, 0) : stop - start]
+            self.unit_column(unit, name)[max(first - start, 0) : stop - start]
             for unit, start, end in self._units()
             if start < stop and end > first
         ]
@@ -89,7 +89,7 @@ class Corpus:
         for unit, first, stop in self._units():
             inside = documents[(documents >= first) & (documents < stop)] - first
             if len(inside):
-                ends, text = self._array(unit, "id_ends"), self._array(unit, "id_bytes")
+                ends, text = self.unit_column(unit, "id_ends"), self.unit_column(unit, "id_bytes")
                 starts = np.concatenate([[0], ends[:-1]])
                 found += [text[starts[i] : ends[i]].tobytes().decode() for i in inside]
         return found
@@ -140,7 +140,8 @@ class Corpus:
         for unit in self.source.units:
             yield unit, int(self.firsts[unit.number]), int(self.firsts[unit.number + 1])
 
-    def _array(self, unit: Unit, name: str) -> npt.NDArray[np.generic]:
+    def unit_column(self, unit: Unit, name: str) -> npt.NDArray[np.generic]:
+        """Return a measured column of a unit's documents, mapped and not read."""
         found: npt.NDArray[np.generic] = np.load(self._place(unit) / f"{name}.npy", mmap_mode="r")
         return found
 
@@ -148,8 +149,21 @@ class Corpus:
         return self._folder / f"{unit.number:05d}"
 
 
+class Measuring(Protocol):
+    """Whatever looks at documents batch by batch: a method, or a tokenizer."""
+
+    @property
+    def name(self) -> str:
+        """What the progress is of."""
+        ...
+
+    def measure(self, documents: Documents) -> Columns:
+        """Return what to remember of each document."""
+        ...
+
+
 def measure(
-    method: CurateMethod,
+    method: Measuring,
     source: Source,
     folder: Path,
     workers: int,

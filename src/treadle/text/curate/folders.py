@@ -1,0 +1,67 @@
+"""Output folders: they grow beside their place, know their run, and go on after a crash."""
+
+import shutil
+from pathlib import Path
+
+from treadle.core import hardware
+from treadle.core.checkpoint.publish import publish
+from treadle.core.errors import SettingsError
+from treadle.core.result import RESULT_FILE
+from treadle.core.table import Source
+
+__all__ = ["WORK", "begin", "finish", "num_workers_of", "prepare", "require_elsewhere"]
+
+WORK = "work"
+"""What is only needed while a run lasts."""
+_KEY = "key.txt"
+
+
+def num_workers_of(asked: int | None) -> int:
+    """Return how many threads share the work."""
+    if asked is not None and asked < 1:
+        raise SettingsError(f"workers = {asked}; give at least 1.")
+    return asked or hardware.usable_cores()
+
+
+def prepare(out: Path, marker: str, overwrite: bool) -> None:
+    """Refuse an output that exists, unless it holds `marker` and a result and may be replaced."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise SettingsError(
+            f"{out} already exists; choose another folder, or pass --overwrite (overwrite=True)."
+        )
+    is_ours = (out / marker).exists() and (out / RESULT_FILE).is_file()
+    if not is_ours and not (out.is_dir() and not any(out.iterdir())):
+        raise SettingsError(
+            f"{out} exists and is no output of treadle curate, so it is not overwritten; choose "
+            f"another folder, or remove it yourself."
+        )
+
+
+def require_elsewhere(source: Source, out: Path) -> None:
+    """Refuse an output inside the source, and a source inside the output."""
+    root, target = source.path.resolve(), out.resolve()
+    if root.is_dir() and (target == root or root in target.parents or target in root.parents):
+        raise SettingsError(
+            f"The output '{out}' lies in the source '{source.path}', or the source in it; choose "
+            f"another folder."
+        )
+
+
+def begin(out: Path, fingerprint: str) -> Path:
+    """Return the folder that grows beside `out`, empty unless the same run began it."""
+    folder = out.with_name(f".{out.name}.partial")
+    key = folder / _KEY
+    if not key.is_file() or key.read_text() != fingerprint:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        key.write_text(fingerprint)
+    return folder
+
+
+def finish(folder: Path, out: Path) -> None:
+    """Put a whole output into its place, without what only the run needed."""
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    (folder / _KEY).unlink()
+    publish(folder, out)

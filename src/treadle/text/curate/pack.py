@@ -1,0 +1,221 @@
+"""The action pack: tokenise a corpus, order it, and say exactly what that order is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.core.checkpoint import Manifest, Parent, Provenance, SideFile
+from treadle.core.checkpoint.manifest import MANIFEST_FILE
+from treadle.core.checkpoint.publish import write_text
+from treadle.core.errors import DataError
+from treadle.core.ledger import DOCUMENTS, ORDER, TOKENS, Ledger, Order, open_ledger
+from treadle.core.pack import token_dtype, write_tokens
+from treadle.core.permutation import Permutation
+from treadle.core.result import (
+    RESULT_FILE,
+    Figure,
+    Input,
+    Measurement,
+    Recording,
+    Result,
+    Series,
+    write_result,
+)
+from treadle.core.table import open_source, refuse_full_disk, write_parquet
+from treadle.native.text import parse_lines
+from treadle.text.curate.corpus import Corpus, measure
+from treadle.text.curate.folders import (
+    WORK,
+    begin,
+    finish,
+    num_workers_of,
+    prepare,
+    require_elsewhere,
+)
+from treadle.text.curate.ledger_tables import write_ledger
+from treadle.text.curate.tokenise import Tokenise, tokenise
+
+__all__ = ["pack"]
+
+Integers = npt.NDArray[np.int64]
+
+
+def pack(
+    data: str | Path,
+    out: Path,
+    *,
+    tokenizer: str,
+    seq_len: int = 2048,
+    rows: int = 8,
+    seed: int = 0,
+    order: Literal["shuffled", "given"] = "shuffled",
+    end_token: str | None = None,
+    text_column: str = "text",
+    id_column: str = "id",
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> Result:
+    """Tokenise and pack a corpus, with a ledger of what every training step will see.
+
+    The output has all documents' tokens one after the other, each with an end token behind it, in
+    Megatron's format (tokens.bin, tokens.idx); their ids and places (documents.parquet); how rows
+    and steps are made of them (order.json); and of the first epoch the row in every slot of every
+    step (ledger.parquet) and the pieces of documents in every row (spans.parquet). Rows have
+    seq_len + 1 tokens, inputs and targets shifted by one, and may begin inside a document. The
+    order is computed and not stored: treadle.core.ledger.open_ledger(OUT) says at once what any
+    step of any epoch saw, and gives its tokens again. The bytes do not depend on the number of
+    workers, nor on shards; a killed run goes on where it stopped.
+
+    Args:
+        data: As for the methods of treadle curate: a corpus in shards, a tree, or an output.
+        out: Folder to write.
+        tokenizer: Folder with tokenizer.json, that file, or "bytes" for the bytes of UTF-8.
+        seq_len: Tokens that a row predicts.
+        rows: Rows of a step, over all devices.
+        seed: Of the shuffles of documents and rows.
+        order: Whether documents and rows are shuffled, or come as given (for a curriculum).
+        end_token: What stands after each document (default: the tokenizer's eos token).
+        text_column: Field or column that holds the text.
+        id_column: Field or column that holds the id.
+        workers: Threads that share the tokenising (default: the cores).
+        overwrite: Replace an existing output folder once the new one is complete.
+
+    Returns:
+        The account of the run, as in the folder's result.json.
+
+    Raises:
+        SettingsError: A setting is wrong, or `out` exists.
+        DataError: There is nothing to read, too little for a row, or no tokenizer.
+        CapacityError: The disk is full.
+    """
+    out = Path(out)
+    num_workers = num_workers_of(workers)
+    prepare(out, ORDER, overwrite)
+    encoder = tokenise(tokenizer, end_token)
+    made = Order(
+        seq_len=seq_len,
+        rows=rows,
+        seed=seed,
+        is_shuffled=order == "shuffled",
+        vocab_size=encoder.vocab_size,
+        end_token=encoder.end_token,
+        tokenizer_hash=encoder.content_hash,
+    )
+    source = open_source(data, text_column, id_column, parse_lines)
+    require_elsewhere(source, out)
+    inputs = [
+        Input(name="data", path=str(data), content_hash=source.content_hash),
+        Input(name="tokenizer", path=tokenizer, content_hash=encoder.content_hash),
+    ]
+    columns = {"text_column": text_column, "id_column": id_column}
+    recording = Recording("curate pack", "", {**made.model_dump(), **columns}, seed, inputs)
+    folder = begin(out, recording.fingerprint)
+    corpus, num_resumed = measure(encoder, source, folder / WORK, num_workers, {})
+    if not len(corpus):
+        raise DataError(f"'{source.path}' holds no document; give files whose records have a text.")
+    _write(corpus, encoder, made, folder)
+    ledger = open_ledger(folder)
+    write_ledger(ledger)
+    outcome = _outcome(corpus, ledger)
+    if num_resumed:
+        outcome["notes"].append("Resumed: seconds and memory are those of the last run only.")
+    result = recording.finish(out, **outcome)
+    write_result(result, folder)
+    write_text(folder / MANIFEST_FILE, _manifest(result, source.path.name).model_dump(mode="json"))
+    finish(folder, out)
+    return result
+
+
+def _write(corpus: Corpus, encoder: Tokenise, order: Order, folder: Path) -> None:
+    """Write the tokens and the ids of all documents in their final order."""
+    import pyarrow as pa
+
+    sizes = corpus.column("num_tokens").astype(np.int64, copy=False)
+    documents = np.arange(len(corpus))
+    if order.is_shuffled:
+        documents = Permutation(len(corpus), order.seed, "documents").at(documents)
+    with refuse_full_disk(folder / TOKENS):
+        dtype = token_dtype(encoder.vocab_size)
+        write_tokens(folder / TOKENS, _tokens(corpus, documents, sizes), dtype)
+    ids = pa.array(corpus.ids(np.arange(len(corpus))), pa.large_string())
+    ends = np.cumsum(sizes[documents])
+    columns = {
+        "id": ids.take(pa.array(documents)),
+        "first_token": pa.array(ends - sizes[documents]),
+        "num_tokens": pa.array(sizes[documents]),
+    }
+    write_parquet(pa.Table.from_pydict(columns), folder / DOCUMENTS)
+    write_text(folder / ORDER, order.model_dump(mode="json"))
+
+
+def _tokens(
+    corpus: Corpus, documents: Integers, sizes: Integers
+) -> Iterator[npt.NDArray[np.generic]]:
+    """Yield the tokens of documents in any order; they are mapped, so that memory stays small."""
+    units = [corpus.unit_column(unit, "tokens") for unit in corpus.source.units]
+    number = np.searchsorted(corpus.firsts, documents, side="right") - 1
+    before = np.concatenate([[0], np.cumsum(sizes)])
+    start = before[documents] - before[corpus.firsts[number]]
+    for unit, first, size in zip(number, start, sizes[documents], strict=True):
+        yield units[unit][first : first + size]
+
+
+def _outcome(corpus: Corpus, ledger: Ledger) -> dict[str, Any]:  # Any: fields of a Result
+    num_tokens = len(ledger.tokens.tokens)
+    sizes = np.diff(ledger.tokens.starts)
+    num_bytes = int(corpus.num_bytes.sum())
+    unused = num_tokens - 1 - ledger.num_rows * ledger.order.seq_len
+    counted = (
+        ("documents", len(corpus), ""),
+        ("tokens", num_tokens, "with one behind each document"),
+        ("rows", ledger.num_rows, f"of {ledger.order.seq_len + 1} tokens"),
+        ("steps_per_epoch", ledger.steps_per_epoch, f"of {ledger.order.rows} rows"),
+        ("bytes_per_token", num_bytes / num_tokens, "of text"),
+        ("unused_tokens", unused, "at the end, too few for a row"),
+    )
+    files = (ledger.folder / f"{TOKENS}.{kind}" for kind in ("bin", "idx"))
+    return {
+        "measurements": [Measurement(name=name, value=n, unit=unit) for name, n, unit in counted],
+        "bytes": {"text": num_bytes, "output": sum(file.stat().st_size for file in files)},
+        "figures": [_lengths(sizes)],
+        "notes": list(corpus.source.notes),
+    }
+
+
+def _lengths(sizes: Integers) -> Figure:
+    shares = np.linspace(0, 1, 41)
+    lengths = np.quantile(sizes, shares)
+    series = Series(name="documents", x=shares.tolist(), y=lengths.tolist())
+    return Figure(
+        kind="line",
+        title="How long documents are",
+        x_label="fraction of the documents",
+        y_label="tokens",
+        series=[series],
+    )
+
+
+def _manifest(result: Result, source: str) -> Manifest:
+    kinds = {
+        RESULT_FILE: "result",
+        ORDER: "order",
+        DOCUMENTS: "documents",
+        "ledger.parquet": "ledger",
+        "spans.parquet": "spans",
+    }
+    base = result.inputs[0].content_hash
+    files = (
+        SideFile(path=path, kind=kind, version=1, base_hash=base, required=path == ORDER)
+        for path, kind in kinds.items()
+    )
+    provenance = Provenance(
+        verb="curate pack",
+        method="",
+        settings=result.settings,
+        seed=result.seed,
+        parents=(Parent(name=source, content_hash=base),),
+    )
+    return Manifest(side_files=tuple(files), provenance=provenance)
