@@ -164,6 +164,54 @@ def test_killed_run_goes_on_and_ends_the_same(tmp_path, name, victim, count):
     assert corpora.content(tmp_path / "out") == corpora.content(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_shares_of_the_work_end_the_same(tmp_path, name):
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    run(data, tmp_path / "whole", name)
+    missing = []
+    for share in ("2/3", "3/3", "1/3", "1/3"):
+        result = run(data, tmp_path / "out", name, shard=share)
+        missing.append(result.measurement("units_missing").value)
+        assert not (tmp_path / "out").exists()
+    assert missing[0] > missing[1] > missing[2] == missing[3] == 0
+    assert result.measurement("units_measured").value == 0
+    run(data, tmp_path / "out", name)
+    assert corpora.content(tmp_path / "out") == corpora.content(tmp_path / "whole")
+
+
+def test_shares_that_contradict_are_refused(tmp_path):
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    for share in ("0/2", "3/2", "1", "a/b"):
+        with pytest.raises(SettingsError, match=f"shard = '{share}' is no share; write i/n"):
+            curate(data, tmp_path / "out", "exact", shard=share)
+    curate(data, tmp_path / "out", "exact", shard="1/2")
+    with pytest.raises(SettingsError, match="holds a run with other settings or documents"):
+        curate(data, tmp_path / "out", "minhash", shard="2/2")
+    with pytest.raises(SettingsError, match="leave --shard out"):
+        run(data, tmp_path / "out", "rules", shard="1/2", statistics=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+@pytest.mark.parametrize("name", NAMES)
+def test_a_ray_cluster_leaves_the_same_bytes(tmp_path, name):
+    pytest.importorskip("ray")
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    run(data, tmp_path / "one", name)
+    run(data, tmp_path / "two", name, engine="ray", workers=2)
+    assert corpora.content(tmp_path / "one") == corpora.content(tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_mistake_on_a_ray_cluster_says_what_to_mend(tmp_path):
+    pytest.importorskip("ray")
+    file = corpora.write_lines(tmp_path / "a.jsonl.gz", ROWS)
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"is damaged: .*Fetch the file again"):
+        curate(file, tmp_path / "out", "exact", engine="ray")
+
+
 def test_changed_settings_or_documents_begin_anew(tmp_path):
     data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
     partial = tmp_path / ".out.partial" / "work" / "00000"
@@ -213,8 +261,10 @@ def test_texts_are_read_again_by_number(tmp_path):
     data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
     opened = open_source(data)
     from treadle.text.curate.corpus import measure
+    from treadle.text.curate.engines import choose_engine
 
-    corpus, _ = measure(METHODS.resolve("exact"), opened, tmp_path / "work", 2, {})
+    threads = choose_engine("threads", 2)
+    corpus, *_ = measure(METHODS.resolve("exact"), opened, tmp_path / "work", threads, {})
     assert isinstance(corpus, Corpus)
     import numpy as np
 

@@ -127,6 +127,18 @@ def test_killed_run_goes_on_and_ends_the_same(tmp_path, victim):
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
+def test_shares_of_the_tokenising_end_the_same(tmp_path):
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    settings = {"tokenizer": "bytes", "seq_len": 32, "rows": 4}
+    for share in ("2/2", "1/2"):
+        result = pack(data, tmp_path / "out", shard=share, **settings)
+    assert result.measurement("units_missing").value == 0
+    assert not (tmp_path / "out").exists()
+    pack(data, tmp_path / "out", **settings)
+    pack(data, tmp_path / "whole", **settings)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
 def test_the_tables_say_what_the_ledger_computes(tmp_path):
     ledger, _ = packed(tmp_path)
     slots = pq.read_table(ledger.folder / "ledger.parquet").to_pylist()

@@ -10,10 +10,10 @@ from treadle.core.checkpoint import Manifest, Parent, Provenance, SideFile
 from treadle.core.result import RESULT_FILE, Figure, Measurement, Result, Series
 from treadle.core.table import Source
 from treadle.text.curate.base import CurateMethod, Verdicts
-from treadle.text.curate.corpus import Corpus
+from treadle.text.curate.corpus import Corpus, Measured
 from treadle.text.curate.writing import DATA, DECISIONS, REJECTS, STATISTICS
 
-__all__ = ["manifest_of", "outcome_of"]
+__all__ = ["manifest_of", "outcome_of", "share_of"]
 
 
 def outcome_of(corpus: Corpus, verdicts: Verdicts, folder: Path) -> dict[str, Any]:  # of a Result
@@ -47,6 +47,21 @@ def outcome_of(corpus: Corpus, verdicts: Verdicts, folder: Path) -> dict[str, An
         },
         "figures": [*_reasons(verdicts), *verdicts.figures],
         "notes": [*corpus.source.notes, *refused, *_twins(corpus), *verdicts.notes],
+    }
+
+
+def share_of(measured: Measured) -> dict[str, Any]:  # of a Result
+    """Return what the result of a share of the measuring says."""
+    num_units = len(measured.corpus.source.units)
+    done = num_units - measured.num_resumed - measured.num_missing
+    counted = (("units_measured", done), ("units_missing", measured.num_missing))
+    left = measured.num_missing
+    end = f"{left} units are left for other shares" if left else "Nothing is left to measure"
+    return {
+        "measurements": [
+            Measurement(name=name, value=value, unit=f"of {num_units}") for name, value in counted
+        ],
+        "notes": [f"{end}; when all are there, the same command without --shard ends the work."],
     }
 
 

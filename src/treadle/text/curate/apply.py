@@ -13,18 +13,19 @@ from treadle.core.result import Input, Recording, Result, write_result
 from treadle.core.table import Source, open_source
 from treadle.native.text import parse_lines
 from treadle.text.curate import METHODS
-from treadle.text.curate.account import manifest_of, outcome_of
+from treadle.text.curate.account import manifest_of, outcome_of, share_of
 from treadle.text.curate.base import Columns, CurateMethod
 from treadle.text.curate.corpus import Corpus, measure
+from treadle.text.curate.engines import EngineName, choose_engine
 from treadle.text.curate.folders import (
     WORK,
     begin,
     finish,
-    num_workers_of,
     prepare,
     require_elsewhere,
 )
 from treadle.text.curate.reference import read_reference
+from treadle.text.curate.shards import Shard, read_shard
 from treadle.text.curate.writing import (
     DATA,
     STATISTICS,
@@ -46,6 +47,8 @@ def curate(
     statistics: Path | None = None,
     against: list[str] | None = None,
     workers: int | None = None,
+    engine: EngineName = "threads",
+    shard: str | None = None,
     overwrite: bool = False,
 ) -> Result:
     """Clean a corpus or remove its copies, and say of every document why.
@@ -71,11 +74,15 @@ def curate(
             taken instead of measuring them again.
         against: For decontaminate: the evaluation sets, each a text file, JSONL or Parquet, or a
             folder of them; all strings of their records count.
-        workers: Threads that share the work (default: the cores).
+        workers: Threads, or tasks at a time, that share the work (default: the cores).
+        engine: What runs the work: threads, or ray (a cluster whose nodes see the same paths, at
+            $RAY_ADDRESS, or this machine); what comes out is the same.
+        shard: Do only a share of the measuring, as in 3/16, into the unfinished output; jobs with
+            all the shares may run anywhere, and the same command without it ends the work.
         overwrite: Replace an existing output folder once the new one is complete.
 
     Returns:
-        The account of the run, as in the folder's result.json.
+        The account of the run, as in the folder's result.json; of a share only what it measured.
 
     Raises:
         SettingsError: A setting is wrong or contradicts another, or `out` exists.
@@ -84,7 +91,8 @@ def curate(
     """
     out = Path(out)
     chosen = METHODS.resolve(method)
-    num_workers = num_workers_of(workers)
+    chosen_engine, share = choose_engine(engine, workers), read_shard(shard)
+    _require_measuring(share, statistics)
     prepare(out, DATA, overwrite)
     source = open_source(data, text_column, id_column, parse_lines)
     require_elsewhere(source, out)
@@ -93,11 +101,12 @@ def curate(
     reference = read_reference(chosen, against)
     inputs += reference.inputs
     recording = Recording("curate", chosen.name, settings, 0, inputs)
-    folder = begin(out, recording.fingerprint)
+    folder = begin(out, recording.fingerprint, share is not None)
     loaded = {} if statistics is None else _load(chosen, source, Path(statistics))
-    corpus, num_resumed = measure(
-        chosen, source, folder / WORK, num_workers, loaded, reference.keys
-    )
+    measured = measure(chosen, source, folder / WORK, chosen_engine, loaded, reference.keys, share)
+    if share is not None:
+        return recording.finish(out, **share_of(measured))
+    corpus, num_resumed, _ = measured
     _require_documents(corpus)
     verdicts = chosen.decide(corpus)
     num_resumed += write_parts(Written(chosen, corpus, verdicts, folder, source.content_hash))
@@ -111,6 +120,13 @@ def curate(
     write_text(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
     finish(folder, out)
     return result
+
+
+def _require_measuring(share: Shard | None, statistics: Path | None) -> None:
+    if share is not None and statistics is not None:
+        raise SettingsError(
+            "With --statistics nothing is measured that could be shared; leave --shard out."
+        )
 
 
 def _require_documents(corpus: Corpus) -> None:

@@ -7,12 +7,11 @@ kept of a document, and texts are read again where they are needed.
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +20,17 @@ from treadle.core.progress import track
 from treadle.core.table import Source, Unit
 from treadle.native.text import Texts
 from treadle.text.curate.base import Columns, Documents
+from treadle.text.curate.engines import Engine
 from treadle.text.curate.hashing import hash_texts
 from treadle.text.curate.ids import Repeats, repeats_of
+from treadle.text.curate.shards import Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from treadle.core.table.batches import Reject
 
-__all__ = ["Corpus", "documents_of", "measure"]
+__all__ = ["Corpus", "Measured", "documents_of", "measure"]
 
 _REJECTS = "rejects.json"
 Integers = npt.NDArray[np.int64]
@@ -39,8 +40,8 @@ Keys = npt.NDArray[np.uint64]
 class Corpus:
     """The measured columns of all documents, in the order of the source."""
 
-    def __init__(self, source: Source, folder: Path, workers: int, loaded: Columns) -> None:
-        self.source, self.workers = source, workers
+    def __init__(self, source: Source, folder: Path, engine: Engine, loaded: Columns) -> None:
+        self.source, self.engine = source, engine
         self._folder, self._loaded = folder, loaded
 
     def __len__(self) -> int:
@@ -146,7 +147,7 @@ class Corpus:
         return found
 
     def _place(self, unit: Unit) -> Path:
-        return self._folder / f"{unit.number:05d}"
+        return _folder_of(unit, self._folder)
 
 
 class Measuring(Protocol):
@@ -162,57 +163,77 @@ class Measuring(Protocol):
         ...
 
 
+class Measured(NamedTuple):
+    """What there is when the measuring is done."""
+
+    corpus: "Corpus"
+    num_resumed: int
+    """Units that an earlier run had measured."""
+    num_missing: int
+    """Units that other shares of the work still have to measure."""
+
+
 def measure(
     method: Measuring,
     source: Source,
     folder: Path,
-    workers: int,
+    engine: Engine,
     loaded: Columns,
     reference: Keys | None = None,
-) -> tuple[Corpus, int]:
-    """Measure the units that an earlier run did not; return the corpus, and how many it had."""
+    shard: Shard | None = None,
+) -> Measured:
+    """Measure the units that no earlier run did, or a share of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [unit for unit in source.units if not (folder / f"{unit.number:05d}").exists()]
+    missing = [unit for unit in source.units if not _folder_of(unit, folder).exists()]
+    todo = [unit for unit in missing if shard is None or shard.takes(unit.number)]
 
-    def measured(documents: Documents) -> Columns:
-        return method.measure(documents._replace(reference=reference))
-
-    def work(unit: Unit) -> None:
-        _measure_unit(source, unit, folder, None if loaded else measured)
-
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in track(pool.map(work, missing), f"measure ({method.name})", len(missing)):
-            pass
-    return Corpus(source, folder, workers, loaded), len(source.units) - len(missing)
+    work = _Measuring(None if loaded else method, source, folder, reference)
+    for _ in track(engine.run(work.measure, todo), f"measure ({method.name})", len(todo)):
+        pass
+    corpus = Corpus(source, folder, engine, loaded)
+    return Measured(corpus, len(source.units) - len(missing), len(missing) - len(todo))
 
 
-def _measure_unit(
-    source: Source, unit: Unit, folder: Path, measured: Callable[[Documents], Columns] | None
-) -> None:
-    runs: dict[str, list[npt.NDArray[np.generic]]] = {}
-    rejects: list[tuple[str, int, str]] = []
-    nothing: tuple[pa.Table, list[Reject]] = (
-        source.schema.empty_table(),
-        [],
-    )  # so that every unit has every column
-    for table, refused in chain([nothing], source.batches(unit)):
-        rejects += [(reject.file, reject.row, reject.reason) for reject in refused]
-        documents = documents_of(table)
-        columns = _identity(documents)
-        if measured is not None:
-            columns |= measured(documents)
-        for name, column in columns.items():
-            runs.setdefault(name, []).append(column)
-    beside = folder / f".{unit.number:05d}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    for name, parts in runs.items():
-        whole = np.concatenate(parts)
-        if name == "id_ends":
-            whole = np.cumsum(whole, dtype=np.int64)
-        np.save(beside / f"{name}.npy", whole)
-    (beside / _REJECTS).write_text(json.dumps(rejects))
-    os.rename(beside, folder / f"{unit.number:05d}")
+def _folder_of(unit: Unit, folder: Path) -> Path:
+    return folder / f"{unit.number:05d}"
+
+
+class _Measuring(NamedTuple):
+    """The work on a unit; no closure, so that it can be sent to another process."""
+
+    method: Measuring | None
+    """None where everything is there but the sizes and ids."""
+    source: Source
+    folder: Path
+    reference: Keys | None
+
+    def measure(self, unit: Unit) -> None:
+        """Write what is to be remembered of a unit's documents."""
+        runs: dict[str, list[npt.NDArray[np.generic]]] = {}
+        rejects: list[tuple[str, int, str]] = []
+        nothing: tuple[pa.Table, list[Reject]] = (
+            self.source.schema.empty_table(),
+            [],
+        )  # so that every unit has every column
+        for table, refused in chain([nothing], self.source.batches(unit)):
+            rejects += [(reject.file, reject.row, reject.reason) for reject in refused]
+            for name, column in self._columns(table).items():
+                runs.setdefault(name, []).append(column)
+        beside = self.folder / f".{unit.number:05d}"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        for name, parts in runs.items():
+            whole = np.concatenate(parts)
+            if name == "id_ends":
+                whole = np.cumsum(whole, dtype=np.int64)
+            np.save(beside / f"{name}.npy", whole)
+        (beside / _REJECTS).write_text(json.dumps(rejects))
+        os.rename(beside, _folder_of(unit, self.folder))
+
+    def _columns(self, table: "pa.Table") -> Columns:
+        documents = documents_of(table)._replace(reference=self.reference)
+        found = _identity(documents)
+        return found if self.method is None else found | self.method.measure(documents)
 
 
 def _identity(documents: Documents) -> Columns:

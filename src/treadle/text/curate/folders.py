@@ -1,26 +1,20 @@
 """Output folders: they grow beside their place, know their run, and go on after a crash."""
 
+import os
 import shutil
+import socket
 from pathlib import Path
 
-from treadle.core import hardware
 from treadle.core.checkpoint.publish import publish
 from treadle.core.errors import SettingsError
 from treadle.core.result import RESULT_FILE
 from treadle.core.table import Source
 
-__all__ = ["WORK", "begin", "finish", "num_workers_of", "prepare", "require_elsewhere"]
+__all__ = ["WORK", "begin", "finish", "prepare", "require_elsewhere"]
 
 WORK = "work"
 """What is only needed while a run lasts."""
 _KEY = "key.txt"
-
-
-def num_workers_of(asked: int | None) -> int:
-    """Return how many threads share the work."""
-    if asked is not None and asked < 1:
-        raise SettingsError(f"workers = {asked}; give at least 1.")
-    return asked or hardware.usable_cores()
 
 
 def prepare(out: Path, marker: str, overwrite: bool) -> None:
@@ -49,14 +43,27 @@ def require_elsewhere(source: Source, out: Path) -> None:
         )
 
 
-def begin(out: Path, fingerprint: str) -> Path:
-    """Return the folder that grows beside `out`, empty unless the same run began it."""
+def begin(out: Path, fingerprint: str, is_shared: bool = False) -> Path:
+    """Return the folder that grows beside `out`, empty unless the same run began it.
+
+    Raises:
+        SettingsError: The work is shared between jobs, and what lies there is another run's.
+    """
     folder = out.with_name(f".{out.name}.partial")
     key = folder / _KEY
-    if not key.is_file() or key.read_text() != fingerprint:
+    if key.is_file() and key.read_text() == fingerprint:
+        return folder
+    if is_shared and key.exists():
+        raise SettingsError(
+            f"'{folder}' holds a run with other settings or documents, which a share of the work "
+            f"may not replace; finish that run, or remove the folder."
+        )
+    if not is_shared:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        key.write_text(fingerprint)
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f".{_KEY}.{os.getpid()}.{socket.gethostname()}"
+    beside.write_text(fingerprint)
+    os.replace(beside, key)
     return folder
 
 

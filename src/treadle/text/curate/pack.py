@@ -26,16 +26,18 @@ from treadle.core.result import (
 )
 from treadle.core.table import open_source, refuse_full_disk, write_parquet
 from treadle.native.text import parse_lines
+from treadle.text.curate.account import share_of
 from treadle.text.curate.corpus import Corpus, measure
+from treadle.text.curate.engines import EngineName, choose_engine
 from treadle.text.curate.folders import (
     WORK,
     begin,
     finish,
-    num_workers_of,
     prepare,
     require_elsewhere,
 )
 from treadle.text.curate.ledger_tables import write_ledger
+from treadle.text.curate.shards import read_shard
 from treadle.text.curate.tokenise import Tokenise, tokenise
 
 __all__ = ["pack"]
@@ -56,6 +58,8 @@ def pack(
     text_column: str = "text",
     id_column: str = "id",
     workers: int | None = None,
+    engine: EngineName = "threads",
+    shard: str | None = None,
     overwrite: bool = False,
 ) -> Result:
     """Tokenise and pack a corpus, with a ledger of what every training step will see.
@@ -80,7 +84,9 @@ def pack(
         end_token: What stands after each document (default: the tokenizer's eos token).
         text_column: Field or column that holds the text.
         id_column: Field or column that holds the id.
-        workers: Threads that share the tokenising (default: the cores).
+        workers: Threads, or tasks at a time, that share the tokenising (default: the cores).
+        engine: What runs the tokenising: threads, or ray.
+        shard: Tokenise only a share, as in 3/16; the same command without it ends the work.
         overwrite: Replace an existing output folder once the new one is complete.
 
     Returns:
@@ -92,7 +98,7 @@ def pack(
         CapacityError: The disk is full.
     """
     out = Path(out)
-    num_workers = num_workers_of(workers)
+    chosen_engine, share = choose_engine(engine, workers), read_shard(shard)
     prepare(out, ORDER, overwrite)
     encoder = tokenise(tokenizer, end_token)
     made = Order(
@@ -112,8 +118,11 @@ def pack(
     ]
     columns = {"text_column": text_column, "id_column": id_column}
     recording = Recording("curate pack", "", {**made.model_dump(), **columns}, seed, inputs)
-    folder = begin(out, recording.fingerprint)
-    corpus, num_resumed = measure(encoder, source, folder / WORK, num_workers, {})
+    folder = begin(out, recording.fingerprint, share is not None)
+    measured = measure(encoder, source, folder / WORK, chosen_engine, {}, shard=share)
+    if share is not None:
+        return recording.finish(out, **share_of(measured))
+    corpus, num_resumed, _ = measured
     if not len(corpus):
         raise DataError(f"'{source.path}' holds no document; give files whose records have a text.")
     _write(corpus, encoder, made, folder)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from treadle.core.errors import DataError, SettingsError
 from treadle.core.pack import token_dtype
 from treadle.native.text import Texts
 from treadle.text.curate.base import Columns, Documents
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 __all__ = ["BYTES", "Tokenise", "tokenise"]
 
@@ -86,14 +89,23 @@ def _of_file(file: Path, end_token: str | None) -> Tokenise:
             f"'{file.parent}' has {what}; name the token that ends a document with --end-token."
         )
 
-    def encode(texts: Texts) -> list[npt.NDArray[np.generic]]:
-        strings = [texts.text(number) for number in range(len(texts))]
-        found = loaded.encode_batch_fast(strings, add_special_tokens=False)
-        return [np.array(one.ids, np.int64) for one in found]
-
     # A token may be added behind the vocabulary's last, and then numbers beyond its size exist.
     vocab_size = max(loaded.get_vocab(with_added_tokens=True).values()) + 1
-    return Tokenise("pack", encode, vocab_size, number, hashlib.sha256(content).hexdigest())
+    return Tokenise(
+        "pack", _Encoder(loaded), vocab_size, number, hashlib.sha256(content).hexdigest()
+    )
+
+
+class _Encoder:
+    """A tokenizer at work; no closure, so that it can be sent to another process."""
+
+    def __init__(self, loaded: "Tokenizer") -> None:
+        self._loaded = loaded
+
+    def __call__(self, texts: Texts) -> list[npt.NDArray[np.generic]]:
+        strings = [texts.text(number) for number in range(len(texts))]
+        found = self._loaded.encode_batch_fast(strings, add_special_tokens=False)
+        return [np.array(one.ids, np.int64) for one in found]
 
 
 def _end_of(folder: Path) -> str | None:

@@ -1,7 +1,6 @@
 """What a run leaves: the documents that stay, a decision on each one, and the statistics."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,14 +51,10 @@ def write_parts(written: Written) -> int:
         for run in runs
     ]
     todo = [run for run in missing if run]
-    names = _names_of_kept(written)
-
-    def work(parts: list[int]) -> None:
-        _Parts(written, cuts, names).write(parts)
-
-    with ThreadPoolExecutor(written.corpus.workers) as pool:
-        for _ in track(pool.map(work, todo), f"write ({written.method.name})", len(todo)):
-            pass
+    work = _Parts(written, cuts, _names_of_kept(written))
+    runs_done = written.corpus.engine.run(work.write, todo)
+    for _ in track(runs_done, f"write ({written.method.name})", len(todo)):
+        pass
     return len(cuts.parts) - sum(map(len, todo))
 
 
