@@ -60,6 +60,35 @@ def test_the_important_run_before_prompts_of_others():
     small.run()
 
 
+@pytest.mark.parametrize("policy", ["priority", "fair_priority"])
+def test_few_rows_run_beside_an_urgent_request(policy):
+    """Of generating ones and of prompts, running and new; those of equal priority are not bound."""
+    small = Small(policy=policy, num_pages=64, max_num_seqs=8, rows_beside_urgent=2)
+    low = [small.add(f"low{k}", [k + 1], 9, priority=1) for k in range(3)]
+    small.step()
+    assert [len(r.outputs) for r in low] == [1, 1, 1]
+    high = [small.add(f"high{k}", [k + 5] * 3, 2, priority=0) for k in range(2)]
+    text = small.add("text", list(range(8)), 1, priority=2)
+    small.step()
+    assert [len(r.outputs) for r in (*high, *low)] == [1, 1, 2, 2, 1]
+    assert text.num_computed == 0
+    small.step()
+    assert {r.state for r in high} == {RequestState.FINISHED}
+    assert [len(r.outputs) for r in low] == [3, 3, 1]
+    small.step()  # nothing is more urgent now
+    assert [len(r.outputs) for r in low] == [4, 4, 2]
+    small.run()
+    assert low[2].outputs == continuation([3], 9)
+
+
+def test_other_policies_do_not_look_at_who_is_urgent():
+    small = Small(policy="fair", rows_beside_urgent=0)
+    low, high = small.add("low", [1], 3, priority=1), small.add("high", [2], 3, priority=0)
+    small.step()
+    assert len(low.outputs) == len(high.outputs) == 1
+    small.run()
+
+
 def test_equal_priority_takes_no_place():
     small = Small(policy="priority", max_num_seqs=1)
     small.add("a", [1, 2, 3], 5, priority=1)
@@ -317,6 +346,7 @@ def test_bad_requests_and_limits_are_refused():
         ({"max_num_seqs": 0}, "max_num_seqs=0; give at least 1"),
         ({"max_num_seqs": 9, "max_num_batched_tokens": 8}, "less than max_num_seqs=9.*raise it"),
         ({"watermark_fraction": 1.0}, "watermark_fraction=1.0; give 0 or more"),
+        ({"rows_beside_urgent": -1}, "rows_beside_urgent=-1; give 0 or more"),
         ({"preemption": "drop"}, "No preemption 'drop'; choose"),
     ):
         with pytest.raises(SettingsError, match=says):

@@ -32,8 +32,9 @@ class Engine(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 4),
         budget=st.integers(4, 12),
         watermark=st.sampled_from([0.0, 0.3]),
+        beside=st.sampled_from([None, 0, 1]),
     )
-    def start(self, policy, preemption, has_prefix_cache, max_num_seqs, budget, watermark):
+    def start(self, policy, preemption, has_prefix_cache, max_num_seqs, budget, watermark, beside):
         self.small = Small(
             NUM_PAGES,
             PAGE_SIZE,
@@ -44,6 +45,7 @@ class Engine(RuleBasedStateMachine):
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=budget,
             watermark_fraction=watermark,
+            rows_beside_urgent=beside,
         )
         self.all: list[Request] = []
 

@@ -12,6 +12,7 @@ loses what it has computed, and ends.
 from collections.abc import Callable
 
 from treadle.core.errors import CapacityError, SettingsError
+from treadle.runtime.budget import Budget
 from treadle.runtime.limits import Limits
 from treadle.runtime.pages import PagePool
 from treadle.runtime.policy import Policy
@@ -119,7 +120,13 @@ class Batch:
         self._expire()
         urgent = self._claim() if self.policy.may_preempt else None
         running = sorted(self.running.values(), key=_rank)
-        rows = self._share_budget(running, urgent)
+        priorities = [request.priority for request in running]
+        budget = Budget(
+            self.limits.max_num_batched_tokens,
+            priorities if urgent is None else [*priorities, urgent],
+            self.limits.rows_beside_urgent if self.policy.may_preempt else None,
+        )
+        rows = self._share_budget(running, urgent, budget)
         preempted_before = self.preemption.count
         planned: dict[str, Chunk] = {}
         for request in running:
@@ -131,7 +138,7 @@ class Batch:
             ):
                 planned[request.id] = next_chunk(request, num_rows)
         if self.preemption.count == preempted_before:
-            self._admit(planned)
+            self._admit(planned, budget)
         return list(planned.values())
 
     def _claim(self) -> int | None:
@@ -153,18 +160,18 @@ class Batch:
         now = self._clock()
         return sorted(self.waiting.values(), key=lambda r: self.policy.place(r, now))
 
-    def _share_budget(self, running: list[Request], urgent: int | None) -> dict[str, int]:
+    def _share_budget(
+        self, running: list[Request], urgent: int | None, budget: Budget
+    ) -> dict[str, int]:
         """Return how many rows each running request gets: generating ones first, then prompts.
 
         Prompts of lower priority than `urgent` wait for the one that is about to be let in.
         """
-        rows = {r.id: 1 for r in running if r.num_remaining == 1}
-        budget = self.limits.max_num_batched_tokens - len(rows)
+        rows = {r.id: budget.take(r, 1) for r in running if r.num_remaining == 1}
         for request in running:
             may_run = urgent is None or request.priority <= urgent
-            if request.id not in rows and budget > 0 and may_run:
-                rows[request.id] = min(request.num_remaining, budget)
-                budget -= rows[request.id]
+            if request.id not in rows and may_run:
+                rows[request.id] = budget.take(request, request.num_remaining)
         return rows
 
     def _num_pages(self, num_tokens: int) -> int:
@@ -208,23 +215,21 @@ class Batch:
             request.state = RequestState.PREEMPTED
             self.waiting[request.id] = request
 
-    def _admit(self, planned: dict[str, Chunk]) -> None:
+    def _admit(self, planned: dict[str, Chunk], budget: Budget) -> None:
         """Let waiting requests in while budget, places and pages last, in the policy's order."""
-        budget = self.limits.max_num_batched_tokens - sum(c.num_rows for c in planned.values())
         for request in self._queue():
-            if budget <= 0:
+            if budget.left(request) <= 0:
                 return
             if self._awaits_parent(request):
                 continue
             if not self._has_place(request):
                 return
             self._start(request)
-            num_rows = min(request.num_remaining, budget)
+            num_rows = budget.take(request, request.num_remaining)
             if not self._grow(request, num_rows):
                 self._preempt(request)
                 return
             planned[request.id] = next_chunk(request, num_rows)
-            budget -= num_rows
 
     def _awaits_parent(self, request: Request) -> bool:
         """Say whether the prompt that a request shares is about to be computed by another one."""

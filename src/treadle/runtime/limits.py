@@ -21,6 +21,9 @@ class Limits:
     preemption: Literal["recompute", "swap"] = "recompute"
     """Whether a request that makes room computes its pages again, or keeps a copy of them."""
     has_prefix_cache: bool = True
+    rows_beside_urgent: int | None = 4
+    """Rows of a step that all requests of lower priority get together beside a more urgent one, by
+    the policies that look at priorities: bounds how much they slow it down. None for no bound."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -34,6 +37,10 @@ class Limits:
         if not 0 <= self.watermark_fraction < 1:
             raise SettingsError(
                 f"Found watermark_fraction={self.watermark_fraction}; give 0 or more, below 1."
+            )
+        if self.rows_beside_urgent is not None and self.rows_beside_urgent < 0:
+            raise SettingsError(
+                f"Found rows_beside_urgent={self.rows_beside_urgent}; give 0 or more, or None."
             )
         if self.preemption not in ("recompute", "swap"):
             raise SettingsError(f"No preemption '{self.preemption}'; choose 'recompute' or 'swap'.")

@@ -50,6 +50,7 @@ class LLM(Engine):
         enable_prefix_caching: bool = True,
         watermark_fraction: float = 0.01,
         ageing_seconds: float = 10.0,
+        rows_beside_urgent: int | None = 4,
         seed: int = 0,
         weights: str = AUTO,
         num_threads: int | None = None,
@@ -75,6 +76,8 @@ class LLM(Engine):
             enable_prefix_caching: Whether equal starts of texts are computed once.
             watermark_fraction: Of the cache, kept free when a request is admitted beside others.
             ageing_seconds: Wait after which the prefix policy lets a request in before others.
+            rows_beside_urgent: Rows of a step that all of lower priority get together beside a more
+                urgent request (policies priority and fair_priority); None for no bound.
             seed: Of requests without a seed of their own.
             weights: How matrices are held by the native step: fp32, fp16, q8, q4_0 or q4_1; auto
                 keeps the codes of a quantised model as they are, and holds others in fp32.
@@ -97,6 +100,7 @@ class LLM(Engine):
             watermark_fraction,
             preemption,
             enable_prefix_caching,
+            rows_beside_urgent,
         )
         folder = resolve(path, takes_files=True)
         if executor is None:

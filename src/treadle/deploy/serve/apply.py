@@ -31,6 +31,7 @@ def serve(
     drain_seconds: float = 60.0,
     max_num_seqs: int = 16,
     max_num_batched_tokens: int = 256,
+    rows_beside_urgent: int = 4,
     cache_bytes: int | None = None,
     kv_dtype: Literal["fp32", "fp16", "int8"] = "fp32",
     weights: str = "auto",
@@ -62,6 +63,9 @@ def serve(
         drain_seconds: Time that requests have to end after SIGTERM.
         max_num_seqs: Requests in a batch.
         max_num_batched_tokens: Tokens of a step.
+        rows_beside_urgent: Tokens of a step that all requests of lower priority get together beside
+            a more urgent one (policies priority and fair_priority): bounds how much they slow it
+            down.
         cache_bytes: Of each model's keys and values (default: what max_num_seqs texts of full
             length take, at most a quarter of the free memory).
         kv_dtype: How keys and values are stored.
@@ -96,6 +100,7 @@ def serve(
             adapter,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
+            rows_beside_urgent=rows_beside_urgent,
             cache_bytes=cache_bytes,
             kv_dtype=kv_dtype,
             policy=policy,
