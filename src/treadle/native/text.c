@@ -94,6 +94,8 @@ static int64_t decode(const uint8_t *text, int64_t num_bytes, uint32_t *points) 
     return n;
 }
 
+#include "text_similar.h"
+
 /* Gives equal keys equal numbers, counted from 0 in the order of their first places; `is_candidate` may exclude places. */
 static int64_t number(Room *room, const uint64_t *keys, const uint8_t *is_candidate, int64_t n) {
     int64_t wanted = n, found = 0, slots = 16;

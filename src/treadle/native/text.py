@@ -28,6 +28,7 @@ __all__ = [
     "parse_lines",
     "run_documents",
     "shingle_documents",
+    "similar_pieces",
     "unite",
 ]
 
@@ -236,6 +237,30 @@ def jaccard(sets: Shingles, left: Integers, right: Integers) -> npt.NDArray[np.f
         *(ctypes.c_int64(len(left)), _of(found)),
     )
     return found
+
+
+def similar_pieces(
+    pieces: Texts, starts: Integers, fraction: float, short_chars: int, window: int
+) -> npt.NDArray[np.bool_]:
+    """Say which pieces are almost equal to one of their document that stands before and stays.
+
+    Args:
+        pieces: Those of all documents, in their order.
+        starts: The first piece of each document, and the one after the last: [docs + 1].
+        fraction: Edits, in parts of the longer piece, up to which two are alike; below 0.3.
+        short_chars: A piece of so many characters or fewer must be equal.
+        window: How many of the pieces that stay a piece is compared with, from the last one back.
+    """
+    kernel = library("text")
+    if kernel is None:
+        return twins.similar_pieces(pieces, starts, fraction, short_chars, window)
+    goes = np.zeros(len(pieces), np.uint8)
+    done = kernel.similar_pieces(
+        *(_of(pieces.data), _of(pieces.offsets), _of(starts), ctypes.c_int64(len(starts) - 1)),
+        *(ctypes.c_double(fraction), ctypes.c_int64(short_chars), ctypes.c_int64(window)),
+        _of(goes),
+    )
+    return _checked(done, goes.astype(np.bool_))
 
 
 def unite(parent: Integers, left: Integers, right: Integers) -> None:

@@ -4,7 +4,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,7 @@ __all__ = [
     "minhash_documents",
     "run_documents",
     "shingle_documents",
+    "similar_pieces",
     "stop_word_table",
     "unite",
 ]
@@ -311,6 +312,37 @@ def _similarity(sets: "Shingles", left: int, right: int) -> float:
     both = len(np.intersect1d(one, other, assume_unique=True))
     union = len(one) + len(other) - both
     return both / union if union else 0.0
+
+
+def similar_pieces(
+    pieces: "Texts", starts: Integers, fraction: float, short_chars: int, window: int
+) -> npt.NDArray[np.bool_]:
+    """Compare piece with piece."""
+    goes = np.zeros(len(pieces), np.bool_)
+    for first, stop in pairwise(starts.tolist()):
+        kept: list[str] = []
+        for number in range(first, stop):
+            piece = pieces.text(number)
+            before = kept[max(0, len(kept) - window) :]
+            goes[number] = any(_are_alike(piece, one, fraction, short_chars) for one in before)
+            kept += [] if goes[number] else [piece]
+    return goes
+
+
+def _are_alike(one: str, other: str, fraction: float, short_chars: int) -> bool:
+    longer, shorter = max(len(one), len(other)), min(len(one), len(other))
+    if shorter <= short_chars or one == other:
+        return one == other
+    limit = int(fraction * longer)
+    if longer - shorter > limit:
+        return False
+    row = list(range(len(other) + 1))
+    for i, character in enumerate(one, 1):
+        above, row = row, [i]
+        for j, another in enumerate(other, 1):
+            changed = above[j - 1] + (character != another)
+            row.append(min(changed, above[j] + 1, row[j - 1] + 1))
+    return row[-1] <= limit
 
 
 def unite(

@@ -15,7 +15,8 @@ from treadle.core.table import open_source, parts, source
 from treadle.text.curate import METHODS
 from treadle.text.curate.corpus import Corpus
 
-ROWS = corpora.records()
+REPEATED = [{"id": f"rep-{n}", "text": f"again, {n}.\n" * 3, "score": 0} for n in range(2)]
+ROWS = [*corpora.records(), *REPEATED]
 NAMES = list(METHODS.table)
 
 

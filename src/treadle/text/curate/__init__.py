@@ -14,6 +14,7 @@ METHODS: Registry[CurateMethod] = Registry(
         "exact": f"{_METHODS}.exact:Exact",
         "minhash": f"{_METHODS}.minhash:MinHash",
         "lines": f"{_METHODS}.lines:Lines",
+        "similar_lines": f"{_METHODS}.similar_lines:SimilarLines",
         "decontaminate": f"{_METHODS}.decontaminate:Decontaminate",
     },
 )
