@@ -1,5 +1,6 @@
 /* Threads that walk through one step together: each does its share of a phase, then all meet. A team spins for a while
- * before it sleeps, because the next step mostly comes at once. */
+ * before it sleeps, because the next step mostly comes at once. Threads do not survive fork(): in a child the team starts
+ * anew at its first call. */
 
 #pragma once
 
@@ -7,6 +8,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -21,6 +23,7 @@ typedef struct Team {
     pthread_mutex_t mutex;
     pthread_cond_t woken;
     pthread_t threads[MAX_TEAM];
+    pid_t process; /* where they run */
 } Team;
 
 typedef struct {
@@ -75,20 +78,13 @@ static void call_members(Team *team) {
     pthread_mutex_unlock(&team->mutex);
 }
 
-/* Runs `work` in every member; the caller is member 0. */
-static void run_team(Team *team, void *job) {
-    team->job = job;
-    if (team->count > 1) call_members(team);
-    team->work(team, 0);
-    meet(team);
-}
-
-/* Returns the number of members, which is smaller than asked for if the system refuses threads. */
-static int open_team(Team *team, int count, void (*work)(Team *, int)) {
-    memset(team, 0, sizeof *team);
-    team->work = work;
+/* Starts up to `count` - 1 threads; fewer if the system refuses them. */
+static void start_members(Team *team, int count) {
     pthread_mutex_init(&team->mutex, NULL);
     pthread_cond_init(&team->woken, NULL);
+    atomic_store(&team->arrived, 0);
+    atomic_store(&team->turn, 0);
+    team->process = getpid();
     team->count = 1;
     /* Members begin to work at the first call, when the count is final. */
     for (int id = 1; id < count && id < MAX_TEAM; id++) {
@@ -101,10 +97,27 @@ static int open_team(Team *team, int count, void (*work)(Team *, int)) {
         }
         team->count = id + 1;
     }
+}
+
+/* Runs `work` in every member; the caller is member 0. */
+static void run_team(Team *team, void *job) {
+    if (team->count > 1 && team->process != getpid()) start_members(team, team->count);
+    team->job = job;
+    if (team->count > 1) call_members(team);
+    team->work(team, 0);
+    meet(team);
+}
+
+/* Returns the number of members, which is smaller than asked for if the system refuses threads. */
+static int open_team(Team *team, int count, void (*work)(Team *, int)) {
+    memset(team, 0, sizeof *team);
+    team->work = work;
+    start_members(team, count);
     return team->count;
 }
 
 static void close_team(Team *team) {
+    if (team->process != getpid()) return; /* after fork() there is nobody to wait for */
     atomic_store(&team->is_closing, 1);
     if (team->count > 1) call_members(team);
     for (int id = 1; id < team->count; id++) pthread_join(team->threads[id], NULL);
