@@ -265,7 +265,8 @@ def test_texts_are_read_again_by_number(tmp_path):
     from treadle.text.curate.engines import choose_engine
 
     threads = choose_engine("threads", 2)
-    corpus, *_ = measure(METHODS.resolve("exact"), opened, tmp_path / "work", threads, {})
+    measures = (METHODS.resolve("exact").measure,)
+    corpus, *_ = measure("measure", measures, opened, tmp_path / "work", threads, {})
     assert isinstance(corpus, Corpus)
     import numpy as np
 

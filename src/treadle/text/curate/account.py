@@ -11,7 +11,7 @@ from treadle.core.result import RESULT_FILE, Figure, Measurement, Result, Series
 from treadle.core.table import Source
 from treadle.text.curate.base import CurateMethod, Verdicts
 from treadle.text.curate.corpus import Corpus, Measured
-from treadle.text.curate.writing import DATA, DECISIONS, REJECTS, STATISTICS
+from treadle.text.curate.writing import DATA, DECISIONS, INDEX, REJECTS, STATISTICS
 
 __all__ = ["manifest_of", "outcome_of", "share_of"]
 
@@ -109,6 +109,8 @@ def manifest_of(result: Result, method: CurateMethod, source: Source, folder: Pa
     kinds = {RESULT_FILE: "result", DECISIONS: "decisions"}
     if method.sidecar:
         kinds[STATISTICS] = "statistics"
+    if (folder / INDEX).exists():
+        kinds[INDEX] = "index"
     if (folder / REJECTS).exists():
         kinds[REJECTS] = "rejects"
     files = (

@@ -24,6 +24,7 @@ from treadle.text.curate.folders import (
     prepare,
     require_elsewhere,
 )
+from treadle.text.curate.known import Joined, known_inputs, open_known, sliced
 from treadle.text.curate.reference import read_reference
 from treadle.text.curate.shards import Shard, read_shard
 from treadle.text.curate.writing import (
@@ -46,6 +47,8 @@ def curate(
     id_column: str = "id",
     statistics: Path | None = None,
     against: list[str] | None = None,
+    known: list[Path] | None = None,
+    index: bool = False,
     workers: int | None = None,
     engine: EngineName = "threads",
     shard: str | None = None,
@@ -74,6 +77,9 @@ def curate(
             taken instead of measuring them again.
         against: For decontaminate: the evaluation sets, each a text file, JSONL or Parquet, or a
             folder of them; all strings of their records count.
+        known: For exact and minhash: outputs of earlier runs with an index, whose documents stay;
+            copies of them go, too.
+        index: Keep in the output what later runs need to know its documents (8 bytes a band).
         workers: Threads, or tasks at a time, that share the work (default: the cores).
         engine: What runs the work: threads, or ray (a cluster whose nodes see the same paths, at
             $RAY_ADDRESS, or this machine); what comes out is the same.
@@ -97,19 +103,34 @@ def curate(
     source = open_source(data, text_column, id_column, parse_lines)
     require_elsewhere(source, out)
     settings = {**chosen.settings(), "text_column": text_column, "id_column": id_column}
+    settings |= {"index": True} if index else {}
     inputs = [Input(name="data", path=str(data), content_hash=source.content_hash)]
     reference = read_reference(chosen, against)
-    inputs += reference.inputs
+    earlier = open_known(known, chosen)
+    inputs += [*reference.inputs, *known_inputs(earlier, known)]
+    _require_index(chosen, index)
     recording = Recording("curate", chosen.name, settings, 0, inputs)
     folder = begin(out, recording.fingerprint, share is not None)
     loaded = {} if statistics is None else _load(chosen, source, Path(statistics))
-    measured = measure(chosen, source, folder / WORK, chosen_engine, loaded, reference.keys, share)
+    measured = measure(
+        f"measure ({chosen.name})",
+        (chosen.label,) if loaded else (chosen.label, chosen.measure),
+        source,
+        folder / WORK,
+        chosen_engine,
+        loaded,
+        reference.keys,
+        share,
+    )
     if share is not None:
         return recording.finish(out, **share_of(measured))
     corpus, num_resumed, _ = measured
     _require_documents(corpus)
-    verdicts = chosen.decide(corpus)
-    num_resumed += write_parts(Written(chosen, corpus, verdicts, folder, source.content_hash))
+    everything = Joined(earlier, corpus) if earlier else corpus
+    verdicts = sliced(chosen.decide(everything), everything.num_known)
+    num_resumed += write_parts(
+        Written(chosen, corpus, verdicts, folder, source.content_hash, everything, index)
+    )
     write_rejects(corpus.rejects(), folder)
     outcome = outcome_of(corpus, verdicts, folder)
     if num_resumed:
@@ -120,6 +141,11 @@ def curate(
     write_text(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
     finish(folder, out)
     return result
+
+
+def _require_index(method: CurateMethod, index: bool) -> None:
+    if index and not method.index:
+        raise SettingsError(f"'{method.name}' compares no documents; leave --index out.")
 
 
 def _require_measuring(share: Shard | None, statistics: Path | None) -> None:

@@ -44,6 +44,20 @@ class CurateMethod(Method, ABC):
         """What the statistics are measured of; those of something else do not serve."""
         return ""
 
+    @property
+    def index(self) -> tuple[str, ...]:
+        """Names of the measured columns by which copies are found, where a later run can."""
+        return ()
+
+    @property
+    def indexed_by(self) -> str:
+        """What those columns are made by; only equal ones are compared."""
+        return self.name
+
+    def label(self, documents: Documents) -> Columns:
+        """Return what to remember of each document even where its statistics are there already."""
+        return {}
+
     def refer(self, texts: "Texts") -> "npt.NDArray[np.uint64] | None":
         """Return what to remember of the texts to compare with; None if there is no use for any."""
         return None

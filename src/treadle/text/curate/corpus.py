@@ -7,11 +7,11 @@ kept of a document, and texts are read again where they are needed.
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,11 @@ class Corpus:
 
     def __len__(self) -> int:
         return int(self.firsts[-1])
+
+    @property
+    def num_known(self) -> int:
+        """How many of the documents, from the first on, were kept by earlier runs."""
+        return 0
 
     @cached_property
     def firsts(self) -> Integers:
@@ -150,17 +155,8 @@ class Corpus:
         return _folder_of(unit, self._folder)
 
 
-class Measuring(Protocol):
-    """Whatever looks at documents batch by batch: a method, or a tokenizer."""
-
-    @property
-    def name(self) -> str:
-        """What the progress is of."""
-        ...
-
-    def measure(self, documents: Documents) -> Columns:
-        """Return what to remember of each document."""
-        ...
+Measure = Callable[[Documents], Columns]
+"""What to remember of some documents; no closure, so that it can be sent to another process."""
 
 
 class Measured(NamedTuple):
@@ -174,7 +170,8 @@ class Measured(NamedTuple):
 
 
 def measure(
-    method: Measuring,
+    title: str,
+    measures: tuple[Measure, ...],
     source: Source,
     folder: Path,
     engine: Engine,
@@ -187,8 +184,8 @@ def measure(
     missing = [unit for unit in source.units if not _folder_of(unit, folder).exists()]
     todo = [unit for unit in missing if shard is None or shard.takes(unit.number)]
 
-    work = _Measuring(None if loaded else method, source, folder, reference)
-    for _ in track(engine.run(work.measure, todo), f"measure ({method.name})", len(todo)):
+    work = _Measuring(measures, source, folder, reference)
+    for _ in track(engine.run(work.measure, todo), title, len(todo)):
         pass
     corpus = Corpus(source, folder, engine, loaded)
     return Measured(corpus, len(source.units) - len(missing), len(missing) - len(todo))
@@ -201,8 +198,7 @@ def _folder_of(unit: Unit, folder: Path) -> Path:
 class _Measuring(NamedTuple):
     """The work on a unit; no closure, so that it can be sent to another process."""
 
-    method: Measuring | None
-    """None where everything is there but the sizes and ids."""
+    measures: tuple[Measure, ...]
     source: Source
     folder: Path
     reference: Keys | None
@@ -233,7 +229,9 @@ class _Measuring(NamedTuple):
     def _columns(self, table: "pa.Table") -> Columns:
         documents = documents_of(table)._replace(reference=self.reference)
         found = _identity(documents)
-        return found if self.method is None else found | self.method.measure(documents)
+        for measured in self.measures:
+            found |= measured(documents)
+        return found
 
 
 def _identity(documents: Documents) -> Columns:

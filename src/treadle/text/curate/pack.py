@@ -119,7 +119,8 @@ def pack(
     columns = {"text_column": text_column, "id_column": id_column}
     recording = Recording("curate pack", "", {**made.model_dump(), **columns}, seed, inputs)
     folder = begin(out, recording.fingerprint, share is not None)
-    measured = measure(encoder, source, folder / WORK, chosen_engine, {}, shard=share)
+    measures = (encoder.measure,)
+    measured = measure("tokenise", measures, source, folder / WORK, chosen_engine, {}, shard=share)
     if share is not None:
         return recording.finish(out, **share_of(measured))
     corpus, num_resumed, _ = measured

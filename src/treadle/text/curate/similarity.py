@@ -33,13 +33,14 @@ def copies_of(
     size: int,
     threshold: float,
     is_short: npt.NDArray[np.bool_],
+    num_known: int = 0,
 ) -> Copies:
     """Return which documents are copies, of which one, and how similar they are.
 
     The best of a cluster stays, and those at least `threshold` similar to it go. The best of what
     is left of the cluster stays too, and so on: a chain of ever less similar documents does not
     pull its far end along. With a threshold of 0 all but the best go. Documents without a shingle
-    share a cluster only if they are equal.
+    share a cluster only if they are equal. The first `num_known` documents go for nothing.
     """
     kept = np.full(len(corpus), -1, np.int64)
     similar = np.full(len(corpus), np.nan, np.float32)
@@ -53,7 +54,7 @@ def copies_of(
             left = left[~is_centre]
             found = jaccard(sets, places[left].astype(np.int64), places[centre].astype(np.int64))
             found[is_short[order[left]]] = 1.0
-            is_copy = found >= threshold
+            is_copy = (found >= threshold) & (order[left] >= num_known)
             kept[order[left[is_copy]]] = order[centre[is_copy]]
             similar[order[left[is_copy]]] = found[is_copy]
             left = left[~is_copy]

@@ -24,6 +24,7 @@ __all__ = [
     "pairs_of_equal_keys",
     "preference",
     "ranges_of",
+    "values_of",
 ]
 
 Keep = Annotated[str, Field(pattern=r"^(longest|first|best:.+|earliest:.+)$")]
@@ -41,13 +42,19 @@ def preference(keep: str, documents: Documents) -> Columns:
     elif policy == "first":
         found = np.zeros(len(documents.texts))
     else:
-        values = [_number(value) for value in _values(documents, column)]
+        values = [
+            _number(value) for value in values_of(documents, column, "to keep copies by", "--keep")
+        ]
         found = np.array(values, np.float64) * (-1 if policy == "earliest" else 1)
     return {"preference": np.where(np.isnan(found), -np.inf, found)}
 
 
-def _values(documents: Documents, column: str) -> list[object]:
-    """Return a column of the table, or a field of what else JSON lines say."""
+def values_of(documents: Documents, column: str, purpose: str, setting: str) -> list[object]:
+    """Return a column of the table, or a field of what else JSON lines say.
+
+    Raises:
+        DataError: The table has neither.
+    """
     import orjson
 
     table = documents.table
@@ -55,8 +62,8 @@ def _values(documents: Documents, column: str) -> list[object]:
         return list(table[column].to_pylist())
     if "meta" not in table.schema.names:
         raise DataError(
-            f"The documents have no column '{column}' to keep copies by (they have: "
-            f"{', '.join(table.schema.names)}); name one of them in --keep."
+            f"The documents have no column '{column}' {purpose} (they have: "
+            f"{', '.join(table.schema.names)}); name one of them in {setting}."
         )
     return [orjson.loads(text).get(column) if text else None for text in table["meta"].to_pylist()]
 

@@ -27,7 +27,6 @@ Encode = Callable[[Texts], list[npt.NDArray[np.generic]]]
 class Tokenise(NamedTuple):
     """Measures documents by their tokens; an end token follows each document."""
 
-    name: str
     encode: Encode
     vocab_size: int
     end_token: int
@@ -56,7 +55,7 @@ def tokenise(tokenizer: str, end_token: str | None) -> Tokenise:
         if end_token is not None:
             raise SettingsError(f"The tokenizer '{BYTES}' has its own end; leave --end-token out.")
         content_hash = hashlib.sha256(BYTES.encode()).hexdigest()
-        return Tokenise("pack", _bytes_of, 257, 256, content_hash)
+        return Tokenise(_bytes_of, 257, 256, content_hash)
     file = Path(tokenizer)
     file = file / "tokenizer.json" if file.is_dir() else file
     if not file.is_file():
@@ -91,9 +90,7 @@ def _of_file(file: Path, end_token: str | None) -> Tokenise:
 
     # A token may be added behind the vocabulary's last, and then numbers beyond its size exist.
     vocab_size = max(loaded.get_vocab(with_added_tokens=True).values()) + 1
-    return Tokenise(
-        "pack", _Encoder(loaded), vocab_size, number, hashlib.sha256(content).hexdigest()
-    )
+    return Tokenise(_Encoder(loaded), vocab_size, number, hashlib.sha256(content).hexdigest())
 
 
 class _Encoder:

@@ -16,9 +16,21 @@ from treadle.text.curate.corpus import Corpus, documents_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DATA", "DECISIONS", "REJECTS", "STATISTICS", "Written", "write_parts", "write_rejects"]
+__all__ = [
+    "DATA",
+    "DECISIONS",
+    "INDEX",
+    "INDEXED_BY",
+    "REJECTS",
+    "STATISTICS",
+    "Written",
+    "write_parts",
+    "write_rejects",
+]
 
-DATA, DECISIONS, STATISTICS = "data", "decisions", "statistics"
+DATA, DECISIONS, STATISTICS, INDEX = "data", "decisions", "statistics", "index"
+INDEXED_BY = b"treadle.index"
+"""Where a file of the index says what its columns are made by."""
 REJECTS = "rejects.parquet"
 Integers = npt.NDArray[np.int64]
 
@@ -31,6 +43,19 @@ class Written(NamedTuple):
     verdicts: Verdicts
     folder: Path
     source_hash: str
+    everything: Corpus
+    """The corpus that the verdicts' numbers of documents are of."""
+    has_index: bool = False
+
+    @property
+    def kinds(self) -> list[str]:
+        """The folders that a part has files in."""
+        return [
+            DATA,
+            DECISIONS,
+            *([STATISTICS] if self.method.sidecar else []),
+            *([INDEX] if self.has_index else []),
+        ]
 
     def file(self, kind: str, part: int) -> Path:
         """Return the file of a part."""
@@ -44,10 +69,13 @@ def write_parts(written: Written) -> int:
     is read by one worker, from its beginning, once.
     """
     cuts = cut(written.corpus.num_bytes)
-    kinds = [DATA, DECISIONS, *([STATISTICS] if written.method.sidecar else [])]
     runs = list(_runs(written.corpus, cuts))
     missing = [
-        [part for part in run if not all(written.file(kind, part).exists() for kind in kinds)]
+        [
+            part
+            for part in run
+            if not all(written.file(kind, part).exists() for kind in written.kinds)
+        ]
         for run in runs
     ]
     todo = [run for run in missing if run]
@@ -79,7 +107,7 @@ def _names_of_kept(written: Written) -> dict[int, str]:
     verdicts = written.verdicts
     named = [one[one >= 0] for one in (verdicts.kept, verdicts.cluster) if one is not None]
     documents = np.unique(np.concatenate([np.zeros(0, np.int64), *named]))
-    return dict(zip(documents.tolist(), written.corpus.ids(documents), strict=True))
+    return dict(zip(documents.tolist(), written.everything.ids(documents), strict=True))
 
 
 class _Parts:
@@ -135,8 +163,9 @@ class _Parts:
         text = group
         if edited is not None:
             text = group.set_column(1, "text", pa.array(edited, pa.large_string()))
+        is_kept = verdicts.reason[rows] < 0
         found = {
-            DATA: text.filter(pa.array(verdicts.reason[rows] < 0)),
+            DATA: text.filter(pa.array(is_kept)),
             DECISIONS: self._decisions(rows, group),
         }
         if written.method.sidecar:
@@ -147,7 +176,21 @@ class _Parts:
             found[STATISTICS] = table.replace_schema_metadata(
                 {"treadle.source": written.source_hash, "treadle.of": written.method.measured_of}
             )
+        if written.has_index:
+            found[INDEX] = self._index(rows, group, is_kept)
         return found
+
+    def _index(self, rows: slice, group: "pa.Table", is_kept: npt.NDArray[np.bool_]) -> "pa.Table":
+        """Return the rows of what stays; a column of several numbers becomes several columns."""
+        import pyarrow as pa
+
+        method, corpus = self._written.method, self._written.corpus
+        columns = {"id": group["id"].filter(pa.array(is_kept))}
+        for name in ("num_bytes", *method.index):
+            values = corpus.rows(name, rows.start, rows.stop)[is_kept]
+            for number, part in enumerate(values.T if values.ndim > 1 else values[None]):
+                columns[f"{name}.{number}"] = pa.array(np.ascontiguousarray(part))
+        return pa.table(columns).replace_schema_metadata({INDEXED_BY: method.indexed_by})
 
     def _decisions(self, rows: slice, group: "pa.Table") -> "pa.Table":
         import pyarrow as pa

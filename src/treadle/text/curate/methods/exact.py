@@ -32,6 +32,16 @@ class Exact(CurateMethod):
     ignore_case_and_space: bool = False
     """Compare lower-cased texts whose runs of white space are one space."""
 
+    @property
+    def index(self) -> tuple[str, ...]:
+        """The hashes."""
+        return ("key",)
+
+    @property
+    def indexed_by(self) -> str:
+        """What is hashed."""
+        return f"exact, {'words in lower case' if self.ignore_case_and_space else 'bytes'}"
+
     def measure(self, documents: Documents) -> Columns:
         """Return the hash of each text, and how much the document is preferred."""
         texts = documents.texts

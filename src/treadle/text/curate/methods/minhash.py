@@ -83,6 +83,17 @@ class MinHash(CurateMethod):
         changed = {name: value for name, value in given.items() if value is not None}
         return _PRESETS[self.preset]._replace(**changed)
 
+    @property
+    def index(self) -> tuple[str, ...]:
+        """The keys of the bands."""
+        return (*(f"key_{band}" for band in range(self.chosen.bands)), "is_short")
+
+    @property
+    def indexed_by(self) -> str:
+        """What decides the keys."""
+        unit, shingle, bands, rows, _ = self.chosen
+        return f"minhash, {shingle} {unit}, {bands} x {rows}, seed {self.seed}"
+
     def probability(self, similarity: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return how likely two documents of a similarity are found together by a band."""
         found: npt.NDArray[np.float64] = 1 - (1 - similarity**self.chosen.rows) ** self.chosen.bands
@@ -108,7 +119,7 @@ class MinHash(CurateMethod):
             join(parent, corpus.column(f"key_{band}").astype(np.uint64, copy=False))
         ranking = best_of(corpus, clusters(parent))
         is_short = corpus.column("is_short").astype(np.bool_, copy=False)
-        copies = copies_of(corpus, ranking, unit, shingle, threshold, is_short)
+        copies = copies_of(corpus, ranking, unit, shingle, threshold, is_short, corpus.num_known)
         cluster = np.full(len(corpus), -1, np.int64)
         cluster[ranking.order] = ranking.best
         return Verdicts(

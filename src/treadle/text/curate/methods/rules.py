@@ -12,8 +12,10 @@ from treadle.core.result import Figure, Series
 from treadle.native.text import Texts, Unit
 from treadle.text.curate.base import Columns, CurateMethod, Documents, Verdicts
 from treadle.text.curate.c4_lines import clean_lines
+from treadle.text.curate.overrides import Override, Scoped, read_override, scoped
 from treadle.text.curate.rulesets import PRESETS, Preset, Rule, read_rule
 from treadle.text.curate.statistics import COSTLY, STATISTICS, document_statistics
+from treadle.text.curate.survivors import values_of
 
 if TYPE_CHECKING:
     from treadle.text.curate.corpus import Corpus
@@ -31,6 +33,7 @@ class Rules(CurateMethod):
     d goes if s(d) is beyond t for any rule (s, t) of the presets. All statistics are measured in
     one pass and kept beside the text, whatever the rules ask for: `--statistics OLD_OUT` applies
     other thresholds without measuring again, and the page shows what each threshold would drop.
+    Rules for one source replace those for all (poems and code are no web pages).
     Preset c4 also removes lines, as its paper does. "Words" stand between white space; what a
     duplicated n-gram covers is counted by place, once.
 
@@ -51,6 +54,10 @@ class Rules(CurateMethod):
     """Further rules, such as num_words<20: documents of which one holds go."""
     waive: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
     """Statistics whose rules in the presets do not apply."""
+    override: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    """What differs for a source: "wiki: num_words<20", or "code: alpha_word_fraction" to waive."""
+    source_column: str = "source"
+    """Column or field that holds the source, where there are overrides."""
 
     @model_validator(mode="after")
     def _require_sense(self) -> Self:
@@ -67,6 +74,7 @@ class Rules(CurateMethod):
                 raise ValueError(refusal.removesuffix("."))
         try:
             is_empty = not self.rules
+            self._overrides()
         except SettingsError as error:
             raise ValueError(str(error).removesuffix(".")) from error
         if is_empty:
@@ -85,6 +93,14 @@ class Rules(CurateMethod):
         kept = (rule for rule in chosen if rule.statistic not in self.waive)
         return tuple(dict.fromkeys([*kept, *map(read_rule, self.drop)]))
 
+    def _overrides(self) -> list[Override]:
+        known = [rule.statistic for rule in self.rules]
+        return [read_override(text, known) for text in self.override]
+
+    @property
+    def _sources(self) -> list[str]:
+        return list(dict.fromkeys(one.source for one in self._overrides()))
+
     @property
     def sidecar(self) -> tuple[str, ...]:
         """All cheap statistics, and the costly ones that a rule asks for."""
@@ -98,7 +114,16 @@ class Rules(CurateMethod):
     @property
     def _costly(self) -> tuple[str, ...]:
         asked = {rule.statistic for rule in self.rules}
+        asked |= {one.rule.statistic for one in self._overrides() if one.rule is not None}
         return tuple(name for name in COSTLY if name in asked)
+
+    def label(self, documents: Documents) -> Columns:
+        """Return the place of each document's source among those that have overrides, or -1."""
+        if not self.override:
+            return {}
+        places = {name: place for place, name in enumerate(self._sources)}
+        values = values_of(documents, self.source_column, "to tell sources by", "--source-column")
+        return {"source": np.array([places.get(str(value), -1) for value in values], np.int16)}
 
     def measure(self, documents: Documents) -> Columns:
         """Return the statistics of each document, with c4 of the lines that it leaves."""
@@ -111,15 +136,21 @@ class Rules(CurateMethod):
         """Return the first rule that drops each document."""
         reason = np.full(len(corpus), -1, np.int16)
         value = np.zeros(len(corpus), np.float32)
+        sources = np.full(len(corpus), -1, np.int16)
+        if self.override:
+            sources = corpus.column("source").astype(np.int16, copy=False)
         alone, curves = [], []
-        for number, rule in enumerate(self.rules):
-            values = corpus.column("statistics", self.sidecar.index(rule.statistic))
-            drops = rule.drops(values.astype(np.float32, copy=False))
+        rules = scoped(self.rules, self._overrides(), self._sources)
+        for number, one in enumerate(rules):
+            values = corpus.column("statistics", self.sidecar.index(one.rule.statistic))
+            covered = one.covers(sources)
+            drops = one.rule.drops(values.astype(np.float32, copy=False)) & covered
             alone.append(float(drops.mean()))
-            curves.append((alone[-1], number, _curve(rule, values)))
+            if covered.any():
+                curves.append((alone[-1], number, _curve(one, values[covered])))
             is_first = drops & (reason < 0)
             reason[is_first], value[is_first] = number, values[is_first]
-        names = tuple(map(str, self.rules))
+        names = tuple(one.name for one in rules)
         bars = Series(name="documents", x=list(names), y=alone)
         figures = [_figure("bar", "What each rule alone would drop", "rule", [bars])]
         for _, _, curve in sorted(curves, key=lambda entry: entry[:2], reverse=True)[:6]:
@@ -133,11 +164,12 @@ class Rules(CurateMethod):
         return [clean_lines(documents.texts.text(n)) for n in range(len(documents.texts))]
 
 
-def _curve(rule: Rule, values: Any) -> Series:  # Any: an array of numbers
+def _curve(one: Scoped, values: Any) -> Series:  # Any: an array of numbers
     """Return the fraction that other thresholds would drop: at the values' own quantiles."""
     places = np.unique(np.quantile(values, np.linspace(0, 1, 41)).astype(np.float32))
-    dropped = [float(rule._replace(threshold=float(t)).drops(values).mean()) for t in places]
-    return Series(name=str(rule), x=[float(place) for place in places], y=dropped)
+    rules = [one.rule._replace(threshold=float(place)) for place in places]
+    dropped = [float(rule.drops(values).mean()) for rule in rules]
+    return Series(name=one.name, x=[float(place) for place in places], y=dropped)
 
 
 def _figure(kind: Any, title: str, x_label: str, series: list[Series]) -> Figure:  # Any: a literal
