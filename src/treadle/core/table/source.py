@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Kind", "LineParser", "ParsedLines", "Source", "Unit", "open_source"]
 
-Kind = Literal["lines", "gzip", "zstd", "parquet", "files"]
+Kind = Literal["lines", "gzip", "zstd", "parquet", "warc", "files"]
 _SUFFIXES: dict[str, Kind] = {
     ".jsonl": "lines",
     ".ndjson": "lines",
@@ -33,6 +33,10 @@ _SUFFIXES: dict[str, Kind] = {
     ".jsonl.zst": "zstd",
     ".json.zst": "zstd",
     ".parquet": "parquet",
+    ".warc": "warc",
+    ".warc.gz": "warc",
+    ".warc.zst": "warc",
+    ".warc.wet.gz": "warc",
 }
 _UNIT_BYTES = 16 << 20
 _UNIT_FILES = 2000
@@ -61,7 +65,7 @@ class Unit(NamedTuple):
     @property
     def is_sequential(self) -> bool:
         """Whether a document can only be reached through all that stand before it."""
-        return self.kind in ("gzip", "zstd")
+        return self.kind in ("gzip", "zstd", "warc")
 
 
 class ParsedLines(NamedTuple):
@@ -118,7 +122,7 @@ def open_source(
 ) -> Source:
     """Find, hash and cut the documents of a file, a folder of shards, or a tree of text files.
 
-    A folder that holds shards (JSONL, also .gz and .zst, or Parquet) is those shards; any other
+    A folder that holds shards (JSONL, Parquet or WARC, also compressed) is those shards; any other
     folder is a tree in which each file is a document. A folder that treadle wrote is its text.
     `stdlib:sources` stands for the Python standard library's own sources. A `parser` reads plain
     JSON lines faster; what comes out is the same.

@@ -64,8 +64,8 @@ def curate(
     started again.
 
     Args:
-        data: JSONL (also .gz, .zst) or Parquet, a folder of such shards, a tree of text files, an
-            output of this verb, or stdlib:sources.
+        data: JSONL (also .gz, .zst), Parquet or WARC, a folder of such shards, a tree of text
+            files, an output of this verb, or stdlib:sources.
         out: Folder to write.
         method: How documents are judged: a name, a mapping of it and its settings such as
             {"method": "minhash", "preset": "fineweb"}, or METHODS.resolve of one.
