@@ -191,3 +191,41 @@ def test_tiny_models_depend_on_the_seed_alone(tmp_path: Path) -> None:
     first, second = (tiny.build("llama", tmp_path / name) for name in ("a", "b"))
     assert content_hash(first) == content_hash(second)
     assert content_hash(first) != content_hash(tiny.build("llama", tmp_path / "c", seed=1))
+
+
+def add_tensors(folder: Path, **tensors: torch.Tensor) -> None:
+    stored = load_file(folder / "model.safetensors")
+    save_file({**stored, **tensors}, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_layers_beyond_those_of_the_config_are_refused(copy: Path) -> None:
+    change_config(copy, num_hidden_layers=1)
+    with (
+        CheckpointReader(copy) as reader,
+        pytest.raises(
+            CheckpointError, match=r"makes 1 layers, but 9 tensors .*\(2 layers are stor"
+        ),
+    ):
+        skeleton(reader)
+    change_config(copy, num_nextn_predict_layers=1)
+    with CheckpointReader(copy) as reader:
+        skeleton(reader)
+
+
+def test_tensors_without_a_place_are_named_once_they_matter(copy: Path) -> None:
+    block = "model.layers.0.self_attn."
+    harmless = {
+        f"{block}rotary_emb.inv_freq": torch.ones(8),
+        f"{block}q_proj.bias": torch.zeros(64),
+        "model.vision_tower.weight": torch.ones(3),
+        "lm_head.weight": load_file(copy / "model.safetensors")["model.embed_tokens.weight"],
+    }
+    add_tensors(copy, **harmless)
+    with CheckpointReader(copy) as reader:
+        skeleton(reader)
+    add_tensors(copy, **{f"{block}k_proj.bias": torch.ones(32)})
+    with (
+        CheckpointReader(copy) as reader,
+        pytest.warns(UserWarning, match=r"1 tensors of .* \(the first is .*k_proj.bias'\); check"),
+    ):
+        skeleton(reader)

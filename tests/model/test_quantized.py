@@ -209,6 +209,17 @@ def test_damaged_folders(case, changes, message, llama, tmp_path):
         reader.array("model.layers.0.mlp.up_proj.weight")
 
 
+def test_bits_that_the_config_does_not_say(llama, tmp_path):
+    wide = COMPRESSED["config_groups"]["group_1"]
+    config = {**COMPRESSED, "config_groups": {"group_0": wide}}
+    write_coded(llama, tmp_path, pack_quantized, config)
+    with (
+        pytest.raises(CheckpointError, match=r"packs codes of 4 bits, but .*num_bits 8; download"),
+        open_model(tmp_path) as reader,
+    ):
+        reader.array("model.layers.0.mlp.up_proj.weight")
+
+
 def test_other_verbs_refuse_a_quantised_folder(llama, tmp_path):
     write_coded(llama, tmp_path, gptq, GPTQ, shift=1)
     with (

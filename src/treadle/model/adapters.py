@@ -74,6 +74,11 @@ class Adapter:
         self.replacements: dict[str, TensorInfo] = {}
         """Name of a tensor -> what takes its place as a whole."""
         self._sort(read_header(self.folder / _WEIGHTS))
+        if not (self.changes or self.replacements):
+            raise CheckpointError(
+                f"{self.folder / _WEIGHTS} holds no tensors, so the adapter changes nothing; save "
+                f"it again with the weights that were trained."
+            )
 
     @property
     def content_hash(self) -> str:

@@ -11,6 +11,7 @@ from treadle.core.errors import CheckpointError, DataError, UnsupportedModelErro
 from treadle.model import facts
 from treadle.model.gguf_file import SUFFIX
 from treadle.model.source import open_model
+from treadle.model.unread import require_all_read
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,8 @@ def resolve(model: str | Path, takes_files: bool = False) -> Path:
 
         return packaged(name.removeprefix(_PACKAGED))
     folder = Path(model)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        _refuse_gguf_folder(folder)
     if folder.is_dir() or (takes_files and folder.is_file()):
         return folder
     if folder.is_file() and folder.suffix == SUFFIX:
@@ -63,6 +66,15 @@ def resolve(model: str | Path, takes_files: bool = False) -> Path:
             f"'packaged:smollm2', or a hub id such as 'org/name'."
         )
     return _download(name)
+
+
+def _refuse_gguf_folder(folder: Path) -> None:
+    files = sorted(folder.glob(f"*{SUFFIX}"))
+    if files:
+        raise CheckpointError(
+            f"'{folder}' has no config.json, but GGUF files; give the file itself, such as "
+            f"'{files[0]}', to LLM or treadle bench, and a Hugging Face folder to all else."
+        )
 
 
 def _download(name: str) -> Path:
@@ -119,6 +131,7 @@ def skeleton(reader: CheckpointReader, trust_remote_code: bool = False) -> "PreT
     built: PreTrainedModel = module.eval()
     if reader.config.get("model_type") != NONUNIFORM:
         _require_shapes(built, reader)
+    require_all_read(built, reader, base)
     return built
 
 

@@ -35,6 +35,7 @@ class PackQuantized:
         }
         weights = [group.get("weights") or {} for group in groups.values()]
         self._group_sizes = sorted({int(w["group_size"]) for w in weights if w.get("group_size")})
+        self._num_bits = sorted({int(w["num_bits"]) for w in weights if w.get("num_bits")})
         refused = [
             *(f"format '{name}'" for name in sorted(formats - {_FORMAT})),
             *(f"weights of type '{w.get('type')}'" for w in weights if w.get("type") != "int"),
@@ -67,6 +68,12 @@ class PackQuantized:
         num_outputs, num_inputs = self.shape(reader, stem)
         packed = f"{stem}.weight_packed"
         num_bits = bits_at(reader, packed, reader.tensors[packed].shape[1], num_inputs)
+        if self._num_bits and num_bits not in self._num_bits:
+            raise CheckpointError(
+                f"Tensor '{packed}' in '{reader.folder}' packs codes of {num_bits} bits, but "
+                f"config.json says num_bits {' or '.join(map(str, self._num_bits))}; download both "
+                f"again from one place."
+            )
         codes = unpack(reader.array(packed), num_bits)[:, :num_inputs]
         name = f"{stem}.weight_scale"
         num_groups = reader.tensors[name].shape[-1] if name in reader.tensors else 1
