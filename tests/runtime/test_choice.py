@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from treadle.core.errors import SettingsError
+from treadle.core.errors import CheckpointError, SettingsError
 from treadle.native import SlowPathWarning
 from treadle.runtime import choice
 from treadle.runtime.choice import agreement, choose_executor
@@ -43,6 +44,47 @@ def test_weights_that_fail_the_check_are_not_used(llama, monkeypatch):
     monkeypatch.setattr(choice.LlamaStep, "forward", lambda s, r, p: -real(s, r, p))
     with pytest.raises(SettingsError, match="no weights in q8"):
         choose_executor(llama, "q8")
+
+
+@pytest.fixture
+def scaled(tiny_model, tmp_path):
+    """Return a function that makes a model with one tensor scaled by a factor."""
+
+    def build(model_type, name, factor):
+        folder = shutil.copytree(tiny_model(model_type), tmp_path / "scaled")
+        weights = load_file(folder / "model.safetensors")
+        weights[name] = weights[name] * np.float32(factor)
+        assert np.isfinite(weights[name]).all()
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        return folder
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "flaw"),
+    [
+        ("model.layers.1.mlp.down_proj.weight", 1e36, "equal for all tokens"),
+        ("model.norm.weight", 1e38, "infinite|NaN"),
+    ],
+)
+def test_finite_weights_that_overflow_are_named(scaled, name, factor, flaw):
+    folder = scaled("llama", name, factor)
+    with pytest.raises(CheckpointError, match=rf"logits that are ({flaw}), with weights in fp32"):
+        choose_executor(folder)
+    if name.endswith("down_proj.weight"):
+        with pytest.raises(SettingsError, match=r"'model.layers.1.mlp.down_proj.*float16 scales"):
+            choose_executor(folder, "q8")
+    else:
+        with pytest.raises(CheckpointError, match=r"'.*scaled' computes.*download or make it"):
+            choose_executor(folder, "q8")
+
+
+@pytest.mark.filterwarnings("ignore::treadle.native.SlowPathWarning")
+def test_overflow_is_named_in_other_architectures(scaled):
+    folder = scaled("gpt2", "transformer.ln_f.weight", 3e38)
+    with pytest.raises(CheckpointError, match=r"logits that are (NaN|infinite).*'fp32'"):
+        choose_executor(folder)
 
 
 def test_what_agreed_is_compared_again_only_when_it_changed(tiny_model, tmp_path, monkeypatch):

@@ -13,8 +13,10 @@ from treadle.runtime import agreed
 from treadle.runtime.executor import Executor, Floats, StepRows
 from treadle.runtime.held import HeldWeights
 from treadle.runtime.llama_step import LlamaStep
+from treadle.runtime.logits import require_sound
 from treadle.runtime.packed import AUTO, require_form
 from treadle.runtime.pages import KeyValues
+from treadle.runtime.typed import whole
 
 __all__ = ["Agreement", "agreement", "choose_executor"]
 
@@ -69,11 +71,15 @@ def choose_executor(
         trust_remote_code: Whether code from the checkpoint may run.
 
     Raises:
-        SettingsError: The generic executor has to run the model, which it does in fp32 only.
+        SettingsError: The generic executor has to run the model, which it does in fp32 only; or a
+            setting is refused.
+        CheckpointError: The model computes no numbers.
     """
     from treadle.runtime.generic import GenericExecutor
 
     form = require_form(weights)
+    if num_threads is not None:
+        num_threads = whole("num_threads", num_threads, 1)
     try:
         native = LlamaStep(folder, form, num_threads)
     except UnsupportedModelError as error:
@@ -103,10 +109,17 @@ def choose_executor(
 
 
 def agreement(folder: Path, native: LlamaStep) -> Agreement:
-    """Compare the logits of a few tokens with those of transformers' blocks, one at a time."""
+    """Compare the logits of a few tokens with those of transformers' blocks, one at a time.
+
+    Raises:
+        CheckpointError: The model computes no numbers, or the same for all tokens.
+    """
     tokens = np.random.default_rng(0).integers(0, native.shape.vocab_size, _NUM_TOKENS)
     expected = _expected(folder, tokens)
+    require_sound(expected, folder, "fp32")
     found = _found(native, tokens.astype(np.int32))
+    if native.weights.forms != {"fp32"}:
+        require_sound(found, folder, ", ".join(sorted(native.weights.forms)))
     apart = np.abs(found - expected)
     noise = float(np.sqrt((apart.astype(np.float64) ** 2).mean()) / expected.std())
     return Agreement(float(apart.max()), noise)

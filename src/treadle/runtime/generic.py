@@ -1,5 +1,6 @@
 """T0, the generic step: any causal LM of transformers, unchanged, over pages."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from treadle.model.adapters import Adapter
 from treadle.model.load import full
 from treadle.runtime.attention import STEP, StepPages, inside_step, register
 from treadle.runtime.executor import Floats, ModelShape, StepRows
+from treadle.runtime.logits import require_sound
 from treadle.runtime.lora_hooks import HookedAdapters
 from treadle.runtime.pages import KeyValues
 
@@ -29,7 +31,9 @@ class GenericExecutor:
     stores_rotated_keys = True
     is_timed = False
 
-    def __init__(self, module: Any, device: str = "cpu") -> None:  # Any: a causal LM
+    def __init__(
+        self, module: Any, device: str = "cpu", name: str = "the module"
+    ) -> None:  # Any: a causal LM
         import torch
 
         self._module = module.to(device).eval()
@@ -40,7 +44,7 @@ class GenericExecutor:
             config: Any = getattr(part, "config", None)
             if hasattr(config, "_attn_implementation"):
                 config._attn_implementation = name
-        self.shape = _probe(module, self._device)
+        self.shape = _probe(module, self._device, name)
         self._adapters = HookedAdapters(module, self._device)
 
     @classmethod
@@ -52,12 +56,13 @@ class GenericExecutor:
         Raises:
             SettingsError: There is no such device.
             UnsupportedModelError: The architecture has no facts, or its attention cannot be paged.
+            CheckpointError: The model computes no numbers.
         """
         import torch
 
         if device != "cpu" and not torch.cuda.is_available():
             raise SettingsError(f"No device '{device}' here; use device='cpu'.")
-        return cls(full(folder, "float32", trust_remote_code), device)
+        return cls(full(folder, "float32", trust_remote_code), device, str(folder))
 
     def forward(self, rows: StepRows, pool: KeyValues) -> Floats:
         """Write the rows' keys and values into `pool` and return logits [wanted, vocab]."""
@@ -145,7 +150,7 @@ class _Probe:
         return query.transpose(1, 2)
 
 
-def _probe(module: Any, device: "torch.device") -> ModelShape:
+def _probe(module: Any, device: "torch.device", name: str) -> ModelShape:
     """Find the model's shape by running one token through it."""
     import torch
 
@@ -160,6 +165,9 @@ def _probe(module: Any, device: "torch.device") -> ModelShape:
             f"{num_layers} layers, with heads of widths {sorted(widths)}; pages need all layers "
             f"and one width. Run this model with transformers."
         )
+    highest = float(out.logits.max())
+    if not math.isfinite(highest):
+        require_sound(out.logits[0].float().cpu().numpy(), name, "fp32")
     return ModelShape(
         kv_heads=tuple(seen[layer][0] for layer in range(num_layers)),
         head_dim=widths.pop(),

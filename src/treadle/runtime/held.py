@@ -7,6 +7,7 @@ import numpy as np
 
 from treadle.core.checkpoint import CheckpointReader, require_finite
 from treadle.core.codec import Array
+from treadle.core.errors import SettingsError
 from treadle.model.coded import Coded, DecodedReader, Obstacle
 from treadle.native.loader import SlowPathWarning
 from treadle.runtime.packed import AUTO, Layout, Packed, WeightForm, pack, pack_codes
@@ -97,7 +98,10 @@ class HeldWeights:
         stored = reader.tensors[name]
         require_finite(name, reader.array(name), stored.file)
         form: WeightForm = self._own_form(reader, name) if self._form == "auto" else self._form
-        packed = pack(reader.array(name), form, self._layout, bias)
+        try:
+            packed = pack(reader.array(name), form, self._layout, bias)
+        except SettingsError as error:
+            raise SettingsError(f"Tensor '{name}' in '{stored.file}': {error}") from error
         has_codes = packed.struct.scales is not None
         self.is_rounded |= has_codes
         self.forms.add(form if has_codes or not form.startswith("q") else "fp16")

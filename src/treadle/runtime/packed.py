@@ -10,6 +10,7 @@ from treadle.core.codec import Array, quantize_q4_0, quantize_q4_1, quantize_q8_
 from treadle.core.errors import SettingsError
 from treadle.core.registry import near
 from treadle.model.coded import BLOCK, Coded, pair_codes
+from treadle.runtime.typed import text
 
 __all__ = [
     "AUTO",
@@ -63,7 +64,7 @@ def require_form(form: str) -> WeightForm | Literal["auto"]:
     Raises:
         SettingsError: They cannot.
     """
-    if form not in WEIGHT_FORMS and form != AUTO:
+    if text("weights", form) not in WEIGHT_FORMS and form != AUTO:
         raise SettingsError(f"No weight form '{form}'. {near(form, [AUTO, *WEIGHT_FORMS])}")
     return form  # type: ignore[return-value]
 
@@ -116,15 +117,27 @@ def _parts(
         return _by_lanes(np.asarray(weight, np.float32), layout.lanes), None, None
     if form == "fp16":
         return _by_lanes(_half(weight), layout.lanes), None, None
-    wide = np.asarray(weight, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # found below, and named
+        coded = _rounded(np.asarray(weight, np.float32), form)
+    for part in (coded.scales, coded.minima):
+        if part is not None and not np.isfinite(part).all():
+            raise SettingsError(
+                f"A block of weights is larger than the float16 scales of {form} can express; hold "
+                f"the model in fp32."
+            )
+    return _code_parts(coded, layout)
+
+
+def _rounded(wide: Array, form: WeightForm) -> Coded:
+    """Return a matrix rounded to the nearest codes."""
     if form == "q8":
-        return _code_parts(Coded(form, *quantize_q8_0(wide), None), layout)
+        return Coded(form, *quantize_q8_0(wide), None)
     if form == "q4_0":
         codes, scales = quantize_q4_0(wide)
         minima = (scales * np.float16(-8)).astype(np.float16)
-        return _code_parts(Coded(form, pair_codes(codes), scales, minima), layout)
+        return Coded(form, pair_codes(codes), scales, minima)
     codes, scales, minima = quantize_q4_1(wide)
-    return _code_parts(Coded(form, pair_codes(codes), scales, minima), layout)
+    return Coded("q4_1", pair_codes(codes), scales, minima)
 
 
 def _code_parts(coded: Coded, layout: Layout) -> tuple[Array, Array, Array | None]:

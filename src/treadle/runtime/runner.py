@@ -4,12 +4,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
 from treadle.core.errors import DataError
 from treadle.runtime.batch import Batch
 from treadle.runtime.constraint import Constraint
 from treadle.runtime.executor import Executor, Floats
+from treadle.runtime.logits import require_numbers
 from treadle.runtime.lora import Adapters
 from treadle.runtime.request import Request, RequestError
 from treadle.runtime.sample import choose, logprobs_of
@@ -66,7 +65,7 @@ class Runner:
         pool = self.batch.pool
         rows = rows_of(chunks, pool.page_size, self.adapters.slots())
         logits = self.executor.forward(rows, pool.store)
-        _require_numbers(logits, pool.store.dtype)
+        require_numbers(logits, pool.store.dtype)
         self.num_rows += len(rows.tokens)
         first = 0
         for chunk in chunks:
@@ -152,12 +151,3 @@ class Runner:
             self.texts[request.id] = self._text_of(request)
         self.texts[request.id].follow(num_tokens)
         return self.texts[request.id]
-
-
-def _require_numbers(logits: Floats, dtype: str) -> None:
-    """Refuse logits that are NaN before anything is noted down."""
-    if logits.size and np.isnan(logits.max()):  # a maximum of NaN and numbers is NaN
-        raise DataError(
-            f"The model's logits are NaN (kv_dtype is {dtype}); check the weights, or use "
-            f"kv_dtype='fp32' if this happens only in fp16."
-        )
