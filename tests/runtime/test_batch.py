@@ -343,10 +343,10 @@ def test_bad_requests_and_limits_are_refused():
     with pytest.raises(CapacityError, match=r"3 pages of 4 tokens are needed"):
         small.batch.borrow(3)
     for values, says in (
-        ({"max_num_seqs": 0}, "max_num_seqs=0; give at least 1"),
+        ({"max_num_seqs": 0}, "max_num_seqs=0, expected at least 1"),
         ({"max_num_seqs": 9, "max_num_batched_tokens": 8}, "less than max_num_seqs=9.*raise it"),
         ({"watermark_fraction": 1.0}, "watermark_fraction=1.0; give 0 or more"),
-        ({"rows_beside_urgent": -1}, "rows_beside_urgent=-1; give 0 or more"),
+        ({"rows_beside_urgent": -1}, "rows_beside_urgent=-1, expected at least 0"),
         ({"preemption": "drop"}, "No preemption 'drop'; choose"),
     ):
         with pytest.raises(SettingsError, match=says):

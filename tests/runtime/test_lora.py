@@ -373,6 +373,11 @@ def test_adapters_of_another_base(tier, llama, tiny_model, folders, tmp_path, ca
         note = engine.add_adapter("named", named)
     assert "trained on 'org/elsewhere'" in note
     assert note in caplog.text
+    with pytest.warns(UserWarning, match="says that it was trained on 'org/elsewhere'"):
+        make(TIERS[-1], llama, {"named": named})
+    save_file({}, named / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"named/.* holds no tensors, so .*; save it again"):
+        engine.add_adapter("empty", named)
     same = write_adapter(tmp_path / "same", llama, base_model_name_or_path=f"org/{llama.name}")
     assert engine.add_adapter("same", same) is None
 

@@ -1,10 +1,13 @@
 """A live request moves to another engine and goes on with the same tokens."""
 
 import json
+import os
+import shutil
 
 import pytest
 
-from treadle.core.errors import CapacityError, SettingsError
+from treadle.core.errors import CapacityError, CheckpointError, SettingsError
+from treadle.model import tiny
 from treadle.runtime import LLM, SamplingParams
 from treadle.runtime.generic import GenericExecutor
 from treadle.runtime.request import RequestState
@@ -141,11 +144,50 @@ def test_wrong_imports_are_refused(make):
         source.import_pages(exported)
     with pytest.raises(SettingsError, match=r"first_page=9, but .* 2 pages to export; give 0 to 2"):
         source.export_pages(request.id, 9)
-    with pytest.raises(SettingsError, match=r"another model, page size or dtype"):
+    with pytest.raises(
+        SettingsError, match=r"another model.*: kv_dtype is fp32 there and fp16 here"
+    ):
         make(kv_dtype="fp16").import_pages(exported)
+    with pytest.raises(SettingsError, match=r"model is unknown there"):
+        make().import_pages(exported._replace(origin=None))
     target = make()
     target.import_pages(exported)
     with pytest.raises(SettingsError, match=r"2 pages came before; export from first_page=2"):
         target.import_pages(exported._replace(first_page=1))
     with pytest.raises(SettingsError, match=r"is not paused"):
         source.commit(request.id)
+
+
+def test_pages_of_another_model_are_refused(llama, tiny_model, tmp_path):
+    """Equal shapes are not enough: such pages would stand in the cache for other requests, too."""
+    source = LLM(llama, cache_bytes=2**20)
+    (request,) = source.submit(PROMPT, PARAMS)
+    for _ in range(3):
+        source.step()
+    exported = through_json(source.export_pages(request.id))
+    exported = exported._replace(origin=json.loads(json.dumps(exported.origin)))
+    theta = tiny_model("llama", rope_parameters={"rope_type": "default", "rope_theta": 50.0})
+    others = {
+        "model": LLM(tiny.build("llama", tmp_path / "other", seed=5), cache_bytes=2**20),
+        "model is": LLM(theta, cache_bytes=2**20),
+        "weights": LLM(llama, weights="q8", cache_bytes=2**20),
+        "kv_dtype": LLM(llama, kv_dtype="int8", cache_bytes=2**20),
+        "page_size": LLM(llama, page_size=8, cache_bytes=2**20),
+    }
+    for name, other in others.items():
+        with pytest.raises(SettingsError, match=f"form, page size or dtype: {name}.*move requests"):
+            other.import_pages(exported)
+        assert other.load_report().num_paused == 0
+    copy = shutil.copytree(llama, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({"_name_or_path": "copy", **config}))
+    LLM(copy, cache_bytes=2**20).import_pages(exported)
+
+
+def test_weights_that_changed_under_an_engine_have_no_name(llama, tmp_path):
+    folder = shutil.copytree(llama, tmp_path / "model")
+    source = LLM(folder, cache_bytes=2**20)
+    (request,) = source.submit(PROMPT, PARAMS)
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    with pytest.raises(CheckpointError, match=r"changed after they were loaded.*load it again"):
+        source.export_pages(request.id)

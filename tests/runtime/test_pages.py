@@ -65,7 +65,7 @@ def test_pages_of_another_shape_are_refused():
 def test_settings_are_refused():
     with pytest.raises(SettingsError, match=r"No kv_dtype 'fp8'.*fp16"):
         KeyValues((1,), 2, 3, 4, "fp8")
-    with pytest.raises(SettingsError, match="page_size=0; give at least 1"):
+    with pytest.raises(SettingsError, match="page_size=0, expected at least 1"):
         KeyValues((1,), 2, 3, 0)
     with pytest.raises(CapacityError, match="cache_bytes=10 holds no page; one takes 64"):
         num_pages_for(10, 64)

@@ -170,6 +170,58 @@ def test_refused_settings(values, says):
         SamplingParams(**values)
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"max_tokens": 5.5}, r"Found max_tokens=5.5, expected a whole number; change max_tokens"),
+        ({"max_tokens": "5"}, r"max_tokens='5', expected a whole number"),
+        ({"max_tokens": True}, r"max_tokens=True, expected a whole number"),
+        ({"top_k": 2.5}, r"top_k=2.5, expected a whole number"),
+        ({"n": "2"}, r"n='2', expected a whole number"),
+        ({"n": None}, r"n=None, expected a whole number"),
+        ({"logprobs": "a"}, r"logprobs='a', expected a whole number"),
+        ({"prompt_logprobs_start": 0}, r"prompt_logprobs_start=0, expected at least 1"),
+        ({"seed": "a"}, r"seed='a', expected a whole number"),
+        ({"seed": 1.5}, r"seed=1.5, expected a whole number"),
+        ({"temperature": "a"}, r"temperature='a', expected a number"),
+        ({"temperature": True}, r"temperature=True, expected a number"),
+        ({"temperature": float("inf")}, r"temperature=inf, expected a finite number"),
+        ({"top_p": float("nan")}, r"top_p=nan, expected a finite number"),
+        ({"repetition_penalty": float("inf")}, r"repetition_penalty=inf, expected a finite"),
+        ({"ignore_eos": "no"}, r"ignore_eos='no', expected True or False"),
+        ({"stop": 5}, r"stop=5, expected a list of strings"),
+        ({"stop": [5]}, r"stop=5, expected a text"),
+        ({"stop": b"a"}, r"stop=b'a', expected a list of strings"),
+        ({"stop_token_ids": 5}, r"stop_token_ids=5, expected a list of token ids"),
+        ({"stop_token_ids": [1.5]}, r"stop_token_ids=1.5, expected a whole number"),
+        ({"logit_bias": [1]}, r"logit_bias=\[1\], expected a mapping of token ids to numbers"),
+        ({"logit_bias": {"5": 100}}, r"a token of logit_bias='5', expected a whole number"),
+        ({"logit_bias": {5: "a"}}, r"logit_bias\[5\]='a', expected a number"),
+        ({"structured_outputs": "x"}, r"structured_outputs='x', expected StructuredOutputs"),
+        ({"stop": ["a" * 900, ""]}, r"stop=\('aaaa.*a\.\.\., expected strings that"),
+    ],
+)
+def test_values_of_another_type_are_refused(values, says):
+    with pytest.raises(SettingsError, match=says):
+        SamplingParams(**values)
+
+
+def test_numbers_of_numpy_are_numbers():
+    found = SamplingParams(
+        max_tokens=np.int64(3),
+        temperature=np.float32(0.5),
+        seed=np.uint64(2**63),
+        stop_token_ids=np.array([4, 5]),
+        logit_bias={np.int32(7): np.float64(1)},
+        stop=None,
+    )
+    plain = SamplingParams(
+        max_tokens=3, temperature=0.5, seed=2**63, stop_token_ids=(4, 5), logit_bias={7: 1}
+    )
+    assert found == plain
+    assert json.loads(json.dumps(found.to_dict())) == json.loads(json.dumps(plain.to_dict()))
+
+
 def test_misspelt_setting_is_answered_with_the_near_one():
     with pytest.raises(SettingsError, match=r"No sampling parameter 'max_token'.*max_tokens"):
         SamplingParams.from_dict({"max_token": 3})

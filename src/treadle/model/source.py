@@ -1,13 +1,20 @@
 """What the runtime reads: folders of floats, quantised folders, and GGUF files, by one door."""
 
 import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 from treadle.core.checkpoint import CheckpointReader, content_hash
+from treadle.core.checkpoint.reader import weight_files
+from treadle.core.errors import CheckpointError
 from treadle.model.gguf_model import open_gguf
 from treadle.model.quantized import open_quantized
 
-__all__ = ["open_model", "source_hash"]
+__all__ = ["name_later", "open_model", "source_hash"]
+
+# What a copy of a config may say otherwise without computing anything else.
+_SAYS_NOTHING = ("_name_or_path", "transformers_version")
 
 
 def open_model(path: Path) -> CheckpointReader:
@@ -29,3 +36,35 @@ def source_hash(path: Path) -> str:
         return content_hash(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def name_later(path: Path) -> Callable[[], str]:
+    """Return a function that hashes a model's numbers and config, which takes seconds where large.
+
+    It raises a CheckpointError if the files are no longer those that are there now: what was loaded
+    meanwhile would get the name of another model.
+    """
+    seen = _states(path)
+
+    def name() -> str:
+        if _states(path) != seen:
+            raise CheckpointError(
+                f"The weights of '{path}' changed after they were loaded, so that nobody can say "
+                f"which model this is; load it again, and write other weights to another folder."
+            )
+        return hashlib.sha256(f"{source_hash(path)}{_config_of(path)}".encode()).hexdigest()
+
+    return name
+
+
+def _states(path: Path) -> list[tuple[str, int, int]]:
+    files = [path] if path.is_file() else weight_files(path)
+    return [(file.name, s.st_size, s.st_mtime_ns) for file in files for s in [file.stat()]]
+
+
+def _config_of(path: Path) -> str:
+    if path.is_file():  # inside of what is hashed
+        return ""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    said = {name: value for name, value in config.items() if name not in _SAYS_NOTHING}
+    return json.dumps(said, sort_keys=True)

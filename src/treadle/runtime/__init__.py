@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 __all__ = ["LLM", "SamplingParams", "StructuredOutputs"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:  # Any: a module's attribute
     """Import the engine when it is asked for: the settings alone need no model."""
     if name == "LLM":

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from treadle.core.errors import CapacityError
 from treadle.core.hardware import available_memory_bytes
 from treadle.runtime.executor import ModelShape
 from treadle.runtime.pages import KeyValues, KvDtype, LayerKeyValues, num_pages_for, page_bytes
+from treadle.runtime.typed import whole
 
 __all__ = ["DeviceKeyValues", "make_store"]
 
@@ -75,14 +77,20 @@ def make_store(
     the free main memory.
 
     Raises:
-        CapacityError: They do not hold one page.
-        SettingsError: The page size or dtype is refused.
+        CapacityError: They do not hold one page, or are more than is free.
+        SettingsError: The size of the cache or of a page, or the dtype, is refused.
     """
     one = page_bytes(shape.kv_heads, shape.head_dim, page_size, dtype)
     if cache_bytes is None:
         most = max_num_seqs * -(-shape.max_positions // page_size) * one
         cache_bytes = min(most, max(one, available_memory_bytes() // 4))
-    num_pages = num_pages_for(cache_bytes, one)
+    num_pages = num_pages_for(whole("cache_bytes", cache_bytes, 0), one)
     if device == "cpu":
+        free = available_memory_bytes()
+        if cache_bytes > free:
+            raise CapacityError(
+                f"cache_bytes={cache_bytes} is more than the {free} bytes of memory that are free "
+                f"here; lower it, or leave it out (then it is at most a quarter of them)."
+            )
         return KeyValues(shape.kv_heads, shape.head_dim, num_pages, page_size, dtype)
     return DeviceKeyValues(shape.kv_heads, shape.head_dim, num_pages, page_size, dtype, device)

@@ -23,6 +23,7 @@ from treadle.runtime.request import Request, SamplingParams
 from treadle.runtime.runner import Event, Runner
 from treadle.runtime.sample import request_key
 from treadle.runtime.structured import StructuredOutputs
+from treadle.runtime.typed import number, require, text, whole
 
 __all__ = ["Engine"]
 
@@ -42,8 +43,25 @@ class Engine:
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
         base: frozenset[str] = frozenset(),
+        name: Callable[[], str] = str,
+        weights: str = "",
     ) -> None:
-        """Put the parts together; `base` are the names by which adapters may call the model."""
+        """Put the parts together.
+
+        Args:
+            executor: Computes the steps.
+            store: The cache's arrays.
+            prompts: Of the model.
+            limits: Of a batch.
+            policy: Order of admission.
+            ageing_seconds: Of the prefix policy.
+            seed: Of requests without a seed of their own.
+            clock: Seconds.
+            base: The names by which adapters may call the model.
+            name: Gives the hash of the model's numbers when requests move.
+            weights: The forms in which matrices are held.
+        """
+        self._name, self._weights = name, weights
         self.shape, self.prompts = executor.shape, prompts
         pool = PagePool(store)
         tree = PrefixTree(pool)
@@ -55,8 +73,19 @@ class Engine:
             adapters=self._adapters,
             constrain=self._constrain,
         )
-        self._seed, self._clock, self._num_submitted = seed, clock, 0
+        self._seed, self._clock, self._num_submitted = whole("seed", seed), clock, 0
         self._turn = threading.Condition()
+
+    def __reduce__(self) -> str:
+        """Refuse to be pickled or copied: threads, locks and open files do not travel.
+
+        Raises:
+            SettingsError: Always.
+        """
+        raise SettingsError(
+            f"{type(self).__name__} cannot be pickled or copied; give its folder to the other "
+            f"process and load it there, or fork after loading."
+        )
 
     @cached_property
     def _grammars(self) -> Grammars:
@@ -73,8 +102,10 @@ class Engine:
 
         Raises:
             DataError: They name tokens that the model does not know.
-            SettingsError: The form of the answer cannot be compiled.
+            SettingsError: They are no SamplingParams, or the form of the answer cannot be compiled.
         """
+        is_right = isinstance(params, SamplingParams)
+        require(is_right, "sampling_params", params, "SamplingParams(...)")
         self.prompts.check(params)
         if params.structured_outputs is not None:
             self._constrain(params.structured_outputs)
@@ -115,7 +146,7 @@ class Engine:
     def submit(
         self,
         prompt: Prompt,
-        params: SamplingParams | None = None,
+        sampling_params: SamplingParams | None = None,
         *,
         request_id: str | None = None,
         client: str = "",
@@ -130,7 +161,7 @@ class Engine:
 
         Args:
             prompt: Text, or token ids.
-            params: How to answer.
+            sampling_params: How to answer.
             request_id: Unique among the unfinished; answer i > 0 appends ``/i``.
             client: Among clients the fair policy shares.
             priority: Lower comes first and stays longer in the cache.
@@ -139,14 +170,21 @@ class Engine:
             timeout_seconds: Until the request is ended with what it has.
 
         Raises:
-            DataError: The prompt is empty, too long or has unknown ids.
-            SettingsError: The id is in use, there is no such adapter, or the form of the answer
-                cannot be compiled.
+            DataError: The prompt is empty, too long, of another type or has unknown ids.
+            SettingsError: The id is in use, there is no such adapter, an argument is of another
+                type, or the form of the answer cannot be compiled.
             CapacityError: The cache is too small for it.
         """
-        params = params or SamplingParams()
+        params = SamplingParams() if sampling_params is None else sampling_params
         self.check(params)
         tokens = self.prompts.tokens(prompt)
+        priority = whole("priority", priority)
+        for name, value in (("client", client), ("cache_salt", cache_salt)):
+            text(name, value)
+        if request_id is not None:
+            text("request_id", request_id)
+        if timeout_seconds is not None:
+            timeout_seconds = number("timeout_seconds", timeout_seconds, 0)
         with self._turn:
             adapter_hash = self._adapters.hash_of(adapter)
             if request_id is None:
@@ -237,19 +275,36 @@ class Engine:
             self._batch.resume(request_id)
             self._turn.notify_all()
 
+    @cached_property
+    def origin(self) -> migrate.Origin:
+        """What another engine must share to take this one's requests.
+
+        The first call hashes the model, at about a gigabyte a second, and no step waits for it; for
+        folders the hash is remembered in the cache.
+
+        Raises:
+            CheckpointError: The model's files changed since it was loaded.
+        """
+        pool = self._batch.pool
+        return migrate.Origin(self._name(), self._weights, pool.store.dtype, pool.page_size)
+
     def export_pages(self, request_id: str, first_page: int = 0) -> migrate.ExportedPages:
         """Return the state of a request and its pages from `first_page` on (see `migrate`)."""
+        origin = self.origin
         with self._turn:
-            return migrate.export_pages(self._batch, request_id, first_page, self._clock)
+            return migrate.export_pages(self._batch, request_id, first_page, self._clock, origin)
 
     def import_pages(self, exported: migrate.ExportedPages) -> None:
         """Take pages of another engine's request, which waits here for its `commit`.
 
         Raises:
-            SettingsError: The id is in use, the pages do not fit on what came before, or the
-                request's adapter is not the one of its name here.
+            SettingsError: The pages are of another model or form, the id is in use, the pages do
+                not fit on what came before, or the request's adapter is not the one of its name
+                here.
             CapacityError: Too few pages are free.
+            CheckpointError: The model's files changed since it was loaded.
         """
+        migrate.require_same(exported, self.origin)
         with self._turn:
             request = Request.from_dict(exported.state)
             self._adapters.require_same(request)

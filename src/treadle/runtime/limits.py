@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from treadle.core.errors import SettingsError
+from treadle.runtime.typed import flag, number, whole
 
 __all__ = ["Limits"]
 
@@ -27,8 +28,12 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.max_num_seqs < 1:
-            raise SettingsError(f"Found max_num_seqs={self.max_num_seqs}; give at least 1.")
+        for name in ("max_num_seqs", "max_num_batched_tokens"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), 1))
+        number("watermark_fraction", self.watermark_fraction)
+        flag("enable_prefix_caching", self.has_prefix_cache)
+        if self.rows_beside_urgent is not None:
+            whole("rows_beside_urgent", self.rows_beside_urgent, 0)
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise SettingsError(
                 f"max_num_batched_tokens={self.max_num_batched_tokens} is less than "
@@ -37,10 +42,6 @@ class Limits:
         if not 0 <= self.watermark_fraction < 1:
             raise SettingsError(
                 f"Found watermark_fraction={self.watermark_fraction}; give 0 or more, below 1."
-            )
-        if self.rows_beside_urgent is not None and self.rows_beside_urgent < 0:
-            raise SettingsError(
-                f"Found rows_beside_urgent={self.rows_beside_urgent}; give 0 or more, or None."
             )
         if self.preemption not in ("recompute", "swap"):
             raise SettingsError(f"No preemption '{self.preemption}'; choose 'recompute' or 'swap'.")

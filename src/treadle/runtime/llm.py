@@ -2,30 +2,43 @@
 
 import asyncio
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from treadle.core.errors import SettingsError
 from treadle.core.progress import steps
+from treadle.core.registry import near
 from treadle.model.load import resolve
+from treadle.model.source import name_later
 from treadle.runtime.device_pages import make_store
 from treadle.runtime.embedding import mean_hidden
 from treadle.runtime.engine import Engine
 from treadle.runtime.executor import Executor, Floats
+from treadle.runtime.held import HeldWeights
 from treadle.runtime.limits import Limits
 from treadle.runtime.lora import base_names
 from treadle.runtime.outputs import Delta, RequestOutput, completion
 from treadle.runtime.packed import AUTO
 from treadle.runtime.pages import KvDtype
 from treadle.runtime.policy import PolicyName
-from treadle.runtime.prompts import Messages, Prompt, Prompts
+from treadle.runtime.prompts import Messages, Prompt, Prompts, as_list, text_in
 from treadle.runtime.request import Request, RequestState, SamplingParams
+from treadle.runtime.typed import number, require, text, whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["LLM"]
 
+_OPTIONS = [
+    p.name for p in signature(Engine.submit).parameters.values() if p.kind is p.KEYWORD_ONLY
+]
 _WAIT_SECONDS = 0.05
 """How often a caller whose requests are all paused looks again; others wake it before."""
 
@@ -102,7 +115,13 @@ class LLM(Engine):
             enable_prefix_caching,
             rows_beside_urgent,
         )
+        _check(path, adapters, page_size, cache_bytes, num_threads)
+        for setting, value in (("device", device), ("weights", weights), ("kv_dtype", kv_dtype)):
+            text(setting, value)
+        whole("seed", seed)
+        number("ageing_seconds", ageing_seconds, 0)
         folder = resolve(path, takes_files=True)
+        name = name_later(folder)
         if executor is None:
             executor = _executor(folder, weights, num_threads, device, trust_remote_code)
         super().__init__(
@@ -115,14 +134,18 @@ class LLM(Engine):
             seed=seed,
             clock=clock,
             base=base_names(folder),
+            name=name,
+            weights=held_forms(executor),
         )
-        for name, adapter in (adapters or {}).items():
-            self.add_adapter(name, adapter)
+        for called, adapter in (adapters or {}).items():
+            note = self.add_adapter(called, adapter)
+            if note:
+                warnings.warn(note, stacklevel=2)
 
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         adapter: str | Sequence[str | None] | None = None,
         **options: Any,
@@ -130,16 +153,18 @@ class LLM(Engine):
         """Answer prompts and return the answers in their order.
 
         Args:
-            prompts: A text, a list of token ids, or a list of these.
-            params: For all prompts, or one for each.
+            prompts: A text, token ids (a list, or an array of numpy or torch), ``{"prompt": text}``
+                or ``{"prompt_token_ids": ids}``; or a list of these.
+            sampling_params: For all prompts, or one for each.
             adapter: Name of the LoRA adapter that answers all prompts, or one (or None) for each.
             options: Of `submit`, but for `request_id`, for all prompts.
         """
-        several = _as_list(prompts)
-        single = params is None or isinstance(params, SamplingParams)
-        settings = _for_each(params, single, len(several), "sampling parameters")
-        is_one = adapter is None or isinstance(adapter, str)
-        names = _for_each(adapter, is_one, len(several), "adapters")
+        several = as_list(prompts)
+        _check_options(options)
+        is_list = isinstance(sampling_params, Sequence)
+        settings = _for_each(sampling_params, not is_list, len(several), "sampling parameters")
+        is_list = isinstance(adapter, Sequence) and not isinstance(adapter, str)
+        names = _for_each(adapter, not is_list, len(several), "adapters")
         groups: list[list[Request]] = []
         try:
             for prompt, own, name in zip(several, settings, names, strict=True):
@@ -154,7 +179,7 @@ class LLM(Engine):
                     bar.advance(now - done)
                     done = now
             return [
-                self._output(group, prompt if isinstance(prompt, str) else None)
+                self._output(group, text_in(prompt))
                 for group, prompt in zip(groups, several, strict=True)
             ]
         finally:
@@ -164,35 +189,47 @@ class LLM(Engine):
     def chat(
         self,
         messages: Messages | Sequence[Messages],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         **options: Any,
     ) -> list[RequestOutput]:
         """Answer conversations: as `generate` with the model's chat template around them."""
-        single = bool(messages) and isinstance(messages[0], Mapping)
-        talks = [cast(Messages, messages)] if single else cast(Sequence[Messages], messages)
-        return self.generate([self.prompts.chat(talk) for talk in talks], params, **options)
+        is_list = isinstance(messages, Sequence) and not isinstance(messages, str)
+        are_several = is_list and not any(isinstance(message, Mapping) for message in messages)
+        talks = cast(Sequence[Messages], messages if are_several else [messages])
+        prompts = [self.prompts.chat(talk) for talk in talks]
+        return self.generate(prompts, sampling_params, **options)
 
     def embed(self, prompts: Prompt | Sequence[Prompt], adapter: str | None = None) -> Floats:
         """Return a vector [prompts, hidden] for each prompt: its mean last hidden state."""
-        found = []
-        for prompt in _as_list(prompts):
-            tokens = self.prompts.tokens(prompt)
+        found: list[Floats] = []
+        for prompt in as_list(prompts):
+            tokens = self.prompts.tokens(prompt, is_continued=False)
             with self._turn:
                 slot = self._adapters.slot_of(adapter)
                 found.append(mean_hidden(self._batch, self._runner.executor, tokens, slot))
-        return np.stack(found)
+        empty = np.empty((0, self.shape.hidden_size), np.float32)
+        return np.stack(found) if found else empty
+
+    def get_tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Return the model's tokenizer (the name is vLLM's).
+
+        Raises:
+            DataError: It has none.
+        """
+        return self.prompts.tokenizer
 
     async def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, **options: Any
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, **options: Any
     ) -> AsyncIterator[Delta]:
         """Answer a prompt piece by piece; leaving the loop cancels what is not finished.
 
         Args:
             prompt: Text, or token ids.
-            params: How to answer; the pieces of several answers come interleaved.
+            sampling_params: How to answer; the pieces of several answers come interleaved.
             options: Of `submit`.
         """
-        requests = self.submit(prompt, params, **options)
+        _check_options(options)
+        requests = self.submit(prompt, sampling_params, **options)
         seen = dict.fromkeys((request.id for request in requests), 0)
         unfinished = list(requests)
         try:
@@ -276,6 +313,12 @@ class LLM(Engine):
         return RequestOutput(first.id, prompt, first.tokens[: first.num_prompt], answers, logprobs)
 
 
+def held_forms(executor: Executor) -> str:
+    """Return the forms in which an executor holds a model's matrices."""
+    held = getattr(executor, "weights", None)
+    return ", ".join(sorted(held.forms)) if isinstance(held, HeldWeights) else "fp32"
+
+
 def _executor(
     folder: Path, weights: str, num_threads: int | None, device: str, trust_remote_code: bool
 ) -> Executor:
@@ -290,11 +333,33 @@ def _executor(
     return GenericExecutor.from_folder(folder, device, trust_remote_code)
 
 
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """Return prompts as a list: a text or a list of ids is one prompt."""
-    if isinstance(prompts, str) or (prompts and not isinstance(prompts[0], str | Sequence)):
-        return [cast(Prompt, prompts)]
-    return list(cast(Sequence[Prompt], prompts))
+def _check(
+    path: str | Path,
+    adapters: Mapping[str, str | Path] | None,
+    page_size: int,
+    cache_bytes: int | None,
+    num_threads: int | None,
+) -> None:
+    """Refuse wrong types before anything is loaded."""
+    require(isinstance(path, str | Path), "path", path, "a folder, a GGUF file or a hub id")
+    is_mapping = adapters is None or isinstance(adapters, Mapping)
+    require(is_mapping, "adapters", adapters, "a mapping of names to folders")
+    whole("page_size", page_size, 1)
+    for name, value in (("cache_bytes", cache_bytes), ("num_threads", num_threads)):
+        if value is not None:
+            whole(name, value, 1)
+
+
+def _check_options(options: Mapping[str, object]) -> None:
+    """Refuse what `submit` does not know, and say where sampling parameters go."""
+    names = [item.name for item in fields(SamplingParams)]
+    for name in options:
+        if name in names:
+            raise SettingsError(
+                f"{name} is a sampling parameter; give it inside of SamplingParams({name}=...)."
+            )
+        if name not in _OPTIONS:
+            raise SettingsError(f"No option '{name}' of a request. {near(name, _OPTIONS)}")
 
 
 def _for_each(values: Any, is_single: bool, count: int, what: str) -> list[Any]:  # Any: settings

@@ -15,6 +15,7 @@ from treadle.model.adapters import Adapter, Factors
 from treadle.model.load import resolve
 from treadle.runtime.executor import Executor, Floats
 from treadle.runtime.request import Request
+from treadle.runtime.typed import require, text
 
 __all__ = ["Adapters", "LowRank", "base_names", "low_ranks"]
 
@@ -56,7 +57,8 @@ class Adapters:
             CheckpointError: There is no adapter, or it is one for another base.
             UnsupportedModelError: It is of a kind that cannot run beside the model.
         """
-        if not name or name in self._known:
+        require(isinstance(folder, str | Path), "the adapter's folder", folder, "a path")
+        if not text("the adapter's name", name) or name in self._known:
             raise SettingsError(
                 f"Found adapter name '{name}', expected one that is not empty and not in use; "
                 f"choose another, or remove the adapter of that name first."
@@ -113,7 +115,7 @@ class Adapters:
         return {name: known.slot for name, known in self._known.items()}
 
     def _require(self, name: str) -> _Known:
-        if name not in self._known:
+        if text("adapter", name) not in self._known:
             hint = near(name, self._known) if self._known else "There are none yet."
             raise SettingsError(f"No adapter '{name}'. {hint} Add it with add_adapter.")
         return self._known[name]

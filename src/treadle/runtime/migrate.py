@@ -16,10 +16,21 @@ from treadle.core.errors import CapacityError, SettingsError
 from treadle.runtime.batch import Batch
 from treadle.runtime.request import Request, RequestState
 
-__all__ = ["ExportedPages", "export_pages", "import_pages"]
+__all__ = ["ExportedPages", "Origin", "export_pages", "import_pages", "require_same"]
 
 _TIMES = ("arrival", "deadline", "first_token")
 """Fields on the engine's clock; they travel relative to now."""
+
+
+class Origin(NamedTuple):
+    """What must be equal for the pages of one engine to mean the same in another one."""
+
+    model: str
+    """Hash of the model's numbers and config."""
+    weights: str
+    """The forms in which matrices are held: keys and values follow from rounded weights."""
+    kv_dtype: str
+    page_size: int
 
 
 class ExportedPages(NamedTuple):
@@ -32,6 +43,8 @@ class ExportedPages(NamedTuple):
     """Tokens whose keys and values the importer has after this run of pages."""
     content: list[npt.NDArray[np.generic]]
     """Every array of every layer, cut to [pages, ...]."""
+    origin: Origin | None = None
+    """Of the engine that exported it."""
 
     @property
     def num_pages(self) -> int:
@@ -44,8 +57,28 @@ class ExportedPages(NamedTuple):
         return sum(array.nbytes for array in self.content)
 
 
+def require_same(exported: ExportedPages, here: Origin) -> None:
+    """Check that pages come from an engine of the same model, in the same forms.
+
+    Raises:
+        SettingsError: They do not, or do not say where they come from.
+    """
+    there = Origin("", "", "", 0) if exported.origin is None else Origin(*exported.origin)
+    for name, found, expected in zip(Origin._fields, there, here, strict=True):
+        if found != expected:
+            raise SettingsError(
+                f"The pages come from another model, weight form, page size or dtype: {name} is "
+                f"{str(found)[:16] or 'unknown'} there and {str(expected)[:16]} here; move "
+                f"requests between engines of equal models, weights, kv_dtype and page_size only."
+            )
+
+
 def export_pages(
-    batch: Batch, request_id: str, first_page: int, clock: Callable[[], float]
+    batch: Batch,
+    request_id: str,
+    first_page: int,
+    clock: Callable[[], float],
+    origin: Origin | None = None,
 ) -> ExportedPages:
     """Return the state of an unfinished request and its pages from `first_page` on.
 
@@ -64,7 +97,8 @@ def export_pages(
         if state[name] is not None:
             state[name] -= clock()
     content = batch.preemption.content(request, first_page, last)
-    return ExportedPages(state, first_page, min(request.num_computed, last * size), content)
+    num_computed = min(request.num_computed, last * size)
+    return ExportedPages(state, first_page, num_computed, content, origin)
 
 
 def import_pages(

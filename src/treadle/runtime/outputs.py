@@ -43,6 +43,11 @@ class RequestOutput:
     prompt_logprobs: list[TokenLogprobs | None] | None
     """One entry a token, None before `prompt_logprobs_start`; the first has nothing before it."""
 
+    @property
+    def finished(self) -> bool:
+        """Whether all answers have ended (the name is vLLM's)."""
+        return all(answer.finish_reason is not None for answer in self.outputs)
+
 
 @dataclass(frozen=True)
 class Delta:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from treadle.core.errors import CapacityError, SettingsError
 from treadle.core.registry import near
+from treadle.runtime.typed import text, whole
 
 __all__ = [
     "KV_DTYPES",
@@ -67,10 +68,7 @@ class KeyValues:
         page_size: int = 16,
         dtype: KvDtype = "fp32",
     ) -> None:
-        if page_size < 1:
-            raise SettingsError(
-                f"Found page_size={page_size}; give at least 1 token (16 is usual)."
-            )
+        page_size = require_page_size(page_size)
         self.num_pages, self.page_size, self.dtype = num_pages, page_size, require_dtype(dtype)
         self.head_dim = head_dim
         self.layers = [self._layer(heads) for heads in kv_heads]
@@ -128,13 +126,22 @@ class KeyValues:
             )
 
 
+def require_page_size(page_size: int) -> int:
+    """Return `page_size` if pages can have it.
+
+    Raises:
+        SettingsError: They cannot.
+    """
+    return whole("page_size", page_size, 1)
+
+
 def require_dtype(dtype: str) -> KvDtype:
     """Return `dtype` if pages can be stored in it.
 
     Raises:
         SettingsError: They cannot.
     """
-    if dtype not in KV_DTYPES:
+    if text("kv_dtype", dtype) not in KV_DTYPES:
         raise SettingsError(f"No kv_dtype '{dtype}'. {near(dtype, KV_DTYPES)}")
     return dtype  # type: ignore[return-value]
 
@@ -142,6 +149,7 @@ def require_dtype(dtype: str) -> KvDtype:
 def page_bytes(kv_heads: Sequence[int], head_dim: int, page_size: int, dtype: KvDtype) -> int:
     """Return the bytes of one page over all layers, with positions and scales."""
     width = np.dtype(KV_DTYPES[require_dtype(dtype)]).itemsize
+    page_size = require_page_size(page_size)
     per_slot = 2 * head_dim * width + 4 + (8 if dtype == "int8" else 0)
     return sum(kv_heads) * page_size * per_slot
 

@@ -7,6 +7,7 @@ from treadle.core.errors import SettingsError
 from treadle.core.registry import near
 from treadle.runtime.radix import PrefixTree
 from treadle.runtime.request import Request, RequestState
+from treadle.runtime.typed import number, text
 
 __all__ = ["POLICIES", "Fair", "Policy", "PolicyName", "make_policy"]
 
@@ -136,8 +137,9 @@ def make_policy(name: str, tree: PrefixTree, ageing_seconds: float = 10.0) -> Po
     """Return the policy called `name`.
 
     Raises:
-        SettingsError: There is none.
+        SettingsError: There is none, or the seconds are no number.
     """
+    ageing_seconds = number("ageing_seconds", ageing_seconds, 0)
     if name == "prefix":
         return ByPrefix(tree, ageing_seconds)
     table: dict[str, type[Fcfs]] = {
@@ -146,6 +148,6 @@ def make_policy(name: str, tree: PrefixTree, ageing_seconds: float = 10.0) -> Po
         "fair": Fair,
         "fair_priority": FairByPriority,
     }
-    if name not in table:
+    if text("policy", name) not in table:
         raise SettingsError(f"No policy '{name}'. {near(name, POLICIES)}")
     return table[name]()

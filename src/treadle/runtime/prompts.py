@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from treadle.core.errors import DataError
 from treadle.model.gguf_file import GgufFile
@@ -16,9 +17,23 @@ from treadle.runtime.text import TextStream
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Messages", "Prompt", "Prompts"]
+__all__ = ["Messages", "Prompt", "Prompts", "TokenArray", "as_list", "plain", "text_in"]
 
-Prompt = str | Sequence[int]
+
+@runtime_checkable
+class TokenArray(Protocol):
+    """Token ids as an array of numpy or a tensor of torch, in one dimension."""
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+
+    def tolist(self) -> Any:  # Any: lists nested as deep as there are dimensions
+        """Return plain numbers."""
+
+
+Prompt = str | Sequence[int] | TokenArray | Mapping[str, Any]  # Any: vLLM's two forms of a prompt
+"""A text, token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``."""
 Messages = Sequence[Mapping[str, Any]]  # Any: what a chat template reads
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -49,20 +64,26 @@ class Prompts:
         """Return the stream of a request's text."""
         return TextStream(self.tokenizer, request)
 
-    def tokens(self, prompt: Prompt) -> list[int]:
+    def tokens(self, prompt: Prompt, is_continued: bool = True) -> list[int]:
         """Return the tokens of a prompt.
 
+        Args:
+            prompt: Text, or token ids.
+            is_continued: Whether the context must hold at least one more token.
+
         Raises:
-            DataError: It is empty, too long, or has ids that the model does not know.
+            DataError: It is empty, too long, of another type, or has ids that the model does not
+                know.
         """
-        found = self.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt
-        tokens = [int(token) for token in found]
+        given = plain(prompt)
+        tokens = self._encode(given) if isinstance(given, str) else given
         if not tokens:
             raise DataError("The prompt is empty; give at least one token.")
-        if len(tokens) >= self._shape.max_positions:
+        if len(tokens) > self._shape.max_positions - is_continued:
+            more = " and at least one more" if is_continued else ""
             raise DataError(
                 f"The prompt has {len(tokens)} tokens, and the model's context of "
-                f"{self._shape.max_positions} must hold it and at least one more; shorten it."
+                f"{self._shape.max_positions} must hold it{more}; shorten it."
             )
         for place, token in enumerate(tokens):
             if not 0 <= token < self._shape.vocab_size:
@@ -78,6 +99,12 @@ class Prompts:
         Raises:
             DataError: The tokenizer has no chat template, or it refuses the messages.
         """
+        is_list = isinstance(messages, Sequence) and bool(messages)
+        if not is_list or not all(isinstance(message, Mapping) for message in messages):
+            raise DataError(
+                f"Found {_shown(messages)} as a conversation, expected a list of messages; give "
+                f'[{{"role": "user", "content": "Hello"}}].'
+            )
         if not self.tokenizer.chat_template:
             raise DataError(
                 f"The tokenizer of '{self._folder}' has no chat template; use generate with a "
@@ -93,8 +120,19 @@ class Prompts:
                 f"a role and a content, in the order that the model was tuned on."
             ) from error
         # The template writes the special tokens itself.
-        encoded = self.tokenizer(text, add_special_tokens=False).input_ids
-        return [int(token) for token in encoded]
+        return self._encode(str(text), add_special_tokens=False)
+
+    def _encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"Character {error.start} of the prompt is {text[error.start]!r}, half of a "
+                f"surrogate pair, which is no text; decode its bytes with errors='replace'."
+            ) from error
+        # Not verbose: what is too long is refused here, so that a warning would say it twice.
+        found = self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
+        return [int(token) for token in found.input_ids]
 
     def check(self, params: SamplingParams) -> None:
         """Check settings against the model.
@@ -112,6 +150,86 @@ class Prompts:
                     )
         if params.stop:
             _ = self.tokenizer
+
+
+def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """Return one prompt or several as a list of prompts.
+
+    Raises:
+        DataError: It is neither, such as a generator.
+    """
+    if isinstance(prompts, str | bytes | Mapping) or _is_array(prompts):
+        return [cast(Prompt, prompts)]
+    if not isinstance(prompts, Sequence):
+        raise DataError(
+            f"Found {_shown(prompts)} as prompts, expected a text, token ids, or a list of these; "
+            f"turn it into one of them (list(...) does so with what a generator gives)."
+        )
+    if prompts and not (
+        isinstance(prompts[0], str | bytes | Mapping | Sequence) or _is_array(prompts[0])
+    ):
+        return [cast(Prompt, prompts)]
+    return list(cast(Sequence[Prompt], prompts))
+
+
+def plain(prompt: Prompt) -> str | list[int]:
+    """Return a prompt as its text, or as a list of its token ids.
+
+    Raises:
+        DataError: It is of another type.
+    """
+    given: object = _inside(prompt) if isinstance(prompt, Mapping) else prompt
+    if isinstance(given, str):
+        return given
+    if _is_array(given):
+        array = cast(TokenArray, given)
+        if array.ndim != 1:
+            raise DataError(
+                f"Found token ids in {array.ndim} dimensions, expected one; give a list of the "
+                f"prompts, each without padding."
+            )
+        given = array.tolist()
+    if not isinstance(given, Sequence) or isinstance(given, bytes):
+        raise DataError(
+            f"Found {_shown(given)} as a prompt, expected a text or a list of token ids; give one."
+        )
+    for place, token in enumerate(given):
+        if type(token) is not int and (isinstance(token, bool) or not isinstance(token, Integral)):
+            raise DataError(
+                f"Token {place} of the prompt is {_shown(token)}, expected a whole number; give "
+                f"token ids, or the text itself."
+            )
+    return [int(token) for token in given]
+
+
+def text_in(prompt: Prompt) -> str | None:
+    """Return the text of a prompt, None where it is token ids."""
+    found = _inside(prompt) if isinstance(prompt, Mapping) else prompt
+    return found if isinstance(found, str) else None
+
+
+def _inside(prompt: Mapping[str, Any]) -> object:  # Any: text or ids
+    names = set(prompt)
+    if names not in ({"prompt"}, {"prompt_token_ids"}):
+        raise DataError(
+            f"Found a prompt with the keys {sorted(map(str, names))}, expected 'prompt' (text) or "
+            f"'prompt_token_ids'; give one of them and nothing else."
+        )
+    name = names.pop()
+    found = prompt[name]
+    if isinstance(found, str) != (name == "prompt"):
+        expected = "a text" if name == "prompt" else "a list of token ids"
+        raise DataError(f"Found {_shown(found)} under '{name}', expected {expected}; change it.")
+    return found
+
+
+def _is_array(given: object) -> bool:
+    return isinstance(given, TokenArray) and given.ndim > 0
+
+
+def _shown(given: object) -> str:
+    shown = repr(given)
+    return f"{shown[:60]}{'...' * (len(shown) > 60)} ({type(given).__name__})"
 
 
 def _from_file(path: Path) -> "tuple[PreTrainedTokenizerBase | None, frozenset[int]]":

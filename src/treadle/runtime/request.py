@@ -8,12 +8,21 @@ from typing import Any
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.registry import near
 from treadle.runtime.structured import StructuredOutputs
+from treadle.runtime.typed import flag, items, number, require, text, whole
 
 __all__ = ["Request", "RequestError", "RequestState", "SamplingParams", "TokenLogprobs"]
 
 TokenLogprobs = dict[int, float]
 """Token -> natural log of its probability: the chosen token and the asked number of best ones."""
 _PENALTY = 2.0
+_WHOLE = {"n": 1, "min_tokens": 0, "top_k": -1, "prompt_logprobs_start": 1}
+"""Field -> the least that it may be."""
+_WHOLE_OR_NONE = {"max_tokens": 1, "logprobs": 0, "prompt_logprobs": 0, "seed": None}
+_NUMBERS = (
+    *("temperature", "top_p", "min_p"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+)
+_FLAGS = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,7 @@ class SamplingParams:
     """How tokens are chosen and when a request ends; names and meanings are vLLM's.
 
     Raises:
-        SettingsError: A value is out of range, or two contradict each other.
+        SettingsError: A value is of another type or out of range, or two contradict each other.
     """
 
     n: int = 1
@@ -62,37 +71,55 @@ class SamplingParams:
     request's id."""
 
     def __post_init__(self) -> None:
-        """Check the values; a single stop string becomes a tuple."""
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
-        bias = self.logit_bias or {}
-        object.__setattr__(self, "logit_bias", {int(k): float(v) for k, v in bias.items()})
-        if isinstance(self.structured_outputs, Mapping):
-            form = StructuredOutputs.from_dict(self.structured_outputs)
-            object.__setattr__(self, "structured_outputs", form)
+        """Check the values; numbers become Python's own, a single stop string a tuple."""
+        for name, low in _WHOLE.items():
+            self._set(name, whole(name, getattr(self, name), low))
+        for name, least in _WHOLE_OR_NONE.items():
+            if getattr(self, name) is not None:
+                self._set(name, whole(name, getattr(self, name), least))
+        plain = {name: number(name, getattr(self, name)) for name in _NUMBERS}
         self._check_ranges()
+        for name, value in plain.items():
+            self._set(name, value)
+        for name in _FLAGS:
+            self._set(name, flag(name, getattr(self, name)))
+        self._set_lists()
         self._check_contradictions()
 
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _set_lists(self) -> None:
+        given = () if self.stop is None else self.stop
+        stop = (given,) if isinstance(given, str) else items("stop", given, "strings")
+        for string in stop:
+            require(bool(text("stop", string)), "stop", stop, "strings that are not empty")
+        self._set("stop", stop)
+        ends = () if self.stop_token_ids is None else self.stop_token_ids
+        tokens = items("stop_token_ids", ends, "token ids")
+        self._set("stop_token_ids", tuple(whole("stop_token_ids", token) for token in tokens))
+        bias, form = self.logit_bias or {}, self.structured_outputs
+        require(isinstance(bias, Mapping), "logit_bias", bias, "a mapping of token ids to numbers")
+        plain = {whole("a token of logit_bias", token): value for token, value in bias.items()}
+        biases = {token: number(f"logit_bias[{token}]", plain[token]) for token in plain}
+        for token, value in biases.items():
+            require(-100 <= value <= 100, f"logit_bias[{token}]", value, "-100 to 100")
+        self._set("logit_bias", biases)
+        if isinstance(form, Mapping):
+            self._set("structured_outputs", StructuredOutputs.from_dict(form))
+        elif not isinstance(form, StructuredOutputs | None):
+            expected = "StructuredOutputs, or a mapping such as {'regex': '(yes|no)'}"
+            require(False, "structured_outputs", form, expected)
+
     def _check_ranges(self) -> None:
-        at_least = {"n": 1, "min_tokens": 0, "temperature": 0, "top_k": -1}
-        at_least["prompt_logprobs_start"] = 1
-        optional = {"max_tokens": 1, "logprobs": 0, "prompt_logprobs": 0}
-        for name, low in (at_least | optional).items():
-            value = getattr(self, name)
-            if value is None and name in optional:
-                continue
-            _require(value >= low, name, value, f"at least {low}")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "0 to 1")
+        require(self.temperature >= 0, "temperature", self.temperature, "at least 0")
+        require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        require(0 <= self.min_p <= 1, "min_p", self.min_p, "0 to 1")
         for name in ("presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
-            _require(-_PENALTY <= value <= _PENALTY, name, value, "-2 to 2")
-        value = self.repetition_penalty
-        _require(value > 0, "repetition_penalty", value, "above 0 (1 does nothing)")
-        for token, bias in (self.logit_bias or {}).items():
-            _require(-100 <= bias <= 100, f"logit_bias[{token}]", bias, "-100 to 100")
-        _require("" not in self.stop, "stop", self.stop, "strings that are not empty")
+            require(-_PENALTY <= value <= _PENALTY, name, value, "-2 to 2")
+        repetition = self.repetition_penalty
+        require(repetition > 0, "repetition_penalty", repetition, "above 0 (1 does nothing)")
 
     def _check_contradictions(self) -> None:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
@@ -143,14 +170,14 @@ class SamplingParams:
             if name not in names:
                 raise SettingsError(f"No sampling parameter '{name}'. {near(name, names)}")
         plain = dict(values)
-        bias = plain.get("logit_bias") or {}
-        plain["logit_bias"] = {int(token): value for token, value in bias.items()}
+        bias = plain.get("logit_bias")
+        if isinstance(bias, Mapping):  # JSON has no numbers as keys
+            plain["logit_bias"] = {_token(key): value for key, value in bias.items()}
         return cls(**plain)
 
 
-def _require(is_valid: bool, name: str, value: object, expected: str) -> None:
-    if not is_valid:
-        raise SettingsError(f"Found {name}={value!r}, expected {expected}; change {name}.")
+def _token(key: object) -> object:
+    return int(key) if isinstance(key, str) and key.isdecimal() else key
 
 
 class RequestState(StrEnum):

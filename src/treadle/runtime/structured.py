@@ -22,8 +22,8 @@ class StructuredOutputs:
     """
 
     json: Mapping[str, Any] | str | None = None  # Any: JSON values
-    """A JSON schema. Between its parts an answer may have at most one space or line break, so that
-    it cannot go on with blanks for ever."""
+    """A JSON schema; a class of pydantic stands for its own. Between its parts an answer may have
+    at most one space or line break, so that it cannot go on with blanks for ever."""
     regex: str | None = None
     """A regular expression that the whole answer matches, in Rust's syntax: no look-around and no
     references back."""
@@ -33,7 +33,10 @@ class StructuredOutputs:
     """A grammar in Lark's syntax, or in llama.cpp's (GBNF, with ``::=``)."""
 
     def __post_init__(self) -> None:
-        """Check the values; choices become a tuple."""
+        """Check the values; choices become a tuple, a class of pydantic its schema."""
+        schema_of = getattr(self.json, "model_json_schema", None)
+        if isinstance(self.json, type) and schema_of is not None:
+            object.__setattr__(self, "json", schema_of())
         found = [name for name in _FORMS if getattr(self, name) is not None]
         if len(found) != 1:
             raise SettingsError(

@@ -33,7 +33,8 @@ def test_seed_penalties_bias_and_filters_give_what_the_runtime_gives(client, llm
         "stop": ["zz"],
     }
     more = {"top_k": 20, "min_p": 0.01, "repetition_penalty": 1.1, "min_tokens": 2}
-    (expected,) = llm.generate(PROMPT, SamplingParams(max_tokens=12, **settings, **more))
+    params = SamplingParams.from_dict({"max_tokens": 12, **settings, **more})
+    (expected,) = llm.generate(PROMPT, params)
     found = client.completions.create(
         model="tiny", prompt=PROMPT, max_tokens=12, **settings, extra_body=more
     )
