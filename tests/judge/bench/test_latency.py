@@ -26,10 +26,40 @@ def test_prompt_and_answer_are_told_apart(clock):
     assert model.calls == [([50], 1)] * 4 + [([50], 11)] * 4
 
 
-def test_the_roofline_is_the_lower_of_memory_and_processor(clock):
-    machine = hardware.measure()
+@pytest.fixture(autouse=True)
+def ceilings(monkeypatch):
+    """Measured ceilings as if the machine was busy before and half busy after; the list of both."""
+    real, made = hardware._measure_now, []
+    monkeypatch.setattr(hardware, "_PRODUCT_SIZE", 32)
+    monkeypatch.setattr(hardware, "_BUFFER_BYTES", 1 << 20)
+    monkeypatch.setattr(hardware, "_l3_bytes", lambda: 0)
+
+    def measured():
+        busy = 4.0 if not made else 2.0
+        rates = {name: 1e9 / busy for name in hardware.Hardware.model_fields if "_per_" in name}
+        made.append(real().model_copy(update=rates))
+        return made[-1]
+
+    monkeypatch.setattr(hardware, "_measure_now", measured)
+    return made
+
+
+def test_the_ceiling_is_measured_beside_the_run(clock, ceilings, monkeypatch, tmp_path):
+    """A figure cached from a busy moment would let the fraction exceed 1."""
+    monkeypatch.setenv("TREADLE_CACHE", str(tmp_path))
+    hardware.measure()
+    ceilings.clear()
     model = Clocked(token_seconds=1e-3)
     found = named(Latency(prompt_tokens=1, new_tokens=6, rounds=1).measure(model, 0))
+    assert len(ceilings) == 2
+    assert found["roofline"].value == pytest.approx(1e9 / 2 / 2e6)
+    assert hardware.measure().read_bandwidth_bytes_per_second == 1e9 / 2
+
+
+def test_the_roofline_is_the_lower_of_memory_and_processor(clock):
+    model = Clocked(token_seconds=1e-3)
+    found = named(Latency(prompt_tokens=1, new_tokens=6, rounds=1).measure(model, 0))
+    machine = hardware.measure()
     by_memory = machine.read_bandwidth_all_threads_bytes_per_second / 1e6
     by_processor = machine.multiply_peak_all_threads_flops_per_second / 2e6
     assert found["roofline"].value == pytest.approx(min(by_memory, by_processor))

@@ -21,7 +21,8 @@ class Latency(Benchmark):
     The prompt's time is that of an answer of one token; what longer answers take beyond it, shared
     out over their further tokens, is the time of a token. The roofline is the smaller of what
     memory can deliver (measured reading bandwidth over the bytes of weights that a token reads)
-    and what the processor can multiply (measured float32 peak over the operations of a token).
+    and what the processor can multiply (measured float32 peak over the operations of a token);
+    both are measured right before and after, and the higher figures count.
 
     Williams et al., "Roofline: an insightful visual performance model", 2009.
     """
@@ -38,21 +39,25 @@ class Latency(Benchmark):
 
     def measure(self, model: Answerer, seed: int) -> list[Measurement]:
         """Return the rates of prompt and answer, and the fraction of the roofline."""
+        if not model.bytes_per_token:
+            return self._rates(model, seed)
+        found, machine = hardware.measure_beside(lambda: self._rates(model, seed))
+        return found + self._roofline(model, found[1].value, machine)
+
+    def _rates(self, model: Answerer, seed: int) -> list[Measurement]:
         stream = numpy_stream(seed, "benchmark prompts")
         prompt = stream.integers(model.vocab_size, size=self.prompt_tokens).tolist()
         first = repeated_seconds(lambda: model.answer([prompt], 1), self.rounds)
         whole = repeated_seconds(lambda: model.answer([prompt], self.new_tokens), self.rounds)
         later = [max(w - float(np.median(first)), 1e-9) for w in whole]
-        found = [
+        return [
             rate("prompt", self.prompt_tokens, first, "tokens per second"),
             rate("answer", self.new_tokens - 1, later, "tokens per second"),
         ]
-        return found + self._roofline(model, found[1].value)
 
-    def _roofline(self, model: Answerer, tokens_per_second: float) -> list[Measurement]:
-        if not model.bytes_per_token:
-            return []
-        machine = hardware.measure()
+    def _roofline(
+        self, model: Answerer, tokens_per_second: float, machine: hardware.Hardware
+    ) -> list[Measurement]:
         by_memory = machine.read_bandwidth_all_threads_bytes_per_second / model.bytes_per_token
         by_processor = machine.multiply_peak_all_threads_flops_per_second / model.flops_per_token
         ceiling = min(by_memory, by_processor)
