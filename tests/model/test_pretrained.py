@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from treadle.core.checkpoint import CheckpointReader, read_manifest
-from treadle.core.errors import CheckpointError, SettingsError
+from treadle.core.errors import CapacityError, CheckpointError, SettingsError
 from treadle.model.pretrained import packaged
 
 needs_package = pytest.mark.skipif(
@@ -19,6 +19,15 @@ needs_package = pytest.mark.skipif(
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TREADLE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TREADLE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(
+        CapacityError, match=r"unpacked into '.*/file/models' \(.*TREADLE_CACHE name"
+    ):
+        packaged()
 
 
 def test_an_unknown_name() -> None:

@@ -27,7 +27,8 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TREADLE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TREADLE_NATIVE", raising=False)
     monkeypatch.setattr(compiler, "OBJECTS", tmp_path / "objects")
-    loader._warn_once.cache_clear()
+    for remembered in (loader._warn_once, loader._warn_of_cache_once, loader._log_once):
+        remembered.cache_clear()
     loader._load_for.cache_clear()
 
 
@@ -150,8 +151,20 @@ def test_a_compiler_that_refuses_the_source_is_quoted(monkeypatch):
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TREADLE_CACHE", str(tmp_path / "file"))
-    with pytest.warns(native.SlowPathWarning, match="Not a directory"):
+    says = r"for this process alone: '.*/file/native' cannot be written \(.*TREADLE_CACHE name a"
+    with pytest.warns(native.SlowPathWarning, match=says):
         assert native.keep_rows(SCORE, 1).tolist() == EXPECTED
+    assert loader._load("mask").status.active == "compiled"
+    assert loader.library("obs") is not None  # and no second warning
+
+
+@needs_compiler
+def test_compiling_is_logged_once_with_its_place(tmp_path, caplog):
+    assert loader.library("mask") is not None
+    assert loader.library("obs") is not None
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"kept in '{tmp_path / 'cache' / 'native'}'" in record.message
 
 
 def test_the_switch_takes_only_zero_and_one(monkeypatch):

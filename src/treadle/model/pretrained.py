@@ -18,7 +18,7 @@ from treadle.core.checkpoint import (
     model_card,
 )
 from treadle.core.checkpoint.publish import write_text
-from treadle.core.errors import CheckpointError, SettingsError
+from treadle.core.errors import CapacityError, CheckpointError, SettingsError
 from treadle.model.gguf_file import GgufFile
 from treadle.model.gguf_model import open_gguf
 from treadle.model.gguf_tokenizer import tokenizer_files
@@ -64,17 +64,27 @@ def packaged(name: str = "smollm2") -> Path:
     Raises:
         SettingsError: there is no packaged model of that name.
         CheckpointError: its package is not installed, or carries another file than expected.
-        CapacityError: the cache's disk is full.
+        CapacityError: the cache's disk is full, or its folder cannot be written.
     """
     if name not in _SOURCES:
         raise SettingsError(f"No packaged model {name!r}; choose one of: {', '.join(_SOURCES)}.")
     source = _SOURCES[name]
     folder = cache_folder() / "models" / f"{source.title}-{_CONVERSION}"
     if not folder.is_dir():
-        with locked(folder.with_name(f".{folder.name}.lock")):
-            if not folder.is_dir():
-                _convert(source, _find_file(source), folder)
+        try:
+            _make(source, folder)
+        except OSError as error:
+            raise CapacityError(
+                f"{source.title} cannot be unpacked into '{folder.parent}' ({error}); let "
+                f"TREADLE_CACHE name a folder that can be written."
+            ) from error
     return folder
+
+
+def _make(source: _Source, folder: Path) -> None:
+    with locked(folder.with_name(f".{folder.name}.lock")):
+        if not folder.is_dir():
+            _convert(source, _find_file(source), folder)
 
 
 def _find_file(source: _Source) -> Path:

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import logging
 import os
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -98,13 +99,37 @@ def _compiled(kernel: str, folder: Path) -> _Kernel:
         return _Kernel(None, _python(looked))
     path = folder / compiler.object_name(kernel, tool, instruction_set())
     try:
-        if not compiler.is_sealed(path):
-            compiler.compile_object(kernel, tool, "native", path)
-        loaded = ctypes.CDLL(str(path))
-    except (compiler.CompileError, OSError) as error:
+        return _kept(kernel, tool, path)
+    except compiler.CompileError as error:
         return _Kernel(None, _python(str(error)))
+    except OSError as error:
+        return _not_kept(kernel, tool, path, str(error))
+
+
+def _kept(kernel: str, tool: compiler.Compiler, path: Path) -> _Kernel:
+    if not compiler.is_sealed(path):
+        _log_once(path.parent)
+        compiler.compile_object(kernel, tool, "native", path)
     why = "compiled on this machine, because the installed package carries no fitting objects"
-    return _Kernel(loaded, NativeStatus("compiled", folder, tool.version, "native", why))
+    found = NativeStatus("compiled", path.parent, tool.version, "native", why)
+    return _Kernel(ctypes.CDLL(str(path)), found)
+
+
+def _not_kept(kernel: str, tool: compiler.Compiler, path: Path, reason: str) -> _Kernel:
+    """Compile for this process alone."""
+    why = (
+        f"compiled for this process alone: '{path.parent}' cannot be written ({reason}). Let "
+        f"TREADLE_CACHE name a folder that can"
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix="treadle-") as beside:
+            made = Path(beside) / path.name
+            compiler.compile_object(kernel, tool, "native", made)
+            loaded = ctypes.CDLL(str(made))
+    except (compiler.CompileError, OSError) as error:
+        return _Kernel(None, _python(f"{why}; and not even so ({error})"))
+    _warn_of_cache_once(path.parent, why)
+    return _Kernel(loaded, NativeStatus("compiled", None, tool.version, "native", why))
 
 
 def _python(why: str) -> NativeStatus:
@@ -119,6 +144,21 @@ def _is_switched_off() -> bool:
             f"1 (run machine code); unset it."
         )
     return value == "0"
+
+
+@functools.cache
+def _log_once(folder: Path) -> None:
+    _logger.warning(
+        "Compiling kernels for this processor, the largest for up to half a minute; they are kept "
+        "in '%s', so that this happens once.",
+        folder,
+    )
+
+
+@functools.cache
+def _warn_of_cache_once(folder: Path, why: str) -> None:
+    message = f"treadle's kernels are {why}; until then every process compiles them again."
+    warnings.warn(message, SlowPathWarning, stacklevel=2)
 
 
 @functools.cache
