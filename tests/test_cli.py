@@ -128,3 +128,14 @@ def test_whole_numbers_bounds_and_lists(model, tmp_path, capsys):
     assert "merge method 'ties': density = 1.5 is refused: expected less than or equal to 1" in said
     assert main(["merge", "linear"]) == 2
     assert "name at least one model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [("bench throughput", "one token to prompt_tokens"), ("prune wanda", "S_ij = |W_ij|")],
+)
+def test_help_shows_names_and_formulas_as_they_are(words, shown, capsys):
+    assert main([*words.split(), "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "\\" not in text
+    assert shown in text

@@ -192,8 +192,13 @@ def _typed(parameter: inspect.Parameter, value: Any) -> Any:  # Any: words of th
 
 
 def _escape(text: str) -> str:
-    """Keep a method's formulas as they are: cyclopts reads docstrings as Markdown."""
-    return text.replace("*", r"\*").replace("_", r"\_")
+    """Keep a method's formulas as they are: cyclopts reads docstrings as Markdown.
+
+    Between backticks Markdown keeps all as it is, a backslash too.
+    """
+    parts = text.split("`")
+    parts[::2] = [part.replace("*", r"\*").replace("_", r"\_") for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _body(text: str) -> str:
