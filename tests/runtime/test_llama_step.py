@@ -243,23 +243,3 @@ def test_the_reader_is_closed(llama):
         assert step.shape.vocab_size == reader.config["vocab_size"]
     step.close()
     step.close()
-
-
-def test_a_forked_child_starts_threads_of_its_own(llama):
-    """Threads do not survive fork: neither where they have worked before, nor where not yet."""
-    script = (
-        "import os, signal, sys; from treadle.runtime import LLM, SamplingParams\n"
-        "params = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)\n"
-        "def answer(llm): return llm.generate([[5, 6, 7]], params)[0].outputs[0].token_ids\n"
-        "used, unused = (LLM(sys.argv[1], num_threads=3, cache_bytes=2**20) for _ in range(2))\n"
-        "expected = answer(used)\n"
-        "if (child := os.fork()) == 0:\n"
-        "    signal.alarm(20)\n"
-        "    os._exit(42 if answer(used) == answer(unused) == expected else 1)\n"
-        "status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n"
-        "sys.exit(0 if status == 42 and answer(used) == expected else f'child: {status}')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(llama)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr

@@ -1,6 +1,8 @@
 """T0, the generic step: any causal LM of transformers, unchanged, over pages."""
 
 import math
+import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ import numpy as np
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model.adapters import Adapter
 from treadle.model.load import full
+from treadle.native.loader import SlowPathWarning
 from treadle.runtime.attention import STEP, StepPages, inside_step, register
 from treadle.runtime.executor import Floats, ModelShape, StepRows
 from treadle.runtime.logits import require_sound
@@ -38,6 +41,7 @@ class GenericExecutor:
 
         self._module = module.to(device).eval()
         self._device = torch.device(device)
+        self._process = os.getpid()
         original = str(module.config._attn_implementation).removeprefix("treadle_")
         name = register(original if original in ("eager", "sdpa") else "eager")
         for part in module.modules():
@@ -91,9 +95,26 @@ class GenericExecutor:
 
         return torch.from_numpy(rows.wanted.astype(np.int64)).to(self._device)
 
+    def _require_threads(self) -> None:
+        """Do without torch's threads in a forked child: they stayed behind, and it would hang."""
+        import torch
+
+        if os.getpid() == self._process:
+            return
+        self._process = os.getpid()
+        if torch.get_num_threads() > 1:
+            torch.set_num_threads(1)
+            warnings.warn(
+                "torch's threads do not survive a fork, so the model runs on one thread here; load "
+                "it in this process (start method 'spawn') for all of them.",
+                SlowPathWarning,
+                stacklevel=2,
+            )
+
     def _run(self, module: Any, rows: StepRows, pool: KeyValues, **options: Any) -> Any:
         import torch
 
+        self._require_threads()
         step = StepPages(rows, pool, self._device)
         with self._adapters.hooked(rows.adapter_runs(), len(rows.tokens)):
             return _call(
