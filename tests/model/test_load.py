@@ -30,7 +30,7 @@ def test_a_folder_is_itself(llama: Path) -> None:
     assert resolve(llama) == resolve(str(llama)) == llama
 
 
-@pytest.mark.parametrize("name", ["nowhere", "./org/name", "/org/name", "a/b/c"])
+@pytest.mark.parametrize("name", ["nowhere", "./org/name", "/org/name", "a/b/c", "~/name"])
 def test_no_folder(name: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         resolve(name)

@@ -49,7 +49,7 @@ def resolve(model: str | Path, takes_files: bool = False) -> Path:
         from treadle.model.pretrained import packaged
 
         return packaged(name.removeprefix(_PACKAGED))
-    folder = Path(model)
+    folder = Path(model).expanduser()
     if folder.is_dir() and not (folder / "config.json").exists():
         _refuse_gguf_folder(folder)
     if folder.is_dir() or (takes_files and folder.is_file()):
@@ -59,7 +59,7 @@ def resolve(model: str | Path, takes_files: bool = False) -> Path:
             f"'{name}' is a GGUF file, which LLM and treadle bench alone read; give the Hugging "
             f"Face folder of the model."
         )
-    if folder.exists() or name.startswith((".", "/")) or name.count("/") != 1:
+    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(
             f"No model folder at '{name}'; give a Hugging Face folder (config.json beside "
             f"safetensors), "

@@ -108,6 +108,7 @@ def _compiled(kernel: str, folder: Path) -> _Kernel:
 
 def _kept(kernel: str, tool: compiler.Compiler, path: Path) -> _Kernel:
     if not compiler.is_sealed(path):
+        path.parent.mkdir(parents=True, exist_ok=True)  # fails before it is promised
         _log_once(path.parent)
         compiler.compile_object(kernel, tool, "native", path)
     why = "compiled on this machine, because the installed package carries no fitting objects"
@@ -121,6 +122,7 @@ def _not_kept(kernel: str, tool: compiler.Compiler, path: Path, reason: str) -> 
         f"compiled for this process alone: '{path.parent}' cannot be written ({reason}). Let "
         f"TREADLE_CACHE name a folder that can"
     )
+    _warn_of_cache_once(path.parent, why)
     try:
         with tempfile.TemporaryDirectory(prefix="treadle-") as beside:
             made = Path(beside) / path.name
@@ -128,7 +130,6 @@ def _not_kept(kernel: str, tool: compiler.Compiler, path: Path, reason: str) -> 
             loaded = ctypes.CDLL(str(made))
     except (compiler.CompileError, OSError) as error:
         return _Kernel(None, _python(f"{why}; and not even so ({error})"))
-    _warn_of_cache_once(path.parent, why)
     return _Kernel(loaded, NativeStatus("compiled", None, tool.version, "native", why))
 
 
