@@ -36,6 +36,12 @@ VERBS = {
                     "Say what training steps see, and compare digests.",
                     "treadle.text.curate:replay",
                 ),
+                Verb(
+                    "trial",
+                    "text",
+                    "Train small models on packed corpora and compare them on other text.",
+                    "treadle.text.curate:trial",
+                ),
             ),
         ),
         Verb(

@@ -191,3 +191,29 @@ def test_a_full_disk_is_said_so(tmp_path):
         parts.refuse_full_disk(tmp_path / "a"),
     ):
         raise OSError(28, "No space left on device")
+
+
+def test_several_sources_are_read_as_one(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / name / "README").write_text(f"of {name}")
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    found, _ = documents(f"{tmp_path / 'one'} + {tmp_path / 'a.jsonl'} + {tmp_path / 'two'}")
+    assert [row["id"] for row in found] == ["one/README", *(r["id"] for r in ROWS), "two/README"]
+    (tmp_path / "x + y").mkdir()
+    (tmp_path / "x + y" / "b").write_text("a folder of that name")
+    assert [row["id"] for row in documents(tmp_path / "x + y")[0]] == ["b"]
+    with pytest.raises(DataError, match=r"No documents at .*absent'"):
+        open_source(f"{tmp_path / 'one'} + {tmp_path / 'absent'}")
+
+
+def test_a_tree_with_a_shard_by_chance_is_a_tree(tmp_path):
+    for number in range(20):
+        (tmp_path / f"page{number:02d}.txt").write_text(f"page {number}")
+    (tmp_path / "example.jsonl").write_text('{"text": "x"}')
+    (tmp_path / "link.txt").symlink_to(tmp_path / "absent")
+    found, rejects = documents(tmp_path)
+    assert len(found) == 21
+    assert found[0]["text"] == '{"text": "x"}'
+    assert not rejects

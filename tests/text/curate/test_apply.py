@@ -29,7 +29,7 @@ def _small_parts(monkeypatch):
 
 def settings(name):
     """Return a method with settings that drop some of the documents."""
-    extra = {"rules": {"preset": (), "drop": ("num_words<75",)}}
+    extra = {"rules": {"preset": (), "drop": ("num_words<75",)}, "sample": {"fraction": 0.5}}
     return {"method": name, **extra.get(name, {})}
 
 
@@ -136,6 +136,7 @@ def rename(*names):
     real(*names)
 setattr(*where, rename)
 method = {"method": name, **({"preset": (), "drop": (drop,)} if drop else {})}
+method |= {"fraction": 0.5} if name == "sample" else {}
 curate(data, out, method, workers=1, against=against)
 """
 

@@ -40,9 +40,13 @@ _SUFFIXES: dict[str, Kind] = {
 }
 _UNIT_BYTES = 16 << 20
 _UNIT_FILES = 2000
+_LEAST_SHARDS = 0.1
+"""Part of a folder's files that are shards; with fewer it is a tree that holds some by chance."""
 _PIECE_BYTES = 1 << 20
 """Counted and hashed at a time: what the processor's cache holds."""
 _STDLIB = "stdlib:sources"
+_AND = " + "
+"""Between several sources that are read as one."""
 _PARTS = "data"
 """Folder of the text inside an output of ours, beside the side-cars."""
 _NOT_SOURCES = {"__pycache__", "site-packages", "dist-packages", "test", "tests", "idlelib"}
@@ -101,7 +105,9 @@ class Source(NamedTuple):
     schema: "pa.Schema"
     """Of the documents: id, text, then what else the source has."""
     notes: tuple[str, ...]
-    parser: LineParser | None = None
+    parser: LineParser | None
+    roots: tuple[Path, ...]
+    """The files and folders that are read as one; `path` names all of them."""
 
     def batches(self, unit: Unit) -> "Iterator[Batch]":
         """Yield the documents of a unit, a few megabytes at a time, and what was refused.
@@ -122,34 +128,25 @@ def open_source(
 ) -> Source:
     """Find, hash and cut the documents of a file, a folder of shards, or a tree of text files.
 
-    A folder that holds shards (JSONL, Parquet or WARC, also compressed) is those shards; any other
-    folder is a tree in which each file is a document. A folder that treadle wrote is its text.
-    `stdlib:sources` stands for the Python standard library's own sources. A `parser` reads plain
-    JSON lines faster; what comes out is the same.
+    A folder is its shards (JSONL, Parquet or WARC, also compressed) if they are a tenth of its
+    files; any other folder is a tree in which each file is a document. A folder that treadle wrote
+    is its text. `stdlib:sources` stands for the Python standard library's own sources, and "A + B"
+    for one source after the other. A `parser` reads plain JSON lines faster; what comes out is the
+    same.
 
     Raises:
         DataError: There is nothing to read, or the shards do not fit together.
     """
-    root = _resolve(data)
-    files = [root] if root.is_file() else _files_of(root)
-    shards = [file for file in files if _kind(file) is not None]
-    if root.is_file() and not shards:
-        shards, files = [], [root]
-    notes = []
-    if shards and len(shards) < len(files):
-        ignored = len(files) - len(shards)
-        notes.append(f"{ignored} files beside the shards of '{root}' are no shards and not read.")
-    cutter = _Cutter(root)
-    if shards:
-        for file in shards:
-            cutter.add_shard(file)
-    else:
-        cutter.add_tree(files)
+    named = [data] if Path(data).exists() else str(data).split(_AND)
+    roots = [_resolve(part) for part in named]
+    cutter = _Cutter()
+    notes = [note for root in roots for note in _cut(root, cutter, len(roots) > 1)]
     if not cutter.units:
         raise DataError(
-            f"'{root}' holds no documents; give a JSONL or Parquet file, a folder of them, or a "
+            f"'{data}' holds no documents; give a JSONL or Parquet file, a folder of them, or a "
             f"folder of text files."
         )
+    root = roots[0] if len(roots) == 1 else Path(str(data))
     return Source(
         root,
         tuple(cutter.units),
@@ -160,7 +157,26 @@ def open_source(
         _schema(cutter.units, text_column, id_column),
         tuple(notes),
         parser,
+        tuple(roots),
     )
+
+
+def _cut(root: Path, cutter: "_Cutter", is_one_of_several: bool) -> list[str]:
+    """Cut the files of a source, and return notes on what is not read."""
+    files = [root] if root.is_file() else _files_of(root)
+    shards = [file for file in files if _kind(file) is not None]
+    if len(shards) < _LEAST_SHARDS * len(files):
+        shards = []
+    # Of several trees the names of their folders tell documents of equal paths apart.
+    base = root.parent if root.is_file() or is_one_of_several else root
+    if not shards:
+        cutter.add_tree(files, base)
+    for file in shards:
+        cutter.add_shard(file, base)
+    ignored = len(files) - len(shards) if shards else 0
+    if not ignored:
+        return []
+    return [f"{ignored} files beside the shards of '{root}' are no shards and not read."]
 
 
 def _resolve(data: str | Path) -> Path:
@@ -187,8 +203,10 @@ def _files_of(root: Path) -> list[Path]:
             if not name.startswith(".") and not (is_stdlib and name in _NOT_SOURCES)
         )
         for name in sorted(files):
-            if not name.startswith(".") and (not is_stdlib or name.endswith(".py")):
-                found.append(Path(folder) / name)
+            file = Path(folder) / name
+            is_wanted = not name.startswith(".") and (not is_stdlib or name.endswith(".py"))
+            if is_wanted and file.is_file():  # links may lead nowhere
+                found.append(file)
     return sorted(found, key=lambda file: file.relative_to(root).as_posix())
 
 
@@ -200,50 +218,49 @@ def _kind(file: Path) -> Kind | None:
 class _Cutter:
     """Reads every byte once: for its hash, and for where units begin."""
 
-    def __init__(self, root: Path) -> None:
-        self._base = root.parent if root.is_file() else root
+    def __init__(self) -> None:
         self.units: list[Unit] = []
         self.digests: list[tuple[str, str]] = []
         self.num_bytes = 0
 
-    def add_shard(self, file: Path) -> None:
+    def add_shard(self, file: Path, base: Path) -> None:
         kind = _kind(file)
         assert kind is not None
         size = file.stat().st_size
-        name = self._name(file)
+        name = file.relative_to(base).as_posix()
         self.num_bytes += size
         if kind == "lines":
-            self._add_lines(file, size)
+            self._add_lines(file, name, size)
         else:
             self.digests.append((name, _hash(file)))
         if kind == "parquet":
-            self._add_row_groups(file)
+            self._add_row_groups(file, name)
         elif kind != "lines":
             self._add(kind, name, (file,), 0, size, 0)
 
-    def add_tree(self, files: list[Path]) -> None:
+    def add_tree(self, files: list[Path], base: Path) -> None:
         """Each file is a document; a few thousand of them, or 16 MB, are a unit."""
         taken: list[Path] = []
         taken_bytes = 0
         for file in files:
             size = file.stat().st_size
             self.num_bytes += size
-            self.digests.append((self._name(file), _hash(file)))
+            self.digests.append((file.relative_to(base).as_posix(), _hash(file)))
             if taken and (taken_bytes + size > _UNIT_BYTES or len(taken) >= _UNIT_FILES):
-                self._add("files", str(self._base), tuple(taken), 0, 0, 0)
+                self._add("files", str(base), tuple(taken), 0, 0, 0)
                 taken, taken_bytes = [], 0
             taken.append(file)
             taken_bytes += size
         if taken:
-            self._add("files", str(self._base), tuple(taken), 0, 0, 0)
+            self._add("files", str(base), tuple(taken), 0, 0, 0)
 
     def _add(self, kind: Kind, name: str, files: tuple[Path, ...], *place: int) -> None:
         self.units.append(Unit(len(self.units), kind, name, files, *place))
 
-    def _add_lines(self, file: Path, size: int) -> None:
+    def _add_lines(self, file: Path, name: str, size: int) -> None:
         from xxhash import xxh3_128
 
-        name, hashed, start, row = self._name(file), xxh3_128(), 0, 0
+        hashed, start, row = xxh3_128(), 0, 0
         if size:
             with file.open("rb") as stream, _mapped(stream.fileno()) as content:
                 while start < size:
@@ -258,17 +275,14 @@ class _Cutter:
                     start, row = stop, row + num_rows
         self.digests.append((name, hashed.hexdigest()))
 
-    def _add_row_groups(self, file: Path) -> None:
+    def _add_row_groups(self, file: Path, name: str) -> None:
         from treadle.core.table.readers import open_parquet
 
         with open_parquet(file) as opened:
             row = 0
             for group in range(opened.num_row_groups):
-                self._add("parquet", self._name(file), (file,), group, group + 1, row)
+                self._add("parquet", name, (file,), group, group + 1, row)
                 row += opened.metadata.row_group(group).num_rows
-
-    def _name(self, file: Path) -> str:
-        return file.relative_to(self._base).as_posix()
 
 
 def _mapped(descriptor: int) -> mmap.mmap:

@@ -65,7 +65,7 @@ def curate(
 
     Args:
         data: JSONL (also .gz, .zst), Parquet or WARC, a folder of such shards, a tree of text
-            files, an output of this verb, or stdlib:sources.
+            files, an output of this verb, stdlib:sources, or several as "A + B".
         out: Folder to write.
         method: How documents are judged: a name, a mapping of it and its settings such as
             {"method": "minhash", "preset": "fineweb"}, or METHODS.resolve of one.

@@ -35,12 +35,13 @@ def prepare(out: Path, marker: str, overwrite: bool) -> None:
 
 def require_elsewhere(source: Source, out: Path) -> None:
     """Refuse an output inside the source, and a source inside the output."""
-    root, target = source.path.resolve(), out.resolve()
-    if root.is_dir() and (target == root or root in target.parents or target in root.parents):
-        raise SettingsError(
-            f"The output '{out}' lies in the source '{source.path}', or the source in it; choose "
-            f"another folder."
-        )
+    target = out.resolve()
+    for root in (one.resolve() for one in source.roots if one.is_dir()):
+        if target == root or root in target.parents or target in root.parents:
+            raise SettingsError(
+                f"The output '{out}' lies in the source '{root}', or the source in it; choose "
+                f"another folder."
+            )
 
 
 def begin(out: Path, fingerprint: str, is_shared: bool = False) -> Path:

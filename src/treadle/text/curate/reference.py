@@ -22,7 +22,7 @@ class Reference(NamedTuple):
     inputs: list[Input]
 
 
-def read_reference(method: CurateMethod, against: list[str] | None) -> Reference:
+def read_reference(method: CurateMethod, against: list[str] | list[Path] | None) -> Reference:
     """Read the texts and hand them to the method.
 
     Raises:
@@ -38,14 +38,15 @@ def read_reference(method: CurateMethod, against: list[str] | None) -> Reference
         )
     found: list[str] = []
     inputs = []
-    for name in against or ():
+    names = [str(name) for name in against or ()]  # of a recipe's artefact it is a path
+    for name in names:
         strings = [text for file in _files(Path(name)) for text in _strings(file)]
         inputs.append(Input(name=f"against {name}", path=name, content_hash=digest(strings)))
         found += strings
     keys = method.refer(Texts.of(found)) if needs else None
     if keys is not None and not len(keys):
         raise DataError(
-            f"{', '.join(against or ())} holds no text as long as a run to compare; shorten the "
+            f"{', '.join(names)} holds no text as long as a run to compare; shorten the "
             f"run, or name other files."
         )
     return Reference(keys, inputs)
@@ -53,7 +54,9 @@ def read_reference(method: CurateMethod, against: list[str] | None) -> Reference
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
+        is_ours = (path / "data").is_dir() and (path / "result.json").is_file()
+        root = path / "data" if is_ours else path
+        return sorted(file for file in root.rglob("*") if file.is_file())
     if not path.is_file():
         raise DataError(f"No evaluation set at '{path}'; give a file or a folder.")
     return [path]
