@@ -70,7 +70,10 @@ class Latency(Benchmark):
                 better="lower",
             ),
             Measurement(
-                name="roofline", value=ceiling, unit=f"tokens per second, bound by the {bound}"
+                name="roofline",
+                value=ceiling,
+                unit=f"tokens per second, bound by the {bound}",
+                note="measured beside the run, whose peak memory holds the buffer that was read",
             ),
             Measurement(
                 name="roofline_fraction",
