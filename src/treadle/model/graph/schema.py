@@ -15,7 +15,10 @@ __all__ = ["FORMAT", "Graph", "Operator", "Phase", "Value", "load_graph", "save_
 FORMAT = "treadle.step-graph/1"
 
 Phase = Literal["constant", "forward", "backward", "update"]
-"""A constant depends on no input; whatever depends on the loss's gradient is backward."""
+"""A constant depends on no parameter and no input of floats: masks, positions, shifted labels.
+
+Backward is what depends on the loss's gradient, or was traced after it and serves only what does.
+"""
 
 Kind = Literal["parameter", "state", "data", "temporary"]
 
@@ -56,6 +59,10 @@ class Operator(NamedTuple):
     in_place: tuple[tuple[int, int], ...]
     """Pairs (input, output) of values: the output may be written over the input if that dies here.
     """
+    eager_in_place: tuple[tuple[int, int], ...] = ()
+    """Those of `in_place` that PyTorch's own engine takes when it runs eagerly and the input dies
+    here: where it sums the gradients of a tensor that was used twice. A simulation of eager must
+    honour them, and only them, to agree with what is measured."""
 
 
 class Graph(NamedTuple):

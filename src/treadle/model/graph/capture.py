@@ -1,0 +1,145 @@
+"""From a module to the graph of its whole training step."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from treadle.core.errors import SettingsError
+from treadle.model.graph.canonical import canonical
+from treadle.model.graph.schema import Graph
+from treadle.model.graph.trace import Binding, Inputs, Loss, Optimizer, trace_step
+from treadle.model.graph.update import OptimizerName, rule_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import PretrainedConfig
+
+__all__ = ["Captured", "capture_model", "capture_step"]
+
+
+class Captured(NamedTuple):
+    """A step as a graph to plan with, and as a module to run."""
+
+    graph: Graph
+    module: "torch.fx.GraphModule"
+    """Takes the tensors of `bindings`, in order, updates them in place and returns the loss."""
+    members: tuple[tuple[str, ...], ...]
+    """Of each operator, the nodes of `module` that run as one. Views belong to none: they cost
+    nothing, and are taken where they are first read."""
+    bindings: tuple[Binding, ...]
+    """What the placeholders of `module` stand for, in order."""
+    values: dict[str, tuple[int, ...]]
+    """Of each node, the values in which its tensors lie; a view's are its base's."""
+
+
+def capture_step(
+    build: "Callable[[], nn.Module]",
+    *,
+    inputs: Inputs,
+    loss: Loss | None = None,
+    optimizer: OptimizerName = "adamw",
+    learning_rate: float = 1e-3,
+    clip_norm: float | None = None,
+    chunked_loss: int | None = None,
+    name: str = "step",
+) -> Captured:
+    """Capture forward, loss, backward and update of any module; nothing is computed.
+
+    Dropout draws stay in program order; a module in evaluation mode has none.
+
+    Args:
+        build: Makes the module; called under fake tensors, so that it allocates nothing.
+        inputs: The batch by keyword, or what makes it.
+        loss: From the module and the batch to a scalar; by default the `loss` that the module's
+            result carries.
+        optimizer: adamw (PyTorch's fused kernel, no scratch), adamw_foreach or sgd (momentum 0.9).
+        learning_rate: Of the optimizer; its other settings are PyTorch's defaults.
+        clip_norm: Clip the norm of all gradients together, which holds every update back until the
+            last gradient is there.
+        chunked_loss: Of a causal language model without a `loss` of its own: number of chunks into
+            which the tokens are cut at the loss, so that the logits are never whole.
+        name: Name of the graph.
+
+    Raises:
+        UnsupportedModelError: An operator cannot be captured; the message names it.
+        SettingsError: The optimizer is unknown, nothing is trained, or the loss is no scalar.
+    """
+    if clip_norm is not None and clip_norm <= 0:
+        raise SettingsError(f"clip_norm is {clip_norm}, expected more than 0; leave it out.")
+    if chunked_loss is not None:
+        if loss is not None or chunked_loss < 1:
+            raise SettingsError(
+                f"chunked_loss = {chunked_loss} stands for a loss of 1 chunk or more; give it or "
+                f"`loss`, not both."
+            )
+        from treadle.model.graph.causal_lm import chunked
+
+        loss = chunked(chunked_loss)
+    by = Optimizer(optimizer, rule_of(optimizer), learning_rate, clip_norm)
+    traced = trace_step(build, inputs, loss or _own_loss, by)
+    return Captured(*canonical(traced, name, by))
+
+
+def _own_loss(module: "nn.Module", data: "dict[str, Tensor]") -> "Tensor":
+    found: Tensor | None = getattr(module(**data), "loss", None)
+    if found is None:
+        raise SettingsError(
+            "The module's result carries no loss; pass `loss`, or inputs with the labels."
+        )
+    return found
+
+
+def capture_model(
+    model: "str | Path | PretrainedConfig",
+    *,
+    batch: int,
+    seq: int,
+    optimizer: OptimizerName = "adamw",
+    learning_rate: float = 1e-3,
+    clip_norm: float | None = None,
+    chunked_loss: int | None = None,
+    attention: Literal["sdpa", "eager"] = "sdpa",
+) -> Captured:
+    """Capture a training step of a causal language model from its config alone, in float32.
+
+    Dropout is off.
+
+    Args:
+        model: Hugging Face folder, hub id, packaged:smollm2, or a config.
+        batch: Rows of token ids.
+        seq: Tokens of a row.
+        optimizer: As in `capture_step`.
+        learning_rate: Of the optimizer.
+        clip_norm: As in `capture_step`.
+        chunked_loss: As in `capture_step`.
+        attention: Which of transformers' forms of attention.
+
+    Raises:
+        CheckpointError: There is no such model.
+        UnsupportedModelError: The model cannot be captured, or its loss not chunked.
+    """
+    from treadle.model.graph.causal_lm import build_model, config_of, whole
+
+    if batch < 1 or seq < 2:
+        raise SettingsError(
+            f"batch = {batch}, seq = {seq}: expected 1 row or more, of 2 tokens or more, since "
+            f"each token but the first is predicted."
+        )
+    config, name = config_of(model, attention)
+    return capture_step(
+        lambda: build_model(config),
+        inputs=lambda: {"input_ids": _token_ids(batch, seq)},
+        loss=whole if chunked_loss is None else None,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        clip_norm=clip_norm,
+        chunked_loss=chunked_loss,
+        name=f"{name} batch {batch} seq {seq} {optimizer}",
+    )
+
+
+def _token_ids(batch: int, seq: int) -> "Tensor":
+    import torch
+
+    return torch.zeros(batch, seq, dtype=torch.long)

@@ -1,0 +1,87 @@
+"""Causal language models as steps: the model from its config, and its loss, whole or in chunks."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treadle.core.errors import UnsupportedModelError
+from treadle.model.graph.trace import Loss
+from treadle.model.load import resolve
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PretrainedConfig
+
+__all__ = ["build_model", "chunked", "config_of", "whole"]
+
+_SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Config keys of architectures that change the logits after the head."""
+
+
+def config_of(
+    model: "str | Path | PretrainedConfig", attention: str
+) -> "tuple[PretrainedConfig, str]":
+    """Return a model's config with dropout off, and a name for it."""
+    import copy
+
+    from transformers import AutoConfig
+    from transformers import PretrainedConfig as Config
+
+    if isinstance(model, Config):
+        config, name = copy.deepcopy(model), str(model.model_type)
+    else:
+        folder = resolve(model)
+        config, name = AutoConfig.from_pretrained(folder), folder.name
+    for key, value in config.to_dict().items():
+        if "drop" in key and isinstance(value, float):
+            setattr(config, key, 0.0)
+    config._attn_implementation = attention
+    config.loss_type = "ForCausalLM"  # what transformers takes anyway, after a warning
+    return config, name
+
+
+def build_model(config: "PretrainedConfig") -> "nn.Module":
+    """Return the model of `config` in float32 and training mode, with new weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.train()
+
+
+def whole(module: "nn.Module", data: "dict[str, Tensor]") -> "Tensor":
+    """Return the mean loss of predicting each token from those before it, by the model itself."""
+    loss: Tensor = module(**data, labels=data["input_ids"], use_cache=False).loss
+    return loss
+
+
+def chunked(num_chunks: int) -> Loss:
+    """Return the same loss, computed in chunks of tokens."""
+
+    def loss(module: "nn.Module", data: "dict[str, Tensor]") -> "Tensor":
+        from treadle.model.graph.chunked_loss import chunked_cross_entropy
+
+        body, weight = _body_and_head(module)
+        hidden = body(**data, use_cache=False).last_hidden_state[:, :-1]
+        labels = data["input_ids"][:, 1:]
+        return chunked_cross_entropy(hidden.flatten(0, 1), weight, labels.flatten(), num_chunks)
+
+    return loss
+
+
+def _body_and_head(module: Any) -> "tuple[nn.Module, Tensor]":  # Any: whatever the user trains
+    """Return the model without its head, and the head's matrix."""
+    config = getattr(module, "config", None)
+    body = getattr(module, getattr(module, "base_model_prefix", "") or "-", None)
+    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    if config is None or body is None or head is None or getattr(head, "bias", None) is not None:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} is no causal language model with a head of one matrix, which "
+            f"a chunked loss needs; leave chunked_loss out."
+        )
+    for key in _SCALED_LOGITS:
+        if getattr(config, key, None) not in (None, 1, 1.0):
+            raise UnsupportedModelError(
+                f"{type(module).__name__} changes its logits by {key}, which the chunked loss does "
+                f"not follow; leave chunked_loss out."
+            )
+    return body, head.weight

@@ -1,0 +1,41 @@
+"""Counting what an operator computes."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from treadle.model.graph.nodes import tensors_of
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["count_flops"]
+
+_CPU_ATTENTION = "aten._scaled_dot_product_flash_attention_for_cpu"
+
+
+def count_flops(node: "torch.fx.Node") -> int:
+    """Return the floating-point operations of one node.
+
+    Matrix products, convolutions and attention by PyTorch's formulas (a multiplication and an
+    addition are two); anything else as one for each element that it makes, an update as one for
+    each element of its parameter.
+    """
+    import torch
+    from torch.utils import _pytree as pytree
+    from torch.utils import flop_counter as counter
+
+    args, kwargs = pytree.tree_map_only(
+        torch.fx.Node, lambda source: source.meta["val"], (node.args, node.kwargs)
+    )
+    target, made = node.target, tensors_of(node.meta.get("val"))
+    # PyTorch's table leaves its own CPU kernel of attention out.
+    if str(target).startswith(_CPU_ATTENTION):
+        is_backward = "_backward" in str(target)
+        count: Callable[..., Any] = (
+            counter.sdpa_backward_flop_count if is_backward else counter.sdpa_flop_count
+        )
+        return int(count(*(tensor.shape for tensor in args[: 4 if is_backward else 3])))
+    formula = counter.flop_registry.get(getattr(target, "overloadpacket", None))
+    if formula is not None:
+        return int(formula(*args, **kwargs, out_val=node.meta["val"]))
+    return sum(tensor.numel() for tensor in made or tensors_of(args)[:1])
