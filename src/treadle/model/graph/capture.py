@@ -99,7 +99,7 @@ def capture_model(
     learning_rate: float = 1e-3,
     clip_norm: float | None = None,
     chunked_loss: int | None = None,
-    attention: Literal["sdpa", "eager"] = "sdpa",
+    attention: Literal["auto", "sdpa", "eager"] = "auto",
 ) -> Captured:
     """Capture a training step of a causal language model from its config alone, in float32.
 
@@ -113,7 +113,7 @@ def capture_model(
         learning_rate: Of the optimizer.
         clip_norm: As in `capture_step`.
         chunked_loss: As in `capture_step`.
-        attention: Which of transformers' forms of attention.
+        attention: Which of transformers' forms of attention; auto is what it takes by itself.
 
     Raises:
         CheckpointError: There is no such model.

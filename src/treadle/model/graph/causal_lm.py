@@ -15,6 +15,7 @@ __all__ = ["build_model", "chunked", "config_of", "whole"]
 
 _SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Config keys of architectures that change the logits after the head."""
+_NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def config_of(
@@ -34,8 +35,12 @@ def config_of(
     for key, value in config.to_dict().items():
         if "drop" in key and isinstance(value, float):
             setattr(config, key, 0.0)
-    config._attn_implementation = attention
+    config._attn_implementation = None if attention == "auto" else attention
     config.loss_type = "ForCausalLM"  # what transformers takes anyway, after a warning
+    if any(getattr(config, key, None) for key in _NUM_EXPERTS):
+        # The other forms loop over the experts that got tokens, or group by their counts: both
+        # depend on data.
+        config._experts_implementation = "batched_mm"
     return config, name
 
 
