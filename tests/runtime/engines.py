@@ -44,7 +44,7 @@ class EchoExecutor(TimedExecutor):
         logits = super().forward(rows, pool)
         size = pool.page_size
         for layer in pool.layers:
-            layer.keys[rows.slots // size, :, rows.slots % size, 0] = rows.tokens[:, None]
+            layer.keys[rows.slots // size, :, 0, rows.slots % size] = rows.tokens[:, None]
             layer.values[rows.slots // size, :, rows.slots % size, 1] = rows.positions[:, None]
         logits[:] = 0
         wanted = {int(row): place for place, row in enumerate(rows.wanted)}
@@ -58,7 +58,7 @@ class EchoExecutor(TimedExecutor):
                 for layer in pool.layers:
                     places = layer.values[part.pages[slots // size], -1, slots % size, 1]
                     assert (places == slots).all()
-                held = pool.layers[-1].keys[part.pages[slots // size], -1, slots % size, 0]
+                held = pool.layers[-1].keys[part.pages[slots // size], -1, 0, slots % size]
                 logits[wanted[row], next_token(held.astype(int))] = 5
         return logits
 

@@ -92,6 +92,8 @@ def test_stored_values_are_near(llama, dtype, tolerance):
     for name in ("keys", "values"):
         wide = getattr(exact, name)[[1, 0]]
         narrow = getattr(stored, name)[[1, 0]].astype(np.float32)
+        if name == "keys":  # slots lie behind dimensions
+            wide, narrow = wide.swapaxes(-1, -2), narrow.swapaxes(-1, -2)
         if dtype == "int8":
             narrow *= getattr(stored, f"{name[:-1]}_scales")[[1, 0]][..., None]
         bound = np.abs(wide).max(axis=-1, keepdims=True) * tolerance

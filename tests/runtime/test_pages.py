@@ -11,7 +11,7 @@ from treadle.runtime.pages import KeyValues, PagePool, num_pages_for, page_bytes
 def test_bytes_are_those_of_the_arrays(dtype):
     store = KeyValues((1, 3), 4, 6, 8, dtype)
     assert store.num_bytes == 6 * page_bytes((1, 3), 4, 8, dtype)
-    assert [layer.keys.shape for layer in store.layers] == [(6, 1, 8, 4), (6, 3, 8, 4)]
+    assert [layer.keys.shape for layer in store.layers] == [(6, 1, 4, 8), (6, 3, 4, 8)]
 
 
 def test_a_page_is_free_when_its_last_holder_lets_go():

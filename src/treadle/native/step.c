@@ -159,11 +159,11 @@ static void place(Step *s, int id, int layer) {
         int page = rows->slots[r] / m->page_size, offset = rows->slots[r] % m->page_size;
         for (int head = 0; head < h->kv_heads; head++) {
             int64_t from = ((int64_t)r * h->kv_heads + head) * dim;
-            int64_t at = ((int64_t)page * h->kv_heads + head) * m->page_size + offset;
+            int64_t plane = ((int64_t)page * h->kv_heads + head) * m->page_size, at = plane + offset;
             if (l->k_norm) normalise(s->work.k + from, l->k_norm, s->work.k + from, dim, m);
             rotate(s->work.k + from, cosines, sines, dim);
-            keep(cache->keys, cache->key_scales, at, s->work.k + from, dim, m->kv_dtype);
-            keep(cache->values, cache->value_scales, at, s->work.v + from, dim, m->kv_dtype);
+            keep(cache->keys, cache->key_scales, plane * dim + offset, m->page_size, at, s->work.k + from, dim, m->kv_dtype);
+            keep(cache->values, cache->value_scales, at * dim, 1, at, s->work.v + from, dim, m->kv_dtype);
             cache->positions[at] = rows->view.positions[r];
         }
     }
@@ -173,11 +173,11 @@ static void attend_all(Step *s, int id, int layer) {
     const Rows *rows = s->rows;
     const Layer *l = &s->model->layers[layer];
     const Heads *h = &l->heads;
-    int group = h->heads / h->kv_heads, width = h->heads * h->dim, task = 0;
+    int group = h->heads / h->kv_heads, width = h->heads * h->dim, tile = tile_rows(h), task = 0;
     int can_quantise = is_coded(&l->o) && group * h->dim % BLOCK == 0;
     for (int segment = 0; segment < rows->num_segments; segment++)
-        for (int first = rows->view.row_starts[segment]; first < rows->view.row_starts[segment + 1]; first += TILE_ROWS) {
-            int left = rows->view.row_starts[segment + 1] - first, count = left < TILE_ROWS ? left : TILE_ROWS;
+        for (int first = rows->view.row_starts[segment]; first < rows->view.row_starts[segment + 1]; first += tile) {
+            int left = rows->view.row_starts[segment + 1] - first, count = left < tile ? left : tile;
             for (int head = 0; head < h->kv_heads; head++, task++) {
                 if (task % s->team.count != id) continue;
                 attend(&rows->view, h, &s->model->caches[layer], segment, first, count, head, s->work.q,
@@ -325,17 +325,16 @@ static char *lay_out(Step *s, char *memory) {
     const Model *m = s->model;
     const Rows *rows = s->rows;
     char *rest = memory;
-    int64_t n = rows->num_rows > 4 ? rows->num_rows : 4, q = 0, kv = 0, inner = 0, group = 0, dim = 0, context = 0;
+    int64_t n = rows->num_rows > 4 ? rows->num_rows : 4, q = 0, kv = 0, inner = 0, room = 0, context = 0;
+    for (int i = 0; i < rows->num_segments; i++)
+        context = rows->view.context_lengths[i] > context ? rows->view.context_lengths[i] : context;
     for (int i = 0; i < m->num_layers; i++) {
         const Layer *l = &m->layers[i];
         q = l->q.rows > q ? l->q.rows : q;
         kv = l->k.rows > kv ? l->k.rows : kv;
         inner = l->gate.rows > inner ? l->gate.rows : inner;
-        group = l->heads.heads / l->heads.kv_heads > group ? l->heads.heads / l->heads.kv_heads : group;
-        dim = l->heads.dim > dim ? l->heads.dim : dim;
+        room = attention_room(&l->heads, context) > room ? attention_room(&l->heads, context) : room;
     }
-    for (int i = 0; i < rows->num_segments; i++)
-        context = rows->view.context_lengths[i] > context ? rows->view.context_lengths[i] : context;
     Workspace *w = &s->work;
     w->x = (float *)cut(&rest, 4 * n * m->hidden);
     w->normed = cut_activations(&rest, n, m->hidden);
@@ -348,7 +347,7 @@ static char *lay_out(Step *s, char *memory) {
     for (int target = 0; target < NUM_TARGETS && rows->num_runs; target++)
         w->low[target] = (float *)cut(&rest, 4 * n * rows->max_rank);
     for (int id = 0; id < s->team.count; id++)
-        w->room[id] = (float *)cut(&rest, 4 * (m->page_size * dim + TILE_ROWS * group * (dim + context)));
+        w->room[id] = (float *)cut(&rest, 4 * room);
     return rest;
 }
 

@@ -6,10 +6,11 @@
 #include "step_vector.h"
 
 enum { FP32 = 0, FP16 = 1, INT8 = 2 };
-enum { TILE_ROWS = 4 };
+enum { SLOTS = 64, QUERIES = 48, WIDE = LANES == 16 ? 4 : 2 };
 
 typedef struct {
-    void *keys, *values; /* [pages, kv_heads, page_size, dim] */
+    void *keys;          /* [pages, kv_heads, dim, page_size]: a vector holds one dimension of many slots */
+    void *values;        /* [pages, kv_heads, page_size, dim] */
     int32_t *positions;  /* [pages, kv_heads, page_size] */
     float *key_scales, *value_scales;
 } Cache;
@@ -25,72 +26,90 @@ typedef struct {
     int32_t dtype, page_size;
 } View;
 
-/* Stores a vector of `dim` numbers at slot `at`. */
-static void keep(void *array, float *scales, int64_t at, const float *x, int dim, int dtype) {
-    if (dtype == FP32) memcpy((float *)array + at * dim, x, 4 * (size_t)dim);
-    else if (dtype == FP16)
-        for (int i = 0; i < dim; i++) ((uint16_t *)array)[at * dim + i] = to_half(x[i]);
-    else {
-        float largest = largest_of(x, dim);
-        round_to_codes(x, (int8_t *)array + at * dim, dim, largest > 0 ? 127.0f / largest : 0);
-        scales[at] = largest / 127.0f;
+/* The number at `at` of an array of the cache. */
+INLINE float number_of(const void *array, int64_t at, int dtype) {
+    if (dtype == FP32) return ((const float *)array)[at];
+    return dtype == FP16 ? half_of(((const uint16_t *)array)[at]) : (float)((const int8_t *)array)[at];
+}
+
+/* LANES of them. */
+INLINE floats numbers_of(const void *array, int64_t at, int dtype) {
+    if (dtype == FP32) return load((const float *)array + at);
+    if (dtype == FP16) return load_half((const uint16_t *)array + at);
+    bytes codes;
+    memcpy(&codes, (const int8_t *)array + at, sizeof codes);
+    return __builtin_convertvector(__builtin_convertvector(codes, ints), floats);
+}
+
+INLINE const void *place_of(const void *array, int64_t at, int dtype) {
+    return (const char *)array + at * (dtype == FP32 ? 4 : dtype == FP16 ? 2 : 1);
+}
+
+/* Stores a vector of `dim` numbers from `at` on, `step` apart; its scale, if it has one, at `slot`. */
+static void keep(void *array, float *scales, int64_t at, int64_t step, int64_t slot, const float *x, int dim, int dtype) {
+    if (dtype == INT8) {
+        float largest = largest_of(x, dim), factor = largest > 0 ? 127.0f / largest : 0;
+        int8_t *codes = (int8_t *)array + at;
+        for (int i = 0; i < dim; i++) codes[i * step] = (int8_t)lrintf(x[i] * factor);
+        scales[slot] = largest / 127.0f;
+        return;
     }
+    if (dtype == FP32)
+        for (int i = 0; i < dim; i++) ((float *)array)[at + i * step] = x[i];
+    else
+        for (int i = 0; i < dim; i++) ((uint16_t *)array)[at + i * step] = to_half(x[i]);
 }
 
-/* Returns `count` vectors from slot `at` on as float32: where they lie, or expanded into `room`. */
-static const float *fetch(const void *array, const float *scales, int64_t at, int count, int dim, int dtype, float *room) {
-    if (dtype == FP32) return (const float *)array + at * dim;
-    for (int64_t slot = 0; slot < count; slot++)
-        for (int i = 0; i < dim; i++) {
-            int64_t from = (at + slot) * dim + i;
-            room[slot * dim + i] = dtype == FP16 ? half_of(((const uint16_t *)array)[from])
-                                                 : scales[at + slot] * (float)((const int8_t *)array)[from];
+/* Where the keys of up to SLOTS slots lie: a group is LANES slots side by side, and its next dimension follows `stride`
+ * numbers later. */
+typedef struct {
+    const void *groups[SLOTS / LANES];
+    int64_t stride;
+    int dtype;
+} Keys;
+
+/* scores[i * row + j] = q[i] . k[j], added up dimension after dimension, for the slots of W groups. What `next` holds is
+ * fetched beside: the processor foresees no page by itself. */
+INLINE void dot_tile(const float *q, const Keys *k, const Keys *next, int group, int dim, int dtype, int Q, int W,
+                     float *scores, int64_t row) {
+    floats total[4][WIDE] = {0};
+    for (int c = 0; c < dim; c++) {
+        floats key[WIDE];
+        for (int w = 0; w < W; w++) {
+            key[w] = numbers_of(k->groups[group + w], c * k->stride, dtype);
+            __builtin_prefetch(place_of(next->groups[group + w], c * next->stride, dtype));
         }
-    return room;
-}
-
-INLINE void dot_tile(const float *q, const float *k, int dim, int Q, int K, float out[4][4]) {
-    floats total[4][4] = {0};
-    int c = 0;
-    for (; c + LANES <= dim; c += LANES) {
-        floats key[4];
-        for (int j = 0; j < K; j++) key[j] = load(k + j * dim + c);
         for (int i = 0; i < Q; i++) {
-            floats query = load(q + i * dim + c);
-            for (int j = 0; j < K; j++) total[i][j] = fused(query, key[j], total[i][j]);
+            floats query = spread(q[i * dim + c]);
+            for (int w = 0; w < W; w++) total[i][w] = fused(query, key[w], total[i][w]);
         }
     }
     for (int i = 0; i < Q; i++)
-        for (int j = 0; j < K; j++) {
-            float rest = 0;
-            for (int d = c; d < dim; d++) rest = fmaf(q[i * dim + d], k[j * dim + d], rest);
-            out[i][j] = sum(total[i][j]) + rest;
+        for (int w = 0; w < W; w++) store(scores + i * row + w * LANES, total[i][w]);
+}
+
+INLINE void dot_groups(const float *q, const Keys *k, const Keys *next, int num_groups, int dim, int dtype, int Q,
+                       float *scores, int64_t row) {
+    int group = 0;
+    for (; group + WIDE <= num_groups; group += WIDE)
+        dot_tile(q, k, next, group, dim, dtype, Q, WIDE, scores + group * LANES, row);
+    for (; group < num_groups; group++)
+        dot_tile(q, k, next, group, dim, dtype, Q, 1, scores + group * LANES, row);
+}
+
+INLINE void dots(const float *q, int num_queries, const Keys *k, const Keys *next, int num_groups, int dim, int dtype,
+                 float *scores, int64_t row) {
+    for (int i = 0; i < num_queries; i += 4, q += 4 * dim, scores += 4 * row, next = k)
+        switch (num_queries - i) {
+        case 1: dot_groups(q, k, next, num_groups, dim, dtype, 1, scores, row); break;
+        case 2: dot_groups(q, k, next, num_groups, dim, dtype, 2, scores, row); break;
+        case 3: dot_groups(q, k, next, num_groups, dim, dtype, 3, scores, row); break;
+        default: dot_groups(q, k, next, num_groups, dim, dtype, 4, scores, row);
         }
 }
 
-/* scores[i * stride + j] = q[i] . k[j] */
-static void dots(const float *q, int num_queries, const float *k, int num_keys, int dim, float *scores, int64_t stride) {
-    float out[4][4];
-    for (int i = 0; i < num_queries; i += 4) {
-        int Q = num_queries - i < 4 ? 1 : 4;
-        int last = Q == 4 ? i + 1 : num_queries;
-        for (int at = i; at < last; at += Q)
-            for (int j = 0; j < num_keys; j += 4) {
-                int K = num_keys - j < 4 ? 1 : 4, stop = K == 4 ? j + 1 : num_keys;
-                for (int key = j; key < stop; key += K) {
-                    if (Q == 4 && K == 4) dot_tile(q + at * dim, k + key * dim, dim, 4, 4, out);
-                    else if (Q == 4) dot_tile(q + at * dim, k + key * dim, dim, 4, 1, out);
-                    else if (K == 4) dot_tile(q + at * dim, k + key * dim, dim, 1, 4, out);
-                    else dot_tile(q + at * dim, k + key * dim, dim, 1, 1, out);
-                    for (int a = 0; a < Q; a++)
-                        for (int b = 0; b < K; b++) scores[(at + a) * stride + key + b] = out[a][b];
-                }
-            }
-    }
-}
-
-/* Turns the scores of `count` slots into weights that add up to one. */
-static void soften(float *scores, int count, float largest) {
+/* Turns the scores of `count` slots into weights and returns what they must be multiplied by to add up to one. */
+static float soften(float *scores, int count, float largest) {
     floats total = {0};
     int c = 0;
     for (; c + LANES <= count; c += LANES) {
@@ -108,53 +127,84 @@ static void soften(float *scores, int count, float largest) {
             rest += scores[i];
         }
     }
-    float inverse = 1.0f / (sum(total) + rest);
-    for (int i = 0; i < count; i++) scores[i] *= inverse;
+    return 1.0f / (sum(total) + rest);
 }
 
-/* Multiplies `count` scores and returns the largest. */
-static float scale_all(float *scores, int count, float scale) {
+static float most_of(const float *scores, int count) {
     floats most = spread(-INFINITY);
     float largest = -INFINITY;
     int c = 0;
     for (; c + LANES <= count; c += LANES) {
-        floats v = load(scores + c) * scale;
-        store(scores + c, v);
+        floats v = load(scores + c);
         most = choose(v > most, v, most);
     }
     for (int lane = 0; lane < LANES; lane++) largest = most[lane] > largest ? most[lane] : largest;
-    for (; c < count; c++) {
-        scores[c] *= scale;
-        largest = scores[c] > largest ? scores[c] : largest;
-    }
+    for (; c < count; c++) largest = scores[c] > largest ? scores[c] : largest;
     return largest;
 }
 
-/* out[i] += the sum over j of weights[i * stride + j] v[j], slot after slot. */
-INLINE void mix(const float *weights, int64_t stride, const float *v, int count, int dim, int Q, float *const out[4]) {
-    enum { WIDE = 2 };
+/* Where the values of up to SLOTS slots lie, and what their numbers are to be multiplied by (null: nothing). */
+typedef struct {
+    const void *vectors[SLOTS];
+    float scales[SLOTS];
+    int dtype;
+} Values;
+
+INLINE float weight_of(const float *weights, const Values *v, int slot, int dtype) {
+    return dtype == INT8 ? weights[slot] * v->scales[slot] : weights[slot];
+}
+
+/* out[i * dim] += the sum over j of weights[i * row + j] v[j], slot after slot. */
+INLINE void mix_tile(const float *weights, int64_t row, const Values *v, const Values *next, int count, int dim, int dtype,
+                     int Q, float *out) {
     int c = 0;
     for (; c + WIDE * LANES <= dim; c += WIDE * LANES) {
         floats total[4][WIDE];
         for (int i = 0; i < Q; i++)
-            for (int w = 0; w < WIDE; w++) total[i][w] = load(out[i] + c + w * LANES);
+            for (int w = 0; w < WIDE; w++) total[i][w] = load(out + i * dim + c + w * LANES);
         for (int j = 0; j < count; j++) {
             floats value[WIDE];
-            for (int w = 0; w < WIDE; w++) value[w] = load(v + (int64_t)j * dim + c + w * LANES);
+            for (int w = 0; w < WIDE; w++) {
+                value[w] = numbers_of(v->vectors[j], c + w * LANES, dtype);
+                __builtin_prefetch(place_of(next->vectors[j], c + w * LANES, dtype));
+            }
             for (int i = 0; i < Q; i++) {
-                floats weight = spread(weights[i * stride + j]);
+                floats weight = spread(weight_of(weights + i * row, v, j, dtype));
                 for (int w = 0; w < WIDE; w++) total[i][w] = fused(weight, value[w], total[i][w]);
             }
         }
         for (int i = 0; i < Q; i++)
-            for (int w = 0; w < WIDE; w++) store(out[i] + c + w * LANES, total[i][w]);
+            for (int w = 0; w < WIDE; w++) store(out + i * dim + c + w * LANES, total[i][w]);
     }
+    for (; c + LANES <= dim; c += LANES)
+        for (int i = 0; i < Q; i++) {
+            floats total = load(out + i * dim + c);
+            for (int j = 0; j < count; j++) {
+                floats weight = spread(weight_of(weights + i * row, v, j, dtype));
+                total = fused(weight, numbers_of(v->vectors[j], c, dtype), total);
+            }
+            store(out + i * dim + c, total);
+        }
     for (; c < dim; c++)
         for (int i = 0; i < Q; i++)
-            for (int j = 0; j < count; j++) out[i][c] = fmaf(weights[i * stride + j], v[(int64_t)j * dim + c], out[i][c]);
+            for (int j = 0; j < count; j++) {
+                float weight = weight_of(weights + i * row, v, j, dtype);
+                out[i * dim + c] = fmaf(weight, number_of(v->vectors[j], c, dtype), out[i * dim + c]);
+            }
 }
 
-INLINE int is_hidden(const View *view, const Heads *h, const Cache *cache, int segment, int row, int slot, int64_t place) {
+INLINE void mix(const float *weights, int64_t row, const Values *v, const Values *next, int count, int dim, int dtype,
+                int num_queries, float *out) {
+    switch (num_queries) {
+    case 1: mix_tile(weights, row, v, next, count, dim, dtype, 1, out); break;
+    case 2: mix_tile(weights, row, v, next, count, dim, dtype, 2, out); break;
+    case 3: mix_tile(weights, row, v, next, count, dim, dtype, 3, out); break;
+    default: mix_tile(weights, row, v, next, count, dim, dtype, 4, out);
+    }
+}
+
+INLINE int is_hidden(
+    const View *view, const Heads *h, const Cache *cache, int segment, int row, int slot, int64_t place) {
     if (view->ancestors) {
         int tail = slot - view->prefix_lengths[segment];
         if (tail >= 0 && !(view->ancestors[row] >> tail & 1)) return 1;
@@ -162,61 +212,151 @@ INLINE int is_hidden(const View *view, const Heads *h, const Cache *cache, int s
     return h->window && view->positions[row] - cache->positions[place] >= h->window;
 }
 
-/* Attention of up to TILE_ROWS rows from `first` on, all of one segment, in the heads of one kv head.
- * queries, target: [rows, heads, dim]; room: page_size * dim + TILE_ROWS * group * (dim + context) floats. */
+/* Rows that meet the same keys: so many that keys are read seldom, so few that their scores stay in the cache. */
+static int tile_rows(const Heads *h) {
+    int group = h->heads / h->kv_heads;
+    return group > QUERIES / 4 ? 4 : QUERIES / group;
+}
+
+/* Scores of a row, in floats. */
+static int64_t padded(int64_t context) { return (context + SLOTS - 1) / SLOTS * SLOTS; }
+
+/* Floats that `attend` needs beside its arguments. */
+static int64_t attention_room(const Heads *h, int64_t context) {
+    return SLOTS * h->dim + (int64_t)tile_rows(h) * (h->heads / h->kv_heads) * (h->dim + padded(context) + 1);
+}
+
+/* A head's part of a segment's cache. */
+typedef struct {
+    const Cache *cache;
+    const int32_t *pages;
+    int kv_heads, kv_head, size, dim, dtype;
+} Plane;
+
+/* The number of a slot among all slots of all heads. */
+INLINE int64_t slot_of(const Plane *p, int slot) {
+    return ((int64_t)p->pages[slot / p->size] * p->kv_heads + p->kv_head) * p->size + slot % p->size;
+}
+
+/* Where the key of a slot starts; its next dimension follows a page's size later. */
+INLINE int64_t key_of(const Plane *p, int slot) {
+    return ((int64_t)p->pages[slot / p->size] * p->kv_heads + p->kv_head) * p->size * p->dim + slot % p->size;
+}
+
+/* The keys of `count` slots from `first` on: where they lie, or gathered in `room` if pages do not consist of groups. */
+static void find_keys(const Plane *p, int first, int count, float *room, Keys *k) {
+    if (p->size % LANES == 0) {
+        k->dtype = p->dtype;
+        k->stride = p->size;
+        for (int slot = 0; slot < count; slot += LANES)
+            k->groups[slot / LANES] = place_of(p->cache->keys, key_of(p, first + slot), p->dtype);
+        return;
+    }
+    k->dtype = FP32;
+    k->stride = SLOTS;
+    for (int slot = 0; slot < count; slot++) {
+        int64_t at = key_of(p, first + slot);
+        k->groups[slot / LANES] = room + slot / LANES * LANES;
+        for (int c = 0; c < p->dim; c++)
+            room[(int64_t)c * SLOTS + slot] = number_of(p->cache->keys, at + (int64_t)c * p->size, p->dtype);
+    }
+}
+
+static void find_values(const Plane *p, int first, int count, Values *v) {
+    v->dtype = p->dtype;
+    for (int slot = 0; slot < count; slot++) {
+        int64_t at = slot_of(p, first + slot);
+        v->vectors[slot] = place_of(p->cache->values, at * p->dim, p->dtype);
+        if (p->dtype == INT8) v->scales[slot] = p->cache->value_scales[at];
+    }
+}
+
+static int slots_at(int slot, int most) { return most - slot < SLOTS ? most - slot : SLOTS; }
+
+/* scores[i * row + slot] = q[i] . k[slot] for the first `most` slots; a block's last group may write beyond them. */
+static void score(const Plane *p, const float *q, int count, int most, float *room, float *scores, int64_t row) {
+    Keys found[2];
+    find_keys(p, 0, slots_at(0, most), room, &found[0]);
+    for (int slot = 0, now = 0; slot < most; slot += SLOTS, now = !now) {
+        int n = slots_at(slot, most), later = slot + SLOTS, num_groups = (n + LANES - 1) / LANES;
+        const Keys *k = &found[now], *next = k;
+        if (later < most && p->size % LANES == 0) {
+            find_keys(p, later, slots_at(later, most), room, &found[!now]);
+            /* The last block may have fewer groups than this one. */
+            for (int g = (slots_at(later, most) + LANES - 1) / LANES; g < num_groups; g++)
+                found[!now].groups[g] = found[!now].groups[0];
+            next = &found[!now];
+        }
+        switch (k->dtype) {
+        case FP32: dots(q, count, k, next, num_groups, p->dim, FP32, scores + slot, row); break;
+        case FP16: dots(q, count, k, next, num_groups, p->dim, FP16, scores + slot, row); break;
+        default: dots(q, count, k, next, num_groups, p->dim, INT8, scores + slot, row);
+        }
+        for (int j = 0; p->dtype == INT8 && j < n; j++)
+            for (int i = 0; i < count; i++) scores[i * row + slot + j] *= p->cache->key_scales[slot_of(p, slot + j)];
+        if (later < most && p->size % LANES) find_keys(p, later, slots_at(later, most), room, &found[!now]);
+    }
+}
+
+/* out[i * dim] = the sum of the slots' values by the weights of query i. */
+static void gather(const Plane *p, const float *weights, int64_t row, int count, int most, float *out) {
+    memset(out, 0, 4 * (size_t)count * p->dim);
+    Values found[2];
+    find_values(p, 0, slots_at(0, most), &found[0]);
+    for (int slot = 0, now = 0; slot < most; slot += SLOTS, now = !now) {
+        int n = slots_at(slot, most), later = slot + SLOTS;
+        const Values *v = &found[now], *next = v;
+        if (later < most) {
+            find_values(p, later, slots_at(later, most), &found[!now]);
+            for (int j = slots_at(later, most); j < n; j++) found[!now].vectors[j] = found[!now].vectors[0];
+            next = &found[!now];
+        }
+        for (int i = 0; i < count; i += 4, next = v)
+            switch (p->dtype) {
+            case FP32: mix(weights + i * row + slot, row, v, next, n, p->dim, FP32, count - i, out + i * p->dim); break;
+            case FP16: mix(weights + i * row + slot, row, v, next, n, p->dim, FP16, count - i, out + i * p->dim); break;
+            default: mix(weights + i * row + slot, row, v, next, n, p->dim, INT8, count - i, out + i * p->dim);
+            }
+    }
+}
+
+/* Attention of up to tile_rows rows from `first` on, all of one segment, in the heads of one kv head.
+ * queries, target: [rows, heads, dim]. */
 static void attend(
     const View *view, const Heads *h, const Cache *cache, int segment, int first, int num_rows, int kv_head,
     const float *queries, float *target, float *room) {
-    int dim = h->dim, group = h->heads / h->kv_heads, size = view->page_size, count = num_rows * group;
+    int dim = h->dim, group = h->heads / h->kv_heads, count = num_rows * group;
     int context = view->context_lengths[segment], start = view->row_starts[segment];
-    int segment_rows = view->row_starts[segment + 1] - start;
-    const int32_t *pages = view->pages + view->page_starts[segment];
-    float *block = room, *q = block + (int64_t)size * dim, *scores = q + (int64_t)count * dim;
-    int limits[TILE_ROWS], most = 0;
+    int segment_rows = view->row_starts[segment + 1] - start, limits[QUERIES], most = 0;
+    const Plane plane = {
+        cache, view->pages + view->page_starts[segment], h->kv_heads, kv_head, view->page_size, dim, view->dtype};
+    int64_t row = padded(context);
+    float *q = room + SLOTS * dim, *scores = q + (int64_t)count * dim, *inverses = scores + count * row;
     for (int r = 0; r < num_rows; r++) {
         limits[r] = view->ancestors ? context : context - segment_rows + first + r - start + 1;
         most = limits[r] > most ? limits[r] : most;
-        for (int g = 0; g < group; g++)
-            memcpy(q + (int64_t)(r * group + g) * dim,
-                   queries + ((int64_t)(first + r) * h->heads + kv_head * group + g) * dim, 4 * (size_t)dim);
+        const float *from = queries + ((int64_t)(first + r) * h->heads + kv_head * group) * dim;
+        for (int i = 0; i < group * dim; i++) q[r * group * dim + i] = from[i] * h->scale;
     }
-    for (int slot = 0; slot < most; slot += size) {
-        int64_t at = ((int64_t)pages[slot / size] * h->kv_heads + kv_head) * size;
-        int n = most - slot < size ? most - slot : size;
-        const float *k = fetch(cache->keys, cache->key_scales, at, n, dim, view->dtype, block);
-        dots(q, count, k, n, dim, scores + slot, context);
-    }
+    score(&plane, q, count, most, room, scores, row);
     for (int i = 0; i < count; i++) {
         int r = i / group;
-        float *s = scores + (int64_t)i * context, largest;
+        float *s = scores + (int64_t)i * row, largest;
         if (view->ancestors || h->window || h->softcap > 0) {
             largest = -INFINITY;
             for (int slot = 0; slot < limits[r]; slot++) {
-                int64_t place = ((int64_t)pages[slot / size] * h->kv_heads + kv_head) * size + slot % size;
-                s[slot] *= h->scale;
                 if (h->softcap > 0) s[slot] = h->softcap * tanhf(s[slot] / h->softcap);
-                if (is_hidden(view, h, cache, segment, first + r, slot, place)) s[slot] = -INFINITY;
+                if (is_hidden(view, h, cache, segment, first + r, slot, slot_of(&plane, slot))) s[slot] = -INFINITY;
                 largest = s[slot] > largest ? s[slot] : largest;
             }
         } else
-            largest = scale_all(s, limits[r], h->scale);
-        soften(s, limits[r], largest);
+            largest = most_of(s, limits[r]);
+        inverses[i] = soften(s, limits[r], largest);
         memset(s + limits[r], 0, 4 * (size_t)(most - limits[r])); /* later slots count nothing */
-        memset(target + ((int64_t)(first + r) * h->heads + kv_head * group + i % group) * dim, 0, 4 * (size_t)dim);
     }
-    for (int slot = 0; slot < most; slot += size) {
-        int64_t at = ((int64_t)pages[slot / size] * h->kv_heads + kv_head) * size;
-        int n = most - slot < size ? most - slot : size;
-        const float *v = fetch(cache->values, cache->value_scales, at, n, dim, view->dtype, block);
-        for (int i = 0; i < count;) {
-            int Q = count - i < 4 ? 1 : 4;
-            float *out[4];
-            for (int a = 0; a < Q; a++)
-                out[a] = target + ((int64_t)(first + (i + a) / group) * h->heads + kv_head * group + (i + a) % group) * dim;
-            const float *p = scores + (int64_t)i * context + slot;
-            if (Q == 4) mix(p, context, v, n, dim, 4, out);
-            else mix(p, context, v, n, dim, 1, out);
-            i += Q;
-        }
+    gather(&plane, scores, row, count, most, q);
+    for (int i = 0; i < count; i++) {
+        float *to = target + ((int64_t)(first + i / group) * h->heads + kv_head * group + i % group) * dim;
+        for (int c = 0; c < dim; c++) to[c] = q[i * dim + c] * inverses[i];
     }
 }

@@ -129,8 +129,8 @@ class StepPages:
         parts = []
         for number, segment in enumerate(self._segments):
             own = query[0, :, segment.first_row : segment.first_row + segment.num_rows]
-            keys = self._gather(layer.keys, layer.key_scales, places, number, key.shape[1])
-            values = self._gather(layer.values, layer.value_scales, places, number, key.shape[1])
+            keys = self._gather(layer.keys, layer.key_scales, places, number, is_turned=True)
+            values = self._gather(layer.values, layer.value_scales, places, number)
             visible = self._mask(number, sliding_window, layer)
             parts.append(_attend(own, keys, values, visible, scale, softcap))
         joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -155,31 +155,41 @@ class StepPages:
     ) -> None:
         import torch
 
-        heads = key.shape[0]
-        for new, stored, scales in (
-            (key, layer.keys, layer.key_scales),
-            (value, layer.values, layer.value_scales),
-        ):
-            flat = new.transpose(0, 1).reshape(-1, new.shape[-1]).float()
-            target = _tensor(stored).view(-1, new.shape[-1])
+        heads, size, dim = key.shape[0], self._pool.page_size, key.shape[-1]
+
+        def rounded(new: torch.Tensor, scales: Any, dtype: torch.dtype) -> torch.Tensor:
+            flat = new.transpose(0, 1).reshape(-1, dim).float()
             if scales is not None:
                 scale = flat.abs().amax(dim=1) / 127
                 _tensor(scales).view(-1).index_copy_(0, places.written, scale)
                 flat = (flat / torch.where(scale > 0, scale, 1)[:, None]).round_()
-            target.index_copy_(0, places.written, flat.to(target.dtype))
+            return flat.to(dtype)
+
+        keys, values = _tensor(layer.keys).view(-1, dim, size), _tensor(layer.values).view(-1, dim)
+        new_keys = rounded(key, layer.key_scales, keys.dtype)
+        keys.transpose(1, 2)[places.written // size, places.written % size] = new_keys
+        values.index_copy_(0, places.written, rounded(value, layer.value_scales, values.dtype))
         repeated = self._positions.repeat_interleave(heads)
         _tensor(layer.positions).view(-1).index_copy_(0, places.written, repeated)
 
     def _gather(
-        self, stored: Any, scales: Any, places: _Places, number: int, heads: int
+        self, stored: Any, scales: Any, places: _Places, number: int, is_turned: bool = False
     ) -> "torch.Tensor":
-        """Return one side of a segment's context [kv_heads, context, dim] in float32."""
-        table, dim = places.planes[number], self._pool.head_dim
+        """Return one side of a segment's context [kv_heads, context, dim] in float32.
+
+        `is_turned`: slots lie behind dimensions.
+        """
+        table, dim, size = places.planes[number], self._pool.head_dim, self._pool.page_size
         context = self._segments[number].context_length
-        planes = _tensor(stored).view(-1, self._pool.page_size * dim)
-        found = planes.index_select(0, table).view(heads, -1, dim)[:, :context].float()
+        heads = stored.shape[1]
+        found = _tensor(stored).view(-1, size * dim).index_select(0, table)
+        if is_turned:
+            by_dim = found.view(heads, -1, dim, size).transpose(1, 2).reshape(heads, dim, -1)
+            found = by_dim[:, :, :context].transpose(1, 2).float()
+        else:
+            found = found.view(heads, -1, dim)[:, :context].float()
         if scales is not None:
-            flat = _tensor(scales).view(-1, self._pool.page_size)
+            flat = _tensor(scales).view(-1, size)
             found = found * flat.index_select(0, table).view(heads, -1, 1)[:, :context]
         return found
 

@@ -39,7 +39,8 @@ class LayerKeyValues(NamedTuple):
     """
 
     keys: npt.NDArray[np.generic]
-    """[pages, kv_heads, page_size, dim] in float32, float16 or int8."""
+    """[pages, kv_heads, dim, page_size] in float32, float16 or int8: a vector of the processor
+    takes one dimension of many keys."""
     values: npt.NDArray[np.generic]
     """[pages, kv_heads, page_size, dim]"""
     positions: Ints
@@ -78,7 +79,7 @@ class KeyValues:
         stored = KV_DTYPES[self.dtype]
         has_scales = self.dtype == "int8"
         return LayerKeyValues(
-            np.zeros((*plane, self.head_dim), stored),
+            np.zeros((self.num_pages, heads, self.head_dim, self.page_size), stored),
             np.zeros((*plane, self.head_dim), stored),
             np.zeros(plane, np.int32),
             np.zeros(plane, np.float32) if has_scales else None,
