@@ -155,8 +155,11 @@ def test_a_tree_sees_its_ancestors_only(step):
     )
     found = step.forward(rows, pool)
     for branch, part in ((left, found[:2]), (right, found[2:])):
-        alone = step.forward(rows_of([(prefix + branch, 0, table)]), pool_of(step))
-        assert np.array_equal(part, alone[5:])
+        alone = step.forward(rows_of([(prefix + branch, 0, table)]), pool_of(step))[5:]
+        # The second branch lies in other slots than alone, so that its sums run in another order.
+        assert (
+            np.array_equal(part, alone) if branch is left else np.allclose(part, alone, atol=1e-5)
+        )
 
 
 @pytest.mark.parametrize(("kv", "tolerance"), [("fp16", 0.02), ("int8", 0.3)])

@@ -108,38 +108,29 @@ INLINE void dots(const float *q, int num_queries, const Keys *k, const Keys *nex
         }
 }
 
-/* Turns the scores of `count` slots into weights and returns what they must be multiplied by to add up to one. */
+/* Slots as whole vectors hold them. */
+static int whole_vectors(int count) { return (count + LANES - 1) / LANES * LANES; }
+
+/* Turns the scores of whole vectors of slots into weights and returns what they must be multiplied by to add up to one.
+ * Hidden slots at the end add zeros, so that they do not change the sum. */
 static float soften(float *scores, int count, float largest) {
     floats total = {0};
-    int c = 0;
-    for (; c + LANES <= count; c += LANES) {
+    for (int c = 0; c < count; c += LANES) {
         floats e = exponential(load(scores + c) - largest);
         store(scores + c, e);
         total += e;
     }
-    float rest = 0;
-    if (c < count) {
-        float buffer[LANES] = {0};
-        memcpy(buffer, scores + c, 4 * (size_t)(count - c));
-        store(buffer, exponential(load(buffer) - largest));
-        for (int i = c; i < count; i++) {
-            scores[i] = buffer[i - c];
-            rest += scores[i];
-        }
-    }
-    return 1.0f / (sum(total) + rest);
+    return 1.0f / sum(total);
 }
 
 static float most_of(const float *scores, int count) {
     floats most = spread(-INFINITY);
     float largest = -INFINITY;
-    int c = 0;
-    for (; c + LANES <= count; c += LANES) {
+    for (int c = 0; c < count; c += LANES) {
         floats v = load(scores + c);
         most = choose(v > most, v, most);
     }
     for (int lane = 0; lane < LANES; lane++) largest = most[lane] > largest ? most[lane] : largest;
-    for (; c < count; c++) largest = scores[c] > largest ? scores[c] : largest;
     return largest;
 }
 
@@ -339,20 +330,16 @@ static void attend(
         for (int i = 0; i < group * dim; i++) q[r * group * dim + i] = from[i] * h->scale;
     }
     score(&plane, q, count, most, room, scores, row);
+    int can_hide = view->ancestors || h->window;
     for (int i = 0; i < count; i++) {
-        int r = i / group;
-        float *s = scores + (int64_t)i * row, largest;
-        if (view->ancestors || h->window || h->softcap > 0) {
-            largest = -INFINITY;
-            for (int slot = 0; slot < limits[r]; slot++) {
-                if (h->softcap > 0) s[slot] = h->softcap * tanhf(s[slot] / h->softcap);
-                if (is_hidden(view, h, cache, segment, first + r, slot, slot_of(&plane, slot))) s[slot] = -INFINITY;
-                largest = s[slot] > largest ? s[slot] : largest;
-            }
-        } else
-            largest = most_of(s, limits[r]);
-        inverses[i] = soften(s, limits[r], largest);
-        memset(s + limits[r], 0, 4 * (size_t)(most - limits[r])); /* later slots count nothing */
+        int limit = limits[i / group], whole = whole_vectors(limit);
+        float *s = scores + (int64_t)i * row;
+        for (int slot = 0; h->softcap > 0 && slot < limit; slot++) s[slot] = h->softcap * tanhf(s[slot] / h->softcap);
+        for (int slot = 0; can_hide && slot < limit; slot++)
+            if (is_hidden(view, h, cache, segment, first + i / group, slot, slot_of(&plane, slot))) s[slot] = -INFINITY;
+        for (int slot = limit; slot < whole; slot++) s[slot] = -INFINITY;
+        inverses[i] = soften(s, whole, most_of(s, whole));
+        if (whole < most) memset(s + whole, 0, 4 * (size_t)(most - whole)); /* later slots count nothing */
     }
     gather(&plane, scores, row, count, most, q);
     for (int i = 0; i < count; i++) {
