@@ -90,7 +90,8 @@ class ArenaStep:
                 if call.copies:
                     for place, made in zip(call.copies, tensors_of(result), strict=True):
                         place.copy_(made)
-            return self._loss.clone()
+            loss: Tensor = self._loss.clone()
+        return loss
 
 
 class _Placing:

@@ -77,6 +77,8 @@ class _Walk:
         self._writer: dict[int, int] = {}
         self._last_draw: int | None = None
         self._operator_of: dict[str, int] = {}
+        self._plain: dict[str, int] = {}
+        """Of the nodes that make one value, and of single results of the others, the value."""
         self._handed_out: set[int] = set()
         self.operators: list[Operator] = []
         self.members: list[list[str]] = []
@@ -98,8 +100,8 @@ class _Walk:
             self._persistent(node, tensors, fresh)
         elif fresh or written_nodes(node):
             self._operator(node, tensors, fresh)
-        elif node.args and getattr(node.args[0], "name", "") in self._operator_of:
-            self._part(node)
+        else:
+            self._view(node)
 
     def _tensors(self, node: "torch.fx.Node") -> "list[Tensor]":
         if node.op == "get_attr":
@@ -116,12 +118,18 @@ class _Walk:
             if binding.kind != "data" or tensor.dtype.is_floating_point:
                 self._varying.add(number)
 
-    def _part(self, node: "torch.fx.Node") -> None:
+    def _view(self, node: "torch.fx.Node") -> None:
         """Let a result of several be taken at once, so that the others can die."""
         import operator
 
-        if node.target is operator.getitem:
-            self.members[self._operator_of[str(node.args[0])]].append(node.name)
+        import torch
+
+        source = getattr(node.args[0] if node.args else None, "name", "")
+        if node.target is operator.getitem and source in self._operator_of:
+            self.members[self._operator_of[source]].append(node.name)
+            self._plain[node.name] = self.values_of[node.name][0]
+        elif node.target is torch.ops.aten.detach.default and source in self._plain:
+            self._plain[node.name] = self._plain[source]
 
     def _operator(self, node: "torch.fx.Node", tensors: "list[Tensor]", fresh: list[int]) -> None:
         index = len(self.operators)
@@ -151,14 +159,14 @@ class _Walk:
                 flops=count_flops(node),
                 in_place=tuple(pair for pair in pairs if self._is_temporary(pair[0])),
                 eager_in_place=tuple(
-                    pair
-                    for pair in pairs
-                    if sums
-                    and self._is_temporary(pair[0])
-                    and pair[0] in self.values_of[str(node.args[0])]
+                    pair for pair in pairs if sums and pair[0] == self._plain_value(node.args[0])
                 ),
             )
         )
+        if len(fresh) == 1:
+            self._plain[node.name] = fresh[0]
+        elif not fresh and (changed := self._plain_value(node.args[0])) is not None:
+            self._plain[node.name] = changed
         self.members.append([node.name])
         self._operator_of[node.name] = index
 
@@ -171,6 +179,13 @@ class _Walk:
 
     def _is_temporary(self, number: int) -> bool:
         return self._values[number].kind == "temporary"
+
+    def _plain_value(self, source: Any) -> int | None:  # Any: an argument of an fx node
+        """Return the value that an operator made whole; None of a view.
+
+        The engine adds into no view, since a view holds its base.
+        """
+        return self._plain.get(getattr(source, "name", ""))
 
     def _phase(self, inputs: tuple[int, ...], written: set[int], update: bool) -> Phase:
         if update:

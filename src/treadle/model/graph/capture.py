@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PretrainedConfig
 
-__all__ = ["Captured", "capture_model", "capture_step"]
+__all__ = ["Captured", "capture_model", "capture_step", "own_loss"]
 
 
 class Captured(NamedTuple):
@@ -77,11 +77,16 @@ def capture_step(
 
         loss = chunked(chunked_loss)
     by = Optimizer(optimizer, rule_of(optimizer), learning_rate, clip_norm)
-    traced = trace_step(build, inputs, loss or _own_loss, by)
+    traced = trace_step(build, inputs, loss or own_loss, by)
     return Captured(*canonical(traced, name, by))
 
 
-def _own_loss(module: "nn.Module", data: "dict[str, Tensor]") -> "Tensor":
+def own_loss(module: "nn.Module", data: "dict[str, Tensor]") -> "Tensor":
+    """Return the loss that the module's own result carries.
+
+    Raises:
+        SettingsError: It carries none.
+    """
     found: Tensor | None = getattr(module(**data), "loss", None)
     if found is None:
         raise SettingsError(

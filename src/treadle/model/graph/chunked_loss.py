@@ -62,18 +62,31 @@ def _loss_and_gradients(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens dim"], Float[Tensor, "vocab dim"]]:
     import torch
 
-    num_tokens = len(labels)
-    hidden_gradients, losses = [], []
+    losses, gradients = [], []
     weight_gradient = torch.zeros_like(weight)
     for rows, chosen in zip(hidden.chunk(num_chunks), labels.chunk(num_chunks), strict=True):
-        logits = torch.mm(rows, weight.t())
-        scores = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-        losses.append(-scores.gather(1, chosen[:, None]).sum())
-        # d loss / d logits = (softmax - one at the label) / tokens, in the place of the scores
-        slope = scores.exp_().scatter_add_(
-            1, chosen[:, None], torch.full_like(chosen[:, None], -1, dtype=torch.float32)
-        )
-        slope = slope.div_(num_tokens).to(rows.dtype)
-        hidden_gradients.append(torch.mm(slope, weight))
+        loss, slope = _loss_and_slope(rows, weight, chosen[:, None], len(labels))
+        losses.append(loss)
+        gradients.append(torch.mm(slope, weight))
         weight_gradient.addmm_(slope.t(), rows)
-    return torch.stack(losses).sum() / num_tokens, torch.cat(hidden_gradients), weight_gradient
+        del slope  # before the next chunk's is made
+    return torch.stack(losses).sum() / len(labels), torch.cat(gradients), weight_gradient
+
+
+def _loss_and_slope(
+    rows: Float[Tensor, "rows dim"],
+    weight: Float[Tensor, "vocab dim"],
+    labels: Int[Tensor, "rows 1"],
+    num_tokens: int,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "rows vocab"]]:
+    """Return a chunk's summed loss, and the mean loss's derivative by the chunk's logits.
+
+    The derivative, (softmax - one at the label) / tokens, is written over the scores.
+    """
+    import torch
+
+    scores = torch.log_softmax(torch.mm(rows, weight.t()), dim=-1, dtype=torch.float32)
+    loss = -scores.gather(1, labels).sum()
+    ones = torch.ones_like(labels, dtype=torch.float32)
+    slope = scores.exp_().scatter_add_(1, labels, -ones).div_(num_tokens)
+    return loss, slope.to(rows.dtype)

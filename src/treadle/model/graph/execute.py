@@ -1,7 +1,7 @@
 """Running a captured step in another order."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.model.graph.capture import Captured
@@ -157,7 +157,7 @@ class _Emission:
             return
         donor = self._donors[numbers[0]]
         operand = next(
-            source for source in node.args if _lies_in(source, donor, self._captured.values)
+            source for source in node.all_input_nodes if donor in self._captured.values[source.name]
         )
         copy = self._copies[node]
         copy.target = form.target
@@ -172,12 +172,6 @@ class _Emission:
         for source in output.all_input_nodes:
             self.emit(source.name)
         self.made.node_copy(output, self._copies.__getitem__)
-
-
-def _lies_in(
-    source: Any, value: int, values: Mapping[str, tuple[int, ...]]
-) -> bool:  # Any: an argument of an fx node
-    return hasattr(source, "name") and value in values.get(source.name, ())
 
 
 class ReorderedStep:

@@ -206,11 +206,11 @@ _OWN: dict[str, Callable[..., None]] = {
 def _scales_by_frequency(args: Sequence[Any]) -> bool:  # Any: arguments of an fx node
     """Return whether an embedding's backward does more than to add rows."""
     _, _, _, padding_index, by_frequency = args
-    return padding_index >= 0 or by_frequency
+    return bool(padding_index >= 0 or by_frequency)
 
 
 def _crops(args: Sequence[Any]) -> bool:  # Any: arguments of an fx node
-    return min(args[1]) < 0
+    return bool(min(args[1]) < 0)
 
 
 _REFUSED: dict[str, Callable[[Sequence[Any]], bool]] = {
