@@ -41,6 +41,7 @@ _EXTRAS = {
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
     **dict.fromkeys(("fastwarc", "resiliparse"), "warc"),
     "ray": "ray",
+    "scipy": "plan",
 }
 """Package -> the extra that brings it."""
 

@@ -45,6 +45,13 @@ VERBS = {
             ),
         ),
         Verb(
+            "plan",
+            "learn",
+            "Plan a training step: where does each operator and tensor live, when?",
+            "treadle.learn.plan:plan",
+            "treadle.learn.plan:PLANNERS",
+        ),
+        Verb(
             "prune",
             "shrink",
             "Remove weights: which stay, with what values?",

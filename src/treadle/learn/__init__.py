@@ -1,0 +1,1 @@
+"""The wing of training: how a step is planned, run and adapted."""

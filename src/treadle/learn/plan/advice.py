@@ -1,0 +1,112 @@
+"""Whether a step fits into a budget, and what to switch on so that it does."""
+
+from typing import NamedTuple
+
+from treadle.core.errors import CapacityError, UnsupportedModelError
+from treadle.core.result import Measurement
+from treadle.learn.plan.base import Layout, Order, Plan, Planner
+from treadle.learn.plan.budget import spoken
+from treadle.learn.plan.listing import program
+from treadle.learn.plan.problem import build_problem
+from treadle.learn.plan.replay import peak_of
+from treadle.learn.plan.step import Step, read_step
+from treadle.model.graph.schema import Graph
+
+__all__ = ["Advice", "advise"]
+
+_NUM_CHUNKS = 8
+"""Chunks of the loss that are tried: logits then take an eighth, and the head runs twice."""
+
+
+class Advice(NamedTuple):
+    """The answer to a budget."""
+
+    notes: list[str]
+    measurements: list[Measurement]
+
+
+def advise(
+    step: Step,
+    plan: Plan,
+    budget_bytes: int,
+    planner: Planner,
+    order: Order,
+    layout: Layout,
+    seed: int,
+) -> Advice:
+    """Say whether `plan` fits; if not, plan again with more switched on.
+
+    Raises:
+        CapacityError: Nothing that was tried fits; the message says the least that was found.
+    """
+    total = _total(plan)
+    margin = Measurement(
+        name="margin",
+        value=float(budget_bytes - total),
+        unit="bytes of the budget left",
+        basis="simulated",
+        better="higher",
+    )
+    if total <= budget_bytes:
+        return Advice([_fits(plan, total, budget_bytes)], [margin])
+    tried = [f"as asked {spoken(total)}"]
+    least = total
+    chunked = _chunked(step)
+    if chunked is not None:
+        other = planner.plan(chunked, order, layout, seed)
+        extra = _flops(other) / max(1, _flops(plan)) - 1
+        tried.append(f"with --chunked-loss {_NUM_CHUNKS} {spoken(_total(other))}")
+        least = min(least, _total(other))
+        if _total(other) <= budget_bytes:
+            note = (
+                f"Does not fit: {spoken(total)}, the budget is {spoken(budget_bytes)}. Switch on "
+                f"--chunked-loss {_NUM_CHUNKS}: {spoken(_total(other))}, for {extra:+.1%} "
+                f"arithmetic."
+            )
+            return Advice([note], [margin])
+    raise CapacityError(
+        f"The step does not fit into {spoken(budget_bytes)}: {', '.join(tried)}; the least found "
+        f"is {spoken(least)}, of which {spoken(plan.graph.persistent_bytes)} are parameters, "
+        f"optimizer states and data. {_what_else(step, plan, budget_bytes)}"
+    )
+
+
+def _total(plan: Plan) -> int:
+    return plan.graph.persistent_bytes + plan.arena_bytes
+
+
+def _flops(plan: Plan) -> int:
+    return sum(operator.flops for operator in plan.graph.operators)
+
+
+def _fits(plan: Plan, total: int, budget_bytes: int) -> str:
+    plain = build_problem(plan.graph, donate=False)
+    traced = plan.graph.persistent_bytes + peak_of(plain, program(plain))
+    how = "also in the traced order" if traced <= budget_bytes else "in this plan only"
+    return (
+        f"Fits {how}: {spoken(total)} of {spoken(budget_bytes)}; as traced it takes "
+        f"{spoken(traced)}. The plan costs no arithmetic."
+    )
+
+
+def _chunked(step: Step) -> Graph | None:
+    """Return the step with a chunked loss; None where it has one, or cannot have one."""
+    if step.is_file or step.chunked_loss is not None:
+        return None
+    try:
+        return read_step(step._replace(chunked_loss=_NUM_CHUNKS)).graph
+    except UnsupportedModelError:
+        return None
+
+
+def _what_else(step: Step, plan: Plan, budget_bytes: int) -> str:
+    """Return what would help that changes the training, in the imperative."""
+    if plan.graph.persistent_bytes >= budget_bytes:
+        if step.settings().get("optimizer", "sgd") != "sgd":
+            return "Choose --optimizer sgd, which keeps one state less, or a smaller model."
+        return "Choose a smaller model, or shard it over several devices."
+    if step.clip_norm is not None:
+        return "Leave out --clip-norm, which holds all gradients until the last is there."
+    if (step.batch or 1) > 1:
+        return f"Lower --batch (here {step.batch}) or --seq."
+    return "Lower --seq, or choose a smaller model."
