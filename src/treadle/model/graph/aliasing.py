@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from treadle.model.graph.out_forms import out_form
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -16,11 +18,11 @@ ALIAS_SAFE: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(
         [
             "abs", "add", "addcdiv", "addcmul", "bitwise_and", "bitwise_not", "bitwise_or",
-            "clamp", "clamp_max", "clamp_min", "cos", "div", "elu", "erf", "exp", "expm1", "fmod",
+            "clamp", "clamp_max", "clamp_min", "cos", "div", "elu", "erf", "exp", "expm1", 
             "gelu", "gelu_backward", "hardsigmoid", "hardsigmoid_backward", "hardswish",
             "hardswish_backward", "hardtanh", "hardtanh_backward", "leaky_relu", "lerp", "log",
             "log1p", "logical_and", "logical_not", "maximum", "minimum", "mul", "neg", "pow",
-            "reciprocal", "relu", "remainder", "rsqrt", "rsub", "sigmoid", "sigmoid_backward",
+            "reciprocal", "relu", "rsqrt", "sigmoid", "sigmoid_backward",
             "sign", "silu", "silu_backward", "sin", "softplus", "softplus_backward", "sqrt",
             "square", "sub", "tanh", "tanh_backward", "threshold", "threshold_backward", "where",
         ],
@@ -52,6 +54,8 @@ def donations(
         return ()
     made = node.meta["val"]
     if not isinstance(made, torch.Tensor) or target.namespace != "aten":
+        return ()
+    if out_form(node) is None:
         return ()
     places = ALIAS_SAFE.get(target._schema.name.removeprefix("aten::"), ())
     sources = [arg for arg in node.args if isinstance(arg, torch.fx.Node)]

@@ -1,5 +1,7 @@
 """Causal language models as steps: the model from its config, and its loss, whole or in chunks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +57,8 @@ def build_model(config: "PretrainedConfig") -> "nn.Module":
 
 def whole(module: "nn.Module", data: "dict[str, Tensor]") -> "Tensor":
     """Return the mean loss of predicting each token from those before it, by the model itself."""
-    loss: Tensor = module(**data, labels=data["input_ids"], use_cache=False).loss
+    with _one_text_a_row():
+        loss: Tensor = module(**data, labels=data["input_ids"], use_cache=False).loss
     return loss
 
 
@@ -66,11 +69,29 @@ def chunked(num_chunks: int) -> Loss:
         from treadle.model.graph.chunked_loss import chunked_cross_entropy
 
         body, weight = _body_and_head(module)
-        hidden = body(**data, use_cache=False).last_hidden_state[:, :-1]
+        with _one_text_a_row():
+            hidden = body(**data, use_cache=False).last_hidden_state[:, :-1]
         labels = data["input_ids"][:, 1:]
         return chunked_cross_entropy(hidden.flatten(0, 1), weight, labels.flatten(), num_chunks)
 
     return loss
+
+
+@contextmanager
+def _one_text_a_row() -> Iterator[None]:
+    """Tell transformers that no row holds several texts.
+
+    It reads that off the positions, which fake tensors do not have, and would otherwise build
+    masks that the eager step does without.
+    """
+    from transformers import masking_utils
+
+    reads_positions = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda _: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = reads_positions
 
 
 def _body_and_head(module: Any) -> "tuple[nn.Module, Tensor]":  # Any: whatever the user trains

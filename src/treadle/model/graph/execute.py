@@ -165,6 +165,7 @@ class _Emission:
             **{key: value for key, value in copy.kwargs.items() if key in form.takes},
             form.out_names[0]: self._copies[operand],
         }
+        self._copies[node] = self._copies[operand]
 
     def finish(self) -> None:
         """Return what the captured step returns."""

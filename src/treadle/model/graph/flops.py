@@ -35,7 +35,16 @@ def count_flops(node: "torch.fx.Node") -> int:
             counter.sdpa_backward_flop_count if is_backward else counter.sdpa_flop_count
         )
         return int(count(*(tensor.shape for tensor in args[: 4 if is_backward else 3])))
-    formula = counter.flop_registry.get(getattr(target, "overloadpacket", None))
+    formula = counter.flop_registry.get(_functional(target))
     if formula is not None:
         return int(formula(*args, **kwargs, out_val=node.meta["val"]))
     return sum(tensor.numel() for tensor in made or tensors_of(args)[:1])
+
+
+def _functional(target: Any) -> Any:  # Any: the target of an fx node
+    """Return the packet of the operator that does not write in place, whose formula it shares."""
+    import torch
+
+    packet = getattr(target, "overloadpacket", None)
+    name = str(packet).removeprefix("aten.")
+    return getattr(torch.ops.aten, name[:-1], packet) if name.endswith("_") else packet

@@ -14,7 +14,10 @@ _FACTORY_SETTINGS = frozenset({"dtype", "layout", "device", "pin_memory", "memor
 
 
 class OutForm(NamedTuple):
-    """Called as `target(*args, **kwargs, **{name: tensor for each of out_names})`."""
+    """Called as `target(*args, **kwargs, **{name: tensor for each of out_names})`.
+
+    What it returns does not count.
+    """
 
     target: Callable[..., Any]  # Any: every operator has its own signature
     out_names: tuple[str, ...]
@@ -81,7 +84,11 @@ def _fill(value: Any) -> Callable[..., None]:  # Any: a number
     return fill
 
 
-def _full(_: Any, value: Any, *, out: "Tensor", **__: Any) -> None:
+def _full(_size: Any, value: Any, *, out: "Tensor", **__: Any) -> None:
+    out.fill_(value)
+
+
+def _new_full(_like: Any, _size: Any, value: Any, *, out: "Tensor", **__: Any) -> None:
     out.fill_(value)
 
 
@@ -195,7 +202,7 @@ _OWN: dict[str, Callable[..., None]] = {
     "new_ones": _fill(1),
     "full": _full,
     "full_like": _full,
-    "new_full": _full,
+    "new_full": _new_full,
     "scalar_tensor": _scalar,
     "empty_like": _leave,
     "new_empty_strided": _leave,

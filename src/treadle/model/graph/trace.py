@@ -1,5 +1,6 @@
 """Tracing a training step under fake tensors: no weight is read, no memory is used."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -243,7 +244,17 @@ def _explained() -> Iterator[None]:
             f"a batched implementation)."
         ) from error
     except fake.UnsupportedOperatorException as error:
-        raise UnsupportedModelError(
-            f"The operator '{error.func}' says nothing of its result's shape; register a fake form "
-            f"with torch.library.register_fake, or replace it."
-        ) from error
+        raise _without_fake_form(str(error.func)) from error
+    except RuntimeError as error:
+        # A custom operator says so in words alone.
+        found = re.search(r"no fake impl registered for <CustomOpDef\((.*?)\)>", str(error))
+        if found is None:
+            raise
+        raise _without_fake_form(found.group(1)) from error
+
+
+def _without_fake_form(operator: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"The operator '{operator}' says nothing of its result's shape; register a fake form with "
+        f"torch.library.register_fake, or replace it."
+    )
