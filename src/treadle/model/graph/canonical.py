@@ -7,9 +7,9 @@ from treadle.core.errors import UnsupportedModelError
 from treadle.model.graph.aliasing import donations, sums_gradients
 from treadle.model.graph.flops import count_flops
 from treadle.model.graph.nodes import is_random, tensors_of, written_nodes
-from treadle.model.graph.schema import Graph, Operator, Phase, Value
+from treadle.model.graph.schema import Graph, Kind, Operator, Phase, Value
 from treadle.model.graph.trace import Binding, Optimizer, Traced
-from treadle.model.graph.update import writes
+from treadle.model.graph.update import Rule, writes
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class Canonical(NamedTuple):
     values: dict[str, tuple[int, ...]]
 
 
-def canonical(traced: Traced, name: str, by: Optimizer) -> Canonical:
+def canonical(traced: Traced, name: str, by: Optimizer | None) -> Canonical:
     """Return the graph of `traced` and how it maps to the nodes.
 
     Raises:
@@ -48,6 +48,7 @@ class _Storages:
 
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
+        self._next = 0
         # A storage that died could give its handle to another one.
         self._kept: list[Any] = []  # Any: untyped storages
 
@@ -55,18 +56,25 @@ class _Storages:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._numbers:
             self._kept.append(storage)
-        return self._numbers.setdefault(storage._cdata, len(self._numbers))
+            self._numbers[storage._cdata] = self._next
+            self._next += 1
+        return self._numbers[storage._cdata]
+
+    def join(self, tensor: "Tensor", number: int) -> None:
+        """Give a storage the number of another one."""
+        self._kept.append(tensor.untyped_storage())
+        self._numbers[tensor.untyped_storage()._cdata] = number
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return self._next
 
 
 class _Walk:
     """Goes through the nodes in program order."""
 
-    def __init__(self, traced: Traced, by: Optimizer) -> None:
+    def __init__(self, traced: Traced, by: Optimizer | None) -> None:
         self._by = by
-        self._tangent = traced.tangent
+        self._tangent, self._same_storage = traced.tangent, traced.same_storage
         self._bindings = {binding.node: binding for binding in traced.bindings}
         self._storages = _Storages()
         self._values: list[Value] = []
@@ -93,6 +101,8 @@ class _Walk:
             return
         self._after_loss = self._after_loss or node.name == self._tangent
         tensors = self._tensors(node)
+        if node.name in self._same_storage:
+            self._storages.join(tensors[0], self.values_of[self._same_storage[node.name]][0])
         known = len(self._storages)
         self.values_of[node.name] = tuple(self._storages.number(tensor) for tensor in tensors)
         fresh = [number for number in dict.fromkeys(self.values_of[node.name]) if number >= known]
@@ -150,12 +160,12 @@ class _Walk:
         self.operators.append(
             Operator(
                 name=node.name,
-                op=f"update.{self._by.name}" if update else str(node.target),
+                op=f"update.{self._by.name}" if self._by and update else str(node.target),
                 phase=phase,
                 inputs=inputs,
                 outputs=tuple(fresh),
                 after=self._after(index, node, inputs, written),
-                scratch_bytes=self._scratch(node) if update else 0,
+                scratch_bytes=self._scratch(node, self._by.rule) if self._by and update else 0,
                 flops=count_flops(node),
                 in_place=tuple(pair for pair in pairs if self._is_temporary(pair[0])),
                 eager_in_place=tuple(
@@ -194,9 +204,9 @@ class _Walk:
             return "constant"
         return "backward" if self._after_loss else "forward"
 
-    def _scratch(self, node: "torch.fx.Node") -> int:
+    def _scratch(self, node: "torch.fx.Node", rule: Rule) -> int:
         (parameter,) = self.values_of[str(node.args[0])]
-        return self._by.rule.num_scratch * self._values[parameter].num_bytes
+        return rule.num_scratch * self._values[parameter].num_bytes
 
     def _after(
         self, index: int, node: "torch.fx.Node", inputs: tuple[int, ...], written: set[int]
@@ -228,7 +238,7 @@ class _Walk:
             yield value._replace(is_output=handed_out)
 
 
-def _value(tensor: "Tensor", kind: Any, name: str) -> Value:  # Any: a Value's kind
+def _value(tensor: "Tensor", kind: Kind, name: str) -> Value:
     return Value(
         num_bytes=tensor.untyped_storage().nbytes(),
         dtype=str(tensor.dtype).removeprefix("torch."),

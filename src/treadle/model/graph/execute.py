@@ -98,13 +98,17 @@ def check_order(captured: Captured, order: Sequence[int]) -> None:
 
 
 def reordered(
-    captured: Captured, order: Sequence[int], donated: Iterable[tuple[int, int]] = ()
+    captured: Captured,
+    order: Sequence[int],
+    donated: Iterable[tuple[int, int]] = (),
+    *,
+    boxed: bool = True,
 ) -> "torch.fx.GraphModule":
     """Return the step as a module that runs its operators in `order`.
 
-    It takes one list of tensors (those of `bindings`) and empties it, so that inputs can die, and
-    drops each temporary after its last use. A result of `donated` (pairs of `in_place`) is written
-    over the operand.
+    It drops each temporary after its last use. If `boxed`, it takes one list of tensors (those of
+    `bindings`) and empties it, so that inputs can die; else it takes them one by one. A result of
+    `donated` (pairs of `in_place`) is written over the operand.
 
     Raises:
         SettingsError: The order is not topological.
@@ -118,7 +122,8 @@ def reordered(
         for member in captured.members[index]:
             graph.emit(member)
     graph.finish()
-    graph.made.set_codegen(_BoxedCodeGen())
+    if boxed:
+        graph.made.set_codegen(_BoxedCodeGen())
     return torch.fx.GraphModule(captured.module, graph.made)
 
 

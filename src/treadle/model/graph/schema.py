@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from treadle.core.errors import DataError
 
-__all__ = ["FORMAT", "Graph", "Operator", "Phase", "Value", "load_graph", "save_graph"]
+__all__ = ["FORMAT", "Graph", "Kind", "Operator", "Phase", "Value", "load_graph", "save_graph"]
 
 FORMAT = "treadle.step-graph/1"
 
@@ -21,6 +21,7 @@ Backward is what depends on the loss's gradient, or was traced after it and serv
 """
 
 Kind = Literal["parameter", "state", "data", "temporary"]
+"""A temporary that no operator makes is there from the start, and can die."""
 
 
 class Value(NamedTuple):

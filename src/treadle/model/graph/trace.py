@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.model.graph.schema import Kind
 from treadle.model.graph.update import Rule
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ class Binding(NamedTuple):
     """What one placeholder of the traced step stands for."""
 
     node: str
-    kind: Literal["parameter", "state", "data"]
-    """A module's buffers are states, too."""
+    kind: Kind
+    """A module's buffers are states, too. A temporary comes from an earlier half of the step."""
     name: str
     """Of the parameter, buffer or input; an optimizer's state is called PARAMETER.STATE."""
 
@@ -49,6 +50,8 @@ class Traced(NamedTuple):
     bindings: tuple[Binding, ...]
     tangent: str
     """The node that stands for the loss's gradient; what was traced after it is backward."""
+    same_storage: Mapping[str, str] = {}
+    """Of placeholders that share a storage with an earlier one, that one's name."""
 
 
 def trace_step(
@@ -78,7 +81,7 @@ def trace_step(
             raise SettingsError("No parameter requires a gradient; unfreeze what is to be trained.")
         run = _Step(_with_loss(module, loss), trained, by.clip_norm)
         traced = make_fx(run, tracing_mode="real")(parameters, buffers, data)
-        names = [
+        names: list[tuple[Kind, str]] = [
             *(("parameter", name) for name in parameters),
             *(("state", name) for name in buffers),
             *(("data", name) for name in data),
@@ -167,7 +170,7 @@ def _clip_factor(gradients: "list[Tensor]", clip_norm: float | None) -> "Tensor 
 
 def _with_updates(
     traced: "torch.fx.GraphModule",
-    names: list[tuple[Any, str]],  # Any: a Binding's kind
+    names: list[tuple[Kind, str]],
     parameters: "dict[str, Tensor]",
     updated: list[str],
     by: Optimizer,

@@ -1,0 +1,83 @@
+"""The halves of a step as torch.compile hands them over: forward or backward, updates outside."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from treadle.core.errors import UnsupportedModelError
+from treadle.model.graph.canonical import canonical
+from treadle.model.graph.capture import Captured
+from treadle.model.graph.trace import Binding, Traced
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Saved", "capture_backward", "capture_forward"]
+
+
+class Saved(NamedTuple):
+    """What the backward half must know of what the forward half returned."""
+
+    values: dict[str, int]
+    """Of each node returned, the forward graph's value in which it lies."""
+    temporary: frozenset[int]
+    """Those of the values that were made in the forward pass; the others are parameters or data."""
+
+
+def capture_forward(module: "torch.fx.GraphModule") -> tuple[Captured, Saved]:
+    """Return the graph of a forward pass that AOTAutograd traced; what it returns lives on.
+
+    Raises:
+        UnsupportedModelError: A shape is symbolic.
+    """
+    captured = _capture(module, "forward", Saved({}, frozenset()))
+    (output,) = module.graph.find_nodes(op="output")
+    values = {
+        node.name: captured.values[node.name][0]
+        for node in output.all_input_nodes
+        if captured.values[node.name]
+    }
+    made = {value for value, it in enumerate(captured.graph.values) if it.kind == "temporary"}
+    return captured, Saved(values, frozenset(made))
+
+
+def capture_backward(module: "torch.fx.GraphModule", saved: Saved) -> Captured:
+    """Return the graph of a backward pass that AOTAutograd traced.
+
+    What the forward pass made and saved is a temporary that is there from the start and can die;
+    the gradients live to the end.
+
+    Raises:
+        UnsupportedModelError: A shape is symbolic.
+    """
+    return _capture(module, "backward", saved)
+
+
+def _capture(module: "torch.fx.GraphModule", name: str, saved: Saved) -> Captured:
+    bindings: list[Binding] = []
+    first: dict[int, str] = {}
+    same_storage: dict[str, str] = {}
+    for node in module.graph.find_nodes(op="placeholder"):
+        _require_fixed(node)
+        value = saved.values.get(node.name)
+        can_die = value in saved.temporary or "tangent" in node.name
+        bindings.append(Binding(node.name, "temporary" if can_die else "data", node.name))
+        if value is not None and first.setdefault(value, node.name) != node.name:
+            same_storage[node.name] = first[value]
+    tangent = next((binding.node for binding in bindings if "tangent" in binding.node), "")
+    traced = Traced(module, tuple(bindings), tangent, same_storage)
+    return Captured(*canonical(traced, name, None))
+
+
+def _require_fixed(node: "torch.fx.Node") -> None:
+    import torch
+
+    value = node.meta.get("val")
+    symbolic = isinstance(value, torch.SymInt) or (
+        isinstance(value, torch.Tensor)
+        and any(isinstance(size, torch.SymInt) for size in value.shape)
+    )
+    if symbolic:
+        raise UnsupportedModelError(
+            f"The input '{node.name}' has the dynamic shape {getattr(value, 'shape', value)}, and "
+            f"a plan needs fixed ones; pass dynamic=False to torch.compile, which then plans each "
+            f"shape by itself."
+        )

@@ -1,0 +1,131 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.model import tiny
+from treadle.model.graph.backend import Backend, compile_step, register
+from treadle.model.graph.measure import allocated_bytes
+from treadle.model.graph.order import peak_bytes
+
+from .training import OPTIMIZERS, token_batches, trained
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def train_compiled(model, batches, compiled, rate=1e-2):
+    """Return the losses and the peaks of forward and backward together."""
+    optimizer = OPTIMIZERS["adamw"](list(model.parameters()))
+    losses, peaks = [], []
+    for batch in batches:
+        with allocated_bytes() as measured:
+            loss = compiled(batch["input_ids"])
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+        peaks.append(measured.peak_bytes)
+    return losses, peaks
+
+
+def loss_of(model):
+    return lambda ids: model(input_ids=ids, labels=ids, use_cache=False).loss
+
+
+def test_compiled_training_has_eagers_bits_and_the_planned_peak():
+    model, batches = tiny.model("llama").train(), token_batches(3, seq=32)
+    expected, trained_model, _ = trained(model, batches)
+    own, backend = copy.deepcopy(model), Backend()
+    losses, peaks = train_compiled(own, batches, compile_step(loss_of(own), backend))
+    assert all(torch.equal(*pair) for pair in zip(losses, expected, strict=True))
+    wanted = dict(trained_model.named_parameters())
+    assert all(torch.equal(value, wanted[name]) for name, value in own.named_parameters())
+    assert [graph.name for graph, _ in backend.halves] == ["forward", "backward"]
+    planned = max(peak_bytes(graph, order) for graph, order in backend.halves)
+    assert peaks[-1] == pytest.approx(planned, rel=0.02)
+
+
+def test_backend_is_found_by_name_and_takes_any_planner():
+    asked = []
+
+    def backwards(graph):
+        """Return the last ready operator first."""
+        asked.append(graph)
+        left, order = set(range(len(graph.operators))), []
+        before = graph.predecessors()
+        while left:
+            index = max(i for i in left if left.isdisjoint(before[i]))
+            left.remove(index)
+            order.append(index)
+        return order
+
+    register()
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    rows = torch.randn(5, 4)
+    named = torch.compile(model, backend="treadle", dynamic=False)
+    assert torch.equal(named(rows), model(rows))
+    assert torch.equal(compile_step(model, Backend(backwards))(rows), model(rows))
+    assert len(asked) == 1
+
+
+@pytest.mark.slow
+def test_inductor_takes_the_reordered_halves():
+    model, batches = tiny.model("llama").train(), token_batches(3, seq=32)
+    expected, _, _ = trained(model, batches)
+    own = copy.deepcopy(model)
+    compiled = compile_step(loss_of(own), Backend(lower_by="inductor"))
+    losses, _ = train_compiled(own, batches, compiled)
+    torch.testing.assert_close(losses, expected)
+
+
+def test_graph_break_is_named():
+    def broken(rows):
+        torch._dynamo.graph_break()
+        return rows.sum()
+
+    with pytest.raises(UnsupportedModelError, match=r"no single graph: Call to `torch\._dynamo"):
+        compile_step(broken)(torch.ones(3, requires_grad=True))
+
+
+def test_dynamic_shape_is_named():
+    model = nn.Linear(4, 4)
+    compiled = torch.compile(model, backend=Backend(), dynamic=True)
+    with pytest.raises(Exception, match=r"has the dynamic shape .* pass dynamic=False"):
+        compiled(torch.ones(3, 4))
+
+
+def test_unknown_option_is_named():
+    compiled = torch.compile(
+        nn.Linear(4, 4), backend=lambda *given: Backend()(*given, options={"mode": "fast"})
+    )
+    with pytest.raises(Exception, match="takes lower_by, which is eager or inductor"):
+        compiled(torch.ones(3, 4))
+    with pytest.raises(SettingsError, match="takes lower_by"):
+        compile_step(nn.Linear(4, 4), Backend(lower_by="tvm"))(torch.ones(3, 4))
+
+
+@pytest.mark.slow
+def test_packaged_model_trains_twenty_steps_like_eager():
+    from transformers import AutoModelForCausalLM
+
+    from treadle.model.pretrained import packaged
+
+    def load():
+        model = AutoModelForCausalLM.from_pretrained(packaged(), dtype=torch.float32)
+        model.loss_type = "ForCausalLM"
+        return model.train()
+
+    batches = token_batches(20, batch=1, seq=48, vocab=49152)
+    expected = trained(load(), batches)[0]
+    model, backend = load(), Backend()
+    losses, peaks = train_compiled(model, batches, compile_step(loss_of(model), backend))
+    assert all(torch.equal(*pair) for pair in zip(losses, expected, strict=True))
+    planned = max(peak_bytes(graph, order) for graph, order in backend.halves)
+    assert peaks[-1] == pytest.approx(planned, rel=0.02)
