@@ -48,7 +48,7 @@ def test_a_cut_after_another_task_is_the_least_of_the_orders_with_that_first(see
     reach = reach_of(problem)
     if first == second or reach.is_before(second, first):
         return
-    cut = least_cut(problem, reach, second, after=first)
+    cut = least_cut(problem, reach, second, after=frozenset([first]))
     least = min(
         naive_profile(problem, order)[order.index(second)]
         for order in all_orders(problem)

@@ -75,10 +75,10 @@ def test_a_floor_stops_at_what_is_good_enough():
 
 
 def test_a_search_that_is_cut_says_so():
-    solution, _ = searched(drawn_problem(1, 40), max_states=3)
+    solution, _ = searched(drawn_problem(1, 40), max_steps=3)
     assert solution.is_cut
     assert solution.order is None
-    assert solution.num_states == 4
+    assert solution.num_steps > 3
 
 
 def test_what_frees_memory_runs_at_once():

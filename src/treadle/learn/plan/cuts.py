@@ -52,15 +52,15 @@ class _Network:
         self.bytes.append(num_bytes)
 
 
-def least_cut(problem: Problem, reach: Reach, task: int, after: int | None = None) -> Cut:
+def least_cut(
+    problem: Problem, reach: Reach, task: int, after: frozenset[int] = frozenset()
+) -> Cut:
     """Return the fewest bytes with which `task` can run, and after which tasks.
 
-    With `after`, only moments count at which that task, no descendant of the first, has run.
+    Only moments count at which the tasks of `after`, no descendants of the first, have run.
     """
     num = len(problem.tasks)
-    ancestors = reach.ancestors[task]
-    if after is not None:
-        ancestors = ancestors | reach.ancestors[after]
+    ancestors = np.bitwise_or.reduce(reach.ancestors[[task, *sorted(after)]], axis=0)
     is_before = np.unpackbits(ancestors, count=num).tolist()
     is_after = np.unpackbits(reach.descendants[task], count=num).tolist()
     is_before[task] = 0

@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 from treadle.learn.plan.problem import Problem
 
+_CHAIN = 4
+"""Most jobs of a chain that is looked for."""
+
 __all__ = ["Job", "Piece", "Solution", "best_order", "piece_of"]
 
 
@@ -41,8 +44,11 @@ class Solution(NamedTuple):
     peak: int
     """Bytes above those at the piece's start, or the floor if that is more."""
     num_states: int
+    """Downsets that were looked at."""
+    num_steps: int
+    """Costs that were worked out: what the search took, on any machine."""
     is_cut: bool
-    """Whether it stopped at its most states, so that nothing is proven."""
+    """Whether it stopped at its most steps, so that nothing is proven."""
 
 
 Piece = tuple[Job, ...]
@@ -81,7 +87,7 @@ def piece_of(problem: Problem, order: Sequence[int], first: int, last: int) -> P
     return tuple(found)
 
 
-def best_order(piece: Piece, limit: int, *, floor: int = 0, max_states: int = 20_000) -> Solution:
+def best_order(piece: Piece, limit: int, *, floor: int = 0, max_steps: int = 1_000_000) -> Solution:
     """Return the order of `piece` with the least peak, if that is below `limit`.
 
     Args:
@@ -89,9 +95,9 @@ def best_order(piece: Piece, limit: int, *, floor: int = 0, max_states: int = 20
         limit: Bytes above those at the start; an order that reaches them is no better than what is
             known.
         floor: Bytes above those at the start below which a lower peak is of no use.
-        max_states: Downsets to look at before giving up.
+        max_steps: Costs of jobs to work out before giving up.
     """
-    search = _Search(piece, limit)
+    search = _Search(piece, limit, max_steps)
     whole = (1 << len(piece)) - 1
     ready = sum(1 << place for place, job in enumerate(piece) if not job.needs)
     if floor < limit:
@@ -104,12 +110,22 @@ def best_order(piece: Piece, limit: int, *, floor: int = 0, max_states: int = 20
             continue
         search.came_from[done] = (before, ran + more)
         if done == whole:
-            return Solution(search.path(done), peak, num_states, False)
+            return Solution(search.path(done), peak, num_states, search.num_steps, False)
         num_states += 1
-        if num_states > max_states:
-            return Solution(None, limit, num_states, True)
         search.expand(peak, done, live, ready)
-    return Solution(None, limit, num_states, False)
+        if search.num_steps > max_steps:
+            return Solution(None, limit, num_states, search.num_steps, True)
+    return Solution(None, limit, num_states, search.num_steps, False)
+
+
+def _near(piece: Piece, place: int) -> int:
+    """Return the jobs to which a chain may go on: successors, and who else reads the same."""
+    found = 0
+    for other in piece[place].successors:
+        found |= 1 << other
+    for readers, _ in piece[place].reads:
+        found |= readers
+    return found & ~(1 << place)
 
 
 Entry = tuple[int, int, int, int, int, int, tuple[int, ...]]
@@ -118,8 +134,10 @@ Entry = tuple[int, int, int, int, int, int, tuple[int, ...]]
 class _Search:
     """The queue of one search, and how its states were reached."""
 
-    def __init__(self, piece: Piece, limit: int) -> None:
-        self.piece, self.limit = piece, limit
+    def __init__(self, piece: Piece, limit: int, max_steps: int) -> None:
+        self.piece, self.limit, self.max_steps = piece, limit, max_steps
+        self.num_steps = 0
+        self.near = [_near(piece, place) for place in range(len(piece))]
         self.heap: list[Entry] = []
         self.came_from: dict[int, tuple[int, tuple[int, ...]]] = {}
 
@@ -138,22 +156,46 @@ class _Search:
     def run_free(
         self, peak: int, done: int, live: int, ready: int
     ) -> tuple[int, int, int, tuple[int, ...]]:
-        """Run every ready job that frees at least what it keeps and fits under `peak`."""
+        """Run every chain of ready jobs that frees what it keeps and fits under `peak`."""
         ran: list[int] = []
-        waiting = ready
+        while chain := self.free_chain(peak, done, live, ready, ready, 0, 0):
+            for place in chain:
+                done |= 1 << place
+                live += self.cost(place, done)[1]
+                ready = self.ready_after(place, done, ready)
+            ran += chain
+        return done, live, ready, tuple(ran)
+
+    def free_chain(
+        self, peak: int, done: int, live: int, ready: int, among: int, net: int, length: int
+    ) -> tuple[int, ...]:
+        """Return a chain that goes on with jobs of `among` until it keeps nothing; () if none does.
+
+        `net` is what the chain of `length` jobs keeps so far. Shorter chains are found first only
+        where they begin alike, which does not matter: any free chain may run.
+        """
+        waiting, longer = among & ready, []
         while waiting:
             bit = waiting & -waiting
             waiting ^= bit
             place = bit.bit_length() - 1
-            needed, net = self.cost(place, done | bit)
-            if net > 0 or live + needed > peak:
+            needed, more = self.cost(place, done | bit)
+            if live + needed > peak:
                 continue
-            done |= bit
-            live += net
-            ready = self.ready_after(place, done, ready)
-            ran.append(place)
-            waiting = ready  # what did not fit before may now
-        return done, live, ready, tuple(ran)
+            if net + more <= 0:
+                return (place,)
+            longer.append((place, bit, more))
+        if length + 1 >= _CHAIN or self.num_steps > self.max_steps:
+            return ()
+        for place, bit, more in longer:
+            near = self.near[place] | (among if length else 0)
+            still = self.ready_after(place, done | bit, ready)
+            rest = self.free_chain(
+                peak, done | bit, live + more, still, near, net + more, length + 1
+            )
+            if rest:
+                return (place, *rest)
+        return ()
 
     def expand(self, peak: int, done: int, live: int, ready: int) -> None:
         waiting, num_done = ready, done.bit_count() + 1
@@ -173,6 +215,7 @@ class _Search:
     def cost(self, place: int, after: int) -> tuple[int, int]:
         """Return what a job needs while it runs and what it leaves, beyond what is live."""
         job = self.piece[place]
+        self.num_steps += 1
         freed = 0
         for readers, size in job.reads:
             if not readers & ~after:

@@ -1,6 +1,6 @@
 """Making an order better where it costs most: cuts that move tasks, exact search in pieces."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from treadle.learn.plan.bounds import Reach
 from treadle.learn.plan.cuts import Cut, least_cut
@@ -15,18 +15,27 @@ _MOST_CUTS = 48
 
 _MOST_RIVALS = 12
 """Values in memory at a peak, largest first, whose producers are moved before or after it."""
+_MOST_ALIKE = 16
+"""Tasks like that at the peak of which one must be the last."""
 
 
 class Improver:
     """Lowers the peak of orders of one problem, and raises what is known to be unavoidable."""
 
     def __init__(
-        self, problem: Problem, reach: Reach, bound: int, *, node_limit: int, max_states: int
+        self,
+        problem: Problem,
+        reach: Reach,
+        bound: int,
+        *,
+        node_limit: int,
+        max_steps: int,
+        most_steps: int = 1 << 62,
     ) -> None:
         self.problem, self.reach, self.bound = problem, reach, bound
-        self.node_limit, self.max_states = node_limit, max_states
-        self.num_states = self.num_solved = self.num_reused = self.num_given_up = 0
-        self._cuts: dict[tuple[int, int | None], Cut] = {}
+        self.node_limit, self.max_steps, self.most_steps = node_limit, max_steps, most_steps
+        self.num_steps = self.num_solved = self.num_reused = self.num_given_up = 0
+        self._cuts: dict[tuple[int, frozenset[int]], Cut] = {}
         self._solved: dict[Piece, tuple[int, Solution]] = {}
 
     def raise_bound(self, orders: Sequence[Sequence[int]]) -> None:
@@ -42,14 +51,29 @@ class Improver:
             if above[task] > self.bound:
                 self.cut(task)
 
-    def cut(self, task: int, after: int | None = None) -> Cut:
-        """Return the cheapest moment for `task`, once `after` has run; the bound rises with it."""
+    def cut(self, task: int, after: frozenset[int] = frozenset()) -> Cut:
+        """Return the cheapest moment for `task`, once those of `after` have run."""
         key = (task, after)
         if key not in self._cuts:
             self._cuts[key] = least_cut(self.problem, self.reach, task, after)
-            if after is None:
+            if not after:
                 self.bound = max(self.bound, self._cuts[key].num_bytes)
         return self._cuts[key]
+
+    def last_of(self, tasks: Sequence[int]) -> dict[int, frozenset[int]]:
+        """Return which of `tasks` may be the last of them, and the others; the bound rises.
+
+        One of them is the last in every order, so that none is cheaper than the cheapest last.
+        """
+        everything = frozenset(tasks)
+        found = {}
+        for task in tasks:
+            others = everything - {task}
+            if not any(self.reach.is_before(task, other) for other in others):
+                found[task] = others
+        cheapest = min(self.cut(task, others).num_bytes for task, others in found.items())
+        self.bound = max(self.bound, cheapest)
+        return found
 
     def lower(self, order: list[int]) -> list[int]:
         """Return `order`, or one with a lower peak, that neither cuts nor pieces make better."""
@@ -78,9 +102,9 @@ class Improver:
         """Return what was done, in words; nothing where the bound was met at once."""
         if not self.num_solved:
             return []
-        given_up = f", {self.num_given_up} given up after {self.max_states}"
+        given_up = f", {self.num_given_up} pieces given up after {self.max_steps} or so many in all"
         return [
-            f"{self.num_solved} pieces searched ({self.num_states} states"
+            f"{self.num_solved} pieces searched ({self.num_steps} steps"
             f"{given_up if self.num_given_up else ''}), {self.num_reused} equal ones looked up, "
             f"{len(self._cuts)} cuts."
         ]
@@ -88,31 +112,51 @@ class Improver:
     def _moved(self, order: list[int], found: Replay) -> list[int] | None:
         """Return `order` with the peak's task at a cheaper moment, if that helps.
 
-        Where its cheapest moment does not, the tasks are tried that made what else is in memory:
-        each runs either before it or after it, and the cheaper of the two bounds every order.
+        Where its cheapest moment does not, groups of tasks are tried of which one must be the last.
         """
         position = found.profile.index(found.peak)
         task = order[position]
-        better = self._moved_to(order, found, task, None)
+        better = self._moved_to(order, found, task, frozenset())
         if better is not None:
             return better
-        for value in live_at(self.problem, order, position)[:_MOST_RIVALS]:
-            rival = self.problem.producers[value]
-            if rival < 0 or self._is_settled(task, rival):
-                continue
-            either = [self.cut(task, rival).num_bytes, self.cut(rival, task).num_bytes]
-            self.bound = max(self.bound, min(either))
-            for first, second in ((rival, task), (task, rival)):
-                better = self._moved_to(order, found, second, first)
+        for group in self._groups(order, position):
+            if found.peak <= self.bound:
+                return None
+            for last, others in self.last_of(group).items():
+                better = self._moved_to(order, found, last, others)
                 if better is not None:
                     return better
         return None
+
+    def _groups(self, order: list[int], position: int) -> Iterator[list[int]]:
+        """Yield groups of tasks with that at `position`, of which one must be the last.
+
+        First its like, such as the same operator in each chunk of a loss; then pairs with what made
+        the largest values that are there.
+        """
+        tasks = self.problem.tasks
+        task = tasks[order[position]]
+        like = [
+            t
+            for t in range(len(tasks))
+            if tasks[t].op == task.op and self._made(t) == self._made(order[position])
+        ]
+        near = sorted(like, key=lambda t: (abs(t - order[position]), t))[:_MOST_ALIKE]
+        if len(near) > 1:
+            yield sorted(near)
+        for value in live_at(self.problem, order, position)[:_MOST_RIVALS]:
+            rival = self.problem.producers[value]
+            if rival >= 0 and not self._is_settled(order[position], rival):
+                yield [order[position], rival]
+
+    def _made(self, task: int) -> int:
+        return sum(self.problem.sizes[value] for value in self.problem.tasks[task].outputs)
 
     def _is_settled(self, one: int, other: int) -> bool:
         return self.reach.is_before(one, other) or self.reach.is_before(other, one)
 
     def _moved_to(
-        self, order: list[int], found: Replay, task: int, after: int | None
+        self, order: list[int], found: Replay, task: int, after: frozenset[int]
     ) -> list[int] | None:
         cut = self.cut(task, after)
         if cut.num_bytes >= found.peak:
@@ -160,9 +204,13 @@ class Improver:
             if known.order is not None or (limit <= known_limit and not known.is_cut):
                 self.num_reused += 1
                 return known
-        solution = best_order(piece, limit, floor=floor, max_states=self.max_states)
+        left = min(self.max_steps, self.most_steps - self.num_steps)
+        if left <= 0:
+            self.num_given_up += 1
+            return Solution(None, limit, 0, 0, True)
+        solution = best_order(piece, limit, floor=floor, max_steps=left)
         self.num_solved += 1
-        self.num_states += solution.num_states
+        self.num_steps += solution.num_steps
         self.num_given_up += solution.is_cut
         self._solved[piece] = (limit, solution)
         return solution

@@ -42,8 +42,10 @@ class Roam(Order):
 
     node_limit: Annotated[int, Field(ge=2)] = 60
     """Most operators of a piece that is searched exactly."""
-    max_states: Annotated[int, Field(ge=1)] = 5000
-    """States that one search looks at before it gives up."""
+    max_steps: Annotated[int, Field(ge=1)] = 100_000
+    """Costs that one search works out before it gives up, the same on any machine."""
+    total_steps: Annotated[int, Field(ge=1)] = 500_000
+    """Costs that all searches work out together."""
     num_starts: Annotated[int, Field(ge=1)] = 3
     """Orders to improve, the best first."""
 
@@ -59,7 +61,8 @@ class Roam(Order):
             reach,
             lower_bound(problem, reach).num_bytes,
             node_limit=self.node_limit,
-            max_states=self.max_states,
+            max_steps=self.max_steps,
+            most_steps=self.total_steps,
         )
         best = orders[ranked[0]]
         if peaks[ranked[0]] > improver.bound:
