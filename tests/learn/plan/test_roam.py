@@ -28,7 +28,7 @@ def test_reference_brute_force(graph, donate):
 )
 def test_it_is_never_worse_than_the_best_candidate(seed, num, node_limit, max_steps):
     problem = drawn_problem(seed, num)
-    method = Roam(node_limit=node_limit, max_steps=max_steps)
+    method = Roam(node_limit=node_limit, max_steps=max_steps, total_steps=20 * max_steps)
     found = method.order(problem, generator())
     best = min(peak_of(problem, rule(problem)) for rule in CANDIDATES.values())
     assert found.bound_bytes <= peak_of(problem, found.order) <= best

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from treadle.core.errors import SettingsError
-from treadle.core.result import RESULT_FILE, Recording, Result, write_result
+from treadle.core.result import RESULT_FILE, Measurement, Recording, Result, write_result
+from treadle.core.timing import Stopwatch
 from treadle.learn.plan import LAYOUTS, ORDERS, PLANNERS
 from treadle.learn.plan.account import figures, measurements, write_plan
 from treadle.learn.plan.advice import advise
@@ -71,7 +72,8 @@ def plan(
     if out is not None and (Path(out) / RESULT_FILE).exists() and not overwrite:
         raise SettingsError(f"'{out}' holds a result already; pass --overwrite or another folder.")
     step = Step(str(model), batch, seq, optimizer, clip_norm, chunked_loss)
-    source = read_step(step)
+    with Stopwatch() as capturing:
+        source = read_step(step)
     settings: dict[str, Any] = {  # Any: JSON values
         **planner.settings(),
         **step.settings(),
@@ -85,6 +87,8 @@ def plan(
     stages = stages_of(planned, alignment_bytes)
     notes = [*planned.ordered.notes, *planned.placed.notes]
     found = measurements(planned, stages)
+    capture = capturing.wall_seconds
+    found.append(Measurement(name="capture", value=capture, unit="seconds", better="lower"))
     if budget_bytes is not None:
         advice = advise(step, planned, budget_bytes, planner, ordering, placing, seed)
         notes, found = [*advice.notes, *notes], [*advice.measurements, *found]
