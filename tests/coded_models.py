@@ -343,9 +343,9 @@ def decoded_blocks(coded: Any) -> np.ndarray:
             block, i = divmod(col, 32)
             scale = np.float32(coded.scales[row, block])
             if coded.form == "q8":
-                out[row, col] = scale * np.float32(coded.codes[row, col])
+                out[row, col] = scale * np.float32(coded.codes[row, block, i])
                 continue
-            byte = int(coded.codes[row, block * 16 + i % 16])
+            byte = int(coded.codes[row, block, i % 16])
             code = byte & 15 if i < 16 else byte >> 4
             out[row, col] = scale * np.float32(code) + np.float32(coded.minima[row, block])
     return out

@@ -69,7 +69,7 @@ def test_the_lowest_code_of_8_bits_is_kept():
     codes.codes[0, 0] = 0
     coded = as_blocks(codes)
     assert isinstance(coded, Coded)
-    assert coded.codes[0, 0] == -128
+    assert coded.codes[0, 0, 0] == -128
 
 
 def test_what_blocks_cannot_hold_is_explained():

@@ -13,7 +13,7 @@ from treadle.core.codec import (
     quantize_q8_0,
 )
 from treadle.core.errors import SettingsError
-from treadle.runtime.packed import Layout, pack, require_form
+from treadle.runtime.packed import Layout, Room, pack, require_form
 
 
 def random(rows, cols, seed=0, scale=0.1):
@@ -23,7 +23,9 @@ def random(rows, cols, seed=0, scale=0.1):
 
 def unpacked(packed, form, layout, rows, cols):
     """Undo the interleaving, number by number."""
-    data, scales, *rest = packed.arrays
+    data, *halves = packed.arrays
+    data = data.reshape(len(data), -1, layout.lanes, 4)
+    scales, *rest = (part.reshape(len(data), -1, layout.lanes) for part in halves)
     found = np.zeros((rows, cols))
     for row in range(rows):
         group, lane = divmod(row, layout.lanes)
@@ -50,7 +52,7 @@ def unpacked(packed, form, layout, rows, cols):
 )
 def test_interleaving_keeps_every_number(form, rows, blocks, layout, seed):
     weight = random(rows, 32 * blocks, seed)
-    found = unpacked(pack(weight, form, layout), form, layout, rows, 32 * blocks)
+    found = unpacked(pack(weight, form, layout, Room()), form, layout, rows, 32 * blocks)
     if form == "q8":
         codes, scales = quantize_q8_0(weight)
         expected = codes * np.repeat(scales.astype(np.float64), 32, axis=1)
@@ -107,10 +109,10 @@ def test_zero_blocks_stay_zero():
 
 
 def test_what_blocks_do_not_divide_is_held_in_float16():
-    packed = pack(random(4, 33), "q4_0", Layout(8, 0))
+    packed = pack(random(4, 33), "q4_0", Layout(8, 0), Room())
     assert packed.struct.type == 1
     (data,) = packed.arrays
-    assert data.shape == (1, 33, 8)  # a column of eight rows at a time, four of them empty
+    assert data.shape == (1, 1, 33, 8)  # a column of eight rows at a time, four of them empty
     np.testing.assert_allclose(data[0, :, :4].T, random(4, 33), rtol=1e-3)
     assert not data[0, :, 4:].any()
 
@@ -119,4 +121,4 @@ def test_mistakes_are_named():
     with pytest.raises(SettingsError, match="No weight form 'q4'"):
         require_form("q4")
     with pytest.raises(SettingsError, match="larger than float16"):
-        pack(np.full((1, 4), 1e6, np.float32), "fp16", Layout(8, 0))
+        pack(np.full((1, 4), 1e6, np.float32), "fp16", Layout(8, 0), Room())

@@ -39,7 +39,8 @@ class Coded(NamedTuple):
 
     form: CodeForm
     codes: Array
-    """q8: int8 [rows, cols]; 4 bits: uint8 [rows, cols / 2], as `pair_codes` puts them."""
+    """[rows, cols / 32, bytes of a block]: int8 of each column in q8; of 4 bits uint8, as
+    `pair_codes` puts them. Rows and blocks may lie anywhere, also between scales in a file."""
     scales: npt.NDArray[np.float16]
     """[rows, cols / 32]"""
     minima: npt.NDArray[np.float16] | None
@@ -116,8 +117,12 @@ class DecodedReader(CheckpointReader):
 
 
 def pair_codes(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Put the 4-bit codes of columns i and i + 16 of each block of 32 into one byte, i low."""
+    """Put the 4-bit codes of columns i and i + 16 of each block of 32 into one byte, i low.
+
+    Returns:
+        [rows, blocks, 16]
+    """
     blocks = codes.reshape(len(codes), -1, 2, BLOCK // 2)
     high = blocks[:, :, 1] << np.uint8(4)
     paired: npt.NDArray[np.uint8] = np.bitwise_or(blocks[:, :, 0], high, dtype=np.uint8)
-    return paired.reshape(len(codes), -1)
+    return paired

@@ -6,17 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from treadle.core.checkpoint import TensorInfo
-from treadle.core.codec import (
-    DTYPES,
-    Array,
-    dequantize_q4_0,
-    dequantize_q4_1,
-    dequantize_q8_0,
-)
+from treadle.core.codec import DTYPES, Array
 from treadle.core.errors import CheckpointError, UnsupportedModelError
 from treadle.model.coded import BLOCK, Coded, DecodedReader, Stored
 from treadle.model.gguf_config import CONVERT_AGAIN, ROPE_FACTORS, gguf_config, require_setting
 from treadle.model.gguf_file import GgufFile, GgufTensor
+from treadle.native.codes import decode_q4_0, decode_q4_1, decode_q8_0
 
 __all__ = ["open_gguf"]
 
@@ -65,7 +60,7 @@ _DIALECTS = {
     "gemma3": _Dialect("gemma3_text", "Gemma3ForCausalLM", _GEMMA_NAMES, norm_shift=1.0),
 }
 """`general.architecture` -> dialect; llama.cpp calls mistral a llama, too."""
-_DEQUANTIZE = {"Q8_0": dequantize_q8_0, "Q4_0": dequantize_q4_0, "Q4_1": dequantize_q4_1}
+_DECODE = {"Q8_0": decode_q8_0, "Q4_0": decode_q4_0, "Q4_1": decode_q4_1}
 
 
 def open_gguf(path: Path) -> DecodedReader:
@@ -121,8 +116,8 @@ class _GgufStored(NamedTuple):
 
     def floats(self) -> Array:
         raw, (kind, shape, _) = self.file.raw(self.name), self.file.tensors[self.name]
-        if kind in _DEQUANTIZE:
-            values: Array = _DEQUANTIZE[kind](raw).reshape(shape)
+        if kind in _DECODE:
+            values: Array = _DECODE[kind](raw).reshape(shape)
         else:
             values = raw.reshape(-1).view(DTYPES[kind]).reshape(shape)
         if self.shift:
@@ -131,15 +126,14 @@ class _GgufStored(NamedTuple):
 
     def coded(self) -> Coded | None:
         kind = self.file.tensors[self.name].type
-        if kind not in _DEQUANTIZE:
+        if kind not in _DECODE:
             return None
         raw = self.file.raw(self.name)
         num_blocks = self.info.shape[-1] // BLOCK
         blocks = raw.reshape(len(raw), num_blocks, -1)
         head = 4 if kind == "Q4_1" else 2
         halves = np.ascontiguousarray(blocks[:, :, :head]).view(np.float16)
-        scales, codes = halves[:, :, 0], blocks[:, :, head:].reshape(len(raw), -1)
-        codes, scales = self._ordered(codes), self._ordered(scales)
+        codes, scales = self._ordered(blocks[:, :, head:]), self._ordered(halves[:, :, 0])
         if kind == "Q8_0":
             return Coded("q8", codes.view(np.int8), scales, None)
         if kind == "Q4_0":
@@ -171,7 +165,7 @@ def _stored(
             f"Tensor '{name}' in '{file.path}' has {tensor.shape[0]} rows, which {num_heads} heads "
             f"do not share evenly; {CONVERT_AGAIN}."
         )
-    dtype = "F32" if tensor.type in _DEQUANTIZE or shift else tensor.type
+    dtype = "F32" if tensor.type in _DECODE or shift else tensor.type
     return _GgufStored(
         file, name, tensor.raw._replace(name=own, dtype=dtype, shape=tensor.shape), num_heads, shift
     )

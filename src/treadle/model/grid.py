@@ -105,7 +105,7 @@ def as_blocks(grid: Grid) -> Coded | Obstacle:
         return Obstacle("a scale is out of float16's range")
     if grid.num_bits == 8:
         signed = (grid.codes ^ np.uint8(128)).view(np.int8)
-        return Coded("q8", signed, scales[:, blocks], None)
+        return Coded("q8", signed.reshape(len(signed), -1, BLOCK), scales[:, blocks], None)
     # Rounded to float16: an error of at most 15 / 2048 of a step.
     minima = _halves(-grid.zeros.astype(np.float32) * scales.astype(np.float32))
     if minima is None:

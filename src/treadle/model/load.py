@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from treadle.core.checkpoint import CheckpointReader, require_finite
 from treadle.core.errors import CheckpointError, DataError, UnsupportedModelError
 from treadle.model import facts
+from treadle.model.coded import DecodedReader
 from treadle.model.gguf_file import SUFFIX
 from treadle.model.source import open_model
 from treadle.model.unread import require_all_read
@@ -230,10 +231,14 @@ def _on_disk(name: str, architecture: facts.Architecture, reader: CheckpointRead
 
 
 def _read(reader: CheckpointReader, name: str, dtype: "torch.dtype") -> "torch.Tensor":
-    """Return a copy of a tensor in `dtype`, checked to be finite."""
+    """Return a tensor in `dtype` that nobody else holds, checked to be finite."""
     stored = reader.tensors[reader.tied.get(name, name)]
     require_finite(name, reader.array(name), stored.file)
-    return reader.tensor(name).to(dtype, copy=True)
+    tensor = reader.tensor(name)
+    if isinstance(reader, DecodedReader) and tensor.dtype == dtype:
+        reader.release(name)  # decoded for us alone
+        return tensor
+    return tensor.to(dtype, copy=True)
 
 
 def _stack(

@@ -30,7 +30,7 @@ __all__ = [
 
 SOURCES = Path(__file__).parent
 OBJECTS = SOURCES / "objects"
-KERNELS = ("mask", "merge", "obs", "step", "text")
+KERNELS = ("codes", "mask", "merge", "obs", "step", "text")
 
 # Without -ffp-contract=off a compiler fuses multiplications with additions where the machine can,
 # and results would depend on the machine; a kernel that wants the fused form writes fmaf().

@@ -13,7 +13,7 @@ enum { F32 = 0, F16 = 1, Q8 = 2, Q4 = 3 };
 enum { BLOCK = 32, STEPS = BLOCK / 4 };
 /* Activations of a tile: what the machine has registers for. */
 enum { MOST_ACTIVATIONS = LANES == 16 ? 8 : 4 };
-/* Rows that stay in the cache while all activations pass. */
+/* Rows that stay in the cache while all activations pass, at most. */
 enum { GROUP = 64 };
 
 /* Eight-bit codes are stored with this offset, where the machine multiplies unsigned by signed bytes exactly. */
@@ -53,17 +53,26 @@ static void quantise(
     }
 }
 
-/* While a tile is multiplied, the next one comes from memory: what the processor foresees by itself is too little when
- * several activations share a weight. */
+/* While a tile is multiplied, later ones come from memory: what the processor foresees by itself is too little when several
+ * activations share a weight. A matrix's end is followed by the next matrix (runtime/arena.py). */
 INLINE void will_read(const void *place) { __builtin_prefetch(place, 0, 2); }
 
+/* What is fetched ahead of a matrix of floats: all of the next group of rows, shared out over the tiles of this one. */
+typedef struct {
+    const char *next, *end;
+} Ahead;
+
+/* Lines that a tile fetches at each column: so many that all tiles of a group fetch the next one. */
+enum { FETCH_NONE = 0, FETCH_TWO = 2, FETCH_ONE = 1, FETCH_HALF = -2 };
+enum { LINE = 64 };
+
 /* out[g][a] = the dot products of LANES rows, from `row` + g * LANES on, with activation a. Columns are added up in runs,
- * and the runs' sums in turn, which keeps the sums of many columns exact enough. `ahead` fetches the next tile. */
+ * and the runs' sums in turn, which keeps the sums of many columns exact enough. */
 INLINE void tile_floats(
-    const Matrix *m, int row, const float *x, int64_t stride, int type, int G, int A, int ahead,
+    const Matrix *m, int row, const float *x, int64_t stride, int type, int G, int A, int fetch, const char *ahead,
     floats out[4][MOST_ACTIVATIONS]) {
     enum { COLUMNS = 256 };
-    int64_t cols = m->cols, at = (int64_t)row * cols, size = type == F32 ? 4 : 2;
+    int64_t cols = m->cols, at = (int64_t)row * cols;
     for (int g = 0; g < G; g++)
         for (int a = 0; a < A; a++) out[g][a] = (floats){0};
     for (int64_t first = 0; first < cols; first += COLUMNS) {
@@ -73,9 +82,10 @@ INLINE void tile_floats(
             floats w[4];
             for (int g = 0; g < G; g++) {
                 int64_t from = at + (g * cols + c) * LANES;
-                if (ahead) will_read((const char *)m->data + (from + G * cols * LANES) * size);
                 w[g] = type == F32 ? load((const float *)m->data + from) : load_half((const uint16_t *)m->data + from);
             }
+            if (fetch == FETCH_HALF && c % 2) will_read(ahead + c / 2 * LINE);
+            for (int line = 0; line < fetch; line++) will_read(ahead + (c * fetch + line) * LINE);
             for (int a = 0; a < A; a++) {
                 floats v = spread(x[a * stride + c]);
                 for (int g = 0; g < G; g++) total[g][a] = fused(w[g], v, total[g][a]);
@@ -192,42 +202,73 @@ INLINE void multiply_codes(const Matrix *m, const Activations *x, int count, int
         int stop = group + GROUP < end ? group + GROUP : end, first = 0;
         for (; first + MOST_ACTIVATIONS <= count; first += MOST_ACTIVATIONS)
             block_codes(m, x, first, group, stop, type, MOST_ACTIVATIONS, target, stride, add);
+        for (; MOST_ACTIVATIONS > 4 && first + 4 <= count; first += 4)
+            block_codes(m, x, first, group, stop, type, 4, target, stride, add);
         for (; first + 2 <= count; first += 2) block_codes(m, x, first, group, stop, type, 2, target, stride, add);
         if (first < count) block_codes(m, x, first, group, stop, type, 1, target, stride, add);
     }
 }
 
-INLINE void block_floats(const Matrix *m, const float *x, int first, int row, int stop, int type, int A, float *target,
-                         int64_t stride, int add) {
+/* One tile, which fetches as much ahead as is left to fetch. */
+INLINE void step_floats(const Matrix *m, int row, const float *x, int type, int G, int A, int fetch, Ahead *ahead,
+                        floats out[4][MOST_ACTIVATIONS]) {
+    int64_t cols = m->cols;
+    if (ahead->next >= ahead->end) return tile_floats(m, row, x, cols, type, G, A, FETCH_NONE, 0, out);
+    const char *from = ahead->next;
+    ahead->next += LINE * (fetch == FETCH_HALF ? cols / 2 : fetch * cols);
+    switch (fetch) {
+    case FETCH_TWO: return tile_floats(m, row, x, cols, type, G, A, FETCH_TWO, from, out);
+    case FETCH_ONE: return tile_floats(m, row, x, cols, type, G, A, FETCH_ONE, from, out);
+    default: return tile_floats(m, row, x, cols, type, G, A, FETCH_HALF, from, out);
+    }
+}
+
+INLINE void block_floats(const Matrix *m, const float *x, int first, int row, int stop, int type, int A, int fetch,
+                         Ahead *ahead, float *target, int64_t stride, int add) {
     floats out[4][MOST_ACTIVATIONS];
     x += (int64_t)first * m->cols;
     target += first * stride;
     enum { FEW = 2, MANY = 4 };
     if (A == 1)
         for (; row + MANY * LANES <= stop; row += MANY * LANES) {
-            tile_floats(m, row, x, m->cols, type, MANY, 1, 0, out);
+            tile_floats(m, row, x, m->cols, type, MANY, 1, FETCH_NONE, 0, out);
             for (int g = 0; g < MANY; g++) put(m, row + g * LANES, out[g][0], target, add);
         }
     for (; row + FEW * LANES <= stop; row += FEW * LANES) {
-        if (A > 1 && !first) tile_floats(m, row, x, m->cols, type, FEW, A, 1, out);
-        else tile_floats(m, row, x, m->cols, type, FEW, A, 0, out);
+        if (A == 1) tile_floats(m, row, x, m->cols, type, FEW, A, FETCH_NONE, 0, out);
+        else step_floats(m, row, x, type, FEW, A, fetch, ahead, out);
         for (int g = 0; g < FEW; g++)
             for (int a = 0; a < A; a++) put(m, row + g * LANES, out[g][a], target + a * stride, add);
     }
     for (; row < stop; row += LANES) {
-        tile_floats(m, row, x, m->cols, type, 1, A, 0, out);
+        tile_floats(m, row, x, m->cols, type, 1, A, FETCH_NONE, 0, out);
         for (int a = 0; a < A; a++) put(m, row, out[0][a], target + a * stride, add);
     }
 }
 
+/* Rows of floats that stay in the cache, beside the next ones, while all activations pass. */
+static int rows_at_once(const Matrix *m, int type) {
+    enum { ROOM = 256 << 10 };
+    int64_t rows = ROOM / ((int64_t)m->cols * (type == F32 ? 4 : 2)) / (2 * LANES) * (2 * LANES);
+    return rows < 2 * LANES ? 2 * LANES : rows > GROUP ? GROUP : (int)rows;
+}
+
 INLINE void multiply_floats(const Matrix *m, const float *x, int count, int begin, int end, int type, float *target,
                             int64_t stride, int add) {
-    for (int group = begin; group < end; group += GROUP) {
-        int stop = group + GROUP < end ? group + GROUP : end, first = 0;
+    int size = rows_at_once(m, type), passes = count / MOST_ACTIVATIONS + (count % MOST_ACTIVATIONS + 3) / 4;
+    int64_t row_bytes = (int64_t)m->cols * (type == F32 ? 4 : 2);
+    int fetch = passes >= 4 ? FETCH_HALF : passes > 1 || type == F16 ? FETCH_ONE : FETCH_TWO;
+    for (int group = begin; group < end; group += size) {
+        int stop = group + size < end ? group + size : end, first = 0;
+        const char *next = (const char *)m->data + stop * row_bytes;
+        Ahead ahead = {next, next + size * row_bytes};
         for (; first + MOST_ACTIVATIONS <= count; first += MOST_ACTIVATIONS)
-            block_floats(m, x, first, group, stop, type, MOST_ACTIVATIONS, target, stride, add);
-        for (; first + 2 <= count; first += 2) block_floats(m, x, first, group, stop, type, 2, target, stride, add);
-        if (first < count) block_floats(m, x, first, group, stop, type, 1, target, stride, add);
+            block_floats(m, x, first, group, stop, type, MOST_ACTIVATIONS, fetch, &ahead, target, stride, add);
+        for (; MOST_ACTIVATIONS > 4 && first + 4 <= count; first += 4)
+            block_floats(m, x, first, group, stop, type, 4, fetch, &ahead, target, stride, add);
+        for (; first + 2 <= count; first += 2)
+            block_floats(m, x, first, group, stop, type, 2, fetch, &ahead, target, stride, add);
+        if (first < count) block_floats(m, x, first, group, stop, type, 1, fetch, &ahead, target, stride, add);
     }
 }
 

@@ -18,6 +18,7 @@ __all__ = [
     "decode_bf16",
     "encode_bf16",
     "gram",
+    "interleave",
     "keep_n_of_m",
     "keep_rows",
     "obs_block",
@@ -148,3 +149,10 @@ def weighted_sum(
     for vector, weight in zip(vectors[1:], weights[1:], strict=True):
         total += vector * weight
     target[:] = total
+
+
+def interleave(values: npt.NDArray[np.generic], target: npt.NDArray[np.generic]) -> None:
+    """Put the same item of each of `lanes` rows side by side: [groups, blocks, items, lanes]."""
+    (rows, blocks, items), lanes = values.shape, target.shape[-1]
+    filled = np.pad(values, ((0, -rows % lanes), (0, 0), (0, 0)))
+    target[...] = np.moveaxis(filled.reshape(-1, lanes, blocks, items), 1, -1)

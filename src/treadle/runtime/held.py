@@ -10,7 +10,7 @@ from treadle.core.codec import Array
 from treadle.core.errors import SettingsError
 from treadle.model.coded import Coded, DecodedReader, Obstacle
 from treadle.native.loader import SlowPathWarning
-from treadle.runtime.packed import AUTO, Layout, Packed, WeightForm, pack, pack_codes
+from treadle.runtime.packed import AUTO, Layout, Packed, Room, WeightForm, pack, pack_codes
 
 __all__ = ["HeldWeights"]
 
@@ -33,6 +33,7 @@ class HeldWeights:
     def __init__(self, form: WeightForm | Literal["auto"], layout: Layout) -> None:
         self._form, self._layout = form, layout
         self._arrays: list[Array] = []
+        self._room = Room()
         self._decoded: list[tuple[str, str]] = []
         self.num_bytes = self.num_weights = 0
         self.forms: set[WeightForm] = set()
@@ -43,7 +44,7 @@ class HeldWeights:
         own_bias = reader.array(bias) if bias is not None and bias in reader.tensors else None
         coded = self._codes(reader, name)
         if coded is not None:
-            packed = pack_codes(coded, self._layout, own_bias)
+            packed = pack_codes(coded, self._layout, self._room, own_bias)
             self.forms.add(coded.form)
         else:
             packed = self._floats(reader, name, own_bias)
@@ -99,7 +100,7 @@ class HeldWeights:
         require_finite(name, reader.array(name), stored.file)
         form: WeightForm = self._own_form(reader, name) if self._form == "auto" else self._form
         try:
-            packed = pack(reader.array(name), form, self._layout, bias)
+            packed = pack(reader.array(name), form, self._layout, self._room, bias)
         except SettingsError as error:
             raise SettingsError(f"Tensor '{name}' in '{stored.file}': {error}") from error
         has_codes = packed.struct.scales is not None

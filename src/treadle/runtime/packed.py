@@ -4,12 +4,13 @@ import ctypes
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from treadle.core.codec import Array, quantize_q4_0, quantize_q4_1, quantize_q8_0
 from treadle.core.errors import SettingsError
 from treadle.core.registry import near
 from treadle.model.coded import BLOCK, Coded, pair_codes
+from treadle.native.codes import interleave
+from treadle.runtime.arena import Arena
 from treadle.runtime.typed import text
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Layout",
     "Matrix",
     "Packed",
+    "Room",
     "WeightForm",
     "pack",
     "pack_codes",
@@ -78,17 +80,26 @@ class Layout(NamedTuple):
     """What is added to 8-bit codes, so that they are unsigned; 0: they stay signed."""
 
 
-def pack(weight: Array, form: WeightForm, layout: Layout, bias: Array | None = None) -> Packed:
+class Room:
+    """Where packed matrices lie: what is multiplied one after another, and scales elsewhere."""
+
+    def __init__(self) -> None:
+        self.data, self.scales = Arena(), Arena()
+
+
+def pack(
+    weight: Array, form: WeightForm, layout: Layout, room: Room, bias: Array | None = None
+) -> Packed:
     """Return a matrix [out, in] in a form; float16 where blocks of 32 do not divide `in`."""
     rows, cols = weight.shape
     form = _fitting(form, cols)
-    return _packed(form, rows, cols, _parts(weight, form, layout), bias)
+    return _packed(form, rows, cols, _parts(weight, form, layout, room), bias)
 
 
-def pack_codes(coded: Coded, layout: Layout, bias: Array | None = None) -> Packed:
+def pack_codes(coded: Coded, layout: Layout, room: Room, bias: Array | None = None) -> Packed:
     """Return a matrix of the codes and scales that a checkpoint stores, none of them changed."""
     rows, cols = coded.scales.shape[0], coded.scales.shape[1] * BLOCK
-    return _packed(coded.form, rows, cols, _code_parts(coded, layout), bias)
+    return _packed(coded.form, rows, cols, _code_parts(coded, layout, room), bias)
 
 
 def _fitting(form: WeightForm, cols: int) -> WeightForm:
@@ -110,13 +121,13 @@ def _packed(
 
 
 def _parts(
-    weight: Array, form: WeightForm, layout: Layout
+    weight: Array, form: WeightForm, layout: Layout, room: Room
 ) -> tuple[Array, Array | None, Array | None]:
     """Return data, scales and minima."""
     if form == "fp32":
-        return _by_lanes(np.asarray(weight, np.float32), layout.lanes), None, None
+        return _by_lanes(np.asarray(weight, np.float32), layout.lanes, room.data), None, None
     if form == "fp16":
-        return _by_lanes(_half(weight), layout.lanes), None, None
+        return _by_lanes(_half(weight), layout.lanes, room.data), None, None
     with np.errstate(over="ignore", invalid="ignore"):  # found below, and named
         coded = _rounded(np.asarray(weight, np.float32), form)
     for part in (coded.scales, coded.minima):
@@ -125,47 +136,45 @@ def _parts(
                 f"A block of weights is larger than the float16 scales of {form} can express; hold "
                 f"the model in fp32."
             )
-    return _code_parts(coded, layout)
+    return _code_parts(coded, layout, room)
 
 
 def _rounded(wide: Array, form: WeightForm) -> Coded:
     """Return a matrix rounded to the nearest codes."""
     if form == "q8":
-        return Coded(form, *quantize_q8_0(wide), None)
+        codes, scales = quantize_q8_0(wide)
+        return Coded(form, codes.reshape(*scales.shape, BLOCK), scales, None)
     if form == "q4_0":
-        codes, scales = quantize_q4_0(wide)
+        fours, scales = quantize_q4_0(wide)
         minima = (scales * np.float16(-8)).astype(np.float16)
-        return Coded(form, pair_codes(codes), scales, minima)
-    codes, scales, minima = quantize_q4_1(wide)
-    return Coded("q4_1", pair_codes(codes), scales, minima)
+        return Coded(form, pair_codes(fours), scales, minima)
+    fours, scales, minima = quantize_q4_1(wide)
+    return Coded("q4_1", pair_codes(fours), scales, minima)
 
 
-def _code_parts(coded: Coded, layout: Layout) -> tuple[Array, Array, Array | None]:
+def _code_parts(coded: Coded, layout: Layout, room: Room) -> tuple[Array, Array, Array | None]:
     """Return data, scales and minima."""
-    codes, lanes = coded.codes.view(np.uint8), layout.lanes
+    lanes = layout.lanes
+    scales = _by_lanes(coded.scales, lanes, room.scales)
+    minima = None if coded.minima is None else _by_lanes(coded.minima, lanes, room.scales)
+    # Four columns of a row stay together, whatever lies between the blocks.
+    own = coded.codes if coded.codes.strides[-1] == 1 else np.ascontiguousarray(coded.codes)
+    codes = _interleaved(own.view(np.uint32), lanes, room.data).view(np.uint8)
     if coded.form == "q8":
-        codes = codes + np.uint8(layout.offset)
-    minima = None if coded.minima is None else _by_lanes(coded.minima, lanes)
-    return _interleaved(codes, lanes), _by_lanes(coded.scales, lanes), minima
+        codes += np.uint8(layout.offset)
+    return codes, scales, minima
 
 
-def _interleaved(codes: npt.NDArray[np.uint8], lanes: int) -> npt.NDArray[np.uint8]:
-    """Put four columns of each of `lanes` rows side by side: [rows / lanes, cols / 4, lanes, 4]."""
-    # Four bytes at a time, which numpy moves faster than a dimension of four.
-    quads = np.ascontiguousarray(_filled(codes, lanes)).view(np.uint32)
-    turned = np.ascontiguousarray(quads.reshape(-1, lanes, codes.shape[1] // 4).mT)
-    return turned.view(np.uint8).reshape(*turned.shape, 4)
+def _by_lanes(values: Array, lanes: int, arena: Arena) -> Array:
+    """Put one column of each of `lanes` rows side by side: [groups, 1, cols, lanes]."""
+    return _interleaved(values[:, None], lanes, arena)
 
 
-def _by_lanes(values: Array, lanes: int) -> Array:
-    """Put one column of each of `lanes` rows side by side: [rows / lanes, cols, lanes]."""
-    return np.ascontiguousarray(_filled(values, lanes).reshape(-1, lanes, values.shape[1]).mT)
-
-
-def _filled(values: Array, lanes: int) -> Array:
-    """Add rows of zeros up to a multiple of `lanes`."""
-    missing = -len(values) % lanes
-    return np.pad(values, ((0, missing), (0, 0))) if missing else values
+def _interleaved(values: Array, lanes: int, arena: Arena) -> Array:
+    rows, blocks, items = values.shape
+    target = arena.take((-(-rows // lanes), blocks, items, lanes), values.dtype)
+    interleave(values, target)
+    return target
 
 
 def _half(weight: Array) -> Array:

@@ -1,0 +1,66 @@
+"""Kernels over stored codes: rows interleaved for the native step, GGUF's blocks as floats.
+
+Each has a numpy twin that gives the same bits.
+"""
+
+import ctypes
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.core import codec
+from treadle.native import twins
+from treadle.native.loader import library
+
+__all__ = ["decode_q4_0", "decode_q4_1", "decode_q8_0", "interleave"]
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+_BLOCK = 32
+
+
+def interleave(values: npt.NDArray[np.generic], target: npt.NDArray[np.generic]) -> None:
+    """Put the same item of each of `lanes` rows side by side.
+
+    Args:
+        values: [rows, blocks, items] of 2 or 4 bytes each; rows and blocks may lie anywhere, and
+            need not be aligned.
+        target: [groups, blocks, items, lanes] of the same type, contiguous; rows of zeros fill its
+            last group.
+    """
+    kernel = library("codes")
+    if kernel is None or values.strides[2] != values.itemsize:
+        return twins.interleave(values, target)
+    (rows, blocks, items), (groups, *_, lanes) = values.shape, target.shape
+    move = kernel.interleave_2 if values.itemsize == 2 else kernel.interleave_4
+    sizes = (*values.strides[:2], rows, blocks, items, lanes, 0, groups)
+    move(_of(values), *map(ctypes.c_int64, sizes), _of(target))
+    return None
+
+
+def decode_q8_0(raw: Bytes) -> Floats:
+    """Return the weights of GGUF Q8_0 blocks (see `core.codec`)."""
+    return codec.dequantize_q8_0(raw) if library("codes") is None else _decoded("q8_0", raw, 34)
+
+
+def decode_q4_0(raw: Bytes) -> Floats:
+    """Return the weights of GGUF Q4_0 blocks (see `core.codec`)."""
+    return codec.dequantize_q4_0(raw) if library("codes") is None else _decoded("q4_0", raw, 18)
+
+
+def decode_q4_1(raw: Bytes) -> Floats:
+    """Return the weights of GGUF Q4_1 blocks (see `core.codec`)."""
+    return codec.dequantize_q4_1(raw) if library("codes") is None else _decoded("q4_1", raw, 20)
+
+
+def _decoded(kind: str, raw: Bytes, block_bytes: int) -> Floats:
+    blocks, kernel = np.ascontiguousarray(raw), library("codes")
+    num_blocks = blocks.size // block_bytes
+    target = np.empty((*raw.shape[:-1], raw.shape[-1] // block_bytes * _BLOCK), np.float32)
+    decode = getattr(kernel, f"decode_{kind}")
+    decode(_of(blocks), ctypes.c_int64(0), ctypes.c_int64(num_blocks), _of(target))
+    return target
+
+
+def _of(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
