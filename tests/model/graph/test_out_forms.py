@@ -18,6 +18,7 @@ CASES = [
     (aten.div.Scalar, (ROWS, 3), {}),
     (aten.embedding.default, (ROWS, INDICES), {}),
     (aten.embedding_dense_backward.default, (torch.randn(2, 3, 4), INDICES, 6, -1, False), {}),
+    (aten.embedding_dense_backward.default, (torch.randn(2, 3, 4), INDICES, 6, 3, False), {}),
     (aten.slice_backward.default, (ROWS[1:5:2], [6, 4], 0, 1, 5, 2), {}),
     (aten.slice_backward.default, (ROWS[:-1], [6, 4], 0, 0, -1, 1), {}),
     (aten.select_backward.default, (ROWS[2], [6, 4], 0, 2), {}),
@@ -64,8 +65,8 @@ def test_every_own_form_is_tried():
 def test_kernels_that_make_their_own_tensors_have_none():
     rows = (ROWS, [4], None, None, 1e-5)
     assert out_form(node_of(aten.native_layer_norm.default, rows, {})) is None
-    padded = (torch.randn(2, 3, 4), INDICES, 6, 0, False)
-    assert out_form(node_of(aten.embedding_dense_backward.default, padded, {})) is None
+    scaled = (torch.randn(2, 3, 4), INDICES, 6, -1, True)
+    assert out_form(node_of(aten.embedding_dense_backward.default, scaled, {})) is None
     assert out_form(node_of(aten.constant_pad_nd.default, (ROWS, [-1, 0]), {})) is None
     assert out_form(node_of(torch.sin, (ROWS,), {})) is None
 

@@ -5,9 +5,9 @@ import copy
 import torch
 
 OPTIMIZERS = {
-    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, fused=True),
-    "adamw_foreach": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, foreach=True),
-    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.9),
+    "adamw": lambda parameters, rate: torch.optim.AdamW(parameters, lr=rate, fused=True),
+    "adamw_foreach": lambda parameters, rate: torch.optim.AdamW(parameters, lr=rate, foreach=True),
+    "sgd": lambda parameters, rate: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
 }
 
 
@@ -15,10 +15,12 @@ def causal_loss(module, data):
     return module(**data, labels=data["input_ids"], use_cache=False).loss
 
 
-def trained(module, batches, optimizer="adamw", clip_norm=None, loss=causal_loss):
+def trained(
+    module, batches, optimizer="adamw", clip_norm=None, loss=causal_loss, learning_rate=1e-2
+):
     """Return the losses, and the module and the optimizer after one step a batch."""
     module = copy.deepcopy(module)
-    by = OPTIMIZERS[optimizer](list(module.parameters()))
+    by = OPTIMIZERS[optimizer](list(module.parameters()), learning_rate)
     losses = []
     for batch in batches:
         value = loss(module, batch)

@@ -118,10 +118,18 @@ def _embedding(weight: "Tensor", indices: "Tensor", *_: Any, out: "Tensor", **__
 
 
 def _embedding_backward(
-    gradient: "Tensor", indices: "Tensor", *_: Any, out: "Tensor", **__: Any
+    gradient: "Tensor",
+    indices: "Tensor",
+    _num_rows: int,
+    padding_index: int,
+    _by_frequency: bool,
+    *,
+    out: "Tensor",
 ) -> None:
     out.zero_()
     out.index_add_(0, indices.reshape(-1), gradient.reshape(-1, out.shape[1]))
+    if padding_index >= 0:
+        out[padding_index].zero_()
 
 
 def _slice_backward(
@@ -212,8 +220,7 @@ _OWN: dict[str, Callable[..., None]] = {
 
 def _scales_by_frequency(args: Sequence[Any]) -> bool:  # Any: arguments of an fx node
     """Return whether an embedding's backward does more than to add rows."""
-    _, _, _, padding_index, by_frequency = args
-    return bool(padding_index >= 0 or by_frequency)
+    return bool(args[4])
 
 
 def _crops(args: Sequence[Any]) -> bool:  # Any: arguments of an fx node
