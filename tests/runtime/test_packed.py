@@ -113,8 +113,8 @@ def test_what_blocks_do_not_divide_is_held_in_float16():
     assert packed.struct.type == 1
     (data,) = packed.arrays
     assert data.shape == (1, 1, 33, 8)  # a column of eight rows at a time, four of them empty
-    np.testing.assert_allclose(data[0, :, :4].T, random(4, 33), rtol=1e-3)
-    assert not data[0, :, 4:].any()
+    np.testing.assert_allclose(data[0, 0, :, :4].T, random(4, 33), rtol=1e-3)
+    assert not data[0, 0, :, 4:].any()
 
 
 def test_mistakes_are_named():

@@ -66,6 +66,9 @@ class Stored(Protocol):
     def coded(self) -> Coded | Obstacle | None:
         """Return its codes, why they cannot be had, or None where it is stored as floats."""
 
+    def release(self) -> None:
+        """Let its bytes of the file leave memory; views stay valid and read the file again."""
+
 
 class DecodedReader(CheckpointReader):
     """A checkpoint whose tensors are decoded when they are read; the last one stays in memory."""
@@ -95,8 +98,9 @@ class DecodedReader(CheckpointReader):
         return self._stored[self.tied.get(name, name)].coded()
 
     def release(self, name: str) -> None:
-        """Let go of a tensor's decoded values."""
+        """Let go of a tensor's decoded values, and let its bytes of the file leave memory."""
         self._last = None
+        self._stored[self.tied.get(name, name)].release()
 
     def close(self) -> None:
         """Let go of the files; what was handed out stays valid."""

@@ -101,6 +101,10 @@ class GgufFile:
         """Return a tensor's bytes [rows, bytes of a row], as a view over the mapped file."""
         return self._files.view(self.tensors[name].raw)
 
+    def release(self, name: str) -> None:
+        """Let a tensor's bytes leave memory; views stay valid and read the file again."""
+        self._files.release(self.tensors[name].raw)
+
     def close(self) -> None:
         """Let go of the mapped file; views stay valid."""
         self._files.close()

@@ -140,6 +140,9 @@ class _GgufStored(NamedTuple):
             return Coded("q4_0", codes, scales, scales * np.float16(-8))
         return Coded("q4_1", codes, scales, self._ordered(halves[:, :, 1]))
 
+    def release(self) -> None:
+        self.file.release(self.name)
+
     def _ordered(self, rows: Array) -> Array:
         """Undo llama.cpp's order of query and key rows."""
         if not self.heads:

@@ -103,6 +103,9 @@ class _Plain(NamedTuple):
     def coded(self) -> None:
         return None
 
+    def release(self) -> None:
+        self.reader.release(self.info.name)
+
 
 class _Quantized:
     """A matrix on a grid."""
@@ -116,9 +119,12 @@ class _Quantized:
     def coded(self) -> Coded | Obstacle:
         return as_blocks(self._grid())
 
-    def _grid(self) -> Grid:
-        grid = self._way.grid(self._reader, self._stem)
+    def release(self) -> None:
         for suffix in self._way.suffixes:
             if self._stem + suffix in self._reader.tensors:
                 self._reader.release(self._stem + suffix)
+
+    def _grid(self) -> Grid:
+        grid = self._way.grid(self._reader, self._stem)
+        self.release()
         return grid
