@@ -12,7 +12,15 @@ from treadle.learn.plan.problem import Problem, build_problem
 from treadle.learn.plan.replay import live_at
 from treadle.learn.plan.stages import Stages
 
-__all__ = ["FORMAT", "PLAN_FILE", "figures", "measurements", "offsets_by_value", "write_plan"]
+__all__ = [
+    "FORMAT",
+    "PLAN_FILE",
+    "extra_fraction",
+    "figures",
+    "measurements",
+    "offsets_by_value",
+    "write_plan",
+]
 
 FORMAT, PLAN_FILE = "treadle.memory-plan/1", "plan.json"
 _NUM_POINTS = 400
@@ -39,6 +47,7 @@ def write_plan(plan: Plan, stages: Stages, settings: dict[str, Any], folder: Pat
         "settings": settings,
         "order": list(plan.ordered.order),
         "offsets": {str(value): low for value, low in sorted(offsets_by_value(plan).items())},
+        "recomputed": list(plan.recomputed),
         "arena_bytes": plan.arena_bytes,
         "peak_bytes": stages.donated,
         "bound_bytes": plan.ordered.bound_bytes,
@@ -84,13 +93,16 @@ def measurements(plan: Plan, stages: Stages) -> list[Measurement]:
         gap = (stages.donated - bound) / bound
         found.append(simulated("bound", bound, "bytes", "no order needs less"))
         found.append(simulated("gap", gap, "above the bound"))
+    if plan.recomputed:
+        note = f"{len(plan.recomputed)} values are made again in the backward pass"
+        found.append(simulated("recomputed", extra_fraction(plan), "of the arithmetic", note))
     seconds = plan.order_seconds + plan.layout_seconds
     return [*found, Measurement(name="planning", value=seconds, unit="seconds", better="lower")]
 
 
 def figures(plan: Plan, stages: Stages, alignment_bytes: int) -> list[Figure]:
     """Return memory over time before and after, and what is there at the peak."""
-    plain = build_problem(plan.graph, donate=False, alignment_bytes=alignment_bytes)
+    plain = build_problem(plan.source, donate=False, alignment_bytes=alignment_bytes)
     return [
         Figure(
             kind="line",
@@ -106,6 +118,11 @@ def figures(plan: Plan, stages: Stages, alignment_bytes: int) -> list[Figure]:
         _at_peak("plan", plan.problem, plan.ordered.order, stages.after.profile),
         _lives(plan),
     ]
+
+
+def extra_fraction(plan: Plan) -> float:
+    """Return the arithmetic that is repeated, as a share of the step's."""
+    return plan.extra_flops / max(1, sum(operator.flops for operator in plan.source.operators))
 
 
 def _curve(name: str, profile: tuple[int, ...]) -> Series:

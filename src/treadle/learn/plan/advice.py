@@ -1,9 +1,11 @@
 """Whether a step fits into a budget, and what to switch on so that it does."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from treadle.core.errors import CapacityError, UnsupportedModelError
 from treadle.core.result import Measurement
+from treadle.learn.plan.account import extra_fraction
 from treadle.learn.plan.base import Layout, Order, Plan, Planner
 from treadle.learn.plan.budget import spoken
 from treadle.learn.plan.listing import program
@@ -16,6 +18,9 @@ __all__ = ["Advice", "advise"]
 
 _NUM_CHUNKS = 8
 """Chunks of the loss that are tried: logits then take an eighth, and the head runs twice."""
+_FRACTIONS = (0.02, 0.1, 0.35)
+"""Shares of the arithmetic that are tried: elementwise operators only, some, most of a forward pass
+(which is a third of a step)."""
 
 
 class Advice(NamedTuple):
@@ -51,17 +56,15 @@ def advise(
         return Advice([_fits(plan, total, budget_bytes)], [margin])
     tried = [f"as asked {spoken(total)}"]
     least = total
-    chunked = _chunked(step)
-    if chunked is not None:
-        other = planner.plan(chunked, order, layout, seed)
-        extra = _flops(other) / max(1, _flops(plan)) - 1
-        tried.append(f"with --chunked-loss {_NUM_CHUNKS} {spoken(_total(other))}")
+    for flags, graph, using in _switches(step, plan, budget_bytes, planner):
+        other = using.plan(graph, order, layout, seed)
+        extra = (_flops(other) - _flops(plan)) / max(1, _flops(plan))
+        tried.append(f"with {flags} {spoken(_total(other))}")
         least = min(least, _total(other))
         if _total(other) <= budget_bytes:
             note = (
                 f"Does not fit: {spoken(total)}, the budget is {spoken(budget_bytes)}. Switch on "
-                f"--chunked-loss {_NUM_CHUNKS}: {spoken(_total(other))}, for {extra:+.1%} "
-                f"arithmetic."
+                f"{flags}: {spoken(_total(other))}, for {extra:+.1%} arithmetic."
             )
             return Advice([note], [margin])
     raise CapacityError(
@@ -69,6 +72,26 @@ def advise(
         f"is {spoken(least)}, of which {spoken(plan.graph.persistent_bytes)} are parameters, "
         f"optimizer states and data. {_what_else(step, plan, budget_bytes)}"
     )
+
+
+def _switches(
+    step: Step, plan: Plan, budget_bytes: int, planner: Planner
+) -> Iterator[tuple[str, Graph, Planner]]:
+    """Yield what can be switched on, the cheapest first: its flags, the graph and the planner."""
+    if plan.graph.persistent_bytes >= budget_bytes:
+        return
+    graphs = {"": plan.source}
+    chunked = _chunked(step)
+    if chunked is not None:
+        flags = f"--chunked-loss {_NUM_CHUNKS}"
+        graphs = {flags: chunked, **graphs}
+        yield flags, chunked, planner
+    asked = float(planner.settings().get("recompute_fraction", 1.0))
+    for fraction in _FRACTIONS:
+        for flags, graph in graphs.items():
+            if fraction > asked:
+                using = planner.model_copy(update={"recompute_fraction": fraction})
+                yield f"{flags} --recompute-fraction {fraction:g}".strip(), graph, using
 
 
 def _total(plan: Plan) -> int:
@@ -80,12 +103,12 @@ def _flops(plan: Plan) -> int:
 
 
 def _fits(plan: Plan, total: int, budget_bytes: int) -> str:
-    plain = build_problem(plan.graph, donate=False)
+    plain = build_problem(plan.source, donate=False)
     traced = plan.graph.persistent_bytes + peak_of(plain, program(plain))
     how = "also in the traced order" if traced <= budget_bytes else "in this plan only"
     return (
         f"Fits {how}: {spoken(total)} of {spoken(budget_bytes)}; as traced it takes "
-        f"{spoken(traced)}. The plan costs no arithmetic."
+        f"{spoken(traced)}. The plan costs {extra_fraction(plan):.1%} arithmetic."
     )
 
 

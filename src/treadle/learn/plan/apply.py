@@ -101,7 +101,7 @@ def plan(
     if out is None:
         return result.model_copy(update={"output": ""})
     Path(out).mkdir(parents=True, exist_ok=True)
-    save_graph(source.graph, Path(out) / _GRAPH_FILE)
+    save_graph(planned.graph, Path(out) / _GRAPH_FILE)
     write_plan(planned, stages, settings, Path(out))
     write_result(result, Path(out))
     return result

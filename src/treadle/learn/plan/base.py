@@ -34,12 +34,18 @@ class Placed(NamedTuple):
 class Plan(NamedTuple):
     """An order and a layout of one graph, with what was found on the way."""
 
+    source: Graph
+    """The step as captured."""
     graph: Graph
+    """The step that is planned: the same, but for operators that run again."""
     problem: Problem
     ordered: Ordered
     blocks: tuple[Block, ...]
     placed: Placed
     arena_bytes: int
+    recomputed: tuple[str, ...]
+    """Names of the values that are not kept for the backward pass."""
+    extra_flops: int
     order_seconds: float
     layout_seconds: float
 

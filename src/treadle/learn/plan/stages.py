@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from treadle.learn.plan.base import Plan
 from treadle.learn.plan.listing import program, updates_asap
-from treadle.learn.plan.problem import Problem, build_problem
+from treadle.learn.plan.problem import build_problem
 from treadle.learn.plan.replay import Replay, replay
 
 __all__ = ["Stages", "stages_of"]
@@ -18,7 +18,7 @@ class Stages(NamedTuple):
     updates_in_backward: int
     """The same with each update as early as possible: what optimizer hooks give without a plan."""
     ordered: int
-    """In the planned order, still without donation."""
+    """In the planned order, with what is recomputed, still without donation."""
     donated: int
     """In the planned order, with donation."""
     arena: int
@@ -31,11 +31,14 @@ class Stages(NamedTuple):
 
 def stages_of(plan: Plan, alignment_bytes: int) -> Stages:
     """Return what each part of `plan` brings."""
-    plain: Problem = build_problem(plan.graph, donate=False, alignment_bytes=alignment_bytes)
-    before, after = replay(plain, program(plain)), replay(plan.problem, plan.ordered.order)
+    source, plain = (
+        build_problem(graph, donate=False, alignment_bytes=alignment_bytes)
+        for graph in (plan.source, plan.graph)
+    )
+    before, after = replay(source, program(source)), replay(plan.problem, plan.ordered.order)
     return Stages(
         before.peak,
-        replay(plain, updates_asap(plain)).peak,
+        replay(source, updates_asap(source)).peak,
         replay(plain, plan.ordered.order).peak,
         after.peak,
         plan.arena_bytes,
