@@ -12,7 +12,6 @@ from treadle.learn.plan import plan
 from treadle.model import tiny
 from treadle.model.graph.schema import load_graph, save_graph
 
-
 QUICK = {"method": "roam", "max_steps": 2000, "total_steps": 8000}
 """The checks of shapes make every call in these tests many times slower."""
 
