@@ -13,13 +13,13 @@ from typing import NamedTuple
 from treadle.learn.plan.listing import least_peak_first, updates_asap
 from treadle.learn.plan.problem import build_problem
 from treadle.learn.plan.replay import peak_of
+from treadle.model.graph.repeats import AGAIN
 from treadle.model.graph.schema import Graph, Operator, Value
 
 __all__ = ["Recomputed", "recompute"]
 
 _NOT_REPEATABLE = ("dropout", "bernoulli", "rand", "batch_norm")
 """Parts of operators' names that draw numbers or count their calls."""
-_AGAIN = "@again"
 
 
 class Recomputed(NamedTuple):
@@ -204,14 +204,14 @@ class _Writing:
         for output in operator.outputs:
             self.copies[output] = len(self.values)
             old = self.source.values[output]
-            self.values.append(old._replace(name=old.name + _AGAIN, is_output=False))
+            self.values.append(old._replace(name=old.name + AGAIN, is_output=False))
         for read in inputs:
             if self.values[read].kind != "temporary":
                 self.late_readers.setdefault(read, []).append(len(self.operators))
         mapped = dict(zip(operator.inputs, inputs, strict=True))
         self.operators.append(
             operator._replace(
-                name=operator.name + _AGAIN,
+                name=operator.name + AGAIN,
                 phase="backward",
                 inputs=inputs,
                 outputs=tuple(self.copies[output] for output in operator.outputs),
