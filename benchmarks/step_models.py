@@ -7,7 +7,7 @@ SiLU in place as is usual, and without dropout. Run as a script, it prints what 
 import argparse
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -285,11 +285,17 @@ def capture(
     seq: int = 128,
     optimizer: OptimizerName = "adamw",
     chunked_loss: int | None = None,
+    attention: Literal["auto", "sdpa", "eager"] = "auto",
 ) -> Captured:
-    """Capture a step of the model called `name`; `seq` counts for causal language models."""
+    """Capture a step; `seq`, `chunked_loss` and `attention` are for causal language models."""
     if name in CAUSAL:
         return capture_model(
-            CAUSAL[name], batch=batch, seq=seq, optimizer=optimizer, chunked_loss=chunked_loss
+            CAUSAL[name],
+            batch=batch,
+            seq=seq,
+            optimizer=optimizer,
+            chunked_loss=chunked_loss,
+            attention=attention,
         )
     model = MODELS[name]
     return capture_step(
