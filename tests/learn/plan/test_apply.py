@@ -105,9 +105,9 @@ def test_a_budget_that_only_the_plan_meets_says_so(step):
 
 
 def test_a_budget_that_cannot_be_met_says_the_least_and_what_else(step, gpt2):
-    total = plan(step).measurement("total").value
+    persistent = plan(step).measurement("persistent").value
     with pytest.raises(CapacityError, match=r"the least found is .* kB, of which .* Lower --seq"):
-        plan(step, budget=f"{total - 1:.0f}")
+        plan(step, budget=f"{persistent + 64:.0f}")
     with pytest.raises(CapacityError, match=r"Choose --optimizer sgd, which keeps one state less"):
         plan(gpt2, batch=1, seq=8, order=QUICK, budget="100KB")
     with pytest.raises(CapacityError, match=r"Choose a smaller model, or shard it"):
@@ -115,7 +115,7 @@ def test_a_budget_that_cannot_be_met_says_the_least_and_what_else(step, gpt2):
 
 
 def test_a_chunked_loss_is_offered_with_its_price(gpt2):
-    """320 tokens of vocabulary against 64 of width: logits set the peak of a large batch."""
+    """A vocabulary of 320 against a width of 64: logits set the peak of a large batch."""
     asked = {"batch": 16, "seq": 64, "order": QUICK}
     whole = plan(gpt2, **asked).measurement("total").value
     chunked = plan(gpt2, **asked, chunked_loss=8).measurement("total").value
@@ -123,6 +123,19 @@ def test_a_chunked_loss_is_offered_with_its_price(gpt2):
     result = plan(gpt2, **asked, budget=f"{(whole + chunked) / 2:.0f}")
     assert "Switch on --chunked-loss 8" in result.notes[0]
     assert "arithmetic" in result.notes[0]
+
+
+def test_recomputing_is_offered_with_its_price(gpt2):
+    """What the backward pass reads of a longer model: cheap to make again."""
+    asked = {"batch": 16, "seq": 64, "order": "least_peak_first", "chunked_loss": 8}
+    kept = plan(gpt2, **asked)
+    again = plan(gpt2, method={"method": "memory", "recompute_fraction": 0.1}, **asked)
+    least, most = (r.measurement("total").value for r in (again, kept))
+    assert least < most
+    assert 0 < again.measurement("recomputed").value <= 0.1
+    assert again.measurement("traced").value == kept.measurement("traced").value
+    result = plan(gpt2, **asked, budget=f"{least:.0f}")
+    assert "Switch on --recompute-fraction 0" in result.notes[0]
 
 
 def test_clipping_is_reported_and_blocks_early_updates(gpt2):
