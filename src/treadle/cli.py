@@ -243,7 +243,11 @@ def _verb_app(verb: Verb, only: str | None) -> App:
     table = verb.methods() if only is not None else None
     if only is not None and verb.table is None:
         app = App(name=verb.name, group=group)
-        app.default(_verb_command(verb, None))
+        if action := verb.action(only):
+            app.command(_verb_command(action, None), name=action.name)
+        else:
+            app.default(_verb_command(verb, None))
+            _list_actions(app, verb)
         return app
     if only is None or table is None:
         return App(name=verb.name, help=verb.summary, group=group)
@@ -255,9 +259,13 @@ def _verb_app(verb: Verb, only: str | None) -> App:
     for name in names:
         app.command(_verb_command(verb, name), name=name)
     if only not in table.table:
-        for action in verb.actions:
-            app.command(App(name=action.name, help=action.summary, group=_ACTIONS))
+        _list_actions(app, verb)
     return app
+
+
+def _list_actions(app: App, verb: Verb) -> None:
+    for action in verb.actions:
+        app.command(App(name=action.name, help=action.summary, group=_ACTIONS))
 
 
 def _tool(target: str, name: str) -> Callable[..., None]:

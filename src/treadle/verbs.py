@@ -84,6 +84,14 @@ VERBS = {
             "deploy",
             "Serve models behind OpenAI's HTTP interface, with a status page.",
             "treadle.deploy.serve:serve",
+            actions=(
+                Verb(
+                    "probe",
+                    "deploy",
+                    "Start a server, ask it once with OpenAI's client, look at its page, stop it.",
+                    "treadle.deploy.serve:probe",
+                ),
+            ),
         ),
         Verb(
             "evaluate",

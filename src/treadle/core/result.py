@@ -79,11 +79,13 @@ class Series(_Record):
 class Figure(_Record):
     """A figure as data; the page draws it."""
 
-    kind: Literal["line", "bar", "scatter", "heatmap", "interval", "timeline"]
+    kind: Literal["line", "bar", "scatter", "heatmap", "interval", "timeline", "picture"]
     title: str
     x_label: str
     y_label: str
     series: list[Series]
+    png_base64: str = ""
+    """Of a picture: what a program showed, as it was seen."""
 
 
 class Result(_Record):

@@ -1,10 +1,11 @@
-"""The six kinds of figure that a result may hold, drawn.
+"""The kinds of figure that a result may hold, drawn.
 
 Of a heatmap, each series is a row and `x` names the columns. Of a timeline, each series is a lane:
 `x` says when its spans start and `y` how long they last, or `x` labels them while `low` and `high`
 say when they start and end.
 """
 
+import html
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,9 @@ _ONE_SCALE = 5.0
 
 
 def draw(figure: Figure, key: str) -> str:
-    """Return `figure` as inline SVG; `key` is its unique id on the page."""
+    """Return `figure` as inline SVG, a picture as an image; `key` is its unique id on the page."""
+    if figure.kind == "picture":
+        return _picture(figure)
     figure = figure.model_copy(update={"series": [_finite(series) for series in figure.series]})
     names = ", ".join(series.name for series in figure.series[:8])
     description = (
@@ -39,6 +42,11 @@ def draw(figure: Figure, key: str) -> str:
         else:
             _say_empty(drawn)
     return drawn.svg
+
+
+def _picture(figure: Figure) -> str:
+    source = f"data:image/png;base64,{figure.png_base64}"
+    return f'<img src="{source}" alt="{html.escape(figure.title)}" style="max-width:100%">'
 
 
 def num_left_out(figure: Figure) -> int:
