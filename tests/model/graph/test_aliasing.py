@@ -9,17 +9,21 @@ from treadle.model.graph.aliasing import ALIAS_SAFE
 SHAPES = [(7, 33), (3, 5000)]
 
 
-def tensor(shape, seed):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 0.9 + 0.05
+def uniform(shape, seed, dtype):
+    drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    return (drawn * 0.9 + 0.05).to(dtype)
 
 
-def logical(shape, seed):
-    return tensor(shape, seed) > 0.5
-
-
-def calls(name, shape):
-    """Yield the operator, its arguments and its out arguments: each overload that is captured."""
+def calls(name, shape, dtype):
+    """Return each overload that is captured, with its arguments."""
     aten = torch.ops.aten
+
+    def tensor(shape, seed):
+        return uniform(shape, seed, dtype)
+
+    def logical(shape, seed):
+        return tensor(shape, seed) > 0.5
+
     a, b, c = (tensor(shape, seed) for seed in range(3))
     special = {
         "add": [(aten.add.out, (a, b))],
@@ -52,10 +56,10 @@ def calls(name, shape):
             (aten._log_softmax.out, (a, 0, False)),
         ],
         "_softmax_backward_data": [
-            (aten._softmax_backward_data.out, (a, b, dim, torch.float32)) for dim in (0, 1)
+            (aten._softmax_backward_data.out, (a, b, dim, dtype)) for dim in (0, 1)
         ],
         "_log_softmax_backward_data": [
-            (aten._log_softmax_backward_data.out, (a, b, dim, torch.float32)) for dim in (0, 1)
+            (aten._log_softmax_backward_data.out, (a, b, dim, dtype)) for dim in (0, 1)
         ],
         "addmm": [(aten.addmm.out, (a, tensor((shape[0], 40), 5), tensor((40, shape[1]), 6)))],
         "baddbmm": [
@@ -78,11 +82,12 @@ def calls(name, shape):
 
 @pytest.mark.parametrize("name", ALIAS_SAFE)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_result_over_an_operand_has_the_same_bits(name, shape):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_result_over_an_operand_has_the_same_bits(name, shape, dtype):
     tried = 0
-    for function, args in calls(name, shape):
+    for function, args in calls(name, shape, dtype):
         (out,) = [argument.name for argument in function._schema.arguments if argument.is_out]
-        functional = torch.empty(0, dtype=args[0].dtype if name != "where" else torch.float32)
+        functional = torch.empty(0, dtype=args[0].dtype if name != "where" else dtype)
         expected = function(*args, **{out: functional}).clone()
         for place in ALIAS_SAFE[name]:
             operand = args[place] if place < len(args) else None

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -109,6 +111,16 @@ def test_gpt2_of_twelve_layers_reaches_the_known_peaks():
     assert peak_bytes(graph, program) / MIB == pytest.approx(769.2, abs=0.1)
     assert peak_bytes(graph, early) / MIB == pytest.approx(441.7, abs=0.1)
     assert peak_bytes(graph, early, donated(graph, early)) / MIB == pytest.approx(307.6, abs=0.1)
+
+
+@pytest.mark.slow
+def test_gpt2_xl_is_captured_in_seconds():
+    started = time.process_time()
+    graph = capture_model(GPT2Config(n_embd=1600, n_layer=48, n_head=25), batch=1, seq=128).graph
+    assert time.process_time() - started < 60
+    assert graph.persistent_bytes > 18e9
+    early = updates_early(graph)
+    assert peak_bytes(graph, early) < 0.3 * peak_bytes(graph, range(len(early)))
 
 
 def test_foreach_takes_scratch_of_its_parameter():

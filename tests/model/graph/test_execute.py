@@ -124,6 +124,21 @@ def test_convolutions_train_to_the_same_bits_and_keep_their_statistics():
         assert torch.equal(dict(own.named_buffers())[name], buffer)
 
 
+def test_frozen_parameters_of_a_module_that_exists_stay():
+    torch.manual_seed(0)
+    model = Convolutions()
+    model.body[0].requires_grad_(False)
+    batches = [{"image": torch.randn(2, 3, 12, 12), "label": torch.zeros(2, dtype=torch.long)}]
+    captured = capture_step(
+        lambda: model, inputs=batches[0], loss=image_loss, optimizer="sgd", learning_rate=1e-2
+    )
+    frozen = [value.name for value in captured.graph.values if value.kind == "parameter"]
+    assert "body.0.weight" in frozen
+    assert "update_body_0_weight" not in {operator.name for operator in captured.graph.operators}
+    expected = trained(model, batches, "sgd", loss=image_loss)
+    require_both_ways(captured, model, expected, batches, updates_early(captured.graph))
+
+
 def test_reordered_step_takes_what_the_replay_says():
     model = tiny_lm("gpt2")
     captured = capture_model(model.config, batch=4, seq=64)
@@ -169,6 +184,8 @@ def test_bad_orders_layouts_and_batches_are_named():
         ReorderedStep(captured, nn.Linear(2, 2))
     with pytest.raises(SettingsError, match=r"was captured; a step has fixed shapes"):
         ReorderedStep(captured, tiny.model("gpt2", vocab_size=400))
+    with pytest.raises(SettingsError, match="cannot be written over"):
+        ReorderedStep(captured, model, donated=[(0, 1)])
     step = ReorderedStep(captured, model)
     with pytest.raises(DataError, match="batch holds nothing, the step reads input_ids"):
         step()

@@ -37,7 +37,7 @@ ALIAS_SAFE: dict[str, tuple[int, ...]] = {
     "addmm": (0,),
     "baddbmm": (0,),
 }  # fmt: skip
-"""Name of an aten operator -> the operands over which it may write its result.
+"""Name of an aten operator -> the operands over which its CPU kernel may write its result.
 
 The tests run each of them over its operand, bit by bit against a result of its own.
 """

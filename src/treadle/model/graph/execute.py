@@ -97,6 +97,17 @@ def check_order(captured: Captured, order: Sequence[int]) -> None:
             )
 
 
+def _check_donated(captured: Captured, pairs: Sequence[tuple[int, int]]) -> None:
+    values = captured.graph.values
+    allowed = {pair for operator in captured.graph.operators for pair in operator.in_place}
+    for operand, result in pairs:
+        if (operand, result) not in allowed:
+            raise SettingsError(
+                f"'{values[result].name}' cannot be written over '{values[operand].name}'; donate "
+                f"pairs of an operator's in_place."
+            )
+
+
 def reordered(
     captured: Captured,
     order: Sequence[int],
@@ -111,13 +122,15 @@ def reordered(
     `donated` (pairs of `in_place`) is written over the operand.
 
     Raises:
-        SettingsError: The order is not topological.
+        SettingsError: The order is not topological, or a pair cannot be donated.
     """
     import torch
     from torch.fx.graph import _BoxedCodeGen
 
     check_order(captured, order)
-    graph = _Emission(captured, dict((output, operand) for operand, output in donated))
+    pairs = list(donated)
+    _check_donated(captured, pairs)
+    graph = _Emission(captured, {output: operand for operand, output in pairs})
     for index in order:
         for member in captured.members[index]:
             graph.emit(member)
