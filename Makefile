@@ -6,7 +6,7 @@ STAMP := $(VENV)/.complete
 # Everything after set-up runs offline.
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup format check test test-all test-gpu docs bench wheel demo clean
+.PHONY: help setup format check test test-all test-gpu docs bench bench-gpu wheel demo clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s:
@@ -47,6 +47,9 @@ docs: $(STAMP) ## regenerate docs/methods.md and docs/cli.md
 
 bench: $(STAMP) ## the kernel benchmarks; those against peers say in benchmarks/README.md what they need
 	$(OFFLINE) $(BIN)/python benchmarks/kernels.py
+
+bench-gpu: $(STAMP) ## the benchmarks that need a CUDA device
+	$(OFFLINE) $(BIN)/python benchmarks/runtime_cuda.py
 
 wheel: $(STAMP) ## a wheel with kernels built for x86-64-v3
 	TREADLE_BUILD_NATIVE=1 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
