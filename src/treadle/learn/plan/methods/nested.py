@@ -1,14 +1,18 @@
 """ROAM's layout: activations nest, temporaries lie above them."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from treadle.core.method import Paper
 from treadle.learn.plan.base import Layout, Placed
-from treadle.learn.plan.fitting import arena_of, by_size, fit
+from treadle.learn.plan.fitting import arena_of, by_size, fit, most_live
 from treadle.learn.plan.replay import Block
+
+_MOST_PLACINGS = 200_000
+"""Placings of one block that repairs may take: some ten seconds."""
 
 
 class Nested(Layout):
@@ -20,7 +24,8 @@ class Nested(Layout):
     fit in the room that the stack leaves at their time. The paper builds the stack leaf by leaf in
     its subgraph tree; here the leaves' order is read off the lives (earlier birth, then later
     death), which gives the same stack without the tree. Where best fit over all blocks needs less,
-    its layout is kept, as in the paper.
+    its layout is kept, as in the paper. Ours, too: while the arena is larger than what is live at
+    some moment, the blocks that end at its top are placed first, and the rest again.
 
     Paper: Shu et al., "ROAM: memory-efficient large DNN training via optimized operator ordering
     and memory layout", 2023.
@@ -34,12 +39,36 @@ class Nested(Layout):
         "https://arxiv.org/abs/2310.19295",
     )
 
+    num_repairs: Annotated[int, Field(ge=0)] = 40
+    """How often what sticks out is placed first, with the stack and without."""
+
     def place(self, blocks: Sequence[Block], generator: np.random.Generator) -> Placed:
         """Return the offsets of the smaller arena of the two."""
-        sequence = by_size(blocks)
-        plain = fit(blocks, sequence)
-        stacked = fit(blocks, sequence, _stack(blocks))
-        return Placed(min(plain, stacked, key=lambda offsets: arena_of(blocks, offsets)))
+        stack, least = _stack(blocks), most_live(blocks)
+        num_repairs = min(self.num_repairs, _MOST_PLACINGS // max(1, len(blocks)))
+        best = fit(blocks, by_size(blocks))
+        for around, num in ((stack, 0), (stack, num_repairs), ({}, num_repairs)):
+            if arena_of(blocks, best) == least:
+                break
+            found = _repaired(blocks, around, num)
+            best = min(best, found, key=lambda offsets: arena_of(blocks, offsets))
+        return Placed(best)
+
+
+def _repaired(blocks: Sequence[Block], stack: dict[int, int], num_repairs: int) -> tuple[int, ...]:
+    """Return the best layout around `stack` of those that the repairs go through."""
+    sequence, least = by_size(blocks), most_live(blocks)
+    best = offsets = fit(blocks, sequence, stack)
+    for _ in range(num_repairs):
+        arena = arena_of(blocks, offsets)
+        ends = [offset + block.num_bytes for offset, block in zip(offsets, blocks, strict=True)]
+        top = [i for i in sequence if ends[i] == arena and i not in stack]
+        if arena == least or not top:
+            break
+        sequence = top + [i for i in sequence if i not in top]
+        offsets = fit(blocks, sequence, stack)
+        best = min(best, offsets, key=lambda found: arena_of(blocks, found))
+    return best
 
 
 def _stack(blocks: Sequence[Block]) -> dict[int, int]:
