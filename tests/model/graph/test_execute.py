@@ -124,6 +124,31 @@ def test_convolutions_train_to_the_same_bits_and_keep_their_statistics():
         assert torch.equal(dict(own.named_buffers())[name], buffer)
 
 
+class Constants(nn.Module):
+    """Makes tensors in its forward pass that depend on nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, rows):
+        return (self.linear(rows) * torch.tensor([1.0, 2.0, 3.0]) + torch.arange(3)).sum()
+
+
+def test_constants_of_the_forward_pass_are_kept():
+    torch.manual_seed(0)
+    model, batches = Constants(), [{"rows": torch.randn(4, 3)} for _ in range(3)]
+
+    def loss(module, data):
+        return module(data["rows"])
+
+    captured = capture_step(Constants, inputs=batches[0], loss=loss, learning_rate=1e-2)
+    phases = {operator.op: operator.phase for operator in captured.graph.operators}
+    assert phases["aten.lift_fresh_copy.default"] == phases["aten.arange.default"] == "constant"
+    expected = trained(model, batches, loss=loss)
+    require_both_ways(captured, model, expected, batches, shuffled(captured.graph, 2))
+
+
 def test_frozen_parameters_of_a_module_that_exists_stay():
     torch.manual_seed(0)
     model = Convolutions()

@@ -12,6 +12,7 @@ LIKE = {"dtype": torch.float32}
 CASES = [
     (aten.clone.default, (ROWS,), {}),
     (aten._to_copy.default, (ROWS,), {"dtype": torch.bfloat16}),
+    (aten.lift_fresh_copy.default, (ROWS,), {}),
     (aten.mul.Scalar, (ROWS, 3), {}),
     (aten.add.Scalar, (ROWS, 3, 2), {}),
     (aten.sub.Scalar, (ROWS, 3), {}),

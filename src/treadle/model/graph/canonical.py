@@ -122,10 +122,12 @@ class _Walk:
         return tensors_of(node.meta.get("val"))
 
     def _persistent(self, node: "torch.fx.Node", tensors: "list[Tensor]", fresh: list[int]) -> None:
-        binding = self._bindings.get(node.name, Binding(node.name, "data", node.name))
+        constant = Binding(node.name, "data", node.name)
+        binding = self._bindings.get(node.name, constant)
         for number, tensor in zip(fresh, tensors, strict=False):
             self._values.append(_value(tensor, binding.kind, binding.name))
-            if binding.kind != "data" or tensor.dtype.is_floating_point:
+            is_read = binding is not constant and tensor.dtype.is_floating_point
+            if binding.kind != "data" or is_read:
                 self._varying.add(number)
 
     def _view(self, node: "torch.fx.Node") -> None:

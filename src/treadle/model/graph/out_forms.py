@@ -189,6 +189,7 @@ def _index_put(
 _OWN: dict[str, Callable[..., None]] = {
     "clone": _copy,
     "_to_copy": _copy,
+    "lift_fresh_copy": _copy,
     "mul.Scalar": _binary("mul"),
     "add.Scalar": _binary("add"),
     "sub.Scalar": _binary("sub"),
