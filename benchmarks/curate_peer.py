@@ -1,4 +1,4 @@
-"""Near-duplicate removal against datatrove: same documents and settings, one process each, paired.
+"""Near-duplicate removal against datatrove and text-dedup: same documents and settings, paired.
 
 The corpus has documents of 2 kB of random English-like words; a known part of them are pairs of
 controlled Jaccard similarity. Both sides read one JSONL file and write what is kept, with word
@@ -8,7 +8,12 @@ with their imports, and also without them. Quality stands beside: the part of th
 similarity that was found, next to what theory expects. "exact" and "rules" are treadle's own rates;
 datatrove's chain of Gopher filters stands beside the rules.
 
+With --tree the documents are the files of real folders instead, and quality is how many each side
+keeps and how many of these are the same. With --scale treadle alone removes the copies of so many
+documents, and its peak memory beyond its imports is what is measured.
+
 Usage: python benchmarks/curate_peer.py --peer /opt/peers/datatrove/bin/python [--documents 100000]
+           [--text-dedup /opt/peers/textdedup/bin/python] [--tree FOLDER...] [--scale 1000000]
 """
 
 import argparse
@@ -57,6 +62,28 @@ for number, stage in enumerate(stages):
     LocalPipelineExecutor(stage, tasks=tasks, workers=1, logging_dir=f"OUT/log{number}").run()
 print("SECONDS", time.process_time() - began)
 """
+TEXT_DEDUP = """
+import sys, time
+began = time.process_time()
+import click
+from text_dedup import minhash
+options = {
+    "path": "json", "data_files": "SOURCE/docs.jsonl", "split": "train", "cache_dir": "OUT/cache",
+    "output": "OUT/kept", "column": "text", "ngram": 5, "num_perm": BANDS * ROWS, "b": BANDS,
+    "r": ROWS, "hash_func": "xxh3", "hash_bits": 64, "min_length": 5, "num_proc": 1,
+}
+words = [word for key, value in options.items() for word in ("--" + key, str(value))]
+try:
+    minhash.main(words)
+except SystemExit as stop:
+    assert not stop.code
+spent = time.process_time() - began
+from datasets import load_from_disk
+with open("OUT/ids", "w") as file:
+    file.write("\\n".join(load_from_disk("OUT/kept")["id"]))
+print()
+print("SECONDS", spent)
+"""
 PEER_RULES = """
 import time
 from datatrove.executor import LocalPipelineExecutor
@@ -75,31 +102,61 @@ from treadle import curate
 from treadle.text.curate import METHODS
 METHODS.resolve("@METHOD")
 began = time.process_time()
+BEFORE = __import__("resource").getrusage(__import__("resource").RUSAGE_SELF).ru_maxrss * 1024
 result = curate("SOURCE/docs.jsonl", "OUT", {"method": "@METHOD", **SETTINGS}, workers=1)
+import resource
 print("SECONDS", time.process_time() - began)
+print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, BEFORE)
 """
+TEXT_FILES = (".py", ".pyi", ".txt", ".md", ".rst", ".html", "copyright", "changelog")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", default="/opt/peers/datatrove/bin/python")
+    parser.add_argument("--text-dedup")
     parser.add_argument("--documents", type=int, default=100_000)
+    parser.add_argument("--tree", type=Path, nargs="+")
+    parser.add_argument("--scale", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=None)
     parser.add_argument("--keep", action="store_true", help="do not store the result")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work) as work:
-        found = compare(options, Path(work))
+        found = (scale if options.scale else compare)(options, Path(work))
     for line in json.dumps(found, indent=1).splitlines():
         sys.stdout.write(line + "\n")
     if not options.keep:
-        sys.stdout.write(f"{store.write('curate_peer', found)}\n")
+        theme = (
+            "curate_scale" if options.scale else "curate_tree" if options.tree else "curate_peer"
+        )
+        sys.stdout.write(f"{store.write(theme, found)}\n")
+
+
+def scale(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Let treadle remove the near copies of very many documents, and watch its memory."""
+    source = work / "source"
+    source.mkdir()
+    pairs = make_corpus(source / "docs.jsonl", options.scale)
+    script = OURS.replace("@METHOD", "minhash").replace("SETTINGS", "{}")
+    spent = timed(sys.executable, script, source, work / "out")
+    return {
+        "documents": options.scale,
+        "source_bytes": (source / "docs.jsonl").stat().st_size,
+        **spent,
+        "recall": recall(pairs, our_kept(work / "out")),
+        "state_bytes_per_document": our_state(work / "out"),
+    }
 
 
 def compare(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     source = work / "source"
     source.mkdir()
-    pairs = make_corpus(source / "docs.jsonl", options.documents)
+    if options.tree:
+        pairs, num_documents = [], gather_tree(source / "docs.jsonl", options.tree)
+    else:
+        num_documents = options.documents
+        pairs = make_corpus(source / "docs.jsonl", num_documents)
     num_bytes = (source / "docs.jsonl").stat().st_size
     jobs = {
         "peer_minhash": (options.peer, PEER_MINHASH),
@@ -111,30 +168,55 @@ def compare(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         ),
         "exact": (sys.executable, OURS.replace("@METHOD", "exact").replace("SETTINGS", "{}")),
     }
+    if options.text_dedup:
+        jobs = {"text_dedup": (options.text_dedup, TEXT_DEDUP), **jobs}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
     for number in range(options.rounds):
         for name in list(jobs) if number % 2 == 0 else list(jobs)[::-1]:
             out = work / name
             shutil.rmtree(out, ignore_errors=True)
+            out.parent.mkdir(exist_ok=True)
             rounds[name].append(timed(*jobs[name], source, out))
     rates = {name: summary(spent, num_bytes) for name, spent in rounds.items()}
+    kept = {"datatrove": peer_kept(work / "peer_minhash"), "treadle": our_kept(work / "minhash")}
+    found: dict[str, Any] = {}
+    if options.text_dedup:
+        kept["text-dedup"] = set((work / "text_dedup" / "ids").read_text().split("\n"))
+        found["text_dedup_ratio"] = ratio(rounds["text_dedup"], rounds["minhash"])
     return {
-        "documents": options.documents,
+        "documents": num_documents,
         "source_bytes": num_bytes,
         "rounds": options.rounds,
         "rates": rates,
         "minhash_ratio": ratio(rounds["peer_minhash"], rounds["minhash"]),
         "gopher_ratio": ratio(rounds["peer_gopher"], rounds["rules_gopher"]),
+        **found,
+        "kept": {name: len(ids) for name, ids in kept.items()},
+        "kept_by_both": {name: len(ids & kept["treadle"]) for name, ids in kept.items()},
         "recall": {
             "theory": {str(s): 1 - (1 - s**ROWS) ** BANDS for s in SIMILARITIES},
-            "datatrove": recall(pairs, peer_kept(work / "peer_minhash")),
-            "treadle": recall(pairs, our_kept(work / "minhash")),
+            **{name: recall(pairs, ids) for name, ids in kept.items() if pairs},
         },
         "state_bytes_per_document": {
-            "datatrove": size(work / "peer_minhash" / "signatures") / options.documents,
+            "datatrove": size(work / "peer_minhash" / "signatures") / num_documents,
             "treadle": our_state(work / "minhash"),
         },
     }
+
+
+def gather_tree(file: Path, folders: list[Path]) -> int:
+    """Write the text files below `folders` as documents, and return their number."""
+    count = 0
+    with file.open("w") as stream:
+        for folder in folders:
+            for path in sorted(p for p in folder.rglob("*") if p.name.endswith(TEXT_FILES)):
+                if not path.is_file() or path.is_symlink():
+                    continue
+                text = path.read_bytes().decode("utf-8", errors="ignore").replace("\0", "")
+                if text.strip():
+                    stream.write(json.dumps({"id": str(path), "text": text}) + "\n")
+                    count += 1
+    return count
 
 
 def make_corpus(file: Path, num_documents: int) -> list[tuple[str, str, float]]:
@@ -184,11 +266,19 @@ def timed(python: str, script: str, source: Path, out: Path) -> dict[str, float]
         raise SystemExit(f"{python} failed:\n{done.stderr[-2000:]}")
     inner = next(line for line in done.stdout.splitlines() if line.startswith("SECONDS"))
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall": wall, "cpu": cpu, "cpu_without_imports": float(inner.split()[1])}
+    found = {"wall": wall, "cpu": cpu, "cpu_without_imports": float(inner.split()[1])}
+    for line in done.stdout.splitlines():
+        if line.startswith("PEAK"):
+            peak, before = map(float, line.split()[1:])
+            found |= {"peak_bytes": peak, "peak_bytes_beyond_imports": peak - before}
+    return found
 
 
 def summary(spent: list[dict[str, float]], num_bytes: int) -> dict[str, float]:
-    found = {f"{key}_seconds": statistics.median(r[key] for r in spent) for key in spent[0]}
+    found = {
+        key if "bytes" in key else f"{key}_seconds": statistics.median(r[key] for r in spent)
+        for key in spent[0]
+    }
     found["megabytes_per_cpu_second"] = num_bytes / 1e6 / found["cpu_seconds"]
     bare = found["cpu_without_imports_seconds"]
     found["megabytes_per_cpu_second_without_imports"] = num_bytes / 1e6 / bare
