@@ -82,7 +82,16 @@ class StepPages:
         self._pages = torch.from_numpy(rows.slots // pool.page_size).to(device, torch.int64)
         self._offsets = torch.from_numpy(rows.slots % pool.page_size).to(device, torch.int64)
         self._positions = torch.from_numpy(rows.positions).to(device)
-        self._has_trees = rows.ancestors is not None
+        singles = [
+            n for n, s in enumerate(self._segments) if s.num_rows == 1 and s.ancestors is None
+        ]
+        self._singles = singles if len(singles) > 1 else []
+        """Segments of one row each, which attend together."""
+        self._single_tables: dict[int, torch.Tensor] = {}
+        self._single_masks: dict[int | None, torch.Tensor] = {}
+        found = [self._segments[n] for n in self._singles]
+        self._single_rows = torch.tensor([s.first_row for s in found]).to(device)
+        self._single_lengths = torch.tensor([s.context_length for s in found]).to(device)
         self._places: dict[int, _Places] = {}
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
         if rows.heads is not None:
@@ -126,15 +135,85 @@ class StepPages:
         places = self._places_of(key.shape[1])
         self._write(layer, key[0], value[0], places)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        parts = []
+        mixed = torch.empty_like(query[0])
+        if self._singles:
+            rows = self._single_rows
+            mixed[:, rows] = self._attend_singles(
+                query[0][:, rows], layer, places, scale, sliding_window, softcap
+            )
         for number, segment in enumerate(self._segments):
-            own = query[0, :, segment.first_row : segment.first_row + segment.num_rows]
+            if number in self._singles:
+                continue
+            last_row = segment.first_row + segment.num_rows
+            own = query[0, :, segment.first_row : last_row]
             keys = self._gather(layer.keys, layer.key_scales, places, number, is_turned=True)
             values = self._gather(layer.values, layer.value_scales, places, number)
             visible = self._mask(number, sliding_window, layer)
-            parts.append(_attend(own, keys, values, visible, scale, softcap))
-        joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return joined.transpose(0, 1)[None]
+            mixed[:, segment.first_row : last_row] = _attend(
+                own, keys, values, visible, scale, softcap
+            )
+        return mixed.transpose(0, 1)[None]
+
+    def _attend_singles(
+        self,
+        query: "torch.Tensor",
+        layer: LayerKeyValues,
+        places: _Places,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> "torch.Tensor":
+        """Return the attention [heads, requests, dim] of requests of one row each, all at once.
+
+        Their contexts are gathered side by side, the shorter ones filled up: a few large operations
+        instead of a few small ones for each request.
+        """
+        import torch
+
+        heads, requests, dim = query.shape
+        kv_heads, size = layer.keys.shape[1], self._pool.page_size
+        table = self._table_of_singles(kv_heads, places)
+        flat, context = table.reshape(-1), table.shape[2] * size
+        found = _tensor(layer.keys).view(-1, dim * size).index_select(0, flat)
+        keys = found.view(requests, kv_heads, -1, dim, size).transpose(2, 3)
+        keys = keys.reshape(requests, kv_heads, dim, context).float()
+        found = _tensor(layer.values).view(-1, size * dim).index_select(0, flat)
+        values = found.view(requests, kv_heads, context, dim).float()
+        if layer.key_scales is not None and layer.value_scales is not None:
+            scales = (_tensor(s).view(-1, size) for s in (layer.key_scales, layer.value_scales))
+            of_keys, of_values = (
+                s.index_select(0, flat).view(*table.shape[:2], -1) for s in scales
+            )
+            keys, values = keys * of_keys[:, :, None], values * of_values[..., None]
+        grouped = query.transpose(0, 1).reshape(requests, kv_heads, -1, dim).float()
+        scores = torch.matmul(grouped, keys).mul_(scale)
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores.masked_fill_(self._hidden_from_singles(context, window), float("-inf"))
+        mixed = torch.matmul(torch.softmax(scores, dim=-1), values)
+        return mixed.view(requests, heads, dim).transpose(0, 1).to(query.dtype)
+
+    def _table_of_singles(self, heads: int, places: _Places) -> "torch.Tensor":
+        """Return the planes [requests, kv_heads, pages] of the segments that attend together."""
+        import torch
+
+        if heads not in self._single_tables:
+            planes = [places.planes[number].view(heads, -1).T for number in self._singles]
+            filled = torch.nn.utils.rnn.pad_sequence(planes, batch_first=True)
+            self._single_tables[heads] = filled.transpose(1, 2)
+        return self._single_tables[heads]
+
+    def _hidden_from_singles(self, context: int, window: int | None) -> "torch.Tensor":
+        """Return which slots [requests, 1, 1, context] these segments do not see."""
+        import torch
+
+        if window not in self._single_masks:
+            slot, length = torch.arange(context, device=self._device), self._single_lengths[:, None]
+            hidden = slot >= length
+            if window is not None:
+                hidden = hidden | (slot < length - window)
+            self._single_masks[window] = hidden[:, None, None]
+        return self._single_masks[window]
 
     def _places_of(self, heads: int) -> _Places:
         import torch
