@@ -259,7 +259,12 @@ def timed(python: str, script: str, source: Path, out: Path) -> dict[str, float]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
-        [python, "-c", text], capture_output=True, text=True, check=False, env=environment
+        [python, "-c", text],
+        capture_output=True,
+        cwd=out.parent,  # datatrove leaves logs where it runs
+        text=True,
+        check=False,
+        env=environment,
     )
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:

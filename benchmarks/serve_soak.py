@@ -24,6 +24,7 @@ from treadle.judge.bench import bench_replay
 from treadle.runtime.client import Endpoint
 
 SAMPLE_SECONDS = 5.0
+CACHE_BYTES = 1 << 30
 
 
 def watch(server: Server, ended: threading.Event) -> list[dict[str, float]]:
@@ -140,7 +141,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--port", type=int, default=8377)
     arguments = parser.parse_args()
+    # A cache that is full after two minutes: from then on, memory that grows is memory that leaks.
     flags = ("--weights", "q8", "--num-threads", str(arguments.threads))
+    flags += ("--cache-bytes", str(CACHE_BYTES))
     found: dict[str, Any] = {
         "trace_sha256": hashlib.sha256(arguments.trace.read_bytes()).hexdigest(),
         "model": arguments.model,
