@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from treadle.core.timing import paired
 from treadle.learn.plan import LAYOUTS, ORDERS
 from treadle.learn.plan.account import offsets_by_value
+from treadle.learn.plan.base import Plan
 from treadle.learn.plan.methods.memory import Memory
 from treadle.learn.plan.replay import replay
 from treadle.model.graph.arena import ArenaStep, Layout
@@ -25,6 +26,7 @@ from treadle.model.graph.capture import Captured
 from treadle.model.graph.causal_lm import build_model, config_of, whole
 from treadle.model.graph.execute import ReorderedStep
 from treadle.model.graph.measure import allocated_bytes, eager_peak
+from treadle.model.graph.repeats import with_repeats
 
 # model, batch, attention of causal models
 CASES = [
@@ -39,6 +41,7 @@ CASES = [
     ("mobilenet_v2", 2, "auto"),
     ("efficientnet_b0", 2, "auto"),
 ]
+RECOMPUTED = (0.02, 0.1, 0.3)
 Data = dict[str, Tensor]
 
 
@@ -79,9 +82,14 @@ def random_batch(like: Data, seed: int) -> Data:
     }
 
 
+def planned_with(captured: Captured, recompute_fraction: float) -> Plan:
+    method = Memory(recompute_fraction=recompute_fraction)
+    return method.plan(captured.graph, ORDERS.resolve("roam"), LAYOUTS.resolve("nested"), 0)
+
+
 def planned(captured: Captured) -> tuple[list[int], list[tuple[int, int]], Layout, int]:
     """Return the order, what is written in place, the layout and the planned peak."""
-    plan = Memory().plan(captured.graph, ORDERS.resolve("roam"), LAYOUTS.resolve("nested"), 0)
+    plan = planned_with(captured, 0.0)
     order = list(plan.ordered.order)
     done = replay(plan.problem, order)
     pairs = [(plan.problem.value_of[a], plan.problem.value_of[b]) for a, b in done.donated]
@@ -138,15 +146,56 @@ def measure(name: str, batch: int, attention: str, rounds: int) -> dict[str, Any
     }
 
 
+def recomputing(rounds: int) -> list[dict[str, Any]]:
+    """Return what repeating a part of the arithmetic saves and takes: GPT-2, batch 4, chunked."""
+    config, _ = config_of(step_models.CAUSAL["gpt2"], "auto")
+    captured = step_models.capture("gpt2", 4, seq=256, chunked_loss=8)
+    torch.manual_seed(0)
+    module = build_model(config)
+    return [recompute_row(captured, module, fraction, rounds) for fraction in RECOMPUTED]
+
+
+def recompute_row(
+    captured: Captured, module: nn.Module, fraction: float, rounds: int
+) -> dict[str, Any]:
+    like = {"input_ids": torch.zeros(4, 256, dtype=torch.long)}
+    modules = [copy.deepcopy(module) for _ in range(2)]
+    plans = [planned_with(captured, spent) for spent in (0.0, fraction)]
+    keeping, repeating = (
+        ArenaStep(
+            with_repeats(captured, plan.graph),
+            own,
+            list(plan.ordered.order),
+            Layout(offsets_by_value(plan), plan.arena_bytes),
+        )
+        for own, plan in zip(modules, plans, strict=True)
+    )
+    is_same = same_bits([keeping, repeating], modules, like)
+    data = random_batch(like, 9)
+    timing = paired(lambda: keeping(**data), lambda: repeating(**data), rounds=rounds)
+    total = sum(operator.flops for operator in captured.graph.operators)
+    row = {
+        "recompute_fraction": fraction,
+        "repeated_fraction": plans[1].extra_flops / total,
+        "same_bits_over_three_steps": is_same,
+        "keeping_all_arena_bytes": keeping.arena_bytes,
+        "arena_bytes": repeating.arena_bytes,
+        "times_faster_than_keeping_all": timing.cpu_ratio._asdict(),
+    }
+    print(row, flush=True)
+    return row
+
+
 def show(row: dict[str, Any]) -> None:
     ratio, mega = row["times_faster_than_eager"], 1e6
     print(
         f"{row['model']:16} batch {row['batch']} {row['attention']:5} same bits "
-        f"{row['same_bits_over_three_steps']}  eager {row['eager_peak_bytes'] / mega:7.1f} MB  plan "
-        f"{row['planned_peak_bytes'] / mega:7.1f}  reordered, measured "
-        f"{row['reordered_measured_peak_bytes'] / mega:7.1f}  arena {row['arena_bytes'] / mega:7.1f} "
-        f"+ {row['measured_outside_the_arena_bytes'] / mega:5.1f}  escaped "
-        f"{row['escaped_fraction']:.1%}  {ratio['median']:.3f} times as fast "
+        f"{row['same_bits_over_three_steps']}  MB: eager {row['eager_peak_bytes'] / mega:.1f}, "
+        f"plan {row['planned_peak_bytes'] / mega:.1f}, reordered, measured "
+        f"{row['reordered_measured_peak_bytes'] / mega:.1f}, arena "
+        f"{row['arena_bytes'] / mega:.1f} and "
+        f"{row['measured_outside_the_arena_bytes'] / mega:.1f} outside; escaped "
+        f"{row['escaped_fraction']:.1%}; {ratio['median']:.3f} times as fast "
         f"[{ratio['lower']:.3f}, {ratio['upper']:.3f}]",
         flush=True,
     )
@@ -164,7 +213,8 @@ def main() -> None:
             row = measure(*case, args.rounds)
             rows.append(row)
             show(row)
-    print(store.write("step_execute", {"rows": rows}))
+    repeated = recomputing(args.rounds) if not args.names else []
+    print(store.write("step_execute", {"rows": rows, "recomputing": repeated}))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@ import torch
 from torch import nn
 
 from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.core.seed import numpy_stream
+from treadle.learn.plan import ORDERS
+from treadle.learn.plan.problem import build_problem
 from treadle.model import tiny
 from treadle.model.graph.backend import Backend, compile_step, register
 from treadle.model.graph.measure import allocated_bytes
-from treadle.model.graph.order import peak_bytes
+from treadle.model.graph.order import least_peak, peak_bytes
 
 from .training import OPTIMIZERS, token_batches, trained
 
@@ -112,9 +115,16 @@ def test_unknown_option_is_named():
         compile_step(nn.Linear(4, 4), Backend(lower_by="tvm"))(torch.ones(3, 4))
 
 
+def roam(graph):
+    found = ORDERS.resolve("roam").order(
+        build_problem(graph, donate=False, alignment_bytes=1), numpy_stream(0, "order")
+    )
+    return found.order
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_packaged_model_trains_twenty_steps_like_eager(attention):
+@pytest.mark.parametrize(("attention", "planner"), [("eager", roam), ("sdpa", least_peak)])
+def test_packaged_model_trains_twenty_steps_like_eager(attention, planner):
     from transformers import AutoModelForCausalLM
 
     from treadle.model.pretrained import packaged
@@ -128,7 +138,7 @@ def test_packaged_model_trains_twenty_steps_like_eager(attention):
 
     batches = token_batches(20, batch=1, seq=48, vocab=49152)
     expected = trained(load(), batches, learning_rate=1e-4)[0]
-    model, backend = load(), Backend()
+    model, backend = load(), Backend(planner)
     compiled = compile_step(loss_of(model), backend)
     losses, peaks = train_compiled(model, batches, compiled, learning_rate=1e-4)
     if attention == "eager":
@@ -137,3 +147,6 @@ def test_packaged_model_trains_twenty_steps_like_eager(attention):
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=0.0)
     planned = max(peak_bytes(graph, order) for graph, order in backend.halves)
     assert peaks[-1] == pytest.approx(planned, rel=0.02)
+    if planner is roam:
+        program = max(peak_bytes(graph, range(len(order))) for graph, order in backend.halves)
+        assert peaks[-1] < 0.75 * program
