@@ -55,6 +55,26 @@ def test_compiled_training_has_eagers_bits_and_the_planned_peak():
     assert peaks[-1] == pytest.approx(planned, rel=0.02)
 
 
+def test_buffers_and_dropout_have_eagers_bits():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Flatten()
+    )
+    own = copy.deepcopy(model)
+    compiled = compile_step(lambda image: own(image).square().mean(), Backend())
+    for seed in range(3):
+        image = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+        losses = []
+        for function in (lambda image: model(image).square().mean(), compiled):
+            torch.manual_seed(seed)
+            losses.append(function(image))
+            losses[-1].backward()
+        assert torch.equal(*losses)
+    for wanted, found in zip(model.state_dict().values(), own.state_dict().values(), strict=True):
+        assert torch.equal(wanted, found)
+    for wanted, found in zip(model.parameters(), own.parameters(), strict=True):
+        assert torch.equal(wanted.grad, found.grad)
+
+
 def test_backend_is_found_by_name_and_takes_any_planner():
     asked = []
 
@@ -70,6 +90,9 @@ def test_backend_is_found_by_name_and_takes_any_planner():
         return order
 
     register()
+    register()
+    with pytest.raises(SettingsError, match="another backend already"):
+        register(Backend())
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     rows = torch.randn(5, 4)
     named = torch.compile(model, backend="treadle", dynamic=False)

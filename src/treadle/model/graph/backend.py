@@ -116,11 +116,20 @@ treadle = Backend()
 
 
 def register(backend: Backend = treadle) -> None:
-    """Make `torch.compile(backend="treadle")` known to this process."""
-    from torch._dynamo import list_backends, register_backend
+    """Make `torch.compile(backend="treadle")` known to this process.
+
+    Raises:
+        SettingsError: The name stands for another backend already.
+    """
+    from torch._dynamo import list_backends, lookup_backend, register_backend
 
     if "treadle" not in list_backends():
         register_backend(backend, name="treadle")
+    elif lookup_backend("treadle") is not backend:
+        raise SettingsError(
+            "The name 'treadle' stands for another backend already; give yours to torch.compile "
+            "itself, as backend=."
+        )
 
 
 def compile_step(
