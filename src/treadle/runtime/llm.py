@@ -55,7 +55,7 @@ class LLM(Engine):
         *,
         cache_bytes: int | None = None,
         page_size: int = 16,
-        max_num_seqs: int = 16,
+        max_num_seqs: int | None = None,
         max_num_batched_tokens: int = 256,
         kv_dtype: KvDtype = "fp32",
         policy: PolicyName = "fcfs",
@@ -81,7 +81,8 @@ class LLM(Engine):
             cache_bytes: Of keys and values; unless given, what `max_num_seqs` texts of full length
                 take, but at most a quarter of the free memory.
             page_size: Tokens of a page.
-            max_num_seqs: Requests in a batch.
+            max_num_seqs: Requests in a batch; unless given 64, or fewer where a step has fewer
+                tokens.
             max_num_batched_tokens: Tokens of a step.
             kv_dtype: How keys and values are stored: fp32, fp16 or int8.
             policy: Order of admission: fcfs, priority, fair, fair_priority or prefix.
@@ -107,6 +108,8 @@ class LLM(Engine):
             CapacityError: The cache does not hold one page.
             SettingsError: A setting is refused.
         """
+        if max_num_seqs is None:
+            max_num_seqs = min(64, whole("max_num_batched_tokens", max_num_batched_tokens, 1))
         limits = Limits(
             max_num_seqs,
             max_num_batched_tokens,
