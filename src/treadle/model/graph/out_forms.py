@@ -1,6 +1,7 @@
 """Operators that write into tensors that they are given, instead of making new ones."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def out_form(node: "torch.fx.Node") -> OutForm | None:
     return _declared(node.target)
 
 
+@cache
 def _declared(target: "torch._ops.OpOverload") -> OutForm | None:
     import torch
 
