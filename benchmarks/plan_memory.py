@@ -214,7 +214,8 @@ def show(row: dict[str, Any]) -> None:
         f"{row['eager']['in_backward'] / mega:7.1f} | Inductor "
         f"{orders['inductor']['plain']['peak_bytes'] / mega:7.1f} | ours "
         f"{ours['plain']['peak_bytes'] / mega:7.1f} (bound "
-        f"{ours['plain']['bound_bytes'] / mega:.1f}, {ours['plain']['cpu_seconds']:.2f} s), donated "
+        f"{ours['plain']['bound_bytes'] / mega:.1f}, {ours['plain']['cpu_seconds']:.2f} s), "
+        f"donated "
         f"{ours['donated']['peak_bytes'] / mega:7.1f} (bound "
         f"{ours['donated']['bound_bytes'] / mega:.1f}, {ours['donated']['cpu_seconds']:.2f} s), "
         f"arena {row['layouts']['nested']['arena_bytes'] / mega:7.1f}",
