@@ -190,7 +190,7 @@ INLINE void block_codes(const Matrix *m, const Activations *x, int first, int ro
                         int64_t stride, int add) {
     floats out[MOST_ACTIVATIONS];
     for (; row < stop; row += LANES) {
-        if (A > 1 && !first) tile_codes(m, row, x, first, type, A, 1, out);
+        if ((A > 1 || type == Q4) && !first) tile_codes(m, row, x, first, type, A, 1, out);
         else tile_codes(m, row, x, first, type, A, 0, out);
         for (int a = 0; a < A; a++) put(m, row, out[a], target + (first + a) * stride, add);
     }
