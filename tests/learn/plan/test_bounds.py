@@ -1,5 +1,6 @@
 """Bounds and cuts against all orders."""
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from learn.plan.graphs import Builder, graphs
 from learn.plan.naive import all_orders, least_peak, naive_profile
 from treadle.learn.plan.bounds import lower_bound, reach_of
 from treadle.learn.plan.cuts import least_cut
+from treadle.learn.plan.improve import Improver
 from treadle.learn.plan.problem import build_problem
 from treadle.learn.plan.replay import replay
 
@@ -55,6 +57,36 @@ def test_a_cut_after_another_task_is_the_least_of_the_orders_with_that_first(see
         if order.index(first) < order.index(second)
     )
     assert cut.num_bytes == least
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), first=st.integers(0, 5), second=st.integers(0, 5))
+def test_a_cut_ahead_of_another_task_is_the_least_of_the_orders_with_that_later(
+    seed, first, second
+):
+    problem = drawn_problem(seed, 6, donate=False)
+    reach = reach_of(problem)
+    if first == second or reach.is_before(second, first):
+        return
+    cut = least_cut(problem, reach, first, ahead_of=frozenset([second]))
+    least = min(
+        naive_profile(problem, order)[order.index(first)]
+        for order in all_orders(problem)
+        if order.index(first) < order.index(second)
+    )
+    assert cut.num_bytes == least
+
+
+@settings(max_examples=60, deadline=None)
+@given(graph=graphs(7), donate=st.booleans(), seed=st.integers(0, 99))
+def test_the_first_and_the_last_of_any_group_bound_every_order(graph, donate, seed):
+    problem = build_problem(graph, donate=donate)
+    improver = Improver(problem, reach_of(problem), 0, node_limit=4, max_steps=10)
+    rng = np.random.default_rng(seed)
+    group = [task for task in range(len(problem.tasks)) if rng.random() < 0.6]
+    if group:
+        improver.ends_of(group)
+    assert improver.bound <= least_peak(problem)
 
 
 def test_reach_knows_who_comes_before_whom():

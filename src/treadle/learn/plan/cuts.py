@@ -53,16 +53,22 @@ class _Network:
 
 
 def least_cut(
-    problem: Problem, reach: Reach, task: int, after: frozenset[int] = frozenset()
+    problem: Problem,
+    reach: Reach,
+    task: int,
+    after: frozenset[int] = frozenset(),
+    ahead_of: frozenset[int] = frozenset(),
 ) -> Cut:
     """Return the fewest bytes with which `task` can run, and after which tasks.
 
-    Only moments count at which the tasks of `after`, no descendants of the first, have run.
+    Only moments count at which the tasks of `after`, no descendants of the first, have run, and
+    those of `ahead_of`, no ancestors of it, have not.
     """
     num = len(problem.tasks)
     ancestors = np.bitwise_or.reduce(reach.ancestors[[task, *sorted(after)]], axis=0)
     is_before = np.unpackbits(ancestors, count=num).tolist()
-    is_after = np.unpackbits(reach.descendants[task], count=num).tolist()
+    descendants = np.bitwise_or.reduce(reach.descendants[[task, *sorted(ahead_of)]], axis=0)
+    is_after = np.unpackbits(descendants, count=num).tolist()
     is_before[task] = 0
     network = _Network()
     node = [0 if is_before[t] else 1 if is_after[t] else network.node() for t in range(num)]

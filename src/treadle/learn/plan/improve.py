@@ -1,6 +1,7 @@
 """Making an order better where it costs most: cuts that move tasks, exact search in pieces."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from treadle.learn.plan.bounds import Reach
 from treadle.learn.plan.cuts import Cut, least_cut
@@ -8,15 +9,23 @@ from treadle.learn.plan.downsets import Piece, Solution, best_order, piece_of
 from treadle.learn.plan.problem import Problem
 from treadle.learn.plan.replay import Replay, live_at, replay
 
-__all__ = ["Improver"]
+__all__ = ["Improver", "Moment"]
 
 _MOST_CUTS = 48
 """Tasks at which the bound is sought, those first that cost most in every known order."""
 
 _MOST_RIVALS = 12
 """Values in memory at a peak, largest first, whose producers are moved before or after it."""
-_MOST_ALIKE = 16
-"""Tasks like that at the peak of which one must be the last."""
+_MOST_ALIKE = 32
+"""Tasks like that at the peak of which one must be the last, and one the first."""
+
+
+class Moment(NamedTuple):
+    """When a task runs: once those of `after` have run, and before those of `ahead_of`."""
+
+    task: int
+    after: frozenset[int] = frozenset()
+    ahead_of: frozenset[int] = frozenset()
 
 
 class Improver:
@@ -35,7 +44,7 @@ class Improver:
         self.problem, self.reach, self.bound = problem, reach, bound
         self.node_limit, self.max_steps, self.most_steps = node_limit, max_steps, most_steps
         self.num_steps = self.num_solved = self.num_reused = self.num_given_up = 0
-        self._cuts: dict[tuple[int, frozenset[int]], Cut] = {}
+        self._cuts: dict[Moment, Cut] = {}
         self._solved: dict[Piece, tuple[int, Solution]] = {}
 
     def raise_bound(self, orders: Sequence[Sequence[int]]) -> None:
@@ -49,31 +58,37 @@ class Improver:
                 above[task] = min(above[task], num_bytes)
         for task in sorted(range(len(above)), key=lambda task: (-above[task], task))[:_MOST_CUTS]:
             if above[task] > self.bound:
-                self.cut(task)
+                self.cut(Moment(task))
 
-    def cut(self, task: int, after: frozenset[int] = frozenset()) -> Cut:
-        """Return the cheapest moment for `task`, once those of `after` have run."""
-        key = (task, after)
-        if key not in self._cuts:
-            self._cuts[key] = least_cut(self.problem, self.reach, task, after)
-            if not after:
-                self.bound = max(self.bound, self._cuts[key].num_bytes)
-        return self._cuts[key]
+    def cut(self, moment: Moment) -> Cut:
+        """Return the cheapest such moment; that of a task without conditions raises the bound."""
+        if moment not in self._cuts:
+            found = least_cut(self.problem, self.reach, moment.task, moment.after, moment.ahead_of)
+            self._cuts[moment] = found
+            if not moment.after and not moment.ahead_of:
+                self.bound = max(self.bound, found.num_bytes)
+        return self._cuts[moment]
 
-    def last_of(self, tasks: Sequence[int]) -> dict[int, frozenset[int]]:
-        """Return which of `tasks` may be the last of them, and the others; the bound rises.
+    def ends_of(self, tasks: Sequence[int]) -> list[Moment]:
+        """Return the moments at which one of `tasks` is the last or the first; the bound rises.
 
-        One of them is the last in every order, so that none is cheaper than the cheapest last.
+        One of them is the last in every order, and one the first, so that no order is cheaper than
+        the cheapest last, nor than the cheapest first.
         """
-        everything = frozenset(tasks)
-        found = {}
-        for task in tasks:
-            others = everything - {task}
-            if not any(self.reach.is_before(task, other) for other in others):
-                found[task] = others
-        cheapest = min(self.cut(task, others).num_bytes for task, others in found.items())
-        self.bound = max(self.bound, cheapest)
-        return found
+        everything, is_before = frozenset(tasks), self.reach.is_before
+        lasts = [
+            Moment(task, after=everything - {task})
+            for task in tasks
+            if not any(is_before(task, other) for other in tasks if other != task)
+        ]
+        firsts = [
+            Moment(task, ahead_of=everything - {task})
+            for task in tasks
+            if not any(is_before(other, task) for other in tasks if other != task)
+        ]
+        for ends in (lasts, firsts):
+            self.bound = max(self.bound, min(self.cut(moment).num_bytes for moment in ends))
+        return lasts + firsts
 
     def lower(self, order: list[int]) -> list[int]:
         """Return `order`, or one with a lower peak, that neither cuts nor pieces make better."""
@@ -112,24 +127,25 @@ class Improver:
     def _moved(self, order: list[int], found: Replay) -> list[int] | None:
         """Return `order` with the peak's task at a cheaper moment, if that helps.
 
-        Where its cheapest moment does not, groups of tasks are tried of which one must be the last.
+        Where its cheapest moment does not, groups of tasks are tried of which one must be the last,
+        and one the first.
         """
         position = found.profile.index(found.peak)
         task = order[position]
-        better = self._moved_to(order, found, task, frozenset())
+        better = self._moved_to(order, found, Moment(task))
         if better is not None:
             return better
         for group in self._groups(order, position):
             if found.peak <= self.bound:
                 return None
-            for last, others in self.last_of(group).items():
-                better = self._moved_to(order, found, last, others)
+            for moment in self.ends_of(group):
+                better = self._moved_to(order, found, moment)
                 if better is not None:
                     return better
         return None
 
     def _groups(self, order: list[int], position: int) -> Iterator[list[int]]:
-        """Yield groups of tasks with that at `position`, of which one must be the last.
+        """Yield groups of tasks with that at `position`.
 
         First its like, such as the same operator in each chunk of a loss; then pairs with what made
         the largest values that are there.
@@ -155,14 +171,13 @@ class Improver:
     def _is_settled(self, one: int, other: int) -> bool:
         return self.reach.is_before(one, other) or self.reach.is_before(other, one)
 
-    def _moved_to(
-        self, order: list[int], found: Replay, task: int, after: frozenset[int]
-    ) -> list[int] | None:
-        cut = self.cut(task, after)
+    def _moved_to(self, order: list[int], found: Replay, moment: Moment) -> list[int] | None:
+        cut = self.cut(moment)
         if cut.num_bytes >= found.peak:
             return None
         moved = [t for t in order if t in cut.before]
-        moved += [task, *(t for t in order if t not in cut.before and t != task)]
+        moved += [moment.task]
+        moved += [t for t in order if t not in cut.before and t != moment.task]
         return moved if _cost(replay(self.problem, moved)) < _cost(found) else None
 
     def _solved_around(self, order: list[int], found: Replay) -> list[int] | None:
