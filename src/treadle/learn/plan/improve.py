@@ -13,7 +13,8 @@ __all__ = ["Improver", "Moment"]
 
 _MOST_CUTS = 48
 """Tasks at which the bound is sought, those first that cost most in every known order."""
-
+_CUT_TASKS = 1_000_000
+"""Tasks times cuts after which no more groups are tried: some half a minute."""
 _MOST_RIVALS = 12
 """Values in memory at a peak, largest first, whose producers are moved before or after it."""
 _MOST_ALIKE = 32
@@ -43,6 +44,7 @@ class Improver:
     ) -> None:
         self.problem, self.reach, self.bound = problem, reach, bound
         self.node_limit, self.max_steps, self.most_steps = node_limit, max_steps, most_steps
+        self.most_cuts = max(_MOST_CUTS, _CUT_TASKS // max(1, len(problem.tasks)))
         self.num_steps = self.num_solved = self.num_reused = self.num_given_up = 0
         self._cuts: dict[Moment, Cut] = {}
         self._solved: dict[Piece, tuple[int, Solution]] = {}
@@ -136,7 +138,7 @@ class Improver:
         if better is not None:
             return better
         for group in self._groups(order, position):
-            if found.peak <= self.bound:
+            if found.peak <= self.bound or len(self._cuts) >= self.most_cuts:
                 return None
             for moment in self.ends_of(group):
                 better = self._moved_to(order, found, moment)
