@@ -60,6 +60,7 @@ def test_the_figures_name_the_operators_at_the_peak(planned):
     assert max(line.series[1].y) == pytest.approx(value["donated"] / 1e6)
     names = {operator.name for operator in load_graph(out / "graph.json").operators}
     assert before.title.split(": ")[1].split(" ")[0] in names
+    assert any(" x " in bar or bar in names for bar in before.series[0].x)
     assert sum(after.series[0].y) == pytest.approx(value["donated"] / 1e6)
     assert lives.kind == "timeline"
     for number, figure in enumerate(result.figures):

@@ -1,6 +1,7 @@
 """What a plan says of itself: measurements, figures, and plan.json."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,27 +136,35 @@ def _curve(name: str, profile: tuple[int, ...]) -> Series:
     )
 
 
-def _at_peak(
-    name: str, problem: Problem, order: Any, profile: tuple[int, ...]
-) -> Figure:  # Any: a sequence of int
+def _at_peak(name: str, problem: Problem, order: Sequence[int], profile: tuple[int, ...]) -> Figure:
+    """Show what is in memory at the peak, by the operator that made it."""
     position = profile.index(max(profile)) if profile else 0
-    values = live_at(problem, order, position)
-    shown = values[:_NUM_NAMED]
+    groups: dict[str, list[int]] = {}
+    for value in live_at(problem, order, position):
+        producer = problem.producers[value]
+        op = problem.names[value] if producer < 0 else problem.tasks[producer].op
+        groups.setdefault(op, []).append(value)
+    sizes = {op: sum(problem.sizes[v] for v in values) for op, values in groups.items()}
+    ranked = sorted(groups, key=lambda op: (-sizes[op], op))
+    bars = {_named(problem, op, groups[op]): sizes[op] / _MEGA for op in ranked[:_NUM_NAMED]}
+    if rest := ranked[_NUM_NAMED:]:
+        bars[f"{len(rest)} others"] = sum(sizes[op] for op in rest) / _MEGA
     task = problem.tasks[order[position]] if profile else None
-    rest = sum(problem.sizes[value] for value in values[_NUM_NAMED:])
-    names = [_source(problem, value) for value in shown]
-    sizes = [problem.sizes[value] / _MEGA for value in shown]
-    if rest:
-        names.append(f"{len(values) - len(shown)} others")
-        sizes.append(rest / _MEGA)
     where = f"{task.name} ({task.op})" if task else "nothing"
     return Figure(
         kind="bar",
         title=f"In memory at the peak of the {name}: {where}",
         x_label="made by",
         y_label="MB",
-        series=[Series(name=name, x=list(names), y=sizes)],
+        series=[Series(name=name, x=list(bars), y=list(bars.values()))],
     )
+
+
+def _named(problem: Problem, op: str, values: Sequence[int]) -> str:
+    """Return what a bar stands for: a value by its name, several by their operator and number."""
+    if len(values) == 1:
+        return _source(problem, values[0])
+    return f"{len(values)} x {op.removeprefix('aten.').removesuffix('.default')}"
 
 
 def _source(problem: Problem, value: int) -> str:
