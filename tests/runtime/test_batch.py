@@ -81,6 +81,37 @@ def test_few_rows_run_beside_an_urgent_request(policy):
     assert low[2].outputs == continuation([3], 9)
 
 
+@pytest.mark.parametrize("policy", ["fair", "fair_priority"])
+def test_who_floods_gets_few_rows_beside_who_was_served_less(policy):
+    small = Small(policy=policy, num_pages=64, max_num_seqs=8, rows_beside_less_served=2)
+    flood = [small.add(f"flood{k}", [k + 1], 12, client="flood") for k in range(5)]
+    small.step()
+    assert [len(r.outputs) for r in flood] == [1] * 5  # nobody else is there
+    other = small.add("other", [40, 41, 42], 3, client="other")
+    small.step()  # lets the other client in; what runs already was served more
+    late = small.add("late", list(range(6)), 1, client="flood")
+    before = [len(r.outputs) for r in flood]
+    small.step()
+    assert sum(len(r.outputs) for r in flood) == sum(before) + 2
+    assert late.num_computed <= 2
+    small.step()
+    assert other.state is RequestState.FINISHED
+    small.step()
+    assert sum(len(r.outputs) for r in flood) >= sum(before) + 2 + 2 + 4
+    small.run()
+    assert flood[4].outputs == continuation([5], 12)
+
+
+def test_a_policy_that_is_not_fair_binds_no_client():
+    small = Small(policy="fcfs", max_num_seqs=8, rows_beside_less_served=1)
+    small.add("a", [1], 3, client="a")
+    small.step()
+    requests = [small.add(name, [2], 3, client=name) for name in "bcd"]
+    small.step()
+    assert [len(r.outputs) for r in requests] == [1, 1, 1]
+    small.run()
+
+
 def test_other_policies_do_not_look_at_who_is_urgent():
     small = Small(policy="fair", rows_beside_urgent=0)
     low, high = small.add("low", [1], 3, priority=1), small.add("high", [2], 3, priority=0)
@@ -347,6 +378,7 @@ def test_bad_requests_and_limits_are_refused():
         ({"max_num_seqs": 9, "max_num_batched_tokens": 8}, "less than max_num_seqs=9.*raise it"),
         ({"watermark_fraction": 1.0}, "watermark_fraction=1.0; give 0 or more"),
         ({"rows_beside_urgent": -1}, "rows_beside_urgent=-1, expected at least 0"),
+        ({"rows_beside_less_served": 0}, "rows_beside_less_served=0, expected at least 1"),
         ({"preemption": "drop"}, "No preemption 'drop'; choose"),
     ):
         with pytest.raises(SettingsError, match=says):

@@ -33,8 +33,19 @@ class Engine(RuleBasedStateMachine):
         budget=st.integers(4, 12),
         watermark=st.sampled_from([0.0, 0.3]),
         beside=st.sampled_from([None, 0, 1]),
+        less_served=st.sampled_from([None, 1, 2]),
     )
-    def start(self, policy, preemption, has_prefix_cache, max_num_seqs, budget, watermark, beside):
+    def start(
+        self,
+        policy,
+        preemption,
+        has_prefix_cache,
+        max_num_seqs,
+        budget,
+        watermark,
+        beside,
+        less_served,
+    ):
         self.small = Small(
             NUM_PAGES,
             PAGE_SIZE,
@@ -46,6 +57,7 @@ class Engine(RuleBasedStateMachine):
             max_num_batched_tokens=budget,
             watermark_fraction=watermark,
             rows_beside_urgent=beside,
+            rows_beside_less_served=less_served,
         )
         self.all: list[Request] = []
 

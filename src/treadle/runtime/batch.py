@@ -12,7 +12,7 @@ loses what it has computed, and ends.
 from collections.abc import Callable
 
 from treadle.core.errors import CapacityError, SettingsError
-from treadle.runtime.budget import Budget
+from treadle.runtime.budget import Bound, Budget, beside_less_served, beside_urgent
 from treadle.runtime.limits import Limits
 from treadle.runtime.pages import PagePool
 from treadle.runtime.policy import Policy
@@ -120,12 +120,7 @@ class Batch:
         self._expire()
         urgent = self._claim() if self.policy.may_preempt else None
         running = sorted(self.running.values(), key=_rank)
-        priorities = [request.priority for request in running]
-        budget = Budget(
-            self.limits.max_num_batched_tokens,
-            priorities if urgent is None else [*priorities, urgent],
-            self.limits.rows_beside_urgent if self.policy.may_preempt else None,
-        )
+        budget = Budget(self.limits.max_num_batched_tokens, self._bounds(running, urgent))
         rows = self._share_budget(running, urgent, budget)
         preempted_before = self.preemption.count
         planned: dict[str, Chunk] = {}
@@ -140,6 +135,18 @@ class Batch:
         if self.preemption.count == preempted_before:
             self._admit(planned, budget)
         return list(planned.values())
+
+    def _bounds(self, running: list[Request], urgent: int | None) -> list[Bound]:
+        """Return who gets few rows in a step, as far as the policy looks at that."""
+        found, limits = [], self.limits
+        if self.policy.may_preempt and limits.rows_beside_urgent is not None:
+            priorities = [request.priority for request in running]
+            priorities += [] if urgent is None else [urgent]
+            found.append(beside_urgent(priorities, limits.rows_beside_urgent))
+        if self.policy.is_fair and limits.rows_beside_less_served is not None:
+            rows = limits.rows_beside_less_served
+            found.append(beside_less_served(running, self.policy.served, rows))
+        return found
 
     def _claim(self) -> int | None:
         """Let the first in the queue take the place of running ones of lower priority.

@@ -1,38 +1,53 @@
 """The rows of one step, shared out."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from treadle.runtime.request import Request
 
-__all__ = ["Budget"]
+__all__ = ["Bound", "Budget", "beside_less_served", "beside_urgent"]
+
+
+class Bound:
+    """Rows that some of the requests of a step get together."""
+
+    def __init__(self, applies: Callable[[Request], bool], num_rows: int) -> None:
+        self.applies, self.num_rows = applies, num_rows
 
 
 class Budget:
-    """Rows that are left; those of lower priority get few of them beside an urgent request."""
+    """Rows that are left, for all requests and for those that a bound applies to."""
 
-    def __init__(self, num_rows: int, priorities: Iterable[int], beside: int | None) -> None:
-        """Begin a step.
-
-        Args:
-            num_rows: Of the step.
-            priorities: Of the requests that run in it.
-            beside: Rows that all of lower priority than the most urgent of them get together; None
-                for as many as there are.
-        """
-        self.num_rows = num_rows
-        self._beside = num_rows if beside is None else beside
-        self._most_urgent = min(priorities, default=None)
+    def __init__(self, num_rows: int, bounds: Sequence[Bound] = ()) -> None:
+        self.num_rows, self._bounds = num_rows, bounds
 
     def left(self, request: Request) -> int:
         """Return how many rows `request` may take."""
-        return min(self.num_rows, self._beside) if self._is_lower(request) else self.num_rows
+        return min([self.num_rows, *(bound.num_rows for bound in self._bounds_of(request))])
 
     def take(self, request: Request, wanted: int) -> int:
         """Give `request` up to `wanted` rows and return how many."""
         given = min(wanted, self.left(request))
         self.num_rows -= given
-        self._beside -= given if self._is_lower(request) else 0
+        for bound in self._bounds_of(request):
+            bound.num_rows -= given
         return given
 
-    def _is_lower(self, request: Request) -> bool:
-        return self._most_urgent is not None and request.priority > self._most_urgent
+    def _bounds_of(self, request: Request) -> list[Bound]:
+        return [bound for bound in self._bounds if bound.applies(request)]
+
+
+def beside_urgent(priorities: Iterable[int], num_rows: int) -> Bound:
+    """Bind all requests of lower priority than the most urgent one."""
+    most_urgent = min(priorities, default=0)
+    return Bound(lambda request: request.priority > most_urgent, num_rows)
+
+
+def beside_less_served(
+    running: Sequence[Request], served: Callable[[Request], float], num_rows: int
+) -> Bound:
+    """Bind the requests of clients that were served more than another one of equal priority."""
+    least: dict[int, float] = {}
+    for request in running:
+        own = served(request)
+        least[request.priority] = min(own, least.get(request.priority, own))
+    return Bound(lambda r: served(r) > least.get(r.priority, served(r)), num_rows)

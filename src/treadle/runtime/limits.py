@@ -22,9 +22,12 @@ class Limits:
     preemption: Literal["recompute", "swap"] = "recompute"
     """Whether a request that makes room computes its pages again, or keeps a copy of them."""
     has_prefix_cache: bool = True
-    rows_beside_urgent: int | None = 4
+    rows_beside_urgent: int | None = 2
     """Rows of a step that all requests of lower priority get together beside a more urgent one, by
     the policies that look at priorities: bounds how much they slow it down. None for no bound."""
+    rows_beside_less_served: int | None = 4
+    """Rows of a step that all clients that were served more get together beside one that was served
+    less, by the fair policies: who floods does not slow the others down. None for no bound."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -34,6 +37,8 @@ class Limits:
         flag("enable_prefix_caching", self.has_prefix_cache)
         if self.rows_beside_urgent is not None:
             whole("rows_beside_urgent", self.rows_beside_urgent, 0)
+        if self.rows_beside_less_served is not None:  # 0 would let them hold their places for ever
+            whole("rows_beside_less_served", self.rows_beside_less_served, 1)
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise SettingsError(
                 f"max_num_batched_tokens={self.max_num_batched_tokens} is less than "

@@ -63,7 +63,8 @@ class LLM(Engine):
         enable_prefix_caching: bool = True,
         watermark_fraction: float = 0.01,
         ageing_seconds: float = 10.0,
-        rows_beside_urgent: int | None = 4,
+        rows_beside_urgent: int | None = 2,
+        rows_beside_less_served: int | None = 4,
         seed: int = 0,
         weights: str = AUTO,
         num_threads: int | None = None,
@@ -92,6 +93,8 @@ class LLM(Engine):
             ageing_seconds: Wait after which the prefix policy lets a request in before others.
             rows_beside_urgent: Rows of a step that all of lower priority get together beside a more
                 urgent request (policies priority and fair_priority); None for no bound.
+            rows_beside_less_served: Rows of a step that all clients that were served more get
+                together beside one that was served less (policies fair and fair_priority).
             seed: Of requests without a seed of their own.
             weights: How matrices are held by the native step: fp32, fp16, q8, q4_0 or q4_1; auto
                 keeps the codes of a quantised model as they are, and holds others in fp32.
@@ -117,6 +120,7 @@ class LLM(Engine):
             preemption,
             enable_prefix_caching,
             rows_beside_urgent,
+            rows_beside_less_served,
         )
         _check(path, adapters, page_size, cache_bytes, num_threads)
         for setting, value in (("device", device), ("weights", weights), ("kv_dtype", kv_dtype)):

@@ -26,6 +26,8 @@ class Policy(Protocol):
 
     may_preempt: bool
     """Whether a waiting request may take the place of a running one of lower priority."""
+    is_fair: bool
+    """Whether it looks at what each client was served."""
 
     def place(self, request: Request, now: float) -> Place:
         """Return where `request` stands in the queue."""
@@ -39,6 +41,10 @@ class Policy(Protocol):
         """Learn what was computed for a request."""
         ...
 
+    def served(self, request: Request) -> float:
+        """Return what the client of `request` was served, in weighted tokens."""
+        ...
+
 
 def _precedence(request: Request) -> Place:
     """Put a preempted request before new ones, then go by arrival."""
@@ -49,6 +55,7 @@ class Fcfs:
     """First come, first served."""
 
     may_preempt = False
+    is_fair = False
 
     def place(self, request: Request, now: float) -> Place:
         """Return where `request` stands in the queue."""
@@ -59,6 +66,10 @@ class Fcfs:
 
     def computed(self, request: Request, num_input: int, num_output: int) -> None:
         """Nothing depends on it."""
+
+    def served(self, request: Request) -> float:
+        """Nobody counts."""
+        return 0.0
 
 
 class ByPriority(Fcfs):
@@ -78,13 +89,15 @@ class Fair(Fcfs):
     saves up turns by staying away.
     """
 
+    is_fair = True
+
     def __init__(self) -> None:
         self.counters: dict[str, float] = {}
 
     def place(self, request: Request, now: float) -> Place:
         """Return where `request` stands in the queue."""
         is_new, number = _precedence(request)
-        return (is_new, self.counters.get(request.client, 0), number)
+        return (is_new, self.served(request), number)
 
     def arrived(self, request: Request, active: Iterable[str]) -> None:
         """Lift the counter of a client that was away."""
@@ -100,6 +113,10 @@ class Fair(Fcfs):
         """Count the client's tokens."""
         cost = INPUT_WEIGHT * num_input + OUTPUT_WEIGHT * num_output
         self.counters[request.client] = self.counters.get(request.client, 0) + cost
+
+    def served(self, request: Request) -> float:
+        """Return the client's counter."""
+        return self.counters.get(request.client, 0)
 
 
 class FairByPriority(Fair):

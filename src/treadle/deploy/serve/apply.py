@@ -30,8 +30,9 @@ def serve(
     timeout_seconds: float = 600.0,
     drain_seconds: float = 60.0,
     max_num_seqs: int = 16,
-    max_num_batched_tokens: int = 256,
-    rows_beside_urgent: int = 4,
+    max_num_batched_tokens: int = 128,
+    rows_beside_urgent: int = 2,
+    rows_beside_less_served: int = 4,
     cache_bytes: int | None = None,
     kv_dtype: Literal["fp32", "fp16", "int8"] = "fp32",
     weights: str = "auto",
@@ -66,6 +67,8 @@ def serve(
         rows_beside_urgent: Tokens of a step that all requests of lower priority get together beside
             a more urgent one (policies priority and fair_priority): bounds how much they slow it
             down.
+        rows_beside_less_served: Tokens of a step that all clients that were served more get
+            together beside one that was served less (policies fair and fair_priority).
         cache_bytes: Of each model's keys and values (default: what max_num_seqs texts of full
             length take, at most a quarter of the free memory).
         kv_dtype: How keys and values are stored.
@@ -101,6 +104,7 @@ def serve(
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             rows_beside_urgent=rows_beside_urgent,
+            rows_beside_less_served=rows_beside_less_served,
             cache_bytes=cache_bytes,
             kv_dtype=kv_dtype,
             policy=policy,
