@@ -102,11 +102,12 @@ from treadle import curate
 from treadle.text.curate import METHODS
 METHODS.resolve("@METHOD")
 began = time.process_time()
-BEFORE = __import__("resource").getrusage(__import__("resource").RUSAGE_SELF).ru_maxrss * 1024
+def peak():
+    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if "VmHWM" in line)
+before = peak()
 result = curate("SOURCE/docs.jsonl", "OUT", {"method": "@METHOD", **SETTINGS}, workers=1)
-import resource
 print("SECONDS", time.process_time() - began)
-print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, BEFORE)
+print("PEAK", peak(), before)
 """
 TEXT_FILES = (".py", ".pyi", ".txt", ".md", ".rst", ".html", "copyright", "changelog")
 
