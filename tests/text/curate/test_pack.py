@@ -64,6 +64,31 @@ def test_every_document_is_there_once_with_its_end(tmp_path):
     assert read_result(tmp_path / "given") == result
 
 
+def test_records_that_are_no_documents_are_told(tmp_path):
+    data = corpora.write_lines(tmp_path / "a.jsonl", [*ROWS, ROWS[0], {"id": "e", "text": " "}])
+    with data.open("ab") as stream:
+        stream.write(b'{"id": "b", "te\n{"id": "c", "text": 5}\n')
+    out = tmp_path / "out"
+    result = pack(data, out, tokenizer="bytes", seq_len=32, rows=4)
+    assert result.measurement("documents").value == len(ROWS) + 1
+    assert result.measurement("rejected").value == 3
+    for reason in ("empty", "not JSON", "no text in its field"):
+        assert f"Not read: 1 records, {reason}." in result.notes
+    assert any("1 documents have the id of an earlier one" in note for note in result.notes)
+    rejects = pq.read_table(out / "rejects.parquet").to_pylist()
+    first = len(ROWS) + 1
+    assert [row["row"] for row in rejects] == [first, first + 1, first + 2]
+    manifest = json.loads((out / "treadle.json").read_text())
+    assert "rejects.parquet" in [file["path"] for file in manifest["side_files"]]
+    assert open_ledger(out).num_rows == result.measurement("rows").value
+
+
+def test_a_source_without_documents_says_why(tmp_path):
+    (tmp_path / "a.jsonl").write_text("no json\n")
+    with pytest.raises(DataError, match=r"holds no document \(not JSON\)"):
+        pack(tmp_path / "a.jsonl", tmp_path / "out", tokenizer="bytes")
+
+
 def test_bytes_do_not_depend_on_workers_or_shards(tmp_path, tokenizer):
     whole = corpora.write_lines(tmp_path / "whole.jsonl", ROWS)
     corpora.write_lines(tmp_path / "cut" / "a.jsonl", ROWS[:13])

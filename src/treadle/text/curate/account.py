@@ -7,25 +7,50 @@ from typing import Any
 import numpy as np
 
 from treadle.core.checkpoint import Manifest, Parent, Provenance, SideFile
+from treadle.core.errors import DataError
 from treadle.core.result import RESULT_FILE, Figure, Measurement, Result, Series
 from treadle.core.table import Source
 from treadle.text.curate.base import CurateMethod, Verdicts
 from treadle.text.curate.corpus import Corpus, Measured
 from treadle.text.curate.writing import DATA, DECISIONS, INDEX, REJECTS, STATISTICS
 
-__all__ = ["manifest_of", "outcome_of", "share_of"]
+__all__ = ["manifest_of", "outcome_of", "reading_of", "require_documents", "share_of"]
+
+
+def require_documents(corpus: Corpus) -> None:
+    """Refuse a source without documents.
+
+    Raises:
+        DataError: There is none; it says why the records are none.
+    """
+    if len(corpus):
+        return
+    reasons = sorted({reason for _, _, reason in corpus.rejects()}) or ["nothing in it"]
+    raise DataError(
+        f"'{corpus.source.path}' holds no document ({', '.join(reasons)}); give files whose "
+        f"records have a text in '{corpus.source.text_column}', or name the "
+        f"field with --text-column."
+    )
+
+
+def reading_of(corpus: Corpus) -> tuple[Measurement, list[str]]:
+    """Return how many records were refused, and notes on what was read and what was not."""
+    rejects = Counter(reason for _, _, reason in corpus.rejects())
+    refused = [f"Not read: {count} records, {reason}." for reason, count in sorted(rejects.items())]
+    rejected = Measurement(
+        name="rejected", value=sum(rejects.values()), unit="records that are no documents"
+    )
+    return rejected, [*corpus.source.notes, *refused, *_twins(corpus)]
 
 
 def outcome_of(corpus: Corpus, verdicts: Verdicts, folder: Path) -> dict[str, Any]:  # of a Result
     """Return what the result says beside the cost of the run."""
     is_kept = verdicts.reason < 0
-    rejects = Counter(reason for _, _, reason in corpus.rejects())
-    refused = [f"Not read: {count} records, {reason}." for reason, count in sorted(rejects.items())]
+    rejected, notes = reading_of(corpus)
     counted = (
         ("documents", len(corpus), "read"),
         ("kept", int(is_kept.sum()), "documents"),
         ("dropped", int((~is_kept).sum()), "documents"),
-        ("rejected", sum(rejects.values()), "records that are no documents"),
     )
     kept_bytes = int(corpus.num_bytes[is_kept].sum())
     share = kept_bytes / max(1, int(corpus.num_bytes.sum()))
@@ -33,6 +58,7 @@ def outcome_of(corpus: Corpus, verdicts: Verdicts, folder: Path) -> dict[str, An
     return {
         "measurements": [
             *(Measurement(name=name, value=value, unit=unit) for name, value, unit in counted),
+            rejected,
             Measurement(name="kept_text_fraction", value=share, unit="of the bytes of text"),
             Measurement(
                 name="state_bytes_per_document", value=state, unit="kept on disk meanwhile"
@@ -46,7 +72,7 @@ def outcome_of(corpus: Corpus, verdicts: Verdicts, folder: Path) -> dict[str, An
             "decisions": _size(folder / DECISIONS),
         },
         "figures": [*_reasons(verdicts), *verdicts.figures],
-        "notes": [*corpus.source.notes, *refused, *_twins(corpus), *verdicts.notes],
+        "notes": [*notes, *verdicts.notes],
     }
 
 

@@ -13,9 +13,9 @@ from treadle.core.result import Input, Recording, Result, write_result
 from treadle.core.table import Source, open_source
 from treadle.native.text import parse_lines
 from treadle.text.curate import METHODS
-from treadle.text.curate.account import manifest_of, outcome_of, share_of
+from treadle.text.curate.account import manifest_of, outcome_of, require_documents, share_of
 from treadle.text.curate.base import Columns, CurateMethod
-from treadle.text.curate.corpus import Corpus, measure
+from treadle.text.curate.corpus import measure
 from treadle.text.curate.engines import EngineName, choose_engine
 from treadle.text.curate.folders import (
     WORK,
@@ -125,7 +125,7 @@ def curate(
     if share is not None:
         return recording.finish(out, **share_of(measured))
     corpus, num_resumed, _ = measured
-    _require_documents(corpus)
+    require_documents(corpus)
     everything = Joined(earlier, corpus) if earlier else corpus
     verdicts = sliced(chosen.decide(everything), everything.num_known)
     num_resumed += write_parts(
@@ -153,17 +153,6 @@ def _require_measuring(share: Shard | None, statistics: Path | None) -> None:
         raise SettingsError(
             "With --statistics nothing is measured that could be shared; leave --shard out."
         )
-
-
-def _require_documents(corpus: Corpus) -> None:
-    if len(corpus):
-        return
-    reasons = sorted({reason for _, _, reason in corpus.rejects()}) or ["nothing in it"]
-    raise DataError(
-        f"'{corpus.source.path}' holds no document ({', '.join(reasons)}); give files whose "
-        f"records have a text in '{corpus.source.text_column}', or name the "
-        f"field with --text-column."
-    )
 
 
 def _load(method: CurateMethod, source: Source, out: Path) -> Columns:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from treadle.core.checkpoint import Manifest, Parent, Provenance, SideFile
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import write_text
-from treadle.core.errors import DataError
 from treadle.core.ledger import DOCUMENTS, ORDER, TOKENS, Ledger, Order, open_ledger
 from treadle.core.pack import token_dtype, write_tokens
 from treadle.core.permutation import Permutation
@@ -26,7 +25,7 @@ from treadle.core.result import (
 )
 from treadle.core.table import open_source, refuse_full_disk, write_parquet
 from treadle.native.text import parse_lines
-from treadle.text.curate.account import share_of
+from treadle.text.curate.account import reading_of, require_documents, share_of
 from treadle.text.curate.corpus import Corpus, measure
 from treadle.text.curate.engines import EngineName, choose_engine
 from treadle.text.curate.folders import (
@@ -39,6 +38,7 @@ from treadle.text.curate.folders import (
 from treadle.text.curate.ledger_tables import write_ledger
 from treadle.text.curate.shards import read_shard
 from treadle.text.curate.tokenise import Tokenise, tokenise
+from treadle.text.curate.writing import REJECTS, write_rejects
 
 __all__ = ["pack"]
 
@@ -67,7 +67,8 @@ def pack(
     The output has all documents' tokens one after the other, each with an end token behind it, in
     Megatron's format (tokens.bin, tokens.idx); their ids and places (documents.parquet); how rows
     and steps are made of them (order.json); and of the first epoch the row in every slot of every
-    step (ledger.parquet) and the pieces of documents in every row (spans.parquet). Rows have
+    step (ledger.parquet) and the pieces of documents in every row (spans.parquet); records that
+    are no documents are in rejects.parquet, with the reason of each. Rows have
     seq_len + 1 tokens, inputs and targets shifted by one, and may begin inside a document. The
     order is computed and not stored: treadle.core.ledger.open_ledger(OUT) says at once what any
     step of any epoch saw, and gives its tokens again. The bytes do not depend on the number of
@@ -124,9 +125,9 @@ def pack(
     if share is not None:
         return recording.finish(out, **share_of(measured))
     corpus, num_resumed, _ = measured
-    if not len(corpus):
-        raise DataError(f"'{source.path}' holds no document; give files whose records have a text.")
+    require_documents(corpus)
     _write(corpus, encoder, made, folder)
+    write_rejects(corpus.rejects(), folder)
     ledger = open_ledger(folder)
     write_ledger(ledger)
     outcome = _outcome(corpus, ledger)
@@ -134,7 +135,9 @@ def pack(
         outcome["notes"].append("Resumed: seconds and memory are those of the last run only.")
     result = recording.finish(out, **outcome)
     write_result(result, folder)
-    write_text(folder / MANIFEST_FILE, _manifest(result, source.path.name).model_dump(mode="json"))
+    write_text(
+        folder / MANIFEST_FILE, _manifest(result, source.path.name, folder).model_dump(mode="json")
+    )
     finish(folder, out)
     return result
 
@@ -186,12 +189,16 @@ def _outcome(corpus: Corpus, ledger: Ledger) -> dict[str, Any]:  # Any: fields o
         ("bytes_per_token", num_bytes / num_tokens, "of text"),
         ("unused_tokens", unused, "at the end, too few for a row"),
     )
+    rejected, notes = reading_of(corpus)
     files = (ledger.folder / f"{TOKENS}.{kind}" for kind in ("bin", "idx"))
     return {
-        "measurements": [Measurement(name=name, value=n, unit=unit) for name, n, unit in counted],
+        "measurements": [
+            *(Measurement(name=name, value=n, unit=unit) for name, n, unit in counted),
+            rejected,
+        ],
         "bytes": {"text": num_bytes, "output": sum(file.stat().st_size for file in files)},
         "figures": [_lengths(sizes)],
-        "notes": list(corpus.source.notes),
+        "notes": notes,
     }
 
 
@@ -208,7 +215,7 @@ def _lengths(sizes: Integers) -> Figure:
     )
 
 
-def _manifest(result: Result, source: str) -> Manifest:
+def _manifest(result: Result, source: str, folder: Path) -> Manifest:
     kinds = {
         RESULT_FILE: "result",
         ORDER: "order",
@@ -216,6 +223,8 @@ def _manifest(result: Result, source: str) -> Manifest:
         "ledger.parquet": "ledger",
         "spans.parquet": "spans",
     }
+    if (folder / REJECTS).exists():
+        kinds[REJECTS] = "rejects"
     base = result.inputs[0].content_hash
     files = (
         SideFile(path=path, kind=kind, version=1, base_hash=base, required=path == ORDER)
