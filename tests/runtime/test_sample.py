@@ -155,6 +155,8 @@ def test_logprobs_hold_the_token_and_the_best():
         ({"min_p": 2}, r"min_p=2, expected 0 to 1"),
         ({"top_k": -2}, r"top_k=-2, expected at least -1"),
         ({"n": 0}, r"n=0, expected at least 1"),
+        ({"n": 10**9}, r"n=1000000000, expected at most 1024"),
+        ({"prompt_logprobs_start": 3}, r"prompt_logprobs_start=3, expected prompt_logprobs beside"),
         ({"max_tokens": 0}, r"max_tokens=0, expected at least 1"),
         ({"presence_penalty": 3}, r"presence_penalty=3, expected -2 to 2"),
         ({"repetition_penalty": 0}, r"repetition_penalty=0, expected above 0"),

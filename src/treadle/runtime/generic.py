@@ -1,5 +1,6 @@
 """T0, the generic step: any causal LM of transformers, unchanged, over pages."""
 
+import json
 import math
 import os
 import warnings
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.model import facts
 from treadle.model.adapters import Adapter
+from treadle.model.foreign import load_foreign
 from treadle.model.load import full
 from treadle.native.loader import SlowPathWarning
 from treadle.runtime.attention import STEP, StepPages, inside_step, register
@@ -66,7 +69,7 @@ class GenericExecutor:
 
         if device != "cpu" and not torch.cuda.is_available():
             raise SettingsError(f"No device '{device}' here; use device='cpu'.")
-        return cls(full(folder, "float32", trust_remote_code), device, str(folder))
+        return cls(_load(folder, trust_remote_code), device, str(folder))
 
     def forward(self, rows: StepRows, pool: KeyValues) -> Floats:
         """Write the rows' keys and values into `pool` and return logits [wanted, vocab]."""
@@ -124,6 +127,16 @@ class GenericExecutor:
                 step,
                 **options,
             )
+
+
+def _load(folder: Path, trust_remote_code: bool) -> Any:  # Any: a causal LM
+    """Return the model in float32: by its facts, or as transformers reads an unknown folder."""
+    config_file = folder / "config.json"
+    config = json.loads(config_file.read_text()) if config_file.is_file() else {}
+    is_known = str(config.get("model_type", "")) in facts.ARCHITECTURES or not config
+    if is_known or "quantization_config" in config or "treadle_base" in config:
+        return full(folder, "float32", trust_remote_code)
+    return load_foreign(folder, trust_remote_code)
 
 
 def _call(

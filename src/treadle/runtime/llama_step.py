@@ -240,7 +240,7 @@ class LlamaStep:
         if config.get("model_type") not in LLAMA_LIKE:
             raise UnsupportedModelError(
                 f"The native step computes {', '.join(LLAMA_LIKE)}, not "
-                f"'{config.get('model_type')}'; use the generic executor."
+                f"'{config.get('model_type')}'."
             )
         module = skeleton(reader)
         self._ropes = _ropes(module)
@@ -352,7 +352,7 @@ def _activation(config: Config, settings: Any) -> str:  # Any: a config of trans
     if name not in _ACTIVATIONS:
         raise UnsupportedModelError(
             f"The native step has no activation '{name}' ({config['model_type']}), only "
-            f"{', '.join(_ACTIVATIONS)}; use the generic executor."
+            f"{', '.join(_ACTIVATIONS)}."
         )
     return str(name)
 

@@ -17,6 +17,7 @@ TokenLogprobs = dict[int, float]
 _PENALTY = 2.0
 _WHOLE = {"n": 1, "min_tokens": 0, "top_k": -1, "prompt_logprobs_start": 1}
 """Field -> the least that it may be."""
+_MOST_ANSWERS = 1024
 _WHOLE_OR_NONE = {"max_tokens": 1, "logprobs": 0, "prompt_logprobs": 0, "seed": None}
 _NUMBERS = (
     *("temperature", "top_p", "min_p"),
@@ -83,6 +84,10 @@ class SamplingParams:
             self._set(name, value)
         for name in _FLAGS:
             self._set(name, flag(name, getattr(self, name)))
+        require(self.n <= _MOST_ANSWERS, "n", self.n, f"at most {_MOST_ANSWERS}")
+        if self.prompt_logprobs is None:
+            start = self.prompt_logprobs_start
+            require(start == 1, "prompt_logprobs_start", start, "prompt_logprobs beside it")
         self._set_lists()
         self._check_contradictions()
 

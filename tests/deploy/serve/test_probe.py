@@ -1,8 +1,13 @@
 """The probe: a real server process, asked by the official client, and stopped."""
 
 import base64
+import contextlib
+import signal
 import stat
 import struct
+import subprocess
+import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -81,3 +86,26 @@ def test_a_recipe_may_end_with_it(chatty, tmp_path):
     assert step.command == "serve probe"
     assert main(["run", str(recipe)]) == 0
     assert read_result(tmp_path / "runs" / "served").measurement("stop").value > 0
+
+
+def test_sigterm_takes_the_server_along(chatty, tmp_path):
+    command = [sys.executable, "-m", "treadle", "serve", "probe", str(chatty), str(tmp_path / "o")]
+    with subprocess.Popen([*command, "--browser", "none"], start_new_session=True) as process:
+        while not (children := children_of(process.pid)):
+            time.sleep(0.05)
+            assert process.poll() is None
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+
+
+def children_of(parent: int) -> list[int]:
+    """Return the processes that `parent` started and that are its server."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state = (folder / "stat").read_text().rpartition(")")[2].split()
+            words = (folder / "cmdline").read_bytes()
+            if int(state[1]) == parent and b"serve" in words:
+                found.append(int(folder.name))
+    return found

@@ -6,7 +6,13 @@ import pytest
 
 from learn.plan.graphs import training_step
 from treadle.cli import main
-from treadle.core.errors import CapacityError, DataError, SettingsError
+from treadle.core.errors import (
+    CapacityError,
+    CheckpointError,
+    DataError,
+    SettingsError,
+    UnsupportedModelError,
+)
 from treadle.core.result import read_result
 from treadle.learn.plan import plan
 from treadle.model import tiny
@@ -151,7 +157,9 @@ def test_clipping_is_reported_and_blocks_early_updates(gpt2):
     ("settings", "message"),
     [
         ({"budget": "24 gallons"}, "'24 gallons' cannot be read, expected a number and a unit"),
-        ({"budget": "0GB"}, "less than a byte"),
+        ({"budget": "1e400GB"}, "1e400GB' is inf bytes"),
+        ({"clip_norm": float("nan")}, "clip_norm is nan"),
+        ({"budget": "0GB"}, "0GB' is 0 bytes, which no machine has"),
         ({"seq": 129}, "seq = 129 is longer than the 128 positions"),
         ({"seq": 1}, "of 2 tokens or more"),
         ({"batch": 0}, "1 row or more"),
@@ -181,3 +189,44 @@ def test_a_result_is_not_overwritten_unasked(step, tmp_path):
     with pytest.raises(SettingsError, match="holds a result already"):
         plan(step, tmp_path / "out")
     plan(step, tmp_path / "out", overwrite=True)
+
+
+def test_what_is_not_planned_as_it_would_be_trained_is_noted(gpt2, tmp_path):
+    folder = tiny.build("gpt2", tmp_path / "dropped", resid_pdrop=0.1)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    notes = plan(folder, batch=1, seq=8, order="program").notes
+    assert any("without dropout (" in note and "resid_pdrop 0.1" in note for note in notes)
+    assert any("Planned in float32; the config says bfloat16" in note for note in notes)
+    mixture = tiny.build("mixtral", tmp_path / "mixture")
+    notes = plan(mixture, batch=1, seq=8, order="program").notes
+    assert any("experts as one batched product" in note for note in notes)
+
+
+def test_folders_that_hold_no_model_are_refused_with_the_mend(step, tmp_path):
+    out = tmp_path / "out"
+    plan(step, out)
+    with pytest.raises(CheckpointError, match=r"give '.*out/graph.json'"):
+        plan(out)
+    folder = tiny.build("gpt2", tmp_path / "t5")
+    (folder / "config.json").write_text('{"model_type": "t5", "d_model": 16, "num_layers": 1}')
+    with pytest.raises(UnsupportedModelError, match="no causal language model of the type 't5'"):
+        plan(folder, batch=1, seq=8)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "message"),
+    [
+        ("values", "num_bytes", -5, "num_bytes -5"),
+        ("values", "num_bytes", 1.5, "num_bytes 1.5"),
+        ("values", "kind", "zzz", "kind 'zzz'"),
+        ("operators", "scratch_bytes", -9, "scratch_bytes -9"),
+        ("operators", "phase", "zzz", "phase 'zzz'"),
+    ],
+)
+def test_damaged_graphs_are_refused(step, tmp_path, part, field, value, message):
+    written = json.loads(step.read_text())
+    written[part][0][field] = value
+    (tmp_path / "graph.json").write_text(json.dumps(written))
+    with pytest.raises(DataError, match=message):
+        plan(tmp_path / "graph.json")

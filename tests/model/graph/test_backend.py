@@ -9,7 +9,7 @@ from treadle.core.seed import numpy_stream
 from treadle.learn.plan import ORDERS
 from treadle.learn.plan.problem import build_problem
 from treadle.model import tiny
-from treadle.model.graph.backend import Backend, compile_step, register
+from treadle.model.graph.backend import Backend, compile_step
 from treadle.model.graph.measure import allocated_bytes
 from treadle.model.graph.order import least_peak, peak_bytes
 
@@ -75,7 +75,7 @@ def test_buffers_and_dropout_have_eagers_bits():
         assert torch.equal(wanted.grad, found.grad)
 
 
-def test_backend_is_found_by_name_and_takes_any_planner():
+def test_backend_takes_any_planner():
     asked = []
 
     def backwards(graph):
@@ -89,14 +89,9 @@ def test_backend_is_found_by_name_and_takes_any_planner():
             order.append(index)
         return order
 
-    register()
-    register()
-    with pytest.raises(SettingsError, match="another backend already"):
-        register(Backend())
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     rows = torch.randn(5, 4)
-    named = torch.compile(model, backend="treadle", dynamic=False)
-    assert torch.equal(named(rows), model(rows))
+    assert torch.equal(compile_step(model)(rows), model(rows))
     assert torch.equal(compile_step(model, Backend(backwards))(rows), model(rows))
     assert len(asked) == 1
 

@@ -48,7 +48,11 @@ def node_of(target, args, kwargs):
     return graph.call_function(target, args, kwargs)
 
 
-@pytest.mark.parametrize(("target", "args", "kwargs"), CASES, ids=lambda case: str(case)[:40])
+@pytest.mark.parametrize(
+    ("target", "args", "kwargs"),
+    CASES,
+    ids=[f"{target}-{number}" for number, (target, *_) in enumerate(CASES)],
+)
 def test_own_form_writes_what_the_operator_returns(target, args, kwargs):
     expected = target(*args, **kwargs)
     form = out_form(node_of(target, args, kwargs))

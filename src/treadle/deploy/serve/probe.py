@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -105,7 +106,7 @@ def probe(
     flags = ["--weights", weights]
     flags += [] if num_threads is None else ["--num-threads", str(num_threads)]
     flags += ["--trust-remote-code"] if trust_remote_code else []
-    with _server(folder, flags) as (process, address, start_seconds):
+    with _ending_on_sigterm(), _server(folder, flags) as (process, address, start_seconds):
         with client_class(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
             answer = _ask(client, question, new_tokens, seed)
         picture = None if program is None else _picture(program, address)
@@ -155,6 +156,23 @@ def _browser(wish: str) -> str | None:
     if found is None and wish != "auto":
         raise SettingsError(f"There is no program '{wish}'; install chromium, or leave it at auto.")
     return found
+
+
+@contextlib.contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this process as an exception does, so that it takes the server with it."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's affair
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -50,7 +50,9 @@ def plan(
         budget: Memory that the step may take, such as 24GiB.
         order: In what order operators run.
         layout: Where values lie.
-        optimizer: adamw, adamw_foreach or sgd (default adamw).
+        optimizer: adamw (PyTorch's fused kernel, without temporaries), adamw_foreach (of whose
+            temporaries one parameter's are counted; the real ones take more) or sgd (default
+            adamw).
         clip_norm: Clip the norm of all gradients together (default: no clipping).
         chunked_loss: Compute the loss in so many chunks of tokens, so that logits are never whole.
         seed: Seed of random orders and of hill climbing.
@@ -85,7 +87,7 @@ def plan(
     planned = planner.plan(source.graph, ordering, placing, seed)
     alignment_bytes = int(planner.settings().get("alignment_bytes", 1))
     stages = stages_of(planned, alignment_bytes)
-    notes = [*planned.ordered.notes, *planned.placed.notes]
+    notes = [*source.notes, *planned.ordered.notes, *planned.placed.notes]
     found = measurements(planned, stages)
     capture = capturing.wall_seconds
     found.append(Measurement(name="capture", value=capture, unit="seconds", better="lower"))
@@ -97,6 +99,12 @@ def plan(
         measurements=found,
         figures=figures(planned, stages, alignment_bytes),
         notes=notes,
+    )
+    result = result.model_copy(
+        update={
+            "seconds": result.seconds + capturing.wall_seconds,
+            "cpu_seconds": result.cpu_seconds + capturing.cpu_seconds,
+        }
     )
     if out is None:
         return result.model_copy(update={"output": ""})

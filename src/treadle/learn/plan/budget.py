@@ -24,10 +24,13 @@ def parse_bytes(text: str) -> int:
             f"The budget '{text}' cannot be read, expected a number and a unit (B, KB, MB, GB, TB, "
             f"KiB, MiB, GiB or TiB); write it as in 24GiB."
         )
-    num_bytes = int(float(found.group(1)) * _UNITS[found.group(2)])
-    if num_bytes < 1:
-        raise SettingsError(f"The budget '{text}' is less than a byte; give what the machine has.")
-    return num_bytes
+    num_bytes = float(found.group(1)) * _UNITS[found.group(2)]
+    if not 1 <= num_bytes < 1e18:
+        raise SettingsError(
+            f"The budget '{text}' is {num_bytes:.3g} bytes, which no machine has; give what yours "
+            f"has, with its unit, as in 24GiB."
+        )
+    return int(num_bytes)
 
 
 def spoken(num_bytes: float) -> str:

@@ -47,6 +47,8 @@ class Source(NamedTuple):
 
     graph: Graph
     input: Input
+    notes: list[str]
+    """How the step differs from what training the model would run."""
 
 
 def read_step(step: Step) -> Source:
@@ -71,12 +73,12 @@ def _from_file(step: Step) -> Source:
         raise DataError(f"No graph at '{path}'; give a model, or the graph.json of a plan.")
     graph = load_graph(path)
     content_hash = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Source(graph, Input(name="graph", path=str(path), content_hash=content_hash))
+    return Source(graph, Input(name="graph", path=str(path), content_hash=content_hash), [])
 
 
 def _captured(step: Step) -> Source:
     from treadle.model.graph.capture import capture_model
-    from treadle.model.graph.causal_lm import config_of
+    from treadle.model.graph.causal_lm import config_of, differences
     from treadle.model.graph.update import OptimizerName
 
     asked = step.settings()
@@ -94,6 +96,5 @@ def _captured(step: Step) -> Source:
             f"seq = {asked['seq']} is longer than the {most} positions of '{step.model}'; lower it."
         )
     graph = capture_model(step.model, **asked).graph
-    return Source(
-        graph, Input(name="config", path=step.model, content_hash=digest(config.to_dict()))
-    )
+    read = Input(name="config", path=step.model, content_hash=digest(config.to_dict()))
+    return Source(graph, read, differences(step.model))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Backend", "Planner", "compile_step", "register", "treadle"]
+__all__ = ["Backend", "Planner", "compile_step"]
 
 Planner = Callable[[Graph], Sequence[int]]
 """From a graph to a topological order of its operators."""
@@ -111,31 +111,10 @@ def _by_inductor(module: "torch.fx.GraphModule", inputs: Sequence[Any], name: st
     return compiled
 
 
-treadle = Backend()
-"""What `torch.compile(backend="treadle")` calls."""
-
-
-def register(backend: Backend = treadle) -> None:
-    """Make `torch.compile(backend="treadle")` known to this process.
-
-    Raises:
-        SettingsError: The name stands for another backend already.
-    """
-    from torch._dynamo import list_backends, lookup_backend, register_backend
-
-    if "treadle" not in list_backends():
-        register_backend(backend, name="treadle")
-    elif lookup_backend("treadle") is not backend:
-        raise SettingsError(
-            "The name 'treadle' stands for another backend already; give yours to torch.compile "
-            "itself, as backend=."
-        )
-
-
 def compile_step(
-    function: "nn.Module | Callable[..., Any]", backend: Backend = treadle
+    function: "nn.Module | Callable[..., Any]", backend: Backend | None = None
 ) -> Callable[..., Any]:
-    """Return `function` compiled by `backend` as one graph of fixed shapes.
+    """Return `function` compiled as one graph of fixed shapes, by `backend` or least peak first.
 
     Raises (on the first call):
         UnsupportedModelError: The graph breaks; the message names where.
@@ -143,7 +122,7 @@ def compile_step(
     import torch
     from torch._dynamo import exc
 
-    compiled = torch.compile(function, backend=backend, fullgraph=True, dynamic=False)
+    compiled = torch.compile(function, backend=backend or Backend(), fullgraph=True, dynamic=False)
 
     def run(*args: Any, **kwargs: Any) -> Any:  # Any: whatever the function takes
         try:

@@ -65,7 +65,7 @@ def capture_step(
         UnsupportedModelError: An operator cannot be captured; the message names it.
         SettingsError: The optimizer is unknown, nothing is trained, or the loss is no scalar.
     """
-    if clip_norm is not None and clip_norm <= 0:
+    if clip_norm is not None and not clip_norm > 0:
         raise SettingsError(f"clip_norm is {clip_norm}, expected more than 0; leave it out.")
     if chunked_loss is not None:
         if loss is not None or chunked_loss < 1:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treadle.core.errors import UnsupportedModelError
+from treadle.core.errors import CheckpointError, UnsupportedModelError
 from treadle.model.graph.trace import Loss
 from treadle.model.load import resolve
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PretrainedConfig
 
-__all__ = ["build_model", "chunked", "config_of", "whole"]
+__all__ = ["build_model", "chunked", "config_of", "differences", "whole"]
 
 _SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Config keys of architectures that change the logits after the head."""
@@ -33,7 +33,14 @@ def config_of(
         config, name = copy.deepcopy(model), str(model.model_type)
     else:
         folder = resolve(model)
-        config, name = AutoConfig.from_pretrained(folder), folder.name
+        try:
+            config, name = AutoConfig.from_pretrained(folder), folder.name
+        except (OSError, ValueError) as error:
+            graph = folder / "graph.json"
+            mend = f"give '{graph}'" if graph.exists() else "give a Hugging Face model folder"
+            raise CheckpointError(
+                f"'{folder}' holds no config.json of a model that transformers knows; {mend}."
+            ) from error
     for key, value in config.to_dict().items():
         if "drop" in key and isinstance(value, float):
             setattr(config, key, 0.0)
@@ -51,8 +58,38 @@ def build_model(config: "PretrainedConfig") -> "nn.Module":
     import torch
     from transformers import AutoModelForCausalLM
 
-    model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    try:
+        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"transformers has no causal language model of the type '{config.model_type}', and "
+            f"steps of these alone are captured from a folder; use capture_step for other modules."
+        ) from error
     return model.train()
+
+
+def differences(model: str | Path) -> list[str]:
+    """Say in which ways the captured step is not what training the folder's model would run."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(resolve(model))
+    found, asked = [], config.to_dict()
+    rates = {k: v for k, v in asked.items() if "drop" in k and isinstance(v, float) and v}
+    if rates:
+        said = ", ".join(f"{key} {value:g}" for key, value in rates.items())
+        found.append(f"Planned without dropout ({said}); training with it keeps masks, and more.")
+    if any(getattr(config, key, None) for key in _NUM_EXPERTS):
+        found.append(
+            "Planned with experts as one batched product for all tokens, because the other forms "
+            "depend on the data; they take much less memory, so that what fits here fits there."
+        )
+    dtype = str(asked.get("dtype") or "float32").removeprefix("torch.")
+    if dtype != "float32":
+        found.append(f"Planned in float32; the config says {dtype}.")
+    names = asked.get("architectures") or []
+    if names and not any("Causal" in name or "LMHead" in name for name in names):
+        found.append(f"Planned as a causal language model; the config says {', '.join(names)}.")
+    return found
 
 
 def whole(module: "nn.Module", data: "dict[str, Tensor]") -> "Tensor":

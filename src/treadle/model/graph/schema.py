@@ -6,7 +6,7 @@ Nothing here needs torch, so that planners are tested on graphs that come from a
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from treadle.core.errors import DataError
 
@@ -21,6 +21,7 @@ Backward is what depends on the loss's gradient, or was traced after it and serv
 """
 
 Kind = Literal["parameter", "state", "data", "temporary"]
+_PHASES, _KINDS = get_args(Phase), get_args(Kind)
 """A temporary that no operator makes is there from the start, and can die."""
 
 
@@ -139,6 +140,23 @@ def _tupled(fields: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values
 
 
 def _check(graph: Graph, path: Path) -> None:
+    if not graph.operators:
+        raise DataError(f"'{path}' has no operators; capture the graph again.")
+    for number, value in enumerate(graph.values):
+        if type(value.num_bytes) is not int or value.num_bytes < 0 or value.kind not in _KINDS:
+            raise DataError(
+                f"'{path}': value {number} has num_bytes {value.num_bytes!r} and kind "
+                f"{value.kind!r}, expected 0 or more and one of {', '.join(_KINDS)}; capture the "
+                f"graph again."
+            )
+    for number, operator in enumerate(graph.operators):
+        bad = type(operator.scratch_bytes) is not int or operator.scratch_bytes < 0
+        if bad or operator.phase not in _PHASES:
+            raise DataError(
+                f"'{path}': operator {number} has scratch_bytes {operator.scratch_bytes!r} and "
+                f"phase {operator.phase!r}, expected 0 or more and one of {', '.join(_PHASES)}; "
+                f"capture the graph again."
+            )
     made = [value for operator in graph.operators for value in operator.outputs]
     if len(made) != len(set(made)):
         raise DataError(f"'{path}': a value is made by two operators; capture the graph again.")
