@@ -54,6 +54,26 @@ def test_policy_by_an_absent_column_is_refused(tmp_path):
         curate(data, tmp_path / "out", {"method": "exact", "keep": "best:rank"})
 
 
+@pytest.mark.parametrize("method", ["exact", "minhash"])
+@pytest.mark.parametrize("policy", ["best", "earliest"])
+def test_policy_by_a_field_of_no_line_is_refused(tmp_path, method, policy):
+    data = corpora.write_lines(tmp_path / "a.jsonl", [{"id": "z", "text": "bare"}, *ROWS])
+    with pytest.raises(DataError, match=r"in 'scor' .* mean 'score'\? Choose one of: id, text, sc"):
+        curate(data, tmp_path / "out", {"method": method, "keep": f"{policy}:scor"})
+    assert not (tmp_path / "out").exists()
+
+
+def test_documents_that_a_policy_cannot_rank_are_counted(tmp_path):
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    for column, num_unranked in (("score", 1), ("date", 2)):
+        settings = {"method": "exact", "keep": f"best:{column}"}
+        notes = curate(data, tmp_path / "out", settings, overwrite=True).notes
+        told = f"{num_unranked} of 5 documents have no number or date in '{column}'"
+        assert any(told in note for note in notes)
+    notes = curate(data, tmp_path / "out", {"method": "exact"}, overwrite=True).notes
+    assert not any("no number" in note for note in notes)
+
+
 def test_texts_that_share_half_of_the_hash_are_no_copies():
     import numpy as np
 

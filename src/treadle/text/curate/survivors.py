@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from treadle.core.errors import DataError
+from treadle.core.registry import near
 from treadle.native.text import unite
 from treadle.text.curate.base import Columns, Documents
 
@@ -24,6 +25,7 @@ __all__ = [
     "pairs_of_equal_keys",
     "preference",
     "ranges_of",
+    "unranked",
     "values_of",
 ]
 
@@ -32,6 +34,8 @@ Keep = Annotated[str, Field(pattern=r"^(longest|first|best:.+|earliest:.+)$")]
 Integers = npt.NDArray[np.int64]
 _SORT_BYTES = 256 << 20
 """Keys that are sorted at a time."""
+_LOOKED_AT = 100
+"""Documents whose fields are named where none has the one that was asked for."""
 
 
 def preference(keep: str, documents: Documents) -> Columns:
@@ -47,6 +51,49 @@ def preference(keep: str, documents: Documents) -> Columns:
         ]
         found = np.array(values, np.float64) * (-1 if policy == "earliest" else 1)
     return {"preference": np.where(np.isnan(found), -np.inf, found)}
+
+
+def unranked(keep: str, corpus: "Corpus") -> tuple[str, ...]:
+    """Return a note on the documents that a policy by a column cannot rank.
+
+    Raises:
+        DataError: It can rank none of them: no record has the field, or none a number in it.
+    """
+    policy, _, column = keep.partition(":")
+    if policy not in ("best", "earliest"):
+        return ()
+    wanted = corpus.column("preference").astype(np.float64, copy=False)[corpus.num_known :]
+    num_unranked = int(np.isneginf(wanted).sum())
+    if num_unranked == len(wanted) > 0:
+        raise DataError(
+            f"No document has a number or a date in '{column}' to keep copies by; name a field "
+            f"that holds one in --keep. {near(column, _fields_of(corpus))}"
+        )
+    if not num_unranked:
+        return ()
+    return (
+        f"{num_unranked} of {len(wanted)} documents have no number or date in '{column}': any copy "
+        f"that has one is kept before them.",
+    )
+
+
+def _fields_of(corpus: "Corpus") -> list[str]:
+    """Return the columns of the first documents, and the fields of what else JSON lines say."""
+    import orjson
+
+    found: dict[str, None] = {}
+    for unit in corpus.source.units:
+        for table, _ in corpus.source.batches(unit):
+            found |= dict.fromkeys(name for name in table.schema.names if name != "meta")
+            metas = (
+                table["meta"].slice(0, _LOOKED_AT).to_pylist()
+                if "meta" in table.schema.names
+                else []
+            )
+            found |= dict.fromkeys(name for text in metas if text for name in orjson.loads(text))
+            if len(table):
+                return list(found)
+    return list(found)
 
 
 def values_of(documents: Documents, column: str, purpose: str, setting: str) -> list[object]:

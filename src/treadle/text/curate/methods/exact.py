@@ -8,7 +8,7 @@ from treadle.core.method import Standard
 from treadle.native.text import Texts
 from treadle.text.curate.base import Columns, CurateMethod, Documents, Verdicts
 from treadle.text.curate.hashing import hash_texts
-from treadle.text.curate.survivors import Keep, best_of, clusters, join, preference
+from treadle.text.curate.survivors import Keep, best_of, clusters, join, preference, unranked
 
 if TYPE_CHECKING:
     from treadle.text.curate.corpus import Corpus
@@ -53,6 +53,7 @@ class Exact(CurateMethod):
 
     def decide(self, corpus: "Corpus") -> Verdicts:
         """Return the copies."""
+        notes = unranked(self.keep, corpus)
         parent = np.arange(len(corpus), dtype=np.int64)
         join(parent, corpus.column("key").astype(np.uint64, copy=False))
         order, is_best, best = best_of(corpus, clusters(parent))
@@ -66,4 +67,5 @@ class Exact(CurateMethod):
             cluster=cluster,
             kept=kept,
             jaccard=np.where(is_copy, 1, np.nan).astype(np.float32),
+            notes=notes,
         )

@@ -13,7 +13,7 @@ from treadle.native.text import Unit, minhash_documents
 from treadle.text.curate.base import Columns, CurateMethod, Documents, Verdicts
 from treadle.text.curate.hashing import hash_texts
 from treadle.text.curate.similarity import Copies, copies_of
-from treadle.text.curate.survivors import Keep, best_of, clusters, join, preference
+from treadle.text.curate.survivors import Keep, best_of, clusters, join, preference, unranked
 
 if TYPE_CHECKING:
     from treadle.text.curate.corpus import Corpus
@@ -114,6 +114,7 @@ class MinHash(CurateMethod):
     def decide(self, corpus: "Corpus") -> Verdicts:
         """Return the copies of each cluster."""
         unit, shingle, bands, _, threshold = self.chosen
+        notes = unranked(self.keep, corpus)
         parent = np.arange(len(corpus), dtype=np.int64)
         for band in range(bands):
             join(parent, corpus.column(f"key_{band}").astype(np.uint64, copy=False))
@@ -129,7 +130,7 @@ class MinHash(CurateMethod):
             kept=copies.kept,
             jaccard=copies.jaccard,
             figures=(self._curve(), _similarities(copies)),
-            notes=self._notes(copies),
+            notes=(*notes, *self._notes(copies)),
         )
 
     def _curve(self) -> Figure:
