@@ -115,10 +115,12 @@ def document_statistics(
 
 
 def _lorem_ipsum(texts: Texts) -> Floats:
-    content = texts.data.tobytes()
+    first, last = texts.offsets[0], texts.offsets[-1]  # a buffer may hold more than its documents
+    content, word = texts.data[first:last].tobytes().lower(), b"lorem ipsum"
     found = np.zeros(len(texts))
-    for place in _places(content.lower(), b"lorem ipsum"):
-        found[np.searchsorted(texts.offsets, place, side="right") - 1] += 1
+    for place in _places(content, word):
+        number = np.searchsorted(texts.offsets, first + place, side="right") - 1
+        found[number] += first + place + len(word) <= texts.offsets[number + 1]
     return found
 
 
