@@ -169,6 +169,8 @@ def compare(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         ),
         "exact": (sys.executable, OURS.replace("@METHOD", "exact").replace("SETTINGS", "{}")),
     }
+    if options.tree:  # near copies only: rules depend little on where text comes from
+        del jobs["peer_gopher"]
     if options.text_dedup:
         jobs = {"text_dedup": (options.text_dedup, TEXT_DEDUP), **jobs}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
@@ -181,6 +183,8 @@ def compare(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     rates = {name: summary(spent, num_bytes) for name, spent in rounds.items()}
     kept = {"datatrove": peer_kept(work / "peer_minhash"), "treadle": our_kept(work / "minhash")}
     found: dict[str, Any] = {}
+    if "peer_gopher" in rounds:
+        found["gopher_ratio"] = ratio(rounds["peer_gopher"], rounds["rules_gopher"])
     if options.text_dedup:
         kept["text-dedup"] = set((work / "text_dedup" / "ids").read_text().split("\n"))
         found["text_dedup_ratio"] = ratio(rounds["text_dedup"], rounds["minhash"])
@@ -190,7 +194,6 @@ def compare(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         "rounds": options.rounds,
         "rates": rates,
         "minhash_ratio": ratio(rounds["peer_minhash"], rounds["minhash"]),
-        "gopher_ratio": ratio(rounds["peer_gopher"], rounds["rules_gopher"]),
         **found,
         "kept": {name: len(ids) for name, ids in kept.items()},
         "kept_by_both": {name: len(ids & kept["treadle"]) for name, ids in kept.items()},
