@@ -12,6 +12,7 @@ import zstandard
 
 from treadle.core.errors import CapacityError, DataError
 from treadle.core.table import batches, cut, lines, open_source, parts, source
+from treadle.native.text import parse_lines
 
 ROWS = [{"id": f"n{i}", "text": f"text {i} 中文\n", "url": f"u{i}"} for i in range(50)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
@@ -42,6 +43,24 @@ def test_lines_are_read_whole_however_they_are_cut(tmp_path, monkeypatch, suffix
     assert not rejects
     assert [(row["id"], row["text"]) for row in found] == [(r["id"], r["text"]) for r in ROWS]
     assert [json.loads(row["meta"])["url"] for row in found] == [row["url"] for row in ROWS]
+
+
+@pytest.mark.parametrize("parser", [None, parse_lines])
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_a_byte_order_mark_costs_no_document(tmp_path, monkeypatch, suffix, parser):
+    monkeypatch.setattr(lines, "_CHUNK_BYTES", 2)
+    monkeypatch.setattr(lines, "_COMPRESSED_BYTES", 2)
+    packed = {".gz": gzip.compress, "zst": zstandard.compress}.get(suffix[-3:], bytes)
+    file = tmp_path / f"docs{suffix}"
+    for unit_bytes in (1, 1 << 20):
+        monkeypatch.setattr(source, "_UNIT_BYTES", unit_bytes)
+        file.write_bytes(packed(b"\xef\xbb\xbf" + LINES + b"no json\n"))
+        found, rejects = documents(file, parser=parser)
+        assert [(row["id"], row["text"]) for row in found] == [(r["id"], r["text"]) for r in ROWS]
+        assert [(r.row, r.reason) for r in rejects] == [(len(ROWS), "not JSON")]
+    file.write_bytes(packed(b"\xef\xbb\xbf"))
+    opened = open_source(file, parser=parser)
+    assert not [batch for unit in opened.units for batch in opened.batches(unit)]
 
 
 def test_a_large_file_is_cut_into_units(tmp_path, monkeypatch):
@@ -171,6 +190,32 @@ def test_files_beside_shards_are_named_in_a_note(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(LINES)
     (tmp_path / "README.md").write_text("about")
     assert "1 files beside the shards" in open_source(tmp_path).notes[0]
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.TSV", "arr.json"])
+def test_a_table_is_no_text(tmp_path, name):
+    file = tmp_path / name
+    file.write_text('[{"id": "a", "text": "x"}]')
+    with pytest.raises(DataError, match=r"would be one text.*convert it to JSON lines \(\.jsonl\)"):
+        open_source(file)
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    with pytest.raises(DataError, match="would be one text"):
+        open_source(f"{tmp_path / 'a.jsonl'} + {file}")
+
+
+def test_tables_in_a_tree_are_named_in_a_note(tmp_path):
+    (tmp_path / "a.py").write_text("print()")
+    assert not open_source(tmp_path).notes
+    (tmp_path / "b.json").write_text("[1]")
+    (tmp_path / "c.csv").write_text("text\nx\n")
+    found, _ = documents(tmp_path)
+    assert [row["id"] for row in found] == ["a.py", "b.json", "c.csv"]
+    (note,) = open_source(tmp_path).notes
+    assert "2 files" in note
+    assert "(the first: 'b.json')" in note
+    (tmp_path / "d.jsonl").write_bytes(LINES)
+    (note,) = open_source(tmp_path).notes
+    assert "3 files beside the shards" in note
 
 
 def test_cuts_follow_documents_and_bytes(monkeypatch):

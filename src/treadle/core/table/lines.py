@@ -3,6 +3,7 @@
 import gzip
 import mmap
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import IO, TYPE_CHECKING
@@ -169,6 +170,8 @@ def _plain_regions(unit: "Unit") -> Iterator[Bytes | None]:
         content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     whole = np.frombuffer(content, np.uint8)
     start = unit.start
+    if start == 0 and content[: len(BOM_UTF8)] == BOM_UTF8:
+        start = len(BOM_UTF8)
     while start < unit.stop:
         end = content.find(_LINE_END, min(start + batches.BATCH_BYTES, unit.stop) - 1, unit.stop)
         stop = unit.stop if end < 0 else end + 1
@@ -183,7 +186,7 @@ def _plain_regions(unit: "Unit") -> Iterator[Bytes | None]:
 def _stream_regions(unit: "Unit") -> Iterator[Bytes | None]:
     held: list[bytes] = []
     num_held, is_too_long = 0, False
-    for chunk in _chunks(unit):
+    for chunk in _without_mark(_chunks(unit)):
         end = chunk.rfind(_LINE_END) + 1
         if end and is_too_long:
             yield None
@@ -200,6 +203,17 @@ def _stream_regions(unit: "Unit") -> Iterator[Bytes | None]:
         yield None
     elif num_held:
         yield np.frombuffer(b"".join(held), np.uint8)
+
+
+def _without_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield a file's bytes without the byte order mark that may stand before them."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= len(BOM_UTF8):
+            break
+    yield head.removeprefix(BOM_UTF8)
+    yield from chunks
 
 
 def _chunks(unit: "Unit") -> Iterator[bytes]:

@@ -38,6 +38,8 @@ _SUFFIXES: dict[str, Kind] = {
     ".warc.zst": "warc",
     ".warc.wet.gz": "warc",
 }
+_TABLES = (".csv", ".tsv", ".json")
+"""Ends of the names of files that most often hold records, and are read as one text each."""
 _UNIT_BYTES = 16 << 20
 _UNIT_FILES = 2000
 _LEAST_SHARDS = 0.1
@@ -135,7 +137,8 @@ def open_source(
     same.
 
     Raises:
-        DataError: There is nothing to read, or the shards do not fit together.
+        DataError: There is nothing to read, the source is a table in CSV or a JSON document, or the
+            shards do not fit together.
     """
     named = [data] if Path(data).exists() else str(data).split(_AND)
     roots = [_resolve(part) for part in named]
@@ -163,6 +166,7 @@ def open_source(
 
 def _cut(root: Path, cutter: "_Cutter", is_one_of_several: bool) -> list[str]:
     """Cut the files of a source, and return notes on what is not read."""
+    _refuse_table(root)
     files = [root] if root.is_file() else _files_of(root)
     shards = [file for file in files if _kind(file) is not None]
     if len(shards) < _LEAST_SHARDS * len(files):
@@ -173,10 +177,30 @@ def _cut(root: Path, cutter: "_Cutter", is_one_of_several: bool) -> list[str]:
         cutter.add_tree(files, base)
     for file in shards:
         cutter.add_shard(file, base)
-    ignored = len(files) - len(shards) if shards else 0
+    if not shards:
+        return _notes_on_tables(files, root)
+    ignored = len(files) - len(shards)
     if not ignored:
         return []
     return [f"{ignored} files beside the shards of '{root}' are no shards and not read."]
+
+
+def _refuse_table(file: Path) -> None:
+    if file.is_file() and file.suffix.lower() in _TABLES:
+        raise DataError(
+            f"'{file}' would be one text as a whole, its records too; convert it to JSON lines "
+            f"(.jsonl) or Parquet. If each of its lines is a JSON object, name it .jsonl."
+        )
+
+
+def _notes_on_tables(files: list[Path], root: Path) -> list[str]:
+    tables = [file for file in files if file.suffix.lower() in _TABLES]
+    if not tables:
+        return []
+    return [
+        f"{len(tables)} files in '{root}' end in {', '.join(_TABLES)} and are one text each (the "
+        f"first: '{tables[0].relative_to(root)}'); if they hold records, convert them to .jsonl."
+    ]
 
 
 def _resolve(data: str | Path) -> Path:
