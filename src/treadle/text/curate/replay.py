@@ -81,7 +81,7 @@ def _measured(seen: "pa.Table", ledger: Ledger, num_steps: int, equal: int) -> l
         ("steps", num_steps, f"of {ledger.order.rows} rows"),
         ("pieces", len(seen), "of documents"),
         ("documents", len(seen["document"].unique()), "different ones"),
-        ("steps_compared", equal, "all equal"),
+        *((("steps_compared", equal, "all equal"),) if equal else ()),
     )
     return [Measurement(name=name, value=value, unit=unit) for name, value, unit in counted]
 
