@@ -63,6 +63,31 @@ def test_a_byte_order_mark_costs_no_document(tmp_path, monkeypatch, suffix, pars
     assert not [batch for unit in opened.units for batch in opened.batches(unit)]
 
 
+@pytest.mark.parametrize("parser", [None, parse_lines])
+def test_what_is_no_id_is_refused(tmp_path, parser):
+    bad = {'{"a": 1}': "no text or number", "true": "no text or number", '""': "empty", "[]": "no"}
+    names = [*bad, '"a"', "7", "null"]
+    content = "".join(f'{{"id": {name}, "text": "t{n}"}}\n' for n, name in enumerate(names))
+    (tmp_path / "a.jsonl").write_text(content)
+    found, rejects = documents(tmp_path / "a.jsonl", parser=parser)
+    assert [row["id"] for row in found] == ["a", "7", made_of("t6")]
+    for number, (reject, reason) in enumerate(zip(rejects, bad.values(), strict=True)):
+        assert reject.row == number
+        assert reason in reject.reason
+
+
+def test_what_is_no_id_in_parquet_is_refused(tmp_path):
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": ["a", "", None, ""], "text": ["t", "u", "v", " "]}), file)
+    found, rejects = documents(file)
+    assert [row["id"] for row in found] == ["a", made_of("v")]
+    assert [(r.row, r.reason) for r in rejects] == [(1, "an empty id"), (3, "empty")]
+    for wrong in ([True], [{"a": 1}], [[1]]):
+        pq.write_table(pa.table({"id": wrong, "text": ["t"]}), file)
+        with pytest.raises(DataError, match=r"expected ids .* name another with --id-column"):
+            open_source(file)
+
+
 def test_a_large_file_is_cut_into_units(tmp_path, monkeypatch):
     monkeypatch.setattr(source, "_UNIT_BYTES", 100)
     file = tmp_path / "docs.jsonl"

@@ -15,6 +15,7 @@ import pyarrow as pa
 from treadle.core.errors import DataError
 from treadle.core.table import batches
 from treadle.core.table.batches import (
+    EMPTY_ID,
     LINE_SCHEMA,
     Batch,
     Record,
@@ -68,9 +69,11 @@ def _parsed(source: "Source", content: Bytes) -> "ParsedLines | None":
 
 
 def _batch_of(parsed: "ParsedLines", source: "Source", unit: "Unit", row: int) -> Batch | None:
-    """Return what was parsed; None if the rest of an object turns out to be no JSON."""
+    """Return what was parsed; None if an id is empty or the rest of an object no JSON."""
     chosen = np.flatnonzero(parsed.kinds == _DOCUMENT)
     ends = np.concatenate([np.zeros((3, 1), np.int64), parsed.ends[:, chosen]], axis=1)
+    if (parsed.is_named[chosen] & (np.diff(ends[1]) == 0)).any():
+        return None
     texts = _strings(parsed.texts, ends[0])
     ids = _strings(parsed.ids[: ends[1, -1]].copy(), ends[1])
     if not parsed.is_named[chosen].all():
@@ -141,8 +144,17 @@ def _records(
             if line.strip():
                 yield Reject(unit.name, number, _why_no_record(line))
             continue
+        if refused := _why_no_id(name):
+            yield Reject(unit.name, number, refused)
+            continue
         name = name if name is None or type(name) is str else str(name)
         yield name, text, orjson.dumps(record).decode() if record else None
+
+
+def _why_no_id(name: object) -> str | None:
+    if isinstance(name, bool | dict | list):
+        return "an id that is no text or number"
+    return EMPTY_ID if name == "" else None
 
 
 def _why_no_record(line: bytes) -> str:

@@ -11,6 +11,7 @@ from treadle.core.errors import DataError
 from treadle.core.table import batches
 from treadle.core.table.batches import (
     BATCH_ROWS,
+    EMPTY_ID,
     LINE_SCHEMA,
     Batch,
     Record,
@@ -84,7 +85,7 @@ def shard_schema(schema: pa.Schema, file: Path, text_column: str, id_column: str
     """Return the columns of a Parquet shard as those of documents: id, text, then the others.
 
     Raises:
-        DataError: The text column is missing, or holds no text.
+        DataError: The text column is missing, or holds no text, or that of ids can hold none.
     """
     if text_column not in schema.names:
         raise DataError(
@@ -97,6 +98,13 @@ def shard_schema(schema: pa.Schema, file: Path, text_column: str, id_column: str
             f"The column '{text_column}' of '{file}' holds {kind}, expected strings; name the one "
             f"that holds the text with --text-column."
         )
+    if id_column in schema.names:
+        kind = schema.field(id_column).type
+        if pa.types.is_nested(kind) or pa.types.is_boolean(kind):
+            raise DataError(
+                f"The column '{id_column}' of '{file}' holds {kind}, expected ids (strings or "
+                f"numbers); name another with --id-column."
+            )
     others = [f for f in schema if f.name not in (text_column, id_column, "id", "text")]
     return (
         pa.schema([*list(LINE_SCHEMA)[:2], *others]) if others else pa.schema(list(LINE_SCHEMA)[:2])
@@ -120,11 +128,12 @@ def _parquet_batches(source: "Source", unit: "Unit") -> Iterator[Batch]:
                 [ids, text, *(table[n] for n in others)], names=["id", "text", *others]
             )
             blank = pc.fill_null(pc.equal(pc.utf8_ltrim_whitespace(_head(text)), ""), True)
-            rejects = []
+            reasons = dict.fromkeys(pc.indices_nonzero(pc.equal(ids, "")).to_pylist(), EMPTY_ID)
             if pc.any(blank).as_py():
-                empty = _is_blank(text, blank)
-                rejects = [Reject(unit.name, row + place, "empty") for place in empty]
-                keep = [place for place in range(len(text)) if place not in set(empty)]
+                reasons |= dict.fromkeys(_is_blank(text, blank), "empty")
+            rejects = [Reject(unit.name, row + place, reasons[place]) for place in sorted(reasons)]
+            if reasons:
+                keep = [place for place in range(len(text)) if place not in reasons]
                 whole = whole.take(pa.array(keep, pa.int64()))
             row += len(text)
             yield Batch(fitted(whole, source.schema), rejects)
@@ -147,7 +156,10 @@ def _parquet_ids(table: pa.Table, column: str, text: pa.ChunkedArray) -> pa.Chun
         return pa.array(map(_name_of, text), pa.large_string())
     ids = table[column].cast(pa.large_string())
     if ids.null_count:
-        filled = [name.as_py() or _name_of(one) for name, one in zip(ids, text, strict=True)]
+        filled = [
+            name.as_py() if name.is_valid else _name_of(one)
+            for name, one in zip(ids, text, strict=True)
+        ]
         return pa.array(filled, pa.large_string())
     return ids
 
