@@ -15,7 +15,7 @@ from treadle.core.ledger import open_ledger
 from treadle.core.result import read_result
 from treadle.core.table import source
 from treadle.model import tiny
-from treadle.text.curate import pack, replay
+from treadle.text.curate import intact, pack, replay
 
 ROWS = corpora.records()
 
@@ -199,6 +199,24 @@ def test_a_replay_equals_what_was_logged(tmp_path):
     seen = pq.read_table(tmp_path / "first" / "seen.parquet").to_pylist()
     assert {row["step"] for row in seen} == {2, 3, 4, 5, 6}
     assert {row["document"] for row in seen} <= set(ledger.ids)
+
+
+def test_changed_tokens_are_no_replay(tmp_path, monkeypatch):
+    monkeypatch.setattr(intact, "_PIECE_TOKENS", 100)
+    ledger, _ = packed(tmp_path, order="given")
+    file = tmp_path / "packed" / "tokens.bin"
+    content = bytearray(file.read_bytes())
+    content[ledger.tokens.tokens.itemsize * 350] ^= 1
+    file.write_bytes(content)
+    assert not replay(tmp_path / "packed", tmp_path / "one", num_steps=2).notes
+    with pytest.raises(DataError, match=r"tokens from 300 on differ .* copy or pack it again"):
+        replay(tmp_path / "packed", tmp_path / "two", num_steps=3)
+    (tmp_path / "packed" / "pieces.json").write_text("{}")
+    with pytest.raises(DataError, match="holds no digests"):
+        replay(tmp_path / "packed", tmp_path / "two", num_steps=3)
+    (tmp_path / "packed" / "pieces.json").unlink()
+    (note,) = replay(tmp_path / "packed", tmp_path / "two", num_steps=3).notes
+    assert "Not checked" in note
 
 
 def test_another_order_is_no_replay(tmp_path):

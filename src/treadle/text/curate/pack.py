@@ -35,6 +35,7 @@ from treadle.text.curate.folders import (
     prepare,
     require_elsewhere,
 )
+from treadle.text.curate.intact import PIECES, write_pieces
 from treadle.text.curate.ledger_tables import write_ledger
 from treadle.text.curate.shards import read_shard
 from treadle.text.curate.tokenise import Tokenise, tokenise
@@ -68,7 +69,8 @@ def pack(
     Megatron's format (tokens.bin, tokens.idx); their ids and places (documents.parquet); how rows
     and steps are made of them (order.json); and of the first epoch the row in every slot of every
     step (ledger.parquet) and the pieces of documents in every row (spans.parquet); records that
-    are no documents are in rejects.parquet, with the reason of each. Rows have
+    are no documents are in rejects.parquet, with the reason of each, and digests of the tokens in
+    pieces.json, which a replay checks. Rows have
     seq_len + 1 tokens, inputs and targets shifted by one, and may begin inside a document. The
     order is computed and not stored: treadle.core.ledger.open_ledger(OUT) says at once what any
     step of any epoch saw, and gives its tokens again. The bytes do not depend on the number of
@@ -130,6 +132,7 @@ def pack(
     write_rejects(corpus.rejects(), folder)
     ledger = open_ledger(folder)
     write_ledger(ledger)
+    write_pieces(ledger)
     outcome = _outcome(corpus, ledger)
     if num_resumed:
         outcome["notes"].append("Resumed: seconds and memory are those of the last run only.")
@@ -220,6 +223,7 @@ def _manifest(result: Result, source: str, folder: Path) -> Manifest:
         RESULT_FILE: "result",
         ORDER: "order",
         DOCUMENTS: "documents",
+        PIECES: "digests",
         "ledger.parquet": "ledger",
         "spans.parquet": "spans",
     }

@@ -8,6 +8,7 @@ from treadle.core.ledger import Ledger, open_ledger
 from treadle.core.result import Input, Measurement, Recording, Result, digest, write_result
 from treadle.core.table import write_parquet
 from treadle.text.curate.folders import begin, finish, prepare
+from treadle.text.curate.intact import require_intact
 from treadle.text.curate.ledger_tables import seen_table
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def replay(
 
     Raises:
         SettingsError: The steps do not exist, or `out` exists.
-        DataError: The folder is no packed corpus, or a step differs.
+        DataError: The folder is no packed corpus, its tokens were changed, or a step differs.
     """
     import pyarrow as pa
 
@@ -63,6 +64,7 @@ def replay(
     inputs = [Input(name="data", path=str(data), content_hash=content_hash)]
     recording = Recording("curate replay", "", settings, ledger.order.seed, inputs)
     steps = range(first_step, first_step + num_steps)
+    notes = require_intact(ledger, steps)
     digests = {step: ledger.digest(step) for step in steps}
     num_equal = _compare(digests, Path(against)) if against is not None else 0
     folder = begin(out, recording.fingerprint)
@@ -70,7 +72,8 @@ def replay(
     write_parquet(seen, folder / _SEEN)
     columns = {"step": list(digests), "digest": list(digests.values())}
     write_parquet(pa.Table.from_pydict(columns), folder / _DIGESTS)
-    result = recording.finish(out, measurements=_measured(seen, ledger, num_steps, num_equal))
+    measured = _measured(seen, ledger, num_steps, num_equal)
+    result = recording.finish(out, measurements=measured, notes=notes)
     write_result(result, folder)
     finish(folder, out)
     return result
