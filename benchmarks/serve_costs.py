@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=60)
     parser.add_argument("--port", type=int, default=8378)
+    parser.add_argument("--beside", type=int, nargs="+", default=[2, 4, 8])
     arguments = parser.parse_args()
     flags = ("--weights", "q8", "--num-threads", "1", "--max-num-seqs", "8")
     llm = LLM(
@@ -128,14 +129,15 @@ def main() -> None:
         weights="q8",
         num_threads=1,
         max_num_seqs=8,
+        max_num_batched_tokens=64,  # the server's default
         policy="fair_priority",
         enable_prefix_caching=True,
     )
     found: dict[str, Any] = {"model": arguments.model, "weights": "q8", "flood": {}}
-    for beside in (2, 4, 8):  # the first is the default, the last bounds nothing here
+    for beside in arguments.beside:  # 2 is the default, 8 bounds nothing here
         server_flags = (*flags, "--rows-beside-urgent", str(beside))
         with serving(arguments.model, arguments.port, *server_flags) as server:
-            if beside == 2:
+            if beside == arguments.beside[0]:
                 found["overhead"] = overhead(server, llm, arguments.rounds)
                 print(found["overhead"])
             seconds = asyncio.run(flooded(server, arguments.requests))

@@ -30,7 +30,7 @@ def serve(
     timeout_seconds: float = 600.0,
     drain_seconds: float = 60.0,
     max_num_seqs: int = 16,
-    max_num_batched_tokens: int = 128,
+    max_num_batched_tokens: int = 64,
     rows_beside_urgent: int = 2,
     rows_beside_less_served: int = 4,
     cache_bytes: int | None = None,
@@ -63,7 +63,7 @@ def serve(
         timeout_seconds: Of an answer, waiting included.
         drain_seconds: Time that requests have to end after SIGTERM.
         max_num_seqs: Requests in a batch.
-        max_num_batched_tokens: Tokens of a step.
+        max_num_batched_tokens: Tokens of a step: an urgent request may have to wait for one.
         rows_beside_urgent: Tokens of a step that all requests of lower priority get together beside
             a more urgent one (policies priority and fair_priority): bounds how much they slow it
             down.
