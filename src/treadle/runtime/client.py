@@ -1,6 +1,7 @@
 """A client of OpenAI-style servers: this one's, vLLM's, llama.cpp's and others that speak it."""
 
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -11,10 +12,16 @@ from treadle.core.errors import SettingsError
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Endpoint", "RefusedError", "ServedName"]
+__all__ = ["Endpoint", "RefusedError", "ServedName", "key_of_environment"]
 
 _OK = 200
 _DONE = "[DONE]"
+_KEY_VARIABLE = "TREADLE_API_KEY"
+
+
+def key_of_environment() -> str | None:
+    """Return the first key of TREADLE_API_KEY, where a server reads those that it accepts."""
+    return os.environ.get(_KEY_VARIABLE, "").split(",")[0].strip() or None
 
 
 class RefusedError(SettingsError):
@@ -44,7 +51,7 @@ class Endpoint:
 
         Args:
             address: Such as http://127.0.0.1:8000.
-            key: Sent as a bearer token.
+            key: Sent as a bearer token; unless given, the one of TREADLE_API_KEY.
             timeout_seconds: Longest silence of the server.
 
         Raises:
@@ -169,6 +176,7 @@ def _new_client(address: str, key: str | None, timeout_seconds: float) -> "httpx
         raise SettingsError(
             "Asking a server needs httpx; run: pip install 'treadle[serve]'"
         ) from error
+    key = key or key_of_environment()
     return httpx.AsyncClient(
         base_url=address,
         headers={} if key is None else {"Authorization": f"Bearer {key}"},

@@ -92,3 +92,8 @@ def test_a_server_that_refuses_or_is_not_there(chatty, server, monkeypatch):
         with pytest.raises(SettingsError, match="API key is missing"):
             chat(found.url, **SETTINGS)
         chat(found.url + "/v1", api_key="one", **SETTINGS)
+        monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+        monkeypatch.setenv("TREADLE_API_KEY", "one, two")
+        chat(found.url, **SETTINGS)
+        with pytest.raises(SettingsError, match="API key"):
+            chat(found.url, api_key="three", **SETTINGS)
