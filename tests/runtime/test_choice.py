@@ -92,9 +92,9 @@ def test_what_agreed_is_compared_again_only_when_it_changed(tiny_model, tmp_path
     shutil.copytree(tiny_model("llama"), folder)
     compared = []
 
-    def counted(path, native):
+    def counted(path, native, draw):
         compared.append(path)
-        return agreement(path, native)
+        return agreement(path, native, draw)
 
     monkeypatch.setattr(choice, "agreement", counted)
     for _ in range(2):
@@ -115,3 +115,24 @@ def test_what_agreed_is_compared_again_only_when_it_changed(tiny_model, tmp_path
 def test_large_logits_may_differ_by_more(largest, noise, holds):
     weights = SimpleNamespace(is_rounded=False, forms={"fp32"})
     assert choice.Agreement(largest, noise).holds(weights) is holds
+
+
+@pytest.mark.parametrize(("form", "draws"), [("q8", [0, 1]), ("fp32", [0])])
+def test_codes_agree_on_one_of_several_draws_and_floats_on_the_first(
+    llama, monkeypatch, form, draws
+):
+    seen = []
+
+    def noisy_at_first(path, native, draw):
+        seen.append(draw)
+        return choice.Agreement(25.0, 0.76 if draw == 0 else 0.1)
+
+    monkeypatch.setattr(choice.agreed, "is_known", lambda signature: False)
+    monkeypatch.setattr(choice.agreed, "remember", lambda signature: None)
+    monkeypatch.setattr(choice, "agreement", noisy_at_first)
+    if form == "q8":
+        assert isinstance(choose_executor(llama, form), LlamaStep)
+    else:
+        with pytest.warns(SlowPathWarning, match="disagrees with transformers"):
+            assert isinstance(choose_executor(llama, form), GenericExecutor)
+    assert seen == draws

@@ -22,6 +22,10 @@ __all__ = ["Agreement", "agreement", "choose_executor"]
 
 _NUM_TOKENS = 24
 _PAGE_SIZE = 16
+_DRAWS = 4
+"""Draws of tokens, one of which must agree where matrices are codes: on some random tokens a pruned
+model's attention tips over at the least noise (0.76 of the spread in q8, and 0.06 to 0.43 on the
+next three draws; its perplexity is 48.5, and 48.3 in float32). A wrong formula is wrong on all."""
 _MOST_APART = {"fp32": 1e-3, "fp16": 0.1}
 """Largest difference of a logit that counts as agreement."""
 _ORDER_NOISE = 1e-4
@@ -51,6 +55,16 @@ class Agreement(NamedTuple):
             limit = max(_MOST_APART[form] for form in weights.forms)
             return self.largest < limit or self.noise_fraction < _ORDER_NOISE
         return self.noise_fraction < _MOST_NOISE_AS_STORED
+
+
+def _first_that_holds(folder: Path, native: LlamaStep) -> Agreement:
+    """Return the first agreement that holds, else the last; exact forms have one draw."""
+    is_exact = native.weights.forms <= _MOST_APART.keys()
+    for draw in range(1 if is_exact else _DRAWS):
+        found = agreement(folder, native, draw)
+        if found.holds(native.weights):
+            break
+    return found
 
 
 def choose_executor(
@@ -88,7 +102,7 @@ def choose_executor(
         signature = agreed.sign(folder, form)
         if agreed.is_known(signature):
             return native
-        found = agreement(folder, native)
+        found = _first_that_holds(folder, native)
         if found.holds(native.weights):
             agreed.remember(signature)
             return native
@@ -108,13 +122,13 @@ def choose_executor(
     return generic
 
 
-def agreement(folder: Path, native: LlamaStep) -> Agreement:
+def agreement(folder: Path, native: LlamaStep, draw: int = 0) -> Agreement:
     """Compare the logits of a few tokens with those of transformers' blocks, one at a time.
 
     Raises:
         CheckpointError: The model computes no numbers, or the same for all tokens.
     """
-    tokens = np.random.default_rng(0).integers(0, native.shape.vocab_size, _NUM_TOKENS)
+    tokens = np.random.default_rng(draw).integers(0, native.shape.vocab_size, _NUM_TOKENS)
     expected = _expected(folder, tokens)
     require_sound(expected, folder, "fp32")
     found = _found(native, tokens.astype(np.int32))
