@@ -208,7 +208,7 @@ def test_blocks_of_differing_width_run(llama, tmp_path):
 
 
 def test_what_it_does_not_compute_is_refused(tiny_model, step):
-    with pytest.raises(UnsupportedModelError, match="use the generic executor"):
+    with pytest.raises(UnsupportedModelError, match="The native step computes"):
         LlamaStep(tiny_model("gpt2"))
     with pytest.raises(SettingsError, match="fp23"):
         LlamaStep(tiny_model("llama"), "fp23")
