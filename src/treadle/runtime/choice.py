@@ -25,7 +25,7 @@ _PAGE_SIZE = 16
 _DRAWS = 4
 """Draws of tokens, one of which must agree where matrices are codes: on some random tokens a pruned
 model's attention tips over at the least noise (0.76 of the spread in q8, and 0.06 to 0.43 on the
-next three draws; its perplexity is 48.5, and 48.3 in float32). A wrong formula is wrong on all."""
+next three draws). A wrong formula is wrong on all."""
 _MOST_APART = {"fp32": 1e-3, "fp16": 0.1}
 """Largest difference of a logit that counts as agreement."""
 _ORDER_NOISE = 1e-4
