@@ -39,29 +39,21 @@ class Flag(NamedTuple):
     """As users write it, with underscores and a dot before a setting of an axis's method."""
     parameter: inspect.Parameter
     annotation: Any  # Any: the type that the verb or the method declares
-    is_judged_later: bool = False
-    """Whether a method says best itself what it cannot take."""
 
     def read(self, value: Any) -> Any:  # Any: what the command line made of the words
-        """Return the value in its declared type; lists and sizes come as they were written.
+        """Return the value in its declared type: sizes come as they were written.
 
         Raises:
             SettingsError: The words cannot be read as that type.
         """
-        is_many = _is_list(self.annotation) and isinstance(value, list)
-        if not is_many and not is_bytes(self.annotation):
+        if not is_bytes(self.annotation):
             return value
-        words = list(_parted(value)) if is_many else value
         try:
-            return TypeAdapter(self.annotation).validate_python(words, context=WRITTEN)
+            return TypeAdapter(self.annotation).validate_python(value, context=WRITTEN)
         except ValidationError as error:
-            if self.is_judged_later:
-                return words
-            found = first_mistake(error)
             flag = f"--{self.name.replace('_', '-')}"
             raise SettingsError(
-                f"{flag} = {found.value!r} is refused: {found.expected}. Change it; the command's "
-                f"--help shows the bounds."
+                f"{flag} {value} is refused: {first_mistake(error).expected}"
             ) from error
 
 
@@ -86,8 +78,14 @@ def _parted(words: Sequence[str]) -> Iterator[str]:
             yield from filter(None, _BARE_COMMA.split(word))
 
 
-def _as_written(_: Any, tokens: Sequence[Any]) -> list[str]:  # Any: a type and cyclopts' tokens
-    return [token.value for token in tokens]
+def _read_list(annotation: Any, tokens: Sequence[Any]) -> Any:  # Any: a type, cyclopts' tokens
+    """Return the values of a list; what cannot be read is said by cyclopts with the flag's name."""
+    words = list(_parted([token.value for token in tokens]))
+    try:
+        return TypeAdapter(annotation).validate_python(words)
+    except ValidationError as error:
+        found = first_mistake(error)
+        raise ValueError(f"{found.expected}, found {found.value!r}.") from error
 
 
 def annotated(
@@ -100,7 +98,7 @@ def annotated(
     if is_flag:
         extras["negative"] = ()
     if _is_list(annotation):
-        extras |= {"consume_multiple": True, "negative": (), "converter": _as_written}
+        extras |= {"consume_multiple": True, "negative": (), "converter": _read_list}
     if is_bytes(annotation):
         annotation = str | None if type(None) in get_args(annotation) else str
     return Annotated[annotation, Parameter(help=text, **extras)]
@@ -189,7 +187,7 @@ def _field(
     made = inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=wrapped
     )
-    return Flag(written, made, declared if is_bytes(declared) else plain, not is_bytes(declared))
+    return Flag(written, made, declared if is_bytes(declared) else plain)
 
 
 def _unbounded(annotation: Any) -> Any:  # Any: a type
