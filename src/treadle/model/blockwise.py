@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from treadle.core import hardware
 from treadle.core.checkpoint import CheckpointReader, CheckpointWriter, require_finite
+from treadle.core.codec import Array
 from treadle.core.errors import CapacityError
 from treadle.core.progress import steps
 from treadle.core.shapes import Float, Int, Tensor
@@ -73,7 +74,9 @@ class Change(ABC):
         """Change the matrices that read one input, in place."""
 
     @abstractmethod
-    def written(self, matrices: Sequence["Linear"]) -> "Iterator[tuple[str, torch.Tensor]]":
+    def written(
+        self, matrices: Sequence["Linear"]
+    ) -> "Iterator[tuple[str, Array]] | Iterator[tuple[str, torch.Tensor]]":
         """Yield the tensors that take the matrices' place, under their names in the output."""
 
 
