@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.method import first_mistake
 from treadle.core.registry import Registry, near
-from treadle.core.result import RESULT_FILE, digest, read_result
+from treadle.core.result import FORMAT, RESULT_FILE, digest, read_result
 from treadle.core.sizes import WRITTEN
 from treadle.core.verb import Verb, VerbParameter
 from treadle.verbs import VERBS
@@ -243,7 +243,7 @@ class _Plan:
         for step in recipe.steps:
             used = {name: self.keys[name] for name in sorted(step.names) if name in self.keys}
             named = {name: recipe.artefacts[name] for name in step.names & set(recipe.artefacts)}
-            self.keys[step.out] = digest([step.verb.name, step.settings, used, named])
+            self.keys[step.out] = digest([FORMAT, step.command, step.settings, used, named])
         self.done = {step.out for step in recipe.steps if not fresh and self._is_done(step)}
         self.needed: set[str] = set()
         for step in reversed(recipe.steps):
