@@ -11,6 +11,7 @@ import pytest
 import treadle
 from treadle.core.method import Control, Method, Paper, Standard
 from treadle.core.registry import Registry
+from treadle.model.optimizers import OPTIMIZERS
 from treadle.recipe import load_recipe
 from treadle.verbs import VERBS, WINGS
 
@@ -21,7 +22,7 @@ FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc", "manager", "handler"}
 
 
 def axes() -> list[tuple[str, Registry[Method]]]:
-    found = []
+    found: list[tuple[str, Registry[Method]]] = [("model/optimizers", OPTIMIZERS)]
     for verb in VERBS.values():
         folder = f"{verb.wing}/{verb.name}"
         tables = [verb.methods(), *(p.axis for p in verb.parameters().values())]
