@@ -1,9 +1,8 @@
-"""The driver of evaluation: read examples, run the model block by block, score and compare."""
+"""The driver of evaluation: read examples, ask the model, score and compare."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from treadle.core.checkpoint import CheckpointReader, content_hash
 from treadle.core.errors import CheckpointError, DataError, SettingsError
 from treadle.core.result import (
     RESULT_FILE,
@@ -17,13 +16,21 @@ from treadle.core.result import (
     read_result,
     write_result,
 )
+from treadle.core.settings import Without
 from treadle.judge.evaluate import TASKS
-from treadle.judge.evaluate.base import Batch, Prepared, Task
+from treadle.judge.evaluate.base import AnswerTask, Prompts, Rows, Scores, Task
+from treadle.judge.evaluate.subject import Subject, Through, chosen_way
+from treadle.runtime.settings import EngineSettings
 
 if TYPE_CHECKING:
     import torch
 
+    from treadle.core.checkpoint import CheckpointReader
+
 __all__ = ["evaluate"]
+
+_OTHERS = Without.fields("seed", "trust_remote_code")
+"""Settings of the engine that are parameters of the verb, or change nothing here."""
 
 
 def evaluate(
@@ -31,23 +38,34 @@ def evaluate(
     out: Path,
     method: Task | str,
     *,
-    data: str,
+    data: str | None = None,
     baseline: Path | None = None,
+    through: Through | None = None,
+    engine: Annotated[EngineSettings | None, _OTHERS] = None,
+    adapter: Path | None = None,
     seed: int = 0,
     overwrite: bool = False,
     trust_remote_code: bool = False,
 ) -> Result:
     """Measure a model's quality on a text or task and write the result.
 
-    One decoder block is in memory at a time, beside the embedding, the head and the hidden states
-    of all examples.
+    A task by losses asks the model block by block: one decoder block is in memory at a time, beside
+    the embedding, the head and the hidden states of all examples. Through the runtime it asks the
+    model as it would be served, with weights and cache in the forms that are given; so does every
+    task by answers. The protocol does not depend on the way, so that results of both stand in one
+    table and compare.
 
     Args:
-        model: Hugging Face folder, packaged:smollm2, or a hub id.
+        model: Hugging Face folder, packaged:smollm2, or a hub id; through the runtime also a GGUF
+            file, or a folder quantised by GPTQ, AWQ or compressed-tensors.
         out: Folder for result.json.
         method: The task.
         data: Text (.txt, .jsonl, stdlib:heldout) or questions (.jsonl) to evaluate on.
         baseline: Result of the same task on another model, to compare with pair by pair.
+        through: blocks or runtime (default: blocks; the runtime for tasks by answers, which have no
+            other way).
+        engine: How the runtime holds weights and cache.
+        adapter: LoRA adapter in peft's format on the model, through the runtime.
         seed: Seed of the bootstrap of the comparison.
         overwrite: Replace the result in `out`.
         trust_remote_code: Run code that the checkpoint brings along.
@@ -56,34 +74,44 @@ def evaluate(
         The account of the run, as in the folder's result.json.
 
     Raises:
-        SettingsError: `out` holds a result already, or the baseline's protocol is another one.
+        SettingsError: `out` holds a result already, the baseline's protocol is another one, or a
+            setting has no effect.
         CheckpointError: The model cannot be read.
         DataError: The data is missing, damaged or too short.
     """
-    from treadle.model.load import load_tokenizer, resolve
+    from treadle.model.adapters import Adapter
+    from treadle.model.load import resolve
+    from treadle.model.source import source_hash
 
     task, out = TASKS.resolve(method), Path(out)
+    way = chosen_way(task, through, engine, adapter)
+    _require_data(task, data)
     if (out / RESULT_FILE).exists() and not overwrite:
         raise SettingsError(f"'{out}' holds a result already; pass --overwrite or another folder.")
-    folder = resolve(model)
-    with CheckpointReader(folder) as reader:
-        prepared = task.prepare(data, load_tokenizer(folder))
+    subject = Subject(
+        resolve(model, takes_files=way == "runtime"), way, engine, adapter, trust_remote_code
+    )
+    with subject.open() as reader:
+        prepared = _prepared(task, data or "", subject)
         reference = _reference(baseline, prepared)
         protocol_hash = prepared.protocol["hash"]
         inputs = [
-            Input(name="model", path=str(model), content_hash=content_hash(reader)),
+            Input(name="model", path=str(model), content_hash=source_hash(subject.folder)),
             Input(name="config", path="config.json", content_hash=digest(reader.config)),
-            Input(name="data", path=data, content_hash=_data_hash(prepared.protocol)),
         ]
+        if data is not None:
+            inputs.append(Input(name="data", path=data, content_hash=_data_hash(prepared.protocol)))
+        if adapter is not None:
+            inputs.append(
+                Input(name="adapter", path=str(adapter), content_hash=Adapter(adapter).content_hash)
+            )
         if reference:
             inputs.append(
                 Input(name="baseline", path=str(baseline), content_hash=reference.fingerprint)
             )
-        recording = Recording("evaluate", task.name, task.settings(), seed, inputs)
-        losses = _losses(reader, prepared.batches, trust_remote_code)
+        recording = Recording("evaluate", task.name, _settings(task, subject), seed, inputs)
+        (measurements, samples), computed_by = _asked(task, prepared, subject, reader)
         num_bytes = reader.num_bytes
-    _require_numbers(losses, str(model))
-    measurements, samples = task.score(prepared, losses)
     if reference:
         measurements += task.compare(samples, reference.samples, seed)
     result = recording.finish(
@@ -93,12 +121,54 @@ def evaluate(
         figures=[_figure(measurements)],
         protocol=prepared.protocol,
         bytes={"input": num_bytes},
+        notes=[f"Computed by the {computed_by}."],
     )
     write_result(result, out)
     return result
 
 
-def _reference(baseline: Path | None, prepared: Prepared) -> Result | None:
+def _require_data(task: Task, data: str | None) -> None:
+    if task.needs_data and data is None:
+        raise SettingsError(
+            f"Task '{task.name}' asks about data, and none was given; add --data FILE."
+        )
+    if data is not None and not task.needs_data:
+        raise SettingsError(
+            f"Task '{task.name}' has examples of its own, so that '{data}' has no effect; leave "
+            f"--data out."
+        )
+
+
+def _settings(task: Task, subject: Subject) -> dict[str, Any]:  # Any: JSON values
+    """Return what determines the outcome: the task's settings, and what it was asked through."""
+    engine = subject.engine
+    changed = {} if engine is None else engine.model_dump(mode="json", exclude_defaults=True)
+    return {**task.settings(), "through": subject.way, **changed}
+
+
+def _prepared(task: Task, data: str, subject: Subject) -> Rows | Prompts:
+    if isinstance(task, AnswerTask):
+        return task.prepare(data)
+    return task.prepare(data, subject.tokenizer())
+
+
+def _asked(
+    task: Task, prepared: Rows | Prompts, subject: Subject, reader: "CheckpointReader"
+) -> tuple[Scores, str]:
+    """Return the scores of a task, and by what they were computed."""
+    if isinstance(task, AnswerTask):
+        assert isinstance(prepared, Prompts)
+        generator = subject.generator()
+        answers = generator.answer(prepared.prompts, prepared.asked)
+        return task.score(prepared, answers), generator.computed_by
+    assert isinstance(prepared, Rows)
+    scorer = subject.scorer(reader)
+    losses = scorer.token_losses(prepared.rows)
+    _require_numbers(losses, str(subject.folder))
+    return task.score(prepared, losses), scorer.computed_by
+
+
+def _reference(baseline: Path | None, prepared: Rows | Prompts) -> Result | None:
     """Read the baseline's result and check that it was measured under the same protocol."""
     if baseline is None:
         return None
@@ -123,23 +193,13 @@ def _reference(baseline: Path | None, prepared: Prepared) -> Result | None:
     return found
 
 
-def _losses(
-    reader: CheckpointReader, batches: list[Batch], trust_remote_code: bool
-) -> "list[torch.Tensor]":
-    from treadle.model.layers import LayeredModel
-    from treadle.model.loss import token_losses
-
-    model = LayeredModel(reader, trust_remote_code)
-    return token_losses(model, [batch.tokens for batch in batches])
-
-
 def _data_hash(protocol: dict[str, Any]) -> str:  # Any: JSON values
     return str(protocol.get("corpus_sha256") or protocol["data_sha256"])
 
 
 def _require_numbers(losses: "list[torch.Tensor]", model: str) -> None:
     """Refuse losses that are no numbers, although every weight is finite."""
-    if any(bool(batch.isnan().any()) for batch in losses):
+    if any(bool(row.isnan().any()) for row in losses):
         raise CheckpointError(
             f"'{model}' gives losses that are not numbers: its activations overflow float32. Check "
             f"how it was made; no score can be given."
