@@ -89,7 +89,7 @@ class OwnRows(LossTask):
 
     name: ClassVar[str] = "own_rows"
     paper = Standard("A test.")
-    needs_data: ClassVar[bool] = False
+    required_parameters: ClassVar[frozenset[str]] = frozenset()
 
     def prepare(self, data, tokenizer):
         assert data == ""

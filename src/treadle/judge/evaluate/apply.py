@@ -128,11 +128,12 @@ def evaluate(
 
 
 def _require_data(task: Task, data: str | None) -> None:
-    if task.needs_data and data is None:
+    needs_data = "data" in task.required_parameters
+    if needs_data and data is None:
         raise SettingsError(
             f"Task '{task.name}' asks about data, and none was given; add --data FILE."
         )
-    if data is not None and not task.needs_data:
+    if data is not None and not needs_data:
         raise SettingsError(
             f"Task '{task.name}' has examples of its own, so that '{data}' has no effect; leave "
             f"--data out."

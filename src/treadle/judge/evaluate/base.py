@@ -39,8 +39,8 @@ class Prompts(NamedTuple):
 class LossTask(Method, ABC):
     """Asks a model how likely it finds given tokens, and turns their losses into scores."""
 
-    needs_data: ClassVar[bool] = True
-    """Whether it asks about data that is given; what has examples of its own refuses it."""
+    required_parameters: ClassVar[frozenset[str]] = frozenset({"data"})
+    """A task with examples of its own requires no data, and refuses it."""
 
     @abstractmethod
     def prepare(self, data: str, tokenizer: "PreTrainedTokenizerBase") -> Rows:
@@ -58,7 +58,7 @@ class LossTask(Method, ABC):
 class AnswerTask(Method, ABC):
     """Has a model answer prompts, and judges the answers."""
 
-    needs_data: ClassVar[bool] = True
+    required_parameters: ClassVar[frozenset[str]] = frozenset({"data"})
 
     @abstractmethod
     def prepare(self, data: str) -> Prompts:
