@@ -4,18 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from treadle.core.errors import CheckpointError, DataError, SettingsError
-from treadle.core.result import (
-    RESULT_FILE,
-    Figure,
-    Input,
-    Measurement,
-    Recording,
-    Result,
-    Series,
-    digest,
-    read_result,
-    write_result,
-)
+from treadle.core.result import Figure, Measurement, Result, Series, digest, read_result
+from treadle.core.run import recorded
 from treadle.core.settings import Without
 from treadle.judge.evaluate import TASKS
 from treadle.judge.evaluate.base import AnswerTask, Prompts, Rows, Scores, Task
@@ -86,45 +76,39 @@ def evaluate(
     task, out = TASKS.resolve(method), Path(out)
     way = chosen_way(task, through, engine, adapter)
     _require_data(task, data)
-    if (out / RESULT_FILE).exists() and not overwrite:
-        raise SettingsError(f"'{out}' holds a result already; pass --overwrite or another folder.")
-    subject = Subject(
-        resolve(model, takes_files=way == "runtime"), way, engine, adapter, trust_remote_code
-    )
-    with subject.open() as reader:
-        prepared = _prepared(task, data or "", subject)
-        reference = _reference(baseline, prepared)
-        protocol_hash = prepared.protocol["hash"]
-        inputs = [
-            Input(name="model", path=str(model), content_hash=source_hash(subject.folder)),
-            Input(name="config", path="config.json", content_hash=digest(reader.config)),
-        ]
-        if data is not None:
-            inputs.append(Input(name="data", path=data, content_hash=_data_hash(prepared.protocol)))
-        if adapter is not None:
-            inputs.append(
-                Input(name="adapter", path=str(adapter), content_hash=Adapter(adapter).content_hash)
-            )
+    settings = _settings(task, way, engine)
+    with recorded("evaluate", task, settings, seed=seed, out=out, overwrite=overwrite) as run:
+        folder = resolve(model, takes_files=way == "runtime")
+        subject = Subject(folder, way, engine, adapter, trust_remote_code)
+        with subject.open() as reader:
+            prepared = _prepared(task, data or "", subject)
+            reference = _reference(baseline, prepared)
+            run.protocol = prepared.protocol
+            run.bytes["input"] = reader.num_bytes
+            run.read("model", str(model), source_hash(folder), "model")
+            run.read("config", "config.json", digest(reader.config), "config")
+            if data is not None:
+                run.read("data", data, _data_hash(prepared.protocol), "data")
+            if adapter is not None:
+                run.read("adapter", adapter, Adapter(adapter).content_hash, "adapter")
+            if reference:
+                run.read("baseline", str(baseline), reference.fingerprint, "baseline")
+            (measurements, run.samples), computed_by = _asked(task, prepared, subject, reader)
         if reference:
-            inputs.append(
-                Input(name="baseline", path=str(baseline), content_hash=reference.fingerprint)
-            )
-        recording = Recording("evaluate", task.name, _settings(task, subject), seed, inputs)
-        (measurements, samples), computed_by = _asked(task, prepared, subject, reader)
-        num_bytes = reader.num_bytes
-    if reference:
-        measurements += task.compare(samples, reference.samples, seed)
-    result = recording.finish(
-        out,
-        measurements=[m.model_copy(update={"protocol": protocol_hash}) for m in measurements],
-        samples=samples,
-        figures=[_figure(measurements)],
-        protocol=prepared.protocol,
-        bytes={"input": num_bytes},
-        notes=[f"Computed by the {computed_by}."],
-    )
-    write_result(result, out)
-    return result
+            compared = task.compare(run.samples, reference.samples, seed)
+            measurements += [_of(entry, reference.fingerprint) for entry in compared]
+        protocol = {"protocol": prepared.protocol["hash"]}
+        run.measurements += [entry.model_copy(update=protocol) for entry in measurements]
+        run.figures.append(_figure(measurements))
+        run.notes.append(f"Computed by the {computed_by}.")
+    return run.result
+
+
+def _of(entry: Measurement, baseline: str) -> Measurement:
+    """Return a comparison that says with which result it compares."""
+    assert entry.comparison is not None
+    named = entry.comparison.model_copy(update={"baseline": baseline})
+    return entry.model_copy(update={"comparison": named})
 
 
 def _require_data(task: Task, data: str | None) -> None:
@@ -140,11 +124,12 @@ def _require_data(task: Task, data: str | None) -> None:
         )
 
 
-def _settings(task: Task, subject: Subject) -> dict[str, Any]:  # Any: JSON values
+def _settings(
+    task: Task, way: Through, engine: EngineSettings | None
+) -> dict[str, Any]:  # Any: JSON values
     """Return what determines the outcome: the task's settings, and what it was asked through."""
-    engine = subject.engine
     changed = {} if engine is None else engine.model_dump(mode="json", exclude_defaults=True)
-    return {**task.settings(), "through": subject.way, **changed}
+    return {**task.settings(), "through": way, **changed}
 
 
 def _prepared(task: Task, data: str, subject: Subject) -> Rows | Prompts:
@@ -175,10 +160,10 @@ def _reference(baseline: Path | None, prepared: Rows | Prompts) -> Result | None
         return None
     found = read_result(Path(baseline))
     theirs = (found.protocol or {}).get("hash")
-    if found.verb != "evaluate":
+    if found.command != "evaluate":
         raise DataError(
-            f"'{baseline}' is a result of '{found.verb}', not of evaluate; give an evaluation of "
-            f"the other model."
+            f"'{baseline}' is a result of '{found.command}', not of evaluate; give an evaluation "
+            f"of the other model."
         )
     if theirs != prepared.protocol["hash"]:
         differing = sorted(

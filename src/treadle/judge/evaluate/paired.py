@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from treadle.core.intervals import bootstrap_mean, wilson
-from treadle.core.result import Measurement
+from treadle.core.result import Comparison, Measurement
 from treadle.judge.evaluate.base import Samples
 
 __all__ = ["compared", "mcnemar", "share"]
@@ -45,6 +45,7 @@ def compared(samples: Samples, baseline: Samples, seed: int) -> list[Measurement
                 low=low,
                 high=high,
                 better="higher",
+                comparison=Comparison(score=name, neutral=0.0),
                 note=f"McNemar p = {mcnemar(right, before):.3g}",
             )
         )

@@ -2,15 +2,15 @@
 
 import math
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from treadle.core.settings import Settings
 
 __all__ = ["FitSettings"]
 
 
-class FitSettings(BaseModel):
+class FitSettings(Settings):
     """How a model is trained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     num_steps: int = Field(gt=0)
     """Updates of the weights."""

@@ -42,6 +42,7 @@ class SavedState:
         key: str,
     ) -> None:
         self._folder, self._parameters, self._zeros, self._key = folder, parameters, zeros, key
+        self._optimizers = optimizers
         self._owner = {
             id(parameter): optimizer
             for optimizer in optimizers
@@ -159,12 +160,7 @@ class SavedState:
             raise ValueError("its bytes have changed since they were written")
         for name, parameter in self._parameters.items():
             parameter.data.copy_(tensors[f"weight {name}"])
-            self._memory(name).update(
-                {
-                    key: tensors[f"memory {key} {name}"] if value is None else value
-                    for key, value in note["memory"][name].items()
-                }
-            )
+        self._remember(tensors, note["memory"])
         for name, mask in self._zeros.items():
             mask.copy_(tensors[f"zeros {name}"])
         course = Course()
@@ -173,6 +169,25 @@ class SavedState:
         for name, values in note["evaluations"].items():
             course.evaluations[name] = [(int(step), value) for step, value in values]
         return course
+
+    def _remember(
+        self,
+        tensors: "Mapping[str, torch.Tensor]",
+        plain: Mapping[str, Mapping[str, Any]],  # Any: plain values
+    ) -> None:
+        """Give the optimizers their memory back; they put it on their parameters' device."""
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        for optimizer in self._optimizers:
+            groups = optimizer.state_dict()["param_groups"]
+            state = {}
+            for group, numbered in zip(optimizer.param_groups, groups, strict=True):
+                for parameter, number in zip(group["params"], numbered["params"], strict=True):
+                    name = names[id(parameter)]
+                    state[number] = {
+                        key: tensors[f"memory {key} {name}"] if value is None else value
+                        for key, value in plain[name].items()
+                    }
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def run_key(

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from treadle.core.intervals import bootstrap_mean
 from treadle.core.method import Standard
-from treadle.core.result import Measurement
+from treadle.core.result import Comparison, Measurement
 from treadle.judge.evaluate.base import LossTask, Rows, Samples, Scores
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Perplexity(LossTask):
                 high=_exp(high),
                 unit="x baseline",
                 better="lower",
+                comparison=Comparison(score="perplexity", neutral=1.0),
             )
         ]
 
