@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from treadle.core.errors import CheckpointError, DataError, SettingsError
+from treadle.core.method import Method
 from treadle.core.result import Figure, Measurement, Result, Series, digest, read_result
 from treadle.core.run import recorded
 from treadle.core.settings import Without
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
-_OTHERS = Without.fields("seed", "trust_remote_code")
-"""Settings of the engine that are parameters of the verb, or change nothing here."""
+_OTHERS = Without.fields(
+    *("seed", "trust_remote_code", "policy", "preemption", "watermark_fraction"),
+    *("ageing_seconds", "rows_beside_urgent", "rows_beside_less_served"),
+)
+"""Settings of the engine that are parameters of the verb, or of who comes first: all come."""
 
 
 def evaluate(
@@ -128,7 +132,13 @@ def _settings(
     task: Task, way: Through, engine: EngineSettings | None
 ) -> dict[str, Any]:  # Any: JSON values
     """Return what determines the outcome: the task's settings, and what it was asked through."""
-    changed = {} if engine is None else engine.model_dump(mode="json", exclude_defaults=True)
+    fields = {} if engine is None else type(engine).model_fields
+    given = {name: getattr(engine, name) for name in fields}
+    changed = {
+        name: value.settings() if isinstance(value, Method) else value
+        for name, value in given.items()
+        if value != fields[name].default
+    }
     return {**task.settings(), "through": way, **changed}
 
 

@@ -97,7 +97,10 @@ class Subject(NamedTuple):
     def _llm(self) -> "LLM":
         from treadle.runtime import LLM
 
-        settings = {} if self.engine is None else self.engine.model_dump()
+        engine = self.engine
+        settings = (
+            {} if engine is None else {n: getattr(engine, n) for n in engine.model_fields_set}
+        )
         adapters = {} if self.adapter is None else {_ADAPTER: self.adapter}
         return LLM(
             self.folder,
