@@ -12,6 +12,7 @@ import treadle
 from treadle.core.method import Control, Method, Paper, Standard
 from treadle.core.registry import Registry
 from treadle.core.verb import Verb
+from treadle.model.optimizers import OPTIMIZERS
 from treadle.recipe import load_recipe
 from treadle.verbs import VERBS, WINGS
 
@@ -31,7 +32,7 @@ def verbs_and_actions() -> list[tuple[str, Verb]]:
 
 
 def axes() -> list[tuple[str, Registry[Method]]]:
-    found = []
+    found: list[tuple[str, Registry[Method]]] = [("model/optimizers", OPTIMIZERS)]
     for folder, verb in verbs_and_actions():
         tables = [verb.methods(), *(p.axis for p in verb.parameters().values())]
         found += [(folder, table) for table in tables if table is not None]

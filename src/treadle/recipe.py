@@ -158,12 +158,13 @@ def _action(where: str, verb: Verb, name: object) -> Verb:
 def _check_settings(where: str, verb: Verb, settings: Settings) -> None:
     """Check a step's settings, and gather those of its method under the key 'method'."""
     table, parameters = verb.methods(), verb.parameters()
-    fields = list(parameters)
+    fields, required = list(parameters), {k for k, p in parameters.items() if p.is_required}
     if table is not None:
         if "method" not in settings:
             raise SettingsError(f"{where} names no method. {near('', table.table)}")
         method = table[settings["method"]]
         fields += list(method.fields())
+        required |= method.required_parameters
         chosen = {k: settings.pop(k) for k in list(settings) if k in method.fields()}
         settings["method"] = {"method": settings["method"], **chosen}
         table.resolve(settings["method"])
@@ -172,7 +173,7 @@ def _check_settings(where: str, verb: Verb, settings: Settings) -> None:
         if key not in {"method", *parameters} and key.partition(".")[0] not in axes:
             raise SettingsError(f"{where}: unknown setting '{key}'. {near(key, fields)}")
     for key, parameter in parameters.items():
-        if parameter.is_required and key not in settings:
+        if key in required and key not in settings:
             raise SettingsError(f"{where}: the setting '{key}' is missing; add it.")
         if key in settings and key not in axes:
             settings[key] = _checked(where, parameter, settings[key])
