@@ -11,6 +11,7 @@ from treadle.core.errors import SettingsError, TreadleError
 from treadle.runtime import migrate
 from treadle.runtime.batch import Batch
 from treadle.runtime.constraint import Constraint, Grammars
+from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.executor import Executor
 from treadle.runtime.limits import Limits
 from treadle.runtime.lora import Adapters
@@ -45,6 +46,7 @@ class Engine:
         base: frozenset[str] = frozenset(),
         name: Callable[[], str] = str,
         weights: str = "",
+        keep: Keeping | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -60,7 +62,9 @@ class Engine:
             base: The names by which adapters may call the model.
             name: Gives the hash of the model's numbers when requests move.
             weights: The forms in which matrices are held.
+            keep: What requests keep of their entries in the cache; None for all.
         """
+        self._keep = keep
         self._name, self._weights = name, weights
         self.shape, self.prompts = executor.shape, prompts
         pool = PagePool(store)
@@ -208,6 +212,7 @@ class Engine:
                     adapter_hash=adapter_hash,
                     deadline=deadline,
                     parent=request_id if index else None,
+                    keep=self._keep,
                 )
                 try:
                     self._batch.add(request, self._max_length(request))

@@ -28,6 +28,8 @@ class HeadEntries:
     """[heads] planes."""
     planes: Ints
     """[heads, most] of which a head has its first `counts`; 0 beyond them."""
+    num_fresh: int = 0
+    """Entries of each head that came since some were dropped last."""
 
     @classmethod
     def empty(cls, num_heads: int) -> "HeadEntries":
@@ -101,15 +103,20 @@ class HeadEntries:
         size = store.page_size
         sources = self._slots(is_kept & ~is_front, size)
         store.move_in_arena(sources, self._slots(is_front & ~is_kept, size))
-        self.lengths = left.astype(np.int64)
+        self.lengths, self.num_fresh = left.astype(np.int64), 0
 
     def _slots(self, chosen: Bools, page_size: int) -> Ints:
         head, entry = np.nonzero(chosen)
         found: Ints = self.planes[head, entry // page_size] * page_size + entry % page_size
         return found
 
-    def copy_of(self, planes: Ints) -> "HeadEntries":
-        """Return the same entries in other planes, given as `held` gives its own."""
-        other = np.zeros_like(self.planes)
-        other[self._holds()] = planes
-        return HeadEntries(self.lengths.copy(), self.counts.copy(), other)
+    def add(self, num_rows: int) -> None:
+        """Count `num_rows` more entries of each head, or fewer where rows are rolled back."""
+        self.lengths, self.num_fresh = self.lengths + num_rows, self.num_fresh + num_rows
+        assert self.num_fresh >= 0, "rows from before entries were dropped cannot be rolled back"
+
+    def without(self, num_rows: int) -> "HeadEntries":
+        """Return the same entries in the same planes, but for the last `num_rows` of each head."""
+        other = HeadEntries(self.lengths, self.counts.copy(), self.planes.copy(), self.num_fresh)
+        other.add(-num_rows)
+        return other

@@ -48,6 +48,11 @@ class ModelShape(NamedTuple):
         """The number of decoder blocks."""
         return len(self.kv_heads)
 
+    @property
+    def num_heads(self) -> int:
+        """The number of key-value heads of all layers."""
+        return sum(self.kv_heads)
+
 
 class HeadTables(NamedTuple):
     """Tables of each layer and KV head, for segments whose heads keep different entries (eviction).

@@ -19,6 +19,8 @@ from treadle.model.source import name_later
 from treadle.runtime.device_pages import make_store
 from treadle.runtime.embedding import mean_hidden
 from treadle.runtime.engine import Engine
+from treadle.runtime.evict.base import Eviction
+from treadle.runtime.evict.keeping import choose_keeping
 from treadle.runtime.executor import Executor, Floats
 from treadle.runtime.held import HeldWeights
 from treadle.runtime.limits import Limits
@@ -70,6 +72,8 @@ class LLM(Engine):
         num_threads: int | None = None,
         device: str = "cpu",
         trust_remote_code: bool = False,
+        keep: Eviction | str | Mapping[str, Any] | None = None,
+        keep_budget: int | float | None = None,
         adapters: Mapping[str, str | Path] | None = None,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -101,6 +105,9 @@ class LLM(Engine):
             num_threads: Of the native step; None for the physical cores.
             device: cpu, or a CUDA device (experimental).
             trust_remote_code: Whether code from the checkpoint may run.
+            keep: Which entries of the cache stay, in each layer and KV head: the name of an
+                eviction policy (sinks, random), or its settings with the key `method`.
+            keep_budget: Entries of each layer and KV head on average, or a fraction of the text.
             adapters: Name -> folder of LoRA adapters in peft's format; see `add_adapter`.
             executor: What computes the steps; None for the native step where it computes the model
                 and agrees with transformers, else the generic one.
@@ -127,6 +134,7 @@ class LLM(Engine):
             text(setting, value)
         whole("seed", seed)
         number("ageing_seconds", ageing_seconds, 0)
+        keeping = choose_keeping(keep, keep_budget)
         folder = resolve(path, takes_files=True)
         name = name_later(folder)
         if executor is None:
@@ -143,6 +151,7 @@ class LLM(Engine):
             base=base_names(folder),
             name=name,
             weights=held_forms(executor),
+            keep=keeping,
         )
         for called, adapter in (adapters or {}).items():
             note = self.add_adapter(called, adapter)

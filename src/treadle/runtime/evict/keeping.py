@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from treadle.core.errors import SettingsError
-from treadle.core.registry import near
 from treadle.runtime.entries import HeadEntries
 from treadle.runtime.evict.base import Cached, Eviction
 from treadle.runtime.evict.tables import EVICTIONS
 from treadle.runtime.pages import KeyValues
-from treadle.runtime.typed import require
+from treadle.runtime.typed import number, require, whole
 
-__all__ = ["Keeping", "make_keeping"]
+__all__ = ["Keeping", "choose_keeping"]
 
 
 class Keeping(NamedTuple):
@@ -49,11 +49,14 @@ class Keeping(NamedTuple):
 
     def drop(
         self, entries: HeadEntries, num_tokens: int, num_prompt: int, store: KeyValues
-    ) -> None:
-        """Let entries go where a chunk has just ended and there are more than the budget."""
+    ) -> bool:
+        """Let entries go where a chunk has just ended and there are more than the budget.
+
+        Says whether any went.
+        """
         budget = self.entries(num_tokens, num_prompt)
         if num_tokens % self.method.chunk_tokens or entries.longest <= budget:
-            return
+            return False
         cached = Cached(entries.positions(store), store.kv_heads, num_tokens)
         is_kept = np.asarray(self.method.keep(cached, budget), np.bool_)
         kept, most = int((is_kept & (cached.positions >= 0)).sum()), budget * store.num_heads
@@ -65,6 +68,7 @@ class Keeping(NamedTuple):
                 f"{cached.positions.shape}; mend its keep()."
             )
         entries.keep(is_kept, store)
+        return True
 
     def to_dict(self) -> dict[str, Any]:  # Any: JSON values
         """Return plain values, from which `from_dict` builds the same again."""
@@ -73,14 +77,15 @@ class Keeping(NamedTuple):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Keeping":  # Any: JSON values
         """Build from what `to_dict` returned."""
-        return make_keeping(values["method"], values["budget"])
+        method = EVICTIONS.resolve(values["method"])
+        return cls(method, _budget(method, values["budget"]))
 
 
-def make_keeping(
-    keep: Eviction | str | Mapping[str, Any],  # Any: a method's settings
+def choose_keeping(
+    keep: Eviction | str | Mapping[str, Any] | None,  # Any: a method's settings
     budget: int | float | None,
-) -> Keeping:
-    """Return a policy with its budget.
+) -> Keeping | None:
+    """Return a policy with its budget, or None where neither is given.
 
     Args:
         keep: Its name, a mapping of the key `method` and its settings, or the policy itself.
@@ -89,23 +94,26 @@ def make_keeping(
     Raises:
         SettingsError: There is no such policy, or the budget is no budget for it.
     """
+    if keep is None:
+        without = "keep beside it: which entries stay"
+        require(budget is None, "keep_budget", budget, without)
+        return None
     is_policy = isinstance(keep, Eviction | str | Mapping)
-    require(is_policy, "keep", keep, f"the name of an eviction policy. {near('', EVICTIONS.table)}")
+    require(is_policy, "keep", keep, f"an eviction policy ({', '.join(EVICTIONS.table)})")
     method = EVICTIONS.resolve(keep)
     if budget is None:
         raise SettingsError(
-            f"keep='{method.name}' needs keep_budget: entries of each layer and KV head, or a "
-            f"fraction of the text; give it."
+            f"keep='{method.name}' needs a keep_budget: entries of each layer and KV head (256), "
+            f"or a fraction of the text (0.25); give it."
         )
-    is_number = isinstance(budget, int | float | np.integer | np.floating)
-    require(
-        is_number and not isinstance(budget, bool),
-        *("keep_budget", budget, "entries (a whole number) or a fraction (0.25)"),
-    )
-    if isinstance(budget, int | np.integer):
-        least = method.least_budget
-        require(budget >= least, "keep_budget", budget, f"at least {least} for '{method.name}'")
-        return Keeping(method, int(budget))
-    expected = "a fraction above 0 and at most 1, or a whole number of entries"
-    require(0 < budget <= 1, "keep_budget", budget, expected)
-    return Keeping(method, float(budget))
+    return Keeping(method, _budget(method, budget))
+
+
+def _budget(method: Eviction, budget: object) -> int | float:
+    """Return a budget that `method` can keep to."""
+    if isinstance(budget, Integral) and not isinstance(budget, bool):
+        return whole("keep_budget", budget, method.least_budget)
+    found = number("keep_budget", budget)
+    is_fraction = 0 < found <= 1
+    require(is_fraction, "keep_budget", budget, "entries, or a fraction above 0 and at most 1.0")
+    return found
