@@ -9,6 +9,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from treadle.core.method import Control, Method, Paper
+from treadle.core.registry import Registry
+from treadle.core.verb import Verb
 from treadle.verbs import VERBS, WINGS
 
 DOCS = Path(__file__).parent
@@ -20,13 +22,22 @@ def methods_page() -> str:
     parts = [NOTICE + "# Methods\n"]
     for verb in VERBS.values():
         parts.append(f"\n## {verb.name} ({verb.wing})\n\n{verb.summary}\n")
-        axes = [verb.methods(), *(p.axis for p in verb.parameters().values())]
-        for axis in (axis for axis in axes if axis is not None):
+        for axis in _axes(verb):
             parts.append(
                 f"\n### {axis.axis}\n\n| name | idea | settings | source |\n|---|---|---|---|\n"
             )
             parts += [_row(name, axis[name]) for name in axis.table]
     return "".join(parts)
+
+
+def _axes(verb: Verb) -> list[Registry[Any]]:
+    """Return the tables of a verb and its actions, each once."""
+    found: list[Registry[Any]] = []
+    for one in (verb, *verb.actions):
+        for axis in (one.methods(), *(p.axis for p in one.parameters().values())):
+            if axis is not None and axis not in found:
+                found.append(axis)
+    return found
 
 
 def _row(name: str, method: type[Method]) -> str:
@@ -55,10 +66,12 @@ def cli_page() -> str:
     """Return the help of every command, as a terminal of 100 columns shows it."""
     calls = [[], *([name] for name in VERBS), ["run"], ["report"], ["doctor"]]
     calls += [["compat"], ["export"], ["chat"]]
-    calls += [[verb.name, action.name] for verb in VERBS.values() for action in verb.actions]
+    pairs = [(verb, action) for verb in VERBS.values() for action in verb.actions]
+    calls += [[verb.name, action.name] for verb, action in pairs]
     calls += [
         [verb.name, name] for verb in VERBS.values() if (t := verb.methods()) for name in t.table
     ]
+    calls += [[v.name, a.name, name] for v, a in pairs if (t := a.methods()) for name in t.table]
     parts = [NOTICE + "# Command line\n\nGrouped by wing: " + "; ".join(WINGS.values()) + ".\n"]
     environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
     for call in calls:

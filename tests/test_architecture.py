@@ -11,6 +11,7 @@ import pytest
 import treadle
 from treadle.core.method import Control, Method, Paper, Standard
 from treadle.core.registry import Registry
+from treadle.core.verb import Verb
 from treadle.recipe import load_recipe
 from treadle.verbs import VERBS, WINGS
 
@@ -20,10 +21,18 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc", "manager", "handler"}
 
 
+def verbs_and_actions() -> list[tuple[str, Verb]]:
+    """Return every verb and action with its family's folder."""
+    return [
+        (f"{verb.wing}/{verb.name}", one)
+        for verb in VERBS.values()
+        for one in (verb, *verb.actions)
+    ]
+
+
 def axes() -> list[tuple[str, Registry[Method]]]:
     found = []
-    for verb in VERBS.values():
-        folder = f"{verb.wing}/{verb.name}"
+    for folder, verb in verbs_and_actions():
         tables = [verb.methods(), *(p.axis for p in verb.parameters().values())]
         found += [(folder, table) for table in tables if table is not None]
     return found
@@ -64,10 +73,18 @@ def test_every_field_of_every_method_has_help():
 
 
 def test_every_parameter_of_every_verb_has_help_and_its_wing_exists():
-    for verb in VERBS.values():
+    for folder, verb in verbs_and_actions():
         assert verb.wing in WINGS
         for parameter in verb.parameters().values():
-            assert parameter.help, f"{verb.name}: {parameter.name} has no help"
+            assert parameter.help, f"{folder}: {verb.name}: {parameter.name} has no help"
+
+
+def test_names_of_actions_are_no_methods():
+    for verb in VERBS.values():
+        table = verb.methods()
+        names = [action.name for action in verb.actions]
+        assert not set(names) & set(table.table if table is not None else ())
+        assert not any(action.actions for action in verb.actions)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))

@@ -139,3 +139,50 @@ def test_help_shows_names_and_formulas_as_they_are(words, shown, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "\\" not in text
     assert shown in text
+
+
+CALIBRATED = ["--text", "stdlib:calibration", "--num-windows", "2", "--window-tokens", "32"]
+
+
+def test_settings_of_an_axis_are_flags(model, tmp_path, capsys):
+    words = ["prune", "wanda", str(model), str(tmp_path / "a"), *CALIBRATED]
+    assert main([*words, "--update", "obs", "--update.damp-fraction", "0.1"]) == 0
+    own = ["prune", "sparsegpt", str(model), str(tmp_path / "b"), *CALIBRATED]
+    assert main([*own, "--update.block-columns=32", "--allocation.span", "0.1"]) == 2
+    assert "'uniform' has no setting 'span'" in capsys.readouterr().err
+    assert main([*own, "--update.block-columns=32"]) == 0
+    updates = [read_result(tmp_path / name).settings["update"] for name in "ab"]
+    assert updates[0] == {"method": "obs", "damp_fraction": 0.1, "block_columns": 128}
+    assert updates[1] == {"method": "obs", "damp_fraction": 0.01, "block_columns": 32}
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--update.damp-fraction", "0.1"], "prune update 'none' has no setting 'damp_fraction'"),
+        (["--update", "obs", "--update.damp-fraction", "7"], "less than or equal to 1"),
+        (["--update", "obs", "--update.damp-fractoin", "0.1"], "--update.damp-fraction"),
+    ],
+)
+def test_a_setting_that_no_method_of_the_axis_has(flags, says, model, tmp_path, capsys):
+    assert main(["prune", "magnitude", str(model), str(tmp_path / "o"), *flags]) == 2
+    captured = capsys.readouterr()
+    assert says in captured.out + captured.err
+
+
+def test_lists_take_spaces_or_commas(model, tmp_path):
+    other, base = (tiny.build("llama", tmp_path / f"m{seed}", seed=seed) for seed in (7, 8))
+    merge = ["merge", "ties", str(model), str(other), "--base", str(base)]
+    for name, words in {"a": ["0.5", "0.25"], "b": ["0.5,0.25"]}.items():
+        assert main([*merge, str(tmp_path / name), "--density", *words]) == 0
+        assert read_result(tmp_path / name).settings["density"] == [0.5, 0.25]
+
+
+def test_sizes_take_units_and_no_bare_numbers(model, capsys):
+    plan = ["plan", "memory", str(model), "--batch", "1", "--seq", "16", "--budget"]
+    assert main([*plan, "24"]) == 2
+    assert "size '24' has no unit; write 24GiB" in capsys.readouterr().err
+    assert main([*plan, "24XB"]) == 2
+    assert "expected a number and a unit" in capsys.readouterr().err
+    assert main([*plan, "2GB"]) == 0
+    assert "of 2.00 GB" in capsys.readouterr().out

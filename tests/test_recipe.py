@@ -152,8 +152,8 @@ ACTIONS = """
 out: {out}
 artefacts: {{base: {model}}}
 steps:
-  - merge: {{method: inspect, models: [base, base], out: look}}
-  - merge: {{method: yaml, recipe: {recipe}, out: m3}}
+  - merge: {{action: inspect, models: [base, base], out: look}}
+  - merge: {{action: yaml, recipe: {recipe}, out: m3}}
 """
 
 

@@ -15,8 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.method import first_mistake
-from treadle.core.registry import near
+from treadle.core.registry import Registry, near
 from treadle.core.result import RESULT_FILE, digest, read_result
+from treadle.core.sizes import WRITTEN
 from treadle.core.verb import Verb, VerbParameter
 from treadle.verbs import VERBS
 
@@ -126,9 +127,14 @@ def _step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
         raise SettingsError(f"Step {number} names an unknown verb '{name}'. {near(name, VERBS)}")
     verb = VERBS[name]
     settings = dict(settings or {})
-    if action := verb.action(settings.get("method")):
-        del settings["method"]
-        verb, name = action, f"{name} {action.name}"
+    if "action" in settings:
+        verb = _action(f"Step {number} ({name})", verb, settings.pop("action"))
+        name = f"{name} {verb.name}"
+    elif verb.action(settings.get("method")):
+        raise SettingsError(
+            f"Step {number} ({name}): '{settings['method']}' is no method but an action; write "
+            f"'action: {settings['method']}' instead of 'method'."
+        )
     if "out" not in verb.parameters():
         raise SettingsError(
             f"Step {number} ({name}): this verb makes no artefact, so it is no step; run it when "
@@ -138,6 +144,15 @@ def _step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
     if "out" not in settings:
         raise SettingsError(f"Step {number} ({name}): the setting 'out' is missing; add it.")
     return Step(number, verb, settings, name)
+
+
+def _action(where: str, verb: Verb, name: object) -> Verb:
+    found = verb.action(name)
+    if found is None:
+        names = [action.name for action in verb.actions]
+        known = near(str(name), names) if names else "It has none."
+        raise SettingsError(f"{where}: the verb has no action '{name}'. {known}")
+    return found
 
 
 def _check_settings(where: str, verb: Verb, settings: Settings) -> None:
@@ -152,23 +167,32 @@ def _check_settings(where: str, verb: Verb, settings: Settings) -> None:
         chosen = {k: settings.pop(k) for k in list(settings) if k in method.fields()}
         settings["method"] = {"method": settings["method"], **chosen}
         table.resolve(settings["method"])
+    axes = {key: parameter for key, parameter in parameters.items() if parameter.axis is not None}
     for key in settings:
-        if key != "method" and key not in parameters:
+        if key not in {"method", *parameters} and key.partition(".")[0] not in axes:
             raise SettingsError(f"{where}: unknown setting '{key}'. {near(key, fields)}")
     for key, parameter in parameters.items():
         if parameter.is_required and key not in settings:
             raise SettingsError(f"{where}: the setting '{key}' is missing; add it.")
-        if key in settings:
+        if key in settings and key not in axes:
             settings[key] = _checked(where, parameter, settings[key])
+    bound = verb.bind(settings)
+    for key, parameter in axes.items():
+        if parameter.axis is not None and bound.get(key) is not None:
+            _check_axis(parameter.axis, bound[key], parameter.default)
+
+
+def _check_axis(axis: Registry[Any], value: Any, default: Any) -> None:  # Any: YAML values
+    """Check an axis's method and its settings; without a name they are checked by the verb."""
+    default = default if isinstance(default, str) else None
+    if default is not None or not isinstance(value, dict) or "method" in value:
+        axis.resolve(value, default)
 
 
 def _checked(where: str, parameter: VerbParameter, value: Any) -> Any:  # Any: YAML values
-    """Return a setting in its parameter's type; an axis stays as it is written."""
-    if parameter.axis is not None:
-        parameter.axis.resolve(value)
-        return value
+    """Return a setting in its parameter's type."""
     try:
-        checked = TypeAdapter(parameter.annotation).validate_python(value)
+        checked = TypeAdapter(parameter.annotation).validate_python(value, context=WRITTEN)
     except ValidationError as error:
         raise SettingsError(
             f"{where}: {parameter.name} = {value!r} is refused: {first_mistake(error).expected}. "
@@ -259,9 +283,10 @@ class _Plan:
                 found[key] = [self._place(entry, made) for entry in value]
             else:
                 found[key] = self._place(value, made)
+        bound = step.verb.bind(found)
         if (table := step.verb.methods()) is not None:
-            found["method"] = table.resolve(found["method"])
-        return found
+            bound["method"] = table.resolve(found["method"])
+        return bound
 
     def _place(self, value: Any, made: set[str]) -> Any:  # Any: YAML values
         """Return what a setting stands for: an artefact's folder or source, or itself."""

@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
+from pydantic import Field
 
+from treadle.core.errors import SettingsError
 from treadle.core.method import Method
 from treadle.core.registry import Registry
+from treadle.core.settings import Settings, Without, make_settings
+from treadle.core.sizes import Bytes
 from treadle.core.verb import Verb, argument_help
 from treadle.verbs import VERBS, WINGS
 
@@ -75,7 +79,8 @@ def test_every_verb_of_the_house(name: str) -> None:
     for parameter in verb.parameters().values():
         assert parameter.help.endswith("."), f"{name}: {parameter.name} has no help"
         assert parameter.annotation is not inspect.Parameter.empty
-        assert signature.parameters[parameter.name].default is parameter.default
+        if not parameter.owner:
+            assert signature.parameters[parameter.name].default is parameter.default
     # Curating draws nothing by chance: its methods hash with settings of their own.
     assert verb.wing == "text" or "seed" in verb.parameters()
     assert name == "serve" or {"out", "overwrite"} <= set(verb.parameters())
@@ -89,3 +94,60 @@ def test_the_axes_of_prune() -> None:
 
     axes = {name: p.axis for name, p in VERBS["prune"].parameters().items() if p.axis}
     assert axes == {"update": UPDATES, "allocation": ALLOCATIONS}
+
+
+class Engine(Settings):
+    """Settings for the tests."""
+
+    room_bytes: Bytes | None = None
+    """How much room there is."""
+    rows: int = Field(default=4, ge=1)
+    """How many rows there are."""
+    seed: int = 0
+    """Not a flag here."""
+
+
+def drive(
+    model: str,
+    *,
+    gloss: Annotated[str | None, AXIS] = None,
+    engine: Annotated[Engine | None, Without.fields("seed")] = None,
+    seed: int = 1,
+) -> None:
+    """Drive a model.
+
+    Args:
+        model: Folder.
+        gloss: How it shines.
+        engine: Not shown itself.
+        seed: Of the driver.
+    """
+
+
+DRIVE = Verb("drive", "shrink", "Drive.", f"{__name__}:drive")
+
+
+def test_fields_of_settings_are_parameters_of_the_verb() -> None:
+    found = DRIVE.parameters()
+    assert list(found) == ["model", "gloss", "room_bytes", "rows", "seed"]
+    assert (found["rows"].owner, found["rows"].default) == ("engine", 4)
+    assert found["rows"].help == "How many rows there are."
+    assert (found["seed"].owner, found["seed"].default) == ("", 1)
+
+
+def test_binding_gathers_settings_and_methods_of_axes() -> None:
+    assert DRIVE.bind({"model": "m", "seed": 3}) == {"model": "m", "seed": 3}
+    bound = DRIVE.bind({"model": "m", "rows": 2, "gloss.depth": 3})
+    assert bound == {"model": "m", "engine": Engine(rows=2), "gloss": {"depth": 3}}
+    assert DRIVE.bind({"gloss": "matt", "gloss.depth": 3})["gloss"] == {
+        "method": "matt",
+        "depth": 3,
+    }
+    with pytest.raises(SettingsError, match=r"rows = 0 is refused: expected greater than"):
+        DRIVE.bind({"rows": 0})
+
+
+def test_settings_are_checked_by_name_and_value() -> None:
+    assert make_settings(Engine, {"room_bytes": "2kB"}).room_bytes == 2000
+    with pytest.raises(SettingsError, match="no setting 'rowz'"):
+        make_settings(Engine, {"rowz": 1})

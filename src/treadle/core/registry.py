@@ -11,9 +11,11 @@ from pydantic import ValidationError
 from treadle.core.errors import SettingsError
 from treadle.core.method import Method, first_mistake
 
-__all__ = ["Registry", "near"]
+__all__ = ["Choice", "Registry", "near"]
 
 M = TypeVar("M", bound=Method)
+Choice = Mapping[str, Any]  # Any: YAML values, validated by `Registry.resolve`
+"""A method by its name and settings, such as {"method": "obs", "damp_fraction": 0.1}."""
 
 
 def near(word: str, choices: Mapping[str, Any] | list[str]) -> str:  # Any: only the keys are read
@@ -50,10 +52,16 @@ class Registry(Generic[M]):
         found: type[M] = getattr(import_module(module), attribute)
         return found
 
-    def resolve(self, value: M | str | Mapping[str, Any]) -> M:  # Any: YAML values, validated here
+    def resolve(
+        self,
+        value: M | str | Choice | None,
+        default: str | Choice | None = None,
+    ) -> M:
         """Return the method that `value` is or names.
 
-        `value` is an instance, a name, or a mapping with a `method` key.
+        `value` is an instance, a name, or a mapping with a `method` key. `default` is the method,
+        with its settings, that stands where `value` is None, and where it names no method or the
+        same one, whose other settings it then gives.
 
         Raises:
             SettingsError: The name or a field is unknown, or a value is out of bounds.
@@ -62,7 +70,9 @@ class Registry(Generic[M]):
             if not isinstance(value, self[value.name]):
                 raise SettingsError(f"'{value.name}' is no {self.axis}. {near('', self.table)}")
             return value
-        fields = {"method": value} if isinstance(value, str) else dict(value)
+        fields, own = _mapping(value), _mapping(default)
+        if own and fields.get("method", own["method"]) == own["method"]:
+            fields = {**own, **fields}
         if "method" not in fields:
             raise SettingsError(
                 f"The {self.axis} {fields} names no method; add the key 'method'. "
@@ -80,6 +90,11 @@ class Registry(Generic[M]):
             return cls(**fields)
         except ValidationError as error:
             raise _refused(f"{self.axis} '{cls.name}'", cls, error) from error
+
+
+def _mapping(value: str | Choice | None) -> dict[str, Any]:  # Any: YAML values
+    """Return a method's settings with its name, as a mapping of its own."""
+    return {"method": value} if isinstance(value, str) else dict(value or {})
 
 
 def _refused(where: str, method: type[Method], error: ValidationError) -> SettingsError:

@@ -5,13 +5,17 @@ Its signature is the one definition behind all three doors.
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
-from treadle.core.registry import Registry
+from pydantic.fields import FieldInfo
 
-__all__ = ["Verb", "VerbParameter", "argument_help"]
+from treadle.core.method import Method
+from treadle.core.registry import Registry
+from treadle.core.settings import Settings, Without, make_settings
+
+__all__ = ["Verb", "VerbParameter", "annotated", "argument_help"]
 
 
 class VerbParameter(NamedTuple):
@@ -23,6 +27,8 @@ class VerbParameter(NamedTuple):
     help: str
     axis: Registry[Any] | None  # Any: whatever protocol the axis has
     is_positional: bool
+    owner: str = ""
+    """The parameter of the function that this one is a field of, where it takes `Settings`."""
 
     @property
     def is_required(self) -> bool:
@@ -43,6 +49,21 @@ def argument_help(function: Callable[..., Any]) -> dict[str, str]:  # Any: any s
         elif line.strip():
             entries[name] += " " + line.strip()
     return entries
+
+
+def annotated(field: FieldInfo) -> Any:  # Any: a type
+    """Return a field's type together with its bounds and validators."""
+    kind: Any = field.annotation  # Any: a type
+    for entry in field.metadata:
+        kind = Annotated[kind, entry]
+    return kind
+
+
+def _settings_in(annotation: Any) -> type[Settings] | None:  # Any: a type
+    """Return the settings that a parameter takes, if it takes any."""
+    members = get_args(annotation) or (annotation,)
+    kinds = (one for one in members if isinstance(one, type) and issubclass(one, Settings))
+    return next(kinds, None)
 
 
 def _load(target: str) -> Any:  # Any: whatever stands at the target
@@ -77,23 +98,97 @@ class Verb(NamedTuple):
         return None if self.table is None else _load(self.table)
 
     def parameters(self) -> dict[str, VerbParameter]:
-        """Return the verb's parameters without `method`, in the order of its signature."""
+        """Return the verb's parameters without `method`, in the order of its signature.
+
+        Where the function takes `Settings`, their fields stand in its place.
+        """
         function = self.function()
         helps = argument_help(function)
         found: dict[str, VerbParameter] = {}
         for name, parameter in inspect.signature(function).parameters.items():
             if name == "method":
                 continue
-            annotation, axis = parameter.annotation, None
-            if get_origin(annotation) is Annotated:
-                annotation, *extras = get_args(annotation)
-                axis = next((extra for extra in extras if isinstance(extra, Registry)), None)
-            found[name] = VerbParameter(
-                name,
-                annotation,
-                parameter.default,
-                helps.get(name, ""),
-                axis,
-                parameter.kind is not inspect.Parameter.KEYWORD_ONLY,
-            )
+            for entry in _entries(parameter, helps.get(name, "")):
+                assert entry.name not in found, f"{self.name}: two parameters '{entry.name}'"
+                found[entry.name] = entry
         return found
+
+    def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:  # Any: values of any parameter
+        """Return the arguments of the function from values by the names that users write.
+
+        "update.damp_fraction" is a setting of the method that the axis `update` has; fields of
+        `Settings` are gathered into one object, which is left out where none is given.
+
+        Raises:
+            SettingsError: The settings of an object are refused.
+        """
+        parameters, bound = self.parameters(), {}
+        fields: dict[str, dict[str, Any]] = {}  # Any: values of settings
+        for name, value in given.items():
+            axis, dot, field = name.partition(".")
+            entry = parameters.get(name)
+            if dot:
+                fields.setdefault(axis, {})[field] = value
+            elif entry is not None and entry.owner:
+                fields.setdefault(entry.owner, {})[name] = value
+            else:
+                bound[name] = value
+        for owner, values in fields.items():
+            if owner in parameters:
+                bound[owner] = _with_settings(bound.get(owner, parameters[owner].default), values)
+            else:
+                bound[owner] = self._settings(owner, values)
+        return bound
+
+    def _settings(self, owner: str, values: Mapping[str, Any]) -> Settings:  # Any: of fields
+        parameter = inspect.signature(self.function()).parameters[owner]
+        kind = _settings_in(_split(parameter.annotation)[0])
+        assert kind is not None
+        return make_settings(kind, values)
+
+
+def _split(annotation: Any) -> tuple[Any, list[Any]]:  # Any: types and what stands beside them
+    """Return a type, with what validates it, and what is said of it to a verb alone."""
+    if get_origin(annotation) is not Annotated:
+        return annotation, []
+    kind, *extras = get_args(annotation)
+    ours = [extra for extra in extras if isinstance(extra, Registry | Without | str)]
+    for extra in extras:
+        if extra not in ours:
+            kind = Annotated[kind, extra]
+    return kind, ours
+
+
+def _entries(parameter: inspect.Parameter, text: str) -> Iterator[VerbParameter]:
+    annotation, extras = _split(parameter.annotation)
+    kind = _settings_in(annotation)
+    if kind is None:
+        axis = next((extra for extra in extras if isinstance(extra, Registry)), None)
+        is_positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+        yield VerbParameter(
+            parameter.name, annotation, parameter.default, text, axis, is_positional
+        )
+        return
+    left_out = {name for extra in extras if isinstance(extra, Without) for name in extra.names}
+    for name, field in kind.model_fields.items():
+        if name not in left_out:
+            has_own = isinstance(parameter.default, Settings)
+            default = getattr(parameter.default, name) if has_own else field.default
+            help_text = field.description or ""
+            yield VerbParameter(
+                name, annotated(field), default, help_text, None, False, parameter.name
+            )
+
+
+def _with_settings(
+    chosen: Any, values: Mapping[str, Any]
+) -> dict[str, Any]:  # Any: a method in any of its forms, and values of its settings
+    """Return the method `chosen` with further settings, as a mapping.
+
+    Where nobody chose one, the mapping names none: the verb knows which one it takes then.
+    """
+    if isinstance(chosen, Method):
+        return {**chosen.settings(), **values}
+    if isinstance(chosen, Mapping):
+        return {**chosen, **values}
+    return {"method": chosen, **values} if isinstance(chosen, str) else dict(values)

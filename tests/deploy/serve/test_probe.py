@@ -80,7 +80,7 @@ def test_a_recipe_may_end_with_it(chatty, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"name: serve\nout: {tmp_path / 'runs'}\nsteps:\n"
-        f"  - serve: {{method: probe, model: {chatty}, browser: none, out: served}}\n"
+        f"  - serve: {{action: probe, model: {chatty}, browser: none, out: served}}\n"
     )
     (step,) = load_recipe(recipe).steps
     assert step.command == "serve probe"

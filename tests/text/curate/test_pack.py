@@ -265,9 +265,9 @@ def test_the_command_line_and_a_recipe_pack(tmp_path):
     assert main([*words, "--seq-len", "32", "--rows", "4"]) == 0
     recipe = tmp_path / "r.yaml"
     step = (
-        f"curate: {{method: pack, data: '{data}', tokenizer: bytes, seq_len: 32, rows: 4, out: p}}"
+        f"curate: {{action: pack, data: '{data}', tokenizer: bytes, seq_len: 32, rows: 4, out: p}}"
     )
-    second = "curate: {method: replay, data: p, num_steps: 3, out: seen}"
+    second = "curate: {action: replay, data: p, num_steps: 3, out: seen}"
     recipe.write_text(f"out: {tmp_path / 'two'}\nsteps:\n  - {step}\n  - {second}\n")
     assert len(list(run_recipe(recipe))) == 2
     assert files(tmp_path / "one") == files(tmp_path / "two" / "p")

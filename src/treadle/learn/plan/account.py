@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from treadle.core.result import Figure, Measurement, Series
+from treadle.core.sizes import spoken
 from treadle.learn.plan.base import Plan
-from treadle.learn.plan.budget import spoken
 from treadle.learn.plan.listing import program
 from treadle.learn.plan.problem import Problem, build_problem
 from treadle.learn.plan.replay import live_at

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from treadle.core.errors import CapacityError, UnsupportedModelError
 from treadle.core.result import Measurement
+from treadle.core.sizes import spoken
 from treadle.learn.plan.account import extra_fraction
 from treadle.learn.plan.base import Layout, Order, Plan, Planner
-from treadle.learn.plan.budget import spoken
 from treadle.learn.plan.listing import program
 from treadle.learn.plan.problem import build_problem
 from treadle.learn.plan.replay import peak_of

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from treadle.core.errors import SettingsError
+from treadle.core.registry import Choice
 from treadle.core.result import RESULT_FILE, Measurement, Recording, Result, write_result
+from treadle.core.sizes import Bytes, parse_bytes
 from treadle.core.timing import Stopwatch
 from treadle.learn.plan import LAYOUTS, ORDERS, PLANNERS
 from treadle.learn.plan.account import figures, measurements, write_plan
 from treadle.learn.plan.advice import advise
 from treadle.learn.plan.base import Layout, Order, Planner
-from treadle.learn.plan.budget import parse_bytes
 from treadle.learn.plan.stages import stages_of
 from treadle.learn.plan.step import Step, read_step
 from treadle.model.graph.schema import save_graph
@@ -27,9 +28,9 @@ def plan(
     *,
     batch: int | None = None,
     seq: int | None = None,
-    budget: str | None = None,
-    order: Annotated[Order | str, ORDERS] = "roam",
-    layout: Annotated[Layout | str, LAYOUTS] = "nested",
+    budget: Bytes | str | None = None,
+    order: Annotated[Order | str | Choice, ORDERS] = "roam",
+    layout: Annotated[Layout | str | Choice, LAYOUTS] = "nested",
     optimizer: str | None = None,
     clip_norm: float | None = None,
     chunked_loss: int | None = None,
@@ -69,8 +70,8 @@ def plan(
         DataError: The graph cannot be used.
     """
     planner = PLANNERS.resolve(method)
-    ordering, placing = ORDERS.resolve(order), LAYOUTS.resolve(layout)
-    budget_bytes = None if budget is None else parse_bytes(budget)
+    ordering, placing = ORDERS.resolve(order, "roam"), LAYOUTS.resolve(layout, "nested")
+    budget_bytes = parse_bytes(budget) if isinstance(budget, str) else budget
     if out is not None and (Path(out) / RESULT_FILE).exists() and not overwrite:
         raise SettingsError(f"'{out}' holds a result already; pass --overwrite or another folder.")
     step = Step(str(model), batch, seq, optimizer, clip_norm, chunked_loss)
@@ -81,7 +82,7 @@ def plan(
         **step.settings(),
         "order": ordering.settings(),
         "layout": placing.settings(),
-        "budget": budget,
+        "budget_bytes": budget_bytes,
     }
     recording = Recording("plan", planner.name, settings, seed, [source.input])
     planned = planner.plan(source.graph, ordering, placing, seed)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from treadle.core.checkpoint import CheckpointReader
+from treadle.core.registry import Choice
 from treadle.core.result import Result
 from treadle.shrink.prune import ALLOCATIONS, METRICS, UPDATES
 from treadle.shrink.prune.base import Allocation, Metric, Update
@@ -22,8 +23,8 @@ def prune(
     *,
     sparsity: float | None = None,
     pattern: str = "rows",
-    update: Annotated[Update | str | None, UPDATES] = None,
-    allocation: Annotated[Allocation | str, ALLOCATIONS] = "uniform",
+    update: Annotated[Update | str | Choice | None, UPDATES] = None,
+    allocation: Annotated[Allocation | str | Choice, ALLOCATIONS] = "uniform",
     text: str | None = None,
     num_windows: int = 32,
     window_tokens: int = 512,
@@ -79,8 +80,8 @@ def prune(
         metric,
         wanted,
         pattern_sparsity(wanted, sparsity),
-        _update(metric, update),
-        ALLOCATIONS.resolve(allocation),
+        UPDATES.resolve(update, metric.default_update()),
+        ALLOCATIONS.resolve(allocation, "uniform"),
         text,
         num_windows,
         window_tokens,
@@ -91,9 +92,3 @@ def prune(
     check(request)
     with CheckpointReader(resolve(model)) as reader:
         return Run(request, reader, str(model), trust_remote_code).write(Path(out), overwrite)
-
-
-def _update(metric: Metric, update: Update | str | None) -> Update:
-    """Return the update asked for; the metric's own, by default or by name, with its settings."""
-    own = metric.default_update()
-    return UPDATES.resolve(own if update in (None, own["method"]) else update)

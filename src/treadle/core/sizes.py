@@ -1,0 +1,76 @@
+"""Bytes in words: sizes as users write them, with a unit, and as users read them."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+from treadle.core.errors import SettingsError
+
+__all__ = ["WRITTEN", "Bytes", "is_bytes", "parse_bytes", "spoken"]
+
+WRITTEN = {"is_written": True}
+"""Validation context of what a person wrote in a shell or a recipe: there, sizes need a unit."""
+
+_UNITS = {"b": 1}
+for _power, _letter in enumerate("kmgt", 1):
+    _UNITS[f"{_letter}b"] = 1000**_power
+    _UNITS[f"{_letter}ib"] = 1024**_power
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes of a size such as 24GiB, 800 MB or 1.5e9 B.
+
+    Raises:
+        SettingsError: The number or the unit cannot be read, or it is not more than 0.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*([a-z]*)\s*", str(text).lower())
+    if found is not None and not found.group(2):
+        number = found.group(1)
+        raise SettingsError(
+            f"The size '{text}' has no unit; write {number}GiB, {number}MB or, for single bytes, "
+            f"{number}B."
+        )
+    if found is None or found.group(2) not in _UNITS:
+        raise SettingsError(
+            f"The size '{text}' cannot be read, expected a number and a unit (B, KB, MB, GB, TB, "
+            f"KiB, MiB, GiB or TiB); write it as in 24GiB."
+        )
+    num_bytes = float(found.group(1)) * _UNITS[found.group(2)]
+    if not 1 <= num_bytes < 1e18:
+        raise SettingsError(
+            f"The size '{text}' is {num_bytes:.3g} bytes, which no machine has; give what yours "
+            f"has, with its unit, as in 24GiB."
+        )
+    return int(num_bytes)
+
+
+def spoken(num_bytes: float) -> str:
+    """Return a size in the largest unit of 1000 that leaves a number of at least 1."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(num_bytes) >= scale:
+            return f"{num_bytes / scale:.2f} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
+def _read(value: Any, info: ValidationInfo) -> Any:  # Any: whatever was given
+    """Turn a size in words into bytes; plain numbers pass in Python, where names carry the unit."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(value, str) and not (is_number and info.context == WRITTEN):
+        return value
+    try:
+        return parse_bytes(str(value))
+    except SettingsError as error:
+        raise PydanticCustomError("size", "{reason}", {"reason": str(error)}) from error
+
+
+_READ = BeforeValidator(_read)
+Bytes = Annotated[int, _READ]
+"""A count of bytes: "2GB" or "24GiB" on the command line and in recipes, in Python a number too."""
+
+
+def is_bytes(annotation: Any) -> bool:  # Any: a type
+    """Return whether a type, or a member of it where it is a union, is `Bytes`."""
+    extras = getattr(annotation, "__metadata__", ())
+    return _READ in extras or any(map(is_bytes, getattr(annotation, "__args__", ())))

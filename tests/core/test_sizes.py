@@ -1,0 +1,65 @@
+from typing import Annotated
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from treadle.core.errors import SettingsError
+from treadle.core.sizes import WRITTEN, Bytes, is_bytes, parse_bytes, spoken
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [
+        ("24GiB", 24 * 2**30),
+        ("24 gb", 24 * 10**9),
+        ("1.5MiB", 3 * 2**19),
+        ("800 B", 800),
+        ("2e9 B", 2 * 10**9),
+        ("1TB", 10**12),
+        ("3 KiB", 3072),
+        ("7B", 7),
+    ],
+)
+def test_a_budget_is_read(text, num_bytes):
+    assert parse_bytes(text) == num_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1GB", "4GBs", "4 G", "many", "1,5GB"])
+def test_a_budget_that_cannot_be_read_is_refused(text):
+    with pytest.raises(SettingsError, match="cannot be read, expected a number and a unit"):
+        parse_bytes(text)
+
+
+def test_sizes_are_spoken_in_the_largest_unit():
+    assert [spoken(n) for n in (0, 999, 1000, 2_500_000, 3e9, 4e12)] == [
+        "0 B",
+        "999 B",
+        "1.00 kB",
+        "2.50 MB",
+        "3.00 GB",
+        "4.00 TB",
+    ]
+
+
+@pytest.mark.parametrize("text", ["800", "2e9", "1.5"])
+def test_a_bare_number_is_refused_where_a_unit_is_meant(text):
+    with pytest.raises(SettingsError, match=f"'{text}' has no unit; write {text}GiB"):
+        parse_bytes(text)
+
+
+def test_python_takes_numbers_and_what_is_written_takes_units():
+    adapter = TypeAdapter(Bytes | None)
+    assert adapter.validate_python(2000) == 2000
+    assert adapter.validate_python("2kB") == 2000
+    assert adapter.validate_python("2kB", context=WRITTEN) == 2000
+    assert adapter.validate_python(None, context=WRITTEN) is None
+    for value in (2000, "2000", 2e3):
+        with pytest.raises(ValidationError, match="has no unit"):
+            adapter.validate_python(value, context=WRITTEN)
+
+
+def test_sizes_are_known_by_their_type():
+    assert is_bytes(Bytes)
+    assert is_bytes(Bytes | None)
+    assert not is_bytes(int)
+    assert not is_bytes(Annotated[int, "bytes"])
