@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from runtime.kept import kept_sets
+from treadle.runtime.admit.queue import Queue, choose_admission
 from treadle.runtime.batch import Batch
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.executor import ModelShape, Segment, StepRows
 from treadle.runtime.limits import Limits
 from treadle.runtime.pages import KeyValues, PagePool
-from treadle.runtime.policy import make_policy
 from treadle.runtime.radix import PrefixTree
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.runner import Runner
@@ -117,7 +117,7 @@ class Small:
         self.executor = executor(SHAPE, self.clock.advance, 0.0, row_seconds)
         self.pool = PagePool(KeyValues(SHAPE.kv_heads, SHAPE.head_dim, num_pages, page_size))
         self.tree = PrefixTree(self.pool)
-        self.policy = make_policy(policy, self.tree, ageing_seconds)
+        self.policy = Queue(choose_admission(policy, ageing_seconds), self.tree)
         self.limits = Limits(**{"max_num_seqs": 4, "max_num_batched_tokens": 16, **limits})
         self.batch = Batch(self.pool, self.tree, self.policy, self.limits, self.clock)
         self.runner = Runner(self.batch, self.executor, frozenset(), self.clock)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from runtime.engines import SHAPE, Small, continuation, kept_continuation
+from treadle.runtime.admit.tables import ADMISSIONS
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.evict.tables import EVICTIONS
 from treadle.runtime.migrate import export_pages, import_pages
-from treadle.runtime.policy import POLICIES
 from treadle.runtime.request import Request, RequestState
 
 NUM_PAGES, PAGE_SIZE = 7, 3
@@ -48,7 +48,7 @@ class Engine(RuleBasedStateMachine):
     requests: Bundle[Request] = Bundle("requests")
 
     @initialize(
-        policy=st.sampled_from(POLICIES),
+        policy=st.sampled_from(list(ADMISSIONS.table)),
         preemption=st.sampled_from(["recompute", "swap"]),
         has_prefix_cache=st.booleans(),
         max_num_seqs=st.integers(1, 4),

@@ -12,11 +12,11 @@ loses what it has computed, and ends.
 from collections.abc import Callable
 
 from treadle.core.errors import CapacityError, SettingsError
+from treadle.runtime.admit.queue import Queue
 from treadle.runtime.budget import Bound, Budget, beside_less_served, beside_urgent
 from treadle.runtime.holdings import Holdings
 from treadle.runtime.limits import Limits
 from treadle.runtime.pages import PagePool
-from treadle.runtime.policy import Policy
 from treadle.runtime.preempt import Preemption
 from treadle.runtime.radix import PrefixTree
 from treadle.runtime.request import Request, RequestState
@@ -36,7 +36,7 @@ class Batch:
         self,
         pool: PagePool,
         tree: PrefixTree,
-        policy: Policy,
+        policy: Queue,
         limits: Limits,
         clock: Callable[[], float],
     ) -> None:

@@ -215,7 +215,10 @@ def test_more_texts_fit(make):
 
 def test_what_is_no_policy_is_refused(make):
     for options, says in (
-        ({"keep": "sinkss", "keep_budget": 9}, r"Unknown runtime evict 'sinkss'. Did you mean 'si"),
+        (
+            {"keep": "sinkss", "keep_budget": 9},
+            r"Unknown runtime eviction 'sinkss'.*'sinks'",
+        ),
         ({"keep": "sinks"}, r"keep='sinks' needs a keep_budget: entries of each layer.*give it"),
         ({"keep_budget": 9}, r"keep_budget=9, expected keep beside it"),
         ({"keep": "sinks", "keep_budget": 4}, r"keep_budget=4, expected at least 5"),
@@ -226,7 +229,7 @@ def test_what_is_no_policy_is_refused(make):
         ({"keep": "sinks", "keep_budget": 0.0}, r"keep_budget=0.0, expected entries, or a fracti"),
         ({"keep": "sinks", "keep_budget": "9"}, r"keep_budget='9', expected a number"),
         ({"keep": "sinks", "keep_budget": True}, r"keep_budget=True, expected a number"),
-        ({"keep": 5, "keep_budget": 9}, r"keep=5, expected an eviction policy \(sinks, random\)"),
+        ({"keep": 5, "keep_budget": 9}, r"keep=5, expected a text"),
         ({"keep": policy("sinks", snks=4), "keep_budget": 9}, r"has no setting 'snks'.*'sinks'"),
     ):
         with pytest.raises(SettingsError, match=says):

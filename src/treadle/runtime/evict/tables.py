@@ -11,5 +11,5 @@ __all__ = ["EVICTIONS"]
 
 _METHODS = "treadle.runtime.evict.methods"
 EVICTIONS: "Registry[Eviction]" = Registry(
-    "runtime evict", {"sinks": f"{_METHODS}.sinks:Sinks", "random": f"{_METHODS}.random:Random"}
+    "runtime eviction", {"sinks": f"{_METHODS}.sinks:Sinks", "random": f"{_METHODS}.random:Random"}
 )
