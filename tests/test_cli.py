@@ -90,7 +90,7 @@ def test_ctrl_c_says_how_to_go_on(model, tmp_path, capsys, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("treadle.shrink.prune.run.Run.write", interrupted)
+    monkeypatch.setattr("treadle.shrink.prune.apply.prune_model", interrupted)
     assert main(["prune", "magnitude", str(model), str(tmp_path / "o")]) == 130
     assert "The same command goes on where it stopped" in capsys.readouterr().err
 

@@ -59,6 +59,13 @@ VERBS = {
             "treadle.shrink.prune:METRICS",
         ),
         Verb(
+            "quantize",
+            "shrink",
+            "Round weights to few bits: to which code does each one go?",
+            "treadle.shrink.quantize:quantize",
+            "treadle.shrink.quantize:QUANTIZERS",
+        ),
+        Verb(
             "merge",
             "combine",
             "Make one model of several: what is the merged tensor?",

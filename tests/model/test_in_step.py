@@ -29,7 +29,7 @@ def test_all_chunks_arrive_before_any_goes_on_and_the_output_is_the_blocks(model
             block,
             0,
             hidden,
-            collect=lambda name, values: events.append(name),
+            collect=lambda name, values, _: events.append(name),
             complete=lambda name: events.append(f"{name} complete"),
         )
         inputs = list(dict.fromkeys(matrix.input for matrix in block.matrices))
@@ -47,7 +47,7 @@ def test_a_matrix_changed_when_its_input_is_complete_is_used_changed(model):
             if name == output.input:
                 block.view(output).zero_()
 
-        run_in_step(model, block, 0, first, lambda name, values: None, complete)
+        run_in_step(model, block, 0, first, lambda name, values, _: None, complete)
         model.run(block, 0, second)
     assert torch.equal(first, second)
 
@@ -59,6 +59,6 @@ def test_an_error_ends_all_chunks_and_leaves_the_gradient_mode_alone(model):
         raise ZeroDivisionError(name)
 
     with model.block(0) as block, pytest.raises(ZeroDivisionError, match="attn_in"):
-        run_in_step(model, block, 0, hidden, lambda name, values: None, fail)
+        run_in_step(model, block, 0, hidden, lambda name, values, _: None, fail)
     gc.collect()
     assert torch.is_grad_enabled()

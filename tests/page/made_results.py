@@ -7,6 +7,7 @@ from typing import Any
 
 from treadle.core.checkpoint import Manifest, Provenance
 from treadle.core.result import (
+    Comparison,
     Figure,
     Input,
     Measurement,
@@ -57,7 +58,7 @@ def prune(root: Path, method: str, sparsity: float, **fields: Any) -> str:
         "update": {"method": "none"},
         "allocation": {"method": "uniform"},
     }
-    inputs = [Input(name="model", path="dense", content_hash=DENSE)]
+    inputs = [Input(name="model", path="dense", content_hash=DENSE, role="model")]
     if method == "wanda":
         settings |= {
             "num_windows": 8,
@@ -65,11 +66,12 @@ def prune(root: Path, method: str, sparsity: float, **fields: Any) -> str:
             "calibrate": "one-pass",
             "text": "t.txt",
         }
-        inputs.append(Input(name="text", path="t.txt", content_hash="e" * 64))
+        inputs.append(Input(name="text", path="t.txt", content_hash="e" * 64, role="data"))
     made = result(
         **{
             "verb": "prune",
             "method": method,
+            "is_control": method == "random",
             "settings": settings,
             "inputs": inputs,
             "output": str(folder),
@@ -80,7 +82,9 @@ def prune(root: Path, method: str, sparsity: float, **fields: Any) -> str:
     )
     write_result(made, folder)
     content_hash = digest([method, sparsity])
-    provenance = Provenance(verb="prune", method=method, settings=settings, seed=0)
+    provenance = Provenance(
+        verb="prune", method=method, settings=settings, seed=0, fingerprint=made.fingerprint
+    )
     manifest = Manifest(content_hash=content_hash, provenance=provenance)
     (folder / "treadle.json").write_text(manifest.model_dump_json())
     return content_hash
@@ -120,17 +124,21 @@ def evaluate(
     """Write an evaluation of a model; with a baseline, its ratio too."""
 
     inputs = [
-        Input(name="model", path=f"models/{name}", content_hash=content_hash),
-        Input(name="data", path="held.txt", content_hash=protocol),
+        Input(name="model", path=f"models/{name}", content_hash=content_hash, role="model"),
+        Input(name="data", path="held.txt", content_hash=protocol, role="data"),
     ]
     measurements = (
         [] if perplexity is None else [around("perplexity", perplexity, spread, basis, protocol)]
     )
     if baseline is not None:
-        inputs.append(Input(name="baseline", path="eval", content_hash=baseline.fingerprint))
+        inputs.append(
+            Input(name="baseline", path="eval", content_hash=baseline.fingerprint, role="baseline")
+        )
         before = baseline.measurement("perplexity").value
         ratio = (perplexity or 0.0) / before
-        measurements.append(around("perplexity_ratio", ratio, spread, basis, protocol))
+        of = Comparison(score="perplexity", neutral=1.0, baseline=baseline.fingerprint)
+        compared = around("perplexity_ratio", ratio, spread, basis, protocol)
+        measurements.append(compared.model_copy(update={"comparison": of}))
     made = result(
         **{
             "verb": "evaluate",

@@ -134,8 +134,8 @@ class TestProtocol:
 
 class TestResumed:
     def test_costs_of_the_last_part_are_marked_and_not_summed_as_whole(self, tmp_path):
-        notes = ["Resumed: an interrupted run had pruned the first 3 blocks."]
-        content_hash = made.prune(tmp_path, "wanda", 0.5, notes=notes)
+        notes = ["An interrupted run had pruned the first 3 blocks."]
+        content_hash = made.prune(tmp_path, "wanda", 0.5, notes=notes, is_resumed=True)
         made.evaluate(tmp_path, "wanda", content_hash, 25.0)
         page = page_of(tmp_path)
         words = text_of(page)
@@ -152,9 +152,9 @@ class TestResumed:
         assert "at least" not in words
 
     def test_a_part_of_the_cost_makes_no_method_cheaper(self, tmp_path):
-        notes = ["Resumed: an interrupted run had pruned the first 3 blocks."]
+        notes = ["An interrupted run had pruned the first 3 blocks."]
         slow = made.prune(tmp_path, "magnitude", 0.5, cpu_seconds=100.0)
-        part = made.prune(tmp_path, "other", 0.5, cpu_seconds=1.0, notes=notes)
+        part = made.prune(tmp_path, "other", 0.5, cpu_seconds=1.0, notes=notes, is_resumed=True)
         made.evaluate(tmp_path, "slow", slow, 90.0)
         made.evaluate(tmp_path, "part", part, 20.0)
         assert find_losses(sections(find([tmp_path]))[0].tables[0]) == []

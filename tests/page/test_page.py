@@ -11,7 +11,7 @@ from made_results import page_of, text_of
 
 from treadle.core.checkpoint import read_manifest
 from treadle.core.errors import DataError, SettingsError
-from treadle.core.result import Input, Measurement, write_result
+from treadle.core.result import Comparison, Input, Measurement, write_result
 from treadle.page import write_page
 from treadle.page.figures import draw, num_left_out
 from treadle.page.losses import find_losses
@@ -104,12 +104,46 @@ class TestJoining:
 
     def test_a_model_made_in_two_steps_names_both(self, tmp_path):
         first = made.prune(tmp_path, "wanda", 0.5)
-        pruned = Input(name="model", path="x", content_hash=first)
+        pruned = Input(name="model", path="x", content_hash=first, role="model")
         second = made.prune(tmp_path, "magnitude", 0.7, inputs=[pruned])
         made.evaluate(tmp_path, "both", second, 33.0)
         (section,) = sections(find([tmp_path]))
         assert section.tables[0].rows[0].method == "wanda then magnitude"
         assert "25.00" in text_of(page_of(tmp_path)) or "25.0" in text_of(page_of(tmp_path))
+
+    def test_what_was_pruned_and_then_merged_keeps_its_history(self, tmp_path):
+        models = [made.prune(tmp_path, method, 0.5) for method in ("wanda", "magnitude")]
+        read = [
+            Input(name=f"model {n}", path=f"p{n}", content_hash=one, role="model")
+            for n, one in enumerate(models, 1)
+        ]
+        read.append(Input(name="base", path="dense", content_hash=made.DENSE, role="base"))
+        counted = [Measurement(name="models", value=3)]
+        merged = made.prune(tmp_path, "ties", 0.1, verb="merge", inputs=read, measurements=counted)
+        made.evaluate(tmp_path, "merged", merged, 31.0)
+        (section,) = sections(find([tmp_path]))
+        (row,) = section.tables[0].rows
+        assert row.method == "(wanda, magnitude) then ties"
+        assert [run.result.method for run in row.makers] == ["wanda", "magnitude", "ties"]
+        assert row.origins == {made.DENSE}
+        assert row.made("models") == 3
+        assert row.made("sparsity") is None, "what parents measured need not hold of the merged"
+
+    def test_a_control_is_what_says_so(self, tmp_path):
+        for method, control in (("random_projection", False), ("coin", True)):
+            content_hash = made.prune(tmp_path, method, 0.5, is_control=control)
+            made.evaluate(tmp_path, method, content_hash, 30.0)
+        runs = {run.result.method: run.is_control for run in find([tmp_path]) if run.made_hash}
+        assert runs == {"random_projection": False, "coin": True}
+
+    def test_evaluations_of_one_model_are_told_apart_by_their_settings(self, tmp_path):
+        for form in ("fp32", "q8"):
+            settings = {"method": "perplexity", "num_windows": 8, "weights": form}
+            folder = tmp_path / form
+            made.evaluate(folder, "dense", made.DENSE, 20.0, settings=settings)
+        (section,) = sections(find([tmp_path]))
+        labels = sorted(row.label for row in section.tables[0].rows)
+        assert labels == ["dense, weights fp32", "dense, weights q8"]
 
     def test_protocols_are_never_mixed(self, study, tmp_path):
         made.evaluate(tmp_path, "dense", made.DENSE, 20.0)
@@ -192,6 +226,9 @@ class TestTable:
                     update={
                         "protocol": "p" * 16,
                         "better": "neither" if "random" in entry.name else "higher",
+                        "comparison": Comparison(score="accuracy", neutral=0.0)
+                        if "difference" in entry.name
+                        else None,
                     }
                 )
                 for entry in entries
@@ -271,7 +308,7 @@ class TestPage:
         evil = '<script>alert("x")</script>'
         figures = [made.figures()[0].model_copy(update={"title": evil})]
         made.evaluate(tmp_path, "dense", made.DENSE, 20.0, notes=[evil], figures=figures)
-        inputs = [Input(name=evil, path=evil, content_hash=evil)]
+        inputs = [Input(name=evil, path=evil, content_hash=evil, role="model")]
         settings = {"method": evil, evil: evil}
         bad = made.result(verb=evil, method=evil, settings=settings, inputs=inputs, output=evil)
         write_result(bad, tmp_path / "bad")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from treadle.app.loaders import FOREIGN, LOOKED_FOR, OWN_HEAD_WIDTH, Loader
 from treadle.core.checkpoint import CheckpointReader, SideFile, read_manifest
+from treadle.core.checkpoint.sidefiles import check_side_file
 from treadle.core.codec import DTYPES
 from treadle.core.errors import CheckpointError, TreadleError, UnsupportedModelError
 from treadle.model import facts
@@ -80,13 +81,22 @@ def compat(folder: Path) -> str:
         folder: A model folder (or hub id), or a PEFT adapter's folder.
 
     Returns:
-        One line of what the folder is, and one for each loader.
+        One line of what the folder is, one for each loader, and one for each side file that is
+        missing, damaged or unknown.
     """
     source = resolve(folder)
     verdicts = check(source)
     width = max(len(verdict.loader) for verdict in verdicts)
     lines = [f"{v.loader:<{width}}  {_SAYS[v.takes]:<3}  {v.why}" for v in verdicts]
-    return "\n".join([_describe(source), *lines])
+    return "\n".join([_describe(source), *lines, *_side_file_faults(source)])
+
+
+def _side_file_faults(folder: Path) -> list[str]:
+    """Return a line for each side file that is not what the manifest says."""
+    manifest = read_manifest(folder)
+    found = [] if manifest is None else manifest.side_files
+    faults = ((entry, check_side_file(folder, entry)) for entry in found)
+    return [f"side file {entry.path} ({entry.kind}) {fault}" for entry, fault in faults if fault]
 
 
 def check(folder: Path) -> tuple[Verdict, ...]:

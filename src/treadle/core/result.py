@@ -1,31 +1,28 @@
 """What a verb did: inputs, settings, cost, quality and figures, as one JSON file.
 
-Reports read only these.
+Reports read only these; nothing in them has to be read out of a name or a sentence.
 """
 
-import contextlib
-import datetime
 import hashlib
 import json
 import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from treadle.core import hardware
 from treadle.core.errors import DataError
-from treadle.core.timing import Stopwatch
 
 __all__ = [
+    "FORMAT",
     "RESULT_FILE",
+    "Basis",
+    "Comparison",
     "Figure",
     "Input",
     "Measurement",
-    "Recording",
     "Result",
+    "Role",
     "Series",
     "digest",
     "fingerprint",
@@ -34,7 +31,13 @@ __all__ = [
 ]
 
 RESULT_FILE = "result.json"
-_PACKAGES = ("treadle", "torch", "transformers", "numpy")
+FORMAT: Literal[2] = 2
+Basis = Literal["measured", "emulated", "simulated"]
+"""How a number came about; numbers of different bases never stand in one table."""
+Role = Literal["model", "base", "adapter", "config", "tokenizer", "data", "baseline", "server"]
+"""What an input is to the run: a model (its weights are in what the run made or measured), the base
+that models were tuned from, an adapter, a config, a tokenizer, data that was read, the result that
+this one is compared with, or a server that was asked."""
 
 
 class _Record(BaseModel):
@@ -47,6 +50,19 @@ class Input(_Record):
     name: str
     path: str
     content_hash: str
+    role: Role
+
+
+class Comparison(_Record):
+    """What a measurement compares with what."""
+
+    score: str
+    """Name of the measurement of this result whose value is compared."""
+    neutral: float
+    """The value that says "no difference": 1 of a ratio, 0 of a difference."""
+    baseline: str = ""
+    """Fingerprint of the result it is compared with, or the name of one of this run's inputs; the
+    driver fills it in where a method cannot know it."""
 
 
 class Measurement(_Record):
@@ -59,7 +75,9 @@ class Measurement(_Record):
     """Lower end of the 95 % interval."""
     high: float | None = None
     better: Literal["lower", "higher", "neither"] = "neither"
-    basis: Literal["measured", "emulated", "simulated"] = "measured"
+    basis: Basis = "measured"
+    comparison: Comparison | None = None
+    """Set where the value is a ratio or a difference to something else."""
     protocol: str | None = None
     """Hash of the protocol under which it was measured; numbers of different protocols are never
     compared."""
@@ -84,6 +102,7 @@ class Figure(_Record):
     x_label: str
     y_label: str
     series: list[Series]
+    basis: Basis = "measured"
     png_base64: str = ""
     """Of a picture: what a program showed, as it was seen."""
 
@@ -91,9 +110,16 @@ class Figure(_Record):
 class Result(_Record):
     """The whole account of one run of a verb."""
 
-    format: int = 1
+    format: Literal[2] = FORMAT
     verb: str
+    action: str = ""
+    """What the verb was asked to do beside its methods; empty for its main work."""
     method: str
+    """Name of the method; empty where verb or action has none."""
+    is_control: bool = False
+    """Whether the method is trivial, so that others must beat it."""
+    is_resumed: bool = False
+    """Whether an interrupted run's work was taken up: then the costs are of the last part only."""
     settings: dict[str, Any]  # Any: JSON values
     seed: int
     inputs: list[Input]
@@ -114,6 +140,11 @@ class Result(_Record):
     versions: dict[str, str]
     hardware: dict[str, Any]  # Any: JSON values
 
+    @property
+    def command(self) -> str:
+        """Return the words that name what was done: the verb, and its action if there is one."""
+        return f"{self.verb} {self.action}".strip()
+
     def measurement(self, name: str) -> Measurement:
         """Return the measurement called `name`.
 
@@ -125,7 +156,7 @@ class Result(_Record):
                 return entry
         found = ", ".join(entry.name for entry in self.measurements) or "none"
         raise DataError(
-            f"The result of '{self.verb} {self.method}' has no measurement '{name}' (it has: "
+            f"The result of '{self.command} {self.method}' has no measurement '{name}' (it has: "
             f"{found}); "
             f"run the verb that measures it."
         )
@@ -145,60 +176,6 @@ def fingerprint(
     It covers verb, settings, seed and the content hashes of the inputs.
     """
     return digest({"verb": verb, "settings": settings, "seed": seed, "inputs": inputs})
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-class Recording:
-    """Clocks a verb from construction to `finish`, which returns its Result."""
-
-    def __init__(
-        self,
-        verb: str,
-        method: str,
-        settings: dict[str, Any],  # Any: JSON values
-        seed: int,
-        inputs: list[Input],
-    ) -> None:
-        self.verb, self.method, self.settings = verb, method, settings
-        self.seed, self.inputs = seed, inputs
-        self.fingerprint = fingerprint(
-            verb, settings, seed, {entry.name: entry.content_hash for entry in inputs}
-        )
-        self._started = datetime.datetime.now(datetime.UTC)
-        self._watch = Stopwatch()
-        self._watch.__enter__()
-
-    def finish(
-        self, output: Path, **outcome: Any
-    ) -> Result:  # Any: fields of Result, validated there
-        """Stop the clock and return the Result.
-
-        `outcome` gives its measurements, figures, bytes and notes.
-        """
-        self._watch.__exit__(None, None, None)
-        return Result(
-            verb=self.verb,
-            method=self.method,
-            settings=self.settings,
-            seed=self.seed,
-            inputs=self.inputs,
-            output=str(output),
-            fingerprint=self.fingerprint,
-            started=self._started.isoformat(timespec="seconds"),
-            seconds=self._watch.wall_seconds,
-            cpu_seconds=self._watch.cpu_seconds,
-            peak_memory_bytes=hardware.peak_memory_bytes(),
-            versions=_versions(),
-            hardware=hardware.describe(),
-            **outcome,
-        )
 
 
 def write_result(result: Result, folder: Path) -> Path:
@@ -225,7 +202,20 @@ def read_result(path: Path) -> Result:
     try:
         return Result.model_validate_json(file.read_text())
     except (ValidationError, UnicodeDecodeError) as error:
+        if _is_older(file):
+            raise DataError(
+                f"'{file}' was written by an older treadle, whose results say less; run its verb "
+                f"again (a recipe does so by itself)."
+            ) from error
         raise DataError(
             f"'{file}' is not a result that treadle wrote ({str(error).splitlines()[0]}); run its "
             f"verb again."
         ) from error
+
+
+def _is_older(file: Path) -> bool:
+    """Return whether a file is a result of an earlier format."""
+    try:
+        return 0 < int(json.loads(file.read_bytes())["format"]) < FORMAT
+    except (ValueError, TypeError, KeyError):
+        return False

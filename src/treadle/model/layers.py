@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle.core import hardware
 from treadle.core.checkpoint import CheckpointReader
+from treadle.core.progress import steps
 from treadle.core.shapes import Float, Int, Tensor
 from treadle.model import facts
 from treadle.model.load import (
@@ -87,6 +88,15 @@ class LayeredModel:
                 if name.startswith(prefix):
                     self.reader.release(name)
             hardware.return_freed_memory()
+
+    def visit(self, title: str, first: int = 0) -> Iterator[tuple[int, Block]]:
+        """Yield each block from `first` on with its number, one in memory, under a progress bar."""
+        with steps(title, self.num_layers) as bar:
+            bar.advance(first)
+            for layer in range(first, self.num_layers):
+                with self.block(layer) as block:
+                    yield layer, block
+                bar.advance()
 
     def embed(self, tokens: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq hidden"]:
         """Return the input of the first block.

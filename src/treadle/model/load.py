@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treadle.core.checkpoint import CheckpointReader, require_finite
+from treadle.core.checkpoint import CheckpointReader, require_finite, require_understood
 from treadle.core.errors import CheckpointError, DataError, UnsupportedModelError
 from treadle.model import facts
 from treadle.model.coded import DecodedReader
@@ -108,13 +108,14 @@ def skeleton(reader: CheckpointReader, trust_remote_code: bool = False) -> "PreT
 
     Raises:
         UnsupportedModelError: The architecture has no facts, or the checkpoint's own code would
-            have to run.
+            have to run; or a required side file is of a kind that is not known here.
     """
     import torch
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     base = base_config(reader.config)
+    require_understood(reader.folder)
     _require_plain(reader)
     has_experts = bool(facts.facts_of(base).num_experts)
     # Grouped matrix products refuse experts whose width is no multiple of 16 bytes.

@@ -1,6 +1,5 @@
 """Token losses of any model, one decoder block in memory at a time."""
 
-from treadle.core.progress import steps
 from treadle.core.shapes import Float, Int, Tensor
 from treadle.model.layers import LayeredModel
 
@@ -12,12 +11,9 @@ def hidden_states(
 ) -> list[Float[Tensor, "_batch _seq _hidden"]]:
     """Return the last block's output for each of `batches`; every block is loaded once."""
     hidden = [model.embed(tokens) for tokens in batches]
-    with steps("evaluate", model.num_layers) as bar:
-        for layer in range(model.num_layers):
-            with model.block(layer) as block:
-                for values in hidden:
-                    model.run(block, layer, values)
-            bar.advance()
+    for layer, block in model.visit("evaluate"):
+        for values in hidden:
+            model.run(block, layer, values)
     return hidden
 
 

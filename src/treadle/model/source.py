@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from treadle.core.checkpoint import CheckpointReader, content_hash
+from treadle.core.checkpoint import CheckpointReader, content_hash, require_understood
 from treadle.core.checkpoint.reader import weight_files
 from treadle.core.errors import CheckpointError
 from treadle.model.gguf_model import open_gguf
@@ -22,10 +22,11 @@ def open_model(path: Path) -> CheckpointReader:
 
     Raises:
         CheckpointError: The file or folder is damaged.
-        UnsupportedModelError: How it is quantised is not read.
+        UnsupportedModelError: How it is quantised is not read, or what a required side file says.
     """
     if path.is_file():
         return open_gguf(path)
+    require_understood(path)
     reader = CheckpointReader(path)
     return open_quantized(reader) if reader.config.get("quantization_config") else reader
 

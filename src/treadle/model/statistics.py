@@ -44,19 +44,26 @@ class InputStatistics:
     falls back on the weights alone.
     """
 
-    def __init__(self, size: int, needs_gram: bool) -> None:
+    def __init__(self, size: int, needs_gram: bool, needs_cross: bool = False) -> None:
         import torch
 
+        self._cross = torch.zeros(size, size) if needs_cross else None
         self.num_tokens = 0
         self._sum_squares = torch.zeros(size, dtype=torch.float64)
         self._upper_gram = torch.zeros(size, size) if needs_gram else None
         self._gram: torch.Tensor | None = None
         self._cholesky: dict[float, torch.Tensor] = {}
 
-    def add(self, values: Float[Tensor, "tokens in"]) -> None:
-        """Count `values` in."""
+    def add(
+        self,
+        values: Float[Tensor, "tokens in"],
+        clean: "Float[Tensor, 'tokens in'] | None" = None,
+    ) -> None:
+        """Count `values` in; `clean` are those that the unchanged model has there."""
         import torch
 
+        if self._cross is not None and clean is not None:
+            self._cross.addmm_(values.T, clean)
         self.num_tokens += values.shape[0]
         for chunk in torch.split(values, 1024):
             self._sum_squares += chunk.square().sum(dim=0)
@@ -73,6 +80,16 @@ class InputStatistics:
         import torch
 
         return self._sum_squares.float() if self.num_tokens else torch.ones(len(self._sum_squares))
+
+    @property
+    def cross(self) -> Float[Tensor, "in in"]:
+        """X^T X°, summed over tokens: inputs of the changed model by those of the clean one.
+
+        Where tokens went other ways in the two (experts), nothing can be paired: then X^T X.
+        """
+        if self._cross is None:
+            raise AssertionError("the clean inputs were not asked for")
+        return self._cross if bool(self._cross.any()) else self.gram
 
     @property
     def gram(self) -> Float[Tensor, "in in"]:
@@ -247,12 +264,9 @@ def collect_grams(
     with CheckpointReader(folder) as reader:
         model = LayeredModel(reader, trust_remote_code)
         hidden = model.embed(tokens)
-        with steps("inputs", model.num_layers) as bar:
-            for layer in range(model.num_layers):
-                with model.block(layer) as block:
-                    known = collect_block(model, block, layer, hidden, True, and_run=True)
-                found |= {f"{layer}/{name}": entry.gram for name, entry in known.items()}
-                bar.advance()
+        for layer, block in model.visit("inputs"):
+            known = collect_block(model, block, layer, hidden, True, and_run=True)
+            found |= {f"{layer}/{name}": entry.gram for name, entry in known.items()}
     return found
 
 

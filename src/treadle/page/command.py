@@ -5,6 +5,7 @@ from typing import Any
 
 from treadle.core.errors import TreadleError
 from treadle.core.result import Result
+from treadle.core.sizes import is_bytes
 from treadle.core.verb import Verb
 from treadle.page.sources import Run
 from treadle.verbs import VERBS
@@ -19,60 +20,90 @@ def repeat_command(run: Run) -> str:
     with required side files, because flags outside the settings allowed those.
     """
     result = run.result
-    verb = VERBS.get(result.verb)
+    verb = _verb(result)
     if verb is None or not run.is_portable:
         return ""
     try:
-        known = _flags(verb, result.method)
+        values = _values(result, verb)
+        if values is None or not set(values) <= _flags(verb, result.method):
+            return ""
     except (TreadleError, ImportError, KeyError):
         return ""
-    values = _values(result, verb)
-    if values is None or not set(values) <= known:
-        return ""
-    positional = [name for name, entry in verb.parameters().items() if entry.is_positional]
-    places = {entry.name: entry.path for entry in result.inputs} | {"out": result.output}
+    parameters = verb.parameters()
+    places = _places(result)
+    positional = [name for name, entry in parameters.items() if entry.is_positional]
     if not all(places.get(name) for name in positional):
         return ""
-    words = ["treadle", result.verb, result.method, *(places[name] for name in positional)]
+    named = result.method if verb.table is not None else ""
+    words = ["treadle", *result.command.split(), named]
+    for name in positional:
+        words += places[name]
     for name, value in values.items():
-        if name in positional or value is None or value is False:
-            continue
-        words.append(f"--{name.replace('_', '-')}")
-        if value is not True:
-            words.append(str(value))
-    return shlex.join(words)
+        if name not in positional:
+            is_size = name in parameters and is_bytes(parameters[name].annotation)
+            words += _written(name, f"{value}B" if is_size and value is not None else value)
+    return shlex.join(filter(None, words))
+
+
+def _places(result: Result) -> dict[str, list[str]]:
+    """Return what the words behind the command's name may stand for."""
+    places = {entry.name: [entry.path] for entry in result.inputs}
+    models = [entry.path for entry in result.inputs if entry.role == "model"]
+    return {**places, "models": models, "out": [result.output] if result.output else []}
+
+
+def _verb(result: Result) -> Verb | None:
+    verb = VERBS.get(result.verb)
+    return verb.action(result.action) if verb is not None and result.action else verb
+
+
+def _written(name: str, value: Any) -> list[str]:  # Any: JSON values
+    """Return the words of a flag; what is not set or switched off has none."""
+    flag = f"--{name.replace('_', '-')}"
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [flag]
+    if isinstance(value, list):
+        return [flag, *map(str, value)] if value else []
+    return [flag, str(value)]
 
 
 def _flags(verb: Verb, method: str) -> set[str]:
+    """Return the names of all that can be given: of parameters, of settings, of axes' settings."""
     table = verb.methods()
-    fields = set() if table is None else set(table[method].fields())
-    return set(verb.parameters()) | fields
+    found = set(verb.parameters()) | (set() if table is None else set(table[method].fields()))
+    for name, entry in verb.parameters().items():
+        if entry.axis is not None:
+            fields = (entry.axis[one].fields() for one in entry.axis.table)
+            found |= {f"{name}.{key}" for one in fields for key in one}
+    return found
 
 
 def _values(result: Result, verb: Verb) -> dict[str, Any] | None:  # Any: JSON values
     """Return what the flags must say, or None where a setting has no form on the command line."""
+    parameters = verb.parameters()
     values: dict[str, Any] = {}
     for name, value in result.settings.items():
         if name == "method":
             continue
-        if isinstance(value, dict):
-            if not _is_default(verb, name, value):
-                return None
-            value = value["method"]
-        if isinstance(value, list):
+        if not isinstance(value, dict):
+            values[name] = value
+            continue
+        entry = parameters.get(name)
+        if entry is None or entry.axis is None:
             return None
-        values[name] = value
-    for entry in result.inputs:
-        values.setdefault(entry.name, entry.path)
-    return {**values, "seed": result.seed}
-
-
-def _is_default(verb: Verb, name: str, value: dict[str, Any]) -> bool:  # Any: JSON values
-    """Whether the method of an axis has its default settings: flags can name it, not set it up."""
-    parameter = verb.parameters().get(name)
-    if parameter is None or parameter.axis is None:
-        return False
-    try:
-        return bool(parameter.axis.resolve(str(value.get("method"))).settings() == value)
-    except TreadleError:
-        return False
+        chosen = dict(value)
+        values[name] = chosen.pop("method")
+        own = entry.axis[values[name]].fields()
+        values |= {
+            f"{name}.{key}": setting
+            for key, setting in chosen.items()
+            if key not in own or setting != own[key].default
+        }
+    for read in result.inputs:
+        if read.name in parameters:
+            values.setdefault(read.name, read.path)
+        elif read.role not in ("config", "model" if "models" in parameters else "config"):
+            return None
+    return {**values, "seed": result.seed} if "seed" in parameters else values

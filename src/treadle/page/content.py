@@ -242,7 +242,7 @@ def _value(subject: str, entry: Measurement, powers: bool) -> Value:
 
 
 def _heading(result: Result) -> str:
-    return f"{result.verb} {result.method}"
+    return f"{result.command} {result.method}".strip()
 
 
 def _hash(value: str) -> Fact:
@@ -276,8 +276,9 @@ def _run(run: Run, key: str) -> RunView:
 
 def _caption(figure: Figure) -> str:
     gone = num_left_out(figure)
-    values = count(gone, "value")
-    return f"{figure.title} ({values} not finite, not drawn)" if gone else figure.title
+    remarks: list[str] = [figure.basis] if figure.basis != "measured" else []
+    remarks += [f"{count(gone, 'value')} not finite, not drawn"] if gone else []
+    return f"{figure.title} ({'; '.join(remarks)})" if remarks else figure.title
 
 
 def _cost(run: Run) -> list[Fact]:

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from treadle.core.result import Measurement
-from treadle.page.scores import Row, Table, is_control, is_sound, same_amount
-from treadle.page.sources import input_of
+from treadle.page.scores import Row, Table, is_sound, same_amount
 from treadle.page.wording import count, listed
 
 __all__ = ["Loss", "comparisons", "find_losses"]
@@ -63,7 +62,7 @@ def _nothing(tables: list[Table]) -> str:
     """Say why no comparison was made, and deny no control or method that was measured."""
     made = [[row for row in table.rows if row.makers] for table in tables]
     has_other = any(
-        is_control(row.makers[-1])
+        row.makers[-1].is_control
         or (row.method != other.method and same_amount(*_amounts(row, other, table.amount)))
         for table, rows in zip(tables, made, strict=True)
         for row in rows
@@ -101,9 +100,9 @@ def _reason(loser: Row, winner: Row) -> str:
     """Say why `loser` should beat `winner`; empty if nothing says so."""
     if not loser.makers or not winner.makers or loser.method == winner.method:
         return ""
-    if is_control(loser.makers[-1]):
+    if loser.makers[-1].is_control:
         return ""
-    if is_control(winner.makers[-1]):
+    if winner.makers[-1].is_control:
         return _CONTROL
     theirs, ours = winner.makers[-1].result, loser.makers[-1].result
     if len(theirs.inputs) < len(ours.inputs):
@@ -120,9 +119,9 @@ def _reason(loser: Row, winner: Row) -> str:
 def _comparable(first: Row, second: Row, amount: str) -> bool:
     """Whether both models were made from the same one, by as much, with equal common settings."""
     left, right = (row.makers for row in (first, second))
-    if [run.result.verb for run in left] != [run.result.verb for run in right]:
+    if [run.result.command for run in left] != [run.result.command for run in right]:
         return False
-    if input_of(left[0].result, "model")[1] != input_of(right[0].result, "model")[1]:
+    if first.origins != second.origins:
         return False
     if not same_amount(first.made(amount), second.made(amount)):
         return False

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 from treadle.core.result import Measurement
-from treadle.page.sources import Run, input_of, makers_of
+from treadle.page.sources import Run, history_of, input_of, makers_of, models_of
 from treadle.page.wording import listed, settings_of, spaced
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Row",
     "Section",
     "Table",
-    "is_control",
     "is_sound",
     "same_amount",
     "sections",
@@ -25,10 +24,6 @@ BASES: tuple[Literal["measured", "emulated", "simulated"], ...] = (
     "emulated",
     "simulated",
 )
-_NEUTRAL = {"_ratio": 1.0, "_difference": 0.0}
-"""Ending of a comparison's name -> its value where nothing differs."""
-
-
 _SAME_AMOUNT = 0.005
 
 
@@ -74,12 +69,24 @@ class Row(NamedTuple):
         return is_sound(self.score) and (self.comparison is None or is_sound(self.comparison))
 
     def made(self, name: str) -> float | None:
-        """Return what the making runs measured as `name`, the last one first."""
+        """Return what the making runs measured as `name`, the last one first.
+
+        What was true of one of several models need not be true of what they were made into.
+        """
         for run in reversed(self.makers):
             for entry in run.result.measurements:
                 if entry.name == name:
                     return entry.value
+            if len(models_of(run.result)) > 1:
+                break
         return None
+
+    @property
+    def origins(self) -> set[str]:
+        """The content hashes of the given models that it was made from."""
+        made = {run.made_hash for run in self.makers}
+        read = {entry.content_hash for run in self.makers for entry in models_of(run.result)}
+        return read - made
 
 
 class Table(NamedTuple):
@@ -119,7 +126,7 @@ class Section(NamedTuple):
             entry.path
             for run in self.evaluations
             for entry in run.result.inputs
-            if entry.name not in ("model", "baseline")
+            if entry.role == "data"
         }
         return listed(sorted(paths))
 
@@ -128,11 +135,6 @@ def is_sound(entry: Measurement) -> bool:
     """Whether the value is finite and no end of its interval is NaN; else it can win nothing."""
     ends = (end for end in (entry.low, entry.high) if end is not None)
     return math.isfinite(entry.value) and not any(map(math.isnan, ends))
-
-
-def is_control(run: Run) -> bool:
-    """Whether the run's method is a control, which others must beat."""
-    return "random" in run.result.method
 
 
 def same_amount(first: float | None, second: float | None) -> bool:
@@ -152,64 +154,69 @@ def sections(runs: list[Run]) -> list[Section]:
 
 
 def _section(runs: list[Run], task: str, protocol: str, evaluations: list[Run]) -> Section:
-    makers = [makers_of(runs, *input_of(run.result, "model")) for run in evaluations]
-    shared = _shared(makers)
-    models = _model_names(evaluations)
+    models = [input_of(run.result, "model") for run in evaluations]
+    makers = [makers_of(runs, *model) for model in models]
+    shared = _shared([run for chain in makers for run in chain])
+    asked = _shared(evaluations)
     cited = {input_of(run.result, "baseline")[1] for run in evaluations}
     rows: list[Row] = []
-    for run, made, model in zip(evaluations, makers, models, strict=True):
-        for entry in run.result.measurements:
-            if entry.protocol == protocol:
-                rows.append(_row(run, made, entry, cited, model, shared))
+    for place, (run, made, name) in enumerate(
+        zip(evaluations, makers, _model_names(evaluations), strict=True)
+    ):
+        differing = [*(_differing(maker, shared) for maker in made), _differing(run, asked)]
+        row = Row(
+            run,
+            made,
+            run.result.measurements[0],
+            None,
+            0.0,
+            run.result.fingerprint in cited,
+            input_of(run.result, "baseline")[1],
+            name,
+            history_of(runs, *models[place]) or name,
+            "; ".join(filter(None, differing)),
+        )
+        rows += [_scored(row, e) for e in run.result.measurements if e.protocol == protocol]
     ranked = _ranked(rows)
     tables = list(_tables(rows, ranked))
-    compared = {f"{name}{ending}" for name in ranked for ending in _NEUTRAL}
-    others = [(row, row.score) for row in rows if row.score.name not in {*ranked, *compared}]
+    others = [(row, row.score) for row in rows if not _is_told(row.score, ranked)]
     return Section(task, protocol, evaluations, tables, others, shared)
 
 
-def _row(
-    run: Run,
-    makers: tuple[Run, ...],
-    score: Measurement,
-    cited: set[str],
-    model: str,
-    shared: dict[str, dict[str, str]],
-) -> Row:
-    comparison, neutral = None, 0.0
-    for entry in run.result.measurements:
-        ending = entry.name.removeprefix(score.name)
-        if ending in _NEUTRAL and (entry.protocol, entry.basis) == (score.protocol, score.basis):
-            comparison, neutral = entry, _NEUTRAL[ending]
-    return Row(
-        run,
-        makers,
-        score,
-        comparison,
-        neutral,
-        run.result.fingerprint in cited,
-        input_of(run.result, "baseline")[1],
-        model,
-        " then ".join(maker.result.method for maker in makers) or model,
-        "; ".join(filter(None, (_differing(maker, shared) for maker in makers))),
-    )
+def _scored(row: Row, score: Measurement) -> Row:
+    """Return the row of one score, with what compares it."""
+    for entry in row.evaluation.result.measurements:
+        of = entry.comparison
+        is_alike = (entry.protocol, entry.basis) == (score.protocol, score.basis)
+        if of is not None and of.score == score.name and is_alike:
+            return row._replace(score=score, comparison=entry, neutral=of.neutral)
+    return row._replace(score=score)
+
+
+def _is_told(entry: Measurement, ranked: list[str]) -> bool:
+    """Whether a table ranks a measurement, or shows it beside the one that it compares."""
+    name = entry.name if entry.comparison is None else entry.comparison.score
+    return name in ranked
 
 
 def _differing(run: Run, shared: dict[str, dict[str, str]]) -> str:
-    common = shared[run.result.verb]
+    common = shared[run.result.command]
     own = settings_of(run.result.settings)
     return ", ".join(f"{spaced(key)} {text}" for key, text in own.items() if key not in common)
 
 
-def _shared(makers: list[tuple[Run, ...]]) -> dict[str, dict[str, str]]:
+def _shared(runs: list[Run]) -> dict[str, dict[str, str]]:
     """Return, verb by verb, the settings on which all runs that have them agree."""
-    values: dict[str, dict[str, set[str]]] = {}
-    for run in {id(run): run for chain in makers for run in chain}.values():
-        verb = values.setdefault(run.result.verb, {})
+    values: dict[str, dict[str, list[str]]] = {}
+    counts: dict[str, int] = {}
+    for run in {id(run): run for run in runs}.values():
+        command = run.result.command
+        counts[command] = counts.get(command, 0) + 1
+        verb = values.setdefault(command, {})
         for key, text in settings_of(run.result.settings).items():
-            verb.setdefault(key, set()).add(text)
+            verb.setdefault(key, []).append(text)
     return {
-        verb: {key: next(iter(texts)) for key, texts in found.items() if len(texts) == 1}
+        verb: {key: texts[0] for key, texts in found.items() if len(set(texts)) == 1}
         for verb, found in values.items()
     }
 
@@ -231,7 +238,9 @@ def _model_names(evaluations: list[Run]) -> list[str]:
 
 def _ranked(rows: list[Row]) -> list[str]:
     """Return the scores that rank models: those with a comparison, or else the first one."""
-    directed = [row for row in rows if row.score.better != "neither"]
+    directed = [
+        row for row in rows if row.score.better != "neither" and row.score.comparison is None
+    ]
     compared = {row.score.name: None for row in directed if row.comparison}
     return list(compared) or [row.score.name for row in directed[:1]]
 

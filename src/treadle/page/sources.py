@@ -7,11 +7,9 @@ from typing import NamedTuple
 
 from treadle.core.checkpoint import Manifest, read_manifest
 from treadle.core.errors import DataError
-from treadle.core.result import RESULT_FILE, Result, read_result
+from treadle.core.result import RESULT_FILE, Input, Result, Role, read_result
 
-__all__ = ["Run", "find", "input_of", "makers_of"]
-
-_RESUMED = "Resumed:"
+__all__ = ["Run", "find", "history_of", "input_of", "makers_of", "models_of"]
 
 
 class Run(NamedTuple):
@@ -26,8 +24,12 @@ class Run(NamedTuple):
     @property
     def is_resumed(self) -> bool:
         """Whether the run went on after an interruption, so that its costs miss the first part."""
-        lines = (line for note in self.result.notes for line in note.splitlines())
-        return any(line.startswith(_RESUMED) for line in lines)
+        return self.result.is_resumed
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the run's method is a control, which others must beat."""
+        return self.result.is_control
 
 
 def find(paths: list[Path]) -> list[Run]:
@@ -51,35 +53,72 @@ def find(paths: list[Path]) -> list[Run]:
     return sorted(runs, key=lambda run: _order(run.result))
 
 
-def input_of(result: Result, name: str) -> tuple[str, str]:
-    """Return path and content hash of the input called `name`, or two empty strings."""
+def input_of(result: Result, role: Role) -> tuple[str, str]:
+    """Return path and content hash of the first input of a role, or two empty strings."""
     for entry in result.inputs:
-        if entry.name == name:
+        if entry.role == role:
             return entry.path, entry.content_hash
     return "", ""
+
+
+def models_of(result: Result) -> list[Input]:
+    """Return the models whose weights are in what the run made."""
+    return [entry for entry in result.inputs if entry.role in ("model", "base")]
 
 
 def makers_of(runs: list[Run], path: str, content_hash: str) -> tuple[Run, ...]:
     """Return the runs that made the model of this hash, the first one first; none if it was given.
 
-    Where several runs made the same numbers, the one that wrote `path` is taken.
+    What several models were made into has the makers of all of them. Where several runs made the
+    same numbers, the one that wrote `path` is taken.
     """
-    chain: list[Run] = []
-    while content_hash:
-        maker = _maker(runs, path, content_hash)
-        if maker is None or maker in chain:
-            break
-        chain.insert(0, maker)
-        path, content_hash = input_of(maker.result, "model")
-    return tuple(chain)
+    found: list[Run] = []
+    _gather(runs, path, content_hash, found, [])
+    return tuple(found)
+
+
+def _gather(
+    runs: list[Run], path: str, content_hash: str, found: list[Run], above: list[Run]
+) -> None:
+    maker = _maker(runs, path, content_hash)
+    if maker is None or maker in found or maker in above:
+        return
+    for entry in models_of(maker.result):
+        _gather(runs, entry.path, entry.content_hash, found, [*above, maker])
+    found.append(maker)
+
+
+def history_of(runs: list[Run], path: str, content_hash: str) -> str:
+    """Return the methods that made a model, such as "(wanda, ria) then ties"; empty if none did."""
+    return _history(runs, path, content_hash, [])
+
+
+def _history(runs: list[Run], path: str, content_hash: str, above: list[Run]) -> str:
+    maker = _maker(runs, path, content_hash)
+    if maker is None or maker in above:
+        return ""
+    read = models_of(maker.result)
+    told = [_history(runs, e.path, e.content_hash, [*above, maker]) for e in read]
+    made = list(dict.fromkeys(filter(None, told)))
+    own = maker.result.method or maker.result.action
+    if not made:
+        return own
+    before = made[0] if len(read) == 1 else f"({', '.join(made)})"
+    return f"{before} then {own}"
 
 
 def _maker(runs: list[Run], path: str, content_hash: str) -> Run | None:
+    if not content_hash:
+        return None
     makers = [run for run in runs if run.made_hash == content_hash]
     for run in makers:
         if Path(run.result.output) == Path(path):
             return run
-    changed = [run for run in makers if input_of(run.result, "model")[1] != content_hash]
+    changed = [
+        run
+        for run in makers
+        if content_hash not in {entry.content_hash for entry in models_of(run.result)}
+    ]
     return changed[0] if changed else None
 
 
@@ -109,10 +148,9 @@ def _read(file: Path) -> Run:
 def _manifest(folder: Path, result: Result) -> Manifest | None:
     """Return the folder's manifest if it tells of this run: other verbs may write there as well."""
     manifest = read_manifest(folder)
-    if manifest is None or manifest.provenance.verb != result.verb:
-        return None
-    return manifest if manifest.provenance.settings == result.settings else None
+    is_its = manifest is not None and manifest.provenance.fingerprint == result.fingerprint
+    return manifest if is_its else None
 
 
 def _order(result: Result) -> tuple[str, str, str, str, str]:
-    return result.started, result.verb, result.method, result.fingerprint, result.output
+    return result.started, result.command, result.method, result.fingerprint, result.output

@@ -4,7 +4,7 @@ from collections import Counter
 
 from treadle.core.result import Result
 from treadle.page.numbers import clock
-from treadle.page.scores import Section, is_control
+from treadle.page.scores import Section
 from treadle.page.sources import Run, input_of
 from treadle.page.wording import SHORT_HASH, count, facts, listed, spaced
 
@@ -40,10 +40,10 @@ def _runs_by_verb(runs: list[Run], found: list[Section]) -> list[str]:
     verbs: dict[str, list[Run]] = {}
     for run in runs:
         if id(run) not in evaluations:
-            verbs.setdefault(run.result.verb, []).append(run)
+            verbs.setdefault(run.result.command, []).append(run)
     sentences = []
     for verb, made in verbs.items():
-        methods = Counter((run.result.method, is_control(run)) for run in made)
+        methods = Counter((run.result.method or run.result.action, run.is_control) for run in made)
         names = listed(_method(*method, number) for method, number in methods.items())
         models = sum(bool(run.made_hash) for run in made)
         done = f" and made {count(models, 'model')}" if models else ""

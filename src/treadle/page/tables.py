@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from treadle.core.result import Measurement, Result
 from treadle.page import numbers
-from treadle.page.scores import Row, Table, is_control, is_sound, same_amount
+from treadle.page.scores import Row, Table, is_sound, same_amount
 from treadle.page.sources import Run, input_of
 from treadle.page.wording import spaced
 
@@ -172,7 +172,7 @@ def _tags(table: Table, place: int) -> list[str]:
     is_first = is_sound(row.score) and len(peers) > 1 and peers[0] is row
     if place and amount is not None and is_first:
         tags.append(f"best at {spaced(table.amount)} {numbers.plain(amount, 3)}")
-    if row.makers and is_control(row.makers[-1]):
+    if row.makers and row.makers[-1].is_control:
         tags.append("control")
     if row.is_baseline:
         tags.append("baseline")

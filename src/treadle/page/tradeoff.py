@@ -16,7 +16,7 @@ from treadle.page.canvas import (
 )
 from treadle.page.figures import label_text
 from treadle.page.numbers import bytes_unit, interval, plain, score_decimals
-from treadle.page.scores import Row, Table, is_control, same_amount
+from treadle.page.scores import Row, Table, same_amount
 from treadle.page.wording import spaced
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _lines(table: Table, amounts: list[float | None], shown: set[int]) -> list[_
     for name in sorted(grouped):
         points = sorted(grouped[name], key=lambda point: point[0])
         makers = points[0][1].makers
-        control = bool(makers) and is_control(makers[-1])
+        control = bool(makers) and makers[-1].is_control
         style = Pen(MUTED, "o", "--") if control else pen(num_plain)
         num_plain += not control
         points = [point for point in points if id(point[1]) in shown]
@@ -335,12 +335,12 @@ def _plot_rows(table: Table, key: str, rows: list[Row]) -> str:
 def _row_name(row: Row) -> str:
     if not row.makers:
         return _given_name(row)
-    return f"{row.label} (control)" if is_control(row.makers[-1]) else row.label
+    return f"{row.label} (control)" if row.makers[-1].is_control else row.label
 
 
 def _draw_row(axes: "Axes", place: int, row: Row) -> None:
     score = row.score
-    control = bool(row.makers) and is_control(row.makers[-1])
+    control = bool(row.makers) and row.makers[-1].is_control
     colour = INK if not row.makers else MUTED if control else pen(0).colour
     ends = _span(row)
     if ends:

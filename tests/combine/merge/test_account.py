@@ -12,6 +12,7 @@ from treadle.combine.merge.account import inputs_of, manifest_of
 from treadle.combine.merge.models import Models
 from treadle.combine.merge.references import ModelRef
 from treadle.core.checkpoint import model_card
+from treadle.core.run import recorded
 
 
 def front_of(folder: Path) -> dict:
@@ -44,12 +45,12 @@ def test_what_is_published_names_folders_without_their_places(family, tmp_path):
 
 def test_hub_ids_stay_as_they_are(family, tmp_path, monkeypatch):
     os.symlink(family.base, tmp_path / "m")
-    result = run([family.experts[0]], tmp_path / "out", "linear")
     models = Models()
     opened = models[ModelRef(str(family.experts[0]))]
     opened.ref = ModelRef("org/model")
-    inputs = inputs_of(models.all(), None)
-    manifest = manifest_of(result.model_copy(update={"inputs": inputs}), models)
+    with recorded("merge", "linear") as account:
+        account.inputs += inputs_of(models.all(), None)
+        manifest = manifest_of(account, models)
     models.close()
     assert [parent.name for parent in manifest.provenance.parents] == ["org/model"]
     assert "base_model:\n- org/model\n" in model_card("out", manifest.provenance)

@@ -114,7 +114,7 @@ def test_a_budget_that_only_the_plan_meets_says_so(step):
 def test_a_budget_that_cannot_be_met_says_the_least_and_what_else(step, gpt2):
     persistent = plan(step).measurement("persistent").value
     with pytest.raises(CapacityError, match=r"the least found is .* kB, of which .* Lower --seq"):
-        plan(step, budget=f"{persistent + 64:.0f}")
+        plan(step, budget=round(persistent + 64))
     with pytest.raises(CapacityError, match=r"Choose --optimizer sgd, which keeps one state less"):
         plan(gpt2, batch=1, seq=8, order=QUICK, budget="100KB")
     with pytest.raises(CapacityError, match=r"Choose a smaller model, or shard it"):
@@ -127,7 +127,7 @@ def test_a_chunked_loss_is_offered_with_its_price(gpt2):
     whole = plan(gpt2, **asked).measurement("total").value
     chunked = plan(gpt2, **asked, chunked_loss=8).measurement("total").value
     assert chunked < whole
-    result = plan(gpt2, **asked, budget=f"{(whole + chunked) / 2:.0f}")
+    result = plan(gpt2, **asked, budget=round((whole + chunked) / 2))
     assert "Switch on --chunked-loss 8" in result.notes[0]
     assert "arithmetic" in result.notes[0]
 
@@ -141,7 +141,7 @@ def test_recomputing_is_offered_with_its_price(gpt2):
     assert least < most
     assert 0 < again.measurement("recomputed").value <= 0.1
     assert again.measurement("traced").value == kept.measurement("traced").value
-    result = plan(gpt2, **asked, budget=f"{least:.0f}")
+    result = plan(gpt2, **asked, budget=round(least))
     assert "Switch on --recompute-fraction 0" in result.notes[0]
 
 

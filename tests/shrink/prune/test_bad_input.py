@@ -225,12 +225,12 @@ def test_a_disk_that_fills_up_in_the_middle_of_the_blocks(
 def test_a_disk_that_fills_up_with_hidden_states(
     llama: Path, old: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from treadle.shrink.prune import calibrate
+    from treadle.model import kept
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(calibrate.np, "save", full)
+    monkeypatch.setattr(kept.np, "save", full)
     message = "The disk filled up while the 24576 bytes of the input of block 1 were kept in .*free"
     left = assert_refused(CapacityError, message, llama, old, "wanda", text)
     assert not left, "a full disk is not left fuller"

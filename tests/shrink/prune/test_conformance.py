@@ -22,7 +22,7 @@ from treadle.core.method import Control, Paper, Standard
 from treadle.core.result import read_result
 from treadle.model import facts, tiny
 from treadle.shrink.prune import ALLOCATIONS, METRICS, UPDATES
-from treadle.shrink.prune.calibrate import MODES
+from treadle.shrink.prune.request import MODES
 
 MODELS = sorted(facts.ARCHITECTURES)
 
@@ -261,7 +261,7 @@ def test_wanda_prunes_by_the_inputs_of_the_pruned_model(
 def test_dense_statistics_are_collected_once(
     llama: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from treadle.shrink.prune import calibrate
+    from treadle.model import kept
 
     monkeypatch.setenv("TREADLE_CACHE", str(tmp_path / "cache"))
     run(llama, tmp_path / "a", "wanda", text, calibrate="dense", sparsity=0.5)
@@ -269,7 +269,7 @@ def test_dense_statistics_are_collected_once(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("collected again")
 
-    monkeypatch.setattr(calibrate, "collect_block", never)
+    monkeypatch.setattr(kept, "collect_block", never)
     run(llama, tmp_path / "b", "ria", text, calibrate="dense", sparsity=0.5)
     run(llama, tmp_path / "c", "wanda", text, calibrate="dense", sparsity=0.5)
     assert content_hash(tmp_path / "a") == content_hash(tmp_path / "c")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.combine.merge import METHODS
-from treadle.combine.merge.account import RECIPE_FILE, inputs_of, manifest_of, outcome_of
+from treadle.combine.merge.account import RECIPE_FILE, account_for, inputs_of, manifest_of
 from treadle.combine.merge.base import MergeMethod
 from treadle.combine.merge.data import DataRequest
 from treadle.combine.merge.grammar import MergeRecipe, load, of_models
@@ -19,7 +19,8 @@ from treadle.core.checkpoint import (
 from treadle.core.checkpoint.publish import write_text
 from treadle.core.errors import SettingsError
 from treadle.core.progress import steps
-from treadle.core.result import Recording, Result, write_result
+from treadle.core.result import Result
+from treadle.core.run import Recording, recorded
 
 if TYPE_CHECKING:
     from treadle.combine.merge.plan import Plan
@@ -119,7 +120,7 @@ def merge_yaml(
     """
     read = load(Path(recipe))
     settings = {"method": read.method, "recipe": Path(recipe).read_text()}
-    request = _Request(read, None, settings, None, _workers(workers), verify, seed)
+    request = _Request(read, None, settings, None, _workers(workers), verify, seed, "yaml")
     return _run(request, Path(out), overwrite)
 
 
@@ -140,6 +141,7 @@ class _Request(NamedTuple):
     workers: int
     verify: bool
     seed: int
+    action: str = ""
 
 
 def _run(request: _Request, out: Path, overwrite: bool) -> Result:
@@ -148,54 +150,56 @@ def _run(request: _Request, out: Path, overwrite: bool) -> Result:
     prepare_target(out, overwrite)
     models = Models()
     try:
-        plan = make_plan(request.recipe, models, request.seed, request.method, request.data)
-        _require_elsewhere(models, out)
-        name, inputs = request.recipe.method, inputs_of(models.all(), request.recipe.base)
-        if plan.data is not None:
-            inputs += plan.data.inputs()
-        recording = Recording("merge", name, request.settings, request.seed, inputs)
-        if plan.data is not None:
-            plan.data.collect(out)
-        with CheckpointWriter(
-            out,
-            [job.planned for job in plan.jobs],
-            parent=plan.parent.reader,
-            config=plan.config,
-            overwrite=overwrite,
-            fingerprint=recording.fingerprint,
-        ) as writer:
-            notes = plan.notes + _merged(plan, writer, request)
-            if plan.vocabulary is not None:
-                plan.vocabulary.write(writer.folder)
-            result = recording.finish(out, **outcome_of(plan, models, notes))
-            write_result(result, writer.folder)
-            if "recipe" in request.settings:
-                write_text(writer.folder / RECIPE_FILE, request.settings["recipe"])
-            manifest = manifest_of(result, models)
-            writer.finish(manifest, model_card(out.name, manifest.provenance))
-        if plan.data is not None:
-            plan.data.remove()
-        return result
+        with recorded(
+            "merge",
+            request.method or request.recipe.method,
+            request.settings,
+            action=request.action,
+            seed=request.seed,
+            out=out,
+        ) as run:
+            plan = make_plan(request.recipe, models, request.seed, request.method, request.data)
+            _require_elsewhere(models, out)
+            run.inputs += inputs_of(models.all(), request.recipe.base)
+            if plan.data is not None:
+                run.inputs += plan.data.inputs()
+                plan.data.collect(out)
+            with CheckpointWriter(
+                out,
+                [job.planned for job in plan.jobs],
+                parent=plan.parent.reader,
+                config=plan.config,
+                overwrite=overwrite,
+                fingerprint=run.fingerprint,
+            ) as writer:
+                run.notes += plan.notes
+                _merge_all(run, plan, writer, request)
+                if plan.vocabulary is not None:
+                    plan.vocabulary.write(writer.folder)
+                account_for(run, plan, models)
+                run.finish(writer.folder)
+                if "recipe" in request.settings:
+                    write_text(writer.folder / RECIPE_FILE, request.settings["recipe"])
+                manifest = manifest_of(run, models)
+                writer.finish(manifest, model_card(out.name, manifest.provenance))
+            if plan.data is not None:
+                plan.data.remove()
+        return run.result
     finally:
         models.close()
 
 
-def _merged(plan: "Plan", writer: CheckpointWriter, request: _Request) -> list[str]:
-    """Merge all tensors, and say what a reader of the result should know of it."""
+def _merge_all(run: Recording, plan: "Plan", writer: CheckpointWriter, request: _Request) -> None:
+    """Merge all tensors, and note what a reader of the result should know of it."""
     from treadle.combine.merge.run import merge_jobs, verify_jobs
 
-    notes = []
     num_bytes = sum(job.planned.num_bytes for job in plan.jobs)
     with steps(f"merge ({request.recipe.method})", num_bytes * (1 + request.verify)) as bar:
         if num_resumed := merge_jobs(plan, writer, request.workers, bar):
-            notes.append(
-                f"Resumed: an interrupted run had written {num_resumed} of {len(plan.jobs)} "
-                f"tensors; seconds, CPU seconds and memory are those of this run only."
-            )
+            run.resumed(f"had written {num_resumed} of {len(plan.jobs)} tensors")
         if request.verify:
             verify_jobs(plan, writer, request.workers, bar)
-            notes.append("Verified: every tensor was merged twice and compared bit by bit.")
-    return notes
+            run.notes.append("Verified: every tensor was merged twice and compared bit by bit.")
 
 
 def _require_elsewhere(models: Models, out: Path) -> None:

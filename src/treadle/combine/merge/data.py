@@ -113,6 +113,7 @@ class Data:
                 name=f"text {place + 1}",
                 path=windows.protocol.corpus,
                 content_hash=windows.protocol.corpus_sha256,
+                role="data",
             )
             for place, windows in enumerate(self._windows)
         ]

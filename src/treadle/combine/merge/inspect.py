@@ -4,7 +4,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,8 @@ from treadle.combine.merge.tokenizer import vocabulary_of
 from treadle.combine.merge.vocabulary import EMBEDDINGS
 from treadle.core.errors import CheckpointError, SettingsError
 from treadle.core.progress import steps
-from treadle.core.result import Figure, Input, Measurement, Recording, Result, Series, write_result
+from treadle.core.result import Figure, Measurement, Result, Series
+from treadle.core.run import Recording, recorded
 
 __all__ = ["merge_inspect"]
 
@@ -65,24 +66,18 @@ def merge_inspect(
         root = None
         if base is not None:
             root = opened[of_models("linear", [str(base)]).slices[0].sources[0].model]
-        inputs = _inputs(compared, root)
-        settings = {"method": "inspect", "base": None if base is None else str(base)}
-        recording = Recording("merge", "inspect", settings, 0, inputs)
-        comparison = _Comparison(compared, root)
-        comparison.read()
-        result = recording.finish(out or Path(), **comparison.outcome())
+        settings = {"base": None if base is None else str(base)}
+        with recorded("merge", settings=settings, action="inspect", out=out) as run:
+            for place, model in enumerate(compared, 1):
+                run.read(f"model {place}", str(model.ref), model.content_hash, "model")
+            if root is not None:
+                run.read("base", str(root.ref), root.content_hash, "base")
+            comparison = _Comparison(compared, root)
+            comparison.read()
+            comparison.account_for(run)
+        return run.result
     finally:
         opened.close()
-    if out is None:
-        return result.model_copy(update={"output": ""})
-    write_result(result, Path(out))
-    return result
-
-
-def _inputs(models: list[Model], base: Model | None) -> list[Input]:
-    names = [f"model {place + 1}" for place in range(len(models))]
-    listed = list(zip(names, models, strict=True)) + ([("base", base)] if base else [])
-    return [Input(name=n, path=str(m.ref), content_hash=m.content_hash) for n, m in listed]
 
 
 class _Sums:
@@ -196,8 +191,8 @@ class _Comparison:
         found.num_contested += int((num_up + num_down >= 2).sum())
         found.num_conflicts += int(((num_up > 0) & (num_down > 0)).sum())
 
-    def outcome(self) -> dict[str, Any]:  # Any: fields of Result
-        """Return the measurements, figures and notes."""
+    def account_for(self, run: Recording) -> None:
+        """Note the measurements, figures and advice."""
         total = _Sums(len(self.models))
         for sums in self.layers.values():
             total.add(sums)
@@ -225,15 +220,13 @@ class _Comparison:
                 )
             )
             figures += [_square("Cosine of task vectors", deltas, names), self._by_layer()]
-        return {
-            "measurements": measured,
-            "figures": figures,
-            "notes": [
-                *self._identical(),
-                *self._differing(),
-                *self._advice(weights, deltas, total),
-            ],
-        }
+        run.measurements += measured
+        run.figures += figures
+        run.notes += [
+            *self._identical(),
+            *self._differing(),
+            *self._advice(weights, deltas, total),
+        ]
 
     def _by_layer(self) -> Figure:
         columns = ["sign conflict", "cancelled", "(1 - cosine) / 2"]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from treadle.combine.merge.adapters import Adapter
 from treadle.combine.merge.grammar import ModelRef
 from treadle.combine.merge.sources import Source, WeightFiles, stored
-from treadle.core.checkpoint import CheckpointReader, content_hash
+from treadle.core.checkpoint import CheckpointReader, content_hash, require_understood
 from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
 
 __all__ = ["HEADS", "Model", "Models", "Name", "branch_ends", "parse_name"]
@@ -88,6 +88,7 @@ class Model:
                 f"give its folder."
             )
         self.reader = CheckpointReader(resolve(ref.path))
+        require_understood(self.reader.folder)
         self._adapter = None if ref.adapter is None else Adapter(_adapter_folder(ref.adapter))
         self._require_plain()
         self.note = None if self._adapter is None else self._adapter.require_fit(self.reader)

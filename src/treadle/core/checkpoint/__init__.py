@@ -13,6 +13,7 @@ from treadle.core.checkpoint.manifest import (
 )
 from treadle.core.checkpoint.publish import prepare_target
 from treadle.core.checkpoint.reader import CheckpointReader, require_finite
+from treadle.core.checkpoint.sidefiles import require_understood, side_file
 from treadle.core.checkpoint.writer import CheckpointWriter
 
 __all__ = [
@@ -30,4 +31,6 @@ __all__ = [
     "prepare_target",
     "read_manifest",
     "require_finite",
+    "require_understood",
+    "side_file",
 ]

@@ -47,10 +47,13 @@ class Provenance(_Record):
     """How a folder was made."""
 
     verb: str
+    action: str = ""
     method: str | None = None
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     seed: int | None = None
     parents: tuple[Parent, ...] = ()
+    fingerprint: str = ""
+    """Of the run, as in its result; empty where no result tells of it."""
     treadle_version: str = Field(default_factory=_treadle_version)
 
 
@@ -71,6 +74,14 @@ class Manifest(_Record):
     content_hash: str = ""
     side_files: tuple[SideFile, ...] = ()
     provenance: Provenance
+
+    def completed(self, content_hash: str) -> "Manifest":
+        """Return the manifest of the finished weights; side files without a base are theirs."""
+        files = (
+            one if one.base_hash else one.model_copy(update={"base_hash": content_hash})
+            for one in self.side_files
+        )
+        return self.model_copy(update={"content_hash": content_hash, "side_files": tuple(files)})
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -99,7 +110,7 @@ def model_card(name: str, provenance: Provenance, summary: str = "") -> str:
     front: dict[str, JsonValue] = {"library_name": "transformers", "tags": tags}
     if hub_ids := [p.name for p in provenance.parents if _HUB_ID.fullmatch(p.name)]:
         front["base_model"] = list[JsonValue](hub_ids)
-    step = " ".join(filter(None, [provenance.verb, provenance.method]))
+    step = " ".join(filter(None, [provenance.verb, provenance.action, provenance.method]))
     rows: list[tuple[str, JsonValue]] = [
         ("verb", step),
         ("seed", provenance.seed),

@@ -180,7 +180,7 @@ class CheckpointWriter:
         self._require_complete(self._layout.tensors)
         self._require_side_files(manifest)
         digest = hash_tensors(self._layout.tensors, self.read, self.release)
-        manifest = manifest.model_copy(update={"content_hash": digest})
+        manifest = manifest.completed(digest)
         with self._room():
             if self._parent is not None:
                 carry_files(self._parent.folder, self.folder)

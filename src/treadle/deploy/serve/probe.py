@@ -17,15 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.core.errors import CapacityError, SettingsError
-from treadle.core.result import (
-    RESULT_FILE,
-    Figure,
-    Input,
-    Measurement,
-    Recording,
-    Result,
-    write_result,
-)
+from treadle.core.result import Figure, Measurement, Result
+from treadle.core.run import recorded
 
 if TYPE_CHECKING:
     import openai
@@ -92,36 +85,33 @@ def probe(
     from treadle.model.source import source_hash
 
     out = Path(out)
-    if (out / RESULT_FILE).exists() and not overwrite:
-        raise SettingsError(f"'{out}' holds a result already; pass --overwrite or another folder.")
     program = _browser(browser)
     client_class = _client_class()
-    folder = resolve(model, takes_files=True)
-    inputs = [Input(name="model", path=str(model), content_hash=source_hash(folder))]
     settings = {
         **{"question": question, "new_tokens": new_tokens},
         **{"weights": weights, "num_threads": num_threads, "browser": browser},
     }
-    recording = Recording("serve", "probe", settings, seed, inputs)
-    flags = ["--weights", weights]
-    flags += [] if num_threads is None else ["--num-threads", str(num_threads)]
-    flags += ["--trust-remote-code"] if trust_remote_code else []
-    with _ending_on_sigterm(), _server(folder, flags) as (process, address, start_seconds):
-        with client_class(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
-            answer = _ask(client, question, new_tokens, seed)
-        picture = None if program is None else _picture(program, address)
-        stop_seconds = _stop(process)
-    notes = [f"{question} - {answer.text.strip()}"]
-    if program is None:
-        notes.append("No picture of the status page: no Chromium is installed (apt: chromium).")
-    result = recording.finish(
-        out,
-        measurements=_measurements(answer, start_seconds, stop_seconds),
-        figures=[] if picture is None else [picture],
-        notes=notes,
-    )
-    write_result(result, out)
-    return result
+    with recorded(
+        "serve", settings=settings, action="probe", seed=seed, out=out, overwrite=overwrite
+    ) as run:
+        folder = resolve(model, takes_files=True)
+        run.read("model", str(model), source_hash(folder), "model")
+        flags = ["--weights", weights]
+        flags += [] if num_threads is None else ["--num-threads", str(num_threads)]
+        flags += ["--trust-remote-code"] if trust_remote_code else []
+        with _ending_on_sigterm(), _server(folder, flags) as (process, address, start_seconds):
+            with client_class(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
+                answer = _ask(client, question, new_tokens, seed)
+            picture = None if program is None else _picture(program, address)
+            stop_seconds = _stop(process)
+        run.measurements += _measurements(answer, start_seconds, stop_seconds)
+        run.figures += [] if picture is None else [picture]
+        run.notes.append(f"{question} - {answer.text.strip()}")
+        if program is None:
+            run.notes.append(
+                "No picture of the status page: no Chromium is installed (apt: chromium)."
+            )
+    return run.result
 
 
 def _measurements(answer: _Answer, start_seconds: float, stop_seconds: float) -> list[Measurement]:

@@ -5,15 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treadle.core.errors import SettingsError
-from treadle.core.result import (
-    RESULT_FILE,
-    Input,
-    Measurement,
-    Recording,
-    Result,
-    digest,
-    write_result,
-)
+from treadle.core.result import Measurement, Result, digest
+from treadle.core.run import recorded
 from treadle.core.timing import Stopwatch
 from treadle.judge.bench import BENCHMARKS
 from treadle.judge.bench.base import Benchmark
@@ -63,35 +56,27 @@ def bench(
     from treadle.runtime.choice import choose_executor
 
     benchmark, out = BENCHMARKS.resolve(method), Path(out)
-    if (out / RESULT_FILE).exists() and not overwrite:
-        raise SettingsError(f"'{out}' holds a result already; pass --overwrite or another folder.")
-    folder = resolve(model, takes_files=True)
-    with open_model(folder) as reader:
-        inputs = [
-            Input(name="model", path=str(model), content_hash=source_hash(folder)),
-            Input(name="config", path="config.json", content_hash=digest(reader.config)),
-        ]
-        num_bytes = reader.num_bytes
     settings = {**benchmark.settings(), "weights": weights, "num_threads": num_threads}
-    recording = Recording("bench", benchmark.name, settings, seed, inputs)
-    with Stopwatch() as loading:
-        executor = choose_executor(folder, weights, num_threads, trust_remote_code)
-        llm = LLM(folder, executor=executor, enable_prefix_caching=False)
-    answerer = _Answerer(llm, executor)
-    measurements = benchmark.measure(answerer, seed)
-    measurements.append(
-        Measurement(
-            name="load", value=loading.wall_seconds, unit="seconds, checked against transformers"
+    with recorded("bench", benchmark, settings, seed=seed, out=out, overwrite=overwrite) as run:
+        folder = resolve(model, takes_files=True)
+        with open_model(folder) as reader:
+            run.read("model", str(model), source_hash(folder), "model")
+            run.read("config", "config.json", digest(reader.config), "config")
+            run.bytes["input"] = reader.num_bytes
+        with Stopwatch() as loading:
+            executor = choose_executor(folder, weights, num_threads, trust_remote_code)
+            llm = LLM(folder, executor=executor, enable_prefix_caching=False)
+        answerer = _Answerer(llm, executor)
+        run.measurements += benchmark.measure(answerer, seed)
+        run.measurements.append(
+            Measurement(
+                name="load",
+                value=loading.wall_seconds,
+                unit="seconds, checked against transformers",
+            )
         )
-    )
-    result = recording.finish(
-        out,
-        measurements=measurements,
-        bytes={"input": num_bytes},
-        notes=[f"Computed by the {answerer.computed_by}."],
-    )
-    write_result(result, out)
-    return result
+        run.notes.append(f"Computed by the {answerer.computed_by}.")
+    return run.result
 
 
 class _Answerer:

@@ -196,7 +196,7 @@ def bench_replay(
         found = found.pick(found.arrival_seconds <= seconds)
     if num_requests is not None:
         found = found.pick(np.arange(min(num_requests, found.num_requests)))
-    source = Input(name="trace", path=str(trace), content_hash=file_hash(trace))
+    source = Input(name="trace", path=str(trace), content_hash=file_hash(trace), role="data")
     return session.run(found, settings, source, scale=scale)
 
 

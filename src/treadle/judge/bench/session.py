@@ -12,7 +12,8 @@ import numpy as np
 
 from treadle.core.errors import SettingsError
 from treadle.core.progress import steps
-from treadle.core.result import RESULT_FILE, Input, Recording, Result, digest, write_result
+from treadle.core.result import Input, Result, digest
+from treadle.core.run import recorded
 from treadle.core.trace import Trace, write_trace
 from treadle.judge.bench.drive import Load, Served, drive
 from treadle.judge.bench.prompts import Pool, Prompts, find_pool
@@ -41,7 +42,7 @@ class _Outcome(NamedTuple):
 class Session(NamedTuple):
     """Which server is asked, and how; the fields are the parameters of `bench load`."""
 
-    method: str
+    action: str
     address: str
     out: Path
     objective: Objective
@@ -65,12 +66,6 @@ class Session(NamedTuple):
     ) -> Result:
         """Send the requests of `trace`, their lengths times `scale`, and write what came of it."""
         out = Path(self.out)
-        if (out / RESULT_FILE).exists() and not self.overwrite:
-            raise SettingsError(
-                f"'{out}' holds a result already; pass --overwrite or another folder."
-            )
-        server = {"address": self.address, "model": self.model}
-        inputs = [Input(name="server", path=self.address, content_hash=digest(server))]
         asked = {
             **settings,
             "model": self.model,
@@ -78,23 +73,30 @@ class Session(NamedTuple):
             "num_warm_ups": self.num_warm_ups,
             **self.objective._asdict(),
         }
-        inputs += [] if source is None else [source]
-        recording = Recording("bench", self.method, asked, self.seed, inputs)
-        found = asyncio.run(self._drive(trace.shorter(scale), num_clients))
-        if not found.served:
-            raise SettingsError("The load was stopped before any request was answered; run again.")
-        result = recording.finish(
-            out,
-            measurements=measurements(found.served, self.objective, self.seed),
-            figures=figures(found.served),
-            notes=[*_remarks(found, trace), *notes(found.served, trace.blocks is not None)],
-        )
-        out.mkdir(parents=True, exist_ok=True)
-        _write_requests(found.served, out / _REQUESTS)
-        if scale == 1 and source is not None:
-            write_trace(found.sent, out / _TRACE)
-        write_result(result, out)
-        return result
+        with recorded(
+            "bench",
+            settings=asked,
+            action=self.action,
+            seed=self.seed,
+            out=out,
+            overwrite=self.overwrite,
+        ) as run:
+            server = {"address": self.address, "model": self.model}
+            run.read("server", self.address, digest(server), "server")
+            run.inputs += [] if source is None else [source]
+            found = asyncio.run(self._drive(trace.shorter(scale), num_clients))
+            if not found.served:
+                raise SettingsError(
+                    "The load was stopped before any request was answered; run again."
+                )
+            run.measurements += measurements(found.served, self.objective, self.seed)
+            run.figures += figures(found.served)
+            run.notes += [*_remarks(found, trace), *notes(found.served, trace.blocks is not None)]
+            out.mkdir(parents=True, exist_ok=True)
+            _write_requests(found.served, out / _REQUESTS)
+            if scale == 1 and source is not None:
+                write_trace(found.sent, out / _TRACE)
+        return run.result
 
     async def _drive(self, trace: Trace, num_clients: int | None) -> _Outcome:
         async with Endpoint(self.address, self.api_key, self.timeout_seconds) as endpoint:

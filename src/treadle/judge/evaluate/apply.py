@@ -5,18 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from treadle.core.checkpoint import CheckpointReader, content_hash
 from treadle.core.errors import CheckpointError, DataError, SettingsError
-from treadle.core.result import (
-    RESULT_FILE,
-    Figure,
-    Input,
-    Measurement,
-    Recording,
-    Result,
-    Series,
-    digest,
-    read_result,
-    write_result,
-)
+from treadle.core.result import Figure, Measurement, Result, Series, digest, read_result
+from treadle.core.run import recorded
 from treadle.judge.evaluate import TASKS
 from treadle.judge.evaluate.base import Batch, Prepared, Task
 
@@ -63,39 +53,35 @@ def evaluate(
     from treadle.model.load import load_tokenizer, resolve
 
     task, out = TASKS.resolve(method), Path(out)
-    if (out / RESULT_FILE).exists() and not overwrite:
-        raise SettingsError(f"'{out}' holds a result already; pass --overwrite or another folder.")
-    folder = resolve(model)
-    with CheckpointReader(folder) as reader:
-        prepared = task.prepare(data, load_tokenizer(folder))
-        reference = _reference(baseline, prepared)
-        protocol_hash = prepared.protocol["hash"]
-        inputs = [
-            Input(name="model", path=str(model), content_hash=content_hash(reader)),
-            Input(name="config", path="config.json", content_hash=digest(reader.config)),
-            Input(name="data", path=data, content_hash=_data_hash(prepared.protocol)),
-        ]
+    with recorded("evaluate", task, seed=seed, out=out, overwrite=overwrite) as run:
+        folder = resolve(model)
+        with CheckpointReader(folder) as reader:
+            prepared = task.prepare(data, load_tokenizer(folder))
+            reference = _reference(baseline, prepared)
+            run.protocol = prepared.protocol
+            run.bytes["input"] = reader.num_bytes
+            run.read("model", str(model), content_hash(reader), "model")
+            run.read("config", "config.json", digest(reader.config), "config")
+            run.read("data", data, _data_hash(prepared.protocol), "data")
+            if reference:
+                run.read("baseline", str(baseline), reference.fingerprint, "baseline")
+            losses = _losses(reader, prepared.batches, trust_remote_code)
+        _require_numbers(losses, str(model))
+        measurements, run.samples = task.score(prepared, losses)
         if reference:
-            inputs.append(
-                Input(name="baseline", path=str(baseline), content_hash=reference.fingerprint)
-            )
-        recording = Recording("evaluate", task.name, task.settings(), seed, inputs)
-        losses = _losses(reader, prepared.batches, trust_remote_code)
-        num_bytes = reader.num_bytes
-    _require_numbers(losses, str(model))
-    measurements, samples = task.score(prepared, losses)
-    if reference:
-        measurements += task.compare(samples, reference.samples, seed)
-    result = recording.finish(
-        out,
-        measurements=[m.model_copy(update={"protocol": protocol_hash}) for m in measurements],
-        samples=samples,
-        figures=[_figure(measurements)],
-        protocol=prepared.protocol,
-        bytes={"input": num_bytes},
-    )
-    write_result(result, out)
-    return result
+            compared = task.compare(run.samples, reference.samples, seed)
+            measurements += [_of(entry, reference.fingerprint) for entry in compared]
+        protocol = {"protocol": prepared.protocol["hash"]}
+        run.measurements += [entry.model_copy(update=protocol) for entry in measurements]
+        run.figures.append(_figure(measurements))
+    return run.result
+
+
+def _of(entry: Measurement, baseline: str) -> Measurement:
+    """Return a comparison that says with which result it compares."""
+    assert entry.comparison is not None
+    named = entry.comparison.model_copy(update={"baseline": baseline})
+    return entry.model_copy(update={"comparison": named})
 
 
 def _reference(baseline: Path | None, prepared: Prepared) -> Result | None:
@@ -104,10 +90,10 @@ def _reference(baseline: Path | None, prepared: Prepared) -> Result | None:
         return None
     found = read_result(Path(baseline))
     theirs = (found.protocol or {}).get("hash")
-    if found.verb != "evaluate":
+    if found.command != "evaluate":
         raise DataError(
-            f"'{baseline}' is a result of '{found.verb}', not of evaluate; give an evaluation of "
-            f"the other model."
+            f"'{baseline}' is a result of '{found.command}', not of evaluate; give an evaluation "
+            f"of the other model."
         )
     if theirs != prepared.protocol["hash"]:
         differing = sorted(

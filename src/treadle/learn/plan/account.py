@@ -108,6 +108,7 @@ def figures(plan: Plan, stages: Stages, alignment_bytes: int) -> list[Figure]:
         Figure(
             kind="line",
             title="Memory over the step, without what is persistent",
+            basis="simulated",
             x_label="operator",
             y_label="MB",
             series=[
@@ -154,6 +155,7 @@ def _at_peak(name: str, problem: Problem, order: Sequence[int], profile: tuple[i
     return Figure(
         kind="bar",
         title=f"In memory at the peak of the {name}: {where}",
+        basis="simulated",
         x_label="made by",
         y_label="MB",
         series=[Series(name=name, x=list(bars), y=list(bars.values()))],
@@ -186,6 +188,7 @@ def _lives(plan: Plan) -> Figure:
     return Figure(
         kind="timeline",
         title="Lives of the largest blocks of the arena",
+        basis="simulated",
         x_label="operator",
         y_label="",
         series=series,

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from treadle.core.errors import SettingsError
 from treadle.core.registry import Choice
-from treadle.core.result import RESULT_FILE, Measurement, Recording, Result, write_result
+from treadle.core.result import Measurement, Result
+from treadle.core.run import is_control, recorded
 from treadle.core.sizes import Bytes, parse_bytes
 from treadle.core.timing import Stopwatch
 from treadle.learn.plan import LAYOUTS, ORDERS, PLANNERS
@@ -72,45 +72,36 @@ def plan(
     planner = PLANNERS.resolve(method)
     ordering, placing = ORDERS.resolve(order, "roam"), LAYOUTS.resolve(layout, "nested")
     budget_bytes = parse_bytes(budget) if isinstance(budget, str) else budget
-    if out is not None and (Path(out) / RESULT_FILE).exists() and not overwrite:
-        raise SettingsError(f"'{out}' holds a result already; pass --overwrite or another folder.")
+    out = None if out is None else Path(out)
     step = Step(str(model), batch, seq, optimizer, clip_norm, chunked_loss)
-    with Stopwatch() as capturing:
-        source = read_step(step)
     settings: dict[str, Any] = {  # Any: JSON values
         **planner.settings(),
         **step.settings(),
         "order": ordering.settings(),
         "layout": placing.settings(),
-        "budget_bytes": budget_bytes,
+        "budget": budget_bytes,
     }
-    recording = Recording("plan", planner.name, settings, seed, [source.input])
-    planned = planner.plan(source.graph, ordering, placing, seed)
-    alignment_bytes = int(planner.settings().get("alignment_bytes", 1))
-    stages = stages_of(planned, alignment_bytes)
-    notes = [*source.notes, *planned.ordered.notes, *planned.placed.notes]
-    found = measurements(planned, stages)
-    capture = capturing.wall_seconds
-    found.append(Measurement(name="capture", value=capture, unit="seconds", better="lower"))
-    if budget_bytes is not None:
-        advice = advise(step, planned, budget_bytes, planner, ordering, placing, seed)
-        notes, found = [*advice.notes, *notes], [*advice.measurements, *found]
-    result = recording.finish(
-        Path(out or ""),
-        measurements=found,
-        figures=figures(planned, stages, alignment_bytes),
-        notes=notes,
-    )
-    result = result.model_copy(
-        update={
-            "seconds": result.seconds + capturing.wall_seconds,
-            "cpu_seconds": result.cpu_seconds + capturing.cpu_seconds,
-        }
-    )
-    if out is None:
-        return result.model_copy(update={"output": ""})
-    Path(out).mkdir(parents=True, exist_ok=True)
-    save_graph(planned.graph, Path(out) / _GRAPH_FILE)
-    write_plan(planned, stages, settings, Path(out))
-    write_result(result, Path(out))
-    return result
+    with recorded("plan", planner, settings, seed=seed, out=out, overwrite=overwrite) as run:
+        with Stopwatch() as capturing:
+            source = read_step(step)
+        run.inputs.append(source.input)
+        planned = planner.plan(source.graph, ordering, placing, seed)
+        alignment_bytes = int(planner.settings().get("alignment_bytes", 1))
+        stages = stages_of(planned, alignment_bytes)
+        if budget_bytes is not None:
+            advice = advise(step, planned, budget_bytes, planner, ordering, placing, seed)
+            run.notes += advice.notes
+            run.measurements += advice.measurements
+        run.notes += [*source.notes, *planned.ordered.notes, *planned.placed.notes]
+        run.measurements += measurements(planned, stages)
+        capture = capturing.wall_seconds
+        run.measurements.append(
+            Measurement(name="capture", value=capture, unit="seconds", better="lower")
+        )
+        run.figures += figures(planned, stages, alignment_bytes)
+        run.is_control = is_control(ordering) or is_control(placing)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            save_graph(planned.graph, out / _GRAPH_FILE)
+            write_plan(planned, stages, settings, out)
+    return run.result

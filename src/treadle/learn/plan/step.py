@@ -73,7 +73,9 @@ def _from_file(step: Step) -> Source:
         raise DataError(f"No graph at '{path}'; give a model, or the graph.json of a plan.")
     graph = load_graph(path)
     content_hash = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Source(graph, Input(name="graph", path=str(path), content_hash=content_hash), [])
+    return Source(
+        graph, Input(name="graph", path=str(path), content_hash=content_hash, role="data"), []
+    )
 
 
 def _captured(step: Step) -> Source:
@@ -96,5 +98,7 @@ def _captured(step: Step) -> Source:
             f"seq = {asked['seq']} is longer than the {most} positions of '{step.model}'; lower it."
         )
     graph = capture_model(step.model, **asked).graph
-    read = Input(name="config", path=step.model, content_hash=digest(config.to_dict()))
+    read = Input(
+        name="config", path=step.model, content_hash=digest(config.to_dict()), role="config"
+    )
     return Source(graph, read, differences(step.model))

@@ -1,17 +1,18 @@
 """What a pruning run says of itself: its result's measurements and figures, and its manifest."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treadle.core.checkpoint import CheckpointWriter, Manifest, Parent, Provenance, SideFile
-from treadle.core.result import Figure, Measurement, Result, Series
+from treadle.core.checkpoint import CheckpointWriter, SideFile, side_file
+from treadle.core.result import RESULT_FILE, Figure, Measurement, Series
+from treadle.core.run import Recording
 
 if TYPE_CHECKING:
     from treadle.model.facts import Linear
 
-__all__ = ["figures_and_measurements", "manifest_of"]
+__all__ = ["measure_sparsity", "side_files"]
 
 
 def _sparsities(
@@ -33,41 +34,28 @@ def _sparsities(
     return [g / size for g, size in zip(gone, sizes, strict=True)], sum(gone) / sum(sizes)
 
 
-def figures_and_measurements(
+def measure_sparsity(
+    run: Recording,
     writer: CheckpointWriter,
     layers: Sequence[Sequence["Linear"]],
     shapes: dict[str, tuple[int, ...]],
-    metric: str,
-) -> dict[str, Any]:  # Any: fields of Result
-    """Return the sparsity reached, in all and by block."""
+) -> None:
+    """Note the sparsity that was reached, in all and by block."""
     by_block, overall = _sparsities(writer, layers, shapes)
-    figure = Figure(
-        kind="line",
-        title="Sparsity by block",
-        x_label="block",
-        y_label="sparsity",
-        series=[Series(name=metric, x=list(range(len(layers))), y=by_block)],
+    run.figures.append(
+        Figure(
+            kind="line",
+            title="Sparsity by block",
+            x_label="block",
+            y_label="sparsity",
+            series=[Series(name=run.method, x=list(range(len(layers))), y=by_block)],
+        )
     )
     unit = "fraction of the weights in the blocks' matrices"
-    measurement = Measurement(name="sparsity", value=overall, unit=unit)
-    return {"measurements": [measurement], "figures": [figure]}
+    run.measurements.append(Measurement(name="sparsity", value=overall, unit=unit))
 
 
-def manifest_of(result: Result, parent: str, is_nonuniform: bool) -> Manifest:
-    """Return the manifest of the output; non-uniform shapes are a required part of its config."""
-    parents = (Parent(name=parent, content_hash=result.inputs[0].content_hash),)
-    side_files = [_side_file("result.json", "result", False)]
-    if is_nonuniform:
-        side_files.append(_side_file("config.json", "nonuniform-shapes", True))
-    provenance = Provenance(
-        verb="prune",
-        method=result.method,
-        settings=result.settings,
-        seed=result.seed,
-        parents=parents,
-    )
-    return Manifest(side_files=tuple(side_files), provenance=provenance)
-
-
-def _side_file(path: str, kind: str, required: bool) -> SideFile:
-    return SideFile(path=path, kind=kind, version=1, base_hash="", required=required)
+def side_files(is_nonuniform: bool) -> list[SideFile]:
+    """Return what lies beside the weights; non-uniform shapes are a required part of its config."""
+    found = [side_file("result", RESULT_FILE)]
+    return [*found, side_file("nonuniform-shapes", "config.json")] if is_nonuniform else found

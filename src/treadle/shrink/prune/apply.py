@@ -8,10 +8,9 @@ from treadle.core.registry import Choice
 from treadle.core.result import Result
 from treadle.shrink.prune import ALLOCATIONS, METRICS, UPDATES
 from treadle.shrink.prune.base import Allocation, Metric, Update
-from treadle.shrink.prune.calibrate import Mode
 from treadle.shrink.prune.patterns import parse_pattern, pattern_sparsity
-from treadle.shrink.prune.request import Request, check
-from treadle.shrink.prune.run import Run
+from treadle.shrink.prune.request import Mode, Request, check
+from treadle.shrink.prune.run import prune_model
 
 __all__ = ["prune"]
 
@@ -91,4 +90,4 @@ def prune(
     )
     check(request)
     with CheckpointReader(resolve(model)) as reader:
-        return Run(request, reader, str(model), trust_remote_code).write(Path(out), overwrite)
+        return prune_model(request, reader, str(model), Path(out), overwrite, trust_remote_code)

@@ -1,26 +1,34 @@
 """Prune the matrices of one block, given the statistics of the input that they share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from treadle.core import keep
+from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CheckpointError
 from treadle.core.seed import torch_stream
 from treadle.core.shapes import Float, Tensor
+from treadle.model.blockwise import Change, View, stored
+from treadle.model.load import shapes_of
 from treadle.model.statistics import BlockStatistics
 from treadle.shrink.prune.base import Metric, Statistics, Update
 from treadle.shrink.prune.global_threshold import GlobalThreshold
 from treadle.shrink.prune.patterns import Pattern, choose
-from treadle.shrink.prune.shrinking import Unit, group_scores, num_kept
+from treadle.shrink.prune.shrinking import (
+    Unit,
+    cut_tensor,
+    cuts,
+    group_scores,
+    num_kept,
+    touched,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from treadle.model.facts import Linear
 
-__all__ = ["BlockPruner", "Choice", "View"]
-
-View = Callable[["Linear"], "torch.Tensor"]
+__all__ = ["BlockPruner", "Choice"]
 
 
 class Choice(NamedTuple):
@@ -32,36 +40,44 @@ class Choice(NamedTuple):
     seed: int
 
 
-class BlockPruner:
-    """Prunes one block in place, input by input, and remembers what stayed."""
+class BlockPruner(Change):
+    """Prunes one block, or a part of it, in place, and remembers which groups stayed."""
 
     def __init__(
         self,
         choice: Choice,
         sparsity: float,
         view: View,
-        round_to: Callable[["Linear"], "torch.dtype"],
+        reader: CheckpointReader,
         units: Sequence[Unit] = (),
-        gradients: dict[str, "torch.Tensor"] | None = None,
+        gradients: Mapping[str, "torch.Tensor"] | None = None,
         threshold: GlobalThreshold | None = None,
     ) -> None:
-        self.choice, self.sparsity, self.view, self.round_to = choice, sparsity, view, round_to
+        self.choice, self.sparsity, self.view, self.reader = choice, sparsity, view, reader
         self.units = {unit.last.input: unit for unit in units}
         self.gradients = gradients or {}
         self.threshold = threshold
         self.kept: list[tuple[Unit, list[int]]] = []
 
-    def prune(self, matrices: Sequence["Linear"], statistics: BlockStatistics) -> None:
+    def change(self, matrices: Sequence["Linear"], known: BlockStatistics) -> None:
         """Prune the `matrices` that read one input.
 
         A structured pattern waits for the input of its last matrix.
         """
         if self.choice.pattern.is_structured:
             if unit := self.units.get(matrices[0].input):
-                self._prune_unit(unit, statistics)
+                self._prune_unit(unit, known)
             return
         for matrix in matrices:
-            self._prune_matrix(matrix, self.statistics(matrix, statistics))
+            self._prune_matrix(matrix, self.statistics(matrix, known))
+
+    def written(self, matrices: Sequence["Linear"]) -> "Iterator[tuple[str, torch.Tensor]]":
+        """Yield the tensors of `matrices`, without the rows and columns that went."""
+        shapes = shapes_of(self.reader)
+        removed = cuts(self.kept, shapes)
+        for name in touched(matrices, self.choice.pattern, shapes):
+            values = stored(self.reader, name, matrices, self.view)
+            yield name, cut_tensor(values, removed.get(name))
 
     def statistics(self, matrix: "Linear", statistics: BlockStatistics) -> Statistics:
         """Return what is known about one matrix."""
@@ -120,4 +136,4 @@ class BlockPruner:
 
         So later blocks see what a reader will.
         """
-        self.view(matrix).copy_(values.to(self.round_to(matrix)))
+        self.view(matrix).copy_(values.to(self.reader.tensor(matrix.tensor).dtype))

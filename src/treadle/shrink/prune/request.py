@@ -1,13 +1,19 @@
 """What a user asked for, checked: the settings of one run, before anything is read or written."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from treadle.core.errors import SettingsError
 from treadle.shrink.prune.base import Allocation, Metric, Update
-from treadle.shrink.prune.calibrate import Mode
 from treadle.shrink.prune.patterns import Pattern
 
-__all__ = ["Request", "check"]
+__all__ = ["MODES", "Mode", "Request", "check"]
+
+Mode = Literal["one-pass", "two-pass", "dense"]
+MODES = {
+    "one-pass": "each matrix is pruned before its output is used, so that every block runs once",
+    "two-pass": "each block runs once to collect and once more, pruned, for the next one's inputs",
+    "dense": "statistics of the unpruned model, saved and reused by later runs on the same tokens",
+}
 
 
 class Request(NamedTuple):
@@ -52,6 +58,11 @@ class Request(NamedTuple):
         """When calibration runs: as asked, or one pass (dense for pattern global)."""
         default: Mode = "dense" if self.pattern.kind == "global" else "one-pass"
         return self.calibrate or default
+
+    @property
+    def follows(self) -> bool:
+        """Whether blocks are pruned on the inputs that the blocks pruned before give them."""
+        return self.needs_inputs and self.mode != "dense"
 
     def settings(self) -> dict[str, Any]:  # Any: JSON values
         """Return what determines the output beside the model, the text and the seed."""

@@ -11,13 +11,24 @@ from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.core.shapes import Float, Tensor
 from treadle.model import facts
 from treadle.model.load import NONUNIFORM, base_config
+from treadle.shrink.prune.patterns import Pattern
 
 if TYPE_CHECKING:
     import torch
 
     from treadle.model.facts import Linear
 
-__all__ = ["Cut", "Unit", "cuts", "group_scores", "num_kept", "shrunk_config", "units"]
+__all__ = [
+    "Cut",
+    "Unit",
+    "cut_tensor",
+    "cuts",
+    "group_scores",
+    "num_kept",
+    "shrunk_config",
+    "touched",
+    "units",
+]
 
 Config = dict[str, Any]  # Any: JSON values
 Shapes = dict[str, tuple[int, ...]]
@@ -103,6 +114,17 @@ def _rows_of(matrix: "Linear", shapes: Shapes) -> tuple[int, int]:
     size = shapes[matrix.tensor][1 if matrix.transposed else 0]
     start, stop, _ = matrix.rows.indices(size)
     return start, stop - start
+
+
+def touched(
+    matrices: Sequence["Linear"], pattern: Pattern, shapes: dict[str, tuple[int, ...]]
+) -> list[str]:
+    """Return the names on disk that change with `matrices`: theirs, and biases where rows go."""
+    names = list(dict.fromkeys(matrix.tensor for matrix in matrices))
+    if pattern.is_structured:
+        biases = [name.removesuffix("weight") + "bias" for name in names]
+        names += [name for name in biases if name in shapes]
+    return names
 
 
 def cuts(units_and_kept: Sequence[tuple[Unit, Sequence[int]]], shapes: Shapes) -> dict[str, Cut]:

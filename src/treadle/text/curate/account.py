@@ -2,19 +2,25 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from treadle.core.checkpoint import Manifest, Parent, Provenance, SideFile
+from treadle.core.checkpoint import Manifest, Parent, side_file
 from treadle.core.errors import DataError
-from treadle.core.result import RESULT_FILE, Figure, Measurement, Result, Series
+from treadle.core.result import RESULT_FILE, Figure, Measurement, Series
+from treadle.core.run import Recording
 from treadle.core.table import Source
 from treadle.text.curate.base import CurateMethod, Verdicts
 from treadle.text.curate.corpus import Corpus, Measured
 from treadle.text.curate.writing import DATA, DECISIONS, INDEX, REJECTS, STATISTICS
 
-__all__ = ["manifest_of", "outcome_of", "reading_of", "require_documents", "share_of"]
+__all__ = [
+    "account_for",
+    "account_for_share",
+    "manifest_of",
+    "reading_of",
+    "require_documents",
+]
 
 
 def require_documents(corpus: Corpus) -> None:
@@ -43,8 +49,8 @@ def reading_of(corpus: Corpus) -> tuple[Measurement, list[str]]:
     return rejected, [*corpus.source.notes, *refused, *_twins(corpus)]
 
 
-def outcome_of(corpus: Corpus, verdicts: Verdicts, folder: Path) -> dict[str, Any]:  # of a Result
-    """Return what the result says beside the cost of the run."""
+def account_for(run: Recording, corpus: Corpus, verdicts: Verdicts, folder: Path) -> None:
+    """Note what became of the documents."""
     is_kept = verdicts.reason < 0
     rejected, notes = reading_of(corpus)
     counted = (
@@ -55,40 +61,34 @@ def outcome_of(corpus: Corpus, verdicts: Verdicts, folder: Path) -> dict[str, An
     kept_bytes = int(corpus.num_bytes[is_kept].sum())
     share = kept_bytes / max(1, int(corpus.num_bytes.sum()))
     state = corpus.state_bytes() / len(corpus)
-    return {
-        "measurements": [
-            *(Measurement(name=name, value=value, unit=unit) for name, value, unit in counted),
-            rejected,
-            Measurement(name="kept_text_fraction", value=share, unit="of the bytes of text"),
-            Measurement(
-                name="state_bytes_per_document", value=state, unit="kept on disk meanwhile"
-            ),
-        ],
-        "bytes": {
-            "input": corpus.source.num_bytes,
-            "text": int(corpus.num_bytes.sum()),
-            "kept_text": kept_bytes,
-            "output": _size(folder / DATA),
-            "decisions": _size(folder / DECISIONS),
-        },
-        "figures": [*_reasons(verdicts), *verdicts.figures],
-        "notes": [*notes, *verdicts.notes],
+    run.measurements += [
+        *(Measurement(name=name, value=value, unit=unit) for name, value, unit in counted),
+        rejected,
+        Measurement(name="kept_text_fraction", value=share, unit="of the bytes of text"),
+        Measurement(name="state_bytes_per_document", value=state, unit="kept on disk meanwhile"),
+    ]
+    run.bytes |= {
+        "input": corpus.source.num_bytes,
+        "text": int(corpus.num_bytes.sum()),
+        "kept_text": kept_bytes,
+        "output": _size(folder / DATA),
+        "decisions": _size(folder / DECISIONS),
     }
+    run.figures += [*_reasons(verdicts), *verdicts.figures]
+    run.notes += [*notes, *verdicts.notes]
 
 
-def share_of(measured: Measured) -> dict[str, Any]:  # of a Result
-    """Return what the result of a share of the measuring says."""
+def account_for_share(run: Recording, measured: Measured) -> None:
+    """Note what a share of the measuring did."""
     num_units = len(measured.corpus.source.units)
     done = num_units - measured.num_resumed - measured.num_missing
     counted = (("units_measured", done), ("units_missing", measured.num_missing))
     left = measured.num_missing
     end = f"{left} units are left for other shares" if left else "Nothing is left to measure"
-    return {
-        "measurements": [
-            Measurement(name=name, value=value, unit=f"of {num_units}") for name, value in counted
-        ],
-        "notes": [f"{end}; when all are there, the same command without --shard ends the work."],
-    }
+    run.measurements += [
+        Measurement(name=name, value=value, unit=f"of {num_units}") for name, value in counted
+    ]
+    run.notes.append(f"{end}; when all are there, the same command without --shard ends the work.")
 
 
 def _reasons(verdicts: Verdicts) -> list[Figure]:
@@ -130,7 +130,7 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.parquet"))
 
 
-def manifest_of(result: Result, method: CurateMethod, source: Source, folder: Path) -> Manifest:
+def manifest_of(run: Recording, method: CurateMethod, source: Source, folder: Path) -> Manifest:
     """Return the output's manifest; it is published, so folders go by their names."""
     kinds = {RESULT_FILE: "result", DECISIONS: "decisions"}
     if method.sidecar:
@@ -139,15 +139,6 @@ def manifest_of(result: Result, method: CurateMethod, source: Source, folder: Pa
         kinds[INDEX] = "index"
     if (folder / REJECTS).exists():
         kinds[REJECTS] = "rejects"
-    files = (
-        SideFile(path=path, kind=kind, version=1, base_hash=source.content_hash, required=False)
-        for path, kind in kinds.items()
-    )
-    provenance = Provenance(
-        verb="curate",
-        method=result.method,
-        settings=result.settings,
-        seed=result.seed,
-        parents=(Parent(name=source.path.name, content_hash=source.content_hash),),
-    )
-    return Manifest(side_files=tuple(files), provenance=provenance)
+    files = [side_file(kind, path, source.content_hash) for path, kind in kinds.items()]
+    parents = [Parent(name=source.path.name, content_hash=source.content_hash)]
+    return run.manifest(files, parents)

@@ -9,11 +9,17 @@ import numpy as np
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import write_text
 from treadle.core.errors import DataError, SettingsError
-from treadle.core.result import Input, Recording, Result, write_result
+from treadle.core.result import Result
+from treadle.core.run import recorded
 from treadle.core.table import Source, open_source
 from treadle.native.text import parse_lines
 from treadle.text.curate import METHODS
-from treadle.text.curate.account import manifest_of, outcome_of, require_documents, share_of
+from treadle.text.curate.account import (
+    account_for,
+    account_for_share,
+    manifest_of,
+    require_documents,
+)
 from treadle.text.curate.base import Columns, CurateMethod
 from treadle.text.curate.corpus import measure
 from treadle.text.curate.engines import EngineName, choose_engine
@@ -100,47 +106,46 @@ def curate(
     chosen_engine, share = choose_engine(engine, workers), read_shard(shard)
     _require_measuring(share, statistics)
     prepare(out, DATA, overwrite)
-    source = open_source(data, text_column, id_column, parse_lines)
-    require_elsewhere(source, out)
     settings = {**chosen.settings(), "text_column": text_column, "id_column": id_column}
     settings |= {"index": True} if index else {}
-    inputs = [Input(name="data", path=str(data), content_hash=source.content_hash)]
-    reference = read_reference(chosen, against)
-    earlier = open_known(known, chosen)
-    inputs += [*reference.inputs, *known_inputs(earlier, known)]
     _require_index(chosen, index)
-    recording = Recording("curate", chosen.name, settings, 0, inputs)
-    folder = begin(out, recording.fingerprint, share is not None)
-    loaded = {} if statistics is None else _load(chosen, source, Path(statistics))
-    measured = measure(
-        f"measure ({chosen.name})",
-        (chosen.label,) if loaded else (chosen.label, chosen.measure),
-        source,
-        folder / WORK,
-        chosen_engine,
-        loaded,
-        reference.keys,
-        share,
-    )
-    if share is not None:
-        return recording.finish(out, **share_of(measured))
-    corpus, num_resumed, _ = measured
-    require_documents(corpus)
-    everything = Joined(earlier, corpus) if earlier else corpus
-    verdicts = sliced(chosen.decide(everything), everything.num_known)
-    num_resumed += write_parts(
-        Written(chosen, corpus, verdicts, folder, source.content_hash, everything, index)
-    )
-    write_rejects(corpus.rejects(), folder)
-    outcome = outcome_of(corpus, verdicts, folder)
-    if num_resumed:
-        outcome["notes"].append("Resumed: seconds and memory are those of the last run only.")
-    result = recording.finish(out, **outcome)
-    write_result(result, folder)
-    manifest = manifest_of(result, chosen, source, folder)
-    write_text(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
-    finish(folder, out)
-    return result
+    with recorded("curate", chosen, settings, out=out) as run:
+        source = open_source(data, text_column, id_column, parse_lines)
+        require_elsewhere(source, out)
+        run.read("data", data, source.content_hash, "data")
+        reference, earlier = read_reference(chosen, against), open_known(known, chosen)
+        run.inputs += [*reference.inputs, *known_inputs(earlier, known)]
+        folder = begin(out, run.fingerprint, share is not None)
+        loaded = {} if statistics is None else _load(chosen, source, Path(statistics))
+        measured = measure(
+            f"measure ({chosen.name})",
+            (chosen.label,) if loaded else (chosen.label, chosen.measure),
+            source,
+            folder / WORK,
+            chosen_engine,
+            loaded,
+            reference.keys,
+            share,
+        )
+        if share is not None:
+            account_for_share(run, measured)
+            return run.finish(None)
+        corpus, num_resumed, _ = measured
+        require_documents(corpus)
+        everything = Joined(earlier, corpus) if earlier else corpus
+        verdicts = sliced(chosen.decide(everything), everything.num_known)
+        num_resumed += write_parts(
+            Written(chosen, corpus, verdicts, folder, source.content_hash, everything, index)
+        )
+        write_rejects(corpus.rejects(), folder)
+        account_for(run, corpus, verdicts, folder)
+        if num_resumed:
+            run.resumed(f"had left {num_resumed} of its parts")
+        run.finish(folder)
+        manifest = manifest_of(run, chosen, source, folder)
+        write_text(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
+        finish(folder, out)
+    return run.result
 
 
 def _require_index(method: CurateMethod, index: bool) -> None:

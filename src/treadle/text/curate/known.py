@@ -191,6 +191,6 @@ def sliced(verdicts: Verdicts, num_known: int) -> Verdicts:
 def known_inputs(known: list[Known], folders: list[Path] | None) -> list[Input]:
     """Return what the result says of earlier outputs."""
     return [
-        Input(name=f"known {folder}", path=str(folder), content_hash=one.content_hash)
+        Input(name=f"known {folder}", path=str(folder), content_hash=one.content_hash, role="data")
         for one, folder in zip(known, folders or (), strict=True)
     ]

@@ -2,30 +2,22 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from treadle.core.checkpoint import Manifest, Parent, Provenance, SideFile
+from treadle.core.checkpoint import Manifest, Parent, side_file
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import write_text
 from treadle.core.ledger import DOCUMENTS, ORDER, TOKENS, Ledger, Order, open_ledger
 from treadle.core.pack import token_dtype, write_tokens
 from treadle.core.permutation import Permutation
-from treadle.core.result import (
-    RESULT_FILE,
-    Figure,
-    Input,
-    Measurement,
-    Recording,
-    Result,
-    Series,
-    write_result,
-)
+from treadle.core.result import RESULT_FILE, Figure, Measurement, Result, Series
+from treadle.core.run import Recording, recorded
 from treadle.core.table import open_source, refuse_full_disk, write_parquet
 from treadle.native.text import parse_lines
-from treadle.text.curate.account import reading_of, require_documents, share_of
+from treadle.text.curate.account import account_for_share, reading_of, require_documents
 from treadle.text.curate.corpus import Corpus, measure
 from treadle.text.curate.engines import EngineName, choose_engine
 from treadle.text.curate.folders import (
@@ -113,36 +105,36 @@ def pack(
         end_token=encoder.end_token,
         tokenizer_hash=encoder.content_hash,
     )
-    source = open_source(data, text_column, id_column, parse_lines)
-    require_elsewhere(source, out)
-    inputs = [
-        Input(name="data", path=str(data), content_hash=source.content_hash),
-        Input(name="tokenizer", path=tokenizer, content_hash=encoder.content_hash),
-    ]
     columns = {"text_column": text_column, "id_column": id_column}
-    recording = Recording("curate pack", "", {**made.model_dump(), **columns}, seed, inputs)
-    folder = begin(out, recording.fingerprint, share is not None)
-    measures = (encoder.measure,)
-    measured = measure("tokenise", measures, source, folder / WORK, chosen_engine, {}, shard=share)
-    if share is not None:
-        return recording.finish(out, **share_of(measured))
-    corpus, num_resumed, _ = measured
-    require_documents(corpus)
-    _write(corpus, encoder, made, folder)
-    write_rejects(corpus.rejects(), folder)
-    ledger = open_ledger(folder)
-    write_ledger(ledger)
-    write_pieces(ledger)
-    outcome = _outcome(corpus, ledger)
-    if num_resumed:
-        outcome["notes"].append("Resumed: seconds and memory are those of the last run only.")
-    result = recording.finish(out, **outcome)
-    write_result(result, folder)
-    write_text(
-        folder / MANIFEST_FILE, _manifest(result, source.path.name, folder).model_dump(mode="json")
-    )
-    finish(folder, out)
-    return result
+    settings = {**made.model_dump(), **columns}
+    with recorded("curate", settings=settings, action="pack", seed=seed, out=out) as run:
+        source = open_source(data, text_column, id_column, parse_lines)
+        require_elsewhere(source, out)
+        run.read("data", data, source.content_hash, "data")
+        run.read("tokenizer", tokenizer, encoder.content_hash, "tokenizer")
+        folder = begin(out, run.fingerprint, share is not None)
+        kept = folder / WORK
+        measured = measure(
+            "tokenise", (encoder.measure,), source, kept, chosen_engine, {}, shard=share
+        )
+        if share is not None:
+            account_for_share(run, measured)
+            return run.finish(None)
+        corpus, num_resumed, _ = measured
+        require_documents(corpus)
+        _write(corpus, encoder, made, folder)
+        write_rejects(corpus.rejects(), folder)
+        ledger = open_ledger(folder)
+        write_ledger(ledger)
+        write_pieces(ledger)
+        _account_for(run, corpus, ledger)
+        if num_resumed:
+            run.resumed(f"had left {num_resumed} of its parts")
+        run.finish(folder)
+        manifest = _manifest(run, source.path.name, folder)
+        write_text(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
+        finish(folder, out)
+    return run.result
 
 
 def _write(corpus: Corpus, encoder: Tokenise, order: Order, folder: Path) -> None:
@@ -179,7 +171,7 @@ def _tokens(
         yield units[unit][first : first + size]
 
 
-def _outcome(corpus: Corpus, ledger: Ledger) -> dict[str, Any]:  # Any: fields of a Result
+def _account_for(run: Recording, corpus: Corpus, ledger: Ledger) -> None:
     num_tokens = len(ledger.tokens.tokens)
     sizes = np.diff(ledger.tokens.starts)
     num_bytes = int(corpus.num_bytes.sum())
@@ -194,15 +186,11 @@ def _outcome(corpus: Corpus, ledger: Ledger) -> dict[str, Any]:  # Any: fields o
     )
     rejected, notes = reading_of(corpus)
     files = (ledger.folder / f"{TOKENS}.{kind}" for kind in ("bin", "idx"))
-    return {
-        "measurements": [
-            *(Measurement(name=name, value=n, unit=unit) for name, n, unit in counted),
-            rejected,
-        ],
-        "bytes": {"text": num_bytes, "output": sum(file.stat().st_size for file in files)},
-        "figures": [_lengths(sizes)],
-        "notes": notes,
-    }
+    run.measurements += [Measurement(name=name, value=n, unit=unit) for name, n, unit in counted]
+    run.measurements.append(rejected)
+    run.bytes |= {"text": num_bytes, "output": sum(file.stat().st_size for file in files)}
+    run.figures.append(_lengths(sizes))
+    run.notes += notes
 
 
 def _lengths(sizes: Integers) -> Figure:
@@ -218,7 +206,7 @@ def _lengths(sizes: Integers) -> Figure:
     )
 
 
-def _manifest(result: Result, source: str, folder: Path) -> Manifest:
+def _manifest(run: Recording, source: str, folder: Path) -> Manifest:
     kinds = {
         RESULT_FILE: "result",
         ORDER: "order",
@@ -229,16 +217,6 @@ def _manifest(result: Result, source: str, folder: Path) -> Manifest:
     }
     if (folder / REJECTS).exists():
         kinds[REJECTS] = "rejects"
-    base = result.inputs[0].content_hash
-    files = (
-        SideFile(path=path, kind=kind, version=1, base_hash=base, required=path == ORDER)
-        for path, kind in kinds.items()
-    )
-    provenance = Provenance(
-        verb="curate pack",
-        method="",
-        settings=result.settings,
-        seed=result.seed,
-        parents=(Parent(name=source, content_hash=base),),
-    )
-    return Manifest(side_files=tuple(files), provenance=provenance)
+    base = run.inputs[0].content_hash
+    files = [side_file(kind, path, base) for path, kind in kinds.items()]
+    return run.manifest(files, [Parent(name=source, content_hash=base)])

@@ -41,7 +41,9 @@ def read_reference(method: CurateMethod, against: list[str] | list[Path] | None)
     names = [str(name) for name in against or ()]  # of a recipe's artefact it is a path
     for name in names:
         strings = [text for file in _files(Path(name)) for text in _strings(file)]
-        inputs.append(Input(name=f"against {name}", path=name, content_hash=digest(strings)))
+        inputs.append(
+            Input(name=f"against {name}", path=name, content_hash=digest(strings), role="data")
+        )
         found += strings
     keys = method.refer(Texts.of(found)) if needs else None
     if keys is not None and not len(keys):

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.ledger import Ledger, open_ledger
-from treadle.core.result import Input, Measurement, Recording, Result, digest, write_result
+from treadle.core.result import Measurement, Result, digest
+from treadle.core.run import recorded
 from treadle.core.table import write_parquet
 from treadle.text.curate.folders import begin, finish, prepare
 from treadle.text.curate.intact import require_intact
@@ -61,22 +62,22 @@ def replay(
     ledger = open_ledger(data)
     content_hash = digest([ledger.order.model_dump(), ledger.digest(0), len(ledger.tokens.tokens)])
     settings = {"first_step": first_step, "num_steps": num_steps}
-    inputs = [Input(name="data", path=str(data), content_hash=content_hash)]
-    recording = Recording("curate replay", "", settings, ledger.order.seed, inputs)
-    steps = range(first_step, first_step + num_steps)
-    notes = require_intact(ledger, steps)
-    digests = {step: ledger.digest(step) for step in steps}
-    num_equal = _compare(digests, Path(against)) if against is not None else 0
-    folder = begin(out, recording.fingerprint)
-    seen = pa.concat_tables([seen_table(ledger, step) for step in steps])
-    write_parquet(seen, folder / _SEEN)
-    columns = {"step": list(digests), "digest": list(digests.values())}
-    write_parquet(pa.Table.from_pydict(columns), folder / _DIGESTS)
-    measured = _measured(seen, ledger, num_steps, num_equal)
-    result = recording.finish(out, measurements=measured, notes=notes)
-    write_result(result, folder)
-    finish(folder, out)
-    return result
+    seed = ledger.order.seed
+    with recorded("curate", settings=settings, action="replay", seed=seed, out=out) as run:
+        run.read("data", data, content_hash, "data")
+        steps = range(first_step, first_step + num_steps)
+        run.notes += require_intact(ledger, steps)
+        digests = {step: ledger.digest(step) for step in steps}
+        num_equal = _compare(digests, Path(against)) if against is not None else 0
+        folder = begin(out, run.fingerprint)
+        seen = pa.concat_tables([seen_table(ledger, step) for step in steps])
+        write_parquet(seen, folder / _SEEN)
+        columns = {"step": list(digests), "digest": list(digests.values())}
+        write_parquet(pa.Table.from_pydict(columns), folder / _DIGESTS)
+        run.measurements += _measured(seen, ledger, num_steps, num_equal)
+        run.finish(folder)
+        finish(folder, out)
+    return run.result
 
 
 def _measured(seen: "pa.Table", ledger: Ledger, num_steps: int, equal: int) -> list[Measurement]:

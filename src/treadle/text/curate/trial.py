@@ -10,17 +10,8 @@ import numpy.typing as npt
 from treadle.core.errors import SettingsError
 from treadle.core.intervals import Interval
 from treadle.core.ledger import Ledger, open_ledger
-from treadle.core.result import (
-    RESULT_FILE,
-    Figure,
-    Input,
-    Measurement,
-    Recording,
-    Result,
-    Series,
-    digest,
-    write_result,
-)
+from treadle.core.result import Comparison, Figure, Measurement, Result, Series, digest
+from treadle.core.run import Recording, recorded
 from treadle.core.seed import numpy_stream, torch_stream
 
 if TYPE_CHECKING:
@@ -85,8 +76,6 @@ def trial(
         DataError: A folder is no packed corpus.
     """
     out = Path(out)
-    if (out / RESULT_FILE).exists() and not overwrite:
-        raise SettingsError(f"'{out}' holds a result already; pass --overwrite or another folder.")
     trained = {Path(one).name: open_ledger(one) for one in corpora}
     measured = {Path(one).name: open_ledger(one) for one in heldout}
     _require_fit(len(corpora) + len(heldout), trained, measured)
@@ -98,24 +87,23 @@ def trial(
         "learning_rate": learning_rate,
         "heldout_rows": heldout_rows,
     }
-    inputs = [
-        Input(name=name, path=str(ledger.folder), content_hash=_hash_of(ledger))
-        for name, ledger in {**trained, **measured}.items()
-    ]
-    recording = Recording("curate trial", "", settings, seed, inputs)
-    curves: dict[str, list[float]] = {}
-    found: dict[tuple[str, str], list[Losses]] = {}
-    for number in range(num_seeds):
-        for name, ledger in trained.items():
-            model, losses = _trained(ledger, small, num_steps, learning_rate, seed + number)
-            curves.setdefault(name, losses)
-            for text, other in measured.items():
-                rows = min(heldout_rows, other.num_rows)
-                found.setdefault((name, text), []).append(_losses(model, other, rows))
-    tables = {key: np.stack(rows) for key, rows in found.items()}
-    result = recording.finish(out, **_outcome(tables, curves, trained, num_steps, seed))
-    write_result(result, out)
-    return result
+    with recorded(
+        "curate", settings=settings, action="trial", seed=seed, out=out, overwrite=overwrite
+    ) as run:
+        for name, ledger in {**trained, **measured}.items():
+            run.read(name, ledger.folder, _hash_of(ledger), "data")
+        curves: dict[str, list[float]] = {}
+        found: dict[tuple[str, str], list[Losses]] = {}
+        for number in range(num_seeds):
+            for name, ledger in trained.items():
+                model, losses = _trained(ledger, small, num_steps, learning_rate, seed + number)
+                curves.setdefault(name, losses)
+                for text, other in measured.items():
+                    rows = min(heldout_rows, other.num_rows)
+                    found.setdefault((name, text), []).append(_losses(model, other, rows))
+        tables = {key: np.stack(rows) for key, rows in found.items()}
+        _account_for(run, tables, curves, trained, num_steps, seed)
+    return run.result
 
 
 def _require_fit(count: int, trained: dict[str, Ledger], measured: dict[str, Ledger]) -> None:
@@ -211,13 +199,14 @@ def _interval(table: Losses, seed: int) -> Interval:
     return Interval(float(low), float(high))
 
 
-def _outcome(
+def _account_for(
+    run: Recording,
     tables: dict[tuple[str, str], Losses],
     curves: dict[str, list[float]],
     trained: dict[str, Ledger],
     num_steps: int,
     seed: int,
-) -> dict[str, list[Measurement] | list[Figure] | list[str]]:
+) -> None:
     from treadle.model.fit import loss_figure
 
     first = next(iter(trained))
@@ -227,7 +216,8 @@ def _outcome(
         bars.setdefault(text, []).append(measurements[-1])
         if name != first:
             apart = table - tables[first, text]
-            measurements.append(_measured(f"{name} minus {first} on {text}", apart, seed))
+            of = Comparison(score=f"loss of {name} on {text}", baseline=first, neutral=0.0)
+            measurements.append(_measured(f"{name} minus {first} on {text}", apart, seed, of))
             against.setdefault(text, []).append(measurements[-1])
     tokens = num_steps * trained[first].order.rows * trained[first].order.seq_len
     epochs = {name: num_steps / ledger.steps_per_epoch for name, ledger in trained.items()}
@@ -236,14 +226,17 @@ def _outcome(
     figures = [loss_figure(curves), _figure("Held-out loss", bars)]
     if against:
         figures.append(_figure(f"Held-out loss beside {first}: below 0 is better", against))
-    return {"measurements": measurements, "figures": figures, "notes": notes}
+    run.measurements += measurements
+    run.figures += figures
+    run.notes += notes
 
 
-def _measured(name: str, table: Losses, seed: int) -> Measurement:
+def _measured(
+    name: str, table: Losses, seed: int, comparison: Comparison | None = None
+) -> Measurement:
     low, high = _interval(table, seed)
-    note = (
-        f"{math.exp(abs(float(table.mean()))):.3f} times in perplexity" if " minus " in name else ""
-    )
+    ratio = math.exp(abs(float(table.mean())))
+    note = "" if comparison is None else f"{ratio:.3f} times in perplexity"
     return Measurement(
         name=name,
         value=float(table.mean()),
@@ -251,6 +244,7 @@ def _measured(name: str, table: Losses, seed: int) -> Measurement:
         low=low,
         high=high,
         better="lower",
+        comparison=comparison,
         note=note,
     )
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from treadle.core.errors import DataError
 from treadle.core.intervals import bootstrap_mean, wilson
 from treadle.core.method import Standard
-from treadle.core.result import Measurement, digest
+from treadle.core.result import Comparison, Measurement, digest
 from treadle.judge.evaluate.base import Batch, Prepared, Samples, Task
 from treadle.judge.evaluate.paired import mcnemar
 
@@ -122,6 +122,7 @@ class Choice(Task):
                     low=low,
                     high=high,
                     better="higher",
+                    comparison=Comparison(score=name, neutral=0.0),
                     note=f"McNemar p = {p_value:.3g}",
                 )
             )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from treadle.core.intervals import bootstrap_mean
 from treadle.core.method import Standard
-from treadle.core.result import Measurement
+from treadle.core.result import Comparison, Measurement
 from treadle.judge.evaluate.base import Batch, Prepared, Samples, Task
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Perplexity(Task):
                 high=_exp(high),
                 unit="x baseline",
                 better="lower",
+                comparison=Comparison(score="perplexity", neutral=1.0),
             )
         ]
 

@@ -1,0 +1,103 @@
+"""What follows from the evidence: sparsities, a threshold, the form of the output."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from treadle.core import keep
+from treadle.core.checkpoint import PlannedTensor
+from treadle.model.blockwise import View, parts_of, read_matrices
+from treadle.shrink.prune.base import Statistics
+from treadle.shrink.prune.blocks import BlockPruner, Choice
+from treadle.shrink.prune.evidence import Evidence
+from treadle.shrink.prune.global_threshold import GlobalThreshold, find_threshold
+from treadle.shrink.prune.request import Request
+from treadle.shrink.prune.shrinking import Cut, cuts, num_kept, shrunk_config
+from treadle.shrink.prune.subject import Subject
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Decisions", "decide"]
+
+
+class Decisions(NamedTuple):
+    """What the walk over the blocks carries out."""
+
+    sparsities: list[float]
+    """Block by block."""
+    threshold: GlobalThreshold | None
+    """Where the pattern compares all blocks."""
+    config: dict[str, Any]  # Any: JSON values
+    """Of the output."""
+    planned: list[PlannedTensor]
+
+
+def decide(request: Request, subject: Subject, evidence: Evidence) -> Decisions:
+    """Share out the sparsity, find the threshold, and plan the output."""
+    sparsities = _sparsities(request, subject, evidence)
+    threshold = _threshold(request, subject, evidence)
+    config, planned_cuts = _config_and_cuts(request, subject, sparsities)
+    return Decisions(sparsities, threshold, config, _planned(subject, planned_cuts))
+
+
+def _sparsities(request: Request, subject: Subject, evidence: Evidence) -> list[float]:
+    def blocks() -> "Iterator[list[tuple[torch.Tensor, Statistics]]]":
+        for layer, matrices in enumerate(subject.layers):
+            if not request.allocation.needs or evidence.dense is None:
+                yield []
+                continue
+            known = evidence.dense.block(layer)
+            weights = read_matrices(subject.reader, matrices)
+            yield [(weights[m.name], Statistics(known[m.input])) for m in matrices]
+
+    return request.allocation.allocate(blocks(), request.sparsity)
+
+
+def _threshold(request: Request, subject: Subject, evidence: Evidence) -> GlobalThreshold | None:
+    if request.pattern.kind != "global":
+        return None
+    choice = Choice(request.metric, request.pattern, request.update, request.seed)
+
+    def pruner(view: View) -> BlockPruner:
+        return BlockPruner(choice, 0.0, view, subject.reader, gradients=evidence.gradients)
+
+    def scores() -> "Iterator[tuple[str, torch.Tensor]]":
+        for layer, matrices in enumerate(subject.layers):
+            known = evidence.dense.block(layer) if evidence.dense else {}
+            for part, view in parts_of(subject.reader, matrices):
+                for matrix in part:
+                    scorer = pruner(view)
+                    yield matrix.name, scorer.score(matrix, scorer.statistics(matrix, known))
+
+    return find_threshold(scores, lambda total: keep.num_pruned(total, request.sparsity))
+
+
+def _config_and_cuts(
+    request: Request, subject: Subject, sparsities: list[float]
+) -> tuple[dict[str, Any], dict[str, Cut]]:  # Any: JSON values
+    """Return the config of the output and how its tensors will be cut.
+
+    Counts matter here, not which indices.
+    """
+    pattern = request.pattern
+    if not pattern.is_structured:
+        return subject.reader.config, {}
+    kept = [
+        [(unit, num_kept(unit, sparsity)) for unit in subject.units(pattern, layer)]
+        for layer, sparsity in enumerate(sparsities)
+    ]
+    config = shrunk_config(pattern.kind, subject.reader.config, kept, request.allow_nonuniform)
+    flat = [(unit, range(count)) for block in kept for unit, count in block]
+    return config, cuts(flat, subject.shapes)
+
+
+def _planned(subject: Subject, planned_cuts: dict[str, Cut]) -> list[PlannedTensor]:
+    planned = []
+    for name, info in subject.reader.tensors.items():
+        if name in subject.reader.tied:
+            continue
+        shape = list(info.shape)
+        if cut := planned_cuts.get(name):
+            shape[cut.axis] = len(cut.kept)
+        planned.append(PlannedTensor(name, info.dtype, tuple(shape)))
+    return planned

@@ -1,0 +1,49 @@
+"""The model that is pruned: its matrices, checked against the pattern."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from treadle.core.checkpoint import CheckpointReader
+from treadle.shrink.prune.patterns import Pattern, require_divisible
+from treadle.shrink.prune.shrinking import Unit, units
+
+if TYPE_CHECKING:
+    from treadle.model.facts import Linear
+
+__all__ = ["Subject", "read_subject"]
+
+
+class Subject(NamedTuple):
+    """What a run reads off the checkpoint's headers."""
+
+    reader: CheckpointReader
+    config: dict[str, Any]  # Any: JSON values
+    shapes: dict[str, tuple[int, ...]]
+    layers: list[list["Linear"]]
+    trust_remote_code: bool
+
+    def units(self, pattern: Pattern, layer: int) -> list[Unit]:
+        """Return the groups of a block that go together under a structured pattern."""
+        if not pattern.is_structured:
+            return []
+        return units(pattern.kind, self.layers[layer], self.config, self.shapes)
+
+
+def read_subject(reader: CheckpointReader, pattern: Pattern, trust_remote_code: bool) -> Subject:
+    """Read the headers, and check that weights, config and pattern belong together.
+
+    Raises:
+        CheckpointError: Weights and config do not fit each other.
+        UnsupportedModelError: The architecture has no facts.
+        SettingsError: The pattern does not divide a matrix.
+    """
+    from treadle.model.blockwise import layers_of
+    from treadle.model.load import base_config, shapes_of, skeleton
+
+    config, shapes = base_config(reader.config), shapes_of(reader)
+    skeleton(reader, trust_remote_code)  # checks, whether or not this run will build the module
+    layers = layers_of(reader)
+    for matrices in layers:
+        for matrix in matrices:
+            shape = shapes[matrix.tensor]
+            require_divisible(pattern, shape[0 if matrix.transposed else 1], matrix.tensor)
+    return Subject(reader, config, shapes, layers, trust_remote_code)

@@ -1,0 +1,347 @@
+"""One run: the walk over the blocks, each matrix put on its grid and packed."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from treadle.core.checkpoint import (
+    CheckpointReader,
+    CheckpointWriter,
+    PlannedTensor,
+    content_hash,
+    model_card,
+    prepare_target,
+    side_file,
+)
+from treadle.core.codec import FLOATS, Array
+from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.core.result import RESULT_FILE, Figure, Measurement, Result, Series, digest
+from treadle.core.run import Recording, recorded
+from treadle.core.seed import torch_stream
+from treadle.model.blockwise import (
+    Calibration,
+    Change,
+    Rewriter,
+    View,
+    layers_of,
+    require_memory,
+    rewrite,
+)
+from treadle.model.grid import Grid
+from treadle.model.packing import pack_grid, packed_names, planned_matrix, quantization_config
+from treadle.model.statistics import BlockStatistics
+from treadle.shrink.quantize.base import Quantizer, Scheme
+
+if TYPE_CHECKING:
+    from treadle.model.facts import Linear
+
+__all__ = ["Request", "quantize_model"]
+
+
+class Request(NamedTuple):
+    """What was asked for, checked."""
+
+    method: Quantizer
+    num_bits: int
+    group_columns: int
+    is_symmetric: bool
+    text: str | None
+    num_windows: int
+    window_tokens: int
+    seed: int
+
+    def settings(self) -> dict[str, Any]:  # Any: JSON values
+        """Return what determines the output beside the model and the seed."""
+        asked = {
+            **self.method.settings(),
+            "bits": self.num_bits,
+            "group": self.group_columns or "row",
+            "symmetric": self.is_symmetric,
+        }
+        if self.text is None:
+            return asked
+        windows = {"num_windows": self.num_windows, "window_tokens": self.window_tokens}
+        return {**asked, **windows, "text": self.text}
+
+
+class _Part(Change):
+    """Rounds matrices and keeps their codes until they are written."""
+
+    def __init__(self, run: "_Quantizing", view: View) -> None:
+        self._run, self._view = run, view
+        self._grids: dict[str, Grid] = {}
+
+    def change(self, matrices: Sequence["Linear"], known: BlockStatistics) -> None:
+        """Put each matrix on its grid; from here on the block computes with the rounded one."""
+        import torch
+
+        for matrix in matrices:
+            weight = self._view(matrix)
+            generator = torch_stream(self._run.request.seed, f"quantize.{matrix.name}")
+            before = weight.clone(memory_format=torch.contiguous_format)
+            grid = self._run.request.method.quantize(before, self._run.scheme(matrix), generator)
+            weight.copy_(torch.from_numpy(grid.floats()))
+            self._grids[matrix.name] = grid
+            self._run.count(before, weight)
+
+    def written(self, matrices: Sequence["Linear"]) -> Iterator[tuple[str, Array]]:
+        """Yield the packed tensors of each matrix on disk, its parts one below the other."""
+        by_tensor: dict[str, list[Linear]] = {}
+        for matrix in matrices:
+            by_tensor.setdefault(matrix.tensor, []).append(matrix)
+        for name, parts in by_tensor.items():
+            ordered = sorted(parts, key=lambda part: part.rows.start or 0)
+            grid = _stacked([self._grids[part.name] for part in ordered])
+            stem = name.removesuffix(".weight")
+            yield from pack_grid(stem, grid, self._run.request.is_symmetric).items()
+
+
+def _stacked(grids: list[Grid]) -> Grid:
+    rows = zip(*((grid.codes, grid.zeros, grid.scales) for grid in grids), strict=True)
+    codes, zeros, scales = (np.concatenate(part) for part in rows)
+    return Grid(codes, zeros, scales, grids[0].groups, grids[0].num_bits)
+
+
+class _Quantizing(Rewriter):
+    """What the walk is to do, and the error that it makes on its way."""
+
+    def __init__(self, request: Request, reader: CheckpointReader) -> None:
+        self.request, self._reader = request, reader
+        self.title = f"quantize ({request.method.name})"
+        self.error = self.power = 0.0
+
+    def scheme(self, matrix: "Linear") -> Scheme:
+        """Return the grid of a matrix: scales have the dtype of its weights."""
+        request, dtype = self.request, self._reader.tensors[matrix.tensor].dtype
+        return Scheme(request.num_bits, request.group_columns, request.is_symmetric, dtype)
+
+    def count(self, before: "Any", after: "Any") -> None:  # Any: tensors [out, in]
+        """Add a matrix's squared error and size, in float64."""
+        self.error += float((after - before).double().square().sum())
+        self.power += float(before.double().square().sum())
+
+    def replaced(self, matrices: Sequence["Linear"]) -> list[str]:
+        return list(dict.fromkeys(matrix.tensor for matrix in matrices))
+
+    def names(self, matrices: Sequence["Linear"]) -> list[str]:
+        stems = [name.removesuffix(".weight") for name in self.replaced(matrices)]
+        return [part for stem in stems for part in packed_names(stem, self.request.is_symmetric)]
+
+    def open(self, layer: int, view: View) -> _Part:
+        return _Part(self, view)
+
+
+def quantize_model(
+    request: Request,
+    reader: CheckpointReader,
+    name: str,
+    out: Path,
+    overwrite: bool,
+    trust_remote_code: bool,
+) -> Result:
+    """Quantise the model in `reader`, which the user calls `name`, and publish the folder `out`."""
+    from treadle.model.load import skeleton
+
+    skeleton(reader, trust_remote_code)  # checks that weights and config belong together
+    layers = layers_of(reader)
+    matrices = [matrix for found in layers for matrix in found]
+    _require_plain(request, reader, matrices)
+    _require_target(reader, out, overwrite)
+    with recorded(
+        "quantize", request.method, request.settings(), seed=request.seed, out=out
+    ) as run:
+        run.read("model", name, content_hash(reader), "model")
+        run.read("config", "config.json", digest(reader.config), "config")
+        calibration = _calibration(run, request, reader, layers)
+        config = {
+            **reader.config,
+            "quantization_config": quantization_config(
+                request.num_bits,
+                request.group_columns,
+                request.is_symmetric,
+                _left_alone(reader, matrices),
+            ),
+        }
+        planned = _planned(request, reader, matrices)
+        with CheckpointWriter(
+            out,
+            planned,
+            parent=reader,
+            config=config,
+            overwrite=overwrite,
+            fingerprint=run.fingerprint,
+        ) as writer:
+            quantizing = _Quantizing(request, reader)
+            _walk(run, quantizing, reader, writer, calibration, trust_remote_code)
+            _account_for(run, quantizing, reader, matrices, planned)
+            run.finish(writer.folder)
+            manifest = run.manifest([side_file("result", RESULT_FILE)])
+            writer.finish(manifest, model_card(out.name, manifest.provenance))
+    return run.result
+
+
+def _require_plain(
+    request: Request, reader: CheckpointReader, matrices: Sequence["Linear"]
+) -> None:
+    """Refuse what the format cannot hold, before any work."""
+    for matrix in matrices:
+        info = reader.tensors[matrix.tensor]
+        if matrix.expert is not None or matrix.transposed or not matrix.tensor.endswith(".weight"):
+            what = "an expert's" if matrix.expert is not None else "stored transposed"
+            raise UnsupportedModelError(
+                f"Tensor '{matrix.tensor}' in '{reader.folder}' is {what} matrix, which this verb "
+                f"does not pack yet; quantise a dense model with linear layers, or load this one "
+                f"with LLM(..., weights='q8')."
+            )
+        if info.dtype not in FLOATS:
+            raise UnsupportedModelError(
+                f"Tensor '{matrix.tensor}' in '{info.file}' is {info.dtype}, no float; give the "
+                f"unquantised model."
+            )
+        columns = info.shape[1]
+        if request.group_columns and columns % request.group_columns:
+            raise SettingsError(
+                f"group = {request.group_columns} does not divide the {columns} columns of tensor "
+                f"'{matrix.tensor}'; choose a divisor such as {_divisor(columns)}, or row."
+            )
+
+
+def _left_alone(reader: CheckpointReader, matrices: Sequence["Linear"]) -> list[str]:
+    """Return the modules with a matrix that stays as it is; the head is one, tied or not."""
+    packed = {matrix.tensor for matrix in matrices}
+    others = (
+        name.removesuffix(".weight")
+        for name, info in reader.tensors.items()
+        if name not in packed and name.endswith(".weight") and len(info.shape) == 2
+    )
+    return list(dict.fromkeys(["lm_head", *others]))
+
+
+def _divisor(columns: int) -> int:
+    """Return the largest usual group that divides a matrix."""
+    usual = (128, 64, 32, 16, 8, 4, 2)
+    return next((size for size in usual if columns % size == 0), columns)
+
+
+def _require_target(reader: CheckpointReader, out: Path, overwrite: bool) -> None:
+    prepare_target(out, overwrite)
+    source = reader.folder.resolve()
+    if source in (out.resolve(), *out.resolve().parents):
+        raise SettingsError(
+            f"The output '{out}' is the model's own folder, or lies in it; choose another one."
+        )
+
+
+def _calibration(
+    run: Recording, request: Request, reader: CheckpointReader, layers: list[list["Linear"]]
+) -> Calibration | None:
+    """Draw the windows on which the drift is measured, if it is."""
+    from treadle.model.load import load_tokenizer, shapes_of
+    from treadle.model.text import sampled_windows
+
+    if request.text is None:
+        return None
+    tokenizer = load_tokenizer(reader.folder)
+    windows = sampled_windows(
+        request.text, tokenizer, request.num_windows, request.window_tokens, request.seed
+    )
+    run.protocol = windows.protocol.model_dump()
+    run.read("text", windows.protocol.corpus, windows.protocol.corpus_sha256, "data")
+    require_memory(2 * windows.tokens.numel(), layers[0], shapes_of(reader))
+    return Calibration(windows.tokens, needs_gram=False, is_paired=True)
+
+
+def _planned(
+    request: Request, reader: CheckpointReader, matrices: Sequence["Linear"]
+) -> list[PlannedTensor]:
+    packed = {matrix.tensor for matrix in matrices}
+    planned: list[PlannedTensor] = []
+    for name, info in reader.tensors.items():
+        if name in packed:
+            columns = info.shape[1]
+            planned += planned_matrix(
+                name.removesuffix(".weight"),
+                info.shape,
+                request.num_bits,
+                columns // (request.group_columns or columns),
+                request.is_symmetric,
+                info.dtype,
+            )
+        elif name not in reader.tied:
+            planned.append(PlannedTensor(name, info.dtype, info.shape))
+    return planned
+
+
+def _walk(
+    run: Recording,
+    quantizing: _Quantizing,
+    reader: CheckpointReader,
+    writer: CheckpointWriter,
+    calibration: Calibration | None,
+    trust_remote_code: bool,
+) -> None:
+    from treadle.model.layers import LayeredModel
+
+    done = rewrite(
+        reader,
+        writer,
+        quantizing,
+        fingerprint=run.fingerprint,
+        model=None if calibration is None else LayeredModel(reader, trust_remote_code),
+        calibration=calibration,
+    )
+    if done.first_layer:
+        run.resumed(
+            f"had written the first {done.first_layer} blocks; weight_error is that of the others"
+        )
+    if done.drift:
+        run.figures.append(_drift_figure(quantizing.request.method.name, done.drift))
+        run.measurements.append(
+            Measurement(
+                name="drift",
+                value=done.drift[-1],
+                unit="of the last hidden states' norm, against the unquantised model",
+                better="lower",
+            )
+        )
+
+
+def _drift_figure(name: str, drift: list[float]) -> Figure:
+    return Figure(
+        kind="line",
+        title="How far hidden states are from those of the unquantised model",
+        x_label="block",
+        y_label="relative error",
+        series=[Series(name=name, x=list(range(len(drift))), y=drift)],
+    )
+
+
+def _account_for(
+    run: Recording,
+    quantizing: _Quantizing,
+    reader: CheckpointReader,
+    matrices: Sequence["Linear"],
+    planned: Sequence[PlannedTensor],
+) -> None:
+    packed = {matrix.tensor for matrix in matrices}
+    num_weights = sum(int(np.prod(reader.tensors[name].shape)) for name in packed)
+    stems = tuple(f"{name.removesuffix('.weight')}.weight_" for name in packed)
+    num_bytes = sum(one.num_bytes for one in planned if one.name.startswith(stems))
+    run.measurements += [
+        Measurement(
+            name="bits_per_weight",
+            value=8 * num_bytes / num_weights,
+            unit="bits of codes, scales and zero points, counted, of the blocks' matrices",
+            better="lower",
+        ),
+        Measurement(
+            name="weight_error",
+            value=float(np.sqrt(quantizing.error / quantizing.power)) if quantizing.power else 0.0,
+            unit="of the norm of the blocks' matrices",
+            better="lower",
+        ),
+    ]
+    run.bytes["input"] = reader.num_bytes
+    run.bytes["output"] = sum(tensor.num_bytes for tensor in planned)
