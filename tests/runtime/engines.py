@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from runtime.kept import kept_sets
+from treadle.runtime.admit.queue import Queue, choose_admission
 from treadle.runtime.batch import Batch
-from treadle.runtime.executor import ModelShape, StepRows
+from treadle.runtime.evict.keeping import Keeping
+from treadle.runtime.executor import ModelShape, Segment, StepRows
 from treadle.runtime.limits import Limits
 from treadle.runtime.pages import KeyValues, PagePool
-from treadle.runtime.policy import make_policy
 from treadle.runtime.radix import PrefixTree
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.runner import Runner
@@ -42,13 +44,20 @@ class EchoExecutor(TimedExecutor):
 
     def forward(self, rows: StepRows, pool: KeyValues) -> np.ndarray:
         logits = super().forward(rows, pool)
-        size = pool.page_size
+        size, plain = pool.page_size, rows.slots >= 0
+        pages, offsets = rows.slots[plain] // size, rows.slots[plain] % size
         for layer in pool.layers:
-            layer.keys[rows.slots // size, :, 0, rows.slots % size] = rows.tokens[:, None]
-            layer.values[rows.slots // size, :, rows.slots % size, 1] = rows.positions[:, None]
+            layer.keys[pages, :, 0, offsets] = rows.tokens[plain][:, None]
+            layer.values[pages, :, offsets, 1] = rows.positions[plain][:, None]
         logits[:] = 0
         wanted = {int(row): place for place, row in enumerate(rows.wanted)}
-        for part in rows.segments():
+        for number, part in enumerate(rows.segments()):
+            own = -1 if rows.heads is None else int(rows.heads.numbers[number])
+            if own >= 0:
+                for row, token in self._kept(rows, pool, part, own):
+                    if row in wanted:
+                        logits[wanted[row], token] = 5
+                continue
             assert part.context_length <= len(part.pages) * size
             for row in range(part.first_row, part.first_row + part.num_rows):
                 if row not in wanted:
@@ -61,6 +70,34 @@ class EchoExecutor(TimedExecutor):
                 held = pool.layers[-1].keys[part.pages[slots // size], -1, 0, slots % size]
                 logits[wanted[row], next_token(held.astype(int))] = 5
         return logits
+
+    def _kept(self, rows: StepRows, pool: KeyValues, part: Segment, own: int):
+        """Yield what each row of a segment says whose heads have their own tables."""
+        size, arena = pool.page_size, pool.arena
+        lengths, planes = rows.heads.lengths[own], rows.heads.planes[own]
+        assert part.context_length == lengths.max()
+        for number in range(part.num_rows):
+            row, held = part.first_row + number, []
+            for length, table in zip(lengths, planes, strict=True):
+                slots = np.arange(length - part.num_rows + number + 1)
+                at = (table[slots[-1] // size], slots[-1] % size)
+                arena.keys[at[0], 0, at[1]] = rows.tokens[row]
+                arena.positions[at] = rows.positions[row]
+                found = (table[slots // size], slots % size)
+                order = arena.positions[found].argsort()
+                held += [*arena.keys[found[0], 0, found[1]][order], len(slots)]
+            yield row, next_token(held)
+
+
+def kept_continuation(prompt: Sequence[int], count: int, keeping: Keeping) -> list[int]:
+    """What the echo model says if each head sees what `keeping` leaves it."""
+    tokens = list(prompt)
+    for _ in range(count):
+        seen = kept_sets(keeping, SHAPE.kv_heads, len(tokens), len(prompt))[-1]
+        tokens.append(
+            next_token([x for own in seen for x in (*(tokens[p] for p in own), len(own))])
+        )
+    return tokens[len(prompt) :]
 
 
 class Small:
@@ -80,7 +117,7 @@ class Small:
         self.executor = executor(SHAPE, self.clock.advance, 0.0, row_seconds)
         self.pool = PagePool(KeyValues(SHAPE.kv_heads, SHAPE.head_dim, num_pages, page_size))
         self.tree = PrefixTree(self.pool)
-        self.policy = make_policy(policy, self.tree, ageing_seconds)
+        self.policy = Queue(choose_admission(policy, ageing_seconds), self.tree)
         self.limits = Limits(**{"max_num_seqs": 4, "max_num_batched_tokens": 16, **limits})
         self.batch = Batch(self.pool, self.tree, self.policy, self.limits, self.clock)
         self.runner = Runner(self.batch, self.executor, frozenset(), self.clock)

@@ -143,7 +143,16 @@ def test_arguments_of_another_type_are_refused(engine, options, says):
     [
         ({"page_size": 0}, "page_size=0, expected at least 1"),
         ({"page_size": 1.5}, "page_size=1.5, expected a whole number"),
-        ({"cache_bytes": "1GB"}, "cache_bytes='1GB', expected a whole number"),
+        ({"cache_bytes": "1GX"}, "cache_bytes='1GX'. The size '1GX' cannot be read.*24GiB"),
+        ({"cache_bytes": 2.5}, "cache_bytes=2.5, expected a whole number"),
+        ({"cache_bytes": True}, "cache_bytes=True, expected a whole number"),
+        ({"kv_dtype": "fp8"}, r"No kv_dtype 'fp8'. Did you mean 'fp32'"),
+        ({"preemption": "drop"}, r"No preemption 'drop'. Choose one of: recompute, swap"),
+        ({"policy": "fair_prio"}, r"Unknown runtime policy 'fair_prio'. Did you mean 'fair_pr"),
+        (
+            {"max_num_sequences": 9},
+            r"No setting 'max_num_sequences' .*'max_num_seqs'",
+        ),
         ({"max_num_seqs": 2.5}, "max_num_seqs=2.5, expected a whole number"),
         ({"max_num_batched_tokens": "9"}, "max_num_batched_tokens='9', expected a whole number"),
         ({"num_threads": 0}, "num_threads=0, expected at least 1"),

@@ -7,11 +7,10 @@ import torch
 from naive import plain_model, tokens_of
 from runtime.engines import greedy_ties
 from shrink.prune.runs import run
-from treadle.core.errors import UnsupportedModelError
 from treadle.model import tiny
 from treadle.model.load import full
 from treadle.runtime import LLM, SamplingParams
-from treadle.runtime.executor import HeadTables, StepRows
+from treadle.runtime.executor import StepRows
 from treadle.runtime.generic import GenericExecutor
 from treadle.runtime.pages import KeyValues
 
@@ -114,14 +113,6 @@ def test_pruned_heads_run(tiny_model, text, tmp_path):
     prompt = tokens_of(1, 30)[0].tolist()
     (out,) = engine.generate([prompt], SamplingParams(temperature=0, max_tokens=9, ignore_eos=True))
     greedy_ties(full(folder), prompt, out.outputs[0].token_ids)
-
-
-def test_tables_of_heads_are_refused_by_the_generic_step(llama):
-    executor = GenericExecutor.from_folder(llama)
-    store = KeyValues(executor.shape.kv_heads, 16, 1)
-    rows = rows_from([1], [0], [0], 1, [0], heads=HeadTables((), (), (), ()))
-    with pytest.raises(UnsupportedModelError, match=r"same tokens for all heads; use an executor"):
-        executor.forward(rows, store)
 
 
 @pytest.mark.gpu

@@ -383,5 +383,5 @@ def test_bad_requests_and_limits_are_refused():
     ):
         with pytest.raises(SettingsError, match=says):
             Limits(**values)
-    with pytest.raises(SettingsError, match=r"No policy 'fast'.*fcfs"):
+    with pytest.raises(SettingsError, match=r"Unknown runtime policy 'fast'.*fcfs"):
         Small(policy="fast")

@@ -207,14 +207,11 @@ def test_blocks_of_differing_width_run(llama, tmp_path):
     step.close()
 
 
-def test_what_it_does_not_compute_is_refused(tiny_model, step):
+def test_what_it_does_not_compute_is_refused(tiny_model):
     with pytest.raises(UnsupportedModelError, match="The native step computes"):
         LlamaStep(tiny_model("gpt2"))
     with pytest.raises(SettingsError, match="fp23"):
         LlamaStep(tiny_model("llama"), "fp23")
-    rows = rows_of([([1], 0, [0])])._replace(heads=object())
-    with pytest.raises(SettingsError, match="per head with the generic executor"):
-        step.forward(rows, pool_of(step))
 
 
 def test_without_machine_code_it_says_so(llama):

@@ -4,29 +4,51 @@ The echo executor reads its answers from the pages, so a page that was given to 
 it was in use, or not copied before it was written to, changes a token.
 """
 
+from functools import cache
+
 import numpy as np
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from runtime.engines import Small, continuation
+from runtime.engines import SHAPE, Small, continuation, kept_continuation
+from treadle.runtime.admit.tables import ADMISSIONS
+from treadle.runtime.evict.keeping import Keeping
+from treadle.runtime.evict.tables import EVICTIONS
 from treadle.runtime.migrate import export_pages, import_pages
-from treadle.runtime.policy import POLICIES
 from treadle.runtime.request import Request, RequestState
 
 NUM_PAGES, PAGE_SIZE = 7, 3
 LONGEST = NUM_PAGES * PAGE_SIZE
 TEXT = [5, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4]
+KEEPINGS = [
+    None,
+    Keeping(EVICTIONS.resolve({"method": "sinks", "sinks": 1, "chunk_tokens": 4}), 3),
+    Keeping(EVICTIONS.resolve({"method": "random", "chunk_tokens": 2}), 5),
+    Keeping(EVICTIONS.resolve({"method": "random", "spread": 0.9, "chunk_tokens": 5}), 0.3),
+]
 prompts = st.tuples(st.integers(1, 14), st.integers(0, 2)).map(
     lambda drawn: TEXT[: drawn[0]] + [drawn[1]] * drawn[1]
 )
+
+
+def answer_of(request: Request, count: int) -> list[int]:
+    prompt = tuple(request.tokens[: request.num_prompt])
+    return list(_answer_of(prompt, count, request.keep))
+
+
+@cache
+def _answer_of(prompt: tuple[int, ...], count: int, keep: Keeping | None) -> list[int]:
+    if keep is None:
+        return continuation(prompt, count)
+    return kept_continuation(prompt, count, keep)
 
 
 class Engine(RuleBasedStateMachine):
     requests: Bundle[Request] = Bundle("requests")
 
     @initialize(
-        policy=st.sampled_from(POLICIES),
+        policy=st.sampled_from(list(ADMISSIONS.table)),
         preemption=st.sampled_from(["recompute", "swap"]),
         has_prefix_cache=st.booleans(),
         max_num_seqs=st.integers(1, 4),
@@ -69,19 +91,35 @@ class Engine(RuleBasedStateMachine):
         priority=st.integers(0, 2),
         lives=st.one_of(st.none(), st.integers(1, 60)),
         salt=st.sampled_from(["", "x"]),
+        keep=st.sampled_from(KEEPINGS),
+        has_sibling=st.booleans(),
     )
-    def ask(self, prompt, count, client, priority, lives, salt):
+    def ask(self, prompt, count, client, priority, lives, salt, keep, has_sibling):
         deadline = None if lives is None else self.small.clock() + lives
         fields = {"client": client, "priority": priority, "deadline": deadline, "salt": salt}
+        fields["keep"] = keep
         found = self.small.add(f"r{len(self.all)}", prompt, count, **fields)
         self.all.append(found)
+        if has_sibling:
+            self.ask_sibling(found, count)
         return found
 
     @rule(parent=requests, count=st.integers(1, 6))
+    def ask_one_more(self, parent, count):
+        self.ask_sibling(parent, count)
+
     def ask_sibling(self, parent, count):
         prompt = parent.tokens[: parent.num_prompt]
-        found = self.small.add(f"r{len(self.all)}", prompt, count, parent=parent.id)
+        fields = {"parent": parent.id, "keep": parent.keep}
+        found = self.small.add(f"r{len(self.all)}", prompt, count, **fields)
         self.all.append(found)
+
+    @rule(request=requests, num_right=st.integers(0, 3), wrong=st.integers(0, 2))
+    def draft(self, request, num_right, wrong):
+        """Propose what follows, right at first and then perhaps wrong."""
+        if request.state is not RequestState.FINISHED:
+            right = answer_of(request, request.num_new + num_right)[request.num_new :]
+            request.drafts = right + [(right or [0])[-1] + 1] * wrong
 
     @rule(times=st.integers(1, 4))
     def step(self, times):
@@ -115,7 +153,10 @@ class Engine(RuleBasedStateMachine):
         if request.id not in batch.paused:
             return
         exported = export_pages(batch, request.id, 0, clock)
-        if exported.num_pages > self.small.pool.num_free + self.small.tree.num_evictable:
+        needed = exported.num_pages
+        if exported.lengths is not None:
+            needed = batch.holdings.planes.pages_for(len(exported.content[0]))
+        if needed > self.small.pool.num_free + self.small.tree.num_evictable:
             return
         batch.finish(batch.get(request.id), "migrated")
         import_pages(batch, exported, LONGEST, clock)
@@ -140,16 +181,34 @@ class Engine(RuleBasedStateMachine):
         for request in unfinished:
             assert len(set(request.pages)) == len(request.pages)
             np.add.at(expected, request.pages, 1)
+        planes = self.small.batch.holdings.planes
+        np.add.at(expected, sorted(planes.broken), 1)
+        held = [plane for r in unfinished if r.entries is not None for plane in r.entries.held]
+        free = [plane for own in planes._free.values() for plane in own]
+        of_broken = [plane for page in planes.broken for plane in pool.store.planes_of(page)]
+        assert sorted(held + free) == sorted(of_broken)
         assert pool.holders.tolist() == expected.tolist()
         assert pool.num_free == int((expected == 0).sum())
-        assert all(not r.pages for r in self.all if r.state is RequestState.FINISHED)
+        ended = [r for r in self.all if r.state is RequestState.FINISHED]
+        assert all(not r.pages and r.entries is None for r in ended)
         assert len(self.small.batch.running) <= self.small.limits.max_num_seqs
 
     @invariant()
     def every_answer_is_right_so_far(self):
         for request in getattr(self, "all", []):
-            prompt = request.tokens[: request.num_prompt]
-            assert request.outputs == continuation(prompt, request.num_new)
+            assert request.outputs == answer_of(request, request.num_new)
+
+    @invariant()
+    def no_head_keeps_more_than_its_policy_allows(self):
+        for request in getattr(self, "all", []):
+            if request.entries is None:
+                continue
+            budget = request.keep.entries(request.num_computed, request.num_prompt)
+            most = SHAPE.num_heads * (budget + request.keep.method.chunk_tokens)
+            assert request.entries.lengths.sum() <= most
+            needed = self.small.batch.holdings.needed(request, request.num_computed)
+            fitting = -(-request.entries.lengths // PAGE_SIZE)
+            assert fitting.sum() <= needed * SHAPE.num_heads
 
     def teardown(self):
         if not hasattr(self, "small"):
@@ -167,7 +226,7 @@ class Engine(RuleBasedStateMachine):
 
 # Shrinking a failure of this machine takes minutes; its first steps are found in seconds.
 Engine.TestCase.settings = settings(
-    max_examples=100,
+    max_examples=150,
     stateful_step_count=40,
     deadline=None,
     phases=[Phase.generate],

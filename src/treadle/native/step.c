@@ -147,8 +147,9 @@ static void place(Step *s, int id, int layer) {
     const Layer *l = &m->layers[layer];
     const Heads *h = &l->heads;
     const Cache *cache = &m->caches[layer];
-    int dim = h->dim, half = dim / 2;
+    int dim = h->dim, half = dim / 2, segment = 0;
     for (int r = id; r < rows->num_rows; r += s->team.count) {
+        while (r >= rows->view.row_starts[segment + 1]) segment++;
         const float *cosines = rows->cosines[l->rope] + (int64_t)r * half;
         const float *sines = rows->sines[l->rope] + (int64_t)r * half;
         for (int head = 0; head < h->heads; head++) {
@@ -156,15 +157,16 @@ static void place(Step *s, int id, int layer) {
             if (l->q_norm) normalise(q, l->q_norm, q, dim, m);
             rotate(q, cosines, sines, dim);
         }
-        int page = rows->slots[r] / m->page_size, offset = rows->slots[r] % m->page_size;
         for (int head = 0; head < h->kv_heads; head++) {
+            const Spot spot = spot_of(&rows->view, h, cache, segment, r, rows->slots[r], head);
+            const Cache *to = spot.cache;
             int64_t from = ((int64_t)r * h->kv_heads + head) * dim;
-            int64_t plane = ((int64_t)page * h->kv_heads + head) * m->page_size, at = plane + offset;
+            int64_t plane = spot.plane * m->page_size, at = plane + spot.offset;
             if (l->k_norm) normalise(s->work.k + from, l->k_norm, s->work.k + from, dim, m);
             rotate(s->work.k + from, cosines, sines, dim);
-            keep(cache->keys, cache->key_scales, plane * dim + offset, m->page_size, at, s->work.k + from, dim, m->kv_dtype);
-            keep(cache->values, cache->value_scales, at * dim, 1, at, s->work.v + from, dim, m->kv_dtype);
-            cache->positions[at] = rows->view.positions[r];
+            keep(to->keys, to->key_scales, plane * dim + spot.offset, m->page_size, at, s->work.k + from, dim, m->kv_dtype);
+            keep(to->values, to->value_scales, at * dim, 1, at, s->work.v + from, dim, m->kv_dtype);
+            to->positions[at] = rows->view.positions[r];
         }
     }
 }

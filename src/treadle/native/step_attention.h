@@ -17,13 +17,25 @@ typedef struct {
 
 typedef struct {
     int32_t heads, kv_heads, dim, window; /* window 0: none */
+    int32_t first;                        /* the number of the first KV head among those of all layers */
     float scale, softcap;                 /* softcap 0: none */
 } Heads;
+
+/* Tables of each layer and KV head, for segments whose heads keep different entries. Their planes lie in the arena, which
+ * is a cache whose pages have one plane each. */
+typedef struct {
+    const int32_t *numbers; /* [segments] the segment's place in the arrays below, or -1; null: no segment has one */
+    const int32_t *lengths; /* [kept segments, num_heads] */
+    const int32_t *planes;  /* [kept segments, num_heads, most] */
+    const Cache *arena;
+    int32_t num_heads, most;
+} HeadTables;
 
 typedef struct {
     const int32_t *positions, *row_starts, *context_lengths, *page_starts, *pages, *prefix_lengths;
     const uint64_t *ancestors;
     int32_t dtype, page_size;
+    HeadTables heads;
 } View;
 
 /* The number at `at` of an array of the cache. */
@@ -195,9 +207,9 @@ INLINE void mix(const float *weights, int64_t row, const Values *v, const Values
 }
 
 INLINE int is_hidden(
-    const View *view, const Heads *h, const Cache *cache, int segment, int row, int slot, int64_t place) {
+    const View *view, const Heads *h, const Cache *cache, int prefix, int row, int slot, int64_t place) {
     if (view->ancestors) {
-        int tail = slot - view->prefix_lengths[segment];
+        int tail = slot - prefix;
         if (tail >= 0 && !(view->ancestors[row] >> tail & 1)) return 1;
     }
     return h->window && view->positions[row] - cache->positions[place] >= h->window;
@@ -223,6 +235,37 @@ typedef struct {
     const int32_t *pages;
     int kv_heads, kv_head, size, dim, dtype;
 } Plane;
+
+/* Where a head's table of a segment stands among those of all heads, or -1 if the segment has one for all heads. */
+INLINE int64_t table_of(const View *view, const Heads *h, int segment, int kv_head) {
+    int number = view->heads.numbers ? view->heads.numbers[segment] : -1;
+    return number < 0 ? -1 : (int64_t)number * view->heads.num_heads + h->first + kv_head;
+}
+
+/* A head's part of a segment's cache; `context` becomes the number of its slots. */
+INLINE Plane plane_of(const View *view, const Heads *h, const Cache *cache, int segment, int kv_head, int *context) {
+    int64_t table = table_of(view, h, segment, kv_head);
+    const int32_t *pages = view->pages + view->page_starts[segment];
+    if (table < 0) return (Plane){cache, pages, h->kv_heads, kv_head, view->page_size, h->dim, view->dtype};
+    *context = view->heads.lengths[table];
+    pages = view->heads.planes + table * view->heads.most;
+    return (Plane){view->heads.arena, pages, 1, 0, view->page_size, h->dim, view->dtype};
+}
+
+/* Where the key and value of a row go. */
+typedef struct {
+    const Cache *cache;
+    int64_t plane;
+    int offset;
+} Spot;
+
+INLINE Spot spot_of(const View *view, const Heads *h, const Cache *cache, int segment, int row, int slot, int kv_head) {
+    int64_t table = table_of(view, h, segment, kv_head);
+    int size = view->page_size;
+    if (table < 0) return (Spot){cache, (int64_t)(slot / size) * h->kv_heads + kv_head, slot % size};
+    int entry = view->heads.lengths[table] - (view->row_starts[segment + 1] - row);
+    return (Spot){view->heads.arena, view->heads.planes[table * view->heads.most + entry / size], entry % size};
+}
 
 /* The number of a slot among all slots of all heads. */
 INLINE int64_t slot_of(const Plane *p, int slot) {
@@ -317,10 +360,10 @@ static void attend(
     const View *view, const Heads *h, const Cache *cache, int segment, int first, int num_rows, int kv_head,
     const float *queries, float *target, float *room) {
     int dim = h->dim, group = h->heads / h->kv_heads, count = num_rows * group;
-    int context = view->context_lengths[segment], start = view->row_starts[segment];
+    int longest = view->context_lengths[segment], context = longest, start = view->row_starts[segment];
     int segment_rows = view->row_starts[segment + 1] - start, limits[QUERIES], most = 0;
-    const Plane plane = {
-        cache, view->pages + view->page_starts[segment], h->kv_heads, kv_head, view->page_size, dim, view->dtype};
+    const Plane plane = plane_of(view, h, cache, segment, kv_head, &context);
+    int prefix = view->ancestors ? view->prefix_lengths[segment] - (longest - context) : 0;
     int64_t row = padded(context);
     float *q = room + SLOTS * dim, *scores = q + (int64_t)count * dim, *inverses = scores + count * row;
     for (int r = 0; r < num_rows; r++) {
@@ -336,7 +379,7 @@ static void attend(
         float *s = scores + (int64_t)i * row;
         for (int slot = 0; h->softcap > 0 && slot < limit; slot++) s[slot] = h->softcap * tanhf(s[slot] / h->softcap);
         for (int slot = 0; can_hide && slot < limit; slot++)
-            if (is_hidden(view, h, cache, segment, first + i / group, slot, slot_of(&plane, slot))) s[slot] = -INFINITY;
+            if (is_hidden(view, h, plane.cache, prefix, first + i / group, slot, slot_of(&plane, slot))) s[slot] = -INFINITY;
         for (int slot = limit; slot < whole; slot++) s[slot] = -INFINITY;
         inverses[i] = soften(s, whole, most_of(s, whole));
         if (whole < most) memset(s + whole, 0, 4 * (size_t)(most - whole)); /* later slots count nothing */

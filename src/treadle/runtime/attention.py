@@ -10,11 +10,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from treadle.core.errors import UnsupportedModelError
-from treadle.runtime.executor import Segment, StepRows
+from treadle.runtime.executor import HeadTables, StepRows
 from treadle.runtime.pages import KeyValues, LayerKeyValues
+from treadle.runtime.visibility import Source, tensor, visible_slots
 
 if TYPE_CHECKING:
     import torch
@@ -65,10 +64,12 @@ def _own_attention(module: Any, original: str) -> Callable[..., Any]:
 class _Places(NamedTuple):
     """Where things are in a layer's arrays, seen as [pages * heads, ...]; same for equal heads."""
 
+    rows: "torch.Tensor"
+    """The rows of segments with one table for all heads."""
     written: "torch.Tensor"
-    """[rows * heads] slots, seen as [pages * heads * page_size]."""
+    """[rows * heads] their slots, seen as [pages * heads * page_size]."""
     planes: "list[torch.Tensor]"
-    """[heads * pages] of each segment, head by head."""
+    """[heads, pages] of each segment; empty where heads have their own tables."""
 
 
 class StepPages:
@@ -82,8 +83,13 @@ class StepPages:
         self._pages = torch.from_numpy(rows.slots // pool.page_size).to(device, torch.int64)
         self._offsets = torch.from_numpy(rows.slots % pool.page_size).to(device, torch.int64)
         self._positions = torch.from_numpy(rows.positions).to(device)
+        self._kept = {} if rows.heads is None else _kept_numbers(rows.heads)
+        """Segments whose heads have their own tables, and their places there."""
+        self._tables = rows.heads
         singles = [
-            n for n, s in enumerate(self._segments) if s.num_rows == 1 and s.ancestors is None
+            n
+            for n, s in enumerate(self._segments)
+            if s.num_rows == 1 and s.ancestors is None and n not in self._kept
         ]
         self._singles = singles if len(singles) > 1 else []
         """Segments of one row each, which attend together."""
@@ -94,11 +100,6 @@ class StepPages:
         self._single_lengths = torch.tensor([s.context_length for s in found]).to(device)
         self._places: dict[int, _Places] = {}
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
-        if rows.heads is not None:
-            raise UnsupportedModelError(
-                "The generic step keeps the same tokens for all heads; use an executor that reads "
-                "tables of heads, or an eviction policy that keeps the same tokens in every head."
-            )
 
     def attend(
         self,
@@ -133,7 +134,9 @@ class StepPages:
                 )
         layer = self._pool.layers[module.layer_idx]
         places = self._places_of(key.shape[1])
-        self._write(layer, key[0], value[0], places)
+        self._write(layer, key[0][:, places.rows], value[0][:, places.rows], places)
+        for number in self._kept:
+            self._write_kept(number, module.layer_idx, key[0], value[0])
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         mixed = torch.empty_like(query[0])
         if self._singles:
@@ -146,9 +149,10 @@ class StepPages:
                 continue
             last_row = segment.first_row + segment.num_rows
             own = query[0, :, segment.first_row : last_row]
-            keys = self._gather(layer.keys, layer.key_scales, places, number, is_turned=True)
-            values = self._gather(layer.values, layer.value_scales, places, number)
-            visible = self._mask(number, sliding_window, layer)
+            source = self._source(number, module.layer_idx, places)
+            keys = self._gather(source.arrays.keys, source.arrays.key_scales, source, True)
+            values = self._gather(source.arrays.values, source.arrays.value_scales, source)
+            visible = self._mask(number, sliding_window, source)
             mixed[:, segment.first_row : last_row] = _attend(
                 own, keys, values, visible, scale, softcap
             )
@@ -174,13 +178,13 @@ class StepPages:
         kv_heads, size = layer.keys.shape[1], self._pool.page_size
         table = self._table_of_singles(kv_heads, places)
         flat, context = table.reshape(-1), table.shape[2] * size
-        found = _tensor(layer.keys).view(-1, dim * size).index_select(0, flat)
+        found = tensor(layer.keys).view(-1, dim * size).index_select(0, flat)
         keys = found.view(requests, kv_heads, -1, dim, size).transpose(2, 3)
         keys = keys.reshape(requests, kv_heads, dim, context).float()
-        found = _tensor(layer.values).view(-1, size * dim).index_select(0, flat)
+        found = tensor(layer.values).view(-1, size * dim).index_select(0, flat)
         values = found.view(requests, kv_heads, context, dim).float()
         if layer.key_scales is not None and layer.value_scales is not None:
-            scales = (_tensor(s).view(-1, size) for s in (layer.key_scales, layer.value_scales))
+            scales = (tensor(s).view(-1, size) for s in (layer.key_scales, layer.value_scales))
             of_keys, of_values = (
                 s.index_select(0, flat).view(*table.shape[:2], -1) for s in scales
             )
@@ -189,7 +193,7 @@ class StepPages:
         scores = torch.matmul(grouped, keys).mul_(scale)
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
-        scores.masked_fill_(self._hidden_from_singles(context, window), float("-inf"))
+        scores.masked_fill_(self._hidden_from_singles(table, layer, window), float("-inf"))
         mixed = torch.matmul(torch.softmax(scores, dim=-1), values)
         return mixed.view(requests, heads, dim).transpose(0, 1).to(query.dtype)
 
@@ -198,20 +202,26 @@ class StepPages:
         import torch
 
         if heads not in self._single_tables:
-            planes = [places.planes[number].view(heads, -1).T for number in self._singles]
+            planes = [places.planes[number].T for number in self._singles]
             filled = torch.nn.utils.rnn.pad_sequence(planes, batch_first=True)
             self._single_tables[heads] = filled.transpose(1, 2)
         return self._single_tables[heads]
 
-    def _hidden_from_singles(self, context: int, window: int | None) -> "torch.Tensor":
+    def _hidden_from_singles(
+        self, table: "torch.Tensor", layer: LayerKeyValues, window: int | None
+    ) -> "torch.Tensor":
         """Return which slots [requests, 1, 1, context] these segments do not see."""
         import torch
 
         if window not in self._single_masks:
+            size = self._pool.page_size
+            context = table.shape[2] * size
             slot, length = torch.arange(context, device=self._device), self._single_lengths[:, None]
             hidden = slot >= length
             if window is not None:
-                hidden = hidden | (slot < length - window)
+                held = tensor(layer.positions).view(-1, size)[table[:, 0]].flatten(1)
+                row = self._positions[self._single_rows]
+                hidden = hidden | (row[:, None] - held >= window)
             self._single_masks[window] = hidden[:, None, None]
         return self._single_masks[window]
 
@@ -219,18 +229,54 @@ class StepPages:
         import torch
 
         if heads not in self._places:
+            plain = [s for n, s in enumerate(self._segments) if n not in self._kept]
+            own = [row for s in plain for row in range(s.first_row, s.first_row + s.num_rows)]
+            rows = torch.tensor(own, dtype=torch.int64, device=self._device)
             head = torch.arange(heads, device=self._device)
-            planes = self._pages[:, None] * heads + head
-            written = (planes * self._pool.page_size + self._offsets[:, None]).flatten()
+            planes = self._pages[rows, None] * heads + head
+            written = (planes * self._pool.page_size + self._offsets[rows, None]).flatten()
             tables = []
             for segment in self._segments:
                 pages = torch.from_numpy(segment.pages).to(self._device, torch.int64)
-                tables.append((pages * heads + head[:, None]).flatten())
-            self._places[heads] = _Places(written, tables)
+                tables.append(pages * heads + head[:, None])
+            self._places[heads] = _Places(rows, written, tables)
         return self._places[heads]
 
+    def _source(self, number: int, layer: int, places: _Places) -> Source:
+        """Return where the context of a segment lies in a layer."""
+        import torch
+
+        if number not in self._kept:
+            context = self._segments[number].context_length
+            return Source(self._pool.layers[layer], places.planes[number], context, None)
+        assert self._tables is not None
+        first = sum(self._pool.kv_heads[:layer])
+        own = (self._kept[number], slice(first, first + self._pool.kv_heads[layer]))
+        lengths = torch.from_numpy(self._tables.lengths[own]).to(self._device)
+        context = int(lengths.max())
+        planes = torch.from_numpy(self._tables.planes[own]).to(self._device, torch.int64)
+        planes = planes[:, : -(-context // self._pool.page_size)]
+        return Source(self._pool.arena, planes, context, lengths)
+
+    def _write_kept(
+        self, number: int, layer: int, key: "torch.Tensor", value: "torch.Tensor"
+    ) -> None:
+        """Write the rows of a segment whose heads have their own tables."""
+        import torch
+
+        segment, size = self._segments[number], self._pool.page_size
+        source = self._source(number, layer, self._places_of(key.shape[0]))
+        assert source.lengths is not None
+        rows = torch.arange(segment.num_rows, device=self._device)
+        entry = (source.lengths - segment.num_rows)[:, None] + rows
+        planes = source.planes.gather(1, entry // size)
+        written = (planes * size + entry % size).T.flatten()
+        rows = rows + segment.first_row
+        own = _Places(rows, written, [])
+        self._write(source.arrays, key[:, rows], value[:, rows], own)
+
     def _write(
-        self, layer: LayerKeyValues, key: "torch.Tensor", value: "torch.Tensor", places: _Places
+        self, arrays: LayerKeyValues, key: "torch.Tensor", value: "torch.Tensor", places: _Places
     ) -> None:
         import torch
 
@@ -240,79 +286,56 @@ class StepPages:
             flat = new.transpose(0, 1).reshape(-1, dim).float()
             if scales is not None:
                 scale = flat.abs().amax(dim=1) / 127
-                _tensor(scales).view(-1).index_copy_(0, places.written, scale)
+                tensor(scales).view(-1).index_copy_(0, places.written, scale)
                 flat = (flat / torch.where(scale > 0, scale, 1)[:, None]).round_()
             return flat.to(dtype)
 
-        keys, values = _tensor(layer.keys).view(-1, dim, size), _tensor(layer.values).view(-1, dim)
-        new_keys = rounded(key, layer.key_scales, keys.dtype)
+        keys, values = tensor(arrays.keys).view(-1, dim, size), tensor(arrays.values)
+        new_keys = rounded(key, arrays.key_scales, keys.dtype)
         keys.transpose(1, 2)[places.written // size, places.written % size] = new_keys
-        values.index_copy_(0, places.written, rounded(value, layer.value_scales, values.dtype))
-        repeated = self._positions.repeat_interleave(heads)
-        _tensor(layer.positions).view(-1).index_copy_(0, places.written, repeated)
+        new_values = rounded(value, arrays.value_scales, values.dtype)
+        values.view(-1, dim).index_copy_(0, places.written, new_values)
+        repeated = self._positions[places.rows].repeat_interleave(heads)
+        tensor(arrays.positions).view(-1).index_copy_(0, places.written, repeated)
 
     def _gather(
-        self, stored: Any, scales: Any, places: _Places, number: int, is_turned: bool = False
+        self, stored: Any, scales: Any, source: Source, is_turned: bool = False
     ) -> "torch.Tensor":
         """Return one side of a segment's context [kv_heads, context, dim] in float32.
 
         `is_turned`: slots lie behind dimensions.
         """
-        table, dim, size = places.planes[number], self._pool.head_dim, self._pool.page_size
-        context = self._segments[number].context_length
-        heads = stored.shape[1]
-        found = _tensor(stored).view(-1, size * dim).index_select(0, table)
+        heads, table = source.planes.shape[0], source.planes.flatten()
+        context, dim, size = source.context, self._pool.head_dim, self._pool.page_size
+        found = tensor(stored).view(-1, size * dim).index_select(0, table)
         if is_turned:
             by_dim = found.view(heads, -1, dim, size).transpose(1, 2).reshape(heads, dim, -1)
             found = by_dim[:, :, :context].transpose(1, 2).float()
         else:
             found = found.view(heads, -1, dim)[:, :context].float()
         if scales is not None:
-            flat = _tensor(scales).view(-1, size)
+            flat = tensor(scales).view(-1, size)
             found = found * flat.index_select(0, table).view(heads, -1, 1)[:, :context]
         return found
 
-    def _mask(
-        self, number: int, window: int | None, layer: LayerKeyValues
-    ) -> "torch.Tensor | None":
-        """Return which slots [rows, context] of a segment its rows see; None: all."""
+    def _mask(self, number: int, window: int | None, source: Source) -> "torch.Tensor | None":
+        """Return which slots [rows, context] of a segment its rows see; None: all.
+
+        [kv_heads, rows, context] where heads have their own tables.
+        """
+        segment = self._segments[number]
+        row_positions = self._positions[segment.first_row : segment.first_row + segment.num_rows]
+        if source.lengths is not None:
+            return visible_slots(segment, row_positions, source, window)
         key = (number, window)
         if key not in self._masks:
-            self._masks[key] = self._make_mask(self._segments[number], window, layer)
+            self._masks[key] = visible_slots(segment, row_positions, source, window)
         return self._masks[key]
 
-    def _make_mask(
-        self, segment: Segment, window: int | None, layer: LayerKeyValues
-    ) -> "torch.Tensor | None":
-        import torch
 
-        context, rows = segment.context_length, segment.num_rows
-        is_plain = segment.ancestors is None
-        if is_plain and rows == 1 and (window is None or window >= context):
-            return None
-        slot = torch.arange(context, device=self._device)
-        if segment.ancestors is None:
-            places, row = slot, slot[context - rows :]
-            visible = slot <= row[:, None]
-        else:
-            visible = _tree_mask(segment).to(self._device)
-            pages = torch.from_numpy(segment.pages).to(self._device, torch.int64)
-            places = _tensor(layer.positions)[pages, 0].flatten()[:context]
-            row = self._positions[segment.first_row : segment.first_row + rows]
-        if window is not None:
-            visible = visible & (row[:, None] - places < window)
-        return visible
-
-
-def _tree_mask(segment: Segment) -> "torch.Tensor":
-    """Return which slots [rows, context] the rows see by prefix and bitmask."""
-    import torch
-
-    assert segment.ancestors is not None
-    tail = np.arange(segment.context_length - segment.prefix_length, dtype=np.uint64)
-    bits = (segment.ancestors[:, None] >> tail) & np.uint64(1)
-    prefix = np.ones((segment.num_rows, segment.prefix_length), np.bool_)
-    return torch.from_numpy(np.concatenate([prefix, bits.astype(np.bool_)], axis=1))
+def _kept_numbers(tables: HeadTables) -> dict[int, int]:
+    """Return the segments whose heads have their own tables, and their places there."""
+    return {n: own for n, own in enumerate(tables.numbers.tolist()) if own >= 0}
 
 
 def _attend(
@@ -329,6 +352,8 @@ def _attend(
 
     heads, rows, dim = query.shape
     kv_heads = keys.shape[0]
+    if visible is not None and visible.dim() == 3:  # by KV head
+        visible = visible.repeat_interleave(heads // kv_heads, 0)
     if rows > 1 and softcap is None:
         groups = heads // kv_heads
         keys, values = keys.repeat_interleave(groups, 0), values.repeat_interleave(groups, 0)
@@ -344,10 +369,3 @@ def _attend(
         scores = by_row.view(scores.shape)
     mixed = torch.matmul(torch.softmax(scores, dim=-1), values)
     return mixed.view(heads, rows, -1).to(query.dtype)
-
-
-def _tensor(array: Any) -> "torch.Tensor":  # Any: a numpy array, or a tensor on a device
-    """Return a tensor that shares the array's memory."""
-    import torch
-
-    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array

@@ -12,10 +12,11 @@ loses what it has computed, and ends.
 from collections.abc import Callable
 
 from treadle.core.errors import CapacityError, SettingsError
+from treadle.runtime.admit.queue import Queue
 from treadle.runtime.budget import Bound, Budget, beside_less_served, beside_urgent
+from treadle.runtime.holdings import Holdings
 from treadle.runtime.limits import Limits
 from treadle.runtime.pages import PagePool
-from treadle.runtime.policy import Policy
 from treadle.runtime.preempt import Preemption
 from treadle.runtime.radix import PrefixTree
 from treadle.runtime.request import Request, RequestState
@@ -35,14 +36,15 @@ class Batch:
         self,
         pool: PagePool,
         tree: PrefixTree,
-        policy: Policy,
+        policy: Queue,
         limits: Limits,
         clock: Callable[[], float],
     ) -> None:
         self.pool, self.tree, self.policy, self.limits = pool, tree, policy, limits
         self._clock = clock
+        self.holdings = Holdings(pool, tree)
         self.preemption = Preemption(
-            pool, tree, limits.preemption == "swap", limits.has_prefix_cache
+            self.holdings, tree, limits.preemption == "swap", limits.has_prefix_cache
         )
         self.waiting: dict[str, Request] = {}
         self.running: dict[str, Request] = {}
@@ -105,15 +107,17 @@ class Batch:
                 f"an id of its own."
             )
         # The last token is chosen but never run.
-        needed = self._num_pages(max_length - 1)
+        needed = self.holdings.needed(request, max_length - 1)
         if needed > self.pool.num_pages:
+            mend = "shorten the prompt or lower max_tokens"
+            mend = mend if request.keep is None else f"{mend}, or lower keep_budget"
             raise CapacityError(
                 f"Request '{request.id}' may grow to {max_length} tokens, {needed} pages of "
                 f"{self.pool.page_size}, and the cache has {self.pool.num_pages}; raise "
-                f"cache_bytes, shorten the prompt or lower max_tokens."
+                f"cache_bytes, {mend}."
             )
         self._arrivals += 1
-        request.number = self._arrivals
+        request.number, request.longest = self._arrivals, max_length
 
     def schedule(self) -> list[Chunk]:
         """Choose what runs next and give it its pages; may admit and preempt."""
@@ -174,22 +178,19 @@ class Batch:
 
         Prompts of lower priority than `urgent` wait for the one that is about to be let in.
         """
-        rows = {r.id: budget.take(r, 1) for r in running if r.num_remaining == 1}
+        rows = {r.id: budget.take(r, r.num_ready) for r in running if r.num_remaining == 1}
         for request in running:
             may_run = urgent is None or request.priority <= urgent
             if request.id not in rows and may_run:
-                rows[request.id] = budget.take(request, request.num_remaining)
+                rows[request.id] = budget.take(request, request.num_ready)
         return rows
-
-    def _num_pages(self, num_tokens: int) -> int:
-        return -(-num_tokens // self.pool.page_size)
 
     def _make_room(self, request: Request, num_rows: int, planned: dict[str, Chunk]) -> bool:
         """Give `request` the pages of its next rows, from those of lower rank where need be.
 
         Returns False if there are none, and then the request itself has made room.
         """
-        while not self._grow(request, num_rows):
+        while not self.holdings.grow(request, num_rows):
             lower = [
                 other
                 for other in self.running.values()
@@ -199,20 +200,6 @@ class Batch:
             self._preempt(victim)
             if victim is request:
                 return False
-        return True
-
-    def _grow(self, request: Request, num_rows: int) -> bool:
-        """Give `request` the pages of its next rows if enough are free or only cached."""
-        pool, at = self.pool, request.num_computed // self.pool.page_size
-        is_shared = at < len(request.pages) and pool.holders[request.pages[at]] > 1
-        missing = self._num_pages(request.num_computed + num_rows) - len(request.pages)
-        short = missing + is_shared - pool.num_free
-        if short > 0 and self.tree.evict(short) < short:
-            return False
-        if is_shared:
-            request.pages[at] = pool.own(request.pages[at])
-        if missing > 0:
-            request.pages += pool.allocate(missing)
         return True
 
     def _preempt(self, request: Request) -> None:
@@ -232,8 +219,8 @@ class Batch:
             if not self._has_place(request):
                 return
             self._start(request)
-            num_rows = budget.take(request, request.num_remaining)
-            if not self._grow(request, num_rows):
+            num_rows = budget.take(request, request.num_ready)
+            if not self.holdings.grow(request, num_rows):
                 self._preempt(request)
                 return
             planned[request.id] = next_chunk(request, num_rows)
@@ -256,23 +243,24 @@ class Batch:
     def _idle_holders(self, request: Request) -> list[Request]:
         """Return what holds pages without running: paused, or resumed and not yet let in."""
         idle = [*self.waiting.values(), *self.paused.values()]
-        return [other for other in idle if other.pages and other is not request]
+        return [other for other in idle if other.holds_cache and other is not request]
 
     def _fits(self, request: Request) -> bool:
         """Say whether all of a request's tokens find pages beside what the running ones need."""
         if not self.running and not self._idle_holders(request):
             return True  # accepted, so it fits an empty cache
+        needed, held = self.holdings.needed, self.holdings.held
         promised = sum(
-            max(0, self._num_pages(len(other.tokens)) - len(other.pages))
+            max(0, needed(other, len(other.tokens)) - held(other))
             for other in self.running.values()
         )
         found = self.preemption.found(request, self.running.get(request.parent or ""))
         # Cached pages that it takes stop being evictable.
         taken = sum(1 for page in found if self.pool.holders[page] == 1)
-        needed = self._num_pages(len(request.tokens)) - len(found) + taken
+        kept = 0 if request.entries is None else held(request)
+        missing = needed(request, len(request.tokens)) - len(found) + taken - kept
         watermark = int(self.limits.watermark_fraction * self.pool.num_pages)
-        available = self.pool.num_free + self.tree.num_evictable
-        return needed + promised + watermark <= available
+        return missing + promised + watermark <= self.holdings.num_available(request)
 
     def _start(self, request: Request) -> None:
         """Move a request from waiting to running with what is cached of it."""
@@ -284,14 +272,23 @@ class Batch:
         is_new_text = request.num_new == 0 or request.num_remaining > 1
         request.state = RequestState.PREFILL if is_new_text else RequestState.RUNNING
 
-    def advance(self, chunk: Chunk) -> None:
-        """Note that a chunk's rows are computed and let others find its full pages."""
+    def advance(self, chunk: Chunk, num_rejected: int = 0) -> None:
+        """Note that a chunk's rows are computed and let others find its full pages.
+
+        Args:
+            chunk: What was computed.
+            num_rejected: Rows at its end whose drafts were not chosen: they are rolled back.
+        """
         request = chunk.request
         before = request.num_computed // self.pool.page_size
-        request.num_computed += chunk.num_rows
-        if request.num_remaining == 0:
+        self.holdings.add_rows(request, chunk.num_rows)
+        self.holdings.roll_back(request, num_rejected)
+        if chunk.num_choices:
             request.state = RequestState.RUNNING
-        if self.limits.has_prefix_cache and request.num_computed // self.pool.page_size > before:
+        has_full_page = request.num_computed // self.pool.page_size > before
+        if request.keep is not None:
+            self.holdings.drop(request)
+        elif self.limits.has_prefix_cache and has_full_page:
             self.preemption.publish(request)
 
     def finish(self, request: Request, reason: str) -> None:
@@ -313,7 +310,7 @@ class Batch:
                 f"{self.pool.num_pages}; raise cache_bytes or shorten the text."
             )
         while self.pool.num_free + self.tree.evict(count - self.pool.num_free) < count:
-            holders = [other for other in self.requests() if other.pages]
+            holders = [other for other in self.requests() if other.holds_cache]
             self._preempt(max(holders, key=_rank))
         return self.pool.allocate(count)
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from treadle.core.errors import CapacityError
 from treadle.core.hardware import available_memory_bytes
 from treadle.runtime.executor import ModelShape
-from treadle.runtime.pages import KeyValues, KvDtype, LayerKeyValues, num_pages_for, page_bytes
+from treadle.runtime.pages import KeyValues, KvDtype, num_pages_for, page_bytes
 from treadle.runtime.typed import whole
 
 __all__ = ["DeviceKeyValues", "make_store"]
@@ -30,37 +30,23 @@ class DeviceKeyValues(KeyValues):
         self._device = device
         super().__init__(kv_heads, head_dim, num_pages, page_size, dtype)
 
-    def _layer(self, heads: int) -> LayerKeyValues:
+    def _zeros(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Any:  # Any: a tensor
         import torch
 
-        plain = super()._layer(heads)
-        moved: list[Any] = [  # Any: tensors stand where arrays are declared
-            None if array is None else torch.from_numpy(array).to(self._device) for array in plain
-        ]
-        return LayerKeyValues(*moved)
+        return torch.from_numpy(np.zeros(shape, dtype)).to(self._device)
 
-    @property
-    def num_bytes(self) -> int:
-        """The bytes of all tensors."""
-        return sum(array.nbytes for layer in self.layers for array in layer.arrays())
-
-    def read(self, pages: Sequence[int]) -> list[npt.NDArray[np.generic]]:
-        """Return a copy in main memory of what `pages` hold."""
+    def _index(self, numbers: npt.ArrayLike) -> Any:  # Any: a tensor
         import torch
 
-        chosen = torch.as_tensor(list(pages), dtype=torch.int64, device=self._device)
-        tensors: list[Any] = [array for layer in self.layers for array in layer.arrays()]
-        return [tensor[chosen].cpu().numpy() for tensor in tensors]
+        return torch.as_tensor(np.asarray(numbers, np.int64), device=self._device)
 
-    def write(self, pages: Sequence[int], content: Sequence[npt.NDArray[np.generic]]) -> None:
-        """Put what `read` returned into `pages`."""
+    def _fetched(self, part: Any) -> Any:  # Any: a tensor, and an array
+        return part.cpu().numpy()
+
+    def _sent(self, part: Any) -> Any:  # Any: an array, and a tensor
         import torch
 
-        chosen = torch.as_tensor(list(pages), dtype=torch.int64, device=self._device)
-        tensors: list[Any] = [array for layer in self.layers for array in layer.arrays()]
-        self._require_same(pages, content)
-        for tensor, part in zip(tensors, content, strict=True):
-            tensor[chosen] = torch.from_numpy(part).to(self._device)
+        return torch.from_numpy(part).to(self._device)
 
 
 def make_store(

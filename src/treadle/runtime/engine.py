@@ -9,14 +9,16 @@ from pathlib import Path
 
 from treadle.core.errors import SettingsError, TreadleError
 from treadle.runtime import migrate
+from treadle.runtime.admit.base import Admission
+from treadle.runtime.admit.queue import Queue
 from treadle.runtime.batch import Batch
 from treadle.runtime.constraint import Constraint, Grammars
+from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.executor import Executor
 from treadle.runtime.limits import Limits
 from treadle.runtime.lora import Adapters
 from treadle.runtime.outputs import LoadReport
 from treadle.runtime.pages import KeyValues, PagePool
-from treadle.runtime.policy import make_policy
 from treadle.runtime.prompts import Prompt, Prompts
 from treadle.runtime.radix import PrefixTree
 from treadle.runtime.request import Request, SamplingParams
@@ -38,13 +40,13 @@ class Engine:
         prompts: Prompts,
         limits: Limits,
         *,
-        policy: str = "fcfs",
-        ageing_seconds: float = 10.0,
+        policy: Admission,
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
         base: frozenset[str] = frozenset(),
         name: Callable[[], str] = str,
         weights: str = "",
+        keep: Keeping | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -54,18 +56,19 @@ class Engine:
             prompts: Of the model.
             limits: Of a batch.
             policy: Order of admission.
-            ageing_seconds: Of the prefix policy.
             seed: Of requests without a seed of their own.
             clock: Seconds.
             base: The names by which adapters may call the model.
             name: Gives the hash of the model's numbers when requests move.
             weights: The forms in which matrices are held.
+            keep: What requests keep of their entries in the cache; None for all.
         """
+        self._keep = keep
         self._name, self._weights = name, weights
         self.shape, self.prompts = executor.shape, prompts
         pool = PagePool(store)
         tree = PrefixTree(pool)
-        self._batch = Batch(pool, tree, make_policy(policy, tree, ageing_seconds), limits, clock)
+        self._batch = Batch(pool, tree, Queue(policy, tree), limits, clock)
         text_of = prompts.text_of if prompts.has_tokenizer else None
         self._adapters = Adapters(executor, base)
         self._runner = Runner(
@@ -208,6 +211,7 @@ class Engine:
                     adapter_hash=adapter_hash,
                     deadline=deadline,
                     parent=request_id if index else None,
+                    keep=self._keep,
                 )
                 try:
                     self._batch.add(request, self._max_length(request))

@@ -48,18 +48,29 @@ class ModelShape(NamedTuple):
         """The number of decoder blocks."""
         return len(self.kv_heads)
 
+    @property
+    def num_heads(self) -> int:
+        """The number of key-value heads of all layers."""
+        return sum(self.kv_heads)
+
 
 class HeadTables(NamedTuple):
-    """Page tables of each layer and head, where heads keep different tokens (eviction).
+    """Tables of each layer and KV head, for segments whose heads keep different entries (eviction).
 
-    All are indexed ``[layer][kv_head]`` and say for each segment what `StepRows` says for all heads
-    alike. Slots of the new rows come from here too.
+    Heads are numbered over all layers, those of the first layer first. Of a segment that stands
+    here, `StepRows` has no pages, its rows have no slots, and its context length is that of its
+    longest head. In every head its new rows are the last entries, and what `StepRows` says of
+    visibility holds with the head's own length; with `ancestors`, all heads have the same number of
+    slots behind their prefix.
     """
 
-    pages: tuple[tuple[Ints, ...], ...]
-    page_starts: tuple[tuple[Ints, ...], ...]
-    context_lengths: tuple[tuple[Ints, ...], ...]
-    slots: tuple[tuple[Ints, ...], ...]
+    numbers: Ints
+    """[segments] the segment's place in the arrays below; -1: it has one table for all heads."""
+    lengths: Ints
+    """[kept segments, heads] entries that a head has after this step's writes."""
+    planes: Ints
+    """[kept segments, heads, most planes] in the pool's arena: entry i of a head stands in
+    planes[i // page_size] at offset i % page_size. What lies beyond its length is not read."""
 
 
 class Segment(NamedTuple):
@@ -95,8 +106,8 @@ class StepRows(NamedTuple):
       row's own bit is set by the caller. At most `MAX_TAIL` slots follow the prefix.
 
     In a layer with a sliding window also position(row) - position(slot) < window must hold.
-    Without `ancestors` and `heads` the position of slot j is j; otherwise it is read from the
-    pool's `positions`, which the executor writes along with the keys in every case.
+    The position of a slot is read from the pool's `positions`, which the executor writes along with
+    the keys: a text that dropped entries has fewer slots than positions.
 
     *Order.* Within a layer all keys and values are written before any row attends.
     """
@@ -106,7 +117,8 @@ class StepRows(NamedTuple):
     positions: Ints
     """[rows]"""
     slots: Ints
-    """[rows] where the row's key and value go: page * page_size + offset; same in all layers."""
+    """[rows] where the row's key and value go: page * page_size + offset; same in all layers.
+    -1 where `heads` says it."""
     row_starts: Ints
     """[segments + 1]; segment s has the rows row_starts[s] : row_starts[s + 1]."""
     context_lengths: Ints

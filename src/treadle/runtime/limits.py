@@ -1,12 +1,17 @@
 """How much an engine runs at once."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from treadle.core.errors import SettingsError
 from treadle.runtime.typed import flag, number, whole
 
-__all__ = ["Limits"]
+if TYPE_CHECKING:
+    from treadle.runtime.settings import EngineSettings
+
+__all__ = ["Limits", "limits_of"]
+
+_MOST_SEQS = 64
 
 
 @dataclass(frozen=True)
@@ -50,3 +55,21 @@ class Limits:
             )
         if self.preemption not in ("recompute", "swap"):
             raise SettingsError(f"No preemption '{self.preemption}'; choose 'recompute' or 'swap'.")
+
+
+def limits_of(settings: "EngineSettings") -> Limits:
+    """Return the bounds that an engine's settings give.
+
+    Raises:
+        SettingsError: They contradict each other.
+    """
+    most = settings.max_num_seqs
+    return Limits(
+        min(_MOST_SEQS, settings.max_num_batched_tokens) if most is None else most,
+        settings.max_num_batched_tokens,
+        settings.watermark_fraction,
+        settings.preemption,
+        settings.enable_prefix_caching,
+        settings.rows_beside_urgent,
+        settings.rows_beside_less_served,
+    )

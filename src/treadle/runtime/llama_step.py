@@ -14,7 +14,7 @@ import numpy as np
 from treadle.core import hardware
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.codec import Array
-from treadle.core.errors import CapacityError, SettingsError, UnsupportedModelError
+from treadle.core.errors import CapacityError, UnsupportedModelError
 from treadle.core.progress import steps
 from treadle.model.adapters import Adapter
 from treadle.model.source import open_model
@@ -41,6 +41,7 @@ class _Heads(ctypes.Structure):
         ("kv_heads", ctypes.c_int32),
         ("dim", ctypes.c_int32),
         ("window", ctypes.c_int32),
+        ("first", ctypes.c_int32),
         ("scale", ctypes.c_float),
         ("softcap", ctypes.c_float),
     )
@@ -80,6 +81,14 @@ class _Model(ctypes.Structure):
     )
 
 
+class _HeadTables(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("numbers", "lengths", "planes", "arena")),
+        ("num_heads", ctypes.c_int32),
+        ("most", ctypes.c_int32),
+    )
+
+
 class _View(ctypes.Structure):
     _fields_ = (
         *(
@@ -91,6 +100,7 @@ class _View(ctypes.Structure):
         ),
         ("dtype", ctypes.c_int32),
         ("page_size", ctypes.c_int32),
+        ("heads", _HeadTables),
     )
 
 
@@ -180,11 +190,6 @@ class LlamaStep:
         self._adapters.remove(slot)
 
     def _run(self, rows: StepRows, pool: KeyValues, wants_hidden: bool) -> Floats:
-        if rows.heads is not None:
-            raise SettingsError(
-                "The native step has one page table for all heads; evict per head with the generic "
-                "executor."
-            )
         self._bind(pool)
         width = self.shape.hidden_size if wants_hidden else self.shape.vocab_size
         out = np.empty((len(rows.wanted), width), np.float32)
@@ -195,6 +200,7 @@ class LlamaStep:
             _at(rows.ancestors),
             _KV_TYPES[pool.dtype],
             pool.page_size,
+            self._heads_of(rows),
         )
         lora = self._adapters.call(rows)
         call = _Rows(
@@ -215,6 +221,14 @@ class LlamaStep:
             )
         return out
 
+    def _heads_of(self, rows: StepRows) -> _HeadTables:
+        tables = rows.heads
+        if tables is None:
+            return _HeadTables()
+        return _HeadTables(
+            *map(_at, tables), ctypes.addressof(self._arena), *tables.planes.shape[1:]
+        )
+
     def _turns(self, kind: int, positions: Array) -> tuple[Floats, Floats]:
         """Return cosine and sine [rows, dim / 2] of the rows' angles."""
         frequencies, scaling = self._ropes[min(kind, len(self._ropes) - 1)]
@@ -225,7 +239,9 @@ class LlamaStep:
         """Point the model's caches at the arrays of `pool`."""
         if pool is self._pool:
             return
-        for cache, layer in zip(self._caches, pool.layers, strict=True):
+        for cache, layer in zip(
+            (*self._caches, self._arena), (*pool.layers, pool.arena), strict=True
+        ):
             for name, array in zip(layer._fields, layer, strict=True):
                 setattr(cache, name, _at(array))
         self._model.kv_dtype = _KV_TYPES[pool.dtype]
@@ -252,9 +268,11 @@ class LlamaStep:
         with steps(f"load ({form})", num_layers) as bar:
             for layer in range(num_layers):
                 layers.append(self._layer(reader, config, settings, layer, module))
+                layers[-1].heads.first = sum(before.heads.kv_heads for before in layers[:-1])
                 bar.advance()
         self._layers = (_Layer * num_layers)(*layers)
         self._caches = (_Cache * num_layers)()
+        self._arena = _Cache()
         prefix = facts.block_prefix(config, 0, {n: i.shape for n, i in reader.tensors.items()})
         stem = prefix.split("layers.")[0]
         embedding = self.weights.matrix(reader, f"{stem}embed_tokens.weight", None)
@@ -318,6 +336,7 @@ class LlamaStep:
             packed[1].struct.rows // dim,
             dim,
             window or 0,
+            0,
             attention.scaling,
             getattr(settings, "attn_logit_softcapping", None) or 0.0,
         )

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import fields
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -16,20 +16,21 @@ from treadle.core.progress import steps
 from treadle.core.registry import near
 from treadle.model.load import resolve
 from treadle.model.source import name_later
+from treadle.runtime.admit.queue import choose_admission
 from treadle.runtime.device_pages import make_store
 from treadle.runtime.embedding import mean_hidden
 from treadle.runtime.engine import Engine
+from treadle.runtime.evict.keeping import choose_keeping
 from treadle.runtime.executor import Executor, Floats
 from treadle.runtime.held import HeldWeights
-from treadle.runtime.limits import Limits
+from treadle.runtime.limits import limits_of
 from treadle.runtime.lora import base_names
 from treadle.runtime.outputs import Delta, RequestOutput, completion
 from treadle.runtime.packed import AUTO
-from treadle.runtime.pages import KvDtype
-from treadle.runtime.policy import PolicyName
 from treadle.runtime.prompts import Messages, Prompt, Prompts, as_list, text_in
 from treadle.runtime.request import Request, RequestState, SamplingParams
-from treadle.runtime.typed import number, require, text, whole
+from treadle.runtime.settings import EngineSettings, show_as_keywords
+from treadle.runtime.typed import require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,96 +54,53 @@ class LLM(Engine):
         self,
         path: str | Path,
         *,
-        cache_bytes: int | None = None,
-        page_size: int = 16,
-        max_num_seqs: int | None = None,
-        max_num_batched_tokens: int = 256,
-        kv_dtype: KvDtype = "fp32",
-        policy: PolicyName = "fcfs",
-        preemption: Literal["recompute", "swap"] = "recompute",
-        enable_prefix_caching: bool = True,
-        watermark_fraction: float = 0.01,
-        ageing_seconds: float = 10.0,
-        rows_beside_urgent: int | None = 2,
-        rows_beside_less_served: int | None = 4,
-        seed: int = 0,
-        weights: str = AUTO,
-        num_threads: int | None = None,
-        device: str = "cpu",
-        trust_remote_code: bool = False,
         adapters: Mapping[str, str | Path] | None = None,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
+        settings: EngineSettings | None = None,
+        **fields: Any,  # Any: of EngineSettings, checked there
     ) -> None:
         """Load a model.
 
         Args:
             path: A folder of floats, or quantised by GPTQ, AWQ or compressed-tensors; a GGUF file;
                 ``packaged:smollm2``; or a hub id where the network allows.
-            cache_bytes: Of keys and values; unless given, what `max_num_seqs` texts of full length
-                take, but at most a quarter of the free memory.
-            page_size: Tokens of a page.
-            max_num_seqs: Requests in a batch; unless given 64, or fewer where a step has fewer
-                tokens.
-            max_num_batched_tokens: Tokens of a step.
-            kv_dtype: How keys and values are stored: fp32, fp16 or int8.
-            policy: Order of admission: fcfs, priority, fair, fair_priority or prefix.
-            preemption: recompute or swap.
-            enable_prefix_caching: Whether equal starts of texts are computed once.
-            watermark_fraction: Of the cache, kept free when a request is admitted beside others.
-            ageing_seconds: Wait after which the prefix policy lets a request in before others.
-            rows_beside_urgent: Rows of a step that all of lower priority get together beside a more
-                urgent request (policies priority and fair_priority); None for no bound.
-            rows_beside_less_served: Rows of a step that all clients that were served more get
-                together beside one that was served less (policies fair and fair_priority).
-            seed: Of requests without a seed of their own.
-            weights: How matrices are held by the native step: fp32, fp16, q8, q4_0 or q4_1; auto
-                keeps the codes of a quantised model as they are, and holds others in fp32.
-            num_threads: Of the native step; None for the physical cores.
-            device: cpu, or a CUDA device (experimental).
-            trust_remote_code: Whether code from the checkpoint may run.
             adapters: Name -> folder of LoRA adapters in peft's format; see `add_adapter`.
             executor: What computes the steps; None for the native step where it computes the model
                 and agrees with transformers, else the generic one.
             clock: Seconds; for deadlines, ageing and reports.
+            settings: Of the engine; None for the defaults.
+            fields: Of `EngineSettings`, as keywords of their own; they win over `settings`.
 
         Raises:
             CheckpointError: There is no model at `path`.
             CapacityError: The cache does not hold one page.
             SettingsError: A setting is refused.
         """
-        if max_num_seqs is None:
-            max_num_seqs = min(64, whole("max_num_batched_tokens", max_num_batched_tokens, 1))
-        limits = Limits(
-            max_num_seqs,
-            max_num_batched_tokens,
-            watermark_fraction,
-            preemption,
-            enable_prefix_caching,
-            rows_beside_urgent,
-            rows_beside_less_served,
-        )
-        _check(path, adapters, page_size, cache_bytes, num_threads)
-        for setting, value in (("device", device), ("weights", weights), ("kv_dtype", kv_dtype)):
-            text(setting, value)
-        whole("seed", seed)
-        number("ageing_seconds", ageing_seconds, 0)
+        chosen = (settings or EngineSettings()).changed(fields)
+        limits = limits_of(chosen)
+        require(isinstance(path, str | Path), "path", path, "a folder, a GGUF file or a hub id")
+        is_mapping = adapters is None or isinstance(adapters, Mapping)
+        require(is_mapping, "adapters", adapters, "a mapping of names to folders")
         folder = resolve(path, takes_files=True)
         name = name_later(folder)
         if executor is None:
-            executor = _executor(folder, weights, num_threads, device, trust_remote_code)
+            executor = _executor(folder, chosen)
         super().__init__(
             executor,
-            make_store(executor.shape, cache_bytes, page_size, kv_dtype, max_num_seqs, device),
+            make_store(
+                *(executor.shape, chosen.cache_bytes, chosen.page_size, chosen.kv_dtype),
+                *(limits.max_num_seqs, chosen.device),
+            ),
             Prompts(folder, executor.shape),
             limits,
-            policy=policy,
-            ageing_seconds=ageing_seconds,
-            seed=seed,
+            policy=choose_admission(chosen.policy, chosen.ageing_seconds),
+            seed=chosen.seed,
             clock=clock,
             base=base_names(folder),
             name=name,
             weights=held_forms(executor),
+            keep=choose_keeping(chosen.keep, chosen.keep_budget),
         )
         for called, adapter in (adapters or {}).items():
             note = self.add_adapter(called, adapter)
@@ -326,35 +284,18 @@ def held_forms(executor: Executor) -> str:
     return ", ".join(sorted(held.forms)) if isinstance(held, HeldWeights) else "fp32"
 
 
-def _executor(
-    folder: Path, weights: str, num_threads: int | None, device: str, trust_remote_code: bool
-) -> Executor:
-    if device == "cpu":
+def _executor(folder: Path, chosen: EngineSettings) -> Executor:
+    if chosen.device == "cpu":
         from treadle.runtime.choice import choose_executor
 
-        return choose_executor(folder, weights, num_threads, trust_remote_code)
+        return choose_executor(folder, chosen.weights, chosen.num_threads, chosen.trust_remote_code)
     from treadle.runtime.generic import GenericExecutor
 
-    if weights not in (AUTO, "fp32"):
-        raise SettingsError(f"weights = '{weights}' is for the CPU; leave it at auto on {device}.")
-    return GenericExecutor.from_folder(folder, device, trust_remote_code)
-
-
-def _check(
-    path: str | Path,
-    adapters: Mapping[str, str | Path] | None,
-    page_size: int,
-    cache_bytes: int | None,
-    num_threads: int | None,
-) -> None:
-    """Refuse wrong types before anything is loaded."""
-    require(isinstance(path, str | Path), "path", path, "a folder, a GGUF file or a hub id")
-    is_mapping = adapters is None or isinstance(adapters, Mapping)
-    require(is_mapping, "adapters", adapters, "a mapping of names to folders")
-    whole("page_size", page_size, 1)
-    for name, value in (("cache_bytes", cache_bytes), ("num_threads", num_threads)):
-        if value is not None:
-            whole(name, value, 1)
+    if chosen.weights not in (AUTO, "fp32"):
+        raise SettingsError(
+            f"weights = '{chosen.weights}' is for the CPU; leave it at auto on {chosen.device}."
+        )
+    return GenericExecutor.from_folder(folder, chosen.device, chosen.trust_remote_code)
 
 
 def _check_options(options: Mapping[str, object]) -> None:
@@ -378,3 +319,6 @@ def _for_each(values: Any, is_single: bool, count: int, what: str) -> list[Any]:
             f"Found {len(values)} {what} for {count} prompts; give one for each, or one for all."
         )
     return list(values)
+
+
+show_as_keywords(EngineSettings, LLM.__init__)

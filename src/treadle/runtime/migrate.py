@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from treadle.core.errors import CapacityError, SettingsError
 from treadle.runtime.batch import Batch
+from treadle.runtime.holdings import Saved
 from treadle.runtime.request import Request, RequestState
 
 __all__ = ["ExportedPages", "Origin", "export_pages", "import_pages", "require_same"]
@@ -45,11 +46,15 @@ class ExportedPages(NamedTuple):
     """Every array of every layer, cut to [pages, ...]."""
     origin: Origin | None = None
     """Of the engine that exported it."""
+    lengths: list[int] | None = None
+    """Entries of each head, where heads keep their own: then `content` is that of all planes."""
 
     @property
     def num_pages(self) -> int:
-        """The number of pages in this run."""
-        return len(self.content[0])
+        """The number of pages in this run, or of those that its planes take."""
+        if self.lengths is None:
+            return len(self.content[0])
+        return -(-len(self.content[0]) // len(self.lengths))
 
     @property
     def num_bytes(self) -> int:
@@ -82,11 +87,13 @@ def export_pages(
 ) -> ExportedPages:
     """Return the state of an unfinished request and its pages from `first_page` on.
 
-    Of a paused request all pages that are in use; of any other one the full pages.
+    Of a paused request all pages that are in use; of any other one the full pages. What heads keep
+    of their own changes while the request runs, so it comes only of a paused one, from page 0 on.
     """
     request, size = batch.get(request_id), batch.pool.page_size
     is_paused = request.state is RequestState.MIGRATING
     last = -(-request.num_computed // size) if is_paused else request.num_computed // size
+    last = last if request.keep is None else 0
     if not 0 <= first_page <= last:
         raise SettingsError(
             f"Found first_page={first_page}, but request '{request_id}' has {last} pages to "
@@ -96,9 +103,17 @@ def export_pages(
     for name in _TIMES:
         if state[name] is not None:
             state[name] -= clock()
-    content = batch.preemption.content(request, first_page, last)
+    saved = batch.preemption.saved(request, first_page, last)
     num_computed = min(request.num_computed, last * size)
-    return ExportedPages(state, first_page, num_computed, content, origin)
+    if request.keep is not None:
+        num_computed = request.num_computed if is_paused else 0
+        saved = saved if is_paused else _nothing_of(saved)
+    return ExportedPages(state, first_page, num_computed, saved.content, origin, saved.lengths)
+
+
+def _nothing_of(saved: Saved) -> Saved:
+    """Return a copy of no entries."""
+    return Saved([part[:0] for part in saved.content], [0 for _ in saved.lengths or ()])
 
 
 def import_pages(
@@ -117,39 +132,37 @@ def import_pages(
             state[name] += clock()
     request = Request.from_dict(state)
     known = batch.paused.get(request.id)
-    if known is None or exported.first_page == 0:
+    if known is None or (exported.first_page == 0 and known.holds_cache):
         batch.accept(request, max_length)
-        pages: list[int] = []
+        known = None
     else:
-        pages, request.number = known.pages, known.number
-    has_lost_pages = known is not None and not pages and exported.first_page > 0
-    if not has_lost_pages and exported.first_page != len(pages):
+        request.pages = known.pages
+        request.number, request.longest = known.number, known.longest
+    has_lost_pages = known is not None and not request.pages and exported.first_page > 0
+    if not has_lost_pages and exported.first_page != len(request.pages):
         raise SettingsError(
             f"The run starts with page {exported.first_page} of request '{request.id}', and "
-            f"{len(pages)} pages came before; export from first_page={len(pages)}."
+            f"{len(request.pages)} pages came before; export from "
+            f"first_page={len(request.pages)}."
         )
     request.state = RequestState.MIGRATING
     if has_lost_pages:  # somebody else needed them: it will be computed again
         request.num_computed = 0
     else:
-        request.pages = pages + _take(batch, exported)
+        _take(batch, request, exported)
         request.num_computed = exported.num_computed
     batch.paused[request.id] = request
 
 
-def _take(batch: Batch, exported: ExportedPages) -> list[int]:
-    """Put the pages' content into free pages."""
-    pool = batch.pool
-    batch.tree.evict(exported.num_pages - pool.num_free)
-    if exported.num_pages > pool.num_free:
+def _take(batch: Batch, request: Request, exported: ExportedPages) -> None:
+    """Put what was exported into free pages."""
+    pool, needed = batch.pool, exported.num_pages
+    if exported.lengths is not None:
+        needed = batch.holdings.planes.pages_for(len(exported.content[0]))
+    batch.tree.evict(needed - pool.num_free)
+    if needed > pool.num_free:
         raise CapacityError(
-            f"{exported.num_pages} pages are to be imported and {pool.num_free} are free; import "
+            f"{needed} pages are to be imported and {pool.num_free} are free; import "
             f"them when requests have ended, or into another engine."
         )
-    new = pool.allocate(exported.num_pages)
-    try:
-        pool.store.write(new, exported.content)
-    except SettingsError:
-        pool.release(new)
-        raise
-    return new
+    batch.holdings.restore(request, Saved(exported.content, exported.lengths))

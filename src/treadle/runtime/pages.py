@@ -1,7 +1,8 @@
 """The paged cache of keys and values: its arrays, and who holds which page."""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from treadle.runtime.typed import text, whole
 
 __all__ = [
     "KV_DTYPES",
+    "Content",
     "KeyValues",
     "KvDtype",
     "LayerKeyValues",
@@ -22,6 +24,8 @@ __all__ = [
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
+Content = list[npt.NDArray[np.generic]]
+"""A copy of pages or planes: every array, cut to them."""
 
 KvDtype = Literal["fp32", "fp16", "int8"]
 KV_DTYPES: dict[str, type[np.generic]] = {
@@ -57,8 +61,10 @@ class LayerKeyValues(NamedTuple):
 class KeyValues:
     """The keys and values of every layer, in main memory, as numpy arrays.
 
-    A page number means the same place in every layer. Where heads keep different tokens, the plane
-    [layer, page, kv_head] is what a head's own table names.
+    A page has a *plane* of `page_size` slots for each KV head of each layer. All planes lie in one
+    `arena`, layer after layer, and a layer's arrays are views of it: so a page number means the
+    same place in every layer, and where heads keep different tokens a head's own table may name
+    any plane of the arena, whichever layer it stands in.
     """
 
     def __init__(
@@ -71,25 +77,59 @@ class KeyValues:
     ) -> None:
         page_size = require_page_size(page_size)
         self.num_pages, self.page_size, self.dtype = num_pages, page_size, require_dtype(dtype)
-        self.head_dim = head_dim
-        self.layers = [self._layer(heads) for heads in kv_heads]
+        self.head_dim, self.kv_heads = head_dim, tuple(kv_heads)
+        self._first_planes = num_pages * np.asarray([0, *accumulate(kv_heads)], np.int64)
+        self._heads = np.repeat(np.asarray(self.kv_heads, np.int64), self.kv_heads)
+        own = [np.arange(heads) for heads in self.kv_heads]
+        firsts = np.repeat(self._first_planes[:-1], self.kv_heads)
+        self._planes = np.concatenate([firsts[:0], *own]) + firsts
+        self.arena = self._make_arena(num_pages * self.num_heads)
+        """The arrays of all planes; [pages, kv_heads] of `LayerKeyValues` is one axis, [planes]."""
+        self.layers = [self._layer(layer) for layer in range(len(self.kv_heads))]
 
-    def _layer(self, heads: int) -> LayerKeyValues:
-        plane = (self.num_pages, heads, self.page_size)
-        stored = KV_DTYPES[self.dtype]
-        has_scales = self.dtype == "int8"
+    @property
+    def num_heads(self) -> int:
+        """The KV heads of all layers, and so the planes of a page."""
+        return sum(self.kv_heads)
+
+    def _make_arena(self, num_planes: int) -> LayerKeyValues:
+        size, stored, has_scales = self.page_size, KV_DTYPES[self.dtype], self.dtype == "int8"
         return LayerKeyValues(
-            np.zeros((self.num_pages, heads, self.head_dim, self.page_size), stored),
-            np.zeros((*plane, self.head_dim), stored),
-            np.zeros(plane, np.int32),
-            np.zeros(plane, np.float32) if has_scales else None,
-            np.zeros(plane, np.float32) if has_scales else None,
+            self._zeros((num_planes, self.head_dim, size), stored),
+            self._zeros((num_planes, size, self.head_dim), stored),
+            self._zeros((num_planes, size), np.int32),
+            self._zeros((num_planes, size), np.float32) if has_scales else None,
+            self._zeros((num_planes, size), np.float32) if has_scales else None,
         )
+
+    def _layer(self, layer: int) -> LayerKeyValues:
+        first, last = self._first_planes[layer : layer + 2]
+        views: list[Any] = [  # Any: arrays, or tensors
+            None
+            if array is None
+            else array[first:last].reshape(self.num_pages, self.kv_heads[layer], *array.shape[1:])
+            for array in self.arena
+        ]
+        return LayerKeyValues(*views)
+
+    def _zeros(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Any:  # Any: of any dtype
+        return np.zeros(shape, dtype)
+
+    def _index(self, numbers: npt.ArrayLike) -> Any:  # Any: what indexes this kind of array
+        return np.asarray(numbers, np.int64)
+
+    def _fetched(self, part: Any) -> Any:  # Any: a part of an array of this kind
+        """Return it in main memory."""
+        return part
+
+    def _sent(self, part: Any) -> Any:  # Any: an array of numpy, and one of this kind
+        """Return it where the arrays are."""
+        return part
 
     @property
     def num_bytes(self) -> int:
         """The bytes of all arrays."""
-        return sum(array.nbytes for layer in self.layers for array in layer.arrays())
+        return sum(array.nbytes for array in self.arena.arrays())
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy what one page holds into another, in every layer."""
@@ -97,34 +137,96 @@ class KeyValues:
             for array in layer.arrays():
                 array[target] = array[source]
 
-    def read(self, pages: Sequence[int]) -> list[npt.NDArray[np.generic]]:
-        """Return a copy of what `pages` hold: every array of every layer, cut to [pages, ...]."""
-        chosen = np.asarray(pages, np.int64)
-        return [array[chosen] for layer in self.layers for array in layer.arrays()]
+    def planes_of(self, page: int) -> npt.NDArray[np.int64]:
+        """Return the planes of a page: its heads of the first layer, then of the next ones."""
+        return self._planes + page * self._heads
 
-    def write(self, pages: Sequence[int], content: Sequence[npt.NDArray[np.generic]]) -> None:
+    def pages_of(self, planes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the page of each plane."""
+        layer = np.searchsorted(self._first_planes, planes, side="right") - 1
+        heads = np.asarray(self.kv_heads, np.int64)[layer]
+        return np.asarray((planes - self._first_planes[layer]) // heads, np.int64)
+
+    def move(
+        self,
+        sources: npt.ArrayLike,
+        targets: npt.ArrayLike,
+        layer: int | None = None,
+        head: int | None = None,
+    ) -> None:
+        """Copy entries from slots to others, with their scales and positions.
+
+        All are read before one is written, so that a target may be a source, too.
+
+        Args:
+            sources: [entries] slots: page * page_size + offset.
+            targets: [entries] slots, each of them once.
+            layer: Unless given, all of them.
+            head: Of the layer; unless given, all of them.
+        """
+        first = 0 if layer is None else sum(self.kv_heads[:layer])
+        last = self.num_heads if layer is None else first + self.kv_heads[layer]
+        chosen = slice(first, last) if head is None else slice(first + head, first + head + 1)
+
+        def in_arena(slots: npt.ArrayLike) -> npt.NDArray[np.int64]:
+            own = np.asarray(slots, np.int64)[:, None]
+            planes = self._planes[chosen] + own // self.page_size * self._heads[chosen]
+            return (planes * self.page_size + own % self.page_size).ravel()
+
+        self.move_in_arena(in_arena(sources), in_arena(targets))
+
+    def move_in_arena(self, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
+        """Do the same where slots are those of the arena: plane * page_size + offset."""
+        from_planes, from_offsets = map(self._index, np.divmod(sources, self.page_size))
+        planes, offsets = map(self._index, np.divmod(targets, self.page_size))
+        keys = self.arena.keys
+        keys[planes, :, offsets] = keys[from_planes, :, from_offsets]
+        for array in self.arena.arrays()[1:]:
+            array[planes, offsets] = array[from_planes, from_offsets]
+
+    def positions_of(self, planes: npt.NDArray[np.int64]) -> Ints:
+        """Return the positions [..., page_size] that planes [...] hold."""
+        found: Ints = self._fetched(self.arena.positions[self._index(planes)])
+        return found
+
+    def read(self, pages: Sequence[int]) -> Content:
+        """Return a copy of what `pages` hold: every array of every layer, cut to [pages, ...]."""
+        chosen = self._index(pages)
+        return [self._fetched(array[chosen]) for layer in self.layers for array in layer.arrays()]
+
+    def write(self, pages: Sequence[int], content: Content) -> None:
         """Put what `read` returned into `pages`.
 
         Raises:
             SettingsError: It was read from a pool of another shape.
         """
-        self._require_same(pages, content)
-        chosen = np.asarray(pages, np.int64)
         arrays = [array for layer in self.layers for array in layer.arrays()]
-        for array, part in zip(arrays, content, strict=True):
-            array[chosen] = part
+        self._write(arrays, self._index(pages), content)
 
-    def _require_same(
-        self, pages: Sequence[int], content: Sequence[npt.NDArray[np.generic]]
-    ) -> None:
-        arrays = [array for layer in self.layers for array in layer.arrays()]
-        shapes = [(len(pages), *array.shape[1:], array.itemsize) for array in arrays]
+    def read_planes(self, planes: npt.NDArray[np.int64]) -> Content:
+        """Return a copy of what `planes` hold: every array of the arena, cut to [planes, ...]."""
+        chosen = self._index(planes)
+        return [self._fetched(array[chosen]) for array in self.arena.arrays()]
+
+    def write_planes(self, planes: npt.NDArray[np.int64], content: Content) -> None:
+        """Put what `read_planes` returned into `planes`.
+
+        Raises:
+            SettingsError: It was read from a pool of another shape.
+        """
+        self._write(self.arena.arrays(), self._index(planes), content)
+
+    def _write(self, arrays: list[Any], chosen: Any, content: Content) -> None:
+        # Any: arrays of this kind, and what indexes them
+        shapes = [(len(chosen), *array.shape[1:], array.itemsize) for array in arrays]
         if shapes != [(*part.shape, part.itemsize) for part in content]:
             raise SettingsError(
                 f"The pages come from a cache of another model, page size or dtype than this one "
                 f"({self.dtype}, {self.page_size} tokens a page); give both engines the same "
                 f"model, page_size and kv_dtype."
             )
+        for array, part in zip(arrays, content, strict=True):
+            array[chosen] = self._sent(part)
 
 
 def require_page_size(page_size: int) -> int:

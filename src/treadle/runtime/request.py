@@ -7,6 +7,8 @@ from typing import Any
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.registry import near
+from treadle.runtime.entries import HeadEntries
+from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.structured import StructuredOutputs
 from treadle.runtime.typed import flag, items, number, require, text, whole
 
@@ -230,7 +232,7 @@ class Request:
     stop_reason: int | str | None = None
     """The stop token or string that was met."""
     num_computed: int = 0
-    """Tokens whose keys and values are cached."""
+    """Tokens that went through the model; their entries are cached but for those dropped since."""
     num_cached: int = 0
     """Of these, tokens that were found in the cache when it was admitted last."""
     num_preemptions: int = 0
@@ -241,7 +243,33 @@ class Request:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     """Of the prompt's tokens from `prompt_logprobs_start` on."""
+    longest: int = 0
+    """Tokens that it may grow to."""
+    keep: Keeping | None = None
+    """What its heads keep of the cache; None: all of them everything."""
+    drafts: list[int] = field(default_factory=list)
+    """Tokens that may follow: they run beside, and those that are not chosen are rolled back."""
     pages: list[int] = field(default_factory=list)
+    entries: HeadEntries | None = None
+    """What it holds in the cache instead of pages where `keep` is set."""
+
+    @property
+    def num_slots(self) -> int:
+        """The slots that it has in the cache, of the head that has most."""
+        return self.num_computed if self.entries is None else self.entries.longest
+
+    @property
+    def holds_cache(self) -> bool:
+        """Whether it holds pages, or planes."""
+        return bool(self.pages) or (self.entries is not None and self.entries.num_planes > 0)
+
+    @property
+    def num_ready(self) -> int:
+        """The number of rows that may run in one step: tokens, then drafts."""
+        # The last token is chosen but never run.
+        num_drafts = max(0, min(len(self.drafts), self.longest - 1 - len(self.tokens)))
+        ready = self.num_remaining + num_drafts
+        return ready if self.keep is None else min(ready, self.keep.rows_left(self.num_computed))
 
     @property
     def cache_group(self) -> Hashable:
@@ -276,9 +304,10 @@ class Request:
         found = {
             item.name: getattr(self, item.name)
             for item in fields(self)
-            if item.name not in ("params", "pages")
+            if item.name not in ("params", "drafts", "pages", "entries")
         }
         found["tokens"] = list(self.tokens)
+        found["keep"] = self.keep and self.keep.to_dict()
         return {**found, "state": str(self.state), "params": self.params.to_dict()}
 
     @classmethod
@@ -287,6 +316,7 @@ class Request:
         plain = dict(values)
         for name in ("logprobs", "prompt_logprobs"):
             plain[name] = [{int(t): float(v) for t, v in entry.items()} for entry in plain[name]]
+        plain["keep"] = plain["keep"] and Keeping.from_dict(plain["keep"])
         plain["params"] = SamplingParams.from_dict(plain["params"])
         plain["state"] = RequestState(plain["state"])
         return cls(**plain)

@@ -71,32 +71,42 @@ class Runner:
         for chunk in chunks:
             last = first + len(chunk.wanted)
             try:
-                event = self._take(chunk, logits[first:last])
+                events += self._take(chunk, logits[first:last])
             except DataError as error:
                 raise RequestError(str(error), chunk.request) from error
-            events += [event] if event else []
             first = last
         return events
 
-    def _take(self, chunk: Chunk, logits: Floats) -> Event | None:
-        """Note a chunk's results; returns the event of its new token if it has one."""
+    def _take(self, chunk: Chunk, logits: Floats) -> list[Event]:
+        """Note a chunk's results; returns the events of its new tokens."""
         request = chunk.request
         first = request.num_computed
         num_input = max(0, min(first + chunk.num_rows, request.num_prompt) - first)
-        self.batch.policy.computed(request, num_input, int(chunk.is_last))
-        asked = len(logits) - chunk.is_last
+        asked = len(logits) - chunk.num_choices
         for row, values in zip(chunk.wanted[:asked], logits[:asked], strict=True):
             following = request.tokens[first + row + 1]
             count = request.params.prompt_logprobs or 0
             request.prompt_logprobs.append(logprobs_of(values, following, count))
-        self.batch.advance(chunk)
-        if not chunk.is_last:
-            return None
-        token = self._sample(request, logits[-1])
-        reason = self._end(request, token)
+        tokens, reason = self._choose(request, logits[asked:])
+        self.batch.policy.computed(request, num_input, len(tokens))
+        self.batch.advance(chunk, chunk.num_choices - len(tokens))
         if reason is not None:
             self.batch.finish(request, reason)
-        return Event(request, token)
+        return [Event(request, token) for token in tokens]
+
+    def _choose(self, request: Request, logits: Floats) -> tuple[list[int], str | None]:
+        """Choose a token by each row, as long as the drafts foresaw it.
+
+        Returns the tokens, and why the request ends with the last one, or None.
+        """
+        drafts, tokens, reason = request.drafts, [], None
+        for number, values in enumerate(logits):
+            request.drafts = []
+            tokens.append(self._sample(request, values))
+            reason = self._end(request, tokens[-1])
+            if reason is not None or tokens[-1] not in drafts[number : number + 1]:
+                break
+        return tokens, reason
 
     def _sample(self, request: Request, logits: Floats) -> int:
         constraint = self._constraint(request)

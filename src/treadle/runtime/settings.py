@@ -1,34 +1,180 @@
-"""How the runtime holds a model and its cache, as one frozen object."""
+"""An engine's settings as one frozen object: keywords of `LLM`, flags of `serve`."""
 
-from typing import Literal
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, InstanceOf, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
+from treadle.core.errors import SettingsError
+from treadle.core.registry import near
 from treadle.core.settings import Settings
+from treadle.core.sizes import Bytes
+from treadle.runtime.admit.base import Admission
+from treadle.runtime.evict.base import Eviction
 
-__all__ = ["EngineSettings"]
+__all__ = ["AtLeastOne", "EngineSettings", "show_as_keywords"]
+
+
+def _plain(value: Any) -> Any:  # Any: whatever was given
+    """Make numpy's numbers Python's own."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
+def _number(value: Any) -> Any:  # Any: whatever was given
+    """Refuse what is no number: a text of digits is none."""
+    if isinstance(value, bool) or not isinstance(value, Real | None):
+        raise PydanticCustomError("float_type", "Input should be a number")
+    return _plain(value)
+
+
+Whole = Annotated[int, Field(strict=True), BeforeValidator(_plain)]
+AtLeastOne = Annotated[int, Field(strict=True, ge=1), BeforeValidator(_plain)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0), BeforeValidator(_plain)]
+Flag = Annotated[bool, Field(strict=True)]
+Chosen = Mapping[str, Any]  # Any: a method's settings, under the key `method` its name
 
 
 class EngineSettings(Settings):
-    """How an engine holds weights and cache, and how it fills a step."""
+    """How an engine holds a model and its cache, and how it shares both out among requests."""
 
+    cache_bytes: Annotated[Bytes, Field(strict=True, ge=1), BeforeValidator(_plain)] | None = None
+    """Of keys and values; unless given, what `max_num_seqs` texts of full length take, but at most
+    a quarter of the free memory."""
+    page_size: AtLeastOne = 16
+    """Tokens of a page."""
+    max_num_seqs: AtLeastOne | None = None
+    """Requests in a batch; unless given 64, or fewer where a step has fewer tokens."""
+    max_num_batched_tokens: AtLeastOne = 256
+    """Tokens of a step: an urgent request may have to wait for one."""
+    kv_dtype: Literal["fp32", "fp16", "int8"] = "fp32"
+    """How keys and values are stored."""
+    policy: str | InstanceOf[Admission] | Chosen = "fcfs"
+    """Who comes first: fcfs, priority, fair (among clients), fair_priority (the lowest priority
+    number, then fair), or prefix (the longest cached start)."""
+    preemption: Literal["recompute", "swap"] = "recompute"
+    """How a request that made room for others comes back: computed again, or from a copy."""
+    enable_prefix_caching: Flag = True
+    """Whether equal starts of texts are computed once."""
+    watermark_fraction: Number = 0.01
+    """Of the cache, kept free when a request is admitted beside others."""
+    ageing_seconds: Number = 10.0
+    """Wait after which the prefix policy lets a request in before others."""
+    rows_beside_urgent: Annotated[Whole, Field(ge=0)] | None = 2
+    """Tokens of a step that all requests of lower priority get together beside a more urgent one
+    (policies priority and fair_priority): bounds how much they slow it down; None for no bound."""
+    rows_beside_less_served: AtLeastOne | None = 4
+    """Tokens of a step that all clients that were served more get together beside one that was
+    served less (policies fair and fair_priority); None for no bound."""
+    seed: Whole = 0
+    """Of requests without a seed of their own."""
     weights: str = "auto"
     """How matrices are held by the native step: fp32, fp16, q8, q4_0 or q4_1; auto keeps the codes
     of a quantised model as they are, and holds others in fp32."""
-    kv_dtype: Literal["fp32", "fp16", "int8"] = "fp32"
-    """How keys and values are stored."""
-    num_threads: int | None = Field(default=None, gt=0)
-    """Threads of the native step (default: the physical cores)."""
+    num_threads: AtLeastOne | None = None
+    """Threads of the native step; unless given, the physical cores."""
     device: str = "cpu"
-    """cpu, or a CUDA device (experimental)."""
-    cache_bytes: int | None = Field(default=None, gt=0)
-    """Of keys and values; unless given, what all requests of full length take, but at most a
-    quarter of the free memory."""
-    page_size: int = Field(default=16, gt=0)
-    """Tokens of a page."""
-    max_num_seqs: int | None = Field(default=None, gt=0)
-    """Requests in a batch."""
-    max_num_batched_tokens: int = Field(default=256, gt=0)
-    """Tokens of a step."""
-    enable_prefix_caching: bool = True
-    """Whether equal starts of texts are computed once."""
+    """The cpu, or a CUDA device (experimental)."""
+    trust_remote_code: Flag = False
+    """Run code that a checkpoint brings along."""
+    keep: str | InstanceOf[Eviction] | Chosen | None = None
+    """Which entries of the cache stay, in each layer and KV head: the name of an eviction policy
+    (sinks, random); unless given, all of them."""
+    keep_budget: Annotated[int | float, BeforeValidator(_number)] | None = None
+    """What `keep` leaves of each layer and KV head, on average: a whole number of entries, or a
+    fraction of the text (0.25)."""
+
+    @model_validator(mode="after")
+    def _policies_exist(self) -> Self:
+        """Resolve the policies, so that a misspelt name is refused before a model is loaded."""
+        from treadle.runtime.admit.queue import choose_admission
+        from treadle.runtime.evict.keeping import choose_keeping
+
+        choose_admission(self.policy, self.ageing_seconds)
+        choose_keeping(self.keep, self.keep_budget)
+        return self
+
+    def changed(self, fields: Mapping[str, Any]) -> "EngineSettings":  # Any: validated here
+        """Return the same settings but for `fields`, checked.
+
+        Raises:
+            SettingsError: There is no such setting, or a value is refused.
+        """
+        names = list(type(self).model_fields)
+        for name in fields:
+            if name not in names:
+                raise SettingsError(f"No setting '{name}' of an engine. {near(name, names)}")
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        try:
+            return type(self).model_validate({**given, **fields})
+        except ValidationError as error:
+            raise _refusal(error.errors()[0]) from error
+
+
+_EXPECTED: dict[str, Callable[[dict[str, Any]], str]] = {  # Any: pydantic's context of an error
+    "int_type": lambda _: "a whole number",
+    "int_from_float": lambda _: "a whole number",
+    "float_type": lambda _: "a number",
+    "finite_number": lambda _: "a finite number",
+    "bool_type": lambda _: "True or False",
+    "string_type": lambda _: "a text",
+    "greater_than_equal": lambda context: f"at least {context['ge']:g}",
+}
+"""pydantic's word for a mistake -> what was expected, in the words of `typed`."""
+
+
+def _refusal(error: ErrorDetails) -> SettingsError:
+    """Return what to tell a caller of a value that is refused."""
+    context = error.get("ctx", {})
+    if isinstance(context.get("error"), SettingsError):
+        found: SettingsError = context["error"]
+        return found
+    name, value = str(error["loc"][0]), error["input"]
+    if error["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", context["expected"])
+        if isinstance(value, str):
+            return SettingsError(f"No {name} '{value}'. {near(value, choices)}")
+        return SettingsError(f"Found {name}={value!r}, expected a text; change {name}.")
+    if error["type"] == "size":
+        return SettingsError(f"Found {name}={value!r}. {error['msg']}")
+    words = _EXPECTED.get(error["type"])
+    expected = error["msg"] if words is None else words(context)
+    return SettingsError(f"Found {name}={value!r}, expected {expected}; change {name}.")
+
+
+def show_as_keywords(
+    kind: type[Settings],
+    function: Callable[..., Any],  # Any: takes them as its last, catch-all parameter
+) -> None:
+    """Let help and editors show settings as the keywords that they are."""
+    known = inspect.signature(function)
+    named = [p for p in known.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    (rest,) = known.parameters.keys() - {p.name for p in named}
+    entries = []
+    for name, field in kind.model_fields.items():
+        annotation, keyword = _bare(field.annotation), inspect.Parameter.KEYWORD_ONLY
+        named.append(inspect.Parameter(name, keyword, default=field.default, annotation=annotation))
+        text = f"{name}: {field.description}"
+        entries.append(textwrap.fill(text, 100, initial_indent=" " * 4, subsequent_indent=" " * 8))
+    function.__signature__ = known.replace(parameters=named)  # type: ignore[attr-defined]
+    # Their entries take the place of the catch-all's.
+    before, _, after = (inspect.getdoc(function) or "").partition(f"    {rest}: ")
+    function.__doc__ = "\n".join([before.rstrip(), *entries, "", after.partition("\n\n")[2]])
+
+
+def _bare(annotation: Any) -> Any:  # Any: types
+    """Return a type without what validates it."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return Union[tuple(map(_bare, get_args(annotation)))]  # noqa: UP007  # of a tuple
+    return annotation

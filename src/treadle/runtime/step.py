@@ -6,22 +6,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from treadle.runtime.executor import Ints, StepRows
+from treadle.runtime.executor import HeadTables, Ints, StepRows
 from treadle.runtime.request import Request
 
 __all__ = ["Chunk", "next_chunk", "rows_of"]
 
 
 class Chunk(NamedTuple):
-    """The tokens of one request that run in a step: the next `num_rows` not yet computed."""
+    """The tokens of one request that run in a step: the next `num_rows` not yet computed.
+
+    Behind the last of its tokens its drafts run.
+    """
 
     request: Request
     num_rows: int
     wanted: tuple[int, ...]
     """Which of them need logits, ascending."""
 
-    is_last: bool
-    """Whether a new token follows from the chunk's last row."""
+    num_choices: int
+    """How many of these, at the end, choose new tokens: the row of the request's last token, and
+    those of the drafts behind it."""
 
 
 def next_chunk(request: Request, num_rows: int) -> Chunk:
@@ -32,9 +36,9 @@ def next_chunk(request: Request, num_rows: int) -> Chunk:
         # Row i says what token i + 1 should be; what an earlier run reported is not asked again.
         begin = max(first, request.params.prompt_logprobs_start - 1 + len(request.prompt_logprobs))
         wanted = [row - first for row in range(begin, min(last, request.num_prompt - 1))]
-    if last == len(request.tokens):
-        wanted.append(num_rows - 1)
-    return Chunk(request, num_rows, tuple(wanted), last == len(request.tokens))
+    num_choices = max(0, last - len(request.tokens) + 1)
+    wanted += range(num_rows - num_choices, num_rows)
+    return Chunk(request, num_rows, tuple(wanted), num_choices)
 
 
 def rows_of(
@@ -51,12 +55,12 @@ def rows_of(
     first = 0
     for request, num_rows, asked, _ in chunks:
         begin = request.num_computed
-        table = np.asarray(request.pages, np.int32)
-        place = np.arange(begin, begin + num_rows, dtype=np.int32)
-        tokens.append(np.asarray(request.tokens[begin : begin + num_rows], np.int32))
-        positions.append(place)
-        slots.append(table[place // page_size] * np.int32(page_size) + place % page_size)
-        pages.append(table[: -(-(begin + num_rows) // page_size)])
+        text = [*request.tokens[begin:], *request.drafts][:num_rows]
+        tokens.append(np.asarray(text, np.int32))
+        positions.append(np.arange(begin, begin + num_rows, dtype=np.int32))
+        own_slots, own_pages = _places(request, num_rows, page_size)
+        slots.append(own_slots)
+        pages.append(own_pages)
         wanted.append(np.asarray(asked, np.int32) + np.int32(first))
         first += num_rows
     return StepRows(
@@ -64,12 +68,42 @@ def rows_of(
         _joined(positions),
         _joined(slots),
         _starts([chunk.num_rows for chunk in chunks]),
-        np.asarray([c.request.num_computed + c.num_rows for c in chunks], np.int32),
+        np.asarray([c.request.num_slots + c.num_rows for c in chunks], np.int32),
         _starts([len(table) for table in pages]),
         _joined(pages),
         _joined(wanted),
+        heads=_head_tables(chunks),
         adapters=_slots(chunks, adapters or {}),
     )
+
+
+def _places(request: Request, num_rows: int, page_size: int) -> tuple[Ints, Ints]:
+    """Return the slots of a request's next rows, and the pages of its context with them."""
+    if request.entries is not None:
+        return np.full(num_rows, -1, np.int32), np.empty(0, np.int32)
+    first = request.num_slots
+    table = np.asarray(request.pages, np.int32)
+    slot = np.arange(first, first + num_rows, dtype=np.int32)
+    own = table[slot // page_size] * np.int32(page_size) + slot % page_size
+    return own, table[: -(-(first + num_rows) // page_size)]
+
+
+def _head_tables(chunks: Sequence[Chunk]) -> HeadTables | None:
+    """Return the tables of the requests whose heads keep their own entries, if there are any."""
+    kept = [c for c in chunks if c.request.entries is not None]
+    if not kept:
+        return None
+    numbers, place = np.full(len(chunks), -1, np.int32), 0
+    for number, chunk in enumerate(chunks):
+        if chunk.request.entries is not None:
+            numbers[number], place = place, place + 1
+    held = [(c.request.entries, c.num_rows) for c in kept if c.request.entries is not None]
+    most = max(entries.planes.shape[1] for entries, _ in held)
+    planes = np.zeros((len(held), len(held[0][0].lengths), most), np.int32)
+    for table, (entries, _) in zip(planes, held, strict=True):
+        table[:, : entries.planes.shape[1]] = entries.planes
+    lengths = np.stack([entries.lengths + num_rows for entries, num_rows in held])
+    return HeadTables(numbers, lengths.astype(np.int32), planes)
 
 
 def _slots(chunks: Sequence[Chunk], adapters: Mapping[str, int]) -> Ints | None:

@@ -4,9 +4,10 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from treadle.core.errors import SettingsError
+from treadle.deploy.serve.settings import ServeEngineSettings
 
 if TYPE_CHECKING:
     from treadle.deploy.serve.catalogue import ServedModel
@@ -24,23 +25,12 @@ def serve(
     port: int = 8000,
     adapter: tuple[str, ...] = (),
     api_key: tuple[str, ...] = (),
-    policy: Literal["fcfs", "priority", "fair", "fair_priority", "prefix"] = "fair_priority",
     max_requests: int = 256,
     max_body_bytes: int = 4 << 20,
     timeout_seconds: float = 600.0,
     drain_seconds: float = 60.0,
-    max_num_seqs: int = 16,
-    max_num_batched_tokens: int = 64,
-    rows_beside_urgent: int = 2,
-    rows_beside_less_served: int = 4,
-    cache_bytes: int | None = None,
-    kv_dtype: Literal["fp32", "fp16", "int8"] = "fp32",
-    weights: str = "auto",
-    num_threads: int | None = None,
-    device: str = "cpu",
     tool_parser: str = "auto",
-    seed: int = 0,
-    trust_remote_code: bool = False,
+    engine: ServeEngineSettings | None = None,
 ) -> None:
     """Serve models behind OpenAI's HTTP interface, with a status page at /.
 
@@ -56,30 +46,13 @@ def serve(
             each appears as a model.
         api_key: Keys that clients must show one of; also read from TREADLE_API_KEY, parted by
             commas.
-        policy: Who comes first: fcfs, priority, fair (among clients), fair_priority (the lowest
-            priority number, then fair), or prefix.
         max_requests: Answers that run or wait; more are refused with 429.
         max_body_bytes: Of a request.
         timeout_seconds: Of an answer, waiting included.
         drain_seconds: Time that requests have to end after SIGTERM.
-        max_num_seqs: Requests in a batch.
-        max_num_batched_tokens: Tokens of a step: an urgent request may have to wait for one.
-        rows_beside_urgent: Tokens of a step that all requests of lower priority get together beside
-            a more urgent one (policies priority and fair_priority): bounds how much they slow it
-            down.
-        rows_beside_less_served: Tokens of a step that all clients that were served more get
-            together beside one that was served less (policies fair and fair_priority).
-        cache_bytes: Of each model's keys and values (default: what max_num_seqs texts of full
-            length take, at most a quarter of the free memory).
-        kv_dtype: How keys and values are stored.
-        weights: How matrices are held: fp32, fp16, q8, q4_0 or q4_1; auto keeps the codes of a
-            quantised model, and holds others in fp32.
-        num_threads: Threads of the native step (default: the physical cores).
-        device: The cpu, or a CUDA device (experimental).
         tool_parser: How the model writes calls of tools: hermes (and Qwen), llama3 or mistral; auto
             reads it off the chat template.
-        seed: Of requests without a seed of their own.
-        trust_remote_code: Run code that a checkpoint brings along.
+        engine: How each model is held and shared out.
 
     Raises:
         SettingsError: The port is in use, or a name stands twice.
@@ -101,18 +74,7 @@ def serve(
         served = _load(
             _pairs("model", models),
             adapter,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            rows_beside_urgent=rows_beside_urgent,
-            rows_beside_less_served=rows_beside_less_served,
-            cache_bytes=cache_bytes,
-            kv_dtype=kv_dtype,
-            policy=policy,
-            seed=seed,
-            weights=weights,
-            num_threads=num_threads,
-            device=device,
-            trust_remote_code=trust_remote_code,
+            engine or ServeEngineSettings(),
         )
         serving = Serving(Catalogue(served), limits, tool_format)
         address = f"http://{socket.getsockname()[0]}:{socket.getsockname()[1]}"
@@ -159,7 +121,7 @@ def _pairs(what: str, given: Sequence[str]) -> dict[str, str]:
 def _load(
     sources: dict[str, str],
     adapters: Sequence[str],
-    **settings: Any,  # Any: of LLM
+    settings: ServeEngineSettings,
 ) -> list["ServedModel"]:
     """Load the models and their adapters."""
     from treadle.deploy.serve.catalogue import ServedModel
@@ -168,7 +130,7 @@ def _load(
     beside = _beside(_pairs("adapter", adapters), list(sources))
     served = []
     for name, source in sources.items():
-        llm = LLM(source, adapters=beside[name], **settings)
+        llm = LLM(source, adapters=beside[name], settings=settings)
         served.append(ServedModel(name, llm))
         served += [ServedModel(own, llm, own, name) for own in beside[name]]
     return served

@@ -1,6 +1,7 @@
 """Priorities first, then fairness, with a bounded memory of clients."""
 
-from treadle.runtime.policy import MAX_CLIENTS, FairByPriority
+from runtime.engines import Small
+from treadle.runtime.admit.queue import MAX_CLIENTS, Queue
 from treadle.runtime.request import Request, SamplingParams
 
 
@@ -11,7 +12,7 @@ def request(client: str, number: int, priority: int = 0) -> Request:
 
 
 def test_priority_then_the_client_served_least_then_arrival():
-    policy = FairByPriority()
+    policy: Queue = Small(policy="fair_priority").policy
     first, second, third = request("a", 1), request("b", 2), request("a", 3, priority=-1)
     for entry in (first, second, third):
         policy.arrived(entry, {"a", "b"} - {entry.client})
@@ -22,7 +23,7 @@ def test_priority_then_the_client_served_least_then_arrival():
 
 
 def test_clients_that_left_are_forgotten_when_there_are_too_many():
-    policy = FairByPriority()
+    policy: Queue = Small(policy="fair_priority").policy
     busy = request("busy", 0)
     policy.arrived(busy, set())
     policy.computed(busy, 0, 8)

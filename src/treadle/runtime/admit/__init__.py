@@ -1,0 +1,1 @@
+"""Who is let in first: policies that order waiting requests."""

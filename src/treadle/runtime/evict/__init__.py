@@ -1,0 +1,1 @@
+"""What is kept of the cache: policies that drop entries of each layer and KV head."""

@@ -1,0 +1,12 @@
+"""The tables of the runtime's policies, axis by axis."""
+
+from typing import Any
+
+from treadle.core.registry import Registry
+from treadle.runtime.admit.tables import ADMISSIONS
+from treadle.runtime.evict.tables import EVICTIONS
+
+__all__ = ["TABLES"]
+
+TABLES: dict[str, Registry[Any]] = {"admit": ADMISSIONS, "evict": EVICTIONS}  # Any: each its axis
+"""Folder of `treadle.runtime` -> its table."""

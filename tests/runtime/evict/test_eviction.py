@@ -1,0 +1,236 @@
+"""Every policy in both executors, against transformers with a mask; the text alone decides."""
+
+import numpy as np
+import pytest
+import torch
+
+from naive import tokens_of
+from runtime.kept import visible
+from runtime.masked import masked_logits
+from treadle.core.errors import CapacityError, SettingsError
+from treadle.native.loader import library
+from treadle.runtime import LLM, SamplingParams
+from treadle.runtime.evict.keeping import Keeping
+from treadle.runtime.evict.tables import EVICTIONS
+from treadle.runtime.generic import GenericExecutor
+from treadle.runtime.llama_step import LlamaStep
+from treadle.runtime.request import RequestState
+
+EXECUTORS = ["generic", *(["native"] if library("step") is not None else [])]
+CHUNK, BUDGET, NEW = 8, 12, 20
+SAMPLED = SamplingParams(temperature=1.2, max_tokens=NEW, ignore_eos=True, seed=3, logprobs=0)
+SCORED = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.5}
+
+
+def policy(name: str, **others: object) -> dict[str, object]:
+    return {"method": name, "chunk_tokens": CHUNK, **others}
+
+
+@pytest.fixture(scope="module")
+def make(tiny_model):
+    """Return a function to an engine over a shared executor."""
+    made = {}
+
+    def build(architecture="llama", name="generic", **settings):
+        folder, key = tiny_model(architecture), (architecture, name)
+        if key not in made:
+            is_native = name == "native"
+            made[key] = (
+                LlamaStep(folder, "fp32", 1) if is_native else GenericExecutor.from_folder(folder)
+            )
+        return LLM(folder, **{"executor": made[key], "cache_bytes": 2**19, **settings})
+
+    return build
+
+
+def prompt_logprobs(engine: LLM, prompts: list[list[int]]) -> list[np.ndarray]:
+    return [
+        np.asarray(
+            [entry[token] for entry, token in zip(out.prompt_logprobs[1:], p[1:], strict=True)]
+        )
+        for out, p in zip(engine.generate(prompts, SCORED), prompts, strict=True)
+    ]
+
+
+def expected_logprobs(engine: LLM, folder, prompt: list[int], keeping: Keeping) -> np.ndarray:
+    seen = visible(keeping, engine.shape.kv_heads, len(prompt), len(prompt))
+    logits = torch.from_numpy(masked_logits(folder, prompt, seen)[:-1])
+    return torch.log_softmax(logits, -1).gather(1, torch.tensor(prompt[1:])[:, None])[:, 0].numpy()
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+@pytest.mark.parametrize("method", list(EVICTIONS.table))
+@pytest.mark.parametrize("budget", [BUDGET, 0.25])
+def test_a_text_sees_what_its_policy_kept(make, tiny_model, method, budget, name):
+    """Prompts that end within a chunk, at its end and before the first one, side by side."""
+    settings = {"keep": policy(method), "keep_budget": budget, "max_num_batched_tokens": 20}
+    engine = make("llama", name, **settings)
+    prompts = [tokens_of(1, length, length)[0].tolist() for length in (70, 64, 5, 33)]
+    keeping = Keeping(EVICTIONS.resolve(policy(method)), budget)
+    for prompt, found in zip(prompts, prompt_logprobs(engine, prompts), strict=True):
+        expected = expected_logprobs(engine, tiny_model("llama"), prompt, keeping)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+@pytest.mark.parametrize("kv_dtype", ["fp32", "fp16", "int8"])
+def test_under_a_sliding_window(make, tiny_model, kv_dtype, name):
+    settings = {"keep": policy("random"), "keep_budget": 30, "kv_dtype": kv_dtype}
+    engine = make("mistral", name, **settings)
+    prompt = tokens_of(1, 100)[0].tolist()
+    keeping = Keeping(EVICTIONS.resolve(policy("random")), 30)
+    (found,) = prompt_logprobs(engine, [prompt])
+    expected = expected_logprobs(engine, tiny_model("mistral"), prompt, keeping)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE[kv_dtype])
+
+
+def answers(engine: LLM, prompts: list[list[int]], params=SAMPLED) -> list:
+    return [
+        (o.token_ids, [list(entry.values()) for entry in o.logprobs])
+        for out in engine.generate(prompts, params)
+        for o in out.outputs
+    ]
+
+
+def same(found: list, expected: list, name: str) -> bool:
+    """Equal tokens; equal numbers in the native step, whose rows do not look at the batch."""
+    if [tokens for tokens, _ in found] != [tokens for tokens, _ in expected]:
+        return False
+    return name != "native" or found == expected
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+@pytest.mark.parametrize("method", list(EVICTIONS.table))
+def test_the_text_alone_decides(make, method, name):
+    """Alone, batched in chunks of any size, preempted either way: the same answers."""
+    keep = {"keep": policy(method), "keep_budget": BUDGET}
+    prompts = [tokens_of(1, length, length)[0].tolist() for length in (37, 64, 5, 50)]
+    alone = [answers(make("llama", name, **keep), [p])[0] for p in prompts]
+    for rows in (4, 16, 64, 256):
+        engine = make("llama", name, max_num_batched_tokens=rows, max_num_seqs=4, **keep)
+        assert same(answers(engine, prompts), alone, name)
+    one = 2**19 // make("llama", name, page_size=4).load_report().num_pages
+    tight = {"cache_bytes": 16 * one, "page_size": 4, "watermark_fraction": 0}
+    prompts = [tokens_of(1, length, length)[0].tolist() for length in (5, 9, 11, 37)]
+    alone = [answers(make("llama", name, **keep), [p])[0] for p in prompts]
+    for preemption in ("recompute", "swap"):
+        engine = make("llama", name, preemption=preemption, **tight, **keep)
+        assert same(answers(engine, prompts), alone, name)
+        after = engine.load_report()
+        assert after.num_preemptions > 0
+        assert after.num_free_pages == after.num_pages
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+@pytest.mark.parametrize("length", [37, 40, 41])
+def test_siblings_answer_as_if_they_were_alone(make, length, name):
+    """Where the parent's entries of the prompt are still there, and where some just went."""
+    keep = {"keep": policy("random"), "keep_budget": BUDGET}
+    params = SamplingParams(
+        n=3, temperature=1.2, max_tokens=NEW, ignore_eos=True, seed=3, logprobs=0
+    )
+    prompt = tokens_of(1, length)[0].tolist()
+    together = answers(make("llama", name, **keep), [prompt], params)
+    one_by_one = answers(make("llama", name, max_num_seqs=1, **keep), [prompt], params)
+    assert len({tuple(tokens) for tokens, _ in together}) > 1
+    assert same(together, one_by_one, name)
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+@pytest.mark.parametrize("num_steps", [0, 1, 3, 9, 15])
+def test_a_moved_text_goes_on_with_equal_tokens(make, num_steps, name):
+    """Its policy travels with it: the target has none of its own."""
+    options = {"max_num_batched_tokens": 16}
+    keep = {"keep": policy("random"), "keep_budget": BUDGET}
+    prompt = tokens_of(1, 37)[0].tolist()
+    whole = answers(make("llama", name, **keep), [prompt])[0][0]
+    source, target = make("llama", name, **keep, **options), make("llama", name, **options)
+    (request,) = source.submit(prompt, SAMPLED, request_id="r")
+    for _ in range(num_steps):
+        source.step()
+    first = source.export_pages("r")
+    assert first.num_pages == 0  # what it keeps changes while it runs
+    target.import_pages(first)
+    source.pause("r")
+    target.import_pages(source.export_pages("r", first.num_pages))
+    moved = target.commit("r")
+    source.forget("r")
+    before = target.load_report().num_rows
+    while moved.state is not RequestState.FINISHED:
+        target.step()
+    assert moved.outputs == whole
+    assert target.load_report().num_rows - before == len(prompt) + NEW - 1 - request.num_computed
+    assert source.load_report().num_free_pages == source.load_report().num_pages
+    assert target.load_report().num_free_pages == target.load_report().num_pages
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+@pytest.mark.parametrize("method", list(EVICTIONS.table))
+@pytest.mark.parametrize("budget", [1.0, 128])
+def test_a_full_budget_changes_nothing(make, method, budget, name):
+    prompts = [tokens_of(1, length, length)[0].tolist() for length in (70, 40)]
+    kept = make("llama", name, keep=policy(method), keep_budget=budget)
+    assert same(answers(kept, prompts), answers(make("llama", name), prompts), name)
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+@pytest.mark.parametrize("method", list(EVICTIONS.table))
+def test_memory_falls(make, method, name):
+    """While the prompt is read, too: never more than budget, chunk and a plane of each head."""
+    engine = make("llama", name, keep=policy(method), keep_budget=BUDGET, page_size=4)
+    pool, heads = engine._batch.pool, engine._batch.pool.store.num_heads
+    (request,) = engine.submit(tokens_of(1, 90)[0].tolist(), SAMPLED)
+    entries, planes = [], []
+    while request.state is not RequestState.FINISHED:
+        engine.step()
+        if request.entries is not None:
+            entries.append(int(request.entries.lengths.sum()))
+            planes.append(request.entries.num_planes)
+            assert pool.num_pages - pool.num_free <= max(planes) // heads + heads
+    assert max(entries) <= heads * (BUDGET + CHUNK)
+    assert max(planes) <= heads * ((BUDGET + CHUNK) / 4 + 1)
+    assert pool.num_free == pool.num_pages
+
+
+def test_more_texts_fit(make):
+    """A cache of 12 pages takes two texts of 90 tokens, or four that keep 12 entries."""
+    one = make().load_report()
+    tight = {"cache_bytes": 12 * 2**19 // one.num_pages, "watermark_fraction": 0}
+    prompts = [tokens_of(1, 90, seed)[0].tolist() for seed in range(5)]
+    running = []
+    for keep in ({}, {"keep": policy("sinks"), "keep_budget": BUDGET}):
+        engine = make(**tight, **keep)
+        for prompt in prompts:
+            engine.submit(prompt, SAMPLED)
+        for _ in range(6):
+            engine.step()
+        running.append(engine.load_report().num_running)
+    assert running == [2, 4]
+    with pytest.raises(CapacityError, match=r"may grow to 128 tokens, 8 pages of 16.*keep_budget"):
+        make(cache_bytes=5 * 2**19 // one.num_pages, keep="random", keep_budget=100).submit(
+            prompts[0], SamplingParams(max_tokens=None)
+        )
+
+
+def test_what_is_no_policy_is_refused(make):
+    for options, says in (
+        (
+            {"keep": "sinkss", "keep_budget": 9},
+            r"Unknown runtime eviction 'sinkss'.*'sinks'",
+        ),
+        ({"keep": "sinks"}, r"keep='sinks' needs a keep_budget: entries of each layer.*give it"),
+        ({"keep_budget": 9}, r"keep_budget=9, expected keep beside it"),
+        ({"keep": "sinks", "keep_budget": 4}, r"keep_budget=4, expected at least 5"),
+        (
+            {"keep": "sinks", "keep_budget": 1.5},
+            r"keep_budget=1.5, expected entries, or a fraction",
+        ),
+        ({"keep": "sinks", "keep_budget": 0.0}, r"keep_budget=0.0, expected entries, or a fracti"),
+        ({"keep": "sinks", "keep_budget": "9"}, r"keep_budget='9', expected a number"),
+        ({"keep": "sinks", "keep_budget": True}, r"keep_budget=True, expected a number"),
+        ({"keep": 5, "keep_budget": 9}, r"keep=5, expected a text"),
+        ({"keep": policy("sinks", snks=4), "keep_budget": 9}, r"has no setting 'snks'.*'sinks'"),
+    ):
+        with pytest.raises(SettingsError, match=says):
+            make(**options)

@@ -1,0 +1,44 @@
+"""StreamingLLM: the first tokens and the newest, in every head alike."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.kept import kept_sets
+from treadle.runtime.evict.base import Cached
+from treadle.runtime.evict.keeping import Keeping
+from treadle.runtime.evict.methods.sinks import Sinks
+
+
+@given(
+    budget=st.integers(1, 9),
+    sinks=st.integers(0, 5),
+    chunk=st.integers(1, 5),
+    num_tokens=st.integers(1, 30),
+)
+def test_it_keeps_the_first_and_the_newest(budget, sinks, chunk, num_tokens):
+    """Token by token: with chunks of one the cache is the paper's {0..sinks-1} and window."""
+    if budget <= sinks:
+        return
+    keeping = Keeping(Sinks(sinks=sinks, chunk_tokens=chunk), budget)
+    for place, heads in enumerate(kept_sets(keeping, (1, 2), num_tokens, num_tokens)):
+        seen = set(heads[0])
+        assert [set(own) for own in heads] == [seen] * 3
+        boundary = place // chunk * chunk  # entries went after so many tokens
+        first = boundary - (budget - sinks)
+        expected = {p for p in range(place + 1) if p < sinks or p >= first or boundary <= budget}
+        assert seen == expected
+
+
+def test_an_empty_place_is_no_sink():
+    positions = np.asarray([[0, 5, 9, -1], [1, 8, 9, 7]], np.int32)
+    kept = Sinks(sinks=1).keep(Cached(positions, (1, 1), 10), 3)
+    assert kept.tolist() == [[True, False, True, False], [False, True, True, False]]
+
+
+@pytest.mark.parametrize(("sinks", "least"), [(0, 1), (4, 5)])
+def test_the_least_budget_leaves_a_window(sinks, least):
+    assert Sinks(sinks=sinks).least_budget == least
+    keeping = Keeping(Sinks(sinks=sinks), 0.001)
+    assert keeping.entries(10, 10) == least
