@@ -179,7 +179,8 @@ def _check_settings(where: str, verb: Verb, settings: Settings) -> None:
             settings[key] = _checked(where, parameter, settings[key])
     bound = verb.bind(settings)
     for key, parameter in axes.items():
-        if parameter.axis is not None and bound.get(key) is not None:
+        # An object of settings has checked its own.
+        if parameter.axis is not None and bound.get(key) is not None and not parameter.owner:
             _check_axis(parameter.axis, bound[key], parameter.default)
 
 
