@@ -58,9 +58,15 @@ class Step(NamedTuple):
     @property
     def names(self) -> set[str]:
         """Everything in the settings that may name an artefact."""
-        values = [value for key, value in self.settings.items() if key != "out"]
+        values = [self.settings[key] for key in self.settings if self.may_name(key)]
         flat = [entry for v in values for entry in (v if isinstance(v, list) else [v])]
         return {entry for entry in flat if isinstance(entry, str)}
+
+    def may_name(self, key: str) -> bool:
+        """Whether a setting may stand for an artefact: an engine's settings and axes do not."""
+        entry = self.verb.parameters().get(key)
+        is_setting = entry is not None and (bool(entry.owner) or entry.axis is not None)
+        return key != "out" and not is_setting
 
 
 class Recipe(NamedTuple):
@@ -281,6 +287,8 @@ class _Plan:
         for key, value in step.settings.items():
             if key == "out":
                 found[key] = self.folder(value)
+            elif not step.may_name(key):
+                found[key] = value
             elif isinstance(value, list):
                 found[key] = [self._place(entry, made) for entry in value]
             else:
