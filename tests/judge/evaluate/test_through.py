@@ -6,12 +6,13 @@ from typing import ClassVar
 
 import pytest
 
+import coded_models
 from coded_models import AWQ, awq, dense_twin, to_gguf, write_coded
 from judge.evaluate.runs import SMALL, measure
 from judge.evaluate.test_choice import QUESTIONS, write_questions
 from runtime.adapters import merged, write_adapter
 from treadle.cli import main
-from treadle.core.errors import CheckpointError, SettingsError
+from treadle.core.errors import CheckpointError, DataError, SettingsError
 from treadle.core.method import Standard
 from treadle.core.result import Measurement, read_result
 from treadle.judge.evaluate import TASKS
@@ -59,6 +60,24 @@ def test_weights_and_cache_in_other_forms_are_scored(llama, text, tmp_path) -> N
     assert result.settings["kv_dtype"] == "fp16"
     assert "page_size" not in result.settings
     assert "q8" in result.notes[0]
+
+
+def test_entries_that_were_evicted_are_not_seen(llama, text, tmp_path) -> None:
+    """A budget of all entries is exact, a small one is not, and the page can tell them apart."""
+    task = {"method": "perplexity", "num_windows": 4, "window_tokens": 100}
+    full = measure(llama, tmp_path / "blocks", text, task)
+    found = {}
+    for budget in (100, 16):
+        words = ["evaluate", "perplexity", str(llama), str(tmp_path / f"{budget}"), "--data", text]
+        words += ["--num-windows", "4", "--window-tokens", "100", "--through", "runtime"]
+        words += ["--keep", "sinks", "--keep.chunk-tokens", "8", "--keep-budget", str(budget)]
+        assert main([*words, "--baseline", str(tmp_path / "blocks")]) == 0
+        found[budget] = read_result(tmp_path / f"{budget}")
+    assert found[100].samples["nll"] == pytest.approx(full.samples["nll"], abs=1e-5)
+    assert found[16].samples["nll"] != pytest.approx(full.samples["nll"], abs=1e-3)
+    assert found[16].settings["keep"] == {"method": "sinks", "chunk_tokens": 8}
+    assert (found[16].settings["keep_budget"], found[100].settings["keep_budget"]) == (16, 100)
+    assert found[16].protocol == full.protocol
 
 
 def test_an_adapter_is_scored_as_the_merged_model(llama, text, tmp_path) -> None:
@@ -128,6 +147,13 @@ def test_a_quantised_file_is_scored_through_the_runtime_alone(llama, text, tmp_p
     coded = measure(file, tmp_path / "coded", text, through="runtime", baseline=tmp_path / "out")
     assert "q4_1" in coded.notes[0]
     assert coded.measurement("perplexity_ratio").value == pytest.approx(1, abs=0.05)
+
+
+def test_a_file_without_a_tokenizer_is_named(llama, text, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(coded_models, "_write_tokenizer", lambda writer, folder: None)
+    to_gguf(llama, tmp_path / "model.gguf")
+    with pytest.raises(DataError, match="carries no tokenizer, so that no text can be scored"):
+        measure(tmp_path / "model.gguf", tmp_path / "out", text, through="runtime")
 
 
 def test_a_quantised_folder_is_scored_through_the_runtime(llama, text, tmp_path) -> None:

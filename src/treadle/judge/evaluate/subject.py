@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from treadle.core.errors import SettingsError
+from treadle.core.errors import DataError, SettingsError
 from treadle.core.ports import Generator, Scorer
 from treadle.judge.evaluate.base import AnswerTask, Task
 
@@ -65,14 +65,27 @@ class Subject(NamedTuple):
         return CheckpointReader(self.folder) if self.way == "blocks" else open_model(self.folder)
 
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """Return the model's tokenizer."""
+        """Return the model's tokenizer.
+
+        Raises:
+            DataError: It has none.
+        """
         from treadle.model.gguf_file import GgufFile
-        from treadle.model.gguf_tokenizer import gguf_tokenizer
+        from treadle.model.gguf_tokenizer import gguf_tokenizer, has_tokenizer
         from treadle.model.load import load_tokenizer
 
         if self.folder.is_dir():
             return load_tokenizer(self.folder)
-        return gguf_tokenizer(GgufFile(self.folder))
+        file = GgufFile(self.folder)
+        try:
+            if not has_tokenizer(file):
+                raise DataError(
+                    f"'{self.folder}' carries no tokenizer, so that no text can be scored; convert "
+                    f"the model again with its vocabulary."
+                )
+            return gguf_tokenizer(file)
+        finally:
+            file.close()
 
     def scorer(self, reader: "CheckpointReader") -> Scorer:
         """Return what says how likely the model finds tokens."""
