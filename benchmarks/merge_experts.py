@@ -147,9 +147,10 @@ def train(
     model = LlamaForCausalLM(LlamaConfig(**SHAPE)) if start is None else full(start)
     found = fit(
         model,
-        lambda step: torch.cat([batch(step) for batch in batches]),
+        lambda step, losses: torch.cat([batch(step, losses) for batch in batches]),
         FitSettings(save_every=200, **settings),
         work / f"{name}.state",
+        learn=".",
     )
     model.save_pretrained(folder)
     curve.write_text(json.dumps({"losses": found.losses, "settings": settings}))

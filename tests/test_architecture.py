@@ -12,7 +12,9 @@ import treadle
 from treadle.core.method import Control, Method, Paper, Standard
 from treadle.core.registry import Registry
 from treadle.core.verb import Verb
+from treadle.model.optimizers import OPTIMIZERS
 from treadle.recipe import load_recipe
+from treadle.runtime.tables import TABLES
 from treadle.verbs import VERBS, WINGS
 
 ROOT = Path(__file__).parent.parent
@@ -31,10 +33,13 @@ def verbs_and_actions() -> list[tuple[str, Verb]]:
 
 
 def axes() -> list[tuple[str, Registry[Method]]]:
-    found = []
+    found: list[tuple[str, Registry[Method]]] = [("model/optimizers", OPTIMIZERS)]
+    found += [(f"runtime/{folder}", table) for folder, table in TABLES.items()]
     for folder, verb in verbs_and_actions():
         tables = [verb.methods(), *(p.axis for p in verb.parameters().values())]
-        found += [(folder, table) for table in tables if table is not None]
+        # What lies on a lower floor, for several families, has its folder there.
+        below = [table for _, table in found]
+        found += [(folder, one) for one in tables if one is not None and one not in below]
     return found
 
 

@@ -74,6 +74,15 @@ def test_an_interrupted_recipe_goes_on(recipe, monkeypatch, tmp_path):
     assert states(recipe)[0] == "there already"
 
 
+def test_settings_of_an_object_are_settings_of_the_step(recipe, tmp_path):
+    through = "method: perplexity, through: runtime, kv_dtype: fp16,"
+    recipe.write_text(recipe.read_text().replace("method: perplexity,", through))
+    list(run_recipe(recipe))
+    result = (tmp_path / "runs" / "small.ppl" / "result.json").read_text()
+    assert '"kv_dtype": "fp16"' in result
+    assert states(recipe) == ["there already", "there already"]
+
+
 def test_nested_settings_reach_the_axis(recipe, tmp_path):
     nested = "method: wanda, update: {method: obs, damp_fraction: 0.02},"
     recipe.write_text(recipe.read_text().replace("method: wanda,", nested))

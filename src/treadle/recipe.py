@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.method import first_mistake
 from treadle.core.registry import Registry, near
-from treadle.core.result import RESULT_FILE, digest, read_result
+from treadle.core.result import FORMAT, RESULT_FILE, digest, read_result
 from treadle.core.sizes import WRITTEN
 from treadle.core.verb import Verb, VerbParameter
 from treadle.verbs import VERBS
@@ -158,12 +158,13 @@ def _action(where: str, verb: Verb, name: object) -> Verb:
 def _check_settings(where: str, verb: Verb, settings: Settings) -> None:
     """Check a step's settings, and gather those of its method under the key 'method'."""
     table, parameters = verb.methods(), verb.parameters()
-    fields = list(parameters)
+    fields, required = list(parameters), {k for k, p in parameters.items() if p.is_required}
     if table is not None:
         if "method" not in settings:
             raise SettingsError(f"{where} names no method. {near('', table.table)}")
         method = table[settings["method"]]
         fields += list(method.fields())
+        required |= method.required_parameters
         chosen = {k: settings.pop(k) for k in list(settings) if k in method.fields()}
         settings["method"] = {"method": settings["method"], **chosen}
         table.resolve(settings["method"])
@@ -172,13 +173,14 @@ def _check_settings(where: str, verb: Verb, settings: Settings) -> None:
         if key not in {"method", *parameters} and key.partition(".")[0] not in axes:
             raise SettingsError(f"{where}: unknown setting '{key}'. {near(key, fields)}")
     for key, parameter in parameters.items():
-        if parameter.is_required and key not in settings:
+        if key in required and key not in settings:
             raise SettingsError(f"{where}: the setting '{key}' is missing; add it.")
         if key in settings and key not in axes:
             settings[key] = _checked(where, parameter, settings[key])
     bound = verb.bind(settings)
     for key, parameter in axes.items():
-        if parameter.axis is not None and bound.get(key) is not None:
+        # An object of settings has checked its own.
+        if parameter.axis is not None and bound.get(key) is not None and not parameter.owner:
             _check_axis(parameter.axis, bound[key], parameter.default)
 
 
@@ -243,7 +245,7 @@ class _Plan:
         for step in recipe.steps:
             used = {name: self.keys[name] for name in sorted(step.names) if name in self.keys}
             named = {name: recipe.artefacts[name] for name in step.names & set(recipe.artefacts)}
-            self.keys[step.out] = digest([step.verb.name, step.settings, used, named])
+            self.keys[step.out] = digest([FORMAT, step.command, step.settings, used, named])
         self.done = {step.out for step in recipe.steps if not fresh and self._is_done(step)}
         self.needed: set[str] = set()
         for step in reversed(recipe.steps):

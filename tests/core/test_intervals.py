@@ -5,7 +5,12 @@ import pytest
 from scipy import stats
 
 from treadle.core import intervals
-from treadle.core.intervals import bootstrap_mean, bootstrap_quantiles, wilson
+from treadle.core.intervals import (
+    bootstrap_mean,
+    bootstrap_quantiles,
+    bootstrap_seeds_and_rows,
+    wilson,
+)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -67,3 +72,32 @@ def test_quantiles_of_one_value() -> None:
 def test_wilson_against_scipy(right: int, size: int) -> None:
     theirs = stats.binomtest(right, size).proportion_ci(method="wilson")
     assert wilson([1.0] * right + [0.0] * (size - right)) == pytest.approx(tuple(theirs))
+
+
+def test_seeds_and_rows_are_both_drawn_again() -> None:
+    """The variance of a two-way bootstrap is that of the means of either axis, and their product's.
+
+    For independent cells it is about the sum of var(seeds' means) / seeds, var(rows' means) / rows
+    and the rest over both, from the definition.
+    """
+    draw = np.random.default_rng(0)
+    seeds, rows = 12, 60
+    table = draw.normal(size=(seeds, 1)) + draw.normal(size=(1, rows)) + draw.normal(size=(12, 60))
+    low, high = bootstrap_seeds_and_rows(table, 0)
+    middle = table.mean()
+    of_seeds, of_rows = table.mean(1) - middle, table.mean(0) - middle
+    rest = table - middle - of_seeds[:, None] - of_rows[None]
+    variance = of_seeds.var() / seeds + of_rows.var() / rows + rest.var() / (seeds * rows)
+    assert high - low == pytest.approx(2 * 1.96 * variance**0.5, rel=0.1)
+    assert low < middle < high
+    by_rows = bootstrap_mean((table.mean(0)).tolist(), 0)
+    assert high - low > 1.5 * (by_rows.high - by_rows.low)  # rows alone are too sure
+
+
+def test_a_table_of_one_seed_is_a_bootstrap_of_rows() -> None:
+    table = np.random.default_rng(0).normal(size=(1, 80))
+    both, rows = bootstrap_seeds_and_rows(table, 1), bootstrap_mean(table[0].tolist(), 1)
+    assert both.low == pytest.approx(rows.low, abs=0.05)
+    assert both.high == pytest.approx(rows.high, abs=0.05)
+    assert bootstrap_seeds_and_rows(np.full((3, 4), 2.5), 0) == (2.5, 2.5)
+    assert bootstrap_seeds_and_rows(table, 1) == both

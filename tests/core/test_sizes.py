@@ -4,7 +4,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from treadle.core.errors import SettingsError
-from treadle.core.sizes import WRITTEN, Bytes, is_bytes, parse_bytes, spoken
+from treadle.core.sizes import WRITTEN, Bytes, is_bytes, parse_bytes, spoken, written
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,8 @@ def test_sizes_are_known_by_their_type():
     assert is_bytes(Bytes | None)
     assert not is_bytes(int)
     assert not is_bytes(Annotated[int, "bytes"])
+
+
+@pytest.mark.parametrize("size", [1, 999, 1024, 4 << 20, 3 * 2**30, 2**40, 10**9])
+def test_a_size_is_written_as_it_is_read(size):
+    assert parse_bytes(written(size)) == size

@@ -199,7 +199,9 @@ def test_llama_3_frequencies_and_scaled_positions(llama, tmp_path):
 
 def test_no_other_verb_takes_a_gguf_file(file):
     assert resolve(file, takes_files=True) == file
-    with pytest.raises(CheckpointError, match="GGUF file, which LLM and treadle bench alone read"):
+    with pytest.raises(
+        CheckpointError, match="GGUF file, which only LLM, treadle bench and treadle"
+    ):
         resolve(file)
 
 

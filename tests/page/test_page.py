@@ -93,6 +93,23 @@ class TestJoining:
         assert section.shared["prune"]["pattern"] == "rows"
         assert "sparsity" not in section.shared["prune"]
 
+    def test_what_a_model_was_asked_through_tells_its_rows_apart(self, tmp_path):
+        ways = (
+            {"through": "blocks"},
+            {"through": "runtime", "weights": "q8"},
+            {"through": "runtime"},
+        )
+        for number, way in enumerate(ways):
+            settings = {"method": "perplexity", "num_windows": 8, **way}
+            made.evaluate(tmp_path, f"eval{number}", made.DENSE, 20.0 + number, settings=settings)
+        (section,) = sections(find([tmp_path]))
+        (table,) = section.tables
+        assert [row.settings for row in table.rows] == [
+            "through blocks",
+            "through runtime, weights q8",
+            "through runtime",
+        ]
+
     def test_a_run_that_changed_nothing_does_not_make_the_dense_model(self, tmp_path):
         made.prune(tmp_path, "magnitude", 0.0)
         manifest = tmp_path / "models" / "magnitude-0.0" / "treadle.json"

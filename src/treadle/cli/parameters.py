@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from treadle.core.errors import SettingsError
 from treadle.core.method import Method, first_mistake
-from treadle.core.sizes import WRITTEN, is_bytes
+from treadle.core.sizes import WRITTEN, is_bytes, written
 from treadle.core.verb import VerbParameter
 from treadle.core.verb import annotated as type_of
 
@@ -122,9 +122,17 @@ def verb_flag(entry: VerbParameter) -> Flag:
     kind = kinds[entry.is_positional]
     group = Group(f"Settings of the {entry.owner}", sort_key=3) if entry.owner else None
     text = entry.help if not entry.owner else _with_bounds(entry.help, _extras(annotation))
-    wrapped = annotated(annotation, text, group, annotation is bool and not entry.default)
-    made = inspect.Parameter(entry.name, kind, default=entry.default, annotation=wrapped)
+    is_switch = _bare(annotation) is bool and not entry.default
+    wrapped = annotated(annotation, text, group, is_switch)
+    is_size = is_bytes(annotation) and isinstance(entry.default, int)
+    default = written(entry.default) if is_size else entry.default
+    made = inspect.Parameter(entry.name, kind, default=default, annotation=wrapped)
     return Flag(entry.name, made, annotation)
+
+
+def _bare(annotation: Any) -> Any:  # Any: a type
+    """Return a type without what bounds it."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def method_flags(method: type[Method]) -> list[Flag]:
@@ -143,14 +151,12 @@ def axis_flags(entry: VerbParameter, words: Sequence[str]) -> list[Flag]:
     found: dict[str, Flag] = {}
     for name in names:
         for key, field in entry.axis[name].fields().items():
-            written = f"{entry.name}.{key}"
-            flag = _field(written, f"{entry.name}__{key}", field, group, f"{name}:")
-            if written not in found:
-                found[written] = flag
-            elif found[written].annotation != flag.annotation:  # read when the method is known
-                found[written] = _field(
-                    written, f"{entry.name}__{key}", field, group, f"{name}:", str
-                )
+            named = f"{entry.name}.{key}"
+            flag = _field(named, f"{entry.name}__{key}", field, group, f"{name}:")
+            if named not in found:
+                found[named] = flag
+            elif found[named].annotation != flag.annotation:  # read when the method is known
+                found[named] = _field(named, f"{entry.name}__{key}", field, group, f"{name}:", str)
     return list(found.values())
 
 
@@ -166,7 +172,7 @@ def _chosen(axis: str, words: Sequence[str]) -> str | None:
 
 
 def _field(
-    written: str,
+    shown: str,
     name: str,
     field: FieldInfo,
     group: Group,
@@ -182,12 +188,12 @@ def _field(
     if prefix and field.is_required():
         default, plain = None, plain | None
     is_switch = field.annotation is bool and not field.default  # True needs its --no- form
-    flag = f"--{written.replace('_', '-')}" if "." in written else None
+    flag = f"--{shown.replace('_', '-')}" if "." in shown else None
     wrapped = annotated(declared if is_bytes(declared) else plain, text, group, is_switch, flag)
     made = inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=wrapped
     )
-    return Flag(written, made, declared if is_bytes(declared) else plain)
+    return Flag(shown, made, declared if is_bytes(declared) else plain)
 
 
 def _unbounded(annotation: Any) -> Any:  # Any: a type

@@ -9,7 +9,13 @@ import numpy.typing as npt
 
 from treadle.core.seed import numpy_stream
 
-__all__ = ["Interval", "bootstrap_mean", "bootstrap_quantiles", "wilson"]
+__all__ = [
+    "Interval",
+    "bootstrap_mean",
+    "bootstrap_quantiles",
+    "bootstrap_seeds_and_rows",
+    "wilson",
+]
 
 _NUM_RESAMPLES = 2000
 _MOST_PICKS = 1 << 22
@@ -55,6 +61,23 @@ def bootstrap_quantiles(
         found.append(np.quantile(array[picks], quantiles, axis=1).T)
     low, high = np.percentile(np.concatenate(found), [2.5, 97.5], axis=0)
     return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+
+
+def bootstrap_seeds_and_rows(table: npt.NDArray[np.float64], seed: int) -> Interval:
+    """Return the 95 % percentile-bootstrap interval of the mean of a table [seeds, rows].
+
+    Both axes are drawn again, 2000 times and each on its own (two-way bootstrap): the interval is
+    that of other seeds on other rows. With few seeds it is too narrow, as bootstraps are. Give it
+    differences of two tables of the same seeds and rows, and it is paired in both.
+    """
+    generator = numpy_stream(seed, "bootstrap of seeds and rows")
+    seeds, rows = table.shape
+    means = [
+        table[generator.integers(0, seeds, seeds)][:, generator.integers(0, rows, rows)].mean()
+        for _ in range(_NUM_RESAMPLES)
+    ]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(low), float(high))
 
 
 def wilson(right: Sequence[float]) -> Interval:

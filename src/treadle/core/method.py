@@ -44,6 +44,8 @@ class Method(BaseModel):
     name: ClassVar[str]
     """The method's key in its family's table."""
     paper: ClassVar[Paper | Standard | Control]
+    required_parameters: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that its verb can do without, and this method cannot."""
 
     def settings(self) -> dict[str, Any]:  # Any: JSON values
         """Return the method's name and hyper-parameters as plain JSON values."""

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from treadle.core.errors import SettingsError
 
-__all__ = ["WRITTEN", "Bytes", "is_bytes", "parse_bytes", "spoken"]
+__all__ = ["WRITTEN", "Bytes", "is_bytes", "parse_bytes", "spoken", "written"]
 
 WRITTEN = {"is_written": True}
 """Validation context of what a person wrote in a shell or a recipe: there, sizes need a unit."""
@@ -52,6 +52,14 @@ def spoken(num_bytes: float) -> str:
         if abs(num_bytes) >= scale:
             return f"{num_bytes / scale:.2f} {unit}"
     return f"{num_bytes:.0f} B"
+
+
+def written(num_bytes: int) -> str:
+    """Return a size as `parse_bytes` reads it, exactly, in the largest binary unit that fits."""
+    for power, letter in reversed(list(enumerate("KMGT", 1))):
+        if num_bytes and num_bytes % 1024**power == 0:
+            return f"{num_bytes // 1024**power}{letter}iB"
+    return f"{num_bytes}B"
 
 
 def _read(value: Any, info: ValidationInfo) -> Any:  # Any: whatever was given

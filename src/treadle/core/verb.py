@@ -122,23 +122,20 @@ class Verb(NamedTuple):
         Raises:
             SettingsError: The settings of an object are refused.
         """
-        parameters, bound = self.parameters(), {}
-        fields: dict[str, dict[str, Any]] = {}  # Any: values of settings
+        parameters = self.parameters()
+        plain = {name: value for name, value in given.items() if "." not in name}
         for name, value in given.items():
             axis, dot, field = name.partition(".")
-            entry = parameters.get(name)
-            if dot:
-                fields.setdefault(axis, {})[field] = value
-            elif entry is not None and entry.owner:
-                fields.setdefault(entry.owner, {})[name] = value
-            else:
-                bound[name] = value
-        for owner, values in fields.items():
-            if owner in parameters:
-                bound[owner] = _with_settings(bound.get(owner, parameters[owner].default), values)
-            else:
-                bound[owner] = self._settings(owner, values)
-        return bound
+            if dot and axis in parameters:
+                chosen = plain.get(axis, parameters[axis].default)
+                plain[axis] = _with_settings(chosen, {field: value})
+        bound: dict[str, Any] = {}  # Any: arguments
+        owned: dict[str, dict[str, Any]] = {}  # Any: values of fields
+        for name, value in plain.items():
+            owner = parameters[name].owner if name in parameters else ""
+            target = owned.setdefault(owner, {}) if owner else bound
+            target[name] = value
+        return bound | {owner: self._settings(owner, values) for owner, values in owned.items()}
 
     def _settings(self, owner: str, values: Mapping[str, Any]) -> Settings:  # Any: of fields
         parameter = inspect.signature(self.function()).parameters[owner]
@@ -174,10 +171,10 @@ def _entries(parameter: inspect.Parameter, text: str) -> Iterator[VerbParameter]
         if name not in left_out:
             has_own = isinstance(parameter.default, Settings)
             default = getattr(parameter.default, name) if has_own else field.default
-            help_text = field.description or ""
-            yield VerbParameter(
-                name, annotated(field), default, help_text, None, False, parameter.name
-            )
+            axis = next((one for one in field.metadata if isinstance(one, Registry)), None)
+            text = field.description or ""
+            kind_of = annotated(field)
+            yield VerbParameter(name, kind_of, default, text, axis, False, parameter.name)
 
 
 def _with_settings(

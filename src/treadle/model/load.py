@@ -57,8 +57,8 @@ def resolve(model: str | Path, takes_files: bool = False) -> Path:
         return folder
     if folder.is_file() and folder.suffix == SUFFIX:
         raise CheckpointError(
-            f"'{name}' is a GGUF file, which LLM and treadle bench alone read; give the Hugging "
-            f"Face folder of the model."
+            f"'{name}' is a GGUF file, which only LLM, treadle bench and treadle evaluate "
+            f"--through runtime read; give the Hugging Face folder of the model."
         )
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(
@@ -74,7 +74,8 @@ def _refuse_gguf_folder(folder: Path) -> None:
     if files:
         raise CheckpointError(
             f"'{folder}' has no config.json, but GGUF files; give the file itself, such as "
-            f"'{files[0]}', to LLM or treadle bench, and a Hugging Face folder to all else."
+            f"'{files[0]}', to LLM, treadle bench or treadle evaluate --through runtime, and a "
+            f"Hugging Face folder to all else."
         )
 
 

@@ -1,9 +1,14 @@
-"""Token losses of any model, one decoder block in memory at a time."""
+"""Token losses of any model: of a whole one in memory, or one decoder block at a time."""
+
+from typing import TYPE_CHECKING
 
 from treadle.core.shapes import Float, Int, Tensor
 from treadle.model.layers import LayeredModel
 
-__all__ = ["hidden_states", "token_losses"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["hidden_states", "losses_of_rows", "token_losses"]
 
 
 def hidden_states(
@@ -37,3 +42,18 @@ def token_losses(
             losses[row] = functional.cross_entropy(logits, tokens[row, 1:], reduction="none")
         found.append(losses)
     return found
+
+
+def losses_of_rows(
+    model: "nn.Module", tokens: Int[Tensor, "rows seq"]
+) -> Float[Tensor, "rows _predicted"]:
+    """Return -log p of every token but the first of each row, in nats, by a model in memory.
+
+    The logits of all rows are in memory at once; the softmax is taken in their dtype.
+    """
+    import torch
+    from torch.nn import functional
+
+    with torch.no_grad():
+        logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+    return functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")

@@ -5,7 +5,7 @@ from typing import Any
 
 from treadle.core.errors import TreadleError
 from treadle.core.result import Result
-from treadle.core.sizes import is_bytes
+from treadle.core.sizes import is_bytes, written
 from treadle.core.verb import Verb
 from treadle.page.sources import Run
 from treadle.verbs import VERBS
@@ -41,7 +41,7 @@ def repeat_command(run: Run) -> str:
     for name, value in values.items():
         if name not in positional:
             is_size = name in parameters and is_bytes(parameters[name].annotation)
-            words += _written(name, f"{value}B" if is_size and value is not None else value)
+            words += _words(name, written(value) if is_size and value is not None else value)
     return shlex.join(filter(None, words))
 
 
@@ -57,7 +57,7 @@ def _verb(result: Result) -> Verb | None:
     return verb.action(result.action) if verb is not None and result.action else verb
 
 
-def _written(name: str, value: Any) -> list[str]:  # Any: JSON values
+def _words(name: str, value: Any) -> list[str]:  # Any: JSON values
     """Return the words of a flag; what is not set or switched off has none."""
     flag = f"--{name.replace('_', '-')}"
     if value is None or value is False:

@@ -157,7 +157,7 @@ def _section(runs: list[Run], task: str, protocol: str, evaluations: list[Run]) 
     models = [input_of(run.result, "model") for run in evaluations]
     makers = [makers_of(runs, *model) for model in models]
     shared = _shared([run for chain in makers for run in chain])
-    asked = _shared(evaluations)
+    asked = _shared(evaluations, by_all=True)
     cited = {input_of(run.result, "baseline")[1] for run in evaluations}
     rows: list[Row] = []
     for place, (run, made, name) in enumerate(
@@ -205,8 +205,12 @@ def _differing(run: Run, shared: dict[str, dict[str, str]]) -> str:
     return ", ".join(f"{spaced(key)} {text}" for key, text in own.items() if key not in common)
 
 
-def _shared(runs: list[Run]) -> dict[str, dict[str, str]]:
-    """Return, verb by verb, the settings on which all runs that have them agree."""
+def _shared(runs: list[Run], by_all: bool = False) -> dict[str, dict[str, str]]:
+    """Return, verb by verb, the settings on which all runs that have them agree.
+
+    With `by_all`, a setting that some runs do not have is not shared: what a model was asked
+    through counts where others were asked plainly.
+    """
     values: dict[str, dict[str, list[str]]] = {}
     counts: dict[str, int] = {}
     for run in {id(run): run for run in runs}.values():
@@ -216,7 +220,11 @@ def _shared(runs: list[Run]) -> dict[str, dict[str, str]]:
         for key, text in settings_of(run.result.settings).items():
             verb.setdefault(key, []).append(text)
     return {
-        verb: {key: texts[0] for key, texts in found.items() if len(set(texts)) == 1}
+        verb: {
+            key: texts[0]
+            for key, texts in found.items()
+            if len(set(texts)) == 1 and (len(texts) == counts[verb] or not by_all)
+        }
         for verb, found in values.items()
     }
 

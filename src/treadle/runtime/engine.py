@@ -332,6 +332,11 @@ class Engine:
         """Rows computed since the start."""
         return self._runner.num_rows
 
+    @property
+    def executor(self) -> Executor:
+        """What computes the steps."""
+        return self._runner.executor
+
     def load_report(self) -> LoadReport:
         """Say how busy the engine is."""
         with self._turn:

@@ -16,9 +16,11 @@ from treadle.core.registry import near
 from treadle.core.settings import Settings
 from treadle.core.sizes import Bytes
 from treadle.runtime.admit.base import Admission
+from treadle.runtime.admit.tables import ADMISSIONS
 from treadle.runtime.evict.base import Eviction
+from treadle.runtime.evict.tables import EVICTIONS
 
-__all__ = ["AtLeastOne", "EngineSettings", "show_as_keywords"]
+__all__ = ["AdmissionChoice", "AtLeastOne", "EngineSettings", "show_as_keywords"]
 
 
 def _plain(value: Any) -> Any:  # Any: whatever was given
@@ -37,11 +39,12 @@ def _number(value: Any) -> Any:  # Any: whatever was given
     return _plain(value)
 
 
+Chosen = Mapping[str, Any]  # Any: a method's settings, under the key `method` its name
 Whole = Annotated[int, Field(strict=True), BeforeValidator(_plain)]
 AtLeastOne = Annotated[int, Field(strict=True, ge=1), BeforeValidator(_plain)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0), BeforeValidator(_plain)]
+AdmissionChoice = Annotated[str | InstanceOf[Admission] | Chosen, ADMISSIONS]
 Flag = Annotated[bool, Field(strict=True)]
-Chosen = Mapping[str, Any]  # Any: a method's settings, under the key `method` its name
 
 
 class EngineSettings(Settings):
@@ -58,7 +61,7 @@ class EngineSettings(Settings):
     """Tokens of a step: an urgent request may have to wait for one."""
     kv_dtype: Literal["fp32", "fp16", "int8"] = "fp32"
     """How keys and values are stored."""
-    policy: str | InstanceOf[Admission] | Chosen = "fcfs"
+    policy: AdmissionChoice = "fcfs"
     """Who comes first: fcfs, priority, fair (among clients), fair_priority (the lowest priority
     number, then fair), or prefix (the longest cached start)."""
     preemption: Literal["recompute", "swap"] = "recompute"
@@ -86,7 +89,7 @@ class EngineSettings(Settings):
     """The cpu, or a CUDA device (experimental)."""
     trust_remote_code: Flag = False
     """Run code that a checkpoint brings along."""
-    keep: str | InstanceOf[Eviction] | Chosen | None = None
+    keep: Annotated[str | InstanceOf[Eviction] | Chosen | None, EVICTIONS] = None
     """Which entries of the cache stay, in each layer and KV head: the name of an eviction policy
     (sinks, random); unless given, all of them."""
     keep_budget: Annotated[int | float, BeforeValidator(_number)] | None = None

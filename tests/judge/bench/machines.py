@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from treadle.core.ports import Answer, Asked
+
 
 class Clock:
     """Moves only when a `Clocked` model works; stands in for the module time."""
@@ -25,8 +27,13 @@ class Clocked:
         self.prompt_seconds, self.token_seconds = prompt_seconds, token_seconds
         self.calls: list[tuple[list[int], int]] = []
 
-    def answer(self, prompts: Sequence[Sequence[int]], num_new: int) -> None:
-        self.calls.append(([len(prompt) for prompt in prompts], num_new))
+    def answer(self, prompts: Sequence[Sequence[int]], asked: Asked) -> list[Answer]:
+        assert asked.ignores_end
         assert all(0 <= token < self.vocab_size for prompt in prompts for token in prompt)
-        spent = self.prompt_seconds * sum(map(len, prompts)) + self.token_seconds * (num_new - 1)
+        self.work([len(prompt) for prompt in prompts], asked.max_tokens)
+        return [Answer("", (0,) * asked.max_tokens, False) for _ in prompts]
+
+    def work(self, lengths: list[int], num_new: int) -> None:
+        self.calls.append((lengths, num_new))
+        spent = self.prompt_seconds * sum(lengths) + self.token_seconds * (num_new - 1)
         CLOCK.now += spent or 1e-9

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from judge.bench.machines import Clocked
+from treadle.core.ports import Answer
 from treadle.judge.bench import bench
 from treadle.judge.bench.methods.questions import Questions
 
@@ -12,10 +13,12 @@ from treadle.judge.bench.methods.questions import Questions
 class Oracle(Clocked):
     """Answers by a table, a hundredth of a second a word."""
 
-    def ask(self, question, num_new):
-        words = {"One?": "one", "Two?": "it is\n two"}[question].split()[:num_new]
-        self.answer([[0]], 1 + len(words))
-        return " ".join(words), len(words)
+    def answer(self, prompts, asked):
+        assert asked.is_chat
+        (question,) = prompts
+        words = {"One?": "one", "Two?": "it is\n two"}[question].split()[: asked.max_tokens]
+        self.work([1], 1 + len(words))
+        return [Answer(" ".join(words), tuple(range(len(words))), True)]
 
 
 def test_answers_stand_beside_their_speed(clock):

@@ -9,9 +9,8 @@ import torch
 from judge.evaluate.runs import measure
 from naive import plain_losses, plain_model
 from treadle.core.errors import DataError, SettingsError
-from treadle.judge.evaluate.methods import choice
 from treadle.judge.evaluate.paired import mcnemar
-from treadle.model import tiny
+from treadle.model import scoring, tiny
 from treadle.model.load import load_tokenizer
 
 
@@ -55,7 +54,7 @@ def test_choices_equal_one_by_one(
     batch_rows: int, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Padding and batching do not matter: rows of different lengths, in batches of any size."""
-    monkeypatch.setattr(choice, "_BATCH_ROWS", batch_rows)
+    monkeypatch.setattr(scoring, "_BATCH_ROWS", batch_rows)
     data = write_questions(tmp_path, *QUESTIONS)
     result = measure(other, tmp_path / "out", data, {"method": "choice"})
     for place, name in enumerate(("accuracy", "accuracy_normalised")):

@@ -42,10 +42,10 @@ def test_perplexity_equals_a_naive_loop(
 
 
 def test_a_huge_loss_does_not_overflow() -> None:
-    from treadle.judge.evaluate.base import Prepared
+    from treadle.judge.evaluate.base import Rows
     from treadle.judge.evaluate.methods.perplexity import Perplexity
 
-    found, _ = Perplexity().score(Prepared([], {}, 10), [torch.full((2, 3), 5000.0)])
+    found, _ = Perplexity().score(Rows([], {}, 10), [torch.full((3,), 5000.0)] * 2)
     assert found[0].value == math.exp(700.0)
     assert found[1].value == 5000.0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treadle.core.errors import SettingsError
+from treadle.core.sizes import Bytes
 from treadle.deploy.serve.settings import ServeEngineSettings
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def serve(
     adapter: tuple[str, ...] = (),
     api_key: tuple[str, ...] = (),
     max_requests: int = 256,
-    max_body_bytes: int = 4 << 20,
+    max_body_bytes: Bytes = 4 << 20,
     timeout_seconds: float = 600.0,
     drain_seconds: float = 60.0,
     tool_parser: str = "auto",

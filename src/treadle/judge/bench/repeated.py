@@ -10,7 +10,7 @@ from treadle.core.result import Measurement
 __all__ = ["rate", "repeated_seconds"]
 
 
-def repeated_seconds(run: Callable[[], None], rounds: int) -> list[float]:
+def repeated_seconds(run: Callable[[], object], rounds: int) -> list[float]:
     """Return the wall seconds of `rounds` runs, after one that warms up."""
     run()
     found = []

@@ -12,6 +12,7 @@ TASKS: Registry[Task] = Registry(
     {
         "perplexity": f"{_METHODS}.perplexity:Perplexity",
         "choice": f"{_METHODS}.choice:Choice",
+        "exact": f"{_METHODS}.exact:Exact",
     },
 )
 

@@ -1,19 +1,30 @@
-"""The driver of evaluation: read examples, run the model block by block, score and compare."""
+"""The driver of evaluation: read examples, ask the model, score and compare."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from treadle.core.checkpoint import CheckpointReader, content_hash
 from treadle.core.errors import CheckpointError, DataError, SettingsError
+from treadle.core.method import Method
 from treadle.core.result import Figure, Measurement, Result, Series, digest, read_result
 from treadle.core.run import recorded
+from treadle.core.settings import Without
 from treadle.judge.evaluate import TASKS
-from treadle.judge.evaluate.base import Batch, Prepared, Task
+from treadle.judge.evaluate.base import AnswerTask, Prompts, Rows, Scores, Task
+from treadle.judge.evaluate.subject import Subject, Through, chosen_way
+from treadle.runtime.settings import EngineSettings
 
 if TYPE_CHECKING:
     import torch
 
+    from treadle.core.checkpoint import CheckpointReader
+
 __all__ = ["evaluate"]
+
+_OTHERS = Without.fields(
+    *("seed", "trust_remote_code", "policy", "preemption", "watermark_fraction"),
+    *("ageing_seconds", "rows_beside_urgent", "rows_beside_less_served"),
+)
+"""Settings of the engine that are parameters of the verb, or of who comes first: all come."""
 
 
 def evaluate(
@@ -21,23 +32,34 @@ def evaluate(
     out: Path,
     method: Task | str,
     *,
-    data: str,
+    data: str | None = None,
     baseline: Path | None = None,
+    through: Through | None = None,
+    engine: Annotated[EngineSettings | None, _OTHERS] = None,
+    adapter: Path | None = None,
     seed: int = 0,
     overwrite: bool = False,
     trust_remote_code: bool = False,
 ) -> Result:
     """Measure a model's quality on a text or task and write the result.
 
-    One decoder block is in memory at a time, beside the embedding, the head and the hidden states
-    of all examples.
+    A task by losses asks the model block by block: one decoder block is in memory at a time, beside
+    the embedding, the head and the hidden states of all examples. Through the runtime it asks the
+    model as it would be served, with weights and cache in the forms that are given; so does every
+    task by answers. The protocol does not depend on the way, so that results of both stand in one
+    table and compare.
 
     Args:
-        model: Hugging Face folder, packaged:smollm2, or a hub id.
+        model: Hugging Face folder, packaged:smollm2, or a hub id; through the runtime also a GGUF
+            file, or a folder quantised by GPTQ, AWQ or compressed-tensors.
         out: Folder for result.json.
         method: The task.
         data: Text (.txt, .jsonl, stdlib:heldout) or questions (.jsonl) to evaluate on.
         baseline: Result of the same task on another model, to compare with pair by pair.
+        through: blocks or runtime (default: blocks; the runtime for tasks by answers, which have no
+            other way).
+        engine: How the runtime holds weights and cache.
+        adapter: LoRA adapter in peft's format on the model, through the runtime.
         seed: Seed of the bootstrap of the comparison.
         overwrite: Replace the result in `out`.
         trust_remote_code: Run code that the checkpoint brings along.
@@ -46,34 +68,43 @@ def evaluate(
         The account of the run, as in the folder's result.json.
 
     Raises:
-        SettingsError: `out` holds a result already, or the baseline's protocol is another one.
+        SettingsError: `out` holds a result already, the baseline's protocol is another one, or a
+            setting has no effect.
         CheckpointError: The model cannot be read.
         DataError: The data is missing, damaged or too short.
     """
-    from treadle.model.load import load_tokenizer, resolve
+    from treadle.model.adapters import Adapter
+    from treadle.model.load import resolve
+    from treadle.model.source import source_hash
 
     task, out = TASKS.resolve(method), Path(out)
-    with recorded("evaluate", task, seed=seed, out=out, overwrite=overwrite) as run:
-        folder = resolve(model)
-        with CheckpointReader(folder) as reader:
-            prepared = task.prepare(data, load_tokenizer(folder))
+    way = chosen_way(task, through, engine, adapter)
+    _require_data(task, data)
+    settings = _settings(task, way, engine)
+    with recorded("evaluate", task, settings, seed=seed, out=out, overwrite=overwrite) as run:
+        folder = resolve(model, takes_files=way == "runtime")
+        subject = Subject(folder, way, engine, adapter, trust_remote_code)
+        with subject.open() as reader:
+            prepared = _prepared(task, data or "", subject)
             reference = _reference(baseline, prepared)
             run.protocol = prepared.protocol
             run.bytes["input"] = reader.num_bytes
-            run.read("model", str(model), content_hash(reader), "model")
+            run.read("model", str(model), source_hash(folder), "model")
             run.read("config", "config.json", digest(reader.config), "config")
-            run.read("data", data, _data_hash(prepared.protocol), "data")
+            if data is not None:
+                run.read("data", data, _data_hash(prepared.protocol), "data")
+            if adapter is not None:
+                run.read("adapter", adapter, Adapter(adapter).content_hash, "adapter")
             if reference:
                 run.read("baseline", str(baseline), reference.fingerprint, "baseline")
-            losses = _losses(reader, prepared.batches, trust_remote_code)
-        _require_numbers(losses, str(model))
-        measurements, run.samples = task.score(prepared, losses)
+            (measurements, run.samples), computed_by = _asked(task, prepared, subject, reader)
         if reference:
             compared = task.compare(run.samples, reference.samples, seed)
             measurements += [_of(entry, reference.fingerprint) for entry in compared]
         protocol = {"protocol": prepared.protocol["hash"]}
         run.measurements += [entry.model_copy(update=protocol) for entry in measurements]
         run.figures.append(_figure(measurements))
+        run.notes.append(f"Computed by the {computed_by}.")
     return run.result
 
 
@@ -84,7 +115,56 @@ def _of(entry: Measurement, baseline: str) -> Measurement:
     return entry.model_copy(update={"comparison": named})
 
 
-def _reference(baseline: Path | None, prepared: Prepared) -> Result | None:
+def _require_data(task: Task, data: str | None) -> None:
+    needs_data = "data" in task.required_parameters
+    if needs_data and data is None:
+        raise SettingsError(
+            f"Task '{task.name}' asks about data, and none was given; add --data FILE."
+        )
+    if data is not None and not needs_data:
+        raise SettingsError(
+            f"Task '{task.name}' has examples of its own, so that '{data}' has no effect; leave "
+            f"--data out."
+        )
+
+
+def _settings(
+    task: Task, way: Through, engine: EngineSettings | None
+) -> dict[str, Any]:  # Any: JSON values
+    """Return what determines the outcome: the task's settings, and what it was asked through."""
+    fields = {} if engine is None else type(engine).model_fields
+    given = {name: getattr(engine, name) for name in fields}
+    changed = {
+        name: value.settings() if isinstance(value, Method) else value
+        for name, value in given.items()
+        if value != fields[name].default
+    }
+    return {**task.settings(), "through": way, **changed}
+
+
+def _prepared(task: Task, data: str, subject: Subject) -> Rows | Prompts:
+    if isinstance(task, AnswerTask):
+        return task.prepare(data)
+    return task.prepare(data, subject.tokenizer())
+
+
+def _asked(
+    task: Task, prepared: Rows | Prompts, subject: Subject, reader: "CheckpointReader"
+) -> tuple[Scores, str]:
+    """Return the scores of a task, and by what they were computed."""
+    if isinstance(task, AnswerTask):
+        assert isinstance(prepared, Prompts)
+        generator = subject.generator()
+        answers = generator.answer(prepared.prompts, prepared.asked)
+        return task.score(prepared, answers), generator.computed_by
+    assert isinstance(prepared, Rows)
+    scorer = subject.scorer(reader)
+    losses = scorer.token_losses(prepared.rows)
+    _require_numbers(losses, str(subject.folder))
+    return task.score(prepared, losses), scorer.computed_by
+
+
+def _reference(baseline: Path | None, prepared: Rows | Prompts) -> Result | None:
     """Read the baseline's result and check that it was measured under the same protocol."""
     if baseline is None:
         return None
@@ -109,23 +189,13 @@ def _reference(baseline: Path | None, prepared: Prepared) -> Result | None:
     return found
 
 
-def _losses(
-    reader: CheckpointReader, batches: list[Batch], trust_remote_code: bool
-) -> "list[torch.Tensor]":
-    from treadle.model.layers import LayeredModel
-    from treadle.model.loss import token_losses
-
-    model = LayeredModel(reader, trust_remote_code)
-    return token_losses(model, [batch.tokens for batch in batches])
-
-
 def _data_hash(protocol: dict[str, Any]) -> str:  # Any: JSON values
     return str(protocol.get("corpus_sha256") or protocol["data_sha256"])
 
 
 def _require_numbers(losses: "list[torch.Tensor]", model: str) -> None:
     """Refuse losses that are no numbers, although every weight is finite."""
-    if any(bool(batch.isnan().any()) for batch in losses):
+    if any(bool(row.isnan().any()) for row in losses):
         raise CheckpointError(
             f"'{model}' gives losses that are not numbers: its activations overflow float32. Check "
             f"how it was made; no score can be given."

@@ -1,57 +1,76 @@
-"""The protocol of a task: examples in, token losses to score; the driver runs the model."""
+"""The protocols of a task: by the losses of tokens, or by answers; the driver asks the model."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from treadle.core.method import Method
+from treadle.core.ports import Answer, Asked
 from treadle.core.result import Measurement
-from treadle.core.shapes import Int, Tensor
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Batch", "Prepared", "Samples", "Task"]
+__all__ = ["AnswerTask", "LossTask", "Prompts", "Rows", "Samples", "Scores", "Task"]
 
 Samples = dict[str, list[float]]
 """One value an example and measure, in a fixed order, so that a later run can pair against them."""
+Scores = tuple[list[Measurement], Samples]
 
 
-class Batch(NamedTuple):
-    """Token rows of equal length; padding stands at the end and is never scored."""
+class Rows(NamedTuple):
+    """A task's examples as token rows, each of at least two tokens."""
 
-    tokens: Int[Tensor, "rows seq"]
-
-
-class Prepared(NamedTuple):
-    """A task's examples as tokens."""
-
-    batches: list[Batch]
+    rows: list[list[int]]
     protocol: dict[str, Any]  # Any: JSON values
     """Everything that makes two scores comparable; its hash travels with them."""
     state: Any  # Any: what the task's `score` needs again, private to it
 
 
-class Task(Method, ABC):
-    """Asks a model for token losses and turns them into scores."""
+class Prompts(NamedTuple):
+    """A task's examples as prompts, and how they are to be answered."""
+
+    prompts: list[str]
+    asked: Asked
+    protocol: dict[str, Any]  # Any: JSON values
+    state: Any  # Any: what the task's `score` needs again, private to it
+
+
+class LossTask(Method, ABC):
+    """Asks a model how likely it finds given tokens, and turns their losses into scores."""
+
+    required_parameters: ClassVar[frozenset[str]] = frozenset({"data"})
+    """A task with examples of its own requires no data, and refuses it."""
 
     @abstractmethod
-    def prepare(self, data: str, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
-        """Read `data` (a path or a named text) and cut it into token rows.
-
-        Raises:
-            DataError: The data is missing, damaged or too short.
-        """
+    def prepare(self, data: str, tokenizer: "PreTrainedTokenizerBase") -> Rows:
+        """Read `data` (a path or a named text; empty without any) and cut it into token rows."""
 
     @abstractmethod
-    def score(
-        self, prepared: Prepared, losses: "list[torch.Tensor]"
-    ) -> tuple[list[Measurement], Samples]:
-        """Turn the losses [rows, seq - 1] of each batch, in nats, into scores.
-
-        Returns measurements, and samples by example.
-        """
+    def score(self, prepared: Rows, losses: "list[torch.Tensor]") -> Scores:
+        """Turn the losses of each row's tokens but the first, in nats, into scores."""
 
     @abstractmethod
     def compare(self, samples: Samples, baseline: Samples, seed: int) -> list[Measurement]:
         """Return, with intervals, how these samples differ from a baseline's."""
+
+
+class AnswerTask(Method, ABC):
+    """Has a model answer prompts, and judges the answers."""
+
+    required_parameters: ClassVar[frozenset[str]] = frozenset({"data"})
+
+    @abstractmethod
+    def prepare(self, data: str) -> Prompts:
+        """Read `data` (a path or a name; empty without any) and make prompts of it."""
+
+    @abstractmethod
+    def score(self, prepared: Prompts, answers: list[Answer]) -> Scores:
+        """Judge the answers to the prompts."""
+
+    @abstractmethod
+    def compare(self, samples: Samples, baseline: Samples, seed: int) -> list[Measurement]:
+        """Return, with intervals, how these samples differ from a baseline's."""
+
+
+Task = LossTask | AnswerTask

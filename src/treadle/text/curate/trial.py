@@ -1,6 +1,7 @@
 """The action trial: what is a corpus worth? Small models are trained on it, and read other text."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -8,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.core.errors import SettingsError
-from treadle.core.intervals import Interval
+from treadle.core.intervals import bootstrap_seeds_and_rows
 from treadle.core.ledger import Ledger, open_ledger
 from treadle.core.result import Comparison, Figure, Measurement, Result, Series, digest
 from treadle.core.run import Recording, recorded
-from treadle.core.seed import numpy_stream, torch_stream
+from treadle.core.seed import torch_stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["trial"]
 
 Losses = npt.NDArray[np.float64]
-_NUM_RESAMPLES = 2000
 _INITIAL_DEVIATION = 0.02
 _ROWS_AT_ONCE = 16
 
@@ -134,7 +134,7 @@ def _trained(
 
     from treadle.model.fit import FitSettings, fit
 
-    def batch(step: int) -> "torch.Tensor":
+    def batch(step: int, _losses: Sequence[float]) -> "torch.Tensor":
         return torch.from_numpy(ledger.batch(step).astype(np.int64))
 
     model = _fresh(ledger, small, seed)
@@ -171,7 +171,8 @@ def _fresh(ledger: Ledger, small: _Small, seed: int) -> "PreTrainedModel":
 def _losses(model: "PreTrainedModel", ledger: Ledger, num_rows: int) -> Losses:
     """Return the mean loss of each of the first rows, in nats a token."""
     import torch
-    from torch.nn.functional import cross_entropy
+
+    from treadle.model.loss import losses_of_rows
 
     rows = ledger.tokens.tokens
     starts = np.arange(num_rows) * ledger.order.seq_len
@@ -179,24 +180,9 @@ def _losses(model: "PreTrainedModel", ledger: Ledger, num_rows: int) -> Losses:
     for first in range(0, num_rows, _ROWS_AT_ONCE):
         some = starts[first : first + _ROWS_AT_ONCE]
         batch = np.stack([rows[start : start + ledger.order.seq_len + 1] for start in some])
-        tokens = torch.from_numpy(batch.astype(np.int64))
-        with torch.no_grad():
-            logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-        loss = cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
-        found.append(loss.double().mean(dim=1).numpy())
+        losses = losses_of_rows(model, torch.from_numpy(batch.astype(np.int64)))
+        found.append(losses.double().mean(dim=1).numpy())
     return np.concatenate(found)
-
-
-def _interval(table: Losses, seed: int) -> Interval:
-    """Return the 95 % interval of the mean of [seeds, rows] when both are drawn again."""
-    generator = numpy_stream(seed, "bootstrap of seeds and rows")
-    seeds, rows = table.shape
-    means = [
-        table[generator.integers(0, seeds, seeds)][:, generator.integers(0, rows, rows)].mean()
-        for _ in range(_NUM_RESAMPLES)
-    ]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(low), float(high))
 
 
 def _account_for(
@@ -234,7 +220,7 @@ def _account_for(
 def _measured(
     name: str, table: Losses, seed: int, comparison: Comparison | None = None
 ) -> Measurement:
-    low, high = _interval(table, seed)
+    low, high = bootstrap_seeds_and_rows(table, seed)
     ratio = math.exp(abs(float(table.mean())))
     note = "" if comparison is None else f"{ratio:.3f} times in perplexity"
     return Measurement(

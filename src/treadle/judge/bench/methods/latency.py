@@ -7,9 +7,10 @@ from pydantic import Field
 
 from treadle.core import hardware
 from treadle.core.method import Standard
+from treadle.core.ports import Asked, Generator
 from treadle.core.result import Measurement
 from treadle.core.seed import numpy_stream
-from treadle.judge.bench.base import Answerer, Benchmark
+from treadle.judge.bench.base import Benchmark
 from treadle.judge.bench.repeated import rate, repeated_seconds
 
 __all__ = ["Latency"]
@@ -37,18 +38,19 @@ class Latency(Benchmark):
     rounds: Annotated[int, Field(ge=1)] = 5
     """How often it is measured."""
 
-    def measure(self, model: Answerer, seed: int) -> list[Measurement]:
+    def measure(self, model: Generator, seed: int) -> list[Measurement]:
         """Return the rates of prompt and answer, and the fraction of the roofline."""
         if not model.bytes_per_token:
             return self._rates(model, seed)
         found, machine = hardware.measure_beside(lambda: self._rates(model, seed))
         return found + self._roofline(model, found[1].value, machine)
 
-    def _rates(self, model: Answerer, seed: int) -> list[Measurement]:
+    def _rates(self, model: Generator, seed: int) -> list[Measurement]:
         stream = numpy_stream(seed, "benchmark prompts")
         prompt = stream.integers(model.vocab_size, size=self.prompt_tokens).tolist()
-        first = repeated_seconds(lambda: model.answer([prompt], 1), self.rounds)
-        whole = repeated_seconds(lambda: model.answer([prompt], self.new_tokens), self.rounds)
+        short, long = (Asked(n, ignores_end=True) for n in (1, self.new_tokens))
+        first = repeated_seconds(lambda: model.answer([prompt], short), self.rounds)
+        whole = repeated_seconds(lambda: model.answer([prompt], long), self.rounds)
         later = [max(w - float(np.median(first)), 1e-9) for w in whole]
         return [
             rate("prompt", self.prompt_tokens, first, "tokens per second"),
@@ -56,7 +58,7 @@ class Latency(Benchmark):
         ]
 
     def _roofline(
-        self, model: Answerer, tokens_per_second: float, machine: hardware.Hardware
+        self, model: Generator, tokens_per_second: float, machine: hardware.Hardware
     ) -> list[Measurement]:
         by_memory = machine.read_bandwidth_all_threads_bytes_per_second / model.bytes_per_token
         by_processor = machine.multiply_peak_all_threads_flops_per_second / model.flops_per_token

@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from treadle.core.method import Standard
+from treadle.core.ports import Asked, Generator
 from treadle.core.result import Measurement
-from treadle.judge.bench.base import Answerer, Benchmark
+from treadle.judge.bench.base import Benchmark
 
 __all__ = ["Questions"]
 
@@ -33,21 +34,21 @@ class Questions(Benchmark):
     new_tokens: Annotated[int, Field(ge=1)] = 32
     """Most tokens of an answer."""
 
-    def measure(self, model: Answerer, seed: int) -> list[Measurement]:
+    def measure(self, model: Generator, seed: int) -> list[Measurement]:
         """Return the rate of each answer, with its text as the note."""
-        model.ask(self.questions[0], 1)  # warms up
+        model.answer(self.questions[:1], Asked(1, is_chat=True))  # warms up
         found = []
         for number, question in enumerate(self.questions, 1):
             started = time.perf_counter()
-            text, num_tokens = model.ask(question, self.new_tokens)
+            (answer,) = model.answer([question], Asked(self.new_tokens, is_chat=True))
             seconds = time.perf_counter() - started
             found.append(
                 Measurement(
                     name=f"answer {number}",
-                    value=num_tokens / seconds,
+                    value=len(answer.token_ids) / seconds,
                     unit="tokens per second",
                     better="higher",
-                    note=f"{question} {' '.join(text.split())}",
+                    note=f"{question} {' '.join(answer.text.split())}",
                 )
             )
         return found

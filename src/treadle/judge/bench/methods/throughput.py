@@ -5,9 +5,10 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from treadle.core.method import Standard
+from treadle.core.ports import Asked, Generator
 from treadle.core.result import Measurement
 from treadle.core.seed import numpy_stream
-from treadle.judge.bench.base import Answerer, Benchmark
+from treadle.judge.bench.base import Benchmark
 from treadle.judge.bench.repeated import rate, repeated_seconds
 
 __all__ = ["Throughput"]
@@ -32,11 +33,12 @@ class Throughput(Benchmark):
     rounds: Annotated[int, Field(ge=1)] = 3
     """How often it is measured."""
 
-    def measure(self, model: Answerer, seed: int) -> list[Measurement]:
+    def measure(self, model: Generator, seed: int) -> list[Measurement]:
         """Return the rate of all answers together."""
         stream = numpy_stream(seed, "benchmark prompts")
         lengths = stream.integers(1, self.prompt_tokens + 1, size=self.num_requests)
         prompts = [stream.integers(model.vocab_size, size=n).tolist() for n in lengths]
-        seconds = repeated_seconds(lambda: model.answer(prompts, self.new_tokens), self.rounds)
+        asked = Asked(self.new_tokens, ignores_end=True)
+        seconds = repeated_seconds(lambda: model.answer(prompts, asked), self.rounds)
         amount = self.num_requests * self.new_tokens
         return [rate("answers", amount, seconds, "tokens per second, all requests together")]

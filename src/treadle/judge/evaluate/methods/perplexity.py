@@ -9,14 +9,14 @@ from pydantic import Field
 from treadle.core.intervals import bootstrap_mean
 from treadle.core.method import Standard
 from treadle.core.result import Comparison, Measurement
-from treadle.judge.evaluate.base import Batch, Prepared, Samples, Task
+from treadle.judge.evaluate.base import LossTask, Rows, Samples, Scores
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
 
-class Perplexity(Task):
+class Perplexity(LossTask):
     """Measure how well a model predicts a text: exp of the mean loss a token.
 
     The text is cut into windows that do not overlap; every token of a window but the first is
@@ -38,23 +38,24 @@ class Perplexity(Task):
     bos: Literal["none", "each"] = "none"
     """Start each window with the tokenizer's BOS token (Gemma needs it) or with text."""
 
-    def prepare(self, data: str, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+    def prepare(self, data: str, tokenizer: "PreTrainedTokenizerBase") -> Rows:
         """Cut the first windows off the text `data`."""
         from treadle.model.text import windows
 
         cut = windows(data, tokenizer, self.num_windows, self.window_tokens, self.bos)
         protocol = {**cut.protocol.model_dump(), "hash": cut.protocol.hash}
-        return Prepared([Batch(cut.tokens)], protocol, cut.protocol.num_bytes)
+        return Rows(cut.tokens.tolist(), protocol, cut.protocol.num_bytes)
 
-    def score(
-        self, prepared: Prepared, losses: "list[torch.Tensor]"
-    ) -> tuple[list[Measurement], Samples]:
+    def score(self, prepared: Rows, losses: "list[torch.Tensor]") -> Scores:
         """Return perplexity, nats a token and bits per byte; sums accumulate in float64."""
-        windows = losses[0].double().mean(dim=1).tolist()
+        import torch
+
+        every = torch.stack(losses).double()
+        windows = every.mean(dim=1).tolist()
         nll = sum(windows) / len(windows)
         low, high = bootstrap_mean(windows, seed=0) if len(windows) > 1 else (None, None)
         num_bytes = prepared.state
-        bits = float(losses[0].double().sum()) / math.log(2) / num_bytes
+        bits = float(every.sum()) / math.log(2) / num_bytes
         ends = {"low": low, "high": high}
         measurements = [
             Measurement(name="perplexity", value=_exp(nll), better="lower", **_map(_exp, ends)),

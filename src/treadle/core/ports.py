@@ -1,0 +1,80 @@
+"""What a verb asks of a model, whoever computes it: losses of tokens, and answers to prompts."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from treadle.core.shapes import Float, Tensor
+
+__all__ = ["Answer", "Asked", "Generator", "Scorer"]
+
+
+class Scorer(Protocol):
+    """Says how likely a model finds given tokens."""
+
+    @property
+    def computed_by(self) -> str:
+        """What computes, and in which form it holds the weights, for people."""
+
+    def token_losses(self, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "_predicted"]]:
+        """Return -log p of every token but the first of each row, in nats, in float32.
+
+        Rows have at least two tokens, and may differ in length.
+        """
+
+
+class Asked(NamedTuple):
+    """How prompts are to be answered."""
+
+    max_tokens: int
+    """Most tokens of an answer."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer, and are no part of it."""
+    is_chat: bool = False
+    """Whether a prompt is what a user says: then the model's chat template stands around it."""
+    ignores_end: bool = False
+    """Whether answers go on after the token that ends a text, so that all are equally long."""
+    temperature: float = 0.0
+    """0 takes the most probable token."""
+    seed: int = 0
+    """Of what is drawn, where the temperature is not 0."""
+
+
+class Answer(NamedTuple):
+    """What a model answered to one prompt."""
+
+    text: str
+    """Empty where the model has no tokenizer."""
+    token_ids: tuple[int, ...]
+    is_whole: bool
+    """Whether the model ended it, and not the number of tokens."""
+
+
+class Generator(Protocol):
+    """Answers prompts, and says what a token costs it."""
+
+    @property
+    def computed_by(self) -> str:
+        """What computes, and in which form it holds the weights, for people."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below it."""
+
+    @property
+    def max_positions(self) -> int:
+        """Most tokens of a prompt and its answer."""
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of weights that one token of a single request reads; 0 where it is not known."""
+
+    @property
+    def flops_per_token(self) -> int:
+        """Multiplications and additions with weights that one token takes; 0 if not known."""
+
+    def answer(self, prompts: Sequence[str | Sequence[int]], asked: Asked) -> list[Answer]:
+        """Answer all prompts, texts or token ids, in one batch and in their order.
+
+        Raises:
+            DataError: A prompt is empty, or leaves no room for an answer; the message says which.
+        """

@@ -1,0 +1,162 @@
+"""The loop itself: gradients, clipping, an update; evaluations and saves between two steps."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treadle.core.errors import DataError, SettingsError
+from treadle.core.progress import steps
+from treadle.model.fit.batches import Batches, num_tokens
+from treadle.model.fit.course import Course, Fit
+from treadle.model.fit.learning import learning, sorted_by_place, zeros_of
+from treadle.model.fit.objective import NEXT_TOKEN, Objective, add_gradients
+from treadle.model.fit.settings import FitSettings
+from treadle.model.fit.state import SavedState, run_key
+from treadle.model.optimizers import OPTIMIZERS, Optimizer
+from treadle.model.optimizers.base import RATE_FRACTION
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["fit"]
+
+Evaluate = Callable[[int], Mapping[str, float]]
+
+
+def fit(
+    model: "nn.Module",
+    batches: Batches,
+    settings: FitSettings,
+    folder: Path | None = None,
+    *,
+    objective: Objective = NEXT_TOKEN,
+    optimizer: Optimizer | str | Mapping[str, Any] = "adamw",  # Any: values of its fields
+    learn: str | None = None,
+    evaluate: Evaluate | None = None,
+    identity: str = "",
+) -> Fit:
+    """Train `model` in place on the batches of steps 0, 1, ...
+
+    It trains on one device, in the dtype of the parameters, without dropout. Afterwards the model's
+    modes and what requires a gradient are as they were before. In memory are the model, the
+    gradients and the optimizer's averages of what learns, and the activations of one part.
+
+    Args:
+        model: Any module that the objective can use; a causal language model of transformers for
+            the one that is given.
+        batches: What comes in a step, a function of the step's number and of the losses so far.
+            Its rows are split into `num_accumulated` parts: equal ones, unless the objective weighs
+            them.
+        settings: How to train.
+        folder: Where the state is saved every `save_every` steps, and found by the same call after
+            a crash; removed when training is done.
+        objective: The loss, by default that of the next token.
+        optimizer: Method of `treadle.model.optimizers.OPTIMIZERS`, its name, or a mapping.
+        learn: Regular expression that is searched in the names of parameters; by default those
+            learn that require a gradient. All others keep their bytes.
+        evaluate: Called without gradients when so many updates are done as it is told: before the
+            first, after every `evaluate_every`, and after the last. Its values are saved, too.
+        identity: What else the run depends on, such as a hash of the data: a state that was saved
+            under another one is refused.
+
+    Raises:
+        DataError: The loss or the gradient is no number; the weights are those before that step,
+            and the state that was saved last stays.
+        SettingsError: A setting has no effect or lacks what it needs, nothing learns, the rows
+            cannot be split, or the folder holds the state of another run.
+        CheckpointError: The state in the folder is damaged.
+        CapacityError: The state could not be written; the former one stays.
+    """
+    chosen = OPTIMIZERS.resolve(optimizer)
+    if settings.save_every and folder is None:
+        raise SettingsError("save_every needs a folder for the state; give one, or set it to 0.")
+    if settings.evaluate_every and evaluate is None:
+        raise SettingsError("evaluate_every needs something to evaluate; give it, or set it to 0.")
+    with learning(model, learn) as parameters:
+        run = _Run(model, parameters, settings, chosen, objective)
+        saved = run.saved(folder, [chosen.settings(), identity])
+        course = saved.restore()
+        first = len(course.losses)
+        with steps("train", settings.num_steps) as bar:
+            bar.advance(first)
+            if not first:
+                _evaluate(evaluate, settings, course)
+            for step in range(first, settings.num_steps):
+                run.step(step, batches, course)
+                _evaluate(evaluate, settings, course)
+                if settings.saves_after(step + 1):
+                    saved.save(course)
+                bar.advance()
+        saved.remove()
+    return course.as_fit(first)
+
+
+def _evaluate(evaluate: Evaluate | None, settings: FitSettings, course: Course) -> None:
+    import torch
+
+    num_done = len(course.losses)
+    if evaluate is not None and settings.evaluates_after(num_done):
+        with torch.no_grad():
+            found = {name: float(value) for name, value in evaluate(num_done).items()}
+        course.evaluated(num_done, found)
+
+
+class _Run:
+    """A model with its optimizers, one step at a time."""
+
+    def __init__(
+        self,
+        model: "nn.Module",
+        parameters: "dict[str, nn.Parameter]",
+        settings: FitSettings,
+        optimizer: Optimizer,
+        objective: Objective,
+    ) -> None:
+        self._model, self._parameters = model, parameters
+        self._settings, self._objective = settings, objective
+        self._optimizers = optimizer.build(*sorted_by_place(model, parameters))
+        self._zeros = zeros_of(parameters) if settings.keep_zeros else {}
+
+    def saved(self, folder: Path | None, settings: list[Any]) -> SavedState:  # Any: JSON values
+        """Return the place of the run's state."""
+        key = ""
+        if folder is not None:
+            known = [self._settings.model_dump(mode="json"), *settings]
+            key = run_key(self._model, self._parameters, known)
+        return SavedState(folder, self._parameters, self._optimizers, self._zeros, key)
+
+    def step(self, step: int, batches: Batches, course: Course) -> None:
+        """Take one step and add it to the course."""
+        start = time.perf_counter()
+        batch = batches(step, course.losses)
+        num_parts = self._settings.num_accumulated
+        loss = add_gradients(self._model, batch, self._objective, num_parts, step)
+        norm = self._clip(step)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self._settings.rate(step) * group[RATE_FRACTION]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for name, mask in self._zeros.items():
+            self._parameters[name].data.masked_fill_(mask, 0)
+        course.add(loss, norm, num_tokens(batch), time.perf_counter() - start)
+
+    def _clip(self, step: int) -> float:
+        """Clip the gradient and return its norm before that."""
+        import torch
+
+        for name, mask in self._zeros.items():
+            gradient = self._parameters[name].grad
+            if gradient is not None:
+                gradient.masked_fill_(mask, 0)  # no part of what learns
+        bound = self._settings.clip_norm or math.inf
+        learning = list(self._parameters.values())
+        norm = float(torch.nn.utils.clip_grad_norm_(learning, bound, foreach=False))
+        if not math.isfinite(norm):
+            raise DataError(
+                f"The norm of the gradient is {norm} at step {step}; lower the learning rate, or "
+                f"look for damaged data."
+            )
+        return norm

@@ -1,0 +1,217 @@
+"""The state of a run on disk: what learns, its optimizers' memory, and the course so far."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treadle.core.errors import CapacityError, CheckpointError, SettingsError
+from treadle.core.result import digest
+from treadle.model.fit.course import Course
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["SavedState", "run_key"]
+
+_FILE = "fit.safetensors"
+_HISTORY = {"losses": float, "gradient_norms": float, "num_tokens": int, "seconds": float}
+
+
+class SavedState:
+    """Saves and restores the parameters that learn; what is frozen is the caller's, and not saved.
+
+    Args:
+        folder: Where the file lies; None saves nothing.
+        parameters: What learns, by name.
+        optimizers: What holds the memory of each parameter.
+        zeros: Where weights are kept at zero, by name.
+        key: Everything that the run depends on.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        parameters: "Mapping[str, nn.Parameter]",
+        optimizers: "list[torch.optim.Optimizer]",
+        zeros: "dict[str, torch.Tensor]",
+        key: str,
+    ) -> None:
+        self._folder, self._parameters, self._zeros, self._key = folder, parameters, zeros, key
+        self._optimizers = optimizers
+        self._owner = {
+            id(parameter): optimizer
+            for optimizer in optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+
+    def save(self, course: Course) -> None:
+        """Save beside and rename: whatever happens in the middle leaves the former state.
+
+        Raises:
+            CapacityError: The disk is full, or cannot be written.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        assert self._folder is not None
+        beside = self._folder / f".{_FILE}"
+        tensors = self._tensors(course)
+        note = {
+            "key": self._key,
+            "sha256": _sha256(tensors),
+            "memory": self._plain(),
+            "evaluations": course.evaluations,
+        }
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, beside, metadata={"note": json.dumps(note)})
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, self._folder / _FILE)
+        except (OSError, SafetensorError) as error:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+            kept = "the state before it is" if self._is_there() else "none is"
+            raise CapacityError(
+                f"The state after {len(course.losses)} steps could not be saved in "
+                f"'{self._folder}' ({error}); {kept} there. Make room, and run the same again."
+            ) from error
+
+    def restore(self) -> Course:
+        """Put back what was saved by the same run, and return its course; an empty one without.
+
+        Raises:
+            SettingsError: The state is that of another run.
+            CheckpointError: The state is damaged.
+        """
+        if not self._is_there():
+            return Course()
+        from safetensors import SafetensorError, safe_open
+
+        assert self._folder is not None
+        file = self._folder / _FILE
+        try:
+            with safe_open(file, "pt") as opened:
+                return self._put_back(opened)
+        except SettingsError:
+            raise
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"The state of training in '{file}' is damaged ({error}); remove it to begin "
+                f"again, or put back a copy of it."
+            ) from error
+
+    def remove(self) -> None:
+        """Delete the state: the run is done."""
+        if self._folder is not None:
+            (self._folder / _FILE).unlink(missing_ok=True)
+            (self._folder / f".{_FILE}").unlink(missing_ok=True)
+
+    def _is_there(self) -> bool:
+        return self._folder is not None and (self._folder / _FILE).is_file()
+
+    def _tensors(self, course: Course) -> "dict[str, torch.Tensor]":
+        import torch
+
+        found = {}
+        for name, parameter in self._parameters.items():
+            found[f"weight {name}"] = parameter.detach()
+            for key, value in self._memory(name).items():
+                if isinstance(value, torch.Tensor):
+                    found[f"memory {key} {name}"] = value
+        found |= {f"zeros {name}": mask for name, mask in self._zeros.items()}
+        for name in _HISTORY:
+            found[f"course {name}"] = torch.tensor(getattr(course, name), dtype=torch.float64)
+        return {name: tensor.contiguous() for name, tensor in found.items()}
+
+    def _memory(self, name: str) -> dict[str, Any]:  # Any: tensors and plain values
+        """Return what its optimizer remembers of a parameter."""
+        parameter = self._parameters[name]
+        found: dict[str, Any] = self._owner[id(parameter)].state[parameter]
+        return found
+
+    def _plain(self) -> dict[str, dict[str, Any]]:  # Any: plain values
+        """Return the memory of each parameter, with None in the place of a tensor."""
+        import torch
+
+        return {
+            name: {
+                key: None if isinstance(value, torch.Tensor) else value
+                for key, value in self._memory(name).items()
+            }
+            for name in self._parameters
+        }
+
+    def _put_back(self, opened: Any) -> Course:  # Any: a file of safetensors, which is untyped
+        note: dict[str, Any] = json.loads(opened.metadata()["note"])  # Any: JSON values
+        if note["key"] != self._key:
+            raise SettingsError(
+                f"'{self._folder}' holds the state of a run with other settings, data or model; "
+                f"finish that one, or remove the folder."
+            )
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no dict
+        if note["sha256"] != _sha256(tensors):
+            raise ValueError("its bytes have changed since they were written")
+        for name, parameter in self._parameters.items():
+            parameter.data.copy_(tensors[f"weight {name}"])
+        self._remember(tensors, note["memory"])
+        for name, mask in self._zeros.items():
+            mask.copy_(tensors[f"zeros {name}"])
+        course = Course()
+        for name, kind in _HISTORY.items():
+            getattr(course, name).extend(map(kind, tensors[f"course {name}"].tolist()))
+        for name, values in note["evaluations"].items():
+            course.evaluations[name] = [(int(step), value) for step, value in values]
+        return course
+
+    def _remember(
+        self,
+        tensors: "Mapping[str, torch.Tensor]",
+        plain: Mapping[str, Mapping[str, Any]],  # Any: plain values
+    ) -> None:
+        """Give the optimizers their memory back; they put it on their parameters' device."""
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        for optimizer in self._optimizers:
+            groups = optimizer.state_dict()["param_groups"]
+            state = {}
+            for group, numbered in zip(optimizer.param_groups, groups, strict=True):
+                for parameter, number in zip(group["params"], numbered["params"], strict=True):
+                    name = names[id(parameter)]
+                    state[number] = {
+                        key: tensors[f"memory {key} {name}"] if value is None else value
+                        for key, value in plain[name].items()
+                    }
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def run_key(
+    model: "nn.Module",
+    parameters: "Mapping[str, nn.Parameter]",
+    settings: list[Any],  # Any: JSON values
+) -> str:
+    """Return a hash of what a run depends on: settings, what learns, and all that is frozen."""
+    shapes = {name: [str(p.dtype), list(p.shape)] for name, p in parameters.items()}
+    frozen = {
+        name: tensor.detach()
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+        if name not in parameters
+    }
+    return digest([*settings, shapes, _sha256(frozen)])
+
+
+def _sha256(tensors: "Mapping[str, torch.Tensor]") -> str:
+    """Return the hash of all names and bytes."""
+    import torch
+
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        values = tensors[name].cpu().contiguous().reshape(-1)
+        found.update(name.encode())
+        found.update(values.view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -1,0 +1,1 @@
+"""One published optimizer a file."""

@@ -1,0 +1,56 @@
+"""Models as Scorers: one decoder block in memory at a time."""
+
+from collections.abc import Sequence
+
+from treadle.core.checkpoint import CheckpointReader
+from treadle.core.shapes import Float, Tensor
+
+__all__ = ["BlockScorer"]
+
+_BATCH_ROWS = 32
+
+
+class BlockScorer:
+    """Scores tokens block by block, in float32; see `treadle.core.ports.Scorer`.
+
+    In memory are one block, the embedding, the head and the hidden states of all rows.
+
+    Args:
+        reader: The model, of floats.
+        trust_remote_code: Run code that the checkpoint brings along.
+    """
+
+    computed_by = "blocks of transformers, one at a time, in float32"
+
+    def __init__(self, reader: CheckpointReader, trust_remote_code: bool = False) -> None:
+        self._reader, self._trust_remote_code = reader, trust_remote_code
+
+    def token_losses(self, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "_predicted"]]:
+        """Return -log p of every token but the first of each row, in nats, in float32.
+
+        Rows of one length run as one batch; others in batches of similar length, whose ends are
+        filled up: attention is causal, so what stands behind a token does not change its loss.
+        """
+        import torch
+
+        from treadle.model.layers import LayeredModel
+        from treadle.model.loss import token_losses
+
+        model = LayeredModel(self._reader, self._trust_remote_code)
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        is_even = len({len(row) for row in rows}) == 1
+        at_once = len(rows) if is_even else _BATCH_ROWS
+        members = [order[start : start + at_once] for start in range(0, len(order), at_once)]
+        batches = []
+        for some in members:
+            tokens = torch.zeros(
+                len(some), max(len(rows[index]) for index in some), dtype=torch.long
+            )
+            for place, index in enumerate(some):
+                tokens[place, : len(rows[index])] = torch.tensor(rows[index])
+            batches.append(tokens)
+        found: dict[int, torch.Tensor] = {}
+        for some, losses in zip(members, token_losses(model, batches), strict=True):
+            for place, index in enumerate(some):
+                found[index] = losses[place, : len(rows[index]) - 1]
+        return [found[index] for index in range(len(rows))]

@@ -1,0 +1,149 @@
+"""One task through blocks and through the runtime: equal scores, one table, no idle setting."""
+
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from coded_models import AWQ, awq, dense_twin, to_gguf, write_coded
+from judge.evaluate.runs import SMALL, measure
+from judge.evaluate.test_choice import QUESTIONS, write_questions
+from runtime.adapters import merged, write_adapter
+from treadle.cli import main
+from treadle.core.errors import CheckpointError, SettingsError
+from treadle.core.method import Standard
+from treadle.core.result import Measurement, read_result
+from treadle.judge.evaluate import TASKS
+from treadle.judge.evaluate.base import LossTask, Rows
+from treadle.runtime.settings import EngineSettings
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "gemma2"])
+@pytest.mark.filterwarnings("ignore::treadle.native.SlowPathWarning")
+def test_both_ways_give_one_score(model_type, tiny_model, text, tmp_path) -> None:
+    model = tiny_model(model_type)
+    blocks = measure(model, tmp_path / "blocks", text)
+    runtime = measure(
+        model, tmp_path / "runtime", text, through="runtime", baseline=tmp_path / "blocks"
+    )
+    assert runtime.protocol == blocks.protocol
+    assert runtime.samples["nll"] == pytest.approx(blocks.samples["nll"], abs=1e-5)
+    assert runtime.measurement("perplexity_ratio").value == pytest.approx(1, abs=1e-5)
+    assert (blocks.settings["through"], runtime.settings["through"]) == ("blocks", "runtime")
+    assert blocks.fingerprint != runtime.fingerprint
+
+
+def test_choices_are_the_same_through_the_runtime(llama, tmp_path) -> None:
+    data = write_questions(tmp_path, *QUESTIONS)
+    task = {"method": "choice"}
+    found = [
+        measure(llama, tmp_path / way, data, task, through=way) for way in ("blocks", "runtime")
+    ]
+    assert found[0].samples == found[1].samples
+    assert found[0].protocol == found[1].protocol
+
+
+def test_weights_and_cache_in_other_forms_are_scored(llama, text, tmp_path) -> None:
+    measure(llama, tmp_path / "blocks", text)
+    words = ["evaluate", "perplexity", str(llama), str(tmp_path / "q8"), "--data", text]
+    words += ["--through", "runtime", "--weights", "q8", "--kv-dtype", "fp16"]
+    words += ["--num-windows", "5", "--window-tokens", "20"]
+    words += ["--baseline", str(tmp_path / "blocks")]
+    assert main(words) == 0
+    result = read_result(tmp_path / "q8")
+    ratio = result.measurement("perplexity_ratio").value
+    assert ratio != 1.0
+    assert ratio == pytest.approx(1, abs=0.2)
+    assert result.settings["weights"] == "q8"
+    assert result.settings["kv_dtype"] == "fp16"
+    assert "page_size" not in result.settings
+    assert "q8" in result.notes[0]
+
+
+def test_an_adapter_is_scored_as_the_merged_model(llama, text, tmp_path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", llama, size=0.1)
+    whole = merged(tmp_path / "merged", llama, adapter, 2.0)
+    expected = measure(whole, tmp_path / "whole", text)
+    found = measure(llama, tmp_path / "found", text, through="runtime", adapter=adapter)
+    assert found.samples["nll"] == pytest.approx(expected.samples["nll"], abs=1e-4)
+    assert "adapter" in [entry.name for entry in found.inputs]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"engine": EngineSettings(weights="q8")}, "weights has no effect .* add --through runt"),
+        ({"engine": EngineSettings(kv_dtype="int8"), "through": "blocks"}, "or leave --kv-dtype o"),
+        ({"adapter": Path("somewhere")}, "adapter has no effect on a model that is asked block by"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(options, says, llama, text, tmp_path) -> None:
+    with pytest.raises(SettingsError, match=says):
+        measure(llama, tmp_path / "out", text, **options)
+    assert not (tmp_path / "out").exists()
+
+
+class OwnRows(LossTask):
+    """A task with examples of its own."""
+
+    name: ClassVar[str] = "own_rows"
+    paper = Standard("A test.")
+    required_parameters: ClassVar[frozenset[str]] = frozenset()
+
+    def prepare(self, data, tokenizer):
+        assert data == ""
+        return Rows([[1, 2, 3]], {"task": "own_rows", "hash": "0"}, None)
+
+    def score(self, prepared, losses):
+        value = float(losses[0].mean())
+        return [Measurement(name="nll", value=value)], {"nll": [value]}
+
+    def compare(self, samples, baseline, seed):
+        return []
+
+
+def test_a_task_says_whether_it_needs_data(llama, text, tmp_path, monkeypatch) -> None:
+    with pytest.raises(SettingsError, match="'perplexity' asks about data, and none was given; ad"):
+        measure(llama, tmp_path / "out", None)
+    monkeypatch.setitem(TASKS.table, "own_rows", f"{__name__}:OwnRows")
+    with pytest.raises(SettingsError, match=r"has examples of its own, so that .* leave --data ou"):
+        measure(llama, tmp_path / "out", text, {"method": "own_rows"})
+    result = measure(llama, tmp_path / "out", None, {"method": "own_rows"})
+    assert [entry.name for entry in result.inputs] == ["model", "config"]
+
+
+def test_a_quantised_file_is_scored_through_the_runtime_alone(llama, text, tmp_path) -> None:
+    file = tmp_path / "model.gguf"
+    twin = dense_twin(llama, tmp_path / "twin", to_gguf(llama, file, "Q4_1"))
+    with pytest.raises(
+        CheckpointError, match=r"is a GGUF file, .* treadle evaluate --through runtime read"
+    ):
+        measure(file, tmp_path / "out", text)
+    wide = EngineSettings(weights="fp32")
+    result = measure(file, tmp_path / "out", text, through="runtime", engine=wide)
+    expected = measure(twin, tmp_path / "expected", text)
+    assert result.samples["nll"] == pytest.approx(expected.samples["nll"], abs=1e-4)
+    assert result.protocol["corpus_sha256"] == expected.protocol["corpus_sha256"]
+    coded = measure(file, tmp_path / "coded", text, through="runtime", baseline=tmp_path / "out")
+    assert "q4_1" in coded.notes[0]
+    assert coded.measurement("perplexity_ratio").value == pytest.approx(1, abs=0.05)
+
+
+def test_a_quantised_folder_is_scored_through_the_runtime(llama, text, tmp_path) -> None:
+    folder = tmp_path / "coded"
+    twin = dense_twin(llama, tmp_path / "twin", write_coded(llama, folder, awq, AWQ))
+    wide = EngineSettings(weights="fp32")
+    result = measure(folder, tmp_path / "out", text, through="runtime", engine=wide)
+    expected = measure(twin, tmp_path / "expected", text)
+    assert result.samples["nll"] == pytest.approx(expected.samples["nll"], abs=1e-4)
+    assert result.protocol == expected.protocol
+
+
+def test_the_model_is_not_touched_by_the_runtime(llama, text, tmp_path) -> None:
+    from naive import files_of
+
+    model = Path(shutil.copytree(llama, tmp_path / "m"))
+    before = files_of(model)
+    measure(model, tmp_path / "out", text, SMALL, through="runtime")
+    assert files_of(model) == before
