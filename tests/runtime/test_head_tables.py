@@ -7,6 +7,7 @@ import pytest
 from naive import tokens_of
 from runtime.masked import masked_logits
 from treadle.native.loader import library
+from treadle.runtime.device_pages import DeviceKeyValues
 from treadle.runtime.entries import HeadEntries
 from treadle.runtime.executor import Executor, HeadTables, StepRows
 from treadle.runtime.generic import GenericExecutor
@@ -235,3 +236,38 @@ def test_positions_come_from_the_pool(make, name):
     expected = masked_logits(folder, tokens, [visible[None].repeat(2, 0)] * 2)
     np.testing.assert_allclose(found, expected[32:39], atol=1e-4)
     np.testing.assert_allclose(last, expected[39], atol=1e-4)
+    # Rows that attend together: twice the same text, as two requests of one row each.
+    one = rows(39, 40, PAGE, [1, 2, 3, 4])
+    twice = StepRows(
+        *(np.tile(array, 2) for array in one[:3]),
+        np.asarray([0, 1, 2], np.int32),
+        np.tile(one.context_lengths, 2),
+        np.asarray([0, 4, 8], np.int32),
+        np.tile(one.pages, 2),
+        np.asarray([0, 1], np.int32),
+    )
+    both = executor.forward(twice, store)
+    np.testing.assert_allclose(both, expected[[39, 39]], atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_tensors_of_a_device_hold_what_arrays_hold(make, dtype):
+    """The store of a CUDA device, here on the CPU: moved, read and written like the other."""
+    _, executor = make("mistral", "generic")
+    shape, found = executor.shape, []
+    for device in (None, "cpu"):
+        settings = (shape.kv_heads, shape.head_dim, 40, PAGE, dtype)
+        store = KeyValues(*settings) if device is None else DeviceKeyValues(*settings, device)
+        text = Text(executor, store, PlanePool(PagePool(store)))
+        logits = []
+        for number, count in enumerate((24, 8, 1, 13)):
+            text.grow(tokens_of(1, count, number)[0].tolist())
+            logits.append(executor.forward(step_of([text], [count]), store))
+            text.drop(np.random.default_rng(number))
+        store.move([0, 9], [9, 17])
+        content = store.read_planes(text.entries.held)
+        store.write_planes(text.entries.held, content)
+        found.append((np.concatenate(logits), content + store.read([0, 2])))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    for left, right in zip(found[0][1], found[1][1], strict=True):
+        np.testing.assert_array_equal(left, right)

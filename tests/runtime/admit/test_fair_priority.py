@@ -4,9 +4,11 @@ from runtime.engines import Small
 from treadle.runtime.admit.queue import MAX_CLIENTS, Queue
 from treadle.runtime.request import Request, SamplingParams
 
+PARAMS = SamplingParams()
+
 
 def request(client: str, number: int, priority: int = 0) -> Request:
-    found = Request(f"r{number}", [1, 2], 2, SamplingParams(), 0, client, priority)
+    found = Request(f"r{number}", [1, 2], 2, PARAMS, 0, client, priority)
     found.number = number
     return found
 

