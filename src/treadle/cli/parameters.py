@@ -120,10 +120,11 @@ def verb_flag(entry: VerbParameter) -> Flag:
             annotation = annotation | None
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     kind = kinds[entry.is_positional]
+    shown = _without_bounds(annotation) if entry.owner else annotation
     group = Group(f"Settings of the {entry.owner}", sort_key=3) if entry.owner else None
     text = entry.help if not entry.owner else _with_bounds(entry.help, _extras(annotation))
     is_switch = _bare(annotation) is bool and not entry.default
-    wrapped = annotated(annotation, text, group, is_switch)
+    wrapped = annotated(shown, text, group, is_switch)
     is_size = is_bytes(annotation) and isinstance(entry.default, int)
     default = written(entry.default) if is_size else entry.default
     made = inspect.Parameter(entry.name, kind, default=default, annotation=wrapped)
@@ -133,6 +134,15 @@ def verb_flag(entry: VerbParameter) -> Flag:
 def _bare(annotation: Any) -> Any:  # Any: a type
     """Return a type without what bounds it."""
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _without_bounds(annotation: Any) -> Any:  # Any: a type
+    """Return a type, or a union, that the command line only reads: the settings judge it."""
+    if is_bytes(annotation):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType):
+        return Union[tuple(map(_bare, get_args(annotation)))]  # noqa: UP007  # of a tuple
+    return _bare(annotation)
 
 
 def method_flags(method: type[Method]) -> list[Flag]:

@@ -52,6 +52,9 @@ def make_settings(
     try:
         return kind.model_validate(dict(values), context=context)
     except ValidationError as error:
+        said = error.errors()[0].get("ctx", {}).get("error")
+        if isinstance(said, SettingsError):  # a validator of ours, which says it best
+            raise said from error
         found = first_mistake(error)
         given = f"{found.setting} = {found.value!r} is refused: " if found.setting else ""
         raise SettingsError(f"{given}{found.expected}; change it.") from error

@@ -82,6 +82,12 @@ class Row(NamedTuple):
         return None
 
     @property
+    def is_control(self) -> bool:
+        """Whether what made the model, or how it was asked, is a control."""
+        made_by_control = bool(self.makers) and self.makers[-1].is_control
+        return made_by_control or self.evaluation.is_control
+
+    @property
     def origins(self) -> set[str]:
         """The content hashes of the given models that it was made from."""
         made = {run.made_hash for run in self.makers}

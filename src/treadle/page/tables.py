@@ -172,7 +172,7 @@ def _tags(table: Table, place: int) -> list[str]:
     is_first = is_sound(row.score) and len(peers) > 1 and peers[0] is row
     if place and amount is not None and is_first:
         tags.append(f"best at {spaced(table.amount)} {numbers.plain(amount, 3)}")
-    if row.makers and row.makers[-1].is_control:
+    if row.is_control:
         tags.append("control")
     if row.is_baseline:
         tags.append("baseline")

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from treadle.core.errors import CheckpointError, DataError, SettingsError
 from treadle.core.method import Method
 from treadle.core.result import Figure, Measurement, Result, Series, digest, read_result
-from treadle.core.run import recorded
+from treadle.core.run import is_control, recorded
 from treadle.core.settings import Without
 from treadle.judge.evaluate import TASKS
 from treadle.judge.evaluate.base import AnswerTask, Prompts, Rows, Scores, Task
 from treadle.judge.evaluate.subject import Subject, Through, chosen_way
+from treadle.runtime.evict.tables import EVICTIONS
 from treadle.runtime.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def evaluate(
     _require_data(task, data)
     settings = _settings(task, way, engine)
     with recorded("evaluate", task, settings, seed=seed, out=out, overwrite=overwrite) as run:
+        run.is_control |= _keeps_by_chance(engine)
         folder = resolve(model, takes_files=way == "runtime")
         subject = Subject(folder, way, engine, adapter, trust_remote_code)
         with subject.open() as reader:
@@ -140,6 +142,15 @@ def _settings(
         if value != fields[name].default
     }
     return {**task.settings(), "through": way, **changed}
+
+
+def _keeps_by_chance(engine: EngineSettings | None) -> bool:
+    """Whether the entries of the cache that stay are chosen by a control."""
+    return (
+        engine is not None
+        and engine.keep is not None
+        and is_control(EVICTIONS.resolve(engine.keep))
+    )
 
 
 def _prepared(task: Task, data: str, subject: Subject) -> Rows | Prompts:
