@@ -170,6 +170,14 @@ def test_a_setting_that_no_method_of_the_axis_has(flags, says, model, tmp_path, 
     assert says in captured.out + captured.err
 
 
+@pytest.mark.parametrize("word", ["2.7", "two", "1e3"])
+def test_a_whole_number_is_not_rounded_without_a_word(word, model, tmp_path, capsys):
+    flags = ["--num-windows", word]
+    assert main(["prune", "magnitude", str(model), str(tmp_path / "o"), *flags]) == 2
+    assert "--num-windows" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
 def test_lists_take_spaces_or_commas(model, tmp_path):
     other, base = (tiny.build("llama", tmp_path / f"m{seed}", seed=seed) for seed in (7, 8))
     merge = ["merge", "ties", str(model), str(other), "--base", str(base)]
@@ -186,3 +194,34 @@ def test_sizes_take_units_and_no_bare_numbers(model, capsys):
     assert "expected a number and a unit" in capsys.readouterr().err
     assert main([*plan, "2GB"]) == 0
     assert "of 2.00 GB" in capsys.readouterr().out
+
+
+def test_settings_of_an_engine_are_flags_judged_in_our_words(model, tmp_path, capsys):
+    words = ["evaluate", "perplexity", str(model), str(tmp_path / "o"), "--data"]
+    words += ["stdlib:heldout", "--through", "runtime"]
+    for flags, says in {
+        ("--page-size", "0"): "page_size = 0 is refused: expected greater than or equal to 1",
+        ("--keep", "sinks", "--keep-budget", "2"): "Found keep_budget=2, expected at least 5",
+        ("--keep", "sincs"): "sinks",
+        ("--keep", "sinks", "--keep-budget", "9", "--keep.spread", "0.1"): "--keep.s",
+        ("--keep", "sinks", "--keep-budget", "half"): "--keep-budget",
+        ("--cache-bytes", "24"): "has no unit",
+        ("--weights", "q9"): "q8",
+    }.items():
+        assert main([*words, *flags]) == 2
+        captured = capsys.readouterr()
+        said = captured.out + captured.err
+        assert says in said
+        assert "pydantic" not in said
+
+
+def test_an_engines_settings_reach_the_result(model, tmp_path):
+    words = ["evaluate", "perplexity", str(model), str(tmp_path / "o"), "--data"]
+    words += ["stdlib:heldout", "--num-windows", "2", "--window-tokens", "64"]
+    flags = ["--through", "runtime", "--keep", "random", "--keep.chunk-tokens", "16"]
+    assert main([*words, *flags, "--keep-budget", "0.5", "--cache-bytes", "8MiB"]) == 0
+    result = read_result(tmp_path / "o")
+    assert result.is_control
+    assert result.settings["cache_bytes"] == 8 << 20
+    assert result.settings["keep"]["chunk_tokens"] == 16
+    assert result.settings["keep_budget"] == 0.5

@@ -1,11 +1,13 @@
 """Recipes: checked before they run, resumed where they stopped."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from treadle.core.errors import DataError, SettingsError
+from treadle.core.result import read_result
 from treadle.model import tiny
 from treadle.recipe import load_recipe, run_recipe
 
@@ -178,6 +180,52 @@ def test_actions_are_steps(tmp_path, model):
     path.write_text(path.read_text().replace(", out: look", ""))
     with pytest.raises(SettingsError, match=r"\(merge inspect\): the setting 'out' is missing"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        ("{method: inspect, models: [b], out: o}", "'inspect' is no method but an action"),
+        ("{action: inspekt, models: [b], out: o}", "no action 'inspekt'. Did you mean 'inspect'"),
+    ],
+)
+def test_actions_are_named_as_such(step, says, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"steps:\n  - merge: {step}\n")
+    with pytest.raises(SettingsError, match=re.escape(says)):
+        load_recipe(path)
+
+
+SERVED = """
+out: {out}
+artefacts: {{base: {model}}}
+steps:
+  - evaluate: {{method: perplexity, model: base, data: stdlib:heldout, num_windows: 2,
+      window_tokens: 32, through: runtime, weights: q8, keep: {{method: sinks, sinks: 2}},
+      keep_budget: 8, keep.chunk_tokens: 16, cache_bytes: 8MiB, out: q8}}
+  - prune: {{method: magnitude, model: base, update: obs, update.damp_fraction: 0.2, out: sinks,
+      text: stdlib:calibration, num_windows: 2, window_tokens: 32}}
+"""
+
+
+def test_settings_of_axes_and_engines_are_keys_and_no_artefacts(tmp_path, model):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(SERVED.format(out=tmp_path / "runs", model=model))
+    assert len(list(run_recipe(path))) == 2
+    settings = read_result(tmp_path / "runs" / "q8").settings
+    assert settings["keep"] == {"method": "sinks", "chunk_tokens": 16, "sinks": 2}
+    assert (settings["weights"], settings["cache_bytes"]) == ("q8", 8 << 20)
+    update = read_result(tmp_path / "runs" / "sinks").settings["update"]
+    assert update["damp_fraction"] == 0.2
+    for wrong, says in {
+        "cache_bytes: 8MiB": ("cache_bytes: 8000000", "has no unit; write 8000000GiB"),
+        "damp_fraction: 0.2": ("damp_fraction: 7", "less than or equal to 1"),
+        "update.damp_fraction": ("update.damp_fractoin", "Did you mean 'damp_fraction'"),
+        "keep.chunk_tokens": ("kept.chunk_tokens", "unknown setting 'kept.chunk_tokens'"),
+    }.items():
+        path.write_text(SERVED.format(out=tmp_path / "r", model=model).replace(wrong, says[0]))
+        with pytest.raises(SettingsError, match=re.escape(says[1])):
+            load_recipe(path)
 
 
 def test_a_text_in_place_of_a_list(tmp_path, model):

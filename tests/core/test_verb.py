@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from treadle.core.errors import SettingsError
 from treadle.core.method import Method
@@ -151,3 +151,22 @@ def test_settings_are_checked_by_name_and_value() -> None:
     assert make_settings(Engine, {"room_bytes": "2kB"}).room_bytes == 2000
     with pytest.raises(SettingsError, match="no setting 'rowz'"):
         make_settings(Engine, {"rowz": 1})
+
+
+class Strict(Settings):
+    """Settings with a check of their own."""
+
+    rows: int = 1
+    """How many rows there are."""
+
+    @model_validator(mode="after")
+    def _is_even(self) -> "Strict":
+        if self.rows % 2:
+            raise SettingsError("Found an odd number of rows; give an even one.")
+        return self
+
+
+def test_what_settings_refuse_themselves_is_said_in_their_words() -> None:
+    with pytest.raises(SettingsError) as caught:
+        make_settings(Strict, {"rows": 3})
+    assert str(caught.value) == "Found an odd number of rows; give an even one."

@@ -162,6 +162,14 @@ class TestJoining:
         labels = sorted(row.label for row in section.tables[0].rows)
         assert labels == ["dense, weights fp32", "dense, weights q8"]
 
+    def test_a_difference_that_the_decimals_do_not_show_is_none(self, tmp_path):
+        dense = made.evaluate(tmp_path, "dense", made.DENSE, 20.0)
+        for name, ratio in (("same", 1.00002), ("worse", 1.0004)):
+            made.evaluate(tmp_path, name, name, 20.0 * ratio, baseline=dense, spread=1e-6)
+        (section,) = sections(find([tmp_path]))
+        verdicts = {row.model: row.verdict for row in section.tables[0].rows}
+        assert (verdicts["same"], verdicts["worse"]) == ("no", "worse")
+
     def test_protocols_are_never_mixed(self, study, tmp_path):
         made.evaluate(tmp_path, "dense", made.DENSE, 20.0)
         made.evaluate(tmp_path, "dense", made.DENSE, 22.0, protocol="cccc3333dddd4444")

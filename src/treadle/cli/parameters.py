@@ -88,6 +88,23 @@ def _read_list(annotation: Any, tokens: Sequence[Any]) -> Any:  # Any: a type, c
         raise ValueError(f"{found.expected}, found {found.value!r}.") from error
 
 
+def _is_number(annotation: Any) -> bool:  # Any: a type
+    """Return whether a type is a whole number, or one of several kinds of numbers."""
+    members = (
+        get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    )
+    return int in members and set(members) <= {int, float, type(None)}
+
+
+def _read_number(annotation: Any, tokens: Sequence[Any]) -> Any:  # Any: a type, cyclopts' tokens
+    """Return a number as it is written: cyclopts would round 2.7 to a whole one without a word."""
+    (word,) = [token.value for token in tokens]
+    try:
+        return TypeAdapter(annotation).validate_python(word)
+    except ValidationError as error:
+        raise ValueError(f"{first_mistake(error).expected}, found {word!r}.") from error
+
+
 def annotated(
     annotation: Any, text: str, group: Group | None, is_flag: bool, name: str | None = None
 ) -> Any:  # Any: a type
@@ -101,6 +118,8 @@ def annotated(
         extras |= {"consume_multiple": True, "negative": (), "converter": _read_list}
     if is_bytes(annotation):
         annotation = str | None if type(None) in get_args(annotation) else str
+    elif _is_number(annotation):
+        extras["converter"] = _read_number
     return Annotated[annotation, Parameter(help=text, **extras)]
 
 

@@ -25,6 +25,9 @@ BASES: tuple[Literal["measured", "emulated", "simulated"], ...] = (
     "simulated",
 )
 _SAME_AMOUNT = 0.005
+_NOTHING = 5e-5
+"""A ratio or difference so near to "no difference" that four decimals show none: what another order
+of sums rounds otherwise is no finding, however sure it is."""
 
 
 class Row(NamedTuple):
@@ -54,12 +57,15 @@ class Row(NamedTuple):
     def verdict(self) -> str | None:
         """Whether the interval of the comparison excludes "no difference"; None if unknown.
 
-        A score or a comparison that is not finite gives no verdict.
+        A score or a comparison that is not finite gives no verdict, and what the shown decimals
+        cannot tell from "no difference" is none.
         """
         entry = self.comparison
         if entry is None or entry.low is None or entry.high is None or not self.is_sound:
             return None
         if entry.low <= self.neutral <= entry.high:
+            return "no"
+        if max(abs(end - self.neutral) for end in (entry.low, entry.high)) < _NOTHING:
             return "no"
         return "better" if (entry.low > self.neutral) == (entry.better == "higher") else "worse"
 
