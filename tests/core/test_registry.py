@@ -76,8 +76,18 @@ def test_a_value_out_of_bounds(table: Registry[Method], value: object) -> None:
 
 def test_a_mapping_without_a_method(table: Registry[Method]) -> None:
     said = message(table, {"coats": 1})
-    assert "The finish {'coats': 1} names no method; add the key 'method'." in said
-    assert "paint, sand" in said
+    assert said.startswith("No finish is chosen, but coats is given; choose one.")
+    assert said.endswith("Choose one of: paint."), "sand has no such setting"
+
+
+@pytest.mark.parametrize("value", [3, ["paint"], {"method": None}, {"method": ["paint"]}, 2.5])
+def test_what_is_no_name_of_a_method(table: Registry[Method], value: object) -> None:
+    assert "paint, sand" in message(table, value)
+
+
+def test_a_setting_of_another_method_names_that_one(table: Registry[Method]) -> None:
+    said = message(table, {"method": "sand", "coats": 2})
+    assert "'sand' has no setting 'coats', but 'paint' has: choose that one." in said
 
 
 def test_methods_are_imported_on_use() -> None:

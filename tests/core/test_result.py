@@ -94,6 +94,22 @@ def test_no_result(tmp_path: Path) -> None:
         read_result(tmp_path)
 
 
+def test_a_result_of_a_newer_treadle(tmp_path: Path) -> None:
+    path = write_result(result(), tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(DataError, match="written by a newer treadle"):
+        read_result(tmp_path)
+
+
+def test_a_result_says_its_format(tmp_path: Path) -> None:
+    path = write_result(result(), tmp_path)
+    written = json.loads(path.read_text())
+    del written["format"]
+    path.write_text(json.dumps(written))
+    with pytest.raises(DataError, match="is not a result that treadle wrote"):
+        read_result(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"verb": "prune"'])
 def test_a_file_that_is_no_result(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(content)

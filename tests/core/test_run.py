@@ -68,8 +68,15 @@ def test_a_result_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert run(tmp_path, overwrite=True).result.fingerprint == first.fingerprint
 
 
+def test_two_runs_at_once_do_not_replace_each_other(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="holds a result already"):  # noqa: SIM117
+        with recorded("decide", out=tmp_path):
+            fast = run(tmp_path).result
+    assert read_result(tmp_path) == fast
+
+
 def test_a_folder_that_the_verb_publishes_itself(tmp_path: Path) -> None:
-    with recorded("decide", out=tmp_path / "out") as made:
+    with recorded("decide", out=tmp_path / "out", overwrite=None) as made:
         result = made.finish(tmp_path / "partial")
     assert made.result is result
     assert read_result(tmp_path / "partial").output == str(tmp_path / "out")

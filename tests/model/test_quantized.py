@@ -224,7 +224,7 @@ def test_other_verbs_refuse_a_quantised_folder(llama, tmp_path):
     write_coded(llama, tmp_path, gptq, GPTQ, shift=1)
     with (
         CheckpointReader(tmp_path) as reader,
-        pytest.raises(UnsupportedModelError, match="LLM and treadle bench alone read"),
+        pytest.raises(UnsupportedModelError, match="evaluate --through runtime read"),
     ):
         skeleton(reader)
 

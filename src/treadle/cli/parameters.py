@@ -99,8 +99,10 @@ def _is_number(annotation: Any) -> bool:  # Any: a type
 def _read_number(annotation: Any, tokens: Sequence[Any]) -> Any:  # Any: a type, cyclopts' tokens
     """Return a number as it is written: cyclopts would round 2.7 to a whole one without a word."""
     (word,) = [token.value for token in tokens]
+    is_fraction = any(sign in word.lower() for sign in (".", "e", "n"))  # 1.0, 1e3, inf, nan
+    kind = float if is_fraction and float in get_args(annotation) else annotation
     try:
-        return TypeAdapter(annotation).validate_python(word)
+        return TypeAdapter(kind).validate_python(word)
     except ValidationError as error:
         raise ValueError(f"{first_mistake(error).expected}, found {word!r}.") from error
 
@@ -178,10 +180,13 @@ def axis_flags(entry: VerbParameter, words: Sequence[str]) -> list[Flag]:
     names = [chosen] if chosen in entry.axis.table else list(entry.axis.table)
     group = Group(f"Settings of --{entry.name.replace('_', '-')}", sort_key=4)
     found: dict[str, Flag] = {}
-    for name in names:
-        for key, field in entry.axis[name].fields().items():
+    tables = [entry.axis[name].fields() for name in names]
+    for name, fields in zip(names, tables, strict=True):
+        for key, field in fields.items():
             named = f"{entry.name}.{key}"
-            flag = _field(named, f"{entry.name}__{key}", field, group, f"{name}:")
+            is_everywhere = all(key in others for others in tables)
+            prefix = " " if is_everywhere else f"{name}:"
+            flag = _field(named, f"{entry.name}__{key}", field, group, prefix)
             if named not in found:
                 found[named] = flag
             elif found[named].annotation != flag.annotation:  # read when the method is known
@@ -211,7 +216,8 @@ def _field(
     declared = type_of(field) if kind is None else kind
     plain = _unbounded(field.annotation) if kind is None else kind
     text = _with_bounds(
-        " ".join(filter(None, [prefix, field.description])), _extras(field.annotation, field)
+        " ".join(filter(None, [prefix.strip(), field.description])),
+        _extras(field.annotation, field),
     )
     default = inspect.Parameter.empty if field.is_required() and not prefix else field.default
     if prefix and field.is_required():

@@ -46,6 +46,8 @@ class Registry(Generic[M]):
         Raises:
             SettingsError: No method has this name; the message suggests the near one.
         """
+        if not isinstance(name, str):
+            raise SettingsError(f"The {self.axis} {name!r} is no name. {near('', self.table)}")
         if name not in self.table:
             raise SettingsError(f"Unknown {self.axis} '{name}'. {near(name, self.table)}")
         module, _, attribute = self.table[name].partition(":")
@@ -70,26 +72,39 @@ class Registry(Generic[M]):
             if not isinstance(value, self[value.name]):
                 raise SettingsError(f"'{value.name}' is no {self.axis}. {near('', self.table)}")
             return value
+        if not isinstance(value, str | Mapping | None):
+            raise SettingsError(
+                f"The {self.axis} {value!r} is none: give a name, or a mapping of the key 'method' "
+                f"and its settings. {near('', self.table)}"
+            )
         fields, own = _mapping(value), _mapping(default)
         if own and fields.get("method", own["method"]) == own["method"]:
             fields = {**own, **fields}
         if "method" not in fields:
+            given = ", ".join(map(str, fields)) or "nothing"
             raise SettingsError(
-                f"The {self.axis} {fields} names no method; add the key 'method'. "
-                f"{near('', self.table)}"
+                f"No {self.axis} is chosen, but {given} is given; choose one. "
+                f"{near('', self._with_setting(next(iter(fields), '')) or self.table)}"
             )
         cls = self[fields.pop("method")]
         known = list(cls.fields())
         unknown = [key for key in fields if key not in known and key not in cls.model_fields]
         if unknown:
+            others = self._with_setting(str(unknown[0]))
+            hint = near(str(unknown[0]), known) if known else "It has none."
             raise SettingsError(
-                f"{self.axis} '{cls.name}' has no setting '{unknown[0]}'. "
-                f"{near(unknown[0], known) if known else 'It has none.'}"
+                f"{self.axis} '{cls.name}' has no setting '{unknown[0]}'"
+                + (f", but '{others[0]}' has: choose that one. " if others else ". ")
+                + hint
             )
         try:
             return cls(**fields)
         except ValidationError as error:
             raise _refused(f"{self.axis} '{cls.name}'", cls, error) from error
+
+    def _with_setting(self, setting: str) -> list[str]:
+        """Return the methods that have a setting."""
+        return [name for name in self.table if setting in self[name].fields()]
 
 
 def _mapping(value: str | Choice | None) -> dict[str, Any]:  # Any: YAML values
@@ -105,6 +120,6 @@ def _refused(where: str, method: type[Method], error: ValidationError) -> Settin
             f"{method.fields()[found.setting].description}"
         )
     given = f"{found.setting} = {found.value!r} is refused: " if found.setting else ""
-    return SettingsError(
-        f"{where}: {given}{found.expected}. Change it; the command's --help shows the bounds."
-    )
+    is_list = "tuple" in found.expected or "list" in found.expected
+    mend = f"Write a list: [{found.value}]." if is_list else "Change it; --help shows the bounds."
+    return SettingsError(f"{where}: {given}{found.expected}. {mend}")

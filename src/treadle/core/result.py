@@ -199,23 +199,28 @@ def read_result(path: Path) -> Result:
         raise DataError(
             f"No result at '{file}'; give the output folder of a verb, or its {RESULT_FILE}."
         )
+    found = _format(file)
+    if found is not None and found != FORMAT:
+        age = "an older treadle, whose results say less" if found < FORMAT else "a newer treadle"
+        raise DataError(
+            f"'{file}' was written by {age} (format {found}, this one reads {FORMAT}); run its "
+            f"verb again (a recipe does so by itself)."
+        )
     try:
+        if found is None:
+            raise DataError("it says no format")
         return Result.model_validate_json(file.read_text())
-    except (ValidationError, UnicodeDecodeError) as error:
-        if _is_older(file):
-            raise DataError(
-                f"'{file}' was written by an older treadle, whose results say less; run its verb "
-                f"again (a recipe does so by itself)."
-            ) from error
+    except (ValidationError, UnicodeDecodeError, DataError) as error:
         raise DataError(
             f"'{file}' is not a result that treadle wrote ({str(error).splitlines()[0]}); run its "
             f"verb again."
         ) from error
 
 
-def _is_older(file: Path) -> bool:
-    """Return whether a file is a result of an earlier format."""
+def _format(file: Path) -> int | None:
+    """Return the format that a result says it has, if it is one."""
     try:
-        return 0 < int(json.loads(file.read_bytes())["format"]) < FORMAT
+        found = json.loads(file.read_bytes())["format"]
     except (ValueError, TypeError, KeyError):
-        return False
+        return None
+    return found if isinstance(found, int) and not isinstance(found, bool) else None

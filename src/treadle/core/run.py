@@ -176,7 +176,7 @@ def recorded(
     action: str = "",
     seed: int = 0,
     out: Path | None = None,
-    overwrite: bool | None = None,
+    overwrite: bool | None = False,
 ) -> Iterator[Recording]:
     """Clock a run and, when the block ends, write its account into `out`.
 
@@ -195,14 +195,18 @@ def recorded(
     Raises:
         SettingsError: `out` holds a result and may not be replaced.
     """
-    is_taken = out is not None and (out / RESULT_FILE).exists()
-    if overwrite is False and is_taken:
-        raise SettingsError(f"'{out}' holds a result already; pass --overwrite or another folder.")
+    _require_vacant(out, overwrite)
     own = settings if settings is not None else _settings_of(method)
     run = Recording(verb, action, method, own, seed, out)
     yield run
     if not run.is_finished:
+        _require_vacant(out, overwrite)  # another run may have ended here meanwhile
         run.finish(out)
+
+
+def _require_vacant(out: Path | None, overwrite: bool | None) -> None:
+    if overwrite is False and out is not None and (out / RESULT_FILE).exists():
+        raise SettingsError(f"'{out}' holds a result already; pass --overwrite or another folder.")
 
 
 def _settings_of(method: Method | str) -> dict[str, Any]:  # Any: JSON values

@@ -142,9 +142,9 @@ def _require_plain(reader: CheckpointReader) -> None:
     """Refuse weights whose numbers mean something only together with others."""
     if base_config(reader.config).get("quantization_config"):
         raise UnsupportedModelError(
-            f"config.json of '{reader.folder}' has a quantization_config, which LLM and treadle "
-            f"bench alone read; give the unquantised model, or remove the key if the weights are "
-            f"plain floats."
+            f"config.json of '{reader.folder}' has a quantization_config, which LLM, treadle "
+            f"bench and treadle evaluate --through runtime read; give the unquantised model, or "
+            f"remove the key if the weights are plain floats."
         )
     for name, info in reader.tensors.items():
         if info.dtype.startswith("F8"):

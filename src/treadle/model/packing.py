@@ -9,9 +9,16 @@ import numpy.typing as npt
 
 from treadle.core.checkpoint import PlannedTensor
 from treadle.core.codec import Array
-from treadle.model.grid import Grid
+from treadle.model.grid import Grid, unpack
 
-__all__ = ["pack_bits", "pack_grid", "packed_names", "planned_matrix", "quantization_config"]
+__all__ = [
+    "pack_bits",
+    "pack_grid",
+    "packed_names",
+    "planned_matrix",
+    "quantization_config",
+    "unpack_grid",
+]
 
 _WORD_BITS = 32
 
@@ -63,6 +70,17 @@ def pack_grid(stem: str, grid: Grid, is_symmetric: bool) -> dict[str, Array]:
         zeros = pack_bits(np.ascontiguousarray(grid.zeros.T), grid.num_bits)
         parts.append(np.ascontiguousarray(zeros.T))
     return dict(zip(packed_names(stem, is_symmetric), parts, strict=True))
+
+
+def unpack_grid(parts: Sequence[Array], num_bits: int) -> Grid:
+    """Return the grid of the tensors that `pack_grid` made, in its order."""
+    codes, scales, shape, *zeros = parts
+    rows, columns = (int(size) for size in shape)
+    num_groups = scales.shape[1]
+    middle = np.full((rows, num_groups), 1 << (num_bits - 1), np.uint8)
+    points = unpack(zeros[0].T, num_bits)[:, :rows].T if zeros else middle
+    groups = np.arange(columns) // (columns // num_groups)
+    return Grid(unpack(codes, num_bits)[:, :columns], points, scales, groups, num_bits)
 
 
 def quantization_config(

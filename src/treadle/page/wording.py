@@ -84,7 +84,9 @@ def _number(name: str, value: float) -> str:
         return f"{plain(value)} tokens"
     if name.endswith("_seconds"):
         return f"{plain(value)} s"
-    return plain(value, 6)
+    text = plain(value, 6)
+    # A fraction of 1.0 and a count of 1 are two settings.
+    return f"{text}.0" if isinstance(value, float) and text.isdecimal() else text
 
 
 def facts(values: Mapping[str, Any]) -> list[Fact]:  # Any: JSON values

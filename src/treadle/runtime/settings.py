@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, InstanceOf, ValidationError, model_
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from treadle.core.errors import SettingsError
-from treadle.core.registry import near
+from treadle.core.registry import Registry, near
 from treadle.core.settings import Settings
 from treadle.core.sizes import Bytes
 from treadle.runtime.admit.base import Admission
@@ -90,8 +90,8 @@ class EngineSettings(Settings):
     trust_remote_code: Flag = False
     """Run code that a checkpoint brings along."""
     keep: Annotated[str | InstanceOf[Eviction] | Chosen | None, EVICTIONS] = None
-    """Which entries of the cache stay, in each layer and KV head: the name of an eviction policy
-    (sinks, random); unless given, all of them."""
+    """Which entries of the cache stay, in each layer and KV head: the name of an eviction policy;
+    unless given, all of them."""
     keep_budget: Annotated[int | float, BeforeValidator(_number)] | None = None
     """What `keep` leaves of each layer and KV head, on average: a whole number of entries, or a
     fraction of the text (0.25)."""
@@ -105,6 +105,16 @@ class EngineSettings(Settings):
         choose_admission(self.policy, self.ageing_seconds)
         choose_keeping(self.keep, self.keep_budget)
         return self
+
+    def changes(self) -> dict[str, Any]:  # Any: JSON values
+        """Return what differs from the defaults; policies with all of their settings."""
+        found: dict[str, Any] = {}  # Any: JSON values
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value != field.default:
+                table = next((one for one in field.metadata if isinstance(one, Registry)), None)
+                found[name] = value if table is None else table.resolve(value).settings()
+        return found
 
     def changed(self, fields: Mapping[str, Any]) -> "EngineSettings":  # Any: validated here
         """Return the same settings but for `fields`, checked.

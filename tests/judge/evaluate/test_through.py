@@ -75,7 +75,7 @@ def test_entries_that_were_evicted_are_not_seen(llama, text, tmp_path) -> None:
         found[budget] = read_result(tmp_path / f"{budget}")
     assert found[100].samples["nll"] == pytest.approx(full.samples["nll"], abs=1e-5)
     assert found[16].samples["nll"] != pytest.approx(full.samples["nll"], abs=1e-3)
-    assert found[16].settings["keep"] == {"method": "sinks", "chunk_tokens": 8}
+    assert found[16].settings["keep"] == {"method": "sinks", "chunk_tokens": 8, "sinks": 4}
     assert (found[16].settings["keep_budget"], found[100].settings["keep_budget"]) == (16, 100)
     assert found[16].protocol == full.protocol
 
@@ -173,3 +173,69 @@ def test_the_model_is_not_touched_by_the_runtime(llama, text, tmp_path) -> None:
     before = files_of(model)
     measure(model, tmp_path / "out", text, SMALL, through="runtime")
     assert files_of(model) == before
+
+
+def test_an_adapter_is_a_setting_that_tells_rows_apart(llama, text, tmp_path) -> None:
+    adapter = tmp_path / "law"
+    write_adapter(adapter, llama)
+    result = measure(llama, tmp_path / "out", text, through="runtime", adapter=adapter)
+    assert result.settings["adapter"] == str(adapter)
+
+
+def test_a_policy_stands_in_the_result_with_all_of_its_settings(llama, text, tmp_path) -> None:
+    found = [
+        measure(
+            llama, tmp_path / str(n), text, through="runtime", keep=keep, keep_budget=8
+        ).settings
+        for n, keep in enumerate(
+            [
+                {"method": "random", "chunk_tokens": 4},
+                {"method": "random", "chunk_tokens": 4, "seed": 0, "spread": 0.5},
+            ]
+        )
+    ]
+    assert found[0] == found[1]
+    assert found[0]["keep"]["spread"] == 0.5
+
+
+def test_a_budget_without_effect_is_refused_and_a_full_one_is_not(llama, text, tmp_path) -> None:
+    def scored(name: str, **keep: object) -> list[float]:
+        return measure(llama, tmp_path / name, text, through="runtime", **keep).samples["nll"]
+
+    with pytest.raises(SettingsError, match="the longest row has 20 tokens, and entries go after"):
+        scored("idle", keep="sinks", keep_budget=8)
+    short = {"method": "sinks", "chunk_tokens": 4}
+    assert scored("full", keep=short, keep_budget=1.0) == scored("plain")
+    assert scored("whole", keep=short, keep_budget=20) == scored("again")
+    assert scored("some", keep=short, keep_budget=8) != scored("more")
+
+
+def test_a_fraction_of_one_is_no_entry(llama, text, tmp_path) -> None:
+    words = ["evaluate", "perplexity", str(llama), "OUT", "--data", text, "--through", "runtime"]
+    words += ["--num-windows", "2", "--window-tokens", "20", "--keep", "random"]
+    for budget, kind in {"1.0": float, "1": int, "0.5": float, "1e-1": float}.items():
+        out = tmp_path / budget
+        asked = [str(out) if word == "OUT" else word for word in words]
+        assert main([*asked, "--keep.chunk-tokens", "4", "--keep-budget", budget]) == 0
+        assert type(read_result(out).settings["keep_budget"]) is kind
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"through": "Runtime"}, "through = 'Runtime' is refused: expected 'blocks', 'runtime'"),
+        ({"through": 3}, "through = 3 is refused"),
+        ({"overwrite": "no"}, "overwrite = 'no' is refused: expected True or False"),
+        ({"seed": "x"}, "seed = 'x' is refused: expected a whole number"),
+        (
+            {"through": "runtime", "engine": EngineSettings(trust_remote_code=True)},
+            "engine.trust_remote_code has no effect here",
+        ),
+        ({"through": "runtime", "engine": {"policy": "fair"}}, "engine.policy has no effect here"),
+        ({"through": "runtime", "engine": {"keep": "sincs"}}, "Did you mean 'sinks'"),
+    ],
+)
+def test_arguments_of_python_are_checked(given, says, llama, text, tmp_path) -> None:
+    with pytest.raises(SettingsError, match=says):
+        measure(llama, tmp_path / "out", text, **given)
+    assert not (tmp_path / "out").exists()

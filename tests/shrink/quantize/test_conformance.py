@@ -120,6 +120,7 @@ def test_a_killed_run_goes_on_with_the_same_bytes(llama, text, tmp_path, monkeyp
     assert done.is_resumed
     assert content_hash(tmp_path / "q") == content_hash(tmp_path / "whole")
     assert done.figures == whole.figures
+    assert done.measurements == whole.measurements
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,15 @@ def test_a_killed_run_goes_on_with_the_same_bytes(llama, text, tmp_path, monkeyp
         ({"group": 24}, r"group = 24 does not divide the 64 columns .* such as 64, or row"),
         ({"group": 0}, "group = 0; give a number of columns such as 64, or row"),
         ({"group": -8}, "group = -8; give a number"),
-        ({"group": 16, "num_windows": 0}, "give no tokens to measure on"),
+        ({"group": 16, "num_windows": 3}, "num_windows = 3 has no effect without a text"),
+        ({"group": 16, "text": "stdlib:heldout", "num_windows": 0}, "give no tokens to measure on"),
+        ({"group": 32.5}, "group = 32.5 is refused: expected a whole number or 'row'"),
+        ({"group": "rows"}, "expected a whole number or 'row'"),
+        ({"bits": 3}, "bits = 3 is refused: expected 4, 8"),
+        ({"bits": True}, "bits = True is refused"),
+        ({"bits": 8.0}, "bits = 8.0 is refused"),
+        ({"symmetric": "no"}, "symmetric = 'no' is refused: expected True or False"),
+        ({"seed": "x"}, "seed = 'x' is refused: expected a whole number"),
     ],
 )
 def test_settings_that_cannot_be(settings, says, llama, tmp_path):

@@ -11,6 +11,7 @@ from treadle.combine.merge.data import DataRequest
 from treadle.combine.merge.grammar import MergeRecipe, load, of_models
 from treadle.combine.merge.models import Models
 from treadle.core import hardware
+from treadle.core.arguments import checked
 from treadle.core.checkpoint import (
     CheckpointWriter,
     model_card,
@@ -31,6 +32,7 @@ _MAX_WORKERS = 4
 """More threads than these wait for memory or the disk."""
 
 
+@checked
 def merge(
     models: list[str | Path],
     out: Path,
@@ -91,6 +93,7 @@ def merge(
     return _run(request, Path(out), overwrite)
 
 
+@checked
 def merge_yaml(
     recipe: Path,
     out: Path,
@@ -157,6 +160,7 @@ def _run(request: _Request, out: Path, overwrite: bool) -> Result:
             action=request.action,
             seed=request.seed,
             out=out,
+            overwrite=None,
         ) as run:
             plan = make_plan(request.recipe, models, request.seed, request.method, request.data)
             _require_elsewhere(models, out)

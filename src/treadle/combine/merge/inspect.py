@@ -17,6 +17,7 @@ from treadle.combine.merge.order_statistics import Magnitudes
 from treadle.combine.merge.sources import Inputs
 from treadle.combine.merge.tokenizer import vocabulary_of
 from treadle.combine.merge.vocabulary import EMBEDDINGS
+from treadle.core.arguments import checked
 from treadle.core.errors import CheckpointError, SettingsError
 from treadle.core.progress import steps
 from treadle.core.result import Figure, Measurement, Result, Series
@@ -35,6 +36,7 @@ _AGREE, _OPPOSED = 0.4, 0.6
 Square = npt.NDArray[np.float64]
 
 
+@checked
 def merge_inspect(
     models: list[str | Path], *, base: str | Path | None = None, out: Path | None = None
 ) -> Result:
@@ -67,7 +69,7 @@ def merge_inspect(
         if base is not None:
             root = opened[of_models("linear", [str(base)]).slices[0].sources[0].model]
         settings = {"base": None if base is None else str(base)}
-        with recorded("merge", settings=settings, action="inspect", out=out) as run:
+        with recorded("merge", settings=settings, action="inspect", out=out, overwrite=None) as run:
             for place, model in enumerate(compared, 1):
                 run.read(f"model {place}", str(model.ref), model.content_hash, "model")
             if root is not None:

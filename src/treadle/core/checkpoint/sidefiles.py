@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 
 from treadle.core.checkpoint.manifest import Manifest, SideFile, read_manifest
 from treadle.core.errors import CheckpointError, UnsupportedModelError
-from treadle.core.registry import near
 
 __all__ = ["KINDS", "SideFileKind", "check_side_file", "require_understood", "side_file"]
 
@@ -104,11 +103,11 @@ def require_understood(folder: Path) -> Manifest | None:
             continue
         kind = KINDS.get(entry.kind)
         if kind is None or entry.version > kind.version:
-            known = near(entry.kind, list(KINDS)) if kind is None else f"It reads {kind.version}."
+            known = "" if kind is None else f" (it reads version {kind.version})"
             raise UnsupportedModelError(
                 f"'{folder}' means what its side file {entry.path} says (kind '{entry.kind}', "
-                f"version {entry.version}), which this treadle does not read; use the version that "
-                f"made it. {known}"
+                f"version {entry.version}), which this treadle does not read{known}; use the "
+                f"version that made it."
             )
         if not (folder / entry.path).exists():
             raise CheckpointError(

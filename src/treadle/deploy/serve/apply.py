@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from treadle.core.arguments import checked
 from treadle.core.errors import SettingsError
 from treadle.core.sizes import Bytes
 from treadle.deploy.serve.settings import ServeEngineSettings
@@ -19,6 +20,7 @@ _logger = logging.getLogger(__name__)
 _KEY_VARIABLE = "TREADLE_API_KEY"
 
 
+@checked
 def serve(
     models: list[str],
     *,

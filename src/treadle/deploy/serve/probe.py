@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from treadle.core.arguments import checked
 from treadle.core.errors import CapacityError, SettingsError
 from treadle.core.result import Figure, Measurement, Result
 from treadle.core.run import recorded
@@ -42,6 +43,7 @@ class _Answer(NamedTuple):
     seconds: float
 
 
+@checked
 def probe(
     model: str | Path,
     out: Path,

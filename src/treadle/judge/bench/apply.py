@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from treadle.core.arguments import checked
 from treadle.core.result import Measurement, Result, digest
 from treadle.core.run import recorded
 from treadle.core.timing import Stopwatch
@@ -11,6 +12,7 @@ from treadle.judge.bench.base import Benchmark
 __all__ = ["bench"]
 
 
+@checked
 def bench(
     model: str | Path,
     out: Path,

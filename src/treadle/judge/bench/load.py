@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from treadle.core.arguments import checked
 from treadle.core.errors import SettingsError
 from treadle.core.result import Input, Result
 from treadle.core.seed import numpy_stream
@@ -14,6 +15,7 @@ from treadle.judge.bench.session import Session, file_hash
 __all__ = ["bench_load", "bench_replay"]
 
 
+@checked
 def bench_load(
     address: str,
     out: Path,
@@ -109,6 +111,7 @@ def bench_load(
     return session.run(trace, settings, num_clients=clients)
 
 
+@checked
 def bench_replay(
     address: str,
     trace: Path,

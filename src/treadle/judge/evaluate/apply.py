@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from treadle.core.arguments import checked
 from treadle.core.errors import CheckpointError, DataError, SettingsError
-from treadle.core.method import Method
 from treadle.core.result import Figure, Measurement, Result, Series, digest, read_result
 from treadle.core.run import is_control, recorded
 from treadle.core.settings import Without
@@ -28,6 +28,7 @@ _OTHERS = Without.fields(
 """Settings of the engine that are parameters of the verb, or of who comes first: all come."""
 
 
+@checked
 def evaluate(
     model: str | Path,
     out: Path,
@@ -81,7 +82,7 @@ def evaluate(
     task, out = TASKS.resolve(method), Path(out)
     way = chosen_way(task, through, engine, adapter)
     _require_data(task, data)
-    settings = _settings(task, way, engine)
+    settings = _settings(task, way, engine, adapter)
     with recorded("evaluate", task, settings, seed=seed, out=out, overwrite=overwrite) as run:
         run.is_control |= _keeps_by_chance(engine)
         folder = resolve(model, takes_files=way == "runtime")
@@ -131,17 +132,12 @@ def _require_data(task: Task, data: str | None) -> None:
 
 
 def _settings(
-    task: Task, way: Through, engine: EngineSettings | None
+    task: Task, way: Through, engine: EngineSettings | None, adapter: Path | None
 ) -> dict[str, Any]:  # Any: JSON values
     """Return what determines the outcome: the task's settings, and what it was asked through."""
-    fields = {} if engine is None else type(engine).model_fields
-    given = {name: getattr(engine, name) for name in fields}
-    changed = {
-        name: value.settings() if isinstance(value, Method) else value
-        for name, value in given.items()
-        if value != fields[name].default
-    }
-    return {**task.settings(), "through": way, **changed}
+    own = {} if engine is None else engine.changes()
+    own |= {} if adapter is None else {"adapter": str(adapter)}
+    return {**task.settings(), "through": way, **own}
 
 
 def _keeps_by_chance(engine: EngineSettings | None) -> bool:
@@ -169,6 +165,7 @@ def _asked(
         answers = generator.answer(prepared.prompts, prepared.asked)
         return task.score(prepared, answers), generator.computed_by
     assert isinstance(prepared, Rows)
+    subject.require_effect(max(map(len, prepared.rows), default=0))
     scorer = subject.scorer(reader)
     losses = scorer.token_losses(prepared.rows)
     _require_numbers(losses, str(subject.folder))

@@ -87,6 +87,28 @@ class Subject(NamedTuple):
         finally:
             file.close()
 
+    def require_effect(self, num_tokens: int) -> None:
+        """Refuse an eviction policy under which rows of so many tokens would lose nothing.
+
+        A budget for the whole row is no mistake: then nothing shall be lost.
+
+        Raises:
+            SettingsError: Rows end before entries go.
+        """
+        from treadle.runtime.evict.keeping import choose_keeping
+
+        engine = self.engine
+        keeping = None if engine is None else choose_keeping(engine.keep, engine.keep_budget)
+        if keeping is None or keeping.entries(num_tokens, num_tokens) >= num_tokens - 1:
+            return
+        if not keeping.drops_within(num_tokens - 1):
+            chunk = keeping.method.chunk_tokens
+            raise SettingsError(
+                f"keep = '{keeping.method.name}' has no effect: the longest row has {num_tokens} "
+                f"tokens, and entries go after every {chunk}; lower --keep.chunk-tokens, give "
+                f"longer rows, or leave --keep out."
+            )
+
     def scorer(self, reader: "CheckpointReader") -> Scorer:
         """Return what says how likely the model finds tokens."""
         if self.way == "blocks":

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+from treadle.core.arguments import checked
 from treadle.core.registry import Choice
 from treadle.core.result import Measurement, Result
 from treadle.core.run import is_control, recorded
@@ -21,6 +22,7 @@ __all__ = ["plan"]
 _GRAPH_FILE = "graph.json"
 
 
+@checked
 def plan(
     model: str | Path,
     out: Path | None = None,

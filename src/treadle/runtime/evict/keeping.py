@@ -47,6 +47,12 @@ class Keeping(NamedTuple):
         chunk = self.method.chunk_tokens
         return chunk - num_computed % chunk
 
+    def drops_within(self, num_tokens: int) -> bool:
+        """Whether a prompt of so many tokens loses entries before its last token is computed."""
+        chunk = self.method.chunk_tokens
+        ends = range(chunk, num_tokens, chunk)
+        return any(end > self.entries(end, num_tokens) for end in ends)
+
     def drop(
         self, entries: HeadEntries, num_tokens: int, num_prompt: int, store: KeyValues
     ) -> bool:

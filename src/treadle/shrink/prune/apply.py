@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+from treadle.core.arguments import checked
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.registry import Choice
 from treadle.core.result import Result
@@ -15,6 +16,7 @@ from treadle.shrink.prune.run import prune_model
 __all__ = ["prune"]
 
 
+@checked
 def prune(
     model: str | Path,
     out: Path,

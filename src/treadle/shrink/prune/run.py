@@ -71,7 +71,14 @@ def prune_model(
     """Prune the model in `reader`, which the user calls `name`, and publish the folder `out`."""
     subject = read_subject(reader, request.pattern, trust_remote_code)
     _require_target(reader, out, overwrite)
-    with recorded("prune", request.metric, request.settings(), seed=request.seed, out=out) as run:
+    with recorded(
+        "prune",
+        request.metric,
+        request.settings(),
+        seed=request.seed,
+        out=out,
+        overwrite=None,
+    ) as run:
         windows = _windows(request, reader)
         run.read("model", name, content_hash(reader), "model")
         run.read("config", "config.json", digest(reader.config), "config")

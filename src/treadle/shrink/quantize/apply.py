@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from treadle.core.arguments import checked
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import SettingsError
 from treadle.core.result import Result
@@ -13,6 +14,7 @@ from treadle.shrink.quantize.tables import QUANTIZERS
 __all__ = ["quantize"]
 
 
+@checked
 def quantize(
     model: str | Path,
     out: Path,
@@ -22,8 +24,8 @@ def quantize(
     group: int | Literal["row"] = 64,
     symmetric: bool = True,
     text: str | None = None,
-    num_windows: int = 8,
-    window_tokens: int = 256,
+    num_windows: int | None = None,
+    window_tokens: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
     trust_remote_code: bool = False,
@@ -46,8 +48,8 @@ def quantize(
             compressed-tensors 0.20.1 fails to load.
         text: Text to measure on how far hidden states drift from those of the unquantised model: a
             .txt or .jsonl file, or stdlib:calibration (default: not measured).
-        num_windows: Windows drawn at random from the text by the seed.
-        window_tokens: Tokens in each window.
+        num_windows: Windows drawn at random from the text by the seed (default 8).
+        window_tokens: Tokens in each window (default 256).
         seed: Seed of the windows and of methods that round by chance.
         overwrite: Replace an existing output folder once the new one is complete.
         trust_remote_code: Run code that the checkpoint brings along.
@@ -68,6 +70,16 @@ def quantize(
     columns = 0 if group == "row" else int(group)
     if columns < 0 or (columns == 0 and group != "row"):
         raise SettingsError(f"group = {group}; give a number of columns such as 64, or row.")
+    windows = {"num_windows": num_windows, "window_tokens": window_tokens}
+    for name, value in windows.items():
+        if text is None and value is not None:
+            raise SettingsError(
+                f"{name} = {value} has no effect without a text; add --text FILE, or leave it out."
+            )
+    num_windows, window_tokens = (
+        8 if num_windows is None else num_windows,
+        256 if window_tokens is None else window_tokens,
+    )
     if num_windows < 1 or window_tokens < 2:
         raise SettingsError(
             f"num_windows = {num_windows} and window_tokens = {window_tokens} give no tokens to "

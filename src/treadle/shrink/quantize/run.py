@@ -1,5 +1,6 @@
 """One run: the walk over the blocks, each matrix put on its grid and packed."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,7 +31,13 @@ from treadle.model.blockwise import (
     rewrite,
 )
 from treadle.model.grid import Grid
-from treadle.model.packing import pack_grid, packed_names, planned_matrix, quantization_config
+from treadle.model.packing import (
+    pack_grid,
+    packed_names,
+    planned_matrix,
+    quantization_config,
+    unpack_grid,
+)
 from treadle.model.statistics import BlockStatistics
 from treadle.shrink.quantize.base import Quantizer, Scheme
 
@@ -84,7 +91,6 @@ class _Part(Change):
             grid = self._run.request.method.quantize(before, self._run.scheme(matrix), generator)
             weight.copy_(torch.from_numpy(grid.floats()))
             self._grids[matrix.name] = grid
-            self._run.count(before, weight)
 
     def written(self, matrices: Sequence["Linear"]) -> Iterator[tuple[str, Array]]:
         """Yield the packed tensors of each matrix on disk, its parts one below the other."""
@@ -105,22 +111,16 @@ def _stacked(grids: list[Grid]) -> Grid:
 
 
 class _Quantizing(Rewriter):
-    """What the walk is to do, and the error that it makes on its way."""
+    """What the walk is to do."""
 
     def __init__(self, request: Request, reader: CheckpointReader) -> None:
         self.request, self._reader = request, reader
         self.title = f"quantize ({request.method.name})"
-        self.error = self.power = 0.0
 
     def scheme(self, matrix: "Linear") -> Scheme:
         """Return the grid of a matrix: scales have the dtype of its weights."""
         request, dtype = self.request, self._reader.tensors[matrix.tensor].dtype
         return Scheme(request.num_bits, request.group_columns, request.is_symmetric, dtype)
-
-    def count(self, before: "Any", after: "Any") -> None:  # Any: tensors [out, in]
-        """Add a matrix's squared error and size, in float64."""
-        self.error += float((after - before).double().square().sum())
-        self.power += float(before.double().square().sum())
 
     def replaced(self, matrices: Sequence["Linear"]) -> list[str]:
         return list(dict.fromkeys(matrix.tensor for matrix in matrices))
@@ -150,7 +150,12 @@ def quantize_model(
     _require_plain(request, reader, matrices)
     _require_target(reader, out, overwrite)
     with recorded(
-        "quantize", request.method, request.settings(), seed=request.seed, out=out
+        "quantize",
+        request.method,
+        request.settings(),
+        seed=request.seed,
+        out=out,
+        overwrite=None,
     ) as run:
         run.read("model", name, content_hash(reader), "model")
         run.read("config", "config.json", digest(reader.config), "config")
@@ -175,7 +180,7 @@ def quantize_model(
         ) as writer:
             quantizing = _Quantizing(request, reader)
             _walk(run, quantizing, reader, writer, calibration, trust_remote_code)
-            _account_for(run, quantizing, reader, matrices, planned)
+            _account_for(run, request, reader, writer, matrices, planned)
             run.finish(writer.folder)
             manifest = run.manifest([side_file("result", RESULT_FILE)])
             writer.finish(manifest, model_card(out.name, manifest.provenance))
@@ -293,9 +298,7 @@ def _walk(
         calibration=calibration,
     )
     if done.first_layer:
-        run.resumed(
-            f"had written the first {done.first_layer} blocks; weight_error is that of the others"
-        )
+        run.resumed(f"had written the first {done.first_layer} blocks")
     if done.drift:
         run.figures.append(_drift_figure(quantizing.request.method.name, done.drift))
         run.measurements.append(
@@ -318,14 +321,32 @@ def _drift_figure(name: str, drift: list[float]) -> Figure:
     )
 
 
+def _weight_error(
+    request: Request, reader: CheckpointReader, writer: CheckpointWriter, names: Sequence[str]
+) -> float:
+    """Return ‖Q - W‖ / ‖W‖ over all matrices, of what was written, summed in float64."""
+    error = power = 0.0
+    for name in names:
+        weight = np.asarray(reader.array(name), np.float32)
+        parts = packed_names(name.removesuffix(".weight"), request.is_symmetric)
+        rounded = unpack_grid([writer.read(part) for part in parts], request.num_bits).floats()
+        error += float(np.square(rounded - weight, dtype=np.float64).sum())
+        power += float(np.square(weight, dtype=np.float64).sum())
+        reader.release(name)
+        for part in parts:
+            writer.release(part)
+    return math.sqrt(error / power) if power else 0.0
+
+
 def _account_for(
     run: Recording,
-    quantizing: _Quantizing,
+    request: Request,
     reader: CheckpointReader,
+    writer: CheckpointWriter,
     matrices: Sequence["Linear"],
     planned: Sequence[PlannedTensor],
 ) -> None:
-    packed = {matrix.tensor for matrix in matrices}
+    packed = list(dict.fromkeys(matrix.tensor for matrix in matrices))
     num_weights = sum(int(np.prod(reader.tensors[name].shape)) for name in packed)
     stems = tuple(f"{name.removesuffix('.weight')}.weight_" for name in packed)
     num_bytes = sum(one.num_bytes for one in planned if one.name.startswith(stems))
@@ -338,7 +359,7 @@ def _account_for(
         ),
         Measurement(
             name="weight_error",
-            value=float(np.sqrt(quantizing.error / quantizing.power)) if quantizing.power else 0.0,
+            value=_weight_error(request, reader, writer, packed),
             unit="of the norm of the blocks' matrices",
             better="lower",
         ),

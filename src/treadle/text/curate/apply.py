@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from treadle.core.arguments import checked
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import write_text
 from treadle.core.errors import DataError, SettingsError
@@ -44,6 +45,7 @@ from treadle.text.curate.writing import (
 __all__ = ["curate"]
 
 
+@checked
 def curate(
     data: str | Path,
     out: Path,
@@ -109,7 +111,7 @@ def curate(
     settings = {**chosen.settings(), "text_column": text_column, "id_column": id_column}
     settings |= {"index": True} if index else {}
     _require_index(chosen, index)
-    with recorded("curate", chosen, settings, out=out) as run:
+    with recorded("curate", chosen, settings, out=out, overwrite=None) as run:
         source = open_source(data, text_column, id_column, parse_lines)
         require_elsewhere(source, out)
         run.read("data", data, source.content_hash, "data")

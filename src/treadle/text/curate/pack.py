@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from treadle.core.arguments import checked
 from treadle.core.checkpoint import Manifest, Parent, side_file
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import write_text
@@ -38,6 +39,7 @@ __all__ = ["pack"]
 Integers = npt.NDArray[np.int64]
 
 
+@checked
 def pack(
     data: str | Path,
     out: Path,
@@ -107,7 +109,9 @@ def pack(
     )
     columns = {"text_column": text_column, "id_column": id_column}
     settings = {**made.model_dump(), **columns}
-    with recorded("curate", settings=settings, action="pack", seed=seed, out=out) as run:
+    with recorded(
+        "curate", settings=settings, action="pack", seed=seed, out=out, overwrite=None
+    ) as run:
         source = open_source(data, text_column, id_column, parse_lines)
         require_elsewhere(source, out)
         run.read("data", data, source.content_hash, "data")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from treadle.core.arguments import checked
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.ledger import Ledger, open_ledger
 from treadle.core.result import Measurement, Result, digest
@@ -20,6 +21,7 @@ __all__ = ["replay"]
 _SEEN, _DIGESTS = "seen.parquet", "digests.parquet"
 
 
+@checked
 def replay(
     data: Path,
     out: Path,
@@ -63,7 +65,9 @@ def replay(
     content_hash = digest([ledger.order.model_dump(), ledger.digest(0), len(ledger.tokens.tokens)])
     settings = {"first_step": first_step, "num_steps": num_steps}
     seed = ledger.order.seed
-    with recorded("curate", settings=settings, action="replay", seed=seed, out=out) as run:
+    with recorded(
+        "curate", settings=settings, action="replay", seed=seed, out=out, overwrite=None
+    ) as run:
         run.read("data", data, content_hash, "data")
         steps = range(first_step, first_step + num_steps)
         run.notes += require_intact(ledger, steps)

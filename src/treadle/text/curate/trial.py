@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from treadle.core.arguments import checked
 from treadle.core.errors import SettingsError
 from treadle.core.intervals import bootstrap_seeds_and_rows
 from treadle.core.ledger import Ledger, open_ledger
@@ -32,6 +33,7 @@ class _Small(NamedTuple):
     layers: int
 
 
+@checked
 def trial(
     corpora: list[Path],
     out: Path,

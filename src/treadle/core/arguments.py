@@ -1,0 +1,167 @@
+"""Arguments of verbs, checked where Python users hand them in: every door refuses the same.
+
+The command line and recipes read what is written into types first; Python callers may pass
+anything, and annotations alone refuse nothing.
+"""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+
+from treadle.core.errors import SettingsError
+from treadle.core.registry import Registry
+from treadle.core.settings import Settings, Without, make_settings
+from treadle.core.sizes import is_bytes, parse_bytes
+
+__all__ = ["checked"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_WORDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    NoneType: "None",
+}
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a verb refuse arguments of a wrong type, before it does anything.
+
+    Numbers and texts are taken as such only (numpy's numbers too), paths also as texts; of choices
+    one must be named. Fields of an object of settings may be given as keywords of the verb.
+    Methods of axes are left to their tables.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def verb(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = signature.bind(*args, **_gathered(signature, kwargs))
+        for name, value in bound.arguments.items():
+            bound.arguments[name] = _checked(name, signature.parameters[name], value)
+        return function(*bound.args, **bound.kwargs)
+
+    return verb
+
+
+def _settings_of(annotation: Any) -> type[Settings] | None:  # Any: a type
+    members = [annotation, *get_args(annotation)]
+    members += [inner for one in members for inner in get_args(one)]
+    kinds = (one for one in members if isinstance(one, type) and issubclass(one, Settings))
+    return next(kinds, None)
+
+
+def _gathered(
+    signature: inspect.Signature, given: Mapping[str, Any]
+) -> dict[str, Any]:  # Any: arguments
+    """Return keywords with those that are fields of settings gathered into their object."""
+    found = dict(given)
+    for name, parameter in signature.parameters.items():
+        kind = _settings_of(parameter.annotation)
+        if kind is None:
+            continue
+        own = [key for key in given if key in kind.model_fields and key not in signature.parameters]
+        if own and given.get(name) is not None:
+            raise SettingsError(f"Found {name} and {own[0]}, which is a part of it; give one.")
+        if own:
+            found[name] = {key: found.pop(key) for key in own}
+    return found
+
+
+def _checked(name: str, parameter: inspect.Parameter, value: Any) -> Any:  # Any: an argument
+    annotation = parameter.annotation
+    extras = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    if name == "method" or any(isinstance(extra, Registry) for extra in extras):
+        return value
+    if (kind := _settings_of(annotation)) is not None:
+        return _settings(name, kind, extras, value)
+    if is_bytes(annotation) and isinstance(value, str):
+        return parse_bytes(value)
+    kinds = _members(annotation)
+    for one in kinds:
+        is_right, plain = _fits(one, value)
+        if is_right:
+            return plain
+    expected = " or ".join(dict.fromkeys(map(_word, kinds)))
+    raise SettingsError(f"{name} = {value!r} is refused: expected {expected}; change it.")
+
+
+def _settings(
+    name: str,
+    kind: type[Settings],
+    extras: tuple[Any, ...],
+    value: Any,  # Any: what stands in annotations, an argument
+) -> Settings | None:
+    if isinstance(value, Mapping):
+        value = make_settings(kind, value)
+    if value is not None and not isinstance(value, kind):
+        raise SettingsError(
+            f"{name} = {value!r} is refused: expected {kind.__name__}(...), or a mapping of its "
+            f"fields; change it."
+        )
+    fixed = {field for extra in extras if isinstance(extra, Without) for field in extra.names}
+    for field in sorted(fixed & (value.model_fields_set if value is not None else set())):
+        raise SettingsError(
+            f"{name}.{field} has no effect here, where the verb decides it; leave it out, or give "
+            f"'{field}' to the verb itself where it has it."
+        )
+    return value
+
+
+def _members(annotation: Any) -> list[Any]:  # Any: types
+    """Return the kinds of values that a type takes."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [member for one in get_args(annotation) for member in _members(one)]
+    return [annotation]
+
+
+def _fits(kind: Any, value: Any) -> tuple[bool, Any]:  # Any: a type, an argument
+    """Return whether a value is of a kind, and the value in Python's own types."""
+    if kind is bool:
+        return isinstance(value, bool), value
+    if kind is int:
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        return is_whole, int(value) if is_whole else value
+    if kind is float:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        is_own = isinstance(value, int | float)
+        return is_number, value if is_own or not is_number else float(value)
+    if kind is Path:
+        is_path = isinstance(value, str | os.PathLike)
+        return is_path, Path(value) if is_path else value
+    if get_origin(kind) is Literal:
+        return any(value == one and type(value) is type(one) for one in get_args(kind)), value
+    if get_origin(kind) in (list, tuple):
+        return _fits_each(kind, value)
+    return (isinstance(value, kind) if isinstance(kind, type) else True), value
+
+
+def _fits_each(kind: Any, values: Any) -> tuple[bool, Any]:  # Any: a type of lists, an argument
+    if not isinstance(values, list | tuple):
+        return False, values
+    plain = []
+    for value in values:
+        fits = [_fits(one, value) for one in _members(get_args(kind)[0])]
+        chosen = next((found for is_right, found in fits if is_right), fits)
+        if chosen is fits:
+            return False, values
+        plain.append(chosen)
+    return True, plain if get_origin(kind) is list else tuple(plain)
+
+
+def _word(kind: Any) -> str:  # Any: a type
+    if get_origin(kind) is Literal:
+        return ", ".join(repr(one) for one in get_args(kind))
+    if get_origin(kind) in (list, tuple):
+        inner = " or ".join(dict.fromkeys(map(_word, _members(get_args(kind)[0]))))
+        return f"a list, each {inner}"
+    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
