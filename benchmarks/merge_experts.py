@@ -24,7 +24,7 @@ import store
 
 from treadle import evaluate, merge
 from treadle.combine.merge import METHODS
-from treadle.core.result import Result, read_result
+from treadle.core.result import Result, digest, read_result
 from treadle.core.seed import numpy_stream
 from treadle.judge.evaluate import TASKS
 from treadle.model.fit import FitSettings, fit, loss_figure, random_batches
@@ -151,6 +151,7 @@ def train(
         FitSettings(save_every=200, **settings),
         work / f"{name}.state",
         learn=".",
+        identity=digest(["next token", ROWS, SEQ, 7, [part.tolist() for part in parts]]),
     )
     model.save_pretrained(folder)
     curve.write_text(json.dumps({"losses": found.losses, "settings": settings}))

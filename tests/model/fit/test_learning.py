@@ -96,6 +96,10 @@ def test_a_gradient_from_before_has_no_part_in_it():
         (None, r"None of the model's 20 parameters requires a gradient"),
         ("lora_", r"'lora_' is found in no name .* called like 'model.embed_tokens.weight'"),
         ("(", r"no regular expression"),
+        ([], r"^learn = \[\] is no text; give a regular expression .*such as 'norm'"),
+        (["norm"], r"^learn = \['norm'\] is no text"),
+        (3, r"^learn = 3 is no text"),
+        (b"norm", r"^learn = b'norm' is no text"),
     ],
 )
 def test_a_model_of_which_nothing_learns_is_refused(learn, says):

@@ -19,6 +19,7 @@ from . import cases
 
 STATE = "fit.safetensors"
 BATCHES = random_batches(cases.TOKENS, 2, 8, seed=1)
+IDENTITY = "windows of TOKENS with seed 1, next token"
 
 
 def weights(model):
@@ -46,7 +47,13 @@ def begun(folder, num_done=1, **options):
     """Leave the state of a run that was stopped."""
     settings = FitSettings(num_steps=3, save_every=1)
     with pytest.raises(KeyboardInterrupt):
-        fit(tiny.model("llama"), stopped(num_done), settings, folder, **options)
+        fit(
+            tiny.model("llama"),
+            stopped(num_done),
+            settings,
+            folder,
+            **{"identity": IDENTITY, **options},
+        )
     assert [file.name for file in folder.iterdir()] == [STATE]
     return settings
 
@@ -115,17 +122,24 @@ def test_the_state_is_that_of_what_learns_alone(case, memory, tmp_path):
     ],
 )
 def test_the_state_of_another_run_is_refused(options, change, tmp_path):
-    settings = begun(tmp_path).model_copy(update=change)
+    settings, model = begun(tmp_path).model_copy(update=change), tiny.model("llama")
     with pytest.raises(SettingsError, match="other settings, data or model; finish that one, or"):
-        fit(tiny.model("llama"), BATCHES, settings, tmp_path, **options)
+        fit(model, BATCHES, settings, tmp_path, **{"identity": IDENTITY, **options})
     assert (tmp_path / STATE).is_file()
 
 
 def test_the_state_beside_another_frozen_model_is_refused(tmp_path):
     settings = begun(tmp_path, learn="norm")
     with pytest.raises(SettingsError, match="other settings, data or model"):
-        fit(tiny.model("llama", seed=3), BATCHES, settings, tmp_path, learn="norm")
-    fit(tiny.model("llama"), BATCHES, settings, tmp_path, learn="norm")
+        fit(
+            tiny.model("llama", seed=3),
+            BATCHES,
+            settings,
+            tmp_path,
+            learn="norm",
+            identity=IDENTITY,
+        )
+    fit(tiny.model("llama"), BATCHES, settings, tmp_path, learn="norm", identity=IDENTITY)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "bits", "foreign"])
@@ -143,7 +157,7 @@ def test_a_damaged_state_is_named(damage, tmp_path):
         }[damage]
     )
     with pytest.raises(CheckpointError, match=r"fit.safetensors' is damaged .*; remove it to beg"):
-        fit(tiny.model("llama"), BATCHES, settings, tmp_path)
+        fit(tiny.model("llama"), BATCHES, settings, tmp_path, identity=IDENTITY)
 
 
 @pytest.fixture
@@ -162,7 +176,7 @@ def test_a_full_disk_leaves_the_former_state(tmp_path, full_disk):
 
     settings = FitSettings(num_steps=3, save_every=1)
     with pytest.raises(CapacityError) as refused:
-        fit(tiny.model("llama"), batches, settings, tmp_path)
+        fit(tiny.model("llama"), batches, settings, tmp_path, identity=IDENTITY)
     assert "after 2 steps could not be saved" in str(refused.value)
     assert "the state before it is there. Make room" in str(refused.value)
     assert [file.name for file in tmp_path.iterdir()] == [STATE]
@@ -170,14 +184,14 @@ def test_a_full_disk_leaves_the_former_state(tmp_path, full_disk):
 
 def test_a_run_goes_on_from_the_state_before_the_disk_was_full(tmp_path):
     settings = begun(tmp_path)
-    assert fit(tiny.model("llama"), BATCHES, settings, tmp_path).first_step == 1
+    assert fit(tiny.model("llama"), BATCHES, settings, tmp_path, identity=IDENTITY).first_step == 1
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     settings = FitSettings(num_steps=3, save_every=1)
     with pytest.raises(CapacityError, match=r"after 1 steps could not be saved .*none is there"):
-        fit(tiny.model("llama"), BATCHES, settings, tmp_path / "file" / "state")
+        fit(tiny.model("llama"), BATCHES, settings, tmp_path / "file" / "state", identity=IDENTITY)
 
 
 def test_a_loss_that_is_no_number_leaves_the_last_good_state(tmp_path):
@@ -190,7 +204,40 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_state(tmp_path):
 
     settings = FitSettings(num_steps=4, save_every=1)
     with pytest.raises(DataError, match="The loss is nan at step 2, rows 0 to 1"):
-        fit(tiny.model("llama"), BATCHES, settings, tmp_path, objective=Objective(loss))
-    found = fit(tiny.model("llama"), BATCHES, settings, tmp_path)
+        fit(
+            tiny.model("llama"),
+            BATCHES,
+            settings,
+            tmp_path,
+            identity=IDENTITY,
+            objective=Objective(loss),
+        )
+    found = fit(tiny.model("llama"), BATCHES, settings, tmp_path, identity=IDENTITY)
     assert found.first_step == 2
     assert found.losses == fit(tiny.model("llama"), BATCHES, FitSettings(num_steps=4)).losses
+
+
+def half(model, batch):
+    return next_token_loss(model, batch) / 2
+
+
+@pytest.mark.parametrize("identity", ["", " \n", None, 3])
+def test_a_state_is_saved_only_with_a_text_that_names_the_run(identity, tmp_path):
+    settings = FitSettings(num_steps=3, save_every=1)
+    with pytest.raises(SettingsError) as refused:
+        fit(tiny.model("llama"), BATCHES, settings, tmp_path, identity=identity)
+    assert str(refused.value) == (
+        f"identity = {identity!r}, but save_every needs a text that names data and objective, such "
+        "as a digest of both: functions cannot be compared, and a state that was saved under "
+        "others would be taken for this run's. Give one, or set save_every to 0."
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_another_objective_does_not_go_on_from_a_state(tmp_path):
+    settings = begun(tmp_path, objective=half, identity="TOKENS, half")
+    with pytest.raises(SettingsError, match="other settings, data or model; finish that one, or"):
+        fit(tiny.model("llama"), BATCHES, settings, tmp_path, identity="TOKENS, next token")
+    model = tiny.model("llama")
+    found = fit(model, BATCHES, settings, tmp_path, objective=half, identity="TOKENS, half")
+    assert found.first_step == 1

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.seed import numpy_stream
 from treadle.core.shapes import Int, Tensor
+from treadle.model.fit.returned import said
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Batch", "Batches", "num_rows", "num_tokens", "random_batches", "split"]
+__all__ = ["Batch", "Batches", "num_rows", "num_tokens", "random_batches", "require_batch", "split"]
 
 Batch = Any  # Any: a tensor, or a mapping or tuple of tensors; all have the rows as first axis
 Batches = Callable[[int, Sequence[float]], Batch]
@@ -25,9 +26,14 @@ def random_batches(tokens: Int[Tensor, "tokens"], rows: int, seq: int, seed: int
 
     Raises:
         DataError: The text is shorter than a window.
+        SettingsError: A window has no tokens, or a step no rows.
     """
     import torch
 
+    if rows < 1 or seq < 1:
+        raise SettingsError(
+            f"rows = {rows} and seq = {seq} make empty batches; give at least one row of one token."
+        )
     num_places = len(tokens) - seq + 1
     if num_places < 1:
         raise DataError(
@@ -48,19 +54,37 @@ def _tensors(batch: Batch) -> "list[torch.Tensor]":
     return list(batch) if isinstance(batch, tuple) else [batch]
 
 
-def num_rows(batch: Batch) -> int:
-    """Return the rows of a batch.
+def require_batch(batch: Batch, step: int) -> None:
+    """Require tensors that have the same number of rows, at least one.
 
     Raises:
-        DataError: It has none, or its tensors differ in them.
+        DataError: They are something else; the step is named.
     """
+    import torch
+
+    is_form = isinstance(batch, torch.Tensor | Mapping | tuple)
+    if not is_form or not _tensors(batch):
+        raise DataError(
+            f"The batch of step {step} is {said(batch)}, but a tensor, or a mapping or tuple of "
+            f"tensors, was expected; return such (torch.tensor makes one of numbers)."
+        )
+    for tensor in _tensors(batch):
+        if not isinstance(tensor, torch.Tensor) or not tensor.dim():
+            raise DataError(
+                f"The batch of step {step} holds {said(tensor)}, but only tensors whose first axis "
+                f"counts the rows were expected; leave it out, or make it such a tensor."
+            )
     found = {len(tensor) for tensor in _tensors(batch)}
     if len(found) != 1 or 0 in found:
         raise DataError(
-            f"The tensors of a batch have {sorted(found)} rows, but all need the same number, at "
-            f"least one; return tensors whose first axis counts the rows of the step."
+            f"The tensors of step {step} have {sorted(found)} rows, but all need the same number, "
+            f"at least one; return tensors whose first axis counts the rows of the step."
         )
-    return found.pop()
+
+
+def num_rows(batch: Batch) -> int:
+    """Return the rows of a batch."""
+    return len(_tensors(batch)[0])
 
 
 def num_tokens(batch: Batch) -> int:
@@ -78,7 +102,6 @@ def split(batch: Batch, num_parts: int, may_differ: bool) -> list[Batch]:
 
     Raises:
         SettingsError: The rows cannot be split so.
-        DataError: The batch has no rows, or its tensors differ in them.
     """
     import torch
 

@@ -24,7 +24,7 @@ def learning(model: "nn.Module", pattern: str | None) -> "Iterator[dict[str, nn.
             that require a gradient already.
 
     Raises:
-        SettingsError: Nothing learns, or the pattern is no regular expression.
+        SettingsError: Nothing learns, or the pattern is no regular expression or no text.
     """
     everything = dict(model.named_parameters())
     chosen = _chosen(model, everything, pattern)
@@ -55,6 +55,11 @@ def _chosen(
                 f"nothing learns; call requires_grad_() on those that shall, or give `learn`."
             )
         return chosen
+    if not isinstance(pattern, str):
+        raise SettingsError(
+            f"learn = {pattern!r} is no text; give a regular expression that is found in the names "
+            f"of the parameters that shall learn, such as 'norm' or 'q_proj|v_proj'."
+        )
     try:
         expression = re.compile(pattern)
     except re.error as error:

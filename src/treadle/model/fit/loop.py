@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.progress import steps
-from treadle.model.fit.batches import Batches, num_tokens
+from treadle.model.fit.batches import Batch, Batches, num_tokens
 from treadle.model.fit.course import Course, Fit
 from treadle.model.fit.learning import learning, sorted_by_place, zeros_of
-from treadle.model.fit.objective import NEXT_TOKEN, Objective, add_gradients
+from treadle.model.fit.objective import NEXT_TOKEN, Objective, add_gradients, as_objective
+from treadle.model.fit.returned import number, said
 from treadle.model.fit.settings import FitSettings
 from treadle.model.fit.state import SavedState, run_key
 from treadle.model.optimizers import OPTIMIZERS, Optimizer
 from treadle.model.optimizers.base import RATE_FRACTION
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 __all__ = ["fit"]
@@ -31,7 +33,7 @@ def fit(
     settings: FitSettings,
     folder: Path | None = None,
     *,
-    objective: Objective = NEXT_TOKEN,
+    objective: "Objective | Callable[[nn.Module, Batch], torch.Tensor]" = NEXT_TOKEN,
     optimizer: Optimizer | str | Mapping[str, Any] = "adamw",  # Any: values of its fields
     learn: str | None = None,
     evaluate: Evaluate | None = None,
@@ -52,30 +54,35 @@ def fit(
         settings: How to train.
         folder: Where the state is saved every `save_every` steps, and found by the same call after
             a crash; removed when training is done.
-        objective: The loss, by default that of the next token.
+        objective: The loss, by default that of the next token; a function is a loss whose parts
+            are equal.
         optimizer: Method of `treadle.model.optimizers.OPTIMIZERS`, its name, or a mapping.
         learn: Regular expression that is searched in the names of parameters; by default those
             learn that require a gradient. All others keep their bytes.
         evaluate: Called without gradients when so many updates are done as it is told: before the
             first, after every `evaluate_every`, and after the last. Its values are saved, too.
-        identity: What else the run depends on, such as a hash of the data: a state that was saved
-            under another one is refused.
+        identity: A text that names what functions hide, needed where a state is saved: the data and
+            their order (the texts, rows, their length, the seed), the objective with its weights,
+            and what `evaluate` measures. A digest of them is such a text
+            (`treadle.core.result.digest`). A state that was saved under another one is refused;
+            settings, optimizer, what learns and what is frozen are compared without it.
 
     Raises:
-        DataError: The loss or the gradient is no number; the weights are those before that step,
-            and the state that was saved last stays.
-        SettingsError: A setting has no effect or lacks what it needs, nothing learns, the rows
+        DataError: A batch cannot be used, or the loss or the gradient is not finite; the weights
+            are those before that step, and the state that was saved last stays.
+        SettingsError: An argument is of another kind, a setting has no effect or lacks what it
+            needs, nothing learns, a function returned something else than it should, the rows
             cannot be split, or the folder holds the state of another run.
         CheckpointError: The state in the folder is damaged.
         CapacityError: The state could not be written; the former one stays.
     """
-    chosen = OPTIMIZERS.resolve(optimizer)
-    if settings.save_every and folder is None:
-        raise SettingsError("save_every needs a folder for the state; give one, or set it to 0.")
+    chosen, aim = OPTIMIZERS.resolve(optimizer), as_objective(objective)
+    _require_arguments(batches, settings, evaluate)
+    _require_place(settings, folder, identity)
     if settings.evaluate_every and evaluate is None:
         raise SettingsError("evaluate_every needs something to evaluate; give it, or set it to 0.")
     with learning(model, learn) as parameters:
-        run = _Run(model, parameters, settings, chosen, objective)
+        run = _Run(model, parameters, settings, chosen, aim)
         saved = run.saved(folder, [chosen.settings(), identity])
         course = saved.restore()
         first = len(course.losses)
@@ -93,14 +100,64 @@ def fit(
     return course.as_fit(first)
 
 
+def _require_arguments(batches: object, settings: object, evaluate: object) -> None:
+    if not callable(batches):
+        raise SettingsError(
+            f"batches is {said(batches)}, but a function of a step's number and of the losses so "
+            f"far was expected; give `lambda step, losses: rows`, or random_batches of a text."
+        )
+    if not isinstance(settings, FitSettings):
+        raise SettingsError(
+            f"settings is {said(settings)}, but FitSettings were expected; give "
+            f"FitSettings(num_steps=...)."
+        )
+    if evaluate is not None and not callable(evaluate):
+        raise SettingsError(
+            f"evaluate is {said(evaluate)}, but a function of the number of updates that are done "
+            f"was expected; give one that returns values by name."
+        )
+
+
+def _require_place(settings: FitSettings, folder: object, identity: object) -> None:
+    """Require a place for the state, and what tells it from those of other runs."""
+    if settings.save_every and folder is None:
+        raise SettingsError("save_every needs a folder for the state; give one, or set it to 0.")
+    if folder is not None and not isinstance(folder, Path):
+        raise SettingsError(f"folder is {said(folder)}, but a Path was expected; give Path(...).")
+    if not isinstance(identity, str) or (settings.save_every and not identity.strip()):
+        raise SettingsError(
+            f"identity = {identity!r}, but save_every needs a text that names data and objective, "
+            f"such as a digest of both: functions cannot be compared, and a state that was saved "
+            f"under others would be taken for this run's. Give one, or set save_every to 0."
+        )
+
+
 def _evaluate(evaluate: Evaluate | None, settings: FitSettings, course: Course) -> None:
     import torch
 
     num_done = len(course.losses)
     if evaluate is not None and settings.evaluates_after(num_done):
         with torch.no_grad():
-            found = {name: float(value) for name, value in evaluate(num_done).items()}
-        course.evaluated(num_done, found)
+            found = evaluate(num_done)
+        course.evaluated(num_done, _values(found, num_done))
+
+
+def _values(found: object, num_done: int) -> dict[str, float]:
+    if not isinstance(found, Mapping):
+        raise SettingsError(
+            f"evaluate returned {said(found)} after {num_done} updates, but a mapping from names "
+            f"to numbers was expected; return {{'held-out': loss}}, or {{}}."
+        )
+    values = {}
+    for name, value in found.items():
+        plain = number(value)
+        if plain is None or not isinstance(name, str):
+            raise SettingsError(
+                f"evaluate returned {said(value)} for {name!r} after {num_done} updates, but a "
+                f"number by a text was expected; return its mean, or leave it out."
+            )
+        values[name] = plain
+    return values
 
 
 class _Run:
@@ -153,6 +210,11 @@ class _Run:
                 gradient.masked_fill_(mask, 0)  # no part of what learns
         bound = self._settings.clip_norm or math.inf
         learning = list(self._parameters.values())
+        if all(parameter.grad is None for parameter in learning):
+            raise SettingsError(
+                f"The loss of step {step} depends on none of the {len(learning)} parameters that "
+                f"learn; make it of the model's output, or let others learn."
+            )
         norm = float(torch.nn.utils.clip_grad_norm_(learning, bound, foreach=False))
         if not math.isfinite(norm):
             raise DataError(
