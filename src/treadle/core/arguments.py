@@ -89,6 +89,11 @@ def _checked(name: str, parameter: inspect.Parameter, value: Any) -> Any:  # Any
         is_right, plain = _fits(one, value)
         if is_right:
             return plain
+    takes_lists = any(get_origin(one) in (list, tuple) for one in kinds)
+    if takes_lists and isinstance(value, str | os.PathLike):
+        raise SettingsError(
+            f"{name} = {value!r} is one text, but a list was expected; write [{value!r}]."
+        )
     expected = " or ".join(dict.fromkeys(map(_word, kinds)))
     raise SettingsError(f"{name} = {value!r} is refused: expected {expected}; change it.")
 

@@ -91,7 +91,7 @@ class Registry(Generic[M]):
         unknown = [key for key in fields if key not in known and key not in cls.model_fields]
         if unknown:
             others = self._with_setting(str(unknown[0]))
-            hint = near(str(unknown[0]), known) if known else "It has none."
+            hint = near(str(unknown[0]), known) if known else "" if others else "It has none."
             raise SettingsError(
                 f"{self.axis} '{cls.name}' has no setting '{unknown[0]}'"
                 + (f", but '{others[0]}' has: choose that one. " if others else ". ")

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treadle.core import hardware
-from treadle.core.checkpoint.manifest import Manifest, Parent, Provenance, SideFile
 from treadle.core.errors import SettingsError
 from treadle.core.method import Control, Method
 from treadle.core.result import (
@@ -27,6 +26,9 @@ from treadle.core.result import (
     write_result,
 )
 from treadle.core.timing import Stopwatch
+
+if TYPE_CHECKING:
+    from treadle.core.checkpoint import Manifest, Parent, SideFile
 
 __all__ = ["Recording", "is_control", "recorded"]
 
@@ -134,10 +136,10 @@ class Recording:
 
     def manifest(
         self,
-        side_files: Sequence[SideFile],
-        parents: Sequence[Parent] | None = None,
+        side_files: "Sequence[SideFile]",
+        parents: "Sequence[Parent] | None" = None,
         settings: dict[str, Any] | None = None,  # Any: JSON values
-    ) -> Manifest:
+    ) -> "Manifest":
         """Return the manifest of what the run made; it is published with the folder.
 
         Args:
@@ -145,6 +147,8 @@ class Recording:
             parents: What it was made of (default: the models that were read, by their paths).
             settings: As the manifest tells them, where they differ from the result's.
         """
+        from treadle.core.checkpoint import Manifest, Parent, Provenance  # help needs none
+
         if parents is None:
             models = (entry for entry in self.inputs if entry.role in ("model", "base"))
             parents = [Parent(name=one.path, content_hash=one.content_hash) for one in models]

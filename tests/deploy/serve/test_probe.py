@@ -61,7 +61,7 @@ def test_a_model_without_a_template_goes_on_with_the_text(tmp_path):
     words = ["serve", "probe", str(folder), str(tmp_path / "out"), "--browser", "none"]
     assert main([*words, "--question", "One,", "--new-tokens", "4"]) == 0
     result = read_result(tmp_path / "out")
-    assert (result.verb, result.method) == ("serve", "probe")
+    assert (result.verb, result.action) == ("serve", "probe")
     assert result.notes[0].startswith("One, - ")
     assert "No picture" in result.notes[1]
 

@@ -109,7 +109,7 @@ def test_an_unknown_method(llama: Path, tmp_path: Path) -> None:
 
 
 def test_a_setting_of_another_method() -> None:
-    with pytest.raises(SettingsError, match=r"'wanda' has no setting 'alpha'\. It has none\."):
+    with pytest.raises(SettingsError, match=r"no setting .alpha., but .gblm. has: choose"):
         METRICS.resolve({"method": "wanda", "alpha": 1.0})
     with pytest.raises(SettingsError, match=r"no setting 'alpah'\. Did you mean 'alpha'"):
         METRICS.resolve({"method": "gblm", "alpah": 1.0})

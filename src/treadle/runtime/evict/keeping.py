@@ -3,16 +3,18 @@
 import math
 from collections.abc import Mapping
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from treadle.core.errors import SettingsError
-from treadle.runtime.entries import HeadEntries
 from treadle.runtime.evict.base import Cached, Eviction
 from treadle.runtime.evict.tables import EVICTIONS
-from treadle.runtime.pages import KeyValues
 from treadle.runtime.typed import number, require, whole
+
+if TYPE_CHECKING:
+    from treadle.runtime.entries import HeadEntries
+    from treadle.runtime.pages import KeyValues
 
 __all__ = ["Keeping", "choose_keeping"]
 
@@ -54,7 +56,7 @@ class Keeping(NamedTuple):
         return any(end > self.entries(end, num_tokens) for end in ends)
 
     def drop(
-        self, entries: HeadEntries, num_tokens: int, num_prompt: int, store: KeyValues
+        self, entries: "HeadEntries", num_tokens: int, num_prompt: int, store: "KeyValues"
     ) -> bool:
         """Let entries go where a chunk has just ended and there are more than the budget.
 
