@@ -96,15 +96,22 @@ def test_the_digest_is_that_of_the_tokens():
     assert made.digest(2) == ledger([11] * 40).digest(2) != ledger([11] * 40, seed=1).digest(2)
 
 
-def test_a_large_step_is_answered_in_a_millisecond():
+def least_seconds(run) -> float:
+    seconds = []
+    for number in range(20):
+        began = time.process_time()
+        run(number)
+        seconds.append(time.process_time() - began)
+    return min(seconds)
+
+
+def test_a_large_step_is_answered_as_fast_as_its_tokens_are_copied():
+    """About a millisecond, whatever the machine: a bound in seconds fails on a slow one."""
     made = ledger(np.full(60_000, 1000), 2048, 1024)
     made.what_was_seen(0)
-    seconds = []
-    for step in range(20):
-        began = time.process_time()
-        made.what_was_seen(step)
-        seconds.append(time.process_time() - began)
-    assert min(seconds) < 1e-3
+    tokens = np.ones(2048 * 1024, np.uint16)
+    copying = least_seconds(lambda _: tokens.astype(np.int64))
+    assert least_seconds(made.what_was_seen) < 2 * copying
 
 
 def test_what_does_not_exist_is_refused(tmp_path):
