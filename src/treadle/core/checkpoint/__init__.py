@@ -11,7 +11,7 @@ from treadle.core.checkpoint.manifest import (
     model_card,
     read_manifest,
 )
-from treadle.core.checkpoint.publish import prepare_target
+from treadle.core.checkpoint.publish import prepare_target, require_elsewhere
 from treadle.core.checkpoint.reader import CheckpointReader, require_finite
 from treadle.core.checkpoint.sidefiles import require_understood, side_file
 from treadle.core.checkpoint.writer import CheckpointWriter
@@ -30,6 +30,7 @@ __all__ = [
     "model_card",
     "prepare_target",
     "read_manifest",
+    "require_elsewhere",
     "require_finite",
     "require_understood",
     "side_file",

@@ -10,7 +10,15 @@ from typing import Any
 
 from treadle.core.errors import SettingsError
 
-__all__ = ["carry_files", "prepare_target", "publish", "remove", "sync", "write_text"]
+__all__ = [
+    "carry_files",
+    "prepare_target",
+    "publish",
+    "remove",
+    "require_elsewhere",
+    "sync",
+    "write_text",
+]
 
 # What a tokenizer, a generation or remote code needs; never weights, nor the parent's own records.
 _CARRIED = (
@@ -52,6 +60,18 @@ def prepare_target(out: Path, overwrite: bool) -> None:
         raise SettingsError(
             f"{out} exists and is no model folder (a folder with config.json), so it is not "
             "overwritten; choose another folder, or remove it yourself."
+        )
+
+
+def require_elsewhere(out: Path, source: Path, name: str) -> None:
+    """Check that `out` is not the folder of a model that is read, nor inside of it.
+
+    Raises:
+        SettingsError: It is; the message calls the model `name`.
+    """
+    if source.resolve() in (out.resolve(), *out.resolve().parents):
+        raise SettingsError(
+            f"The output '{out}' is {name} own folder, or lies in it; choose another one."
         )
 
 

@@ -10,8 +10,8 @@ from treadle.core.checkpoint import (
     content_hash,
     model_card,
     prepare_target,
+    require_elsewhere,
 )
-from treadle.core.errors import SettingsError
 from treadle.core.result import Result, digest
 from treadle.core.run import Recording, recorded
 from treadle.model.blockwise import Calibration, Rewriter, View, rewrite
@@ -70,7 +70,8 @@ def prune_model(
 ) -> Result:
     """Prune the model in `reader`, which the user calls `name`, and publish the folder `out`."""
     subject = read_subject(reader, request.pattern, trust_remote_code)
-    _require_target(reader, out, overwrite)
+    prepare_target(out, overwrite)
+    require_elsewhere(out, reader.folder, "the model's")
     with recorded(
         "prune",
         request.metric,
@@ -102,16 +103,6 @@ def prune_model(
             manifest = run.manifest(side_files("treadle_base" in decisions.config))
             writer.finish(manifest, model_card(out.name, manifest.provenance))
     return run.result
-
-
-def _require_target(reader: CheckpointReader, out: Path, overwrite: bool) -> None:
-    """Refuse an output that cannot be written, before any work."""
-    prepare_target(out, overwrite)
-    source = reader.folder.resolve()
-    if source in (out.resolve(), *out.resolve().parents):
-        raise SettingsError(
-            f"The output '{out}' is the model's own folder, or lies in it; choose another one."
-        )
 
 
 def _windows(request: Request, reader: CheckpointReader) -> "Windows | None":

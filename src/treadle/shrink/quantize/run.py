@@ -14,6 +14,7 @@ from treadle.core.checkpoint import (
     content_hash,
     model_card,
     prepare_target,
+    require_elsewhere,
     side_file,
 )
 from treadle.core.codec import FLOATS, Array
@@ -148,7 +149,8 @@ def quantize_model(
     layers = layers_of(reader)
     matrices = [matrix for found in layers for matrix in found]
     _require_plain(request, reader, matrices)
-    _require_target(reader, out, overwrite)
+    prepare_target(out, overwrite)
+    require_elsewhere(out, reader.folder, "the model's")
     with recorded(
         "quantize",
         request.method,
@@ -228,15 +230,6 @@ def _divisor(columns: int) -> int:
     """Return the largest usual group that divides a matrix."""
     usual = (128, 64, 32, 16, 8, 4, 2)
     return next((size for size in usual if columns % size == 0), columns)
-
-
-def _require_target(reader: CheckpointReader, out: Path, overwrite: bool) -> None:
-    prepare_target(out, overwrite)
-    source = reader.folder.resolve()
-    if source in (out.resolve(), *out.resolve().parents):
-        raise SettingsError(
-            f"The output '{out}' is the model's own folder, or lies in it; choose another one."
-        )
 
 
 def _calibration(
