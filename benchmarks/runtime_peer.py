@@ -23,10 +23,10 @@ from treadle.core import hardware
 from treadle.model.load import load_tokenizer, resolve
 from treadle.model.text import windows
 from treadle.runtime import LLM, SamplingParams
+from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import Executor, StepRows
-from treadle.runtime.generic import GenericExecutor
-from treadle.runtime.llama_step import LlamaStep
-from treadle.runtime.pages import KeyValues
+from treadle.runtime.native_step.llama import LlamaStep
+from treadle.runtime.transformers_step.generic import GenericExecutor
 
 QUESTIONS = (
     "What is the capital of France?",

@@ -11,8 +11,8 @@ PAGE_SIZE = 16
 
 def load():
     from treadle.runtime import LLM, SamplingParams
+    from treadle.runtime.cache.pages import KeyValues
     from treadle.runtime.executor import StepRows
-    from treadle.runtime.pages import KeyValues
     from treadle.runtime.request import RequestState
 
     model, weights, threads, context = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:5])

@@ -183,7 +183,7 @@ def test_missing_foreign_and_misshapen_tensors(llama, tmp_path):
 
 
 def test_llama_3_frequencies_and_scaled_positions(llama, tmp_path):
-    from treadle.runtime.llama_step import _ropes
+    from treadle.runtime.native_step.llama import _ropes
 
     whole, path = tmp_path / "whole.gguf", tmp_path / "model.gguf"
     to_gguf(llama, whole)

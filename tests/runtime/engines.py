@@ -7,14 +7,14 @@ import torch
 
 from runtime.kept import kept_sets
 from treadle.runtime.admit.queue import Queue, choose_admission
-from treadle.runtime.batch import Batch
+from treadle.runtime.cache.pages import KeyValues, PagePool
+from treadle.runtime.cache.radix import PrefixTree
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.executor import ModelShape, Segment, StepRows
-from treadle.runtime.limits import Limits
-from treadle.runtime.pages import KeyValues, PagePool
-from treadle.runtime.radix import PrefixTree
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.runner import Runner
+from treadle.runtime.schedule.batch import Batch
+from treadle.runtime.schedule.limits import Limits
 from treadle.runtime.timed import TimedExecutor, VirtualClock
 
 VOCAB = 97

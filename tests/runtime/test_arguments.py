@@ -13,7 +13,7 @@ from pydantic import BaseModel
 import treadle.runtime
 from treadle.core.errors import CapacityError, CheckpointError, DataError, SettingsError
 from treadle.runtime import LLM, SamplingParams, StructuredOutputs
-from treadle.runtime.generic import GenericExecutor
+from treadle.runtime.transformers_step.generic import GenericExecutor
 
 GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 IDS = [5, 6, 7]

@@ -12,8 +12,8 @@ from treadle.core.errors import CheckpointError, SettingsError
 from treadle.native import SlowPathWarning
 from treadle.runtime import choice
 from treadle.runtime.choice import agreement, choose_executor
-from treadle.runtime.generic import GenericExecutor
-from treadle.runtime.llama_step import LLAMA_LIKE, LlamaStep
+from treadle.runtime.native_step.llama import LLAMA_LIKE, LlamaStep
+from treadle.runtime.transformers_step.generic import GenericExecutor
 
 
 @pytest.mark.parametrize("model_type", LLAMA_LIKE)

@@ -7,9 +7,9 @@ from naive import tokens_of
 from runtime.engines import Small, continuation
 from treadle.native.loader import library
 from treadle.runtime import LLM, SamplingParams
-from treadle.runtime.generic import GenericExecutor
-from treadle.runtime.llama_step import LlamaStep
+from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.request import RequestState
+from treadle.runtime.transformers_step.generic import GenericExecutor
 
 NEW = 24
 EXECUTORS = ["generic", *(["native"] if library("step") is not None else [])]

@@ -10,9 +10,9 @@ from naive import plain_model
 from runtime.engines import greedy_ties
 from treadle.model import tiny
 from treadle.runtime import LLM, SamplingParams
-from treadle.runtime.generic import GenericExecutor
-from treadle.runtime.pages import page_bytes
+from treadle.runtime.cache.pages import page_bytes
 from treadle.runtime.request import RequestState
+from treadle.runtime.transformers_step.generic import GenericExecutor
 
 ARCHITECTURES = list(tiny.CONFIGS)
 LENGTHS = [1, 2, 15, 16, 17, 31, 33, 40, 48, 64, 5, 9, 70, 22, 80, 3]

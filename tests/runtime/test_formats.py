@@ -25,11 +25,11 @@ from treadle.judge.bench import bench
 from treadle.native import SlowPathWarning
 from treadle.native.loader import library
 from treadle.runtime import LLM, SamplingParams, choice
+from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.choice import agreement, choose_executor
 from treadle.runtime.executor import StepRows
-from treadle.runtime.generic import GenericExecutor
-from treadle.runtime.llama_step import LlamaStep
-from treadle.runtime.pages import KeyValues
+from treadle.runtime.native_step.llama import LlamaStep
+from treadle.runtime.transformers_step.generic import GenericExecutor
 
 TOKENS = tokens_of(1, 40)[0].tolist()
 needs_kernel = pytest.mark.skipif(library("step") is None, reason="needs a C compiler")

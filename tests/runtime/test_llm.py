@@ -13,7 +13,7 @@ import torch
 from naive import plain_model
 from treadle.core.errors import CapacityError, CheckpointError, DataError, SettingsError
 from treadle.runtime import LLM, SamplingParams
-from treadle.runtime.generic import GenericExecutor
+from treadle.runtime.transformers_step.generic import GenericExecutor
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
 RANDOM = SamplingParams(max_tokens=8, ignore_eos=True, seed=3)

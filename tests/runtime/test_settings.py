@@ -13,9 +13,9 @@ from treadle.deploy.serve.settings import ServeEngineSettings
 from treadle.runtime import LLM
 from treadle.runtime.admit.methods.prefix import Prefix
 from treadle.runtime.evict.methods.sinks import Sinks
-from treadle.runtime.generic import GenericExecutor
 from treadle.runtime.settings import EngineSettings
 from treadle.runtime.tables import TABLES
+from treadle.runtime.transformers_step.generic import GenericExecutor
 from treadle.verbs import VERBS
 
 

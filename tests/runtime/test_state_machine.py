@@ -15,8 +15,8 @@ from runtime.engines import SHAPE, Small, continuation, kept_continuation
 from treadle.runtime.admit.tables import ADMISSIONS
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.evict.tables import EVICTIONS
-from treadle.runtime.migrate import export_pages, import_pages
 from treadle.runtime.request import Request, RequestState
+from treadle.runtime.schedule.migrate import export_pages, import_pages
 
 NUM_PAGES, PAGE_SIZE = 7, 3
 LONGEST = NUM_PAGES * PAGE_SIZE

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from treadle.core.errors import SettingsError
 from treadle.runtime import LLM, SamplingParams
-from treadle.runtime.outputs import RequestOutput
+from treadle.runtime.answer.outputs import RequestOutput
 
 try:
     from lm_eval.api.model import TemplateLM

@@ -54,7 +54,7 @@ static void quantise(
 }
 
 /* While a tile is multiplied, later ones come from memory: what the processor foresees by itself is too little when several
- * activations share a weight. A matrix's end is followed by the next matrix (runtime/arena.py). */
+ * activations share a weight. A matrix's end is followed by the next matrix (runtime/linear/arena.py). */
 INLINE void will_read(const void *place) { __builtin_prefetch(place, 0, 2); }
 
 /* What is fetched ahead of a matrix of floats: all of the next group of rows, shared out over the tiles of this one. */

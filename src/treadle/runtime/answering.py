@@ -5,8 +5,8 @@ from functools import cached_property
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.ports import Answer, Asked
-from treadle.runtime.llama_step import LlamaStep
 from treadle.runtime.llm import LLM, held_forms
+from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.request import SamplingParams
 
 __all__ = ["RuntimeGenerator", "computed_by"]

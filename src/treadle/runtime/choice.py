@@ -10,12 +10,12 @@ from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model.source import open_model
 from treadle.native import SlowPathWarning
 from treadle.runtime import agreed
+from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import Executor, Floats, StepRows
-from treadle.runtime.held import HeldWeights
-from treadle.runtime.llama_step import LlamaStep
+from treadle.runtime.linear.held import HeldWeights
+from treadle.runtime.linear.packed import AUTO, require_form
 from treadle.runtime.logits import require_sound
-from treadle.runtime.packed import AUTO, require_form
-from treadle.runtime.pages import KeyValues
+from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.typed import whole
 
 __all__ = ["Agreement", "agreement", "choose_executor"]
@@ -89,7 +89,7 @@ def choose_executor(
             setting is refused.
         CheckpointError: The model computes no numbers.
     """
-    from treadle.runtime.generic import GenericExecutor
+    from treadle.runtime.transformers_step.generic import GenericExecutor
 
     form = require_form(weights)
     if num_threads is not None:

@@ -8,22 +8,22 @@ from functools import cached_property
 from pathlib import Path
 
 from treadle.core.errors import SettingsError, TreadleError
-from treadle.runtime import migrate
 from treadle.runtime.admit.base import Admission
 from treadle.runtime.admit.queue import Queue
-from treadle.runtime.batch import Batch
-from treadle.runtime.constraint import Constraint, Grammars
+from treadle.runtime.answer.constraint import Constraint, Grammars
+from treadle.runtime.answer.outputs import LoadReport
+from treadle.runtime.answer.sample import request_key
+from treadle.runtime.cache.pages import KeyValues, PagePool
+from treadle.runtime.cache.radix import PrefixTree
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.executor import Executor
-from treadle.runtime.limits import Limits
-from treadle.runtime.lora import Adapters
-from treadle.runtime.outputs import LoadReport
-from treadle.runtime.pages import KeyValues, PagePool
+from treadle.runtime.linear.lora import Adapters
 from treadle.runtime.prompts import Prompt, Prompts
-from treadle.runtime.radix import PrefixTree
 from treadle.runtime.request import Request, SamplingParams
 from treadle.runtime.runner import Event, Runner
-from treadle.runtime.sample import request_key
+from treadle.runtime.schedule import migrate
+from treadle.runtime.schedule.batch import Batch
+from treadle.runtime.schedule.limits import Limits
 from treadle.runtime.structured import StructuredOutputs
 from treadle.runtime.typed import number, require, text, whole
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.model.adapters import Adapter
-from treadle.runtime.pages import KeyValues
+from treadle.runtime.cache.pages import KeyValues
 
 __all__ = [
     "MAX_TAIL",

@@ -17,19 +17,19 @@ from treadle.core.registry import near
 from treadle.model.load import resolve
 from treadle.model.source import name_later
 from treadle.runtime.admit.queue import choose_admission
-from treadle.runtime.device_pages import make_store
-from treadle.runtime.embedding import mean_hidden
+from treadle.runtime.answer.embedding import mean_hidden
+from treadle.runtime.answer.outputs import Delta, RequestOutput, completion
 from treadle.runtime.engine import Engine
 from treadle.runtime.evict.keeping import choose_keeping
 from treadle.runtime.executor import Executor, Floats
-from treadle.runtime.held import HeldWeights
-from treadle.runtime.limits import limits_of
-from treadle.runtime.lora import base_names
-from treadle.runtime.outputs import Delta, RequestOutput, completion
-from treadle.runtime.packed import AUTO
+from treadle.runtime.linear.held import HeldWeights
+from treadle.runtime.linear.lora import base_names
+from treadle.runtime.linear.packed import AUTO
 from treadle.runtime.prompts import Messages, Prompt, Prompts, as_list, text_in
 from treadle.runtime.request import Request, RequestState, SamplingParams
+from treadle.runtime.schedule.limits import limits_of
 from treadle.runtime.settings import EngineSettings, show_as_keywords
+from treadle.runtime.store import make_store
 from treadle.runtime.typed import require
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def _executor(folder: Path, chosen: EngineSettings) -> Executor:
         from treadle.runtime.choice import choose_executor
 
         return choose_executor(folder, chosen.weights, chosen.num_threads, chosen.trust_remote_code)
-    from treadle.runtime.generic import GenericExecutor
+    from treadle.runtime.transformers_step.generic import GenericExecutor
 
     if chosen.weights not in (AUTO, "fp32"):
         raise SettingsError(

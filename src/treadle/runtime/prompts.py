@@ -10,9 +10,9 @@ from treadle.core.errors import DataError
 from treadle.model.gguf_file import GgufFile
 from treadle.model.gguf_tokenizer import end_tokens, gguf_tokenizer, has_tokenizer
 from treadle.model.load import load_tokenizer
+from treadle.runtime.answer.text import TextStream
 from treadle.runtime.executor import ModelShape
 from treadle.runtime.request import Request, SamplingParams
-from treadle.runtime.text import TextStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ from typing import Any
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.registry import near
-from treadle.runtime.entries import HeadEntries
+from treadle.runtime.cache.entries import HeadEntries
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.structured import StructuredOutputs
 from treadle.runtime.typed import flag, items, number, require, text, whole

@@ -5,16 +5,16 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from treadle.core.errors import DataError
-from treadle.runtime.batch import Batch
-from treadle.runtime.constraint import Constraint
+from treadle.runtime.answer.constraint import Constraint
+from treadle.runtime.answer.sample import choose, logprobs_of
+from treadle.runtime.answer.text import TextStream
 from treadle.runtime.executor import Executor, Floats
+from treadle.runtime.linear.lora import Adapters
 from treadle.runtime.logits import require_numbers
-from treadle.runtime.lora import Adapters
 from treadle.runtime.request import Request, RequestError
-from treadle.runtime.sample import choose, logprobs_of
-from treadle.runtime.step import Chunk, rows_of
+from treadle.runtime.schedule.batch import Batch
+from treadle.runtime.schedule.rows import Chunk, rows_of
 from treadle.runtime.structured import StructuredOutputs
-from treadle.runtime.text import TextStream
 
 __all__ = ["Event", "Runner"]
 

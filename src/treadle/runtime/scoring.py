@@ -5,9 +5,9 @@ from functools import cached_property
 
 from treadle.core.errors import SettingsError
 from treadle.core.shapes import Float, Tensor
+from treadle.runtime.answer.outputs import RequestOutput
 from treadle.runtime.answering import computed_by
 from treadle.runtime.llm import LLM
-from treadle.runtime.outputs import RequestOutput
 from treadle.runtime.request import SamplingParams
 
 __all__ = ["RuntimeScorer"]

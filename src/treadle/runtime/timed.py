@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from treadle.model.adapters import Adapter
+from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import Floats, ModelShape, StepRows
-from treadle.runtime.pages import KeyValues
 
 __all__ = ["TimedExecutor", "VirtualClock"]
 

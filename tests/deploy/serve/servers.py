@@ -15,9 +15,9 @@ from treadle.deploy.serve.limits import ServerLimits
 from treadle.deploy.serve.server import Server, listen
 from treadle.deploy.serve.serving import Serving
 from treadle.runtime import LLM
+from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.choice import choose_executor
 from treadle.runtime.executor import StepRows
-from treadle.runtime.pages import KeyValues
 
 TEMPLATE = (
     "{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}"

@@ -12,9 +12,9 @@ from treadle.native.loader import library
 from treadle.runtime import LLM, SamplingParams
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.evict.tables import EVICTIONS
-from treadle.runtime.generic import GenericExecutor
-from treadle.runtime.llama_step import LlamaStep
+from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.request import RequestState
+from treadle.runtime.transformers_step.generic import GenericExecutor
 
 EXECUTORS = ["generic", *(["native"] if library("step") is not None else [])]
 CHUNK, BUDGET, NEW = 8, 12, 16

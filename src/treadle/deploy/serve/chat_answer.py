@@ -4,7 +4,7 @@ import json
 from typing import Any, NamedTuple
 
 from treadle.deploy.serve.tools import Call, CallReader
-from treadle.runtime.outputs import Delta
+from treadle.runtime.answer.outputs import Delta
 
 __all__ = ["ChatAnswer", "Plain", "Turn"]
 

@@ -15,7 +15,7 @@ from treadle.deploy.serve.errors import ApiError, from_treadle
 from treadle.deploy.serve.events import stream
 from treadle.deploy.serve.sampling import sampling_params
 from treadle.deploy.serve.serving import Answers, Serving, read_body, unless_gone
-from treadle.runtime.outputs import Delta
+from treadle.runtime.answer.outputs import Delta
 from treadle.runtime.request import SamplingParams, TokenLogprobs
 
 __all__ = ["completions"]

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from treadle.runtime.answer.outputs import Delta
 from treadle.runtime.llm import LLM
-from treadle.runtime.outputs import Delta
 from treadle.runtime.request import Request, RequestError, RequestState, SamplingParams
 
 __all__ = ["Answering", "EngineThread"]

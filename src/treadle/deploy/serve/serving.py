@@ -17,7 +17,7 @@ from treadle.deploy.serve.engine_thread import Answering, EngineThread
 from treadle.deploy.serve.errors import ApiError, from_treadle
 from treadle.deploy.serve.limits import ServerLimits
 from treadle.deploy.serve.metrics import Metrics
-from treadle.runtime.outputs import Delta
+from treadle.runtime.answer.outputs import Delta
 from treadle.runtime.request import SamplingParams
 
 __all__ = ["Answers", "Serving", "read_body", "unless_gone"]

@@ -5,7 +5,7 @@ from typing import Any
 
 from treadle.runtime.admit.base import Admission, Place, Waiting
 from treadle.runtime.admit.tables import ADMISSIONS
-from treadle.runtime.radix import PrefixTree
+from treadle.runtime.cache.radix import PrefixTree
 from treadle.runtime.request import Request, RequestState
 from treadle.runtime.typed import number, require
 

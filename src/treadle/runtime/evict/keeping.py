@@ -13,8 +13,8 @@ from treadle.runtime.evict.tables import EVICTIONS
 from treadle.runtime.typed import number, require, whole
 
 if TYPE_CHECKING:
-    from treadle.runtime.entries import HeadEntries
-    from treadle.runtime.pages import KeyValues
+    from treadle.runtime.cache.entries import HeadEntries
+    from treadle.runtime.cache.pages import KeyValues
 
 __all__ = ["Keeping", "choose_keeping"]
 

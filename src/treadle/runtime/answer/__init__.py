@@ -1,0 +1,1 @@
+"""From logits to answers: sampling, constraints, text, outputs, vectors."""

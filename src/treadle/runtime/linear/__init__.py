@@ -1,0 +1,1 @@
+"""How matrices are held and multiplied: floats, codes, low-rank changes."""

@@ -1,0 +1,384 @@
+"""The native step: a whole forward pass of a Llama-shaped decoder in one call of C.
+
+It knows the decoders of llama, mistral, qwen2, qwen3, gemma2 and gemma3, in any widths, also where
+blocks differ (treadle's non-uniform folders). A row's numbers do not depend on the rows beside it:
+each sum runs in a fixed order, whatever the batch and the number of threads.
+"""
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from treadle.core import hardware
+from treadle.core.checkpoint import CheckpointReader
+from treadle.core.codec import Array
+from treadle.core.errors import CapacityError, UnsupportedModelError
+from treadle.core.progress import steps
+from treadle.model.adapters import Adapter
+from treadle.model.source import open_model
+from treadle.native.loader import library
+from treadle.runtime.cache.pages import KeyValues
+from treadle.runtime.executor import Floats, ModelShape, StepRows
+from treadle.runtime.linear.held import HeldWeights
+from treadle.runtime.linear.packed import AUTO, Layout, Matrix, require_form
+from treadle.runtime.native_step.adapters import CALL_FIELDS, NativeAdapters
+
+__all__ = ["LLAMA_LIKE", "LlamaStep"]
+
+LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
+"""`model_type`s that the native step computes."""
+_ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+_KV_TYPES = {"fp32": 0, "fp16": 1, "int8": 2}
+_ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1}
+Config = dict[str, Any]  # Any: JSON values of config.json
+
+
+class _Heads(ctypes.Structure):
+    _fields_ = (
+        ("heads", ctypes.c_int32),
+        ("kv_heads", ctypes.c_int32),
+        ("dim", ctypes.c_int32),
+        ("window", ctypes.c_int32),
+        ("first", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((role, Matrix) for role in _ROLES),
+        ("attention_norm", ctypes.c_void_p),
+        ("mlp_norm", ctypes.c_void_p),
+        ("attention_after", ctypes.c_void_p),
+        ("mlp_after", ctypes.c_void_p),
+        ("q_norm", ctypes.c_void_p),
+        ("k_norm", ctypes.c_void_p),
+        ("heads", _Heads),
+        ("rope", ctypes.c_int32),
+    )
+
+
+class _Cache(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in ("keys", "values", "positions", "key_scales", "value_scales")
+    )
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        ("embedding", Matrix),
+        ("head", Matrix),
+        ("norm", ctypes.c_void_p),
+        ("layers", ctypes.c_void_p),
+        ("caches", ctypes.c_void_p),
+        *((n, ctypes.c_int32) for n in ("num_layers", "hidden", "widest", "activation")),
+        *((n, ctypes.c_float) for n in ("epsilon", "norm_offset", "embedding_scale", "softcap")),
+        *((n, ctypes.c_int32) for n in ("kv_dtype", "page_size")),
+    )
+
+
+class _HeadTables(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("numbers", "lengths", "planes", "arena")),
+        ("num_heads", ctypes.c_int32),
+        ("most", ctypes.c_int32),
+    )
+
+
+class _View(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                *("positions", "row_starts", "context_lengths", "page_starts"),
+                *("pages", "prefix_lengths", "ancestors"),
+            )
+        ),
+        ("dtype", ctypes.c_int32),
+        ("page_size", ctypes.c_int32),
+        ("heads", _HeadTables),
+    )
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("tokens", "slots", "wanted")),
+        ("view", _View),
+        ("cosines", ctypes.c_void_p * 2),
+        ("sines", ctypes.c_void_p * 2),
+        *((n, ctypes.c_int32) for n in ("num_rows", "num_segments", "num_wanted", "wants_hidden")),
+        ("out", ctypes.c_void_p),
+        *CALL_FIELDS,
+    )
+
+
+class LlamaStep:
+    """An executor (see `treadle.runtime.executor`) whose forward pass is one native call.
+
+    Args:
+        folder: A model folder of one of `LLAMA_LIKE`, or a GGUF file.
+        weights: The form in which matrices are held (see `HeldWeights`); activations meet 8- and
+            4-bit weights rounded to 8 bits, in blocks of 32.
+        num_threads: Threads that share each step; None for the physical cores.
+
+    Raises:
+        UnsupportedModelError: The architecture is another one, or no compiler made the kernel.
+        CheckpointError: The folder cannot be read, or holds NaN.
+    """
+
+    stores_rotated_keys = True
+    is_timed = False
+
+    def __init__(self, folder: Path, weights: str = AUTO, num_threads: int | None = None) -> None:
+        form = require_form(weights)
+        kernel = library("step")
+        if kernel is None:
+            raise UnsupportedModelError(
+                "The native step needs its machine code; install gcc (treadle doctor says more)."
+            )
+        self._kernel = kernel
+        self._kernel.step_open.restype = ctypes.c_void_p
+        layout = Layout(kernel.step_lanes(), kernel.step_offset())
+        self.weights = HeldWeights(form, layout)
+        with open_model(folder) as reader:
+            self._load(reader, form)
+            self.weights.warn(reader)
+        self._adapters = NativeAdapters(self._layers, _ROLES)
+        wanted = num_threads or hardware.usable_physical_cores()
+        self._step = ctypes.c_void_p(self._kernel.step_open(ctypes.c_int32(wanted)))
+        self._pool: KeyValues | None = None
+
+    @property
+    def num_threads(self) -> int:
+        """How many threads share each step."""
+        return int(self._kernel.step_threads(self._step))
+
+    @property
+    def weight_bytes(self) -> int:
+        """The bytes of all weights that one token reads: every matrix and norm, the head once."""
+        return self.weights.num_bytes
+
+    @property
+    def num_weights(self) -> int:
+        """The numbers of all matrices that one token meets, the head once."""
+        return self.weights.num_weights
+
+    def close(self) -> None:
+        """End the threads; the executor cannot be used any more."""
+        if self._step:
+            self._kernel.step_close(self._step)
+            self._step = ctypes.c_void_p()
+
+    def forward(self, rows: StepRows, pool: KeyValues) -> Floats:
+        """Write the rows' keys and values into `pool` and return logits [wanted, vocab]."""
+        return self._run(rows, pool, False)
+
+    def hidden(self, rows: StepRows, pool: KeyValues) -> Floats:
+        """Do the same, but return the last hidden states [wanted, hidden], after the final norm."""
+        return self._run(rows, pool, True)
+
+    def add_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Take an adapter in, for segments whose rows name its slot."""
+        self._adapters.add(slot, adapter)
+
+    def remove_adapter(self, slot: int) -> None:
+        """Let an adapter go."""
+        self._adapters.remove(slot)
+
+    def _run(self, rows: StepRows, pool: KeyValues, wants_hidden: bool) -> Floats:
+        self._bind(pool)
+        width = self.shape.hidden_size if wants_hidden else self.shape.vocab_size
+        out = np.empty((len(rows.wanted), width), np.float32)
+        turns = [self._turns(kind, rows.positions) for kind in range(2)]
+        view = _View(
+            *(_at(array) for array in (rows.positions, rows.row_starts, rows.context_lengths)),
+            *(_at(array) for array in (rows.page_starts, rows.pages, rows.prefix_lengths)),
+            _at(rows.ancestors),
+            _KV_TYPES[pool.dtype],
+            pool.page_size,
+            self._heads_of(rows),
+        )
+        lora = self._adapters.call(rows)
+        call = _Rows(
+            *(_at(array) for array in (rows.tokens, rows.slots, rows.wanted)),
+            view,
+            (ctypes.c_void_p * 2)(*(_at(cosines) for cosines, _ in turns)),
+            (ctypes.c_void_p * 2)(*(_at(sines) for _, sines in turns)),
+            len(rows.tokens),
+            len(rows.context_lengths),
+            len(rows.wanted),
+            wants_hidden,
+            _at(out),
+            *lora.fields,
+        )
+        if self._kernel.step_run(self._step, ctypes.byref(self._model), ctypes.byref(call)):
+            raise CapacityError(
+                f"No memory for a step of {len(rows.tokens)} rows; lower max_num_batched_tokens."
+            )
+        return out
+
+    def _heads_of(self, rows: StepRows) -> _HeadTables:
+        tables = rows.heads
+        if tables is None:
+            return _HeadTables()
+        return _HeadTables(
+            *map(_at, tables), ctypes.addressof(self._arena), *tables.planes.shape[1:]
+        )
+
+    def _turns(self, kind: int, positions: Array) -> tuple[Floats, Floats]:
+        """Return cosine and sine [rows, dim / 2] of the rows' angles."""
+        frequencies, scaling = self._ropes[min(kind, len(self._ropes) - 1)]
+        angles = positions.astype(np.float32)[:, None] * frequencies
+        return np.cos(angles) * np.float32(scaling), np.sin(angles) * np.float32(scaling)
+
+    def _bind(self, pool: KeyValues) -> None:
+        """Point the model's caches at the arrays of `pool`."""
+        if pool is self._pool:
+            return
+        for cache, layer in zip(
+            (*self._caches, self._arena), (*pool.layers, pool.arena), strict=True
+        ):
+            for name, array in zip(layer._fields, layer, strict=True):
+                setattr(cache, name, _at(array))
+        self._model.kv_dtype = _KV_TYPES[pool.dtype]
+        self._model.page_size = pool.page_size
+        self._pool = pool
+
+    def _load(self, reader: CheckpointReader, form: str) -> None:
+        from treadle.model import facts
+        from treadle.model.load import base_config, skeleton
+
+        config = base_config(reader.config)
+        if config.get("model_type") not in LLAMA_LIKE:
+            raise UnsupportedModelError(
+                f"The native step computes {', '.join(LLAMA_LIKE)}, not "
+                f"'{config.get('model_type')}'."
+            )
+        module = skeleton(reader)
+        self._ropes = _ropes(module)
+        settings = module.config
+        num_layers = facts.num_layers(config)
+        is_gemma = config["model_type"].startswith("gemma")
+        self._norms = _GEMMA_NORMS if is_gemma else _LLAMA_NORMS
+        layers = []
+        with steps(f"load ({form})", num_layers) as bar:
+            for layer in range(num_layers):
+                layers.append(self._layer(reader, config, settings, layer, module))
+                layers[-1].heads.first = sum(before.heads.kv_heads for before in layers[:-1])
+                bar.advance()
+        self._layers = (_Layer * num_layers)(*layers)
+        self._caches = (_Cache * num_layers)()
+        self._arena = _Cache()
+        prefix = facts.block_prefix(config, 0, {n: i.shape for n, i in reader.tensors.items()})
+        stem = prefix.split("layers.")[0]
+        embedding = self.weights.matrix(reader, f"{stem}embed_tokens.weight", None)
+        head_name = next((n for n in reader.tensors if n.endswith("lm_head.weight")), None)
+        is_tied = head_name is None or head_name in reader.tied
+        head = embedding if is_tied else self.weights.matrix(reader, str(head_name), None)
+        if not is_tied:  # a token reads one row of an embedding that is not the head
+            self.weights.discount(embedding)
+        hidden = embedding.struct.cols
+        self._model = _Model(
+            embedding.struct,
+            head.struct,
+            self.weights.vector(reader, f"{stem}norm.weight"),
+            ctypes.addressof(self._layers),
+            ctypes.addressof(self._caches),
+            num_layers,
+            hidden,
+            0,
+            _ACTIVATIONS[_activation(config, settings)],
+            settings.rms_norm_eps,
+            float(is_gemma),
+            # As a float16 checkpoint of Gemma was trained: the factor itself stays in float32.
+            float(np.float32(hidden**0.5)) if is_gemma else 1.0,
+            getattr(settings, "final_logit_softcapping", None) or 0.0,
+            0,
+            0,
+        )
+        dim = facts.head_dim(config)
+        self.shape = ModelShape(
+            tuple(layer.heads.kv_heads for layer in self._layers),
+            dim,
+            head.struct.rows,
+            hidden,
+            settings.max_position_embeddings,
+            tuple(layer.heads.window or None for layer in self._layers),
+        )
+
+    def _layer(
+        self, reader: CheckpointReader, config: Config, settings: Any, layer: int, module: Any
+    ) -> _Layer:  # Any: transformers' config and module
+        from treadle.model import facts
+
+        shapes = {name: info.shape for name, info in reader.tensors.items()}
+        prefix = facts.block_prefix(config, layer, shapes)
+        matrices = {m.role: m for m in facts.linears(config, layer, shapes)}
+        packed = [
+            self.weights.matrix(reader, name, name[: -len("weight")] + "bias")
+            for name in (matrices[role].tensor for role in _ROLES)
+        ]
+        norms = [
+            self.weights.vector(reader, prefix + name, is_optional=place > 1)
+            for place, name in enumerate(self._norms)
+        ]
+        attention = module.model.layers[layer].self_attn
+        dim = facts.head_dim(config)
+        kinds = getattr(settings, "layer_types", None) or []
+        is_sliding = (kinds[layer : layer + 1] or [""])[0] == "sliding_attention"
+        window = getattr(settings, "sliding_window", None) if is_sliding or not kinds else None
+        heads = _Heads(
+            packed[0].struct.rows // dim,
+            packed[1].struct.rows // dim,
+            dim,
+            window or 0,
+            0,
+            attention.scaling,
+            getattr(settings, "attn_logit_softcapping", None) or 0.0,
+        )
+        return _Layer(*(matrix.struct for matrix in packed), *norms, heads, int(is_sliding))
+
+
+_QK_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
+_LLAMA_NORMS = (
+    *("input_layernorm.weight", "post_attention_layernorm.weight", "(none)", "(none)"),
+    *_QK_NORMS,
+)
+_GEMMA_NORMS = (
+    *("input_layernorm.weight", "pre_feedforward_layernorm.weight"),
+    *("post_attention_layernorm.weight", "post_feedforward_layernorm.weight"),
+    *_QK_NORMS,
+)
+
+
+def _ropes(module: Any) -> list[tuple[Floats, float]]:  # Any: a module of transformers
+    """Return frequencies and scaling of layers with full attention, then of sliding ones."""
+    rotary = module.model.rotary_emb
+    found = []
+    for prefix in ("", "full_attention_", "sliding_attention_"):
+        if hasattr(rotary, f"{prefix}inv_freq"):
+            frequencies = getattr(rotary, f"{prefix}inv_freq").float().numpy().copy()
+            found.append((frequencies, float(getattr(rotary, f"{prefix}attention_scaling"))))
+    return found
+
+
+def _activation(config: Config, settings: Any) -> str:  # Any: a config of transformers
+    name = getattr(settings, "hidden_activation", None) or settings.hidden_act
+    if name not in _ACTIVATIONS:
+        raise UnsupportedModelError(
+            f"The native step has no activation '{name}' ({config['model_type']}), only "
+            f"{', '.join(_ACTIVATIONS)}."
+        )
+    return str(name)
+
+
+def _at(array: Array | None) -> int | None:
+    """Return where an array lies."""
+    if array is None:
+        return None
+    assert array.flags.c_contiguous
+    return int(array.ctypes.data)

@@ -1,0 +1,1 @@
+"""What runs next: batches under budgets, preemption, what a request holds, moving it elsewhere."""

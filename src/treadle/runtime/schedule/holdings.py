@@ -1,0 +1,175 @@
+"""What requests hold of the cache: whole pages, or planes where each head keeps its own entries."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from treadle.runtime.cache.entries import HeadEntries
+from treadle.runtime.cache.pages import Content, PagePool
+from treadle.runtime.cache.planes import PlanePool
+from treadle.runtime.cache.radix import PrefixTree
+from treadle.runtime.request import Request
+
+__all__ = ["Holdings", "Saved"]
+
+
+class Saved(NamedTuple):
+    """A copy of what a request held."""
+
+    content: Content
+    """Of its pages, or of its planes."""
+    lengths: list[int] | None
+    """Entries of each head, of a request whose heads keep their own."""
+
+
+class Holdings:
+    """Gives requests what they need of the cache, takes it back, copies it."""
+
+    def __init__(self, pool: PagePool, tree: PrefixTree) -> None:
+        self.pool, self.planes, self._tree = pool, PlanePool(pool), tree
+
+    def needed(self, request: Request, num_tokens: int) -> int:
+        """Return how many pages `request` takes at most until it has run `num_tokens` tokens."""
+        if request.keep is not None:
+            size = self.pool.page_size
+            return request.keep.num_pages(num_tokens, request.num_prompt, size)
+        return self._num_pages(num_tokens)
+
+    def held(self, request: Request) -> int:
+        """Return how many pages `request` holds."""
+        if request.entries is not None:
+            return request.entries.num_planes // self.planes.per_page
+        return len(request.pages)
+
+    def num_available(self, request: Request) -> int:
+        """Return how many pages are free for `request`, or only cached."""
+        planes = 0 if request.keep is None else self.planes.num_free // self.planes.per_page
+        return self.pool.num_free + self._tree.num_evictable + planes
+
+    def grow(self, request: Request, num_rows: int) -> bool:
+        """Give `request` what its next rows need if enough is free or only cached."""
+        if request.keep is not None:
+            return self._grow_entries(request, num_rows)
+        pool, at = self.pool, request.num_computed // self.pool.page_size
+        is_shared = at < len(request.pages) and pool.holders[request.pages[at]] > 1
+        missing = self._num_pages(request.num_computed + num_rows) - len(request.pages)
+        if not self._free(missing + is_shared):
+            return False
+        if is_shared:
+            request.pages[at] = pool.own(request.pages[at])
+        if missing > 0:
+            request.pages += pool.allocate(missing)
+        return True
+
+    def _grow_entries(self, request: Request, num_rows: int) -> bool:
+        if request.entries is None:
+            request.entries = HeadEntries.empty(self.planes.per_page)
+        missing = request.entries.missing(num_rows, self.pool.page_size)
+        count = int(missing.sum())
+        if count == 0:
+            return True
+        if not self._free(self.planes.pages_for(count)):
+            return False
+        request.entries.give(missing, self.planes.allocate(count))
+        return True
+
+    def _free(self, count: int) -> bool:
+        """Take pages from the prefix tree until `count` are free; says whether they are."""
+        short = count - self.pool.num_free
+        return short <= 0 or self._tree.evict(short) >= short
+
+    def add_rows(self, request: Request, num_rows: int) -> None:
+        """Note that the next rows of `request` are computed."""
+        request.num_computed += num_rows
+        if request.entries is not None:
+            request.entries.add(num_rows)
+
+    def roll_back(self, request: Request, num_rows: int) -> None:
+        """Forget the last rows of `request`, none of them from before entries were dropped last."""
+        if num_rows == 0:
+            return
+        request.num_computed -= num_rows
+        if request.entries is not None:
+            request.entries.add(-num_rows)
+            self._trim(request.entries)
+            return
+        needed = self._num_pages(request.num_computed)
+        self.pool.release(request.pages[needed:])
+        del request.pages[needed:]
+
+    def drop(self, request: Request) -> None:
+        """Let the entries of `request` go that its policy does not keep."""
+        assert request.keep is not None
+        assert request.entries is not None
+        text = (request.num_computed, request.num_prompt)
+        if request.keep.drop(request.entries, *text, self.pool.store):
+            self._trim(request.entries)
+
+    def _trim(self, entries: HeadEntries) -> None:
+        self.planes.release(entries.trim(self.pool.page_size))
+
+    def release(self, request: Request) -> None:
+        """Take all that `request` holds."""
+        self.pool.release(request.pages)
+        request.pages = []
+        if request.entries is not None:
+            self.planes.release(request.entries.held)
+            request.entries = None
+
+    def fork(self, request: Request, parent: Request) -> None:
+        """Give `request` the entries of a parent's prompt, but for its last token.
+
+        Whole pages are shared, and copied when written to; planes are copied at once.
+        """
+        request.num_computed = request.num_prompt - 1
+        if parent.entries is None:
+            request.pages = parent.pages[: self._num_pages(request.num_prompt)]
+            self.pool.retain(request.pages)
+            return
+        own = parent.entries.without(parent.num_computed - request.num_computed)
+        own.trim(self.pool.page_size)  # the parent keeps them
+        self._restore_entries(request, own.lengths.tolist(), self.pool.store.read_planes(own.held))
+
+    def save(self, request: Request, first: int = 0, last: int | None = None) -> Saved:
+        """Return a copy of what `request` holds: of pages number `first` to `last`, or planes."""
+        if request.keep is None:
+            return Saved(self.pool.store.read(request.pages[first:last]), None)
+        entries = request.entries or HeadEntries.empty(self.planes.per_page)
+        self._trim(entries)
+        return Saved(self.pool.store.read_planes(entries.held), entries.lengths.tolist())
+
+    def restore(self, request: Request, saved: Saved) -> None:
+        """Put a copy into new pages or planes behind what `request` holds.
+
+        Raises:
+            CapacityError: Too few are free; nothing is changed.
+            SettingsError: It is a copy of another shape; nothing is changed.
+        """
+        if saved.lengths is not None:
+            self._restore_entries(request, saved.lengths, saved.content)
+            return
+        count = len(saved.content[0])
+        self._tree.evict(count - self.pool.num_free)
+        pages = self.pool.allocate(count)
+        try:
+            self.pool.store.write(pages, saved.content)
+        except Exception:
+            self.pool.release(pages)
+            raise
+        request.pages = request.pages + pages
+
+    def _restore_entries(self, request: Request, lengths: list[int], content: Content) -> None:
+        count = len(content[0])
+        self._free(self.planes.pages_for(count))
+        planes = self.planes.allocate(count)
+        try:
+            self.pool.store.write_planes(planes, content)
+        except Exception:
+            self.planes.release(planes)
+            raise
+        request.entries = HeadEntries.empty(self.planes.per_page)
+        request.entries.lengths = np.asarray(lengths, np.int64)
+        request.entries.give(request.entries.missing(0, self.pool.page_size), planes)
+
+    def _num_pages(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.pool.page_size)

@@ -1,0 +1,100 @@
+"""Taking pages from a request and giving them back: by the prefix tree, a copy, or a sibling."""
+
+from treadle.runtime.cache.radix import PrefixTree
+from treadle.runtime.request import Request
+from treadle.runtime.schedule.holdings import Holdings, Saved
+
+__all__ = ["Preemption"]
+
+
+class Preemption:
+    """Knows where the keys and values of a request are when it does not run."""
+
+    def __init__(
+        self, holdings: Holdings, tree: PrefixTree, by_swap: bool, has_cache: bool
+    ) -> None:
+        self._holdings, self._pool, self._tree = holdings, holdings.pool, tree
+        self._by_swap, self._has_cache = by_swap, has_cache
+        self._swapped: dict[str, Saved] = {}
+        self.count = 0
+
+    def take(self, request: Request) -> None:
+        """Take what a request holds, keeping a copy where preemption is by swap."""
+        self.count += 1
+        request.num_preemptions += 1
+        if self._by_swap and request.num_computed:
+            used = self._num_pages(request.num_computed)
+            self._swapped[request.id] = self._holdings.save(request, 0, used)
+        else:
+            request.num_computed = 0
+        self._holdings.release(request)
+
+    def saved(self, request: Request, first: int, last: int) -> Saved:
+        """Return a copy of a request's pages number `first` to `last`, wherever they are.
+
+        Of a request whose heads keep their own entries it is a copy of all of them.
+        """
+        if request.id not in self._swapped:
+            return self._holdings.save(request, first, last)
+        content, lengths = self._swapped[request.id]
+        return Saved(content if lengths else [part[first:last] for part in content], lengths)
+
+    def drop(self, request: Request) -> None:
+        """Let go of all that is kept of a request."""
+        self._swapped.pop(request.id, None)
+        self._holdings.release(request)
+
+    def found(self, request: Request, parent: Request | None) -> list[int]:
+        """Return the pages that `give_back` would let a request hold without allocating."""
+        if request.pages or request.id in self._swapped or request.keep is not None:
+            return request.pages
+        if self._can_fork(request, parent):
+            assert parent is not None
+            return parent.pages[: request.num_prompt // self._pool.page_size]
+        if not self._has_cache:
+            return []
+        return self._tree.peek(request.tokens[: request.num_reusable], request.cache_group)
+
+    def give_back(self, request: Request, parent: Request | None) -> None:
+        """Give a request that starts to run what is cached of it, but never its last token."""
+        if request.holds_cache:
+            return  # it was paused and kept them
+        if request.id in self._swapped:
+            self._holdings.restore(request, self._swapped.pop(request.id))
+            return
+        if self._can_fork(request, parent):
+            assert parent is not None
+            self._holdings.fork(request, parent)
+        elif self._has_cache and request.keep is None:
+            request.pages = self._tree.match(
+                request.tokens[: request.num_reusable], request.cache_group, request.priority
+            )
+            request.num_computed = len(request.pages) * self._pool.page_size
+
+    def _can_fork(self, request: Request, parent: Request | None) -> bool:
+        """Say whether a sibling holds the whole prompt that `request` is to continue."""
+        if parent is None or parent.cache_group != request.cache_group:
+            return False
+        if request.num_new or parent.num_computed < request.num_prompt:
+            return False
+        if parent.keep != request.keep or not self._has_all(parent, request.num_prompt):
+            return False
+        # The parent may have ended, and its id be in use for another text.
+        return parent.tokens[: request.num_prompt] == request.tokens
+
+    @staticmethod
+    def _has_all(parent: Request, num_prompt: int) -> bool:
+        """Say whether a parent dropped nothing since the last token but one of the prompt."""
+        num_later = parent.num_computed - (num_prompt - 1)
+        return parent.entries is None or num_later <= parent.entries.num_fresh
+
+    def publish(self, request: Request) -> None:
+        """Put a request's full pages into the tree."""
+        full = request.num_computed // self._pool.page_size
+        tokens = request.tokens[: full * self._pool.page_size]
+        request.pages[:full] = self._tree.insert(
+            tokens, request.pages[:full], request.cache_group, request.priority
+        )
+
+    def _num_pages(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._pool.page_size)

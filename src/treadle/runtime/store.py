@@ -1,0 +1,82 @@
+"""The pool's arrays for an executor: in main memory, or on its CUDA device (experimental)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from treadle.core.errors import CapacityError
+from treadle.core.hardware import available_memory_bytes
+from treadle.runtime.cache.pages import KeyValues, KvDtype, num_pages_for, page_bytes
+from treadle.runtime.executor import ModelShape
+from treadle.runtime.typed import whole
+
+__all__ = ["DeviceKeyValues", "make_store"]
+
+
+class DeviceKeyValues(KeyValues):
+    """Keys and values in tensors of a device; what is read comes to main memory."""
+
+    def __init__(
+        self,
+        kv_heads: Sequence[int],
+        head_dim: int,
+        num_pages: int,
+        page_size: int,
+        dtype: KvDtype,
+        device: str,
+    ) -> None:
+        self._device = device
+        super().__init__(kv_heads, head_dim, num_pages, page_size, dtype)
+
+    def _zeros(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Any:  # Any: a tensor
+        import torch
+
+        return torch.from_numpy(np.zeros(shape, dtype)).to(self._device)
+
+    def _index(self, numbers: npt.ArrayLike) -> Any:  # Any: a tensor
+        import torch
+
+        return torch.as_tensor(np.asarray(numbers, np.int64), device=self._device)
+
+    def _fetched(self, part: Any) -> Any:  # Any: a tensor, and an array
+        return part.cpu().numpy()
+
+    def _sent(self, part: Any) -> Any:  # Any: an array, and a tensor
+        import torch
+
+        return torch.from_numpy(part).to(self._device)
+
+
+def make_store(
+    shape: ModelShape,
+    cache_bytes: int | None,
+    page_size: int,
+    dtype: KvDtype,
+    max_num_seqs: int,
+    device: str,
+) -> KeyValues:
+    """Return the arrays for a cache of `cache_bytes`.
+
+    Unless given, these are what `max_num_seqs` texts of full length take, but at most a quarter of
+    the free main memory.
+
+    Raises:
+        CapacityError: They do not hold one page, or are more than is free.
+        SettingsError: The size of the cache or of a page, or the dtype, is refused.
+    """
+    one = page_bytes(shape.kv_heads, shape.head_dim, page_size, dtype)
+    if cache_bytes is None:
+        most = max_num_seqs * -(-shape.max_positions // page_size) * one
+        cache_bytes = min(most, max(one, available_memory_bytes() // 4))
+    num_pages = num_pages_for(whole("cache_bytes", cache_bytes, 0), one)
+    if device == "cpu":
+        free = available_memory_bytes()
+        if cache_bytes > free:
+            raise CapacityError(
+                f"cache_bytes={cache_bytes} is more than the {free} bytes of memory that are free "
+                f"here; lower it, or leave it out (then it is at most a quarter of them)."
+            )
+        return KeyValues(shape.kv_heads, shape.head_dim, num_pages, page_size, dtype)
+    return DeviceKeyValues(shape.kv_heads, shape.head_dim, num_pages, page_size, dtype, device)

@@ -1,0 +1,1 @@
+"""The step of any architecture: transformers' blocks over paged keys and values."""

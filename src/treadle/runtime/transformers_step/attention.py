@@ -1,0 +1,371 @@
+"""Attention over pages for any transformers model, through its attention registry.
+
+The model calls the registered function with queries, keys and values after their rotary embedding.
+A `StepPages` in the call's keyword arguments makes it attend over pages; a call without one (a
+training step of the same model, say) computes what the model's own implementation computes.
+"""
+
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from treadle.core.errors import UnsupportedModelError
+from treadle.runtime.cache.pages import KeyValues, LayerKeyValues
+from treadle.runtime.executor import HeadTables, StepRows
+from treadle.runtime.transformers_step.visibility import Source, tensor, visible_slots
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["STEP", "StepPages", "inside_step", "register"]
+
+STEP = "treadle_step"
+"""The keyword under which a model call carries its `StepPages`."""
+inside_step: ContextVar[bool] = ContextVar("inside_step", default=False)
+"""Whether a model call needs no mask: mask functions do not see the call's keywords."""
+_CHANGES_RESULT = ("s_aux", "position_bias", "alibi")
+"""Keywords of other attention variants, which paged attention does not compute."""
+
+
+def register(original: str) -> str:
+    """Register paged attention that falls back to `original` and return its name."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    name = f"treadle_{original}"
+    own_mask = ALL_MASK_ATTENTION_FUNCTIONS[original]
+
+    def attend(module: Any, *args: Any, **kwargs: Any) -> Any:  # Any: each model has its own words
+        step: StepPages | None = kwargs.pop(STEP, None)
+        if step is None:
+            return _own_attention(module, original)(module, *args, **kwargs)
+        query, key, value = args[:3]
+        return step.attend(module, query, key, value, **kwargs), None
+
+    def mask(*args: Any, **kwargs: Any) -> Any:
+        return None if inside_step.get() else own_mask(*args, **kwargs)
+
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, mask)
+    return name
+
+
+def _own_attention(module: Any, original: str) -> Callable[..., Any]:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if original == "eager":
+        eager: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
+        return eager
+    found: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[original]
+    return found
+
+
+class _Places(NamedTuple):
+    """Where things are in a layer's arrays, seen as [pages * heads, ...]; same for equal heads."""
+
+    rows: "torch.Tensor"
+    """The rows of segments with one table for all heads."""
+    written: "torch.Tensor"
+    """[rows * heads] their slots, seen as [pages * heads * page_size]."""
+    planes: "list[torch.Tensor]"
+    """[heads, pages] of each segment; empty where heads have their own tables."""
+
+
+class StepPages:
+    """One step's rows and the pool they attend over; lives for one call of the model."""
+
+    def __init__(self, rows: StepRows, pool: KeyValues, device: "torch.device") -> None:
+        import torch
+
+        self._pool, self._device = pool, device
+        self._segments = list(rows.segments())
+        self._pages = torch.from_numpy(rows.slots // pool.page_size).to(device, torch.int64)
+        self._offsets = torch.from_numpy(rows.slots % pool.page_size).to(device, torch.int64)
+        self._positions = torch.from_numpy(rows.positions).to(device)
+        self._kept = {} if rows.heads is None else _kept_numbers(rows.heads)
+        """Segments whose heads have their own tables, and their places there."""
+        self._tables = rows.heads
+        singles = [
+            n
+            for n, s in enumerate(self._segments)
+            if s.num_rows == 1 and s.ancestors is None and n not in self._kept
+        ]
+        self._singles = singles if len(singles) > 1 else []
+        """Segments of one row each, which attend together."""
+        self._single_tables: dict[int, torch.Tensor] = {}
+        self._single_masks: dict[int | None, torch.Tensor] = {}
+        found = [self._segments[n] for n in self._singles]
+        self._single_rows = torch.tensor([s.first_row for s in found]).to(device)
+        self._single_lengths = torch.tensor([s.context_length for s in found]).to(device)
+        self._places: dict[int, _Places] = {}
+        self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
+
+    def attend(
+        self,
+        module: Any,  # Any: an attention module of transformers
+        query: "torch.Tensor",
+        key: "torch.Tensor",
+        value: "torch.Tensor",
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        **others: Any,
+    ) -> "torch.Tensor":
+        """Write this layer's keys and values, then attend; returns [1, rows, heads, dim].
+
+        Args:
+            module: Knows its layer.
+            query: [1, heads, rows, dim]
+            key: [1, kv_heads, rows, dim]
+            value: [1, kv_heads, rows, dim]
+            scaling: Of the scores; 1 / sqrt(dim) unless given.
+            sliding_window: In tokens.
+            softcap: Scores become softcap * tanh(score / softcap).
+            others: Must not change the result.
+        """
+        import torch
+
+        for name in _CHANGES_RESULT:
+            if others.get(name) is not None:
+                raise UnsupportedModelError(
+                    f"{type(module).__name__} passes '{name}' to its attention, which the paged "
+                    f"one does not compute; run this model with transformers."
+                )
+        layer = self._pool.layers[module.layer_idx]
+        places = self._places_of(key.shape[1])
+        self._write(layer, key[0][:, places.rows], value[0][:, places.rows], places)
+        for number in self._kept:
+            self._write_kept(number, module.layer_idx, key[0], value[0])
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        mixed = torch.empty_like(query[0])
+        if self._singles:
+            rows = self._single_rows
+            mixed[:, rows] = self._attend_singles(
+                query[0][:, rows], layer, places, scale, sliding_window, softcap
+            )
+        for number, segment in enumerate(self._segments):
+            if number in self._singles:
+                continue
+            last_row = segment.first_row + segment.num_rows
+            own = query[0, :, segment.first_row : last_row]
+            source = self._source(number, module.layer_idx, places)
+            keys = self._gather(source.arrays.keys, source.arrays.key_scales, source, True)
+            values = self._gather(source.arrays.values, source.arrays.value_scales, source)
+            visible = self._mask(number, sliding_window, source)
+            mixed[:, segment.first_row : last_row] = _attend(
+                own, keys, values, visible, scale, softcap
+            )
+        return mixed.transpose(0, 1)[None]
+
+    def _attend_singles(
+        self,
+        query: "torch.Tensor",
+        layer: LayerKeyValues,
+        places: _Places,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> "torch.Tensor":
+        """Return the attention [heads, requests, dim] of requests of one row each, all at once.
+
+        Their contexts are gathered side by side, the shorter ones filled up: a few large operations
+        instead of a few small ones for each request.
+        """
+        import torch
+
+        heads, requests, dim = query.shape
+        kv_heads, size = layer.keys.shape[1], self._pool.page_size
+        table = self._table_of_singles(kv_heads, places)
+        flat, context = table.reshape(-1), table.shape[2] * size
+        found = tensor(layer.keys).view(-1, dim * size).index_select(0, flat)
+        keys = found.view(requests, kv_heads, -1, dim, size).transpose(2, 3)
+        keys = keys.reshape(requests, kv_heads, dim, context).float()
+        found = tensor(layer.values).view(-1, size * dim).index_select(0, flat)
+        values = found.view(requests, kv_heads, context, dim).float()
+        if layer.key_scales is not None and layer.value_scales is not None:
+            scales = (tensor(s).view(-1, size) for s in (layer.key_scales, layer.value_scales))
+            of_keys, of_values = (
+                s.index_select(0, flat).view(*table.shape[:2], -1) for s in scales
+            )
+            keys, values = keys * of_keys[:, :, None], values * of_values[..., None]
+        grouped = query.transpose(0, 1).reshape(requests, kv_heads, -1, dim).float()
+        scores = torch.matmul(grouped, keys).mul_(scale)
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores.masked_fill_(self._hidden_from_singles(table, layer, window), float("-inf"))
+        mixed = torch.matmul(torch.softmax(scores, dim=-1), values)
+        return mixed.view(requests, heads, dim).transpose(0, 1).to(query.dtype)
+
+    def _table_of_singles(self, heads: int, places: _Places) -> "torch.Tensor":
+        """Return the planes [requests, kv_heads, pages] of the segments that attend together."""
+        import torch
+
+        if heads not in self._single_tables:
+            planes = [places.planes[number].T for number in self._singles]
+            filled = torch.nn.utils.rnn.pad_sequence(planes, batch_first=True)
+            self._single_tables[heads] = filled.transpose(1, 2)
+        return self._single_tables[heads]
+
+    def _hidden_from_singles(
+        self, table: "torch.Tensor", layer: LayerKeyValues, window: int | None
+    ) -> "torch.Tensor":
+        """Return which slots [requests, 1, 1, context] these segments do not see."""
+        import torch
+
+        if window not in self._single_masks:
+            size = self._pool.page_size
+            context = table.shape[2] * size
+            slot, length = torch.arange(context, device=self._device), self._single_lengths[:, None]
+            hidden = slot >= length
+            if window is not None:
+                held = tensor(layer.positions).view(-1, size)[table[:, 0]].flatten(1)
+                row = self._positions[self._single_rows]
+                hidden = hidden | (row[:, None] - held >= window)
+            self._single_masks[window] = hidden[:, None, None]
+        return self._single_masks[window]
+
+    def _places_of(self, heads: int) -> _Places:
+        import torch
+
+        if heads not in self._places:
+            plain = [s for n, s in enumerate(self._segments) if n not in self._kept]
+            own = [row for s in plain for row in range(s.first_row, s.first_row + s.num_rows)]
+            rows = torch.tensor(own, dtype=torch.int64, device=self._device)
+            head = torch.arange(heads, device=self._device)
+            planes = self._pages[rows, None] * heads + head
+            written = (planes * self._pool.page_size + self._offsets[rows, None]).flatten()
+            tables = []
+            for segment in self._segments:
+                pages = torch.from_numpy(segment.pages).to(self._device, torch.int64)
+                tables.append(pages * heads + head[:, None])
+            self._places[heads] = _Places(rows, written, tables)
+        return self._places[heads]
+
+    def _source(self, number: int, layer: int, places: _Places) -> Source:
+        """Return where the context of a segment lies in a layer."""
+        import torch
+
+        if number not in self._kept:
+            context = self._segments[number].context_length
+            return Source(self._pool.layers[layer], places.planes[number], context, None)
+        assert self._tables is not None
+        first = sum(self._pool.kv_heads[:layer])
+        own = (self._kept[number], slice(first, first + self._pool.kv_heads[layer]))
+        lengths = torch.from_numpy(self._tables.lengths[own]).to(self._device)
+        context = int(lengths.max())
+        planes = torch.from_numpy(self._tables.planes[own]).to(self._device, torch.int64)
+        planes = planes[:, : -(-context // self._pool.page_size)]
+        return Source(self._pool.arena, planes, context, lengths)
+
+    def _write_kept(
+        self, number: int, layer: int, key: "torch.Tensor", value: "torch.Tensor"
+    ) -> None:
+        """Write the rows of a segment whose heads have their own tables."""
+        import torch
+
+        segment, size = self._segments[number], self._pool.page_size
+        source = self._source(number, layer, self._places_of(key.shape[0]))
+        assert source.lengths is not None
+        rows = torch.arange(segment.num_rows, device=self._device)
+        entry = (source.lengths - segment.num_rows)[:, None] + rows
+        planes = source.planes.gather(1, entry // size)
+        written = (planes * size + entry % size).T.flatten()
+        rows = rows + segment.first_row
+        own = _Places(rows, written, [])
+        self._write(source.arrays, key[:, rows], value[:, rows], own)
+
+    def _write(
+        self, arrays: LayerKeyValues, key: "torch.Tensor", value: "torch.Tensor", places: _Places
+    ) -> None:
+        import torch
+
+        heads, size, dim = key.shape[0], self._pool.page_size, key.shape[-1]
+
+        def rounded(new: torch.Tensor, scales: Any, dtype: torch.dtype) -> torch.Tensor:
+            flat = new.transpose(0, 1).reshape(-1, dim).float()
+            if scales is not None:
+                scale = flat.abs().amax(dim=1) / 127
+                tensor(scales).view(-1).index_copy_(0, places.written, scale)
+                flat = (flat / torch.where(scale > 0, scale, 1)[:, None]).round_()
+            return flat.to(dtype)
+
+        keys, values = tensor(arrays.keys).view(-1, dim, size), tensor(arrays.values)
+        new_keys = rounded(key, arrays.key_scales, keys.dtype)
+        keys.transpose(1, 2)[places.written // size, places.written % size] = new_keys
+        new_values = rounded(value, arrays.value_scales, values.dtype)
+        values.view(-1, dim).index_copy_(0, places.written, new_values)
+        repeated = self._positions[places.rows].repeat_interleave(heads)
+        tensor(arrays.positions).view(-1).index_copy_(0, places.written, repeated)
+
+    def _gather(
+        self, stored: Any, scales: Any, source: Source, is_turned: bool = False
+    ) -> "torch.Tensor":
+        """Return one side of a segment's context [kv_heads, context, dim] in float32.
+
+        `is_turned`: slots lie behind dimensions.
+        """
+        heads, table = source.planes.shape[0], source.planes.flatten()
+        context, dim, size = source.context, self._pool.head_dim, self._pool.page_size
+        found = tensor(stored).view(-1, size * dim).index_select(0, table)
+        if is_turned:
+            by_dim = found.view(heads, -1, dim, size).transpose(1, 2).reshape(heads, dim, -1)
+            found = by_dim[:, :, :context].transpose(1, 2).float()
+        else:
+            found = found.view(heads, -1, dim)[:, :context].float()
+        if scales is not None:
+            flat = tensor(scales).view(-1, size)
+            found = found * flat.index_select(0, table).view(heads, -1, 1)[:, :context]
+        return found
+
+    def _mask(self, number: int, window: int | None, source: Source) -> "torch.Tensor | None":
+        """Return which slots [rows, context] of a segment its rows see; None: all.
+
+        [kv_heads, rows, context] where heads have their own tables.
+        """
+        segment = self._segments[number]
+        row_positions = self._positions[segment.first_row : segment.first_row + segment.num_rows]
+        if source.lengths is not None:
+            return visible_slots(segment, row_positions, source, window)
+        key = (number, window)
+        if key not in self._masks:
+            self._masks[key] = visible_slots(segment, row_positions, source, window)
+        return self._masks[key]
+
+
+def _kept_numbers(tables: HeadTables) -> dict[int, int]:
+    """Return the segments whose heads have their own tables, and their places there."""
+    return {n: own for n, own in enumerate(tables.numbers.tolist()) if own >= 0}
+
+
+def _attend(
+    query: "torch.Tensor",
+    keys: "torch.Tensor",
+    values: "torch.Tensor",
+    visible: "torch.Tensor | None",
+    scale: float,
+    softcap: float | None,
+) -> "torch.Tensor":
+    """Return the attention [heads, rows, dim] of one request; float32 throughout."""
+    import torch
+    from torch.nn import functional
+
+    heads, rows, dim = query.shape
+    kv_heads = keys.shape[0]
+    if visible is not None and visible.dim() == 3:  # by KV head
+        visible = visible.repeat_interleave(heads // kv_heads, 0)
+    if rows > 1 and softcap is None:
+        groups = heads // kv_heads
+        keys, values = keys.repeat_interleave(groups, 0), values.repeat_interleave(groups, 0)
+        return functional.scaled_dot_product_attention(
+            query[None].float(), keys[None], values[None], attn_mask=visible, scale=scale
+        )[0].to(query.dtype)
+    grouped = query.reshape(kv_heads, -1, dim).float()
+    scores = torch.matmul(grouped, keys.transpose(1, 2)).mul_(scale)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if visible is not None:
+        by_row = scores.view(heads, rows, -1).masked_fill(~visible, float("-inf"))
+        scores = by_row.view(scores.shape)
+    mixed = torch.matmul(torch.softmax(scores, dim=-1), values)
+    return mixed.view(heads, rows, -1).to(query.dtype)

@@ -1,0 +1,212 @@
+"""T0, the generic step: any causal LM of transformers, unchanged, over pages."""
+
+import json
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.model import facts
+from treadle.model.adapters import Adapter
+from treadle.model.foreign import load_foreign
+from treadle.model.load import full
+from treadle.native.loader import SlowPathWarning
+from treadle.runtime.cache.pages import KeyValues
+from treadle.runtime.executor import Floats, ModelShape, StepRows
+from treadle.runtime.logits import require_sound
+from treadle.runtime.transformers_step.adapters import HookedAdapters
+from treadle.runtime.transformers_step.attention import STEP, StepPages, inside_step, register
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["GenericExecutor"]
+
+
+class GenericExecutor:
+    """Runs transformers' own modules in float32; only attention reads and writes the pool.
+
+    Keys are cached as the model hands them over: with their rotary position. On a CUDA device
+    (experimental) the pool must be one of `runtime.store`.
+    """
+
+    stores_rotated_keys = True
+    is_timed = False
+
+    def __init__(
+        self, module: Any, device: str = "cpu", name: str = "the module"
+    ) -> None:  # Any: a causal LM
+        import torch
+
+        self._module = module.to(device).eval()
+        self._device = torch.device(device)
+        self._process = os.getpid()
+        original = str(module.config._attn_implementation).removeprefix("treadle_")
+        name = register(original if original in ("eager", "sdpa") else "eager")
+        for part in module.modules():
+            config: Any = getattr(part, "config", None)
+            if hasattr(config, "_attn_implementation"):
+                config._attn_implementation = name
+        self.shape = _probe(module, self._device, name)
+        self._adapters = HookedAdapters(module, self._device)
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, device: str = "cpu", trust_remote_code: bool = False
+    ) -> "GenericExecutor":
+        """Load the model of `folder` in float32.
+
+        Raises:
+            SettingsError: There is no such device.
+            UnsupportedModelError: The architecture has no facts, or its attention cannot be paged.
+            CheckpointError: The model computes no numbers.
+        """
+        import torch
+
+        if device != "cpu" and not torch.cuda.is_available():
+            raise SettingsError(f"No device '{device}' here; use device='cpu'.")
+        return cls(_load(folder, trust_remote_code), device, str(folder))
+
+    def forward(self, rows: StepRows, pool: KeyValues) -> Floats:
+        """Write the rows' keys and values into `pool` and return logits [wanted, vocab]."""
+        wanted = self._wanted(rows)
+        logits = self._run(self._module, rows, pool, logits_to_keep=wanted).logits
+        found: Floats = logits[0].float().cpu().numpy()
+        return found
+
+    def hidden(self, rows: StepRows, pool: KeyValues) -> Floats:
+        """Do the same, but return the last hidden states [wanted, hidden]."""
+        backbone = self._module.get_submodule(self._module.base_model_prefix)
+        states = self._run(backbone, rows, pool).last_hidden_state[0, self._wanted(rows)]
+        found: Floats = states.float().cpu().numpy()
+        return found
+
+    def add_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Take an adapter in, for segments whose rows name its slot."""
+        self._adapters.add(slot, adapter)
+
+    def remove_adapter(self, slot: int) -> None:
+        """Let an adapter go."""
+        self._adapters.remove(slot)
+
+    def _wanted(self, rows: StepRows) -> "torch.Tensor":
+        import torch
+
+        return torch.from_numpy(rows.wanted.astype(np.int64)).to(self._device)
+
+    def _require_threads(self) -> None:
+        """Do without torch's threads in a forked child: they stayed behind, and it would hang."""
+        import torch
+
+        if os.getpid() == self._process:
+            return
+        self._process = os.getpid()
+        if torch.get_num_threads() > 1:
+            torch.set_num_threads(1)
+            warnings.warn(
+                "torch's threads do not survive a fork, so the model runs on one thread here; load "
+                "it in this process (start method 'spawn') for all of them.",
+                SlowPathWarning,
+                stacklevel=2,
+            )
+
+    def _run(self, module: Any, rows: StepRows, pool: KeyValues, **options: Any) -> Any:
+        import torch
+
+        self._require_threads()
+        step = StepPages(rows, pool, self._device)
+        with self._adapters.hooked(rows.adapter_runs(), len(rows.tokens)):
+            return _call(
+                module,
+                torch.from_numpy(rows.tokens).to(self._device, torch.int64),
+                torch.from_numpy(rows.positions).to(self._device, torch.int64),
+                step,
+                **options,
+            )
+
+
+def _load(folder: Path, trust_remote_code: bool) -> Any:  # Any: a causal LM
+    """Return the model in float32: by its facts, or as transformers reads an unknown folder."""
+    config_file = folder / "config.json"
+    config = json.loads(config_file.read_text()) if config_file.is_file() else {}
+    is_known = str(config.get("model_type", "")) in facts.ARCHITECTURES or not config
+    if is_known or "quantization_config" in config or "treadle_base" in config:
+        return full(folder, "float32", trust_remote_code)
+    return load_foreign(folder, trust_remote_code)
+
+
+def _call(
+    module: Any, tokens: "torch.Tensor", positions: "torch.Tensor", step: Any, **options: Any
+) -> Any:  # Any: modules of transformers and their outputs
+    """Call a model with its rows as one text; `step` replaces its attention."""
+    import torch
+
+    token = inside_step.set(True)
+    try:
+        with torch.inference_mode():
+            return module(
+                input_ids=tokens[None],
+                position_ids=positions[None],
+                use_cache=False,
+                **{STEP: step},
+                **options,
+            )
+    finally:
+        inside_step.reset(token)
+
+
+class _Probe:
+    """Stands in for a step and notes how each layer calls its attention."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, tuple[int, int, int | None]] = {}
+
+    def attend(
+        self,
+        module: Any,
+        query: "torch.Tensor",
+        key: "torch.Tensor",
+        value: "torch.Tensor",
+        sliding_window: int | None = None,
+        **others: Any,
+    ) -> "torch.Tensor":
+        if key.shape[-1] != value.shape[-1] or not getattr(module, "is_causal", True):
+            raise UnsupportedModelError(
+                f"{type(module).__name__} is not causal, or its keys and values differ in width "
+                f"({key.shape[-1]} and {value.shape[-1]}), which pages do not hold; run this model "
+                f"with transformers."
+            )
+        self.layers[module.layer_idx] = (key.shape[1], key.shape[-1], sliding_window)
+        return query.transpose(1, 2)
+
+
+def _probe(module: Any, device: "torch.device", name: str) -> ModelShape:
+    """Find the model's shape by running one token through it."""
+    import torch
+
+    probe, one = _Probe(), torch.zeros(1, dtype=torch.int64, device=device)
+    out = _call(module, one, one, probe)
+    config = module.config
+    num_layers, seen = int(config.num_hidden_layers), probe.layers
+    widths = {width for _, width, _ in seen.values()}
+    if sorted(seen) != list(range(num_layers)) or len(widths) != 1:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} calls transformers' attention registry in {len(seen)} of its "
+            f"{num_layers} layers, with heads of widths {sorted(widths)}; pages need all layers "
+            f"and one width. Run this model with transformers."
+        )
+    highest = float(out.logits.max())
+    if not math.isfinite(highest):
+        require_sound(out.logits[0].float().cpu().numpy(), name, "fp32")
+    return ModelShape(
+        kv_heads=tuple(seen[layer][0] for layer in range(num_layers)),
+        head_dim=widths.pop(),
+        vocab_size=int(out.logits.shape[-1]),
+        hidden_size=int(config.hidden_size),
+        max_positions=int(config.max_position_embeddings),
+        windows=tuple(seen[layer][2] for layer in range(num_layers)),
+    )

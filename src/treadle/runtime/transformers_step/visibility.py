@@ -1,0 +1,79 @@
+"""Which cached entries the rows of a request see in a layer, for the generic step."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from treadle.runtime.cache.pages import LayerKeyValues
+from treadle.runtime.executor import Segment
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Source", "tensor", "visible_slots"]
+
+
+class Source(NamedTuple):
+    """Where a segment's context lies in a layer."""
+
+    arrays: LayerKeyValues
+    """Of the layer, or the arena where heads have their own tables."""
+    planes: "torch.Tensor"
+    """[kv_heads, pages] of these arrays, seen as [pages * kv_heads, ...]."""
+    context: int
+    """Slots of the longest head."""
+    lengths: "torch.Tensor | None"
+    """[kv_heads] slots of each head, where heads have their own tables."""
+
+
+def tensor(array: Any) -> "torch.Tensor":  # Any: a numpy array, or a tensor on a device
+    """Return a tensor that shares the array's memory."""
+    import torch
+
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+
+
+def visible_slots(
+    segment: Segment, positions: "torch.Tensor", source: Source, window: int | None
+) -> "torch.Tensor | None":
+    """Return which slots [rows, context] of a segment its rows see; None: all.
+
+    [kv_heads, rows, context] where heads have their own tables.
+
+    Args:
+        segment: The rows.
+        positions: [rows] their places in the text.
+        source: Of the layer.
+        window: Of the layer, in positions.
+    """
+    import torch
+
+    rows, lengths = segment.num_rows, source.lengths
+    if segment.ancestors is None and rows == 1 and window is None and lengths is None:
+        return None
+    slot = torch.arange(source.context, device=positions.device)
+    # [] or [kv_heads, 1, 1]
+    length = torch.tensor(source.context) if lengths is None else lengths[:, None, None]
+    if segment.ancestors is None:
+        row = torch.arange(rows, device=positions.device)[:, None]
+        visible = slot <= length - rows + row
+    else:
+        visible = _of_tree(segment, slot, length)
+    if window is not None:
+        held = tensor(source.arrays.positions).flatten(0, -2)[source.planes].flatten(1)
+        held = held[:, None, : source.context]
+        visible = visible & (positions[:, None] - (held[0] if lengths is None else held) < window)
+    return visible
+
+
+def _of_tree(segment: Segment, slot: "torch.Tensor", length: "torch.Tensor") -> "torch.Tensor":
+    """Return which slots [..., rows, context] the rows see by prefix and bitmask."""
+    import torch
+
+    assert segment.ancestors is not None
+    tail = segment.context_length - segment.prefix_length
+    bits = (segment.ancestors[:, None] >> np.arange(tail, dtype=np.uint64)) & np.uint64(1)
+    seen = torch.from_numpy(bits.astype(np.bool_)).to(slot.device)
+    behind = (slot - (length - tail)).expand(*length.shape[:-2], len(seen), len(slot))
+    found = seen.expand(*behind.shape[:-1], tail).gather(-1, behind.clamp(0, tail - 1))
+    return (behind < 0) | (found & (behind < tail))
