@@ -9,8 +9,8 @@ import yaml
 from combine.merge.models import run
 from treadle.combine.merge import merge_yaml
 from treadle.combine.merge.account import inputs_of, manifest_of
-from treadle.combine.merge.models import Models
-from treadle.combine.merge.references import ModelRef
+from treadle.combine.merge.inputs.models import Models
+from treadle.combine.merge.recipe.references import ModelRef
 from treadle.core.checkpoint import model_card
 from treadle.core.run import recorded
 

@@ -18,8 +18,7 @@ from combine.merge.sites import (
     ranked,
     tuned,
 )
-from treadle.combine.merge.methods.breadcrumbs import Breadcrumbs
-from treadle.combine.merge.methods.breadcrumbs_ties import BreadcrumbsTies
+from treadle.combine.merge.methods.breadcrumbs import Breadcrumbs, BreadcrumbsTies
 from treadle.combine.merge.methods.task_arithmetic import TaskArithmetic
 
 METHODS = pytest.mark.parametrize("method", [Breadcrumbs, BreadcrumbsTies])

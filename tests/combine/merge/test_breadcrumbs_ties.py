@@ -3,8 +3,7 @@
 import numpy as np
 
 from combine.merge.sites import MemorySite, merged, normal, tuned
-from treadle.combine.merge.methods.breadcrumbs import Breadcrumbs
-from treadle.combine.merge.methods.breadcrumbs_ties import BreadcrumbsTies
+from treadle.combine.merge.methods.breadcrumbs import Breadcrumbs, BreadcrumbsTies
 from treadle.combine.merge.methods.ties import Ties
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from combine.merge.sites import MemorySite, merged, normal, tuned
-from treadle.combine.merge.methods.dare_linear import DareLinear
+from treadle.combine.merge.methods.dare import DareLinear
 from treadle.combine.merge.methods.task_arithmetic import TaskArithmetic
 
 

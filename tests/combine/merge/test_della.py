@@ -18,9 +18,8 @@ from combine.merge.sites import (
     ranked,
     tuned,
 )
-from treadle.combine.merge.methods.dare_linear import DareLinear
-from treadle.combine.merge.methods.della import Della
-from treadle.combine.merge.methods.della_linear import DellaLinear
+from treadle.combine.merge.methods.dare import DareLinear
+from treadle.combine.merge.methods.della import Della, DellaLinear
 from treadle.core.errors import SettingsError
 from treadle.native import elements
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from treadle.combine.merge.models import Model, Models
-from treadle.combine.merge.references import ModelRef
+from treadle.combine.merge.inputs.models import Model, Models
+from treadle.combine.merge.recipe.references import ModelRef
 from treadle.core.checkpoint import Manifest, Parent, side_file
 from treadle.core.result import RESULT_FILE, Input, Measurement
 from treadle.core.run import Recording

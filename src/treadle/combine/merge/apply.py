@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from treadle.combine.merge import METHODS
 from treadle.combine.merge.account import RECIPE_FILE, account_for, inputs_of, manifest_of
 from treadle.combine.merge.base import MergeMethod
-from treadle.combine.merge.data import DataRequest
-from treadle.combine.merge.grammar import MergeRecipe, load, of_models
-from treadle.combine.merge.models import Models
+from treadle.combine.merge.inputs.data import DataRequest
+from treadle.combine.merge.inputs.models import Models
+from treadle.combine.merge.recipe.grammar import MergeRecipe, load, of_models
+from treadle.combine.merge.tables import METHODS
 from treadle.core import hardware
 from treadle.core.arguments import checked
 from treadle.core.checkpoint import (

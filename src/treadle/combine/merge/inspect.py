@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.combine.merge.base import Floats
-from treadle.combine.merge.grammar import of_models
-from treadle.combine.merge.models import HEADS, Model, Models, parse_name
-from treadle.combine.merge.numbering import compared
-from treadle.combine.merge.order_statistics import Magnitudes
-from treadle.combine.merge.sources import Inputs
-from treadle.combine.merge.tokenizer import vocabulary_of
-from treadle.combine.merge.vocabulary import EMBEDDINGS
+from treadle.combine.merge.inputs.models import HEADS, Model, Models, parse_name
+from treadle.combine.merge.inputs.sources import Inputs
+from treadle.combine.merge.maths.order_statistics import Magnitudes
+from treadle.combine.merge.recipe.grammar import of_models
+from treadle.combine.merge.tokens.numbering import compared
+from treadle.combine.merge.tokens.tokenizer import vocabulary_of
+from treadle.combine.merge.tokens.vocabulary import EMBEDDINGS
 from treadle.core.arguments import checked
 from treadle.core.errors import CheckpointError, SettingsError
 from treadle.core.progress import steps

@@ -5,29 +5,34 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from treadle.combine.merge import METHODS
 from treadle.combine.merge.base import MergeMethod
-from treadle.combine.merge.compatibility import (
+from treadle.combine.merge.inputs.compatibility import (
     ALLOW_ARCHITECTURES,
     namesakes,
     require_one_architecture,
 )
-from treadle.combine.merge.configs import merged_config
-from treadle.combine.merge.data import Data, DataRequest
-from treadle.combine.merge.grammar import MergeRecipe, ModelRef, OutputSlice, SourceSlice
-from treadle.combine.merge.models import (
+from treadle.combine.merge.inputs.configs import merged_config
+from treadle.combine.merge.inputs.data import Data, DataRequest
+from treadle.combine.merge.inputs.models import (
     HEADS,
     Model,
     Models,
     Name,
     branch_ends,
 )
-from treadle.combine.merge.remarks import idle_filters, missing_weights, repeated_models, zeros
-from treadle.combine.merge.settings import base_of, made, models_of, require_known, resolve
+from treadle.combine.merge.inputs.sources import Inputs, Source
+from treadle.combine.merge.recipe.grammar import MergeRecipe, ModelRef, OutputSlice, SourceSlice
+from treadle.combine.merge.recipe.remarks import (
+    idle_filters,
+    missing_weights,
+    repeated_models,
+    zeros,
+)
+from treadle.combine.merge.recipe.settings import base_of, made, models_of, require_known, resolve
 from treadle.combine.merge.site import Knowledge
-from treadle.combine.merge.sources import Inputs, Source
-from treadle.combine.merge.vocabulary import EMBEDDINGS, Vocabulary
-from treadle.combine.merge.vocabulary import plan as plan_vocabulary
+from treadle.combine.merge.tables import METHODS
+from treadle.combine.merge.tokens.vocabulary import EMBEDDINGS, Vocabulary
+from treadle.combine.merge.tokens.vocabulary import plan as plan_vocabulary
 from treadle.core.checkpoint import PlannedTensor
 from treadle.core.codec import FLOATS, dtype_code
 from treadle.core.errors import CheckpointError, SettingsError

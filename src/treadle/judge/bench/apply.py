@@ -6,8 +6,8 @@ from treadle.core.arguments import checked
 from treadle.core.result import Measurement, Result, digest
 from treadle.core.run import recorded
 from treadle.core.timing import Stopwatch
-from treadle.judge.bench import BENCHMARKS
 from treadle.judge.bench.base import Benchmark
+from treadle.judge.bench.tables import BENCHMARKS
 
 __all__ = ["bench"]
 

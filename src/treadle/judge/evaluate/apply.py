@@ -8,9 +8,9 @@ from treadle.core.errors import CheckpointError, DataError, SettingsError
 from treadle.core.result import Figure, Measurement, Result, Series, digest, read_result
 from treadle.core.run import is_control, recorded
 from treadle.core.settings import Without
-from treadle.judge.evaluate import TASKS
 from treadle.judge.evaluate.base import AnswerTask, Prompts, Rows, Scores, Task
 from treadle.judge.evaluate.subject import Subject, Through, chosen_way
+from treadle.judge.evaluate.tables import TASKS
 from treadle.runtime.evict.tables import EVICTIONS
 from treadle.runtime.settings import EngineSettings
 

@@ -9,12 +9,12 @@ from treadle.core.result import Measurement, Result
 from treadle.core.run import is_control, recorded
 from treadle.core.sizes import Bytes, parse_bytes
 from treadle.core.timing import Stopwatch
-from treadle.learn.plan import LAYOUTS, ORDERS, PLANNERS
 from treadle.learn.plan.account import figures, measurements, write_plan
 from treadle.learn.plan.advice import advise
 from treadle.learn.plan.base import Layout, Order, Planner
 from treadle.learn.plan.stages import stages_of
 from treadle.learn.plan.step import Step, read_step
+from treadle.learn.plan.tables import LAYOUTS, ORDERS, PLANNERS
 from treadle.model.graph.schema import save_graph
 
 __all__ = ["plan"]

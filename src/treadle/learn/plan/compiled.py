@@ -6,8 +6,8 @@ Named in pyproject.toml, so that torch finds the backend by itself once treadle 
 from collections.abc import Sequence
 
 from treadle.core.seed import numpy_stream
-from treadle.learn.plan import ORDERS
 from treadle.learn.plan.problem import build_problem
+from treadle.learn.plan.tables import ORDERS
 from treadle.model.graph.backend import Backend
 from treadle.model.graph.schema import Graph
 

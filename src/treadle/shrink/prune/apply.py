@@ -7,11 +7,11 @@ from treadle.core.arguments import checked
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.registry import Choice
 from treadle.core.result import Result
-from treadle.shrink.prune import ALLOCATIONS, METRICS, UPDATES
 from treadle.shrink.prune.base import Allocation, Metric, Update
 from treadle.shrink.prune.patterns import parse_pattern, pattern_sparsity
 from treadle.shrink.prune.request import Mode, Request, check
 from treadle.shrink.prune.run import prune_model
+from treadle.shrink.prune.tables import ALLOCATIONS, METRICS, UPDATES
 
 __all__ = ["prune"]
 

@@ -14,7 +14,6 @@ from treadle.core.result import Result
 from treadle.core.run import recorded
 from treadle.core.table import Source, open_source
 from treadle.native.text import parse_lines
-from treadle.text.curate import METHODS
 from treadle.text.curate.account import (
     account_for,
     account_for_share,
@@ -34,6 +33,7 @@ from treadle.text.curate.folders import (
 from treadle.text.curate.known import Joined, known_inputs, open_known, sliced
 from treadle.text.curate.reference import read_reference
 from treadle.text.curate.shards import Shard, read_shard
+from treadle.text.curate.tables import METHODS
 from treadle.text.curate.writing import (
     DATA,
     STATISTICS,

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site, Unit
-from treadle.combine.merge.order_statistics import Magnitudes
-from treadle.combine.merge.task_vectors import add_to_base
+from treadle.combine.merge.maths.order_statistics import Magnitudes
+from treadle.combine.merge.maths.task_vectors import add_to_base
 from treadle.core.method import Standard
 
 __all__ = ["ArceeFusion"]

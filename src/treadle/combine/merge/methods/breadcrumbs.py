@@ -2,18 +2,22 @@
 
 from typing import ClassVar
 
-from pydantic import Field
-
-from treadle.combine.merge.base import Chunk, Floats, MergeMethod, PerModel, Site
-from treadle.combine.merge.task_vectors import add_to_base, weighted_sum
-from treadle.combine.merge.trimming import Trimming, middle, trimming
-from treadle.combine.merge.weights import Fractions, each, spread
+from treadle.combine.merge.base import Site
+from treadle.combine.merge.maths.thinned import Thinned, Thinning, within
+from treadle.combine.merge.maths.trimming import middle
+from treadle.combine.merge.maths.weights import Fractions, spread
 from treadle.core.method import Paper
 
-__all__ = ["Breadcrumbs"]
+__all__ = ["Breadcrumbs", "BreadcrumbsTies"]
+
+_PAPER = Paper(
+    "Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse Masks",
+    2024,
+    "https://arxiv.org/abs/2312.06795",
+)
 
 
-class Breadcrumbs(MergeMethod):
+class Breadcrumbs(Thinned):
     """Sum task vectors without their smallest elements, which are noise, and their outliers.
 
     Of each task vector the share `gamma` of largest magnitudes goes, the share `density` after it
@@ -25,36 +29,40 @@ class Breadcrumbs(MergeMethod):
     """
 
     name: ClassVar[str] = "breadcrumbs"
-    base = "required"
-    paper = Paper(
-        "Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse Masks",
-        2024,
-        "https://arxiv.org/abs/2312.06795",
-    )
+    paper = _PAPER
 
-    weight: PerModel = (1.0,)
-    """Weight of each model's task vector."""
-    density: Fractions = (1.0,)
-    """Share of each task vector's elements that is kept."""
     gamma: Fractions = (0.01,)
     """Share of each task vector's elements that is dropped for being the largest."""
-    lambda_: float = Field(default=1.0, alias="lambda")
-    """Factor of the merged task vector."""
-    normalize: bool = False
-    """Divide by the sum of the weights."""
-    rescale: bool = False
-    """Give each trimmed task vector the L1 norm that it had."""
 
-    def measure(self, site: Site) -> Trimming:
+    def measure(self, site: Site) -> Thinning:
         """Find each model's thresholds, and its loss of norm where that is made good."""
-        num_models = len(site.keys)
-        bands = middle(site, spread(self.density, num_models), spread(self.gamma, num_models))
-        return trimming(site, bands, rescale=self.rescale)
+        return _between(self, site)
 
-    def merge(self, chunk: Chunk, site: Site, known: Trimming) -> Floats:
-        """Return the base plus the weighted sum of the trimmed task vectors."""
-        weights = each(self.weight, len(chunk.models), normalize=self.normalize)
-        deltas = chunk.deltas()
-        known.trim(deltas)
-        merged = weighted_sum(deltas, weights * known.factors)
-        return add_to_base(chunk, merged, self.lambda_)
+
+class BreadcrumbsTies(Thinned):
+    """Drop outliers and noise from task vectors, then add up, for each element, what agrees.
+
+    Of each task vector the share `gamma` of largest magnitudes goes, the share `density` after it
+    stays, the rest goes. With γ = sgn Σ w_n τ̂_n of what stayed, θ = θ_0 + λ Σ_A w_n τ̂_n over
+    A = {n : sgn τ̂_n = γ}, as in TIES, and divided by Σ_A w_n where `normalize` is on. A combination
+    of mergekit's; its rules for gamma + density above 1 and for density 1 are kept.
+
+    Paper: Davari and Belilovsky, 2024; signs: Yadav et al., 2023.
+    """
+
+    name: ClassVar[str] = "breadcrumbs_ties"
+    elects_signs: ClassVar[bool] = True
+    paper = _PAPER
+
+    gamma: Fractions = (0.01,)
+    """Share of each task vector's elements that is dropped for being the largest."""
+
+    def measure(self, site: Site) -> Thinning:
+        """Find each model's thresholds, and its loss of norm where that is made good."""
+        return _between(self, site)
+
+
+def _between(method: "Breadcrumbs | BreadcrumbsTies", site: Site) -> Thinning:
+    num_models = len(site.keys)
+    bands = middle(site, spread(method.density, num_models), spread(method.gamma, num_models))
+    return within(site, bands, rescale=method.rescale)

@@ -6,8 +6,8 @@ import numpy as np
 from pydantic import Field
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, PerModel, Site
-from treadle.combine.merge.task_vectors import add_to_base, scale
-from treadle.combine.merge.weights import each, spread
+from treadle.combine.merge.maths.task_vectors import add_to_base, scale
+from treadle.combine.merge.maths.weights import each, spread
 from treadle.core.errors import SettingsError
 from treadle.core.method import Paper
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, PerModel, Site
-from treadle.combine.merge.weights import each
+from treadle.combine.merge.maths.weights import each
 from treadle.core.method import Paper
 
 __all__ = ["Fisher"]

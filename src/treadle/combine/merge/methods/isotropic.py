@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site, Unit
-from treadle.combine.merge.task_vectors import add_to_base, weighted_sum
+from treadle.combine.merge.maths.task_vectors import add_to_base, weighted_sum
 from treadle.core.method import Paper
 
 __all__ = ["Isotropic"]

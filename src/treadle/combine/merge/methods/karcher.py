@@ -6,8 +6,8 @@ import numpy as np
 from pydantic import Field
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site
-from treadle.combine.merge.gram import Doubles, cosines, gram, norms
-from treadle.combine.merge.task_vectors import weighted_sum
+from treadle.combine.merge.maths.gram import Doubles, cosines, gram, norms
+from treadle.combine.merge.maths.task_vectors import weighted_sum
 from treadle.core.method import Paper
 
 __all__ = ["Karcher"]

@@ -3,8 +3,8 @@
 from typing import Any, ClassVar
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, PerModel, Site
-from treadle.combine.merge.task_vectors import weighted_sum
-from treadle.combine.merge.weights import each
+from treadle.combine.merge.maths.task_vectors import weighted_sum
+from treadle.combine.merge.maths.weights import each
 from treadle.core.method import Paper
 
 __all__ = ["Linear"]

@@ -5,8 +5,8 @@ from typing import ClassVar
 import numpy as np
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site, Unit
-from treadle.combine.merge.gram import Doubles, gram, gram_of_rows, norms
-from treadle.combine.merge.task_vectors import add_to_base, weighted_sum
+from treadle.combine.merge.maths.gram import Doubles, gram, gram_of_rows, norms
+from treadle.combine.merge.maths.task_vectors import add_to_base, weighted_sum
 from treadle.core.method import Paper
 
 __all__ = ["ModelStock"]

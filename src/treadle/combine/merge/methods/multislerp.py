@@ -5,9 +5,9 @@ from typing import ClassVar
 import numpy as np
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, PerModel, Site
-from treadle.combine.merge.gram import Doubles, gram, norms
-from treadle.combine.merge.task_vectors import weighted_sum
-from treadle.combine.merge.weights import each
+from treadle.combine.merge.maths.gram import Doubles, gram, norms
+from treadle.combine.merge.maths.task_vectors import weighted_sum
+from treadle.combine.merge.maths.weights import each
 from treadle.core.errors import SettingsError
 from treadle.core.method import Standard
 

@@ -6,9 +6,9 @@ from typing import ClassVar
 import numpy as np
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, PerModel, Site, Unit
-from treadle.combine.merge.gram import Doubles, cosines, gram, gram_of_columns, gram_of_rows
-from treadle.combine.merge.sphere import between
-from treadle.combine.merge.weights import each
+from treadle.combine.merge.maths.gram import Doubles, cosines, gram, gram_of_columns, gram_of_rows
+from treadle.combine.merge.maths.sphere import between
+from treadle.combine.merge.maths.weights import each
 from treadle.core.method import Standard
 
 __all__ = ["NuSlerp"]

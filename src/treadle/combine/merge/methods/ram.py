@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site
-from treadle.combine.merge.overlap import changes, divide_by_count
-from treadle.combine.merge.task_vectors import add_to_base
+from treadle.combine.merge.maths.overlap import changes, divide_by_count
+from treadle.combine.merge.maths.task_vectors import add_to_base
 from treadle.core.method import Paper
 
 __all__ = ["Ram"]

@@ -6,8 +6,8 @@ import numpy as np
 from pydantic import Field
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site
-from treadle.combine.merge.overlap import changes, divide_by_count
-from treadle.combine.merge.task_vectors import add_to_base
+from treadle.combine.merge.maths.overlap import changes, divide_by_count
+from treadle.combine.merge.maths.task_vectors import add_to_base
 from treadle.core.method import Paper
 
 __all__ = ["RamPlusTl"]

@@ -6,8 +6,8 @@ import numpy as np
 from pydantic import Field
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site
-from treadle.combine.merge.order_statistics import NOTHING, Cutoff, Largest, Magnitudes
-from treadle.combine.merge.task_vectors import add_to_base, elected_mean
+from treadle.combine.merge.maths.order_statistics import NOTHING, Cutoff, Largest, Magnitudes
+from treadle.combine.merge.maths.task_vectors import add_to_base, elected_mean
 from treadle.core.method import Paper
 
 __all__ = ["Sce"]

@@ -6,9 +6,9 @@ import numpy as np
 from pydantic import Field
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site
-from treadle.combine.merge.gram import cosines, gram
-from treadle.combine.merge.sphere import between
-from treadle.combine.merge.task_vectors import weighted_sum
+from treadle.combine.merge.maths.gram import cosines, gram
+from treadle.combine.merge.maths.sphere import between
+from treadle.combine.merge.maths.task_vectors import weighted_sum
 from treadle.core.method import Standard
 
 __all__ = ["Slerp"]

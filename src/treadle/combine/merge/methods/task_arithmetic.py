@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, PerModel, Site
-from treadle.combine.merge.task_vectors import add_to_base, weighted_sum
-from treadle.combine.merge.weights import each
+from treadle.combine.merge.maths.task_vectors import add_to_base, weighted_sum
+from treadle.combine.merge.maths.weights import each
 from treadle.core.method import Paper
 
 __all__ = ["TaskArithmetic"]

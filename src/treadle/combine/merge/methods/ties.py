@@ -2,18 +2,16 @@
 
 from typing import ClassVar
 
-from pydantic import Field
-
-from treadle.combine.merge.base import Chunk, Floats, MergeMethod, PerModel, Site
-from treadle.combine.merge.task_vectors import add_to_base, elected_sum, scale
-from treadle.combine.merge.trimming import Trimming, largest, trimming
-from treadle.combine.merge.weights import Fractions, each, spread
+from treadle.combine.merge.base import Site
+from treadle.combine.merge.maths.thinned import Thinned, Thinning, within
+from treadle.combine.merge.maths.trimming import largest
+from treadle.combine.merge.maths.weights import spread
 from treadle.core.method import Paper
 
 __all__ = ["Ties"]
 
 
-class Ties(MergeMethod):
+class Ties(Thinned):
     """Keep the largest part of each task vector, elect a sign for every element, average the rest.
 
     Small changes and changes of opposite sign are what makes task vectors disturb each other. With
@@ -27,34 +25,17 @@ class Ties(MergeMethod):
     """
 
     name: ClassVar[str] = "ties"
-    base = "required"
+    elects_signs: ClassVar[bool] = True
     paper = Paper(
         "TIES-Merging: Resolving Interference When Merging Models",
         2023,
         "https://arxiv.org/abs/2306.01708",
     )
 
-    weight: PerModel = (1.0,)
-    """Weight of each model's task vector."""
-    density: Fractions = (1.0,)
-    """Share of each task vector's elements that is kept."""
-    lambda_: float = Field(default=1.0, alias="lambda")
-    """Factor of the merged task vector."""
     normalize: bool = True
     """Divide each element by the weights of the models that took part in it."""
-    rescale: bool = False
-    """Give each trimmed task vector the L1 norm that it had."""
 
-    def measure(self, site: Site) -> Trimming:
+    def measure(self, site: Site) -> Thinning:
         """Find each model's threshold, and its loss of norm where that is made good."""
         bands = largest(site, spread(self.density, len(site.keys)))
-        return trimming(site, bands, rescale=self.rescale)
-
-    def merge(self, chunk: Chunk, site: Site, known: Trimming) -> Floats:
-        """Return the base plus the elected mean of the trimmed task vectors."""
-        weights = each(self.weight, len(chunk.models))
-        deltas = chunk.deltas()
-        known.trim(deltas)
-        scale(deltas, weights * known.factors)
-        merged = elected_sum(deltas, weights, normalize=self.normalize)
-        return add_to_base(chunk, merged, self.lambda_)
+        return within(site, bands, rescale=self.rescale)

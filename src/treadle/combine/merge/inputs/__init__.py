@@ -1,0 +1,1 @@
+"""What is read: models, adapters, their tensors, their configs, what is known of their data."""

@@ -1,0 +1,171 @@
+"""What the models' own data says: squared gradients and Gram matrices, collected model by model.
+
+They lie in files beside the output while a merge runs, so that a killed one finds them again, and
+are read back in runs.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from treadle.combine.merge.inputs.models import Model
+from treadle.combine.merge.inputs.sources import WeightFiles
+from treadle.combine.merge.site import Floats
+from treadle.core.checkpoint import TensorInfo
+from treadle.core.checkpoint.header import read_header
+from treadle.core.checkpoint.publish import remove
+from treadle.core.errors import SettingsError
+from treadle.core.result import Input, digest
+
+if TYPE_CHECKING:
+    import torch
+
+    from treadle.model.text import Windows
+
+__all__ = ["Data", "DataRequest"]
+
+Need = Literal["", "importance", "gram"]
+
+
+class DataRequest(NamedTuple):
+    """Which text speaks for which model."""
+
+    text: tuple[str, ...]
+    num_windows: int
+    window_tokens: int
+
+    def settings(self) -> dict[str, Any]:  # Any: JSON values
+        """Return what determines the statistics beside the texts' content."""
+        return self._asdict() | {"text": list(self.text)}
+
+
+class _Known(NamedTuple):
+    """What is known of one tensor of one model, once it was collected."""
+
+    data: "Data"
+    place: int
+    name: str
+
+    def importance(self, first: int, target: Floats) -> None:
+        """Write the mean squared gradient of the elements from `first` on into `target`."""
+        info = self.data.infos(self.place)[self.name]
+        self.data.files.read(info.file, info.start_byte + 4 * first, target.view(np.uint8))
+
+    def gram(self) -> Floats | None:
+        """Return X^T X [in, in] of the inputs of a matrix; None where the tensor is no matrix."""
+        key, _ = self.data.inputs_of(self.place).get(self.name, ("", False))
+        info = self.data.infos(self.place).get(key)
+        if info is None:
+            return None
+        found = np.empty(info.shape, np.float32)
+        self.data.files.read(info.file, info.start_byte, found.reshape(-1).view(np.uint8))
+        return found
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the matrix lies as [in, out] and not as [out, in]."""
+        return self.data.inputs_of(self.place).get(self.name, ("", False))[1]
+
+
+class Data:
+    """The statistics of all models of a merge, collected when they are first wanted."""
+
+    def __init__(
+        self, request: DataRequest, models: Sequence[Model], need: Need, seed: int
+    ) -> None:
+        if len(request.text) not in (1, len(models)):
+            raise SettingsError(
+                f"{len(request.text)} texts were given for {len(models)} models; give one for all, "
+                f"or one for each, in their order and without the base."
+            )
+        for model in models:
+            if model.ref.adapter is not None:
+                raise SettingsError(
+                    f"'{model.ref}' is a model with an adapter, which cannot be run on its text; "
+                    f"merge the adapter into a folder first (treadle merge passthrough)."
+                )
+        self.files = WeightFiles()
+        self._models, self._need, self._seed = models, need, seed
+        self._request = request
+        self._windows = [self._cut(place) for place in range(len(models))]
+        self._infos: list[dict[str, TensorInfo]] = []
+        self._folder = Path()
+
+    def _cut(self, place: int) -> "Windows":
+        from treadle.model.load import load_tokenizer
+        from treadle.model.text import sampled_windows
+
+        request, model = self._request, self._models[place]
+        text = request.text[place if len(request.text) > 1 else 0]
+        tokenizer = load_tokenizer(model.reader.folder)
+        return sampled_windows(
+            text, tokenizer, request.num_windows, request.window_tokens, self._seed
+        )
+
+    def inputs(self) -> list[Input]:
+        """Return the texts as inputs of the result."""
+        return [
+            Input(
+                name=f"text {place + 1}",
+                path=windows.protocol.corpus,
+                content_hash=windows.protocol.corpus_sha256,
+                role="data",
+            )
+            for place, windows in enumerate(self._windows)
+        ]
+
+    def collect(self, out: Path) -> None:
+        """Run every model on its text, unless an interrupted merge into `out` has done so."""
+        self._folder = out.absolute().with_name(f".{out.name}.statistics")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for place, model in enumerate(self._models):
+            file = self._file(place)
+            if not file.is_file():
+                self._write(file, model, self._windows[place].tokens)
+            self._infos.append({info.name: info for info in read_header(file)})
+
+    def _file(self, place: int) -> Path:
+        protocol = self._windows[place].protocol
+        parts = [self._models[place].content_hash, protocol.hash, self._seed, self._need]
+        return self._folder / f"{digest(parts)[:24]}.safetensors"
+
+    def _write(self, file: Path, model: Model, tokens: "torch.Tensor") -> None:
+        from safetensors.torch import save_file
+
+        from treadle.model.statistics import collect_grams, collect_importance
+
+        collect = {"importance": collect_importance, "gram": collect_grams}[self._need]
+        found = collect(model.reader.folder, tokens)
+        beside = file.with_suffix(".partial")
+        save_file(found, beside)
+        os.replace(beside, file)
+
+    def known(self, place: int, name: str) -> _Known:
+        """Return what will be known of tensor `name` of the model at `place`."""
+        return _Known(self, place, self._models[place].reader.tied.get(name, name))
+
+    def infos(self, place: int) -> dict[str, TensorInfo]:
+        """Return where a model's statistics lie."""
+        return self._infos[place]
+
+    @cache  # noqa: B019  # as long-lived as the merge
+    def inputs_of(self, place: int) -> dict[str, tuple[str, bool]]:
+        """Return, for each tensor that is a matrix, the key of its Gram matrix and how it lies."""
+        from treadle.model.statistics import model_matrices
+
+        return {
+            matrix.tensor: (f"{matrix.layer}/{matrix.input}", matrix.transposed)
+            for matrix in model_matrices(self._models[place].reader.folder)
+        }
+
+    def close(self) -> None:
+        """Close the files."""
+        self.files.close()
+
+    def remove(self) -> None:
+        """Delete the files: the merge is done."""
+        remove(self._folder)

@@ -1,0 +1,1 @@
+"""What methods compute with: task vectors, thinning, orders, products, weights."""

@@ -1,0 +1,1 @@
+"""Tokenizers and vocabularies that become one, and the rows that move with them."""

@@ -1,0 +1,17 @@
+"""The table of the family's methods."""
+
+from treadle.core.registry import Registry
+from treadle.judge.bench.base import Benchmark
+
+__all__ = ["BENCHMARKS"]
+
+_METHODS = "treadle.judge.bench.methods"
+
+BENCHMARKS: Registry[Benchmark] = Registry(
+    "benchmark",
+    {
+        "latency": f"{_METHODS}.latency:Latency",
+        "questions": f"{_METHODS}.questions:Questions",
+        "throughput": f"{_METHODS}.throughput:Throughput",
+    },
+)
