@@ -11,7 +11,7 @@ import xxhash
 import zstandard
 
 from treadle.core.errors import CapacityError, DataError
-from treadle.core.table import batches, cut, lines, open_source, parts, source
+from treadle.core.table import batches, batches_of, cut, lines, open_source, parts, source
 from treadle.native.text import parse_lines
 
 ROWS = [{"id": f"n{i}", "text": f"text {i} 中文\n", "url": f"u{i}"} for i in range(50)]
@@ -20,7 +20,7 @@ LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).enco
 
 def documents(data, **columns):
     opened = open_source(data, **columns)
-    read = [batch for unit in opened.units for batch in opened.batches(unit)]
+    read = [batch for unit in opened.units for batch in batches_of(opened, unit)]
     table = pa.concat_tables([batch.table for batch in read])
     return table.to_pylist(), [reject for batch in read for reject in batch.rejects]
 
@@ -60,7 +60,7 @@ def test_a_byte_order_mark_costs_no_document(tmp_path, monkeypatch, suffix, pars
         assert [(r.row, r.reason) for r in rejects] == [(len(ROWS), "not JSON")]
     file.write_bytes(packed(b"\xef\xbb\xbf"))
     opened = open_source(file, parser=parser)
-    assert not [batch for unit in opened.units for batch in opened.batches(unit)]
+    assert not [batch for unit in opened.units for batch in batches_of(opened, unit)]
 
 
 @pytest.mark.parametrize("parser", [None, parse_lines])

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from treadle.core.errors import DataError
-from treadle.core.table import open_source
+from treadle.core.table import batches_of, open_source
 
 pytest.importorskip("fastwarc")
 
@@ -46,7 +46,7 @@ RECORDS = [
 
 def read(file):
     opened = open_source(file)
-    found = [batch for unit in opened.units for batch in opened.batches(unit)]
+    found = [batch for unit in opened.units for batch in batches_of(opened, unit)]
     rows = [row for batch in found for row in batch.table.to_pylist()]
     return rows, [tuple(reject) for batch in found for reject in batch.rejects]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treadle.core.table import open_source
+from treadle.core.table import batches_of, open_source
 from treadle.native import text as kernels
 from treadle.native.loader import library
 
@@ -49,7 +49,7 @@ ODD = (
 
 def read(file, parser):
     opened = open_source(file, parser=parser)
-    found = [batch for unit in opened.units for batch in opened.batches(unit)]
+    found = [batch for unit in opened.units for batch in batches_of(opened, unit)]
     rows = [row for batch in found for row in batch.table.to_pylist()]
     return rows, [reject for batch in found for reject in batch.rejects]
 

@@ -6,7 +6,7 @@ offsets; calls release the interpreter's lock.
 
 import ctypes
 from collections.abc import Collection
-from typing import Literal, NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from treadle.core.table import ParsedLines
 from treadle.native import text_twins as twins
 from treadle.native.characters import characters
+from treadle.native.documents import Runs, Shingles, Texts, Unit
 from treadle.native.loader import library
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
 T = TypeVar("T")
 Integers = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
-Unit = Literal["words", "characters"]
 
 _MAX_LINES = 8192
 _SLACK_BYTES = 64
@@ -43,43 +43,6 @@ _SLACK_BYTES = 64
 
 COUNTS = twins.COUNTS
 """Names of the columns that `count_documents` fills."""
-
-
-class Texts(NamedTuple):
-    """Documents: text i is data[offsets[i]:offsets[i + 1]], valid UTF-8."""
-
-    data: npt.NDArray[np.uint8]
-    offsets: Integers
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def text(self, number: int) -> str:
-        """Return one document."""
-        start, stop = self.offsets[number : number + 2]
-        return self.data[start:stop].tobytes().decode()
-
-    @staticmethod
-    def of(texts: Collection[str]) -> "Texts":
-        """Return the documents as one buffer."""
-        encoded = [text.encode() for text in texts]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(text) for text in encoded], out=offsets[1:])
-        return Texts(np.frombuffer(b"".join(encoded) or b"\0", np.uint8), offsets)
-
-
-class Shingles(NamedTuple):
-    """Sets of shingle hashes: set i is values[starts[i]:starts[i + 1]], in order."""
-
-    values: npt.NDArray[np.uint32]
-    starts: Integers
-
-
-class Runs(NamedTuple):
-    """Hashes of all runs of units: those of document i are values[starts[i]:starts[i + 1]]."""
-
-    values: Keys
-    starts: Integers
 
 
 class _Characters(ctypes.Structure):

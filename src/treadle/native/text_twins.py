@@ -5,16 +5,13 @@ import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from treadle.native import characters as kinds
 from treadle.native.characters import Characters, characters
-
-if TYPE_CHECKING:
-    from treadle.native.text import Runs, Shingles, Texts, Unit
+from treadle.native.documents import Runs, Shingles, Texts, Unit
 
 __all__ = [
     "COUNTS",
@@ -87,7 +84,7 @@ def stop_word_table(
 
 
 def count_documents(
-    texts: "Texts", unit: "Unit", stop_words: Collection[str], required: tuple[str, ...]
+    texts: Texts, unit: Unit, stop_words: Collection[str], required: tuple[str, ...]
 ) -> tuple[Integers, npt.NDArray[np.float64]]:
     """Count document after document."""
     table = characters(unit == "characters")
@@ -230,7 +227,7 @@ def _count_tokens(tokens: list[str], row: Row) -> float:
 
 
 def minhash_documents(
-    texts: "Texts", unit: "Unit", size: int, multiply: Keys, add: Keys, bands: int
+    texts: Texts, unit: Unit, size: int, multiply: Keys, add: Keys, bands: int
 ) -> tuple[Keys, Integers]:
     """Hash document after document."""
     keys = np.zeros((len(texts), bands), np.uint64)
@@ -257,11 +254,11 @@ def _least(shingles: npt.NDArray[np.uint32], multiply: Keys, add: Keys) -> Keys:
     return slots
 
 
-def _shingles(text: str, unit: "Unit", size: int) -> npt.NDArray[np.uint32]:
+def _shingles(text: str, unit: Unit, size: int) -> npt.NDArray[np.uint32]:
     return (_runs_of(text, unit, size) >> np.uint64(32)).astype(np.uint32)
 
 
-def _runs_of(text: str, unit: "Unit", size: int) -> Keys:
+def _runs_of(text: str, unit: Unit, size: int) -> Keys:
     table, words, is_open = characters(), list[str](), False
     lowered = _lower(table, text)
     for character, low in zip(text, lowered, strict=True):
@@ -284,30 +281,26 @@ def _runs_of(text: str, unit: "Unit", size: int) -> Keys:
     return _mixed(runs)
 
 
-def shingle_documents(texts: "Texts", unit: "Unit", size: int) -> "Shingles":
+def shingle_documents(texts: Texts, unit: Unit, size: int) -> Shingles:
     """Collect the set of each document."""
-    from treadle.native.text import Shingles
-
     sets = [np.unique(_shingles(texts.text(n), unit, size)) for n in range(len(texts))]
     starts = np.array([0, *accumulate(len(one) for one in sets)], np.int64)
     return Shingles(np.concatenate([*sets, np.zeros(0, np.uint32)]), starts)
 
 
-def run_documents(texts: "Texts", unit: "Unit", size: int) -> "Runs":
+def run_documents(texts: Texts, unit: Unit, size: int) -> Runs:
     """Hash document after document."""
-    from treadle.native.text import Runs
-
     found = [_runs_of(texts.text(n), unit, size) for n in range(len(texts))]
     starts = np.array([0, *accumulate(len(one) for one in found)], np.int64)
     return Runs(np.concatenate([*found, np.zeros(0, np.uint64)]), starts)
 
 
-def jaccard(sets: "Shingles", left: Integers, right: Integers) -> npt.NDArray[np.float64]:
+def jaccard(sets: Shingles, left: Integers, right: Integers) -> npt.NDArray[np.float64]:
     """Compare pair after pair."""
     return np.array([_similarity(sets, a, b) for a, b in zip(left, right, strict=True)])
 
 
-def _similarity(sets: "Shingles", left: int, right: int) -> float:
+def _similarity(sets: Shingles, left: int, right: int) -> float:
     one, other = (sets.values[sets.starts[i] : sets.starts[i + 1]] for i in (left, right))
     both = len(np.intersect1d(one, other, assume_unique=True))
     union = len(one) + len(other) - both
@@ -315,7 +308,7 @@ def _similarity(sets: "Shingles", left: int, right: int) -> float:
 
 
 def similar_pieces(
-    pieces: "Texts", starts: Integers, fraction: float, short_chars: int, window: int
+    pieces: Texts, starts: Integers, fraction: float, short_chars: int, window: int
 ) -> npt.NDArray[np.bool_]:
     """Compare piece with piece."""
     goes = np.zeros(len(pieces), np.bool_)

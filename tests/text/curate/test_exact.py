@@ -77,7 +77,7 @@ def test_documents_that_a_policy_cannot_rank_are_counted(tmp_path):
 def test_texts_that_share_half_of_the_hash_are_no_copies():
     import numpy as np
 
-    from treadle.text.curate.survivors import pairs_of_equal_keys
+    from treadle.text.curate.keys import pairs_of_equal_keys
 
     keys = np.array([[1, 2], [1, 3], [1, 2], [2, 2]], np.uint64)
     left, right = pairs_of_equal_keys(keys)
@@ -87,13 +87,13 @@ def test_texts_that_share_half_of_the_hash_are_no_copies():
 def test_sorting_in_ranges_finds_the_same_pairs(monkeypatch):
     import numpy as np
 
-    from treadle.text.curate import survivors
+    from treadle.text.curate import keys as sorting
 
     keys = np.random.Generator(np.random.Philox(1)).integers(0, 1 << 64, 500, np.uint64)
     keys = np.concatenate([keys, keys[::3], np.array([0, 0, (1 << 64) - 1], np.uint64)])
-    whole = survivors.pairs_of_equal_keys(keys)
-    monkeypatch.setattr(survivors, "_SORT_BYTES", 1000)
-    cut = survivors.pairs_of_equal_keys(keys)
+    whole = sorting.pairs_of_equal_keys(keys)
+    monkeypatch.setattr(sorting, "_SORT_BYTES", 1000)
+    cut = sorting.pairs_of_equal_keys(keys)
     pairs = [set(zip(left.tolist(), right.tolist(), strict=True)) for left, right in (whole, cut)]
     assert len(pairs[0]) == 168
     assert pairs[0] == pairs[1]

@@ -67,12 +67,12 @@ def test_document_of_which_too_little_is_left_goes_with_what_is_left(tmp_path):
 
 
 def test_sorting_in_ranges_removes_the_same(tmp_path, monkeypatch):
-    from treadle.text.curate import survivors
+    from treadle.text.curate import keys as sorting
 
     texts = [
         "\n".join(str(row["text"])[at : at + 40] for at in range(0, 200, 40))
         for row in corpora.records()
     ]
     whole, _ = run(tmp_path, texts)
-    monkeypatch.setattr(survivors, "_SORT_BYTES", 500)
+    monkeypatch.setattr(sorting, "_SORT_BYTES", 500)
     assert run(tmp_path, texts)[0] == whole

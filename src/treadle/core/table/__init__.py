@@ -4,7 +4,8 @@ pyarrow and the readers' packages are imported where they are used: the base ins
 """
 
 from treadle.core.table.parts import PartWriter, cut, refuse_full_disk, write_parquet
-from treadle.core.table.source import LineParser, ParsedLines, Source, Unit, open_source
+from treadle.core.table.source import batches_of, open_source
+from treadle.core.table.units import LineParser, ParsedLines, Source, Unit
 
 __all__ = [
     "LineParser",
@@ -12,6 +13,7 @@ __all__ = [
     "PartWriter",
     "Source",
     "Unit",
+    "batches_of",
     "cut",
     "open_source",
     "refuse_full_disk",

@@ -6,7 +6,7 @@ import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,8 @@ from treadle.core.table.batches import (
     batched,
     fitted,
 )
+from treadle.core.table.units import ParsedLines, Source, Unit
 from treadle.core.table.unnamed import name_of_text
-
-if TYPE_CHECKING:
-    from treadle.core.table.source import ParsedLines, Source, Unit
 
 __all__ = ["line_batches"]
 
@@ -39,7 +37,7 @@ _DOCUMENT, _EMPTY = 0, 2
 _LINE_END = b"\n"
 
 
-def line_batches(source: "Source", unit: "Unit") -> Iterator[Batch]:
+def line_batches(source: Source, unit: Unit) -> Iterator[Batch]:
     """Yield the documents of a unit of JSON lines."""
     row = unit.first_row
     for region in _plain_regions(unit) if unit.kind == "lines" else _stream_regions(unit):
@@ -62,13 +60,13 @@ def line_batches(source: "Source", unit: "Unit") -> Iterator[Batch]:
         row += len(lines)
 
 
-def _parsed(source: "Source", content: Bytes) -> "ParsedLines | None":
+def _parsed(source: Source, content: Bytes) -> "ParsedLines | None":
     if source.parser is None or len(content) > batches.MAX_DOCUMENT_BYTES:
         return None
     return source.parser(content, source.text_column, source.id_column)
 
 
-def _batch_of(parsed: "ParsedLines", source: "Source", unit: "Unit", row: int) -> Batch | None:
+def _batch_of(parsed: ParsedLines, source: Source, unit: Unit, row: int) -> Batch | None:
     """Return what was parsed; None if an id is empty or the rest of an object no JSON."""
     chosen = np.flatnonzero(parsed.kinds == _DOCUMENT)
     ends = np.concatenate([np.zeros((3, 1), np.int64), parsed.ends[:, chosen]], axis=1)
@@ -123,9 +121,7 @@ def _metas(rests: Bytes, ends: npt.NDArray[np.int64]) -> pa.Array | None:
     return pa.array(found, pa.large_string())
 
 
-def _records(
-    source: "Source", unit: "Unit", row: int, lines: list[bytes]
-) -> Iterator[Record | Reject]:
+def _records(source: Source, unit: Unit, row: int, lines: list[bytes]) -> Iterator[Record | Reject]:
     import orjson
 
     text_column, id_column = source.text_column, source.id_column
@@ -175,7 +171,7 @@ def _why_no_json(line: bytes) -> str:
     return "not JSON"
 
 
-def _plain_regions(unit: "Unit") -> Iterator[Bytes | None]:
+def _plain_regions(unit: Unit) -> Iterator[Bytes | None]:
     """Yield whole lines of a run of a file; None stands for one too long to hold."""
     with unit.files[0].open("rb") as stream:
         # The last array that looks into it closes the map.
@@ -195,7 +191,7 @@ def _plain_regions(unit: "Unit") -> Iterator[Bytes | None]:
         start = stop
 
 
-def _stream_regions(unit: "Unit") -> Iterator[Bytes | None]:
+def _stream_regions(unit: Unit) -> Iterator[Bytes | None]:
     held: list[bytes] = []
     num_held, is_too_long = 0, False
     for chunk in _without_mark(_chunks(unit)):
@@ -228,7 +224,7 @@ def _without_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield from chunks
 
 
-def _chunks(unit: "Unit") -> Iterator[bytes]:
+def _chunks(unit: Unit) -> Iterator[bytes]:
     import zstandard
 
     file = unit.files[0]

@@ -26,12 +26,13 @@ from treadle.core.table.warc import warc_records
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-    from treadle.core.table.source import Source, Unit
+
+from treadle.core.table.units import Source, Unit
 
 __all__ = ["open_parquet", "read_unit", "shard_schema"]
 
 
-def read_unit(source: "Source", unit: "Unit") -> Iterator[Batch]:
+def read_unit(source: Source, unit: Unit) -> Iterator[Batch]:
     """Yield the documents of a unit in their order."""
     if unit.kind == "parquet":
         yield from _parquet_batches(source, unit)
@@ -43,7 +44,7 @@ def read_unit(source: "Source", unit: "Unit") -> Iterator[Batch]:
         yield from line_batches(source, unit)
 
 
-def _file_records(unit: "Unit") -> Iterator[Record | Reject]:
+def _file_records(unit: Unit) -> Iterator[Record | Reject]:
     base = Path(unit.name)
     for file in unit.files:
         name = file.relative_to(base).as_posix()
@@ -111,7 +112,7 @@ def shard_schema(schema: pa.Schema, file: Path, text_column: str, id_column: str
     )
 
 
-def _parquet_batches(source: "Source", unit: "Unit") -> Iterator[Batch]:
+def _parquet_batches(source: Source, unit: Unit) -> Iterator[Batch]:
     import pyarrow.compute as pc
 
     row = unit.first_row

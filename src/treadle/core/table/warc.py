@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from treadle.core.errors import DataError
 from treadle.core.table import batches
 from treadle.core.table.batches import Record, Reject
-
-if TYPE_CHECKING:
-    from treadle.core.table.source import Unit
+from treadle.core.table.units import Unit
 
 __all__ = ["warc_records"]
 
@@ -18,7 +16,7 @@ _OKAY = 200
 _CONTROLS = dict.fromkeys(range(32)) | {9: "\t", 10: "\n", 13: None}
 
 
-def warc_records(unit: "Unit") -> Iterator[Record | Reject]:
+def warc_records(unit: Unit) -> Iterator[Record | Reject]:
     """Yield the pages of an archive; the row of a refused one counts responses and texts.
 
     Raises:

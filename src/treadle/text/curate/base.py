@@ -1,34 +1,20 @@
 """The protocol of curating: measure each document alone, then decide about all of them."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from treadle.core.method import Method
+from treadle.text.curate.corpus import Corpus
+from treadle.text.curate.documents import Columns, Documents
 from treadle.text.curate.verdicts import Pieces, Verdicts
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from treadle.native.text import Texts
-    from treadle.text.curate.corpus import Corpus
 
 __all__ = ["Columns", "CurateMethod", "Documents", "Pieces", "Verdicts"]
-
-Columns = dict[str, npt.NDArray[np.generic]]
-"""What was measured, by name; the first axis goes on from batch to batch."""
-
-
-class Documents(NamedTuple):
-    """Some documents in their order."""
-
-    texts: "Texts"
-    table: "pa.Table"
-    """id, text, and what else the source has."""
-    reference: "npt.NDArray[np.uint64] | None" = None
-    """What `refer` made of the texts to compare with."""
 
 
 class CurateMethod(Method, ABC):
@@ -67,7 +53,7 @@ class CurateMethod(Method, ABC):
         """Return what to remember of each document."""
 
     @abstractmethod
-    def decide(self, corpus: "Corpus") -> Verdicts:
+    def decide(self, corpus: Corpus) -> Verdicts:
         """Return which documents go."""
 
     def edit(self, documents: Documents, verdicts: Verdicts, first: int) -> list[str] | None:

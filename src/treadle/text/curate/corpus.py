@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.core.progress import track
-from treadle.core.table import Source, Unit
+from treadle.core.table import Source, Unit, batches_of
 from treadle.native.text import Texts
-from treadle.text.curate.base import Columns, Documents
+from treadle.text.curate.documents import Columns, Documents
 from treadle.text.curate.engines import Engine
 from treadle.text.curate.hashing import hash_texts
 from treadle.text.curate.ids import Repeats, repeats_of
@@ -106,7 +106,7 @@ class Corpus:
             if end <= first or start >= stop:
                 continue
             place = start
-            for table, _ in self.source.batches(unit):
+            for table, _ in batches_of(self.source, unit):
                 low, high = max(first - place, 0), min(stop - place, len(table))
                 if low < high:
                     inside = table.slice(low, high - low)
@@ -122,7 +122,7 @@ class Corpus:
         for unit, first, stop in self._units():
             inside = documents[(documents >= first) & (documents < stop)]
             place = first
-            for table, _ in self.source.batches(unit) if len(inside) else ():
+            for table, _ in batches_of(self.source, unit) if len(inside) else ():
                 some = inside[(inside >= place) & (inside < place + len(table))]
                 if len(some):
                     taken = table.take(pa.array(some - place))
@@ -211,7 +211,7 @@ class _Measuring(NamedTuple):
             self.source.schema.empty_table(),
             [],
         )  # so that every unit has every column
-        for table, refused in chain([nothing], self.source.batches(unit)):
+        for table, refused in chain([nothing], batches_of(self.source, unit)):
             rejects += [(reject.file, reject.row, reject.reason) for reject in refused]
             for name, column in self._columns(table).items():
                 runs.setdefault(name, []).append(column)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.core.table.unnamed import UNNAMED
-from treadle.text.curate.survivors import pairs_of_equal_keys
+from treadle.text.curate.keys import pairs_of_equal_keys
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,8 +1,7 @@
 """Which of several copies stays: an order of all documents that no sharding changes."""
 
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +9,11 @@ from pydantic import Field
 
 from treadle.core.errors import DataError
 from treadle.core.registry import near
+from treadle.core.table import batches_of
 from treadle.native.text import unite
-from treadle.text.curate.base import Columns, Documents
-
-if TYPE_CHECKING:
-    from treadle.text.curate.corpus import Corpus
+from treadle.text.curate.corpus import Corpus
+from treadle.text.curate.documents import Columns, Documents
+from treadle.text.curate.keys import pairs_of_equal_keys
 
 __all__ = [
     "Keep",
@@ -22,9 +21,7 @@ __all__ = [
     "best_of",
     "clusters",
     "join",
-    "pairs_of_equal_keys",
     "preference",
-    "ranges_of",
     "unranked",
     "values_of",
 ]
@@ -32,8 +29,6 @@ __all__ = [
 Keep = Annotated[str, Field(pattern=r"^(longest|first|best:.+|earliest:.+)$")]
 """A policy: longest, first (by id), best:COLUMN or earliest:COLUMN."""
 Integers = npt.NDArray[np.int64]
-_SORT_BYTES = 256 << 20
-"""Keys that are sorted at a time."""
 _LOOKED_AT = 100
 """Documents whose fields are named where none has the one that was asked for."""
 
@@ -53,7 +48,7 @@ def preference(keep: str, documents: Documents) -> Columns:
     return {"preference": np.where(np.isnan(found), -np.inf, found)}
 
 
-def unranked(keep: str, corpus: "Corpus") -> tuple[str, ...]:
+def unranked(keep: str, corpus: Corpus) -> tuple[str, ...]:
     """Return a note on the documents that a policy by a column cannot rank.
 
     Raises:
@@ -77,13 +72,13 @@ def unranked(keep: str, corpus: "Corpus") -> tuple[str, ...]:
     )
 
 
-def _fields_of(corpus: "Corpus") -> list[str]:
+def _fields_of(corpus: Corpus) -> list[str]:
     """Return the columns of the first documents, and the fields of what else JSON lines say."""
     import orjson
 
     found: dict[str, None] = {}
     for unit in corpus.source.units:
-        for table, _ in corpus.source.batches(unit):
+        for table, _ in batches_of(corpus.source, unit):
             found |= dict.fromkeys(name for name in table.schema.names if name != "meta")
             metas = (
                 table["meta"].slice(0, _LOOKED_AT).to_pylist()
@@ -129,37 +124,6 @@ def _number(value: object) -> float:
     return float(text) if re.fullmatch(r"-?\d+(\.\d+)?", text) else float("nan")
 
 
-def pairs_of_equal_keys(keys: npt.NDArray[np.uint64]) -> tuple[Integers, Integers]:
-    """Return neighbours of equal key, so that pairs join all documents that share one.
-
-    Keys are [docs], or [docs, 2] where one number is too short to be safe. They are sorted in
-    ranges of their upper bits, so that the room for sorting is bounded.
-    """
-    left, right = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for inside in ranges_of(keys if keys.ndim == 1 else keys[:, 0]):
-        some = keys[inside]
-        order = np.argsort(some, kind="stable") if some.ndim == 1 else np.lexsort(some.T[::-1])
-        same = some[order[1:]] == some[order[:-1]]
-        if some.ndim > 1:
-            same = same.all(axis=1)
-        left.append(inside[order[:-1][same]])
-        right.append(inside[order[1:][same]])
-    return np.concatenate(left), np.concatenate(right)
-
-
-def ranges_of(keys: npt.NDArray[np.uint64]) -> Iterator[Integers]:
-    """Yield where the keys of one range of upper bits stand, in rising order, range by range."""
-    num_ranges = 1
-    while len(keys) * 16 // num_ranges > _SORT_BYTES:
-        num_ranges *= 2
-    if num_ranges == 1:
-        yield np.arange(len(keys))
-        return
-    shift = np.uint64(64 - num_ranges.bit_length() + 1)
-    for number in range(num_ranges):
-        yield np.flatnonzero(keys >> shift == np.uint64(number))
-
-
 def clusters(parent: Integers) -> Integers:
     """Return the root of each document's tree: the smallest document that it is joined with."""
     while True:
@@ -178,7 +142,7 @@ class Ranking(NamedTuple):
     """Of each member's cluster."""
 
 
-def best_of(corpus: "Corpus", cluster: Integers) -> Ranking:
+def best_of(corpus: Corpus, cluster: Integers) -> Ranking:
     """Rank the members of each cluster by preference, then id, then place."""
     sizes = np.bincount(cluster, minlength=len(cluster))
     members = np.flatnonzero(sizes[cluster] > 1)

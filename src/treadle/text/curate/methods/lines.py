@@ -9,7 +9,7 @@ from pydantic import Field
 from treadle.core.method import Paper
 from treadle.text.curate.base import Columns, CurateMethod, Documents, Pieces, Verdicts
 from treadle.text.curate.hashing import hash_strings
-from treadle.text.curate.survivors import ranges_of
+from treadle.text.curate.keys import ranges_of
 
 if TYPE_CHECKING:
     from treadle.text.curate.corpus import Corpus
