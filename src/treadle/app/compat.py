@@ -245,11 +245,11 @@ def _judge_transformers(found: _Findings) -> tuple[bool | None, str]:
         return refused
     if found.unbuildable:
         return False, found.unbuildable
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from treadle.model.load import is_causal_lm
 
     version = importlib.metadata.version("transformers")
     model_type = str(found.config.get("model_type", ""))
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if not is_causal_lm(model_type):
         return False, f"AutoModelForCausalLM of {version} does not know model_type '{model_type}'"
     if (found.reader.folder / _ADAPTER_CONFIG).is_file():
         return None, f"with peft installed it loads the base that {_ADAPTER_CONFIG} names instead"

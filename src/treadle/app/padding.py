@@ -15,7 +15,7 @@ from treadle.core.codec import Array
 from treadle.core.errors import CheckpointError, TreadleError, UnsupportedModelError
 from treadle.model import facts
 from treadle.model.load import NONUNIFORM, base_config, on_disk, shapes_of, skeleton
-from treadle.shrink.prune.shrinking import Cut, Unit, cuts, shrunk_config, units
+from treadle.model.widths import Coupling, Pick, couplings, picks, resized_config
 
 __all__ = ["Padding", "padded", "plan_padding"]
 
@@ -31,20 +31,20 @@ class Padding(NamedTuple):
     """The architecture's own, which every loader reads."""
     shapes: Shapes
     """Of all tensors, padded."""
-    places: dict[str, Cut]
+    places: dict[str, Pick]
     """Which indices of a padded tensor hold the stored numbers; the others are zero."""
     widths: dict[str, tuple[list[int], int]]
     """What differs -> the numbers found in the blocks, and the number that all get."""
 
 
 class _Padded(NamedTuple):
-    """One unit of one block, and how many groups it shall have."""
+    """One coupling of one block, and how many groups it shall have."""
 
     kind: str
     layer: int
     place: int
-    """Its place among the units of its kind and block."""
-    unit: Unit
+    """Its place among the couplings of its kind and block."""
+    coupling: Coupling
     target: int
 
 
@@ -59,8 +59,8 @@ def plan_padding(reader: CheckpointReader) -> Padding:
         CheckpointError: Tensors are missing, or have no neurons or heads at all.
     """
     config, shapes = base_config(reader.config), shapes_of(reader)
-    found = list(_units(config, shapes))
-    widest = max(p.unit.num_groups for p in found if p.kind == "heads")
+    found = list(_couplings(config, shapes))
+    widest = max(p.coupling.num_groups for p in found if p.kind == "heads")
     own = facts.num_kv_heads(config)
     if not facts.facts_of(config).head_width:
         # Such a config says a head's width as hidden size / heads: the heads are its own number.
@@ -92,82 +92,82 @@ def _pad(config: Config, shapes: Shapes, chosen: list[_Padded]) -> Padding:
     return Padding(_padded_config(config, chosen), widened, places, _widths(chosen))
 
 
-def padded(values: Array, shape: tuple[int, ...], place: Cut | None) -> Array:
+def padded(values: Array, shape: tuple[int, ...], place: Pick | None) -> Array:
     """Return `values` in a larger tensor of zeros, or as they are where nothing is padded."""
     if place is None:
         return values
     larger = np.zeros(shape, values.dtype)
-    larger[(slice(None),) * place.axis + (place.kept,)] = values
+    larger[(slice(None),) * place.axis + (place.indices,)] = values
     return larger
 
 
-def _units(config: Config, shapes: Shapes) -> Iterator[_Padded]:
-    """Yield every unit of every block, with the width that it has."""
+def _couplings(config: Config, shapes: Shapes) -> Iterator[_Padded]:
+    """Yield every coupling of every block, with the width that it has."""
     for layer in range(facts.num_layers(config)):
         matrices = facts.linears(config, layer, shapes)
         for kind in _KINDS:
-            for place, unit in enumerate(units(kind, matrices, config, shapes)):
-                _require_groups(unit)
-                yield _Padded(kind, layer, place, unit, unit.num_groups)
+            for place, coupling in enumerate(couplings(kind, matrices, config, shapes)):
+                _require_groups(coupling)
+                yield _Padded(kind, layer, place, coupling, coupling.num_groups)
 
 
 def _with_targets(found: list[_Padded], num_heads: int) -> list[_Padded]:
-    """Return the units with the heads asked for, and the neurons of the widest of each family."""
+    """Return them with the heads asked for, and the neurons of the widest of each family."""
     widest = {"heads": num_heads}
-    for unit in (p.unit for p in found if p.kind == "neurons"):
-        widest[_family(unit)] = max(widest.get(_family(unit), 0), unit.num_groups)
-    return [p._replace(target=widest[_family(p.unit)]) for p in found]
+    for coupling in (p.coupling for p in found if p.kind == "neurons"):
+        widest[_family(coupling)] = max(widest.get(_family(coupling), 0), coupling.num_groups)
+    return [p._replace(target=widest[_family(p.coupling)]) for p in found]
 
 
-def _family(unit: Unit) -> str:
+def _family(coupling: Coupling) -> str:
     """Return what a config states one width for: heads, or neurons of one kind of MLP."""
-    stem = unit.last.input.partition(".")[0].removesuffix("_in")
+    stem = coupling.last.input.partition(".")[0].removesuffix("_in")
     return {"o": "heads", "down": "neurons"}.get(stem, stem.replace("_down", " neurons"))
 
 
-def _require_groups(unit: Unit) -> None:
-    if unit.num_groups == 0:
+def _require_groups(coupling: Coupling) -> None:
+    if coupling.num_groups == 0:
         raise CheckpointError(
-            f"Tensor '{unit.last.tensor}' reads no neurons or heads at all; download the "
+            f"Tensor '{coupling.last.tensor}' reads no neurons or heads at all; download the "
             f"checkpoint again, or prune less."
         )
 
 
 def _padded_shapes(chosen: list[_Padded], shapes: Shapes) -> Shapes:
     widened = dict(shapes)
-    for _, _, _, unit, target in chosen:
-        for name, cut in cuts([(unit, range(unit.num_groups))], shapes).items():
-            size = shapes[name][cut.axis] // unit.num_groups * target
+    for _, _, _, coupling, target in chosen:
+        for name, pick in picks([(coupling, range(coupling.num_groups))], shapes).items():
+            size = shapes[name][pick.axis] // coupling.num_groups * target
             shape = shapes[name]
-            widened[name] = (*shape[: cut.axis], size, *shape[cut.axis + 1 :])
+            widened[name] = (*shape[: pick.axis], size, *shape[pick.axis + 1 :])
     return widened
 
 
-def _places(config: Config, chosen: list[_Padded], widened: Shapes) -> dict[str, Cut]:
+def _places(config: Config, chosen: list[_Padded], widened: Shapes) -> dict[str, Pick]:
     """Return where the stored numbers lie in each padded tensor."""
     matrices = {p.layer: facts.linears(config, p.layer, widened) for p in chosen}
-    places: dict[str, Cut] = {}
-    for kind, layer, place, unit, target in chosen:
-        if unit.num_groups != target:
-            larger = units(kind, matrices[layer], config, widened)[place]
-            places |= cuts([(larger, range(unit.num_groups))], widened)
+    places: dict[str, Pick] = {}
+    for kind, layer, place, coupling, target in chosen:
+        if coupling.num_groups != target:
+            larger = couplings(kind, matrices[layer], config, widened)[place]
+            places |= picks([(larger, range(coupling.num_groups))], widened)
     return places
 
 
 def _padded_config(config: Config, chosen: list[_Padded]) -> Config:
     """Return the config with the widths that all blocks get."""
-    wanted = {kind: [[(p.unit, p.target) for p in chosen if p.kind == kind]] for kind in _KINDS}
-    changed = shrunk_config("neurons", config, wanted["neurons"], False)
+    wanted = {kind: [[(p.coupling, p.target) for p in chosen if p.kind == kind]] for kind in _KINDS}
+    changed = resized_config("neurons", config, wanted["neurons"], False)
     if all(target == facts.num_kv_heads(config) for _, target in wanted["heads"][0]):
         return changed
-    return shrunk_config("heads", changed, wanted["heads"], False)
+    return resized_config("heads", changed, wanted["heads"], False)
 
 
 def _widths(chosen: list[_Padded]) -> dict[str, tuple[list[int], int]]:
     widths: dict[str, tuple[list[int], int]] = {}
-    for family in dict.fromkeys(_family(p.unit) for p in chosen):
-        alike = [p for p in chosen if _family(p.unit) == family]
-        found = sorted({p.unit.num_groups for p in alike})
+    for family in dict.fromkeys(_family(p.coupling) for p in chosen):
+        alike = [p for p in chosen if _family(p.coupling) == family]
+        found = sorted({p.coupling.num_groups for p in alike})
         if found != [alike[0].target]:
             widths["key-value heads" if family == "heads" else family] = found, alike[0].target
     return widths

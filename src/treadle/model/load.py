@@ -22,6 +22,7 @@ __all__ = [
     "NONUNIFORM",
     "base_config",
     "full",
+    "is_causal_lm",
     "load_tokenizer",
     "materialise",
     "on_disk",
@@ -350,6 +351,13 @@ def materialise_rest(
             done[source] = torch.nn.Parameter(value, requires_grad=False)
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, done[source])
+
+
+def is_causal_lm(model_type: str) -> bool:
+    """Say whether the installed transformers has a causal language model of that type."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

@@ -10,11 +10,21 @@ if TYPE_CHECKING:
 
     from treadle.model.facts import Linear
 
-__all__ = ["Observer", "observed", "replaced_forward", "tensor_of"]
+__all__ = [
+    "Observer",
+    "OutputChange",
+    "linear_shapes",
+    "observed",
+    "replaced_forward",
+    "replaced_output",
+    "tensor_of",
+]
 
 Observer = Callable[[str, "torch.Tensor"], None]
 """Receives the name of a unique input and its values [tokens, in], just before the first matrix
 reads them."""
+OutputChange = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+"""From a module's first input and its output to the output that goes on instead."""
 
 
 @contextmanager
@@ -30,6 +40,31 @@ def replaced_forward(
     finally:
         for module in modules:
             del module.forward
+
+
+@contextmanager
+def replaced_output(changes: Mapping["nn.Module", OutputChange]) -> Iterator[None]:
+    """Let what each module gives be changed before anyone reads it, inside the block.
+
+    An output that is a tuple, as some architectures' blocks give, keeps what stands behind its
+    hidden states. A module that is called several times is changed each time.
+    """
+    handles = []
+    try:
+        for module, change in changes.items():
+            handles.append(module.register_forward_hook(_changing(change)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _changing(change: OutputChange) -> Callable[["nn.Module", tuple[Any, ...], Any], Any]:
+    def after(module: "nn.Module", args: tuple[Any, ...], output: Any) -> Any:
+        found = change(args[0], tensor_of(output))
+        return (found, *output[1:]) if isinstance(output, tuple) else found
+
+    return after
 
 
 def tensor_of(output: Any) -> "torch.Tensor":  # Any: a tensor, or a tuple that starts with one
@@ -103,3 +138,17 @@ def _experts_forward(
         return out
 
     return forward
+
+
+def linear_shapes(module: "nn.Module") -> dict[str, tuple[int, int]]:
+    """Return the [out, in] of the weight of every linear map in `module`, by the weight's name."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    found = {}
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            found[f"{name}.weight"] = (part.out_features, part.in_features)
+        elif isinstance(part, Conv1D):
+            found[f"{name}.weight"] = (part.weight.shape[1], part.weight.shape[0])
+    return found

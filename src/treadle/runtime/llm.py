@@ -33,7 +33,7 @@ from treadle.runtime.store import make_store
 from treadle.runtime.typed import require
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from treadle.model.classes import Tokenizer
 
 __all__ = ["LLM"]
 
@@ -175,7 +175,7 @@ class LLM(Engine):
         empty = np.empty((0, self.shape.hidden_size), np.float32)
         return np.stack(found) if found else empty
 
-    def get_tokenizer(self) -> "PreTrainedTokenizerBase":
+    def get_tokenizer(self) -> "Tokenizer":
         """Return the model's tokenizer (the name is vLLM's).
 
         Raises:

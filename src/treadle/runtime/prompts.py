@@ -15,7 +15,7 @@ from treadle.runtime.executor import ModelShape
 from treadle.runtime.request import Request, SamplingParams
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from treadle.model.classes import Tokenizer
 
 __all__ = ["Messages", "Prompt", "Prompts", "TokenArray", "as_list", "plain", "text_in"]
 
@@ -47,7 +47,7 @@ class Prompts:
         self.has_tokenizer = self._tokenizer is not None
 
     @property
-    def tokenizer(self) -> "PreTrainedTokenizerBase":
+    def tokenizer(self) -> "Tokenizer":
         """The model's tokenizer.
 
         Raises:
@@ -232,7 +232,7 @@ def _shown(given: object) -> str:
     return f"{shown[:60]}{'...' * (len(shown) > 60)} ({type(given).__name__})"
 
 
-def _from_file(path: Path) -> "tuple[PreTrainedTokenizerBase | None, frozenset[int]]":
+def _from_file(path: Path) -> "tuple[Tokenizer | None, frozenset[int]]":
     """Return what a GGUF file knows: its tokenizer and its end tokens."""
     file = GgufFile(path)
     found = gguf_tokenizer(file) if has_tokenizer(file) else None
@@ -240,7 +240,7 @@ def _from_file(path: Path) -> "tuple[PreTrainedTokenizerBase | None, frozenset[i
     return found, end_tokens(file)
 
 
-def _from(folder: Path) -> "tuple[PreTrainedTokenizerBase | None, frozenset[int]]":
+def _from(folder: Path) -> "tuple[Tokenizer | None, frozenset[int]]":
     has_files = any((folder / name).is_file() for name in _TOKENIZER_FILES)
     return load_tokenizer(folder) if has_files else None, _eos_tokens(folder)
 

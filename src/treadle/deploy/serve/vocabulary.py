@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from treadle.runtime.request import TokenLogprobs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from treadle.model.classes import Tokenizer
 
 __all__ = ["Vocabulary"]
 
@@ -25,7 +25,7 @@ def _byte_of() -> dict[str, int]:
 class Vocabulary:
     """Reads single tokens of a tokenizer, and remembers what it has read."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+    def __init__(self, tokenizer: "Tokenizer") -> None:
         self._tokenizer = tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._is_byte_level = "ByteLevel" in str(getattr(backend, "decoder", ""))

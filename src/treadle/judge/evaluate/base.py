@@ -9,7 +9,8 @@ from treadle.core.result import Measurement
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+
+    from treadle.model.classes import Tokenizer
 
 __all__ = ["AnswerTask", "LossTask", "Prompts", "Rows", "Samples", "Scores", "Task"]
 
@@ -43,7 +44,7 @@ class LossTask(Method, ABC):
     """A task with examples of its own requires no data, and refuses it."""
 
     @abstractmethod
-    def prepare(self, data: str, tokenizer: "PreTrainedTokenizerBase") -> Rows:
+    def prepare(self, data: str, tokenizer: "Tokenizer") -> Rows:
         """Read `data` (a path or a named text; empty without any) and cut it into token rows."""
 
     @abstractmethod

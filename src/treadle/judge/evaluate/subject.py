@@ -8,9 +8,8 @@ from treadle.core.ports import Generator, Scorer
 from treadle.judge.evaluate.base import AnswerTask, Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from treadle.core.checkpoint import CheckpointReader
+    from treadle.model.classes import Tokenizer
     from treadle.runtime import LLM
     from treadle.runtime.settings import EngineSettings
 
@@ -64,7 +63,7 @@ class Subject(NamedTuple):
 
         return CheckpointReader(self.folder) if self.way == "blocks" else open_model(self.folder)
 
-    def tokenizer(self) -> "PreTrainedTokenizerBase":
+    def tokenizer(self) -> "Tokenizer":
         """Return the model's tokenizer.
 
         Raises:

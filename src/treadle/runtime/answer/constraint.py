@@ -13,7 +13,7 @@ from treadle.core.errors import DataError, SettingsError, TreadleError
 from treadle.runtime.structured import StructuredOutputs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from treadle.model.classes import Tokenizer
 
 __all__ = ["Constraint", "Grammars"]
 
@@ -76,9 +76,7 @@ class Constraint:
 class Grammars:
     """Compiles forms for one tokenizer and keeps the latest ones."""
 
-    def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", end_tokens: frozenset[int], vocab_size: int
-    ) -> None:
+    def __init__(self, tokenizer: "Tokenizer", end_tokens: frozenset[int], vocab_size: int) -> None:
         self._tokenizer, self._end_tokens = tokenizer, end_tokens
         self._vocab_size = vocab_size
         self._words: Any = None  # Any: an LLTokenizer

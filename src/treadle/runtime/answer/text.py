@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from treadle.runtime.request import Request
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from treadle.model.classes import Tokenizer
 
 __all__ = ["TextStream"]
 
@@ -22,7 +22,7 @@ class TextStream:
     that may be the start of a stop string.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", request: Request) -> None:
+    def __init__(self, tokenizer: "Tokenizer", request: Request) -> None:
         self._tokenizer, self._request, self._params = tokenizer, request, request.params
         self._read = self._num_taken = request.num_prompt
         self._prefix = max(0, self._read - _CONTEXT_TOKENS)

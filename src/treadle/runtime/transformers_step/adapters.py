@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.core.errors import UnsupportedModelError
 from treadle.model.adapters import Adapter
+from treadle.model.seams import linear_shapes, replaced_output
 from treadle.runtime.executor import AdapterRun
 from treadle.runtime.linear.lora import low_ranks
 
@@ -39,7 +40,7 @@ class HookedAdapters:
             name.removesuffix(".weight"): _Change(
                 *(torch.from_numpy(factor.T.copy()).to(self._device) for factor in change)
             )
-            for name, change in low_ranks(adapter, _shapes(self._module)).items()
+            for name, change in low_ranks(adapter, linear_shapes(self._module)).items()
         }
 
     def remove(self, slot: int) -> None:
@@ -50,23 +51,19 @@ class HookedAdapters:
     def hooked(self, runs: Sequence[AdapterRun], num_rows: int) -> Iterator[None]:
         """Add the adapters' parts to the outputs of the module's linears while this is open."""
         names = {name for run in runs for name in self._changes[run.slot]}
-        handles = []
-        try:
-            for name in sorted(names):
-                parts = [
-                    (run, self._changes[run.slot][name])
-                    for run in runs
-                    if name in self._changes[run.slot]
-                ]
-                hook = _Hook(name, parts, num_rows)
-                handles.append(self._module.get_submodule(name).register_forward_hook(hook))
+        changes = {}
+        for name in sorted(names):
+            parts = [
+                (run, self._changes[run.slot][name])
+                for run in runs
+                if name in self._changes[run.slot]
+            ]
+            changes[self._module.get_submodule(name)] = _Addition(name, parts, num_rows)
+        with replaced_output(changes):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
-class _Hook:
+class _Addition:
     """Adds to the rows of some runs what their adapters make of one module's input."""
 
     def __init__(
@@ -74,9 +71,9 @@ class _Hook:
     ) -> None:
         self._name, self._parts, self._num_rows = name, parts, num_rows
 
-    def __call__(self, module: Any, inputs: Any, output: "torch.Tensor") -> "torch.Tensor":
+    def __call__(self, read: "torch.Tensor", output: "torch.Tensor") -> "torch.Tensor":
         """Return the output with the adapters' parts."""
-        rows = inputs[0].reshape(-1, inputs[0].shape[-1])
+        rows = read.reshape(-1, read.shape[-1])
         if len(rows) != self._num_rows:
             raise UnsupportedModelError(
                 f"'{self._name}' runs on {len(rows)} of {self._num_rows} rows, so an adapter "
@@ -87,17 +84,3 @@ class _Hook:
             part = slice(run.first_row, run.first_row + run.num_rows)
             changed[part] += rows[part] @ change.narrow @ change.widen
         return changed.reshape(output.shape)
-
-
-def _shapes(module: Any) -> dict[str, tuple[int, int]]:  # Any: a causal LM
-    """Return the [out, in] of every weight that is multiplied with rows of the batch."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    found = {}
-    for name, part in module.named_modules():
-        if isinstance(part, torch.nn.Linear):
-            found[f"{name}.weight"] = (part.out_features, part.in_features)
-        elif isinstance(part, Conv1D):
-            found[f"{name}.weight"] = (part.weight.shape[1], part.weight.shape[0])
-    return found

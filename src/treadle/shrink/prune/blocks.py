@@ -11,17 +11,11 @@ from treadle.core.shapes import Float, Tensor
 from treadle.model.blockwise import Change, View, stored
 from treadle.model.load import shapes_of
 from treadle.model.statistics import BlockStatistics
+from treadle.model.widths import Coupling, picked, picks
 from treadle.shrink.prune.base import Metric, Statistics, Update
 from treadle.shrink.prune.global_threshold import GlobalThreshold
 from treadle.shrink.prune.patterns import Pattern, choose
-from treadle.shrink.prune.shrinking import (
-    Unit,
-    cut_tensor,
-    cuts,
-    group_scores,
-    num_kept,
-    touched,
-)
+from treadle.shrink.prune.shrinking import group_scores, num_kept, touched
 
 if TYPE_CHECKING:
     import torch
@@ -49,15 +43,15 @@ class BlockPruner(Change):
         sparsity: float,
         view: View,
         reader: CheckpointReader,
-        units: Sequence[Unit] = (),
+        couplings: Sequence[Coupling] = (),
         gradients: Mapping[str, "torch.Tensor"] | None = None,
         threshold: GlobalThreshold | None = None,
     ) -> None:
         self.choice, self.sparsity, self.view, self.reader = choice, sparsity, view, reader
-        self.units = {unit.last.input: unit for unit in units}
+        self.couplings = {coupling.last.input: coupling for coupling in couplings}
         self.gradients = gradients or {}
         self.threshold = threshold
-        self.kept: list[tuple[Unit, list[int]]] = []
+        self.kept: list[tuple[Coupling, list[int]]] = []
 
     def change(self, matrices: Sequence["Linear"], known: BlockStatistics) -> None:
         """Prune the `matrices` that read one input.
@@ -65,8 +59,8 @@ class BlockPruner(Change):
         A structured pattern waits for the input of its last matrix.
         """
         if self.choice.pattern.is_structured:
-            if unit := self.units.get(matrices[0].input):
-                self._prune_unit(unit, known)
+            if coupling := self.couplings.get(matrices[0].input):
+                self._prune_coupling(coupling, known)
             return
         for matrix in matrices:
             self._prune_matrix(matrix, self.statistics(matrix, known))
@@ -74,10 +68,10 @@ class BlockPruner(Change):
     def written(self, matrices: Sequence["Linear"]) -> "Iterator[tuple[str, torch.Tensor]]":
         """Yield the tensors of `matrices`, without the rows and columns that went."""
         shapes = shapes_of(self.reader)
-        removed = cuts(self.kept, shapes)
+        removed = picks(self.kept, shapes)
         for name in touched(matrices, self.choice.pattern, shapes):
             values = stored(self.reader, name, matrices, self.view)
-            yield name, cut_tensor(values, removed.get(name))
+            yield name, picked(values, removed.get(name))
 
     def statistics(self, matrix: "Linear", statistics: BlockStatistics) -> Statistics:
         """Return what is known about one matrix."""
@@ -115,21 +109,21 @@ class BlockPruner(Change):
         pruned = choice.update.apply(weight, mask, choice.pattern, self.sparsity, statistics)
         self._store(matrix, pruned)
 
-    def _prune_unit(self, unit: Unit, statistics: BlockStatistics) -> None:
+    def _prune_coupling(self, coupling: Coupling, statistics: BlockStatistics) -> None:
         import torch
 
-        members = (*unit.outs, unit.last)
+        members = (*coupling.outs, coupling.last)
         scores = {m.name: self.score(m, self.statistics(m, statistics)) for m in members}
-        total = group_scores(unit, scores)
-        num_prune = unit.num_groups - num_kept(unit, self.sparsity)
+        total = group_scores(coupling, scores)
+        num_prune = coupling.num_groups - num_kept(coupling, self.sparsity)
         groups = torch.from_numpy(keep.keep_rows(total[None].numpy(), num_prune)[0])
-        weight = self.view(unit.last)
-        columns = groups.repeat_interleave(weight.shape[1] // unit.num_groups)
+        weight = self.view(coupling.last)
+        columns = groups.repeat_interleave(weight.shape[1] // coupling.num_groups)
         mask = columns.expand(weight.shape)
-        known = self.statistics(unit.last, statistics)
+        known = self.statistics(coupling.last, statistics)
         pruned = self.choice.update.apply(weight, mask, self.choice.pattern, self.sparsity, known)
-        self._store(unit.last, pruned)
-        self.kept.append((unit, torch.nonzero(groups).flatten().tolist()))
+        self._store(coupling.last, pruned)
+        self.kept.append((coupling, torch.nonzero(groups).flatten().tolist()))
 
     def _store(self, matrix: "Linear", values: "torch.Tensor") -> None:
         """Write `values` back as they will stand on disk.

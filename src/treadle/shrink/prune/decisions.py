@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from treadle.core import keep
 from treadle.core.checkpoint import PlannedTensor
 from treadle.model.blockwise import View, parts_of, read_matrices
+from treadle.model.widths import Pick, picks, resized_config
 from treadle.shrink.prune.base import Statistics
 from treadle.shrink.prune.blocks import BlockPruner, Choice
 from treadle.shrink.prune.evidence import Evidence
 from treadle.shrink.prune.global_threshold import GlobalThreshold, find_threshold
 from treadle.shrink.prune.request import Request
-from treadle.shrink.prune.shrinking import Cut, cuts, num_kept, shrunk_config
+from treadle.shrink.prune.shrinking import num_kept
 from treadle.shrink.prune.subject import Subject
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def decide(request: Request, subject: Subject, evidence: Evidence) -> Decisions:
     """Share out the sparsity, find the threshold, and plan the output."""
     sparsities = _sparsities(request, subject, evidence)
     threshold = _threshold(request, subject, evidence)
-    config, planned_cuts = _config_and_cuts(request, subject, sparsities)
-    return Decisions(sparsities, threshold, config, _planned(subject, planned_cuts))
+    config, planned_picks = _config_and_picks(request, subject, sparsities)
+    return Decisions(sparsities, threshold, config, _planned(subject, planned_picks))
 
 
 def _sparsities(request: Request, subject: Subject, evidence: Evidence) -> list[float]:
@@ -72,9 +73,9 @@ def _threshold(request: Request, subject: Subject, evidence: Evidence) -> Global
     return find_threshold(scores, lambda total: keep.num_pruned(total, request.sparsity))
 
 
-def _config_and_cuts(
+def _config_and_picks(
     request: Request, subject: Subject, sparsities: list[float]
-) -> tuple[dict[str, Any], dict[str, Cut]]:  # Any: JSON values
+) -> tuple[dict[str, Any], dict[str, Pick]]:  # Any: JSON values
     """Return the config of the output and how its tensors will be cut.
 
     Counts matter here, not which indices.
@@ -83,21 +84,21 @@ def _config_and_cuts(
     if not pattern.is_structured:
         return subject.reader.config, {}
     kept = [
-        [(unit, num_kept(unit, sparsity)) for unit in subject.units(pattern, layer)]
+        [(coupling, num_kept(coupling, sparsity)) for coupling in subject.couplings(pattern, layer)]
         for layer, sparsity in enumerate(sparsities)
     ]
-    config = shrunk_config(pattern.kind, subject.reader.config, kept, request.allow_nonuniform)
-    flat = [(unit, range(count)) for block in kept for unit, count in block]
-    return config, cuts(flat, subject.shapes)
+    config = resized_config(pattern.kind, subject.reader.config, kept, request.allow_nonuniform)
+    flat = [(coupling, range(count)) for block in kept for coupling, count in block]
+    return config, picks(flat, subject.shapes)
 
 
-def _planned(subject: Subject, planned_cuts: dict[str, Cut]) -> list[PlannedTensor]:
+def _planned(subject: Subject, planned_picks: dict[str, Pick]) -> list[PlannedTensor]:
     planned = []
     for name, info in subject.reader.tensors.items():
         if name in subject.reader.tied:
             continue
         shape = list(info.shape)
-        if cut := planned_cuts.get(name):
-            shape[cut.axis] = len(cut.kept)
+        if pick := planned_picks.get(name):
+            shape[pick.axis] = len(pick.indices)
         planned.append(PlannedTensor(name, info.dtype, tuple(shape)))
     return planned

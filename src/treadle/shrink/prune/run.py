@@ -15,12 +15,13 @@ from treadle.core.checkpoint import (
 from treadle.core.result import Result, digest
 from treadle.core.run import Recording, recorded
 from treadle.model.blockwise import Calibration, Rewriter, View, rewrite
+from treadle.model.widths import Coupling
 from treadle.shrink.prune.account import measure_sparsity, side_files
 from treadle.shrink.prune.blocks import BlockPruner, Choice
 from treadle.shrink.prune.decisions import Decisions, decide
 from treadle.shrink.prune.evidence import Evidence, gather
 from treadle.shrink.prune.request import Request
-from treadle.shrink.prune.shrinking import Unit, num_kept, touched
+from treadle.shrink.prune.shrinking import num_kept, touched
 from treadle.shrink.prune.subject import Subject, read_subject
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class _Pruning(Rewriter):
             self._decisions.sparsities[layer],
             view,
             self._subject.reader,
-            self._subject.units(self._request.pattern, layer),
+            self._subject.couplings(self._request.pattern, layer),
             self._evidence.gradients,
             self._decisions.threshold,
         )
@@ -158,11 +159,11 @@ def _account_for(
     run.bytes["input"] = subject.reader.num_bytes
     run.bytes["output"] = sum(tensor.num_bytes for tensor in decisions.planned)
     if request.pattern.is_structured:
-        unit = subject.units(request.pattern, 0)[0]
-        run.notes.append(_structured_note(request, unit, decisions.sparsities[0]))
+        coupling = subject.couplings(request.pattern, 0)[0]
+        run.notes.append(_structured_note(request, coupling, decisions.sparsities[0]))
 
 
-def _structured_note(request: Request, first: Unit, sparsity: float) -> str:
+def _structured_note(request: Request, first: Coupling, sparsity: float) -> str:
     """Say how many groups went, which whole numbers may keep from what was asked."""
     kind = "neurons of an MLP" if request.pattern.kind == "neurons" else "key-value heads"
     return (

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.core.checkpoint import CheckpointReader
+from treadle.model.widths import Coupling, couplings
 from treadle.shrink.prune.patterns import Pattern, require_divisible
-from treadle.shrink.prune.shrinking import Unit, units
 
 if TYPE_CHECKING:
     from treadle.model.facts import Linear
@@ -21,11 +21,11 @@ class Subject(NamedTuple):
     layers: list[list["Linear"]]
     trust_remote_code: bool
 
-    def units(self, pattern: Pattern, layer: int) -> list[Unit]:
+    def couplings(self, pattern: Pattern, layer: int) -> list[Coupling]:
         """Return the groups of a block that go together under a structured pattern."""
         if not pattern.is_structured:
             return []
-        return units(pattern.kind, self.layers[layer], self.config, self.shapes)
+        return couplings(pattern.kind, self.layers[layer], self.config, self.shapes)
 
 
 def read_subject(reader: CheckpointReader, pattern: Pattern, trust_remote_code: bool) -> Subject:

@@ -14,15 +14,13 @@ from treadle.core.intervals import bootstrap_seeds_and_rows
 from treadle.core.ledger import Ledger, open_ledger
 from treadle.core.result import Comparison, Figure, Measurement, Result, Series, digest
 from treadle.core.run import Recording, recorded
-from treadle.core.seed import torch_stream
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from treadle.model.classes import CausalLM
 
 __all__ = ["trial"]
 
 Losses = npt.NDArray[np.float64]
-_INITIAL_DEVIATION = 0.02
 _ROWS_AT_ONCE = 16
 
 
@@ -130,7 +128,7 @@ def _hash_of(ledger: Ledger) -> str:
 
 def _trained(
     ledger: Ledger, small: _Small, num_steps: int, learning_rate: float, seed: int
-) -> "tuple[PreTrainedModel, list[float]]":
+) -> "tuple[CausalLM, list[float]]":
     """Return a model trained on the first steps of a corpus, and its losses."""
     import torch
 
@@ -144,33 +142,28 @@ def _trained(
     return model, done.losses
 
 
-def _fresh(ledger: Ledger, small: _Small, seed: int) -> "PreTrainedModel":
-    """Return a model whose matrices are drawn as an initialisation draws them."""
-    import torch
-
-    from treadle.model import tiny
+def _fresh(ledger: Ledger, small: _Small, seed: int) -> "CausalLM":
+    """Return a small Llama-shaped model with tied embeddings, untrained."""
+    from treadle.model.fresh import fresh_model
 
     heads = max(1, small.hidden // 32)
-    model = tiny.model(
-        "llama",
-        seed,
-        vocab_size=ledger.order.vocab_size,
-        hidden_size=small.hidden,
-        intermediate_size=small.hidden * 8 // 3,
-        num_hidden_layers=small.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=ledger.order.seq_len + 1,
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                generator = torch_stream(seed, name)
-                parameter.normal_(0.0, _INITIAL_DEVIATION, generator=generator)
-    return model
+    config = {
+        "model_type": "llama",
+        "tie_word_embeddings": True,
+        "vocab_size": ledger.order.vocab_size,
+        "hidden_size": small.hidden,
+        "intermediate_size": small.hidden * 8 // 3,
+        "num_hidden_layers": small.layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "max_position_embeddings": ledger.order.seq_len + 1,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    return fresh_model(config, seed)
 
 
-def _losses(model: "PreTrainedModel", ledger: Ledger, num_rows: int) -> Losses:
+def _losses(model: "CausalLM", ledger: Ledger, num_rows: int) -> Losses:
     """Return the mean loss of each of the first rows, in nats a token."""
     import torch
 

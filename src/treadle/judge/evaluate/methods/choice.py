@@ -13,7 +13,8 @@ from treadle.judge.evaluate.paired import compared, share
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+
+    from treadle.model.classes import Tokenizer
 
 _EXAMPLE = '{"query": "...", "choices": ["...", "..."], "gold": 0}'
 
@@ -50,7 +51,7 @@ class Choice(LossTask):
     num_questions: Annotated[int, Field(ge=1)] | None = None
     """Questions to ask, from the start of the file (default: all)."""
 
-    def prepare(self, data: str, tokenizer: "PreTrainedTokenizerBase") -> Rows:
+    def prepare(self, data: str, tokenizer: "Tokenizer") -> Rows:
         """Read the questions and make a token row of each of their choices."""
         questions, text = read_lines(Path(data), _question, _EXAMPLE)
         questions = require_count(questions, self.num_questions, data)
@@ -109,7 +110,7 @@ def _question(row: dict[str, Any]) -> _Question:  # Any: JSON values
     return _Question(query, choices, gold)
 
 
-def _encode(tokenizer: "PreTrainedTokenizerBase", query: str, choice: str) -> tuple[list[int], int]:
+def _encode(tokenizer: "Tokenizer", query: str, choice: str) -> tuple[list[int], int]:
     """Return the tokens of query and choice, and the index of the choice's first token.
 
     Both are tokenised together, so that the boundary falls where the tokenizer puts it; a token

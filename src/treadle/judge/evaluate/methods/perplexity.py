@@ -13,7 +13,8 @@ from treadle.judge.evaluate.base import LossTask, Rows, Samples, Scores
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+
+    from treadle.model.classes import Tokenizer
 
 
 class Perplexity(LossTask):
@@ -38,7 +39,7 @@ class Perplexity(LossTask):
     bos: Literal["none", "each"] = "none"
     """Start each window with the tokenizer's BOS token (Gemma needs it) or with text."""
 
-    def prepare(self, data: str, tokenizer: "PreTrainedTokenizerBase") -> Rows:
+    def prepare(self, data: str, tokenizer: "Tokenizer") -> Rows:
         """Cut the first windows off the text `data`."""
         from treadle.model.text import windows
 

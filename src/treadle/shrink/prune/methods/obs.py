@@ -7,6 +7,7 @@ from pydantic import Field
 from treadle.core.keep import num_pruned
 from treadle.core.method import Paper
 from treadle.core.shapes import Bool, Float, Tensor
+from treadle.model.obs import solve_columns
 from treadle.shrink.prune.base import Need, Statistics, Update
 from treadle.shrink.prune.patterns import Pattern, choose
 
@@ -50,21 +51,19 @@ class OBS(Update):
         statistics: Statistics,
     ) -> Float[Tensor, "out in"]:
         """Return the pruned and repaired weights."""
-        import torch
-
         assert statistics.inputs is not None, "needs lists 'gram'"
-        upper = statistics.inputs.inverse_cholesky(self.damp_fraction)
-        weight = weight.clone(memory_format=torch.contiguous_format)
-        weight[:, statistics.inputs.gram.diagonal() == 0] = 0.0
-        width = self._width(pattern if keep is None else None)
-        for first in range(0, weight.shape[1], width):
-            last = min(first + width, weight.shape[1])
-            inner = upper[first:last, first:last].contiguous()
-            mask = None if keep is None else keep[:, first:last]
-            error = self._block(weight[:, first:last], inner, mask, pattern, sparsity, first)
-            if last < weight.shape[1]:
-                weight[:, last:].addmm_(error, upper[first:last, last:], alpha=-1.0)
-        return weight
+
+        def solve(block: "torch.Tensor", upper: "torch.Tensor", first: int) -> "torch.Tensor":
+            mask = None if keep is None else keep[:, first : first + block.shape[1]]
+            return self._block(block, upper, mask, pattern, sparsity, first)
+
+        return solve_columns(
+            weight,
+            statistics.inputs,
+            solve,
+            damp_fraction=self.damp_fraction,
+            block_columns=self._width(pattern if keep is None else None),
+        )
 
     def _width(self, chosen: Pattern | None) -> int:
         """Return the columns a block: with n:m chosen on the way, a multiple of m."""

@@ -1,0 +1,186 @@
+"""Widths: what goes together when a block gets fewer or more neurons or heads.
+
+Matrices that are coupled, what is picked of each tensor, and the config that says the new shapes.
+Indices that are picked twice make a model wider: the same functions shrink and grow.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from treadle.core.errors import UnsupportedModelError
+from treadle.model import facts
+from treadle.model.load import NONUNIFORM, base_config
+
+if TYPE_CHECKING:
+    import torch
+
+    from treadle.model.facts import Linear
+
+__all__ = ["Coupling", "Pick", "couplings", "picked", "picks", "resized_config"]
+
+Config = dict[str, Any]  # Any: JSON values
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Coupling(NamedTuple):
+    """Matrices of equal groups: neurons of one MLP, or heads of one attention."""
+
+    outs: tuple["Linear", ...]
+    """They produce the groups: rows go (gate, up; q, k, v)."""
+    last: "Linear"
+    """It consumes them: columns go (down; o)."""
+    num_groups: int
+    """Neurons, or key-value heads."""
+
+
+class Pick(NamedTuple):
+    """Which indices of one axis of a tensor on disk the new tensor has, in their order."""
+
+    axis: int
+    indices: list[int]
+
+
+def _in_size(matrix: "Linear", shapes: Shapes) -> int:
+    return shapes[matrix.tensor][0 if matrix.transposed else 1]
+
+
+def couplings(
+    kind: str, matrices: Sequence["Linear"], config: Config, shapes: Shapes
+) -> list[Coupling]:
+    """Return the couplings of a block: one per MLP or expert for neurons, one for heads."""
+    found = []
+    consumer, producers = (
+        ("down", {"gate", "up", "fc"}) if kind == "neurons" else ("o", {"q", "k", "v", "qkv"})
+    )
+    for last in (matrix for matrix in matrices if matrix.role == consumer):
+        source = last.input.replace("down_in", "mlp_in").replace("o_in", "attn_in")
+        outs = tuple(m for m in matrices if m.role in producers and m.input == source)
+        width = _in_size(last, shapes)
+        group = 1
+        if kind == "heads":
+            group = facts.head_dim(config) * facts.num_heads(config) // facts.num_kv_heads(config)
+        found.append(Coupling(outs, last, width // group))
+    return found
+
+
+def _expand(groups: Sequence[int], num_groups: int, size: int, offset: int = 0) -> list[int]:
+    width = size // num_groups
+    return [offset + group * width + i for group in groups for i in range(width)]
+
+
+def _rows_of(matrix: "Linear", shapes: Shapes) -> tuple[int, int]:
+    """Return the first row and the number of rows of `matrix` in its tensor on disk."""
+    size = shapes[matrix.tensor][1 if matrix.transposed else 0]
+    start, stop, _ = matrix.rows.indices(size)
+    return start, stop - start
+
+
+def picks(groups: Sequence[tuple[Coupling, Sequence[int]]], shapes: Shapes) -> dict[str, Pick]:
+    """Return what the chosen groups of each coupling mean for each tensor on disk, with biases."""
+    found: dict[str, Pick] = {}
+    for coupling, kept in groups:
+        for matrix in coupling.outs:
+            start, size = _rows_of(matrix, shapes)
+            rows = _expand(kept, coupling.num_groups, size, start)
+            before = found.get(matrix.tensor)
+            rows = (before.indices if before else []) + rows
+            found[matrix.tensor] = Pick(1 if matrix.transposed else 0, rows)
+            bias = matrix.tensor.removesuffix("weight") + "bias"
+            if bias in shapes:
+                found[bias] = Pick(0, rows)
+        columns = _expand(kept, coupling.num_groups, _in_size(coupling.last, shapes))
+        found[coupling.last.tensor] = Pick(0 if coupling.last.transposed else 1, columns)
+    return found
+
+
+def resized_config(
+    kind: str,
+    config: Config,
+    kept: Sequence[Sequence[tuple[Coupling, int]]],
+    allow_nonuniform: bool,
+) -> Config:
+    """Return the config of the resized model.
+
+    `kept` gives each block's couplings with how many groups they have now. A model that was
+    non-uniform before stays so.
+
+    Raises:
+        UnsupportedModelError: The architecture's config cannot say these shapes, and
+            `allow_nonuniform` is not set.
+    """
+    was_uniform, config = config.get("model_type") != NONUNIFORM, base_config(config)
+    widths: dict[str, set[int]] = {}
+    for block in kept:
+        for coupling, count in block:
+            widths.setdefault(_size_key(kind, config, coupling), set()).add(count)
+    if not was_uniform:
+        return _nonuniform(kind, config, widths, True)
+    architecture = facts.facts_of(config)
+    can_say = all(len(sizes) == 1 for sizes in widths.values())
+    if kind == "heads":
+        can_say = can_say and bool(architecture.head_width)
+    if not can_say:
+        return _nonuniform(kind, config, widths, allow_nonuniform)
+    changed = dict(config)
+    for key, sizes in widths.items():
+        (size,) = sizes
+        changed[key] = size
+        if kind == "heads":
+            ratio = facts.num_heads(config) // facts.num_kv_heads(config)
+            changed["num_attention_heads"] = size * ratio
+            changed[architecture.head_width] = facts.head_dim(config)
+    return changed if _is_accepted(changed) else _nonuniform(kind, config, widths, allow_nonuniform)
+
+
+def _is_accepted(config: Config) -> bool:
+    """Say whether the architecture's config class takes these numbers: some want heads that divide.
+
+    It does so in whatever way it likes, hence the wide net.
+    """
+    from transformers import AutoConfig
+
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    try:
+        AutoConfig.for_model(config["model_type"], **fields)
+    except Exception:
+        return False
+    return True
+
+
+def _size_key(kind: str, config: Config, coupling: Coupling) -> str:
+    architecture = facts.facts_of(config)
+    if kind == "heads":
+        return architecture.kv_heads
+    keys = architecture.neurons
+    if coupling.last.input.startswith("shared"):
+        return keys[2]
+    return keys[1] if coupling.last.expert is not None and len(keys) > 1 else keys[0]
+
+
+def _nonuniform(kind: str, config: Config, widths: dict[str, set[int]], allow: bool) -> Config:
+    if not allow:
+        sizes = {key: sorted(found) for key, found in widths.items()}
+        reason = (
+            "blocks would differ in width"
+            if any(len(found) > 1 for found in widths.values())
+            else "its heads follow from the hidden size, or it takes only some numbers of them"
+        )
+        raise UnsupportedModelError(
+            f"The config of model_type '{config['model_type']}' cannot say the shapes that pattern "
+            f"{kind} leaves "
+            f"({sizes}): {reason}. Use --allocation uniform, or pass --allow-nonuniform for a "
+            f"folder that treadle loads "
+            f"and foreign loaders refuse."
+        )
+    return {
+        "model_type": NONUNIFORM,
+        "architectures": ["TreadleNonuniformModel"],
+        "treadle_base": config,
+    }
+
+
+def picked(tensor: "torch.Tensor", pick: Pick | None) -> "torch.Tensor":
+    """Return what `pick` takes of `tensor`."""
+    import torch
+
+    return tensor if pick is None else tensor.index_select(pick.axis, torch.tensor(pick.indices))
