@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from treadle.combine.merge import METHODS
 from treadle.combine.merge.base import Floats
-from treadle.combine.merge.inputs.sources import Inputs, Source
+from treadle.combine.merge.inputs.sources import Inputs, TensorSource
 from treadle.core.seed import stream_seed
 
 SHAPES = {"matrix": (384, 576), "vector": (4097,), "stack": (6, 40, 48), "single": (1,)}
@@ -107,7 +107,7 @@ RANDOM = [
 ]
 
 
-class Held(Source):
+class Held(TensorSource):
     """A tensor in memory."""
 
     def __init__(self, tensor: Floats) -> None:

@@ -21,7 +21,7 @@ from treadle.learn.plan.account import offsets_by_value
 from treadle.learn.plan.base import Plan
 from treadle.learn.plan.methods.memory import Memory
 from treadle.learn.plan.replay import replay
-from treadle.model.graph.arena import ArenaStep, Layout
+from treadle.model.graph.arena import ArenaLayout, ArenaStep
 from treadle.model.graph.capture import Captured
 from treadle.model.graph.causal_lm import build_model, config_of, whole
 from treadle.model.graph.execute import ReorderedStep
@@ -87,13 +87,13 @@ def planned_with(captured: Captured, recompute_fraction: float) -> Plan:
     return method.plan(captured.graph, ORDERS.resolve("roam"), LAYOUTS.resolve("nested"), 0)
 
 
-def planned(captured: Captured) -> tuple[list[int], list[tuple[int, int]], Layout, int]:
+def planned(captured: Captured) -> tuple[list[int], list[tuple[int, int]], ArenaLayout, int]:
     """Return the order, what is written in place, the layout and the planned peak."""
     plan = planned_with(captured, 0.0)
     order = list(plan.ordered.order)
     done = replay(plan.problem, order)
     pairs = [(plan.problem.value_of[a], plan.problem.value_of[b]) for a, b in done.donated]
-    return order, pairs, Layout(offsets_by_value(plan), plan.arena_bytes), done.peak
+    return order, pairs, ArenaLayout(offsets_by_value(plan), plan.arena_bytes), done.peak
 
 
 def same_bits(steps: list[Callable[..., Tensor]], modules: list[nn.Module], like: Data) -> bool:
@@ -166,7 +166,7 @@ def recompute_row(
             with_repeats(captured, plan.graph),
             own,
             list(plan.ordered.order),
-            Layout(offsets_by_value(plan), plan.arena_bytes),
+            ArenaLayout(offsets_by_value(plan), plan.arena_bytes),
         )
         for own, plan in zip(modules, plans, strict=True)
     )

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treadle.core.errors import DataError, SettingsError
-from treadle.core.ledger import Ledger, Order, open_ledger
+from treadle.core.ledger import Ledger, RowOrder, open_ledger
 from treadle.core.pack import TokenFile
 
 
 def ledger(sizes, seq_len=4, rows=3, is_shuffled=True, seed=0):
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    order = Order(
+    order = RowOrder(
         seq_len=seq_len,
         rows=rows,
         seed=seed,

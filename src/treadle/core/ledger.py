@@ -18,14 +18,14 @@ from treadle.core.errors import DataError, SettingsError
 from treadle.core.pack import TokenFile, open_tokens
 from treadle.core.permutation import Permutation
 
-__all__ = ["DOCUMENTS", "ORDER", "TOKENS", "Ledger", "Order", "Seen", "open_ledger"]
+__all__ = ["DOCUMENTS", "ORDER", "TOKENS", "Ledger", "RowOrder", "Seen", "open_ledger"]
 
 ORDER, TOKENS, DOCUMENTS = "order.json", "tokens", "documents.parquet"
 """Files of a packed folder: how rows are ordered, the tokens, and the documents' ids."""
 Integers = npt.NDArray[np.int64]
 
 
-class Order(BaseModel):
+class RowOrder(BaseModel):
     """How rows are made of tokens, and steps of rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -64,7 +64,7 @@ class Seen(NamedTuple):
 class Ledger:
     """A packed corpus in its exact order."""
 
-    def __init__(self, tokens: TokenFile, order: Order, folder: Path) -> None:
+    def __init__(self, tokens: TokenFile, order: RowOrder, folder: Path) -> None:
         self.tokens, self.order, self.folder = tokens, order, folder
         self.num_rows = max(0, (len(tokens.tokens) - 1) // order.seq_len)
         if not self.num_rows:
@@ -206,7 +206,7 @@ def open_ledger(folder: Path) -> Ledger:
     if not file.is_file():
         raise DataError(f"No {ORDER} in '{folder}'; give the output of treadle curate pack.")
     try:
-        order = Order.model_validate_json(file.read_bytes())
+        order = RowOrder.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise DataError(f"'{file}' is not what treadle wrote; pack the corpus again.") from error
     return Ledger(open_tokens(Path(folder) / TOKENS), order, Path(folder))

@@ -13,7 +13,7 @@ from treadle.runtime.linear.lora import Adapters
 from treadle.runtime.logits import require_numbers
 from treadle.runtime.request import Request, RequestError
 from treadle.runtime.schedule.batch import Batch
-from treadle.runtime.schedule.rows import Chunk, rows_of
+from treadle.runtime.schedule.rows import RowChunk, rows_of
 from treadle.runtime.structured import StructuredOutputs
 
 __all__ = ["Event", "Runner"]
@@ -77,7 +77,7 @@ class Runner:
             first = last
         return events
 
-    def _take(self, chunk: Chunk, logits: Floats) -> list[Event]:
+    def _take(self, chunk: RowChunk, logits: Floats) -> list[Event]:
         """Note a chunk's results; returns the events of its new tokens."""
         request = chunk.request
         first = request.num_computed

@@ -20,12 +20,12 @@ from treadle.core.result import read_result
 from treadle.core.trace import Trace
 from treadle.judge.bench import bench_load, bench_replay
 from treadle.judge.bench.drive import Served
-from treadle.judge.bench.prompts import Pool, Prompts
-from treadle.judge.bench.served import Objective, figures, measurements, notes
+from treadle.judge.bench.prompts import BenchPrompts, Pool
+from treadle.judge.bench.served import LatencyObjective, figures, measurements, notes
 from treadle.model import tiny
 from treadle.runtime.client import Endpoint, RefusedError
 
-OBJECTIVE = Objective(1.0, 0.1)
+OBJECTIVE = LatencyObjective(1.0, 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_prompts_share_what_the_trace_shares(scale):
         np.ones(3, dtype=np.int64),
         ((0, 1), (0, 2), ()),
     ).shorter(scale)
-    prompts = Prompts(trace, Pool(list(range(5000)), 1.0), 0)
+    prompts = BenchPrompts(trace, Pool(list(range(5000)), 1.0), 0)
     first, second, third = (prompts(place) for place in range(3))
     assert [len(p) for p in (first, second, third)] == trace.prompt_tokens.tolist()
     block = trace.block_tokens
@@ -123,7 +123,7 @@ def test_prompts_share_what_the_trace_shares(scale):
 
 def test_words_stand_in_where_no_tokens_are_shown():
     trace = Trace(np.zeros(1), np.array([100]), np.array([1]))
-    prompt = Prompts(trace, Pool(["weft", "warp"], 2.0), 0)(0)
+    prompt = BenchPrompts(trace, Pool(["weft", "warp"], 2.0), 0)(0)
     assert len(prompt.split()) == 50
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from learn.plan.graphs import Builder, drawn_graph
 from treadle.learn.plan.fitting import arena_of
 from treadle.learn.plan.problem import build_problem
-from treadle.learn.plan.replay import Block, blocks_of, peak_of
+from treadle.learn.plan.replay import MemoryBlock, blocks_of, peak_of
 
 
 def generator(seed=0):
@@ -61,4 +61,4 @@ def drawn_blocks(seed, num_operators=25):
 
 def blocks(*spans):
     """Return blocks from (start, end, bytes)."""
-    return [Block((number,), *span) for number, span in enumerate(spans)]
+    return [MemoryBlock((number,), *span) for number, span in enumerate(spans)]

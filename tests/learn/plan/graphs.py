@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from treadle.model.graph.schema import Graph, Operator, Value
+from treadle.model.graph.schema import Graph, GraphValue, Operator
 
 
 class Builder:
@@ -15,7 +15,9 @@ class Builder:
 
     def value(self, name, num_bytes, kind="temporary", is_output=False):
         self.index[name] = len(self.values)
-        self.values.append(Value(num_bytes, "float32", (num_bytes // 4,), kind, name, is_output))
+        self.values.append(
+            GraphValue(num_bytes, "float32", (num_bytes // 4,), kind, name, is_output)
+        )
         return name
 
     def run(

@@ -5,7 +5,7 @@ from learn.plan.naive import naive_live_bytes
 from treadle.learn.plan.fitting import arena_of, fit
 from treadle.learn.plan.methods.best_fit import BestFit
 from treadle.learn.plan.methods.hill_climb import HillClimb
-from treadle.learn.plan.replay import Block
+from treadle.learn.plan.replay import MemoryBlock
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -17,7 +17,7 @@ def test_reference_it_only_climbs(seed):
 
 
 def test_limits_it_stops_where_nothing_can_be_smaller():
-    found = [Block((0,), 0, 1, 64), Block((1,), 2, 3, 64)]
+    found = [MemoryBlock((0,), 0, 1, 64), MemoryBlock((1,), 2, 3, 64)]
     assert arena(HillClimb(), found) == 64
 
 

@@ -6,7 +6,7 @@ import torch
 from treadle.learn.plan import LAYOUTS, ORDERS
 from treadle.learn.plan.account import offsets_by_value
 from treadle.learn.plan.methods.memory import Memory
-from treadle.model.graph.arena import ArenaStep, Layout
+from treadle.model.graph.arena import ArenaLayout, ArenaStep
 from treadle.model.graph.capture import capture_step
 from treadle.model.graph.execute import ReorderedStep
 from treadle.model.graph.repeats import with_repeats
@@ -48,7 +48,7 @@ def test_three_steps_give_the_same_bits(model_type):
     assert found[0] == expected[0]
     assert all(torch.equal(found[1][name], expected[1][name]) for name in expected[1])
     module = build()
-    placed = Layout(offsets_by_value(plan), plan.arena_bytes)
+    placed = ArenaLayout(offsets_by_value(plan), plan.arena_bytes)
     arena = ArenaStep(again, module, plan.ordered.order, placed)
     found = trained(arena, module)
     assert found[0] == expected[0]

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from treadle.model.graph.arena import Layout
+from treadle.model.graph.arena import ArenaLayout
 from treadle.model.graph.schema import Graph
 
 
@@ -71,7 +71,9 @@ def peak_bytes(graph: Graph, order: Sequence[int], pairs: Sequence[tuple[int, in
     return most
 
 
-def layout(graph: Graph, order: Sequence[int], pairs: Sequence[tuple[int, int]] = ()) -> Layout:
+def layout(
+    graph: Graph, order: Sequence[int], pairs: Sequence[tuple[int, int]] = ()
+) -> ArenaLayout:
     """Return offsets by best fit, the largest first; a result lies where its operand lay."""
     place = {index: position for position, index in enumerate(order)}
     home: dict[int, int] = {}
@@ -98,4 +100,4 @@ def layout(graph: Graph, order: Sequence[int], pairs: Sequence[tuple[int, int]] 
         placed.append((offset, offset + size, first, last))
     everywhere = {value: offsets[home.get(value, value)] for value in life}
     everywhere |= {value: offsets[first] for value, first in home.items()}
-    return Layout(everywhere, max(end for _, end, _, _ in placed))
+    return ArenaLayout(everywhere, max(end for _, end, _, _ in placed))

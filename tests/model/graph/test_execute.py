@@ -6,7 +6,7 @@ from torch import nn
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.model import tiny
-from treadle.model.graph.arena import ArenaStep, Layout
+from treadle.model.graph.arena import ArenaLayout, ArenaStep
 from treadle.model.graph.capture import capture_model, capture_step
 from treadle.model.graph.execute import ReorderedStep
 from treadle.model.graph.measure import allocated_bytes
@@ -204,7 +204,7 @@ def test_bad_orders_layouts_and_batches_are_named():
     with pytest.raises(SettingsError, match=r"before '.*', which it needs"):
         ReorderedStep(captured, model, range(num - 1, -1, -1))
     with pytest.raises(SettingsError, match="no place for"):
-        ArenaStep(captured, model, range(num), Layout({}, 0))
+        ArenaStep(captured, model, range(num), ArenaLayout({}, 0))
     with pytest.raises(SettingsError, match="has no parameter"):
         ReorderedStep(captured, nn.Linear(2, 2))
     with pytest.raises(SettingsError, match=r"was captured; a step has fixed shapes"):

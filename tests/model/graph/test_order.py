@@ -5,13 +5,13 @@ import pytest
 from treadle.model import tiny
 from treadle.model.graph.capture import capture_model
 from treadle.model.graph.order import least_peak, peak_bytes
-from treadle.model.graph.schema import Graph, Operator, Value
+from treadle.model.graph.schema import Graph, GraphValue, Operator
 
 from . import plans
 
 
 def value(num_bytes, name, is_output=False):
-    return Value(num_bytes, "float32", (num_bytes // 4,), "temporary", name, is_output)
+    return GraphValue(num_bytes, "float32", (num_bytes // 4,), "temporary", name, is_output)
 
 
 BRANCHES = Graph(

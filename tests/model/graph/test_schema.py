@@ -3,7 +3,7 @@ import json
 import pytest
 
 from treadle.core.errors import DataError
-from treadle.model.graph.schema import Graph, Operator, Value, load_graph, save_graph
+from treadle.model.graph.schema import Graph, GraphValue, Operator, load_graph, save_graph
 
 GRAPH = Graph(
     "two",
@@ -13,9 +13,9 @@ GRAPH = Graph(
         Operator("u", "update.sgd", "update", (2, 0), (), (0, 1), 0, 4, ()),
     ),
     (
-        Value(16, "float32", (2, 2), "parameter", "w", False),
-        Value(16, "float32", (2, 2), "temporary", "a", False),
-        Value(16, "float32", (2, 2), "temporary", "b", True),
+        GraphValue(16, "float32", (2, 2), "parameter", "w", False),
+        GraphValue(16, "float32", (2, 2), "temporary", "a", False),
+        GraphValue(16, "float32", (2, 2), "temporary", "b", True),
     ),
 )
 

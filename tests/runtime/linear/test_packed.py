@@ -13,7 +13,7 @@ from treadle.core.codec import (
     quantize_q8_0,
 )
 from treadle.core.errors import SettingsError
-from treadle.runtime.linear.packed import Layout, Room, pack, require_form
+from treadle.runtime.linear.packed import PackedLayout, Room, pack, require_form
 
 
 def random(rows, cols, seed=0, scale=0.1):
@@ -47,7 +47,7 @@ def unpacked(packed, form, layout, rows, cols):
     st.sampled_from(["q8", "q4_0", "q4_1"]),
     st.integers(1, 20),
     st.integers(1, 3),
-    st.sampled_from([Layout(8, 0), Layout(16, 128)]),
+    st.sampled_from([PackedLayout(8, 0), PackedLayout(16, 128)]),
     st.integers(0, 99),
 )
 def test_interleaving_keeps_every_number(form, rows, blocks, layout, seed):
@@ -109,7 +109,7 @@ def test_zero_blocks_stay_zero():
 
 
 def test_what_blocks_do_not_divide_is_held_in_float16():
-    packed = pack(random(4, 33), "q4_0", Layout(8, 0), Room())
+    packed = pack(random(4, 33), "q4_0", PackedLayout(8, 0), Room())
     assert packed.struct.type == 1
     (data,) = packed.arrays
     assert data.shape == (1, 1, 33, 8)  # a column of eight rows at a time, four of them empty
@@ -121,4 +121,4 @@ def test_mistakes_are_named():
     with pytest.raises(SettingsError, match="No weight form 'q4'"):
         require_form("q4")
     with pytest.raises(SettingsError, match="larger than float16"):
-        pack(np.full((1, 4), 1e6, np.float32), "fp16", Layout(8, 0), Room())
+        pack(np.full((1, 4), 1e6, np.float32), "fp16", PackedLayout(8, 0), Room())

@@ -21,7 +21,7 @@ from treadle.model.load import full
 from treadle.native.loader import library
 from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import StepRows
-from treadle.runtime.linear.packed import Layout, Room, pack
+from treadle.runtime.linear.packed import PackedLayout, Room, pack
 from treadle.runtime.native_step.llama import LLAMA_LIKE, LlamaStep
 from treadle.shrink.prune import prune
 
@@ -189,7 +189,7 @@ def test_a_quantised_product_is_that_of_the_rounded_numbers(form, llama):
     """The embedding row of a packed matrix is what the codec rounds to: see test_packed."""
     weight = np.random.default_rng(0).standard_normal((37, 64)).astype(np.float32)
     kernel = library("step")
-    packed = pack(weight, form, Layout(kernel.step_lanes(), kernel.step_offset()), Room())
+    packed = pack(weight, form, PackedLayout(kernel.step_lanes(), kernel.step_offset()), Room())
     assert packed.num_bytes < weight.nbytes * (0.4 if form == "q8" else 0.3)
     assert ctypes.sizeof(packed.struct) == 48
 

@@ -11,7 +11,7 @@ from treadle.core.result import RESULT_FILE, Input, Measurement
 from treadle.core.run import Recording
 
 if TYPE_CHECKING:
-    from treadle.combine.merge.plan import Plan
+    from treadle.combine.merge.plan import MergePlan
 
 __all__ = ["RECIPE_FILE", "account_for", "inputs_of", "manifest_of"]
 
@@ -37,7 +37,7 @@ def inputs_of(models: Sequence[Model], base: ModelRef | None) -> list[Input]:
     return found
 
 
-def account_for(run: Recording, plan: "Plan", models: Models) -> None:
+def account_for(run: Recording, plan: "MergePlan", models: Models) -> None:
     """Note what was merged."""
     num_parameters = sum(job.inputs.num_elements for job in plan.jobs)
     run.measurements += [

@@ -24,7 +24,7 @@ from treadle.core.result import Result
 from treadle.core.run import Recording, recorded
 
 if TYPE_CHECKING:
-    from treadle.combine.merge.plan import Plan
+    from treadle.combine.merge.plan import MergePlan
 
 __all__ = ["merge", "merge_yaml"]
 
@@ -193,7 +193,9 @@ def _run(request: _Request, out: Path, overwrite: bool) -> Result:
         models.close()
 
 
-def _merge_all(run: Recording, plan: "Plan", writer: CheckpointWriter, request: _Request) -> None:
+def _merge_all(
+    run: Recording, plan: "MergePlan", writer: CheckpointWriter, request: _Request
+) -> None:
     """Merge all tensors, and note what a reader of the result should know of it."""
     from treadle.combine.merge.run import merge_jobs, verify_jobs
 

@@ -20,7 +20,7 @@ from treadle.combine.merge.inputs.models import (
     Name,
     branch_ends,
 )
-from treadle.combine.merge.inputs.sources import Inputs, Source
+from treadle.combine.merge.inputs.sources import Inputs, TensorSource
 from treadle.combine.merge.recipe.grammar import MergeRecipe, ModelRef, OutputSlice, SourceSlice
 from treadle.combine.merge.recipe.remarks import (
     idle_filters,
@@ -39,14 +39,14 @@ from treadle.core.errors import CheckpointError, SettingsError
 from treadle.core.registry import near
 from treadle.core.seed import stream_seed
 
-__all__ = ["Job", "Plan", "make_plan"]
+__all__ = ["MergePlan", "TensorJob", "make_plan"]
 
 _REPEAT_SCALE = "x-repeat-scale"
 """Our key: the factor of what repeated layers add to the residual stream."""
 _WIDTHS = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 
 
-class Job(NamedTuple):
+class TensorJob(NamedTuple):
     """One tensor of the output."""
 
     inputs: Inputs
@@ -61,10 +61,10 @@ class Job(NamedTuple):
         return PlannedTensor(self.inputs.name, self.dtype, self.inputs.shape)
 
 
-class Plan(NamedTuple):
+class MergePlan(NamedTuple):
     """A whole merge, checked: nothing but numbers can still go wrong."""
 
-    jobs: list[Job]
+    jobs: list[TensorJob]
     config: dict[str, Any]  # Any: JSON values
     parent: Model
     """Whose config, tokenizer and other small files the output takes."""
@@ -101,7 +101,7 @@ class _Planner:
         self.vocabulary = self._vocabulary()
         self._seen: Counter[tuple[ModelRef, int]] = Counter()
 
-    def plan(self) -> Plan:
+    def plan(self) -> MergePlan:
         jobs = list(self._jobs())
         layers = [layer for s in self.recipe.slices for layer in self._layers(s)]
         config = merged_config(
@@ -115,7 +115,7 @@ class _Planner:
         names = {name for model in self.models.all() for name in model.names}
         self.notes += idle_filters(self.recipe, names | {job.inputs.name for job in jobs})
         self.notes += zeros(job.method for job in jobs)
-        return Plan(jobs, config, self.parent, self.vocabulary, self.notes, self.data)
+        return MergePlan(jobs, config, self.parent, self.vocabulary, self.notes, self.data)
 
     def _require_inputs(self, output_slice: OutputSlice) -> None:
         """Check that the method can merge as many models as the slice has, with its base."""
@@ -213,7 +213,7 @@ class _Planner:
                 )
         yield from zip(*ranges, strict=True)
 
-    def _jobs(self) -> Iterator[Job]:
+    def _jobs(self) -> Iterator[TensorJob]:
         """Yield the jobs: what stands before the layers, the layers, what stands after them."""
         slices = self.recipe.slices
         yield from self._outside(slices[0], True)
@@ -226,7 +226,7 @@ class _Planner:
                 number += 1
         yield from self._outside(slices[-1], False)
 
-    def _outside(self, output_slice: OutputSlice, before: bool) -> Iterator[Job]:
+    def _outside(self, output_slice: OutputSlice, before: bool) -> Iterator[TensorJob]:
         members = [(source.model, None) for source in output_slice.sources]
         base = self._base_of(output_slice)
         for name in self._union([*members, *([(base, None)] if base else [])]):
@@ -235,7 +235,7 @@ class _Planner:
 
     def _layer(
         self, output_slice: OutputSlice, layers: tuple[int, ...], number: int, t: float
-    ) -> Iterator[Job]:
+    ) -> Iterator[TensorJob]:
         listed = [source.model for source in output_slice.sources]
         scaled = self._scaled(self.models[listed[0]], layers[0])
         members: list[tuple[ModelRef, int | None]] = list(zip(listed, layers, strict=True))
@@ -267,7 +267,7 @@ class _Planner:
 
     def _job(
         self, output_slice: OutputSlice, name: Name, layers: tuple[int, ...], out: str, t: float
-    ) -> Job:
+    ) -> TensorJob:
         listed = output_slice.sources
         names = [name.in_layer(layer) for layer in layers] or [name.before] * len(listed)
         chosen = self._models_of(output_slice)
@@ -290,7 +290,7 @@ class _Planner:
         if method is None:
             found = resolve(self.method, self.recipe, output_slice, out, own_names, t)
             method = made(self.method, found, refs, out)
-        return Job(inputs, self._dtype(sources), method)
+        return TensorJob(inputs, self._dtype(sources), method)
 
     @staticmethod
     def _base_name(
@@ -306,7 +306,7 @@ class _Planner:
         # A base beside the models has the layers that the first model has.
         return name.in_layer(layers[0]) if layers else name.before
 
-    def _sources(self, members: list[tuple[ModelRef, str]]) -> list[Source]:
+    def _sources(self, members: list[tuple[ModelRef, str]]) -> list[TensorSource]:
         if self.vocabulary is None or not members[0][1].endswith((*EMBEDDINGS, *HEADS)):
             return namesakes([(self.models[ref], name) for ref, name in members])
         everyone = self.models.all()
@@ -329,7 +329,7 @@ class _Planner:
             seen[content] += 1
         return tuple(keys)
 
-    def _dtype(self, sources: list[Source]) -> str:
+    def _dtype(self, sources: list[TensorSource]) -> str:
         named = self.recipe.out_dtype or self.recipe.dtype
         if named is not None:
             code = dtype_code(named)
@@ -341,7 +341,7 @@ class _Planner:
         found = {code for code in codes if _WIDTHS[code] == widest}
         return found.pop() if len(found) == 1 else "F32"
 
-    def _dtype_name(self, jobs: list[Job]) -> str:
+    def _dtype_name(self, jobs: list[TensorJob]) -> str:
         return Counter(job.dtype for job in jobs).most_common(1)[0][0]
 
 
@@ -376,7 +376,7 @@ def make_plan(
     seed: int,
     fixed: MergeMethod | None = None,
     request: DataRequest | None = None,
-) -> Plan:
+) -> MergePlan:
     """Plan a merge, opening the models that it names.
 
     With `fixed`, every tensor is merged by that method; otherwise the recipe gives the settings.

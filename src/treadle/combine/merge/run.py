@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 import numpy as np
 
 from treadle.combine.merge.base import Floats
-from treadle.combine.merge.plan import Job, Plan
+from treadle.combine.merge.plan import MergePlan, TensorJob
 from treadle.core.checkpoint import CheckpointWriter
 from treadle.core.codec import DTYPES, Array
 from treadle.core.errors import CheckpointError
@@ -22,7 +22,7 @@ _SYNC_SECONDS = 5.0
 """A killed merge repeats at most this much of either, or one tensor for each worker."""
 
 
-def merge_jobs(plan: Plan, writer: CheckpointWriter, workers: int, bar: Progress) -> int:
+def merge_jobs(plan: MergePlan, writer: CheckpointWriter, workers: int, bar: Progress) -> int:
     """Merge what is not in the writer yet, and return how many tensors were there already.
 
     What is finished is kept, also when the user interrupts the run.
@@ -31,7 +31,7 @@ def merge_jobs(plan: Plan, writer: CheckpointWriter, workers: int, bar: Progress
     todo = [job for job in plan.jobs if job.inputs.name not in already]
     written: set[str] = set()
 
-    def run(job: Job) -> None:
+    def run(job: TensorJob) -> None:
         _merge(job, writer)
         written.add(job.inputs.name)
 
@@ -57,7 +57,7 @@ def _keep(written: set[str], writer: CheckpointWriter) -> None:
     written -= names
 
 
-def verify_jobs(plan: Plan, writer: CheckpointWriter, workers: int, bar: Progress) -> None:
+def verify_jobs(plan: MergePlan, writer: CheckpointWriter, workers: int, bar: Progress) -> None:
     """Merge everything once more and compare it with what was written.
 
     Raises:
@@ -67,7 +67,9 @@ def verify_jobs(plan: Plan, writer: CheckpointWriter, workers: int, bar: Progres
         bar.advance(job.planned.num_bytes)
 
 
-def _finished(run: Callable[[Job], None], jobs: list[Job], workers: int) -> Iterator[Job]:
+def _finished(
+    run: Callable[[TensorJob], None], jobs: list[TensorJob], workers: int
+) -> Iterator[TensorJob]:
     """Run jobs in threads, in order, and yield each when it is done.
 
     A few more than there are threads are under way: a mistake ends the run without reading all.
@@ -75,7 +77,7 @@ def _finished(run: Callable[[Job], None], jobs: list[Job], workers: int) -> Iter
     waiting = iter(jobs)
     pool = ThreadPoolExecutor(workers)
     try:
-        running: dict[Future[None], Job] = {}
+        running: dict[Future[None], TensorJob] = {}
         for job in itertools.islice(waiting, 2 * workers):
             running[pool.submit(run, job)] = job
         while running:
@@ -90,7 +92,7 @@ def _finished(run: Callable[[Job], None], jobs: list[Job], workers: int) -> Iter
         pool.shutdown(cancel_futures=True)
 
 
-def _runs(job: Job) -> Iterator[tuple[int, Array]]:
+def _runs(job: TensorJob) -> Iterator[tuple[int, Array]]:
     """Yield the merged tensor run by run, in the dtype of the output."""
     site, method = job.inputs, job.method
     known = method.measure(site)
@@ -115,13 +117,13 @@ def _encoded(merged: Floats, dtype: str) -> Array:
     return bits.view(DTYPES["BF16"])
 
 
-def _merge(job: Job, writer: CheckpointWriter) -> None:
+def _merge(job: TensorJob, writer: CheckpointWriter) -> None:
     with np.errstate(over="ignore", invalid="ignore"):  # `_runs` refuses what overflows
         for first, values in _runs(job):
             writer.write_range(job.inputs.name, first, values)
 
 
-def _compare(job: Job, writer: CheckpointWriter) -> None:
+def _compare(job: TensorJob, writer: CheckpointWriter) -> None:
     written = writer.read(job.inputs.name).reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
         for first, values in _runs(job):

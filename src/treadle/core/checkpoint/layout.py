@@ -12,10 +12,10 @@ from treadle.core.checkpoint.reader import SINGLE_FILE
 from treadle.core.codec import DTYPES
 from treadle.core.errors import SettingsError
 
-__all__ = ["Layout", "Shard", "plan_layout"]
+__all__ = ["FileLayout", "ShardFile", "plan_layout"]
 
 
-class Shard(NamedTuple):
+class ShardFile(NamedTuple):
     """One file: its header, and its size with all tensors in it."""
 
     file: Path
@@ -23,10 +23,10 @@ class Shard(NamedTuple):
     num_bytes: int
 
 
-class Layout(NamedTuple):
+class FileLayout(NamedTuple):
     """All files of a checkpoint's weights."""
 
-    shards: tuple[Shard, ...]
+    shards: tuple[ShardFile, ...]
     tensors: dict[str, TensorInfo]
     index_text: str | None  # None where one file holds all
 
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
         return digest.hexdigest()
 
 
-def plan_layout(folder: Path, tensors: Sequence[PlannedTensor], max_shard_bytes: int) -> Layout:
+def plan_layout(folder: Path, tensors: Sequence[PlannedTensor], max_shard_bytes: int) -> FileLayout:
     """Distribute tensors over shards in their order; one that exceeds the bound gets its own shard.
 
     Raises:
@@ -60,9 +60,9 @@ def plan_layout(folder: Path, tensors: Sequence[PlannedTensor], max_shard_bytes:
     for name, group in zip(names, groups, strict=True):
         header, placed = build_header(folder / name, group)
         num_bytes = len(header) + sum(info.num_bytes for info in placed)
-        shards.append(Shard(folder / name, header, num_bytes))
+        shards.append(ShardFile(folder / name, header, num_bytes))
         infos |= {info.name: info for info in placed}
-    return Layout(tuple(shards), infos, _index(infos) if len(groups) > 1 else None)
+    return FileLayout(tuple(shards), infos, _index(infos) if len(groups) > 1 else None)
 
 
 def _check_plan(tensors: Sequence[PlannedTensor], max_shard_bytes: int) -> None:

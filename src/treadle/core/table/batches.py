@@ -13,9 +13,9 @@ __all__ = [
     "EMPTY_ID",
     "LINE_SCHEMA",
     "MAX_DOCUMENT_BYTES",
-    "Batch",
     "Record",
     "Reject",
+    "TableBatch",
     "batched",
     "fitted",
 ]
@@ -42,14 +42,14 @@ class Reject(NamedTuple):
     reason: str
 
 
-class Batch(NamedTuple):
+class TableBatch(NamedTuple):
     """Some documents of a unit in their order, and what was refused among them."""
 
     table: pa.Table
     rejects: list[Reject]
 
 
-def batched(records: Iterator[Record | Reject], schema: pa.Schema) -> Iterator[Batch]:
+def batched(records: Iterator[Record | Reject], schema: pa.Schema) -> Iterator[TableBatch]:
     """Gather records into batches."""
     ids: list[str] = []
     texts: list[str] = []
@@ -66,10 +66,10 @@ def batched(records: Iterator[Record | Reject], schema: pa.Schema) -> Iterator[B
             metas.append(meta)
             held += len(text)
         if held >= BATCH_BYTES or len(ids) + len(rejects) >= BATCH_ROWS:
-            yield Batch(_table((ids, texts, metas), schema), rejects)
+            yield TableBatch(_table((ids, texts, metas), schema), rejects)
             ids, texts, metas, rejects, held = [], [], [], [], 0
     if ids or rejects:
-        yield Batch(_table((ids, texts, metas), schema), rejects)
+        yield TableBatch(_table((ids, texts, metas), schema), rejects)
 
 
 def _table(columns: tuple[list[Any], ...], schema: pa.Schema) -> pa.Table:  # Any: text or None

@@ -17,9 +17,9 @@ from treadle.core.table import batches
 from treadle.core.table.batches import (
     EMPTY_ID,
     LINE_SCHEMA,
-    Batch,
     Record,
     Reject,
+    TableBatch,
     batched,
     fitted,
 )
@@ -37,12 +37,12 @@ _DOCUMENT, _EMPTY = 0, 2
 _LINE_END = b"\n"
 
 
-def line_batches(source: Source, unit: Unit) -> Iterator[Batch]:
+def line_batches(source: Source, unit: Unit) -> Iterator[TableBatch]:
     """Yield the documents of a unit of JSON lines."""
     row = unit.first_row
     for region in _plain_regions(unit) if unit.kind == "lines" else _stream_regions(unit):
         if region is None:
-            yield Batch(source.schema.empty_table(), [Reject(unit.name, row, _TOO_LONG)])
+            yield TableBatch(source.schema.empty_table(), [Reject(unit.name, row, _TOO_LONG)])
             row += 1
             continue
         start = 0
@@ -66,7 +66,7 @@ def _parsed(source: Source, content: Bytes) -> "ParsedLines | None":
     return source.parser(content, source.text_column, source.id_column)
 
 
-def _batch_of(parsed: ParsedLines, source: Source, unit: Unit, row: int) -> Batch | None:
+def _batch_of(parsed: ParsedLines, source: Source, unit: Unit, row: int) -> TableBatch | None:
     """Return what was parsed; None if an id is empty or the rest of an object no JSON."""
     chosen = np.flatnonzero(parsed.kinds == _DOCUMENT)
     ends = np.concatenate([np.zeros((3, 1), np.int64), parsed.ends[:, chosen]], axis=1)
@@ -84,7 +84,7 @@ def _batch_of(parsed: ParsedLines, source: Source, unit: Unit, row: int) -> Batc
         for line in np.flatnonzero(parsed.kinds == _EMPTY).tolist()
     ]
     table = pa.Table.from_arrays([ids, texts, metas], schema=LINE_SCHEMA)
-    return Batch(fitted(table, source.schema), rejects)
+    return TableBatch(fitted(table, source.schema), rejects)
 
 
 def _strings(content: Bytes, ends: npt.NDArray[np.int64]) -> pa.Array:

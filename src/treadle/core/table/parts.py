@@ -15,7 +15,7 @@ from treadle.core.errors import CapacityError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Cut", "PartWriter", "cut", "refuse_full_disk", "write_parquet"]
+__all__ = ["PartCut", "PartWriter", "cut", "refuse_full_disk", "write_parquet"]
 
 _GROUP_DOCUMENTS = 8192
 _GROUP_BYTES = 32 << 20
@@ -24,7 +24,7 @@ _FORMAT = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["dr
 """Texts do not repeat, so that a dictionary of them is work for nothing."""
 
 
-class Cut(NamedTuple):
+class PartCut(NamedTuple):
     """Where row groups end, in documents, and where parts end, in row groups."""
 
     groups: npt.NDArray[np.int64]
@@ -42,7 +42,7 @@ class Cut(NamedTuple):
         return np.concatenate([before, self.groups[first : self.parts[part]]])
 
 
-def cut(num_bytes: npt.NDArray[np.int64]) -> Cut:
+def cut(num_bytes: npt.NDArray[np.int64]) -> PartCut:
     """Cut documents of these sizes into row groups of 8192 or 32 MB, and parts of 16 of them."""
     total = np.cumsum(num_bytes)
     groups: list[int] = []
@@ -53,7 +53,7 @@ def cut(num_bytes: npt.NDArray[np.int64]) -> Cut:
         first = min(max(stop, first + 1), first + _GROUP_DOCUMENTS)
         groups.append(first)
     parts = [*range(_PART_GROUPS, len(groups), _PART_GROUPS), len(groups)] if groups else []
-    return Cut(np.array(groups, np.int64), np.array(parts, np.int64))
+    return PartCut(np.array(groups, np.int64), np.array(parts, np.int64))
 
 
 class PartWriter:

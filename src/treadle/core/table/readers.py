@@ -13,9 +13,9 @@ from treadle.core.table.batches import (
     BATCH_ROWS,
     EMPTY_ID,
     LINE_SCHEMA,
-    Batch,
     Record,
     Reject,
+    TableBatch,
     batched,
     fitted,
 )
@@ -32,7 +32,7 @@ from treadle.core.table.units import Source, Unit
 __all__ = ["open_parquet", "read_unit", "shard_schema"]
 
 
-def read_unit(source: Source, unit: Unit) -> Iterator[Batch]:
+def read_unit(source: Source, unit: Unit) -> Iterator[TableBatch]:
     """Yield the documents of a unit in their order."""
     if unit.kind == "parquet":
         yield from _parquet_batches(source, unit)
@@ -112,7 +112,7 @@ def shard_schema(schema: pa.Schema, file: Path, text_column: str, id_column: str
     )
 
 
-def _parquet_batches(source: Source, unit: Unit) -> Iterator[Batch]:
+def _parquet_batches(source: Source, unit: Unit) -> Iterator[TableBatch]:
     import pyarrow.compute as pc
 
     row = unit.first_row
@@ -137,7 +137,7 @@ def _parquet_batches(source: Source, unit: Unit) -> Iterator[Batch]:
                 keep = [place for place in range(len(text)) if place not in reasons]
                 whole = whole.take(pa.array(keep, pa.int64()))
             row += len(text)
-            yield Batch(fitted(whole, source.schema), rejects)
+            yield TableBatch(fitted(whole, source.schema), rejects)
 
 
 def _head(text: pa.ChunkedArray) -> pa.ChunkedArray:

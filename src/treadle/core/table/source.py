@@ -18,7 +18,7 @@ from treadle.core.table.units import Kind, LineParser, Source, Unit
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from treadle.core.table.batches import Batch
+    from treadle.core.table.batches import TableBatch
 
 __all__ = ["batches_of", "open_source"]
 
@@ -52,7 +52,7 @@ _NOT_SOURCES = {"__pycache__", "site-packages", "dist-packages", "test", "tests"
 """Of the standard library: what is installed beside it, and what only tests it."""
 
 
-def batches_of(source: Source, unit: Unit) -> "Iterator[Batch]":
+def batches_of(source: Source, unit: Unit) -> "Iterator[TableBatch]":
     """Yield the documents of a unit, a few megabytes at a time, and what was refused.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 from treadle.core.errors import TreadleError
 from treadle.core.registry import near
 from treadle.deploy.serve.errors import ApiError, from_treadle
-from treadle.deploy.serve.vocabulary import Vocabulary
+from treadle.deploy.serve.vocabulary import ServedVocabulary
 from treadle.runtime.llm import LLM
 
 __all__ = ["Catalogue", "ServedModel"]
@@ -27,9 +27,9 @@ class ServedModel:
         """Tokens of a prompt and its answer together."""
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> ServedVocabulary:
         """What the model's tokens stand for."""
-        return Vocabulary(self.llm.prompts.tokenizer)
+        return ServedVocabulary(self.llm.prompts.tokenizer)
 
     @property
     def chat_template(self) -> str:

@@ -9,7 +9,7 @@ from treadle.runtime.request import TokenLogprobs
 if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
 
-__all__ = ["Vocabulary"]
+__all__ = ["ServedVocabulary"]
 
 
 @cache
@@ -22,7 +22,7 @@ def _byte_of() -> dict[str, int]:
     }
 
 
-class Vocabulary:
+class ServedVocabulary:
     """Reads single tokens of a tokenizer, and remembers what it has read."""
 
     def __init__(self, tokenizer: "Tokenizer") -> None:

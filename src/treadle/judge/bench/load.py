@@ -9,7 +9,7 @@ from treadle.core.errors import SettingsError
 from treadle.core.result import Input, Result
 from treadle.core.seed import numpy_stream
 from treadle.core.trace import Counts, Trace, arrivals, read_trace
-from treadle.judge.bench.served import Objective
+from treadle.judge.bench.served import LatencyObjective
 from treadle.judge.bench.session import Session, file_hash
 
 __all__ = ["bench_load", "bench_replay"]
@@ -90,7 +90,7 @@ def bench_load(
         "load",
         address,
         out,
-        Objective(first_seconds, token_seconds),
+        LatencyObjective(first_seconds, token_seconds),
         model=model,
         api_key=api_key,
         ignore_eos=ignore_eos,
@@ -174,7 +174,7 @@ def bench_replay(
         "replay",
         address,
         out,
-        Objective(first_seconds, token_seconds),
+        LatencyObjective(first_seconds, token_seconds),
         model=model,
         api_key=api_key,
         ignore_eos=ignore_eos,

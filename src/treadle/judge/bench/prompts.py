@@ -10,7 +10,7 @@ from treadle.core.seed import numpy_stream
 from treadle.core.trace import Trace
 from treadle.runtime.client import Endpoint, RefusedError
 
-__all__ = ["Pool", "Prompts", "find_pool", "sample_text"]
+__all__ = ["BenchPrompts", "Pool", "find_pool", "sample_text"]
 
 _CALIBRATION_WORDS = 400
 _NOT_THERE = (400, 404, 405, 422, 501)
@@ -34,7 +34,7 @@ class Pool:
         return found if self.is_exact else " ".join(map(str, found))
 
 
-class Prompts:
+class BenchPrompts:
     """Draws the prompt of each request of a trace.
 
     A block's content depends on its hash alone, so that prompts share what they shared in the

@@ -10,7 +10,7 @@ from treadle.core.intervals import bootstrap_quantiles, wilson
 from treadle.core.result import Figure, Measurement, Series
 from treadle.judge.bench.drive import Served
 
-__all__ = ["Objective", "figures", "measurements", "notes"]
+__all__ = ["LatencyObjective", "figures", "measurements", "notes"]
 
 _QUANTILES = (0.5, 0.9, 0.95, 0.99)
 _OK, _BUSY = 200, (429, 503)
@@ -19,7 +19,7 @@ _FEW = 2000
 """Below it the 99th percentile is mostly noise."""
 
 
-class Objective(NamedTuple):
+class LatencyObjective(NamedTuple):
     """The latency that users are promised (a service level objective)."""
 
     first_seconds: float
@@ -58,7 +58,9 @@ _LATENCIES: dict[str, tuple[Callable[[Served], float], str]] = {
 }
 
 
-def measurements(served: Sequence[Served], objective: Objective, seed: int) -> list[Measurement]:
+def measurements(
+    served: Sequence[Served], objective: LatencyObjective, seed: int
+) -> list[Measurement]:
     """Return latencies, rates and goodput of all that was sent."""
     answered = [one for one in served if _is_answered(one)]
     found = _fates(served, answered)
@@ -123,7 +125,7 @@ def _duration(answered: Sequence[Served]) -> float:
 
 
 def _goodput(
-    served: Sequence[Served], answered: Sequence[Served], objective: Objective
+    served: Sequence[Served], answered: Sequence[Served], objective: LatencyObjective
 ) -> list[Measurement]:
     if not served:
         return []

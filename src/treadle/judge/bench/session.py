@@ -16,8 +16,8 @@ from treadle.core.result import Input, Result, digest
 from treadle.core.run import recorded
 from treadle.core.trace import Trace, write_trace
 from treadle.judge.bench.drive import Load, Served, drive
-from treadle.judge.bench.prompts import Pool, Prompts, find_pool
-from treadle.judge.bench.served import Objective, figures, measurements, notes
+from treadle.judge.bench.prompts import BenchPrompts, Pool, find_pool
+from treadle.judge.bench.served import LatencyObjective, figures, measurements, notes
 from treadle.runtime.client import Endpoint, ServedName
 
 __all__ = ["Session", "file_hash"]
@@ -45,7 +45,7 @@ class Session(NamedTuple):
     action: str
     address: str
     out: Path
-    objective: Objective
+    objective: LatencyObjective
     model: str | None
     api_key: str | None
     ignore_eos: bool
@@ -103,7 +103,7 @@ class Session(NamedTuple):
             model = _chosen(await endpoint.models(), self.model, self.address)
             sent, num_shortened = self._fitting(trace, model)
             pool = await find_pool(endpoint, model.name)
-            prompts = Prompts(sent, pool, self.seed)
+            prompts = BenchPrompts(sent, pool, self.seed)
             options: dict[str, Any] = {"ignore_eos": True} if self.ignore_eos else {}  # Any: JSON
             load = Load(model.name, sent, prompts, num_clients, options)
             await self._warm_up(endpoint, load, pool)
@@ -118,7 +118,9 @@ class Session(NamedTuple):
         first = load.trace.pick(np.arange(count))._replace(blocks=None)
         warm = load._replace(
             trace=first,
-            prompt=Prompts(first, pool, self.seed + 1),  # so that nothing is found in the cache
+            prompt=BenchPrompts(
+                first, pool, self.seed + 1
+            ),  # so that nothing is found in the cache
             num_clients=1,
         )
         with steps("warm-up", count) as bar:

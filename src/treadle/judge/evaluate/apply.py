@@ -8,7 +8,7 @@ from treadle.core.errors import CheckpointError, DataError, SettingsError
 from treadle.core.result import Figure, Measurement, Result, Series, digest, read_result
 from treadle.core.run import is_control, recorded
 from treadle.core.settings import Without
-from treadle.judge.evaluate.base import AnswerTask, Prompts, Rows, Scores, Task
+from treadle.judge.evaluate.base import AnswerTask, Rows, Scores, Task, TaskPrompts
 from treadle.judge.evaluate.subject import Subject, Through, chosen_way
 from treadle.judge.evaluate.tables import TASKS
 from treadle.runtime.evict.tables import EVICTIONS
@@ -149,18 +149,18 @@ def _keeps_by_chance(engine: EngineSettings | None) -> bool:
     )
 
 
-def _prepared(task: Task, data: str, subject: Subject) -> Rows | Prompts:
+def _prepared(task: Task, data: str, subject: Subject) -> Rows | TaskPrompts:
     if isinstance(task, AnswerTask):
         return task.prepare(data)
     return task.prepare(data, subject.tokenizer())
 
 
 def _asked(
-    task: Task, prepared: Rows | Prompts, subject: Subject, reader: "CheckpointReader"
+    task: Task, prepared: Rows | TaskPrompts, subject: Subject, reader: "CheckpointReader"
 ) -> tuple[Scores, str]:
     """Return the scores of a task, and by what they were computed."""
     if isinstance(task, AnswerTask):
-        assert isinstance(prepared, Prompts)
+        assert isinstance(prepared, TaskPrompts)
         generator = subject.generator()
         answers = generator.answer(prepared.prompts, prepared.asked)
         return task.score(prepared, answers), generator.computed_by
@@ -172,7 +172,7 @@ def _asked(
     return task.score(prepared, losses), scorer.computed_by
 
 
-def _reference(baseline: Path | None, prepared: Rows | Prompts) -> Result | None:
+def _reference(baseline: Path | None, prepared: Rows | TaskPrompts) -> Result | None:
     """Read the baseline's result and check that it was measured under the same protocol."""
     if baseline is None:
         return None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from treadle.model.classes import Tokenizer
 
-__all__ = ["AnswerTask", "LossTask", "Prompts", "Rows", "Samples", "Scores", "Task"]
+__all__ = ["AnswerTask", "LossTask", "Rows", "Samples", "Scores", "Task", "TaskPrompts"]
 
 Samples = dict[str, list[float]]
 """One value an example and measure, in a fixed order, so that a later run can pair against them."""
@@ -28,7 +28,7 @@ class Rows(NamedTuple):
     state: Any  # Any: what the task's `score` needs again, private to it
 
 
-class Prompts(NamedTuple):
+class TaskPrompts(NamedTuple):
     """A task's examples as prompts, and how they are to be answered."""
 
     prompts: list[str]
@@ -62,11 +62,11 @@ class AnswerTask(Method, ABC):
     required_parameters: ClassVar[frozenset[str]] = frozenset({"data"})
 
     @abstractmethod
-    def prepare(self, data: str) -> Prompts:
+    def prepare(self, data: str) -> TaskPrompts:
         """Read `data` (a path or a name; empty without any) and make prompts of it."""
 
     @abstractmethod
-    def score(self, prepared: Prompts, answers: list[Answer]) -> Scores:
+    def score(self, prepared: TaskPrompts, answers: list[Answer]) -> Scores:
         """Judge the answers to the prompts."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ from treadle.learn.plan.base import Layout, Order, Plan, Planner
 from treadle.learn.plan.listing import program
 from treadle.learn.plan.problem import build_problem
 from treadle.learn.plan.replay import peak_of
-from treadle.learn.plan.step import Step, read_step
+from treadle.learn.plan.step import TrainingStep, read_step
 from treadle.model.graph.schema import Graph
 
 __all__ = ["Advice", "advise"]
@@ -31,7 +31,7 @@ class Advice(NamedTuple):
 
 
 def advise(
-    step: Step,
+    step: TrainingStep,
     plan: Plan,
     budget_bytes: int,
     planner: Planner,
@@ -75,7 +75,7 @@ def advise(
 
 
 def _switches(
-    step: Step, plan: Plan, budget_bytes: int, planner: Planner
+    step: TrainingStep, plan: Plan, budget_bytes: int, planner: Planner
 ) -> Iterator[tuple[str, Graph, Planner]]:
     """Yield what can be switched on, the cheapest first: its flags, the graph and the planner."""
     if plan.graph.persistent_bytes >= budget_bytes:
@@ -112,7 +112,7 @@ def _fits(plan: Plan, total: int, budget_bytes: int) -> str:
     )
 
 
-def _chunked(step: Step) -> Graph | None:
+def _chunked(step: TrainingStep) -> Graph | None:
     """Return the step with a chunked loss; None where it has one, or cannot have one."""
     if step.is_file or step.chunked_loss is not None:
         return None
@@ -122,7 +122,7 @@ def _chunked(step: Step) -> Graph | None:
         return None
 
 
-def _what_else(step: Step, plan: Plan, budget_bytes: int) -> str:
+def _what_else(step: TrainingStep, plan: Plan, budget_bytes: int) -> str:
     """Return what would help that changes the training, in the imperative."""
     if plan.graph.persistent_bytes >= budget_bytes:
         if step.settings().get("optimizer", "sgd") != "sgd":

@@ -13,7 +13,7 @@ from treadle.learn.plan.account import figures, measurements, write_plan
 from treadle.learn.plan.advice import advise
 from treadle.learn.plan.base import Layout, Order, Planner
 from treadle.learn.plan.stages import stages_of
-from treadle.learn.plan.step import Step, read_step
+from treadle.learn.plan.step import TrainingStep, read_step
 from treadle.learn.plan.tables import LAYOUTS, ORDERS, PLANNERS
 from treadle.model.graph.schema import save_graph
 
@@ -75,7 +75,7 @@ def plan(
     ordering, placing = ORDERS.resolve(order, "roam"), LAYOUTS.resolve(layout, "nested")
     budget_bytes = parse_bytes(budget) if isinstance(budget, str) else budget
     out = None if out is None else Path(out)
-    step = Step(str(model), batch, seq, optimizer, clip_norm, chunked_loss)
+    step = TrainingStep(str(model), batch, seq, optimizer, clip_norm, chunked_loss)
     settings: dict[str, Any] = {  # Any: JSON values
         **planner.settings(),
         **step.settings(),

@@ -8,7 +8,7 @@ import numpy as np
 
 from treadle.core.method import Method
 from treadle.learn.plan.problem import Problem
-from treadle.learn.plan.replay import Block
+from treadle.learn.plan.replay import MemoryBlock
 from treadle.model.graph.schema import Graph
 
 __all__ = ["Layout", "Order", "Ordered", "Placed", "Plan", "Planner"]
@@ -40,7 +40,7 @@ class Plan(NamedTuple):
     """The step that is planned: the same, but for operators that run again."""
     problem: Problem
     ordered: Ordered
-    blocks: tuple[Block, ...]
+    blocks: tuple[MemoryBlock, ...]
     placed: Placed
     arena_bytes: int
     recomputed: tuple[str, ...]
@@ -62,7 +62,7 @@ class Layout(Method, ABC):
     """Axis 2: where in memory each block lies."""
 
     @abstractmethod
-    def place(self, blocks: Sequence[Block], generator: np.random.Generator) -> Placed:
+    def place(self, blocks: Sequence[MemoryBlock], generator: np.random.Generator) -> Placed:
         """Return an offset for each block; blocks that are there together do not overlap."""
 
 

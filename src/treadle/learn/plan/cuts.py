@@ -15,7 +15,7 @@ import numpy as np
 from treadle.learn.plan.bounds import Reach
 from treadle.learn.plan.problem import Problem
 
-__all__ = ["Cut", "least_cut"]
+__all__ = ["LeastCut", "least_cut"]
 
 _ENDLESS = -1
 """Stands for the bytes of an edge that no cut takes."""
@@ -23,7 +23,7 @@ _CAPACITY = 1 << 30
 """Its capacity; flows are 32-bit in scipy, so bytes are counted in units that all fit below it."""
 
 
-class Cut(NamedTuple):
+class LeastCut(NamedTuple):
     """The cheapest moment for a task."""
 
     num_bytes: int
@@ -58,7 +58,7 @@ def least_cut(
     task: int,
     after: frozenset[int] = frozenset(),
     ahead_of: frozenset[int] = frozenset(),
-) -> Cut:
+) -> LeastCut:
     """Return the fewest bytes with which `task` can run, and after which tasks.
 
     Only moments count at which the tasks of `after`, no descendants of the first, have run, and
@@ -81,7 +81,7 @@ def least_cut(
     forced += problem.tasks[task].scratch_bytes
     added, done = _solve(network)
     before = [t for t, place in enumerate(node) if place == 0 or (place > 1 and done[place])]
-    return Cut(forced + added, frozenset(before))
+    return LeastCut(forced + added, frozenset(before))
 
 
 def _add_values(problem: Problem, task: int, node: list[int], network: _Network) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.core.errors import DataError
-from treadle.learn.plan.replay import Block
+from treadle.learn.plan.replay import MemoryBlock
 
 __all__ = ["arena_of", "by_size", "check_layout", "fit", "most_live"]
 
@@ -22,7 +22,7 @@ class _Space(NamedTuple):
 
 
 def fit(
-    blocks: Sequence[Block], sequence: Sequence[int], fixed: dict[int, int] | None = None
+    blocks: Sequence[MemoryBlock], sequence: Sequence[int], fixed: dict[int, int] | None = None
 ) -> tuple[int, ...]:
     """Return an offset for each block, placing them in `sequence`, by best fit.
 
@@ -47,7 +47,7 @@ def fit(
     return tuple(offsets)
 
 
-def _hole(space: _Space, count: int, block: Block) -> int:
+def _hole(space: _Space, count: int, block: MemoryBlock) -> int:
     """Return the offset of the smallest hole that takes `block`."""
     together = (space.starts[:count] <= block.end) & (space.ends[:count] >= block.start)
     lows, highs = space.lows[:count][together], space.highs[:count][together]
@@ -62,7 +62,7 @@ def _hole(space: _Space, count: int, block: Block) -> int:
     return int(floors[best]) if holes[best] < np.iinfo(np.int64).max else int(tops[-1])
 
 
-def by_size(blocks: Sequence[Block]) -> list[int]:
+def by_size(blocks: Sequence[MemoryBlock]) -> list[int]:
     """Return the blocks' indices, largest first, of equal ones the longest-lived first."""
     return sorted(
         range(len(blocks)),
@@ -70,12 +70,12 @@ def by_size(blocks: Sequence[Block]) -> list[int]:
     )
 
 
-def arena_of(blocks: Sequence[Block], offsets: Sequence[int]) -> int:
+def arena_of(blocks: Sequence[MemoryBlock], offsets: Sequence[int]) -> int:
     """Return the bytes that a layout needs."""
     return max((o + b.num_bytes for o, b in zip(offsets, blocks, strict=True)), default=0)
 
 
-def most_live(blocks: Sequence[Block]) -> int:
+def most_live(blocks: Sequence[MemoryBlock]) -> int:
     """Return the most bytes that blocks hold at one time: no arena is smaller."""
     if not blocks:
         return 0
@@ -86,7 +86,7 @@ def most_live(blocks: Sequence[Block]) -> int:
     return int(change.cumsum().max())
 
 
-def check_layout(blocks: Sequence[Block], offsets: Sequence[int]) -> None:
+def check_layout(blocks: Sequence[MemoryBlock], offsets: Sequence[int]) -> None:
     """Check that no two blocks that are there together overlap.
 
     Raises:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from treadle.learn.plan.bounds import Reach
-from treadle.learn.plan.cuts import Cut, least_cut
+from treadle.learn.plan.cuts import LeastCut, least_cut
 from treadle.learn.plan.downsets import Piece, Solution, best_order, piece_of
 from treadle.learn.plan.problem import Problem
 from treadle.learn.plan.replay import Replay, live_at, replay
@@ -46,7 +46,7 @@ class Improver:
         self.node_limit, self.max_steps, self.most_steps = node_limit, max_steps, most_steps
         self.most_cuts = max(_MOST_CUTS, _CUT_TASKS // max(1, len(problem.tasks)))
         self.num_steps = self.num_solved = self.num_reused = self.num_given_up = 0
-        self._cuts: dict[Moment, Cut] = {}
+        self._cuts: dict[Moment, LeastCut] = {}
         self._solved: dict[Piece, tuple[int, Solution]] = {}
 
     def raise_bound(self, orders: Sequence[Sequence[int]]) -> None:
@@ -62,7 +62,7 @@ class Improver:
             if above[task] > self.bound:
                 self.cut(Moment(task))
 
-    def cut(self, moment: Moment) -> Cut:
+    def cut(self, moment: Moment) -> LeastCut:
         """Return the cheapest such moment; that of a task without conditions raises the bound."""
         if moment not in self._cuts:
             found = least_cut(self.problem, self.reach, moment.task, moment.after, moment.ahead_of)

@@ -14,7 +14,7 @@ from treadle.learn.plan.listing import least_peak_first, updates_asap
 from treadle.learn.plan.problem import build_problem
 from treadle.learn.plan.replay import peak_of
 from treadle.model.graph.repeats import AGAIN
-from treadle.model.graph.schema import Graph, Operator, Value
+from treadle.model.graph.schema import Graph, GraphValue, Operator
 
 __all__ = ["Recomputed", "recompute"]
 
@@ -170,7 +170,7 @@ class _Writing:
         self, graph: Graph, dropped: frozenset[int], again: set[int], made: list[int | None]
     ) -> None:
         self.source, self.dropped, self.again, self.made = graph, dropped, again, made
-        self.values: list[Value] = list(graph.values)
+        self.values: list[GraphValue] = list(graph.values)
         self.operators: list[Operator] = []
         self.place: dict[int, int] = {}
         self.copies: dict[int, int] = {}

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from treadle.learn.plan.problem import Problem
 
-__all__ = ["Block", "Replay", "blocks_of", "live_at", "peak_of", "replay"]
+__all__ = ["MemoryBlock", "Replay", "blocks_of", "live_at", "peak_of", "replay"]
 
 
-class Block(NamedTuple):
+class MemoryBlock(NamedTuple):
     """A piece of memory for one value, or for several that hand their bytes on."""
 
     values: tuple[int, ...]
@@ -73,7 +73,7 @@ def peak_of(problem: Problem, order: Sequence[int]) -> int:
     return replay(problem, order).peak
 
 
-def blocks_of(problem: Problem, order: Sequence[int]) -> list[Block]:
+def blocks_of(problem: Problem, order: Sequence[int]) -> list[MemoryBlock]:
     """Return the blocks that `order` needs, in the order of their starts: what a layout places."""
     last = len(order) - 1
     position = {task: place for place, task in enumerate(order)}
@@ -91,10 +91,12 @@ def blocks_of(problem: Problem, order: Sequence[int]) -> list[Block]:
         chain = [value]
         while chain[-1] in heir:
             chain.append(heir[chain[-1]])
-        found.append(Block(tuple(chain), starts[value], ends[chain[-1]], problem.sizes[value]))
+        found.append(
+            MemoryBlock(tuple(chain), starts[value], ends[chain[-1]], problem.sizes[value])
+        )
     for place, task in enumerate(order):
         if problem.tasks[task].scratch_bytes:
-            found.append(Block((), place, place, problem.tasks[task].scratch_bytes))
+            found.append(MemoryBlock((), place, place, problem.tasks[task].scratch_bytes))
     return sorted(found, key=lambda block: (block.start, block.values))
 
 

@@ -9,12 +9,12 @@ from treadle.core.registry import near
 from treadle.core.result import Input, digest
 from treadle.model.graph.schema import Graph, load_graph
 
-__all__ = ["Source", "Step", "read_step"]
+__all__ = ["StepSource", "TrainingStep", "read_step"]
 
 _BATCH, _SEQ, _OPTIMIZER = 1, 512, "adamw"
 
 
-class Step(NamedTuple):
+class TrainingStep(NamedTuple):
     """What was asked for; None where the user said nothing."""
 
     model: str
@@ -42,7 +42,7 @@ class Step(NamedTuple):
         }
 
 
-class Source(NamedTuple):
+class StepSource(NamedTuple):
     """A graph, and what it was read from."""
 
     graph: Graph
@@ -51,7 +51,7 @@ class Source(NamedTuple):
     """How the step differs from what training the model would run."""
 
 
-def read_step(step: Step) -> Source:
+def read_step(step: TrainingStep) -> StepSource:
     """Return the graph of a step.
 
     Raises:
@@ -61,7 +61,7 @@ def read_step(step: Step) -> Source:
     return _from_file(step) if step.is_file else _captured(step)
 
 
-def _from_file(step: Step) -> Source:
+def _from_file(step: TrainingStep) -> StepSource:
     for name, value in step._asdict().items():
         if name != "model" and value is not None:
             raise SettingsError(
@@ -73,12 +73,12 @@ def _from_file(step: Step) -> Source:
         raise DataError(f"No graph at '{path}'; give a model, or the graph.json of a plan.")
     graph = load_graph(path)
     content_hash = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Source(
+    return StepSource(
         graph, Input(name="graph", path=str(path), content_hash=content_hash, role="data"), []
     )
 
 
-def _captured(step: Step) -> Source:
+def _captured(step: TrainingStep) -> StepSource:
     from treadle.model.graph.capture import capture_model
     from treadle.model.graph.causal_lm import config_of, differences
     from treadle.model.graph.update import OptimizerName
@@ -101,4 +101,4 @@ def _captured(step: Step) -> Source:
     read = Input(
         name="config", path=step.model, content_hash=digest(config.to_dict()), role="config"
     )
-    return Source(graph, read, differences(step.model))
+    return StepSource(graph, read, differences(step.model))

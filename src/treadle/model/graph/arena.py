@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["ALIGNMENT_BYTES", "ArenaStep", "Layout"]
+__all__ = ["ALIGNMENT_BYTES", "ArenaLayout", "ArenaStep"]
 
 ALIGNMENT_BYTES = 64
 """Every offset is a multiple of it, as PyTorch's CPU allocator aligns."""
 
 
-class Layout(NamedTuple):
+class ArenaLayout(NamedTuple):
     """Where every temporary lies."""
 
     offsets: Mapping[int, int]
@@ -45,7 +45,7 @@ class ArenaStep:
     """
 
     def __init__(
-        self, captured: Captured, module: "nn.Module", order: Sequence[int], layout: Layout
+        self, captured: Captured, module: "nn.Module", order: Sequence[int], layout: ArenaLayout
     ) -> None:
         """Prepare all calls.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model.graph.capture import Captured
 from treadle.model.graph.execute import reordered
-from treadle.model.graph.half import Saved, capture_backward, capture_forward
+from treadle.model.graph.half import SavedHalf, capture_backward, capture_forward
 from treadle.model.graph.order import least_peak
 from treadle.model.graph.schema import Graph
 
@@ -74,7 +74,7 @@ class _Halves:
 
     def __init__(self, backend: Backend, lower_by: Lowering) -> None:
         self._backend, self._lower_by = backend, lower_by
-        self._saved = Saved({}, frozenset())
+        self._saved = SavedHalf({}, frozenset())
 
     def forward(self, module: "torch.fx.GraphModule", inputs: Sequence[Any]) -> _Compiled:
         captured, self._saved = capture_forward(module)

@@ -7,9 +7,9 @@ from treadle.core.errors import UnsupportedModelError
 from treadle.model.graph.aliasing import donations, sums_gradients
 from treadle.model.graph.flops import count_flops
 from treadle.model.graph.nodes import is_random, tensors_of, written_nodes
-from treadle.model.graph.schema import Graph, Kind, Operator, Phase, Value
-from treadle.model.graph.trace import Binding, Optimizer, Traced
-from treadle.model.graph.update import Rule, writes
+from treadle.model.graph.schema import Graph, GraphValue, Kind, Operator, Phase
+from treadle.model.graph.trace import Binding, Traced, TracedOptimizer
+from treadle.model.graph.update import UpdateRule, writes
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class Canonical(NamedTuple):
     values: dict[str, tuple[int, ...]]
 
 
-def canonical(traced: Traced, name: str, by: Optimizer | None) -> Canonical:
+def canonical(traced: Traced, name: str, by: TracedOptimizer | None) -> Canonical:
     """Return the graph of `traced` and how it maps to the nodes.
 
     Raises:
@@ -72,12 +72,12 @@ class _Storages:
 class _Walk:
     """Goes through the nodes in program order."""
 
-    def __init__(self, traced: Traced, by: Optimizer | None) -> None:
+    def __init__(self, traced: Traced, by: TracedOptimizer | None) -> None:
         self._by = by
         self._tangent, self._same_storage = traced.tangent, traced.same_storage
         self._bindings = {binding.node: binding for binding in traced.bindings}
         self._storages = _Storages()
-        self._values: list[Value] = []
+        self._values: list[GraphValue] = []
         self._after_loss = False
         self._varying: set[int] = set()
         """Values that depend on a parameter or on an input of floats."""
@@ -206,7 +206,7 @@ class _Walk:
             return "constant"
         return "backward" if self._after_loss else "forward"
 
-    def _scratch(self, node: "torch.fx.Node", rule: Rule) -> int:
+    def _scratch(self, node: "torch.fx.Node", rule: UpdateRule) -> int:
         (parameter,) = self.values_of[str(node.args[0])]
         return rule.num_scratch * self._values[parameter].num_bytes
 
@@ -233,15 +233,15 @@ class _Walk:
             self._last_draw = index
         return tuple(sorted(found - {index}))
 
-    def listed_values(self) -> Iterator[Value]:
+    def listed_values(self) -> Iterator[GraphValue]:
         """Yield all values, those that the step returns marked."""
         for number, value in enumerate(self._values):
             handed_out = number in self._handed_out and value.kind == "temporary"
             yield value._replace(is_output=handed_out)
 
 
-def _value(tensor: "Tensor", kind: Kind, name: str) -> Value:
-    return Value(
+def _value(tensor: "Tensor", kind: Kind, name: str) -> GraphValue:
+    return GraphValue(
         num_bytes=tensor.untyped_storage().nbytes(),
         dtype=str(tensor.dtype).removeprefix("torch."),
         shape=tuple(int(size) for size in tensor.shape),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from treadle.core.errors import SettingsError
 from treadle.model.graph.canonical import canonical
 from treadle.model.graph.schema import Graph
-from treadle.model.graph.trace import Binding, Inputs, Loss, Optimizer, trace_step
+from treadle.model.graph.trace import Binding, Inputs, Loss, TracedOptimizer, trace_step
 from treadle.model.graph.update import OptimizerName, rule_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def capture_step(
         from treadle.model.graph.causal_lm import chunked
 
         loss = chunked(chunked_loss)
-    by = Optimizer(optimizer, rule_of(optimizer), learning_rate, clip_norm)
+    by = TracedOptimizer(optimizer, rule_of(optimizer), learning_rate, clip_norm)
     traced = trace_step(build, inputs, loss or own_loss, by)
     return Captured(*canonical(traced, name, by))
 

@@ -10,10 +10,10 @@ from treadle.model.graph.trace import Binding, Traced
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Saved", "capture_backward", "capture_forward"]
+__all__ = ["SavedHalf", "capture_backward", "capture_forward"]
 
 
-class Saved(NamedTuple):
+class SavedHalf(NamedTuple):
     """What the backward half must know of what the forward half returned."""
 
     values: dict[str, int]
@@ -22,13 +22,13 @@ class Saved(NamedTuple):
     """Those of the values that were made in the forward pass; the others are parameters or data."""
 
 
-def capture_forward(module: "torch.fx.GraphModule") -> tuple[Captured, Saved]:
+def capture_forward(module: "torch.fx.GraphModule") -> tuple[Captured, SavedHalf]:
     """Return the graph of a forward pass that AOTAutograd traced; what it returns lives on.
 
     Raises:
         UnsupportedModelError: A shape is symbolic.
     """
-    captured = _capture(module, "forward", Saved({}, frozenset()))
+    captured = _capture(module, "forward", SavedHalf({}, frozenset()))
     (output,) = module.graph.find_nodes(op="output")
     values = {
         node.name: captured.values[node.name][0]
@@ -36,10 +36,10 @@ def capture_forward(module: "torch.fx.GraphModule") -> tuple[Captured, Saved]:
         if captured.values[node.name]
     }
     made = {value for value, it in enumerate(captured.graph.values) if it.kind == "temporary"}
-    return captured, Saved(values, frozenset(made))
+    return captured, SavedHalf(values, frozenset(made))
 
 
-def capture_backward(module: "torch.fx.GraphModule", saved: Saved) -> Captured:
+def capture_backward(module: "torch.fx.GraphModule", saved: SavedHalf) -> Captured:
     """Return the graph of a backward pass that AOTAutograd traced.
 
     What the forward pass made and saved is a temporary that is there from the start and can die;
@@ -51,7 +51,7 @@ def capture_backward(module: "torch.fx.GraphModule", saved: Saved) -> Captured:
     return _capture(module, "backward", saved)
 
 
-def _capture(module: "torch.fx.GraphModule", name: str, saved: Saved) -> Captured:
+def _capture(module: "torch.fx.GraphModule", name: str, saved: SavedHalf) -> Captured:
     bindings: list[Binding] = []
     first: dict[int, str] = {}
     same_storage: dict[str, str] = {}

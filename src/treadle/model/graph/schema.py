@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from treadle.core.errors import DataError
 
-__all__ = ["FORMAT", "Graph", "Kind", "Operator", "Phase", "Value", "load_graph", "save_graph"]
+__all__ = ["FORMAT", "Graph", "GraphValue", "Kind", "Operator", "Phase", "load_graph", "save_graph"]
 
 FORMAT = "treadle.step-graph/1"
 
@@ -25,7 +25,7 @@ _PHASES, _KINDS = get_args(Phase), get_args(Kind)
 """A temporary that no operator makes is there from the start, and can die."""
 
 
-class Value(NamedTuple):
+class GraphValue(NamedTuple):
     """One storage: views of it are the same value."""
 
     num_bytes: int
@@ -72,7 +72,7 @@ class Graph(NamedTuple):
 
     name: str
     operators: tuple[Operator, ...]
-    values: tuple[Value, ...]
+    values: tuple[GraphValue, ...]
 
     def producers(self) -> list[int | None]:
         """Return for each value the operator that makes it; None: it is there from the start."""
@@ -120,7 +120,7 @@ def load_graph(path: Path) -> Graph:
         read = json.loads(path.read_text())
         if read["format"] != FORMAT:
             raise DataError(f"'{path}' has the format {read['format']!r}, expected {FORMAT!r}.")
-        values = tuple(Value(**_tupled(value)) for value in read["values"])
+        values = tuple(GraphValue(**_tupled(value)) for value in read["values"])
         operators = tuple(Operator(**_tupled(operator)) for operator in read["operators"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model.graph.schema import Kind
-from treadle.model.graph.update import Rule
+from treadle.model.graph.update import UpdateRule
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-__all__ = ["STEP", "Binding", "Inputs", "Loss", "Optimizer", "Traced", "trace_step"]
+__all__ = ["STEP", "Binding", "Inputs", "Loss", "Traced", "TracedOptimizer", "trace_step"]
 
 STEP = "step"
 """Name of the state that counts the steps, from 1."""
@@ -33,11 +33,11 @@ class Binding(NamedTuple):
     """Of the parameter, buffer or input; an optimizer's state is called PARAMETER.STATE."""
 
 
-class Optimizer(NamedTuple):
+class TracedOptimizer(NamedTuple):
     """How every parameter is updated."""
 
     name: str
-    rule: Rule
+    rule: UpdateRule
     learning_rate: float
     clip_norm: float | None
     """Bound on the norm of all gradients together."""
@@ -55,7 +55,7 @@ class Traced(NamedTuple):
 
 
 def trace_step(
-    build: "Callable[[], nn.Module]", inputs: Inputs, loss: Loss, by: Optimizer
+    build: "Callable[[], nn.Module]", inputs: Inputs, loss: Loss, by: TracedOptimizer
 ) -> Traced:
     """Trace forward, loss, backward and update of the module that `build` makes.
 
@@ -173,7 +173,7 @@ def _with_updates(
     names: list[tuple[Kind, str]],
     parameters: "dict[str, Tensor]",
     updated: list[str],
-    by: Optimizer,
+    by: TracedOptimizer,
 ) -> Traced:
     """Append one node for each parameter with a gradient, and placeholders for its states."""
     graph = traced.graph

@@ -7,12 +7,12 @@ from treadle.core.errors import SettingsError
 from treadle.core.registry import near
 from treadle.core.shapes import Float, Tensor
 
-__all__ = ["RULES", "OptimizerName", "Rule", "adamw", "adamw_foreach", "rule_of", "sgd"]
+__all__ = ["RULES", "OptimizerName", "UpdateRule", "adamw", "adamw_foreach", "rule_of", "sgd"]
 
 OptimizerName = Literal["adamw", "adamw_foreach", "sgd"]
 
 
-class Rule(NamedTuple):
+class UpdateRule(NamedTuple):
     """How one optimizer updates a parameter."""
 
     update: Callable[..., None]
@@ -112,14 +112,14 @@ def sgd(
 
 _ADAM: dict[str, float] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
 
-RULES: dict[str, Rule] = {
-    "adamw": Rule(adamw, ("exp_avg", "exp_avg_sq"), _ADAM, 0),
-    "adamw_foreach": Rule(adamw_foreach, ("exp_avg", "exp_avg_sq"), _ADAM, 1),
-    "sgd": Rule(sgd, ("momentum_buffer",), {"momentum": 0.9}, 0),
+RULES: dict[str, UpdateRule] = {
+    "adamw": UpdateRule(adamw, ("exp_avg", "exp_avg_sq"), _ADAM, 0),
+    "adamw_foreach": UpdateRule(adamw_foreach, ("exp_avg", "exp_avg_sq"), _ADAM, 1),
+    "sgd": UpdateRule(sgd, ("momentum_buffer",), {"momentum": 0.9}, 0),
 }
 
 
-def rule_of(name: str) -> Rule:
+def rule_of(name: str) -> UpdateRule:
     """Return the rule called `name`.
 
     Raises:

@@ -10,7 +10,15 @@ from treadle.core.codec import Array
 from treadle.core.errors import SettingsError
 from treadle.model.coded import Coded, DecodedReader, Obstacle
 from treadle.native.loader import SlowPathWarning
-from treadle.runtime.linear.packed import AUTO, Layout, Packed, Room, WeightForm, pack, pack_codes
+from treadle.runtime.linear.packed import (
+    AUTO,
+    Packed,
+    PackedLayout,
+    Room,
+    WeightForm,
+    pack,
+    pack_codes,
+)
 
 __all__ = ["HeldWeights"]
 
@@ -30,7 +38,7 @@ class HeldWeights:
         is_rounded: Whether a matrix was rounded to codes here.
     """
 
-    def __init__(self, form: WeightForm | Literal["auto"], layout: Layout) -> None:
+    def __init__(self, form: WeightForm | Literal["auto"], layout: PackedLayout) -> None:
         self._form, self._layout = form, layout
         self._arrays: list[Array] = []
         self._room = Room()

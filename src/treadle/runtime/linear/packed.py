@@ -16,9 +16,9 @@ from treadle.runtime.typed import text
 __all__ = [
     "AUTO",
     "WEIGHT_FORMS",
-    "Layout",
     "Matrix",
     "Packed",
+    "PackedLayout",
     "Room",
     "WeightForm",
     "pack",
@@ -71,7 +71,7 @@ def require_form(form: str) -> WeightForm | Literal["auto"]:
     return form  # type: ignore[return-value]
 
 
-class Layout(NamedTuple):
+class PackedLayout(NamedTuple):
     """How the machine's kernel wants weights."""
 
     lanes: int
@@ -88,7 +88,7 @@ class Room:
 
 
 def pack(
-    weight: Array, form: WeightForm, layout: Layout, room: Room, bias: Array | None = None
+    weight: Array, form: WeightForm, layout: PackedLayout, room: Room, bias: Array | None = None
 ) -> Packed:
     """Return a matrix [out, in] in a form; float16 where blocks of 32 do not divide `in`."""
     rows, cols = weight.shape
@@ -96,7 +96,7 @@ def pack(
     return _packed(form, rows, cols, _parts(weight, form, layout, room), bias)
 
 
-def pack_codes(coded: Coded, layout: Layout, room: Room, bias: Array | None = None) -> Packed:
+def pack_codes(coded: Coded, layout: PackedLayout, room: Room, bias: Array | None = None) -> Packed:
     """Return a matrix of the codes and scales that a checkpoint stores, none of them changed."""
     rows, cols = coded.scales.shape[0], coded.scales.shape[1] * BLOCK
     return _packed(coded.form, rows, cols, _code_parts(coded, layout, room), bias)
@@ -121,7 +121,7 @@ def _packed(
 
 
 def _parts(
-    weight: Array, form: WeightForm, layout: Layout, room: Room
+    weight: Array, form: WeightForm, layout: PackedLayout, room: Room
 ) -> tuple[Array, Array | None, Array | None]:
     """Return data, scales and minima."""
     if form == "fp32":
@@ -152,7 +152,9 @@ def _rounded(wide: Array, form: WeightForm) -> Coded:
     return Coded("q4_1", pair_codes(fours), scales, minima)
 
 
-def _code_parts(coded: Coded, layout: Layout, room: Room) -> tuple[Array, Array, Array | None]:
+def _code_parts(
+    coded: Coded, layout: PackedLayout, room: Room
+) -> tuple[Array, Array, Array | None]:
     """Return data, scales and minima."""
     lanes = layout.lanes
     scales = _by_lanes(coded.scales, lanes, room.scales)

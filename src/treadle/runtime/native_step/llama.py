@@ -22,7 +22,7 @@ from treadle.native.loader import library
 from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import Floats, ModelShape, StepRows
 from treadle.runtime.linear.held import HeldWeights
-from treadle.runtime.linear.packed import AUTO, Layout, Matrix, require_form
+from treadle.runtime.linear.packed import AUTO, Matrix, PackedLayout, require_form
 from treadle.runtime.native_step.adapters import CALL_FIELDS, NativeAdapters
 
 __all__ = ["LLAMA_LIKE", "LlamaStep"]
@@ -142,7 +142,7 @@ class LlamaStep:
             )
         self._kernel = kernel
         self._kernel.step_open.restype = ctypes.c_void_p
-        layout = Layout(kernel.step_lanes(), kernel.step_offset())
+        layout = PackedLayout(kernel.step_lanes(), kernel.step_offset())
         self.weights = HeldWeights(form, layout)
         with open_model(folder) as reader:
             self._load(reader, form)

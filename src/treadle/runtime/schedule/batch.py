@@ -16,11 +16,11 @@ from treadle.runtime.admit.queue import Queue
 from treadle.runtime.cache.pages import PagePool
 from treadle.runtime.cache.radix import PrefixTree
 from treadle.runtime.request import Request, RequestState
-from treadle.runtime.schedule.budget import Bound, Budget, beside_less_served, beside_urgent
+from treadle.runtime.schedule.budget import Budget, StepBound, beside_less_served, beside_urgent
 from treadle.runtime.schedule.holdings import Holdings
 from treadle.runtime.schedule.limits import Limits
 from treadle.runtime.schedule.preempt import Preemption
-from treadle.runtime.schedule.rows import Chunk, next_chunk
+from treadle.runtime.schedule.rows import RowChunk, next_chunk
 
 __all__ = ["Batch"]
 
@@ -119,7 +119,7 @@ class Batch:
         self._arrivals += 1
         request.number, request.longest = self._arrivals, max_length
 
-    def schedule(self) -> list[Chunk]:
+    def schedule(self) -> list[RowChunk]:
         """Choose what runs next and give it its pages; may admit and preempt."""
         self._expire()
         urgent = self._claim() if self.policy.may_preempt else None
@@ -127,7 +127,7 @@ class Batch:
         budget = Budget(self.limits.max_num_batched_tokens, self._bounds(running, urgent))
         rows = self._share_budget(running, urgent, budget)
         preempted_before = self.preemption.count
-        planned: dict[str, Chunk] = {}
+        planned: dict[str, RowChunk] = {}
         for request in running:
             num_rows = rows.get(request.id, 0)
             if (
@@ -140,7 +140,7 @@ class Batch:
             self._admit(planned, budget)
         return list(planned.values())
 
-    def _bounds(self, running: list[Request], urgent: int | None) -> list[Bound]:
+    def _bounds(self, running: list[Request], urgent: int | None) -> list[StepBound]:
         """Return who gets few rows in a step, as far as the policy looks at that."""
         found, limits = [], self.limits
         if self.policy.may_preempt and limits.rows_beside_urgent is not None:
@@ -185,7 +185,7 @@ class Batch:
                 rows[request.id] = budget.take(request, request.num_ready)
         return rows
 
-    def _make_room(self, request: Request, num_rows: int, planned: dict[str, Chunk]) -> bool:
+    def _make_room(self, request: Request, num_rows: int, planned: dict[str, RowChunk]) -> bool:
         """Give `request` the pages of its next rows, from those of lower rank where need be.
 
         Returns False if there are none, and then the request itself has made room.
@@ -209,7 +209,7 @@ class Batch:
             request.state = RequestState.PREEMPTED
             self.waiting[request.id] = request
 
-    def _admit(self, planned: dict[str, Chunk], budget: Budget) -> None:
+    def _admit(self, planned: dict[str, RowChunk], budget: Budget) -> None:
         """Let waiting requests in while budget, places and pages last, in the policy's order."""
         for request in self._queue():
             if budget.left(request) <= 0:
@@ -272,7 +272,7 @@ class Batch:
         is_new_text = request.num_new == 0 or request.num_remaining > 1
         request.state = RequestState.PREFILL if is_new_text else RequestState.RUNNING
 
-    def advance(self, chunk: Chunk, num_rejected: int = 0) -> None:
+    def advance(self, chunk: RowChunk, num_rejected: int = 0) -> None:
         """Note that a chunk's rows are computed and let others find its full pages.
 
         Args:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from treadle.runtime.request import Request
 
-__all__ = ["Bound", "Budget", "beside_less_served", "beside_urgent"]
+__all__ = ["Budget", "StepBound", "beside_less_served", "beside_urgent"]
 
 
-class Bound:
+class StepBound:
     """Rows that some of the requests of a step get together."""
 
     def __init__(self, applies: Callable[[Request], bool], num_rows: int) -> None:
@@ -17,7 +17,7 @@ class Bound:
 class Budget:
     """Rows that are left, for all requests and for those that a bound applies to."""
 
-    def __init__(self, num_rows: int, bounds: Sequence[Bound] = ()) -> None:
+    def __init__(self, num_rows: int, bounds: Sequence[StepBound] = ()) -> None:
         self.num_rows, self._bounds = num_rows, bounds
 
     def left(self, request: Request) -> int:
@@ -32,22 +32,22 @@ class Budget:
             bound.num_rows -= given
         return given
 
-    def _bounds_of(self, request: Request) -> list[Bound]:
+    def _bounds_of(self, request: Request) -> list[StepBound]:
         return [bound for bound in self._bounds if bound.applies(request)]
 
 
-def beside_urgent(priorities: Iterable[int], num_rows: int) -> Bound:
+def beside_urgent(priorities: Iterable[int], num_rows: int) -> StepBound:
     """Bind all requests of lower priority than the most urgent one."""
     most_urgent = min(priorities, default=0)
-    return Bound(lambda request: request.priority > most_urgent, num_rows)
+    return StepBound(lambda request: request.priority > most_urgent, num_rows)
 
 
 def beside_less_served(
     running: Sequence[Request], served: Callable[[Request], float], num_rows: int
-) -> Bound:
+) -> StepBound:
     """Bind the requests of clients that were served more than another one of equal priority."""
     least: dict[int, float] = {}
     for request in running:
         own = served(request)
         least[request.priority] = min(own, least.get(request.priority, own))
-    return Bound(lambda r: served(r) > least.get(r.priority, served(r)), num_rows)
+    return StepBound(lambda r: served(r) > least.get(r.priority, served(r)), num_rows)

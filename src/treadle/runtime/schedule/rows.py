@@ -9,10 +9,10 @@ import numpy as np
 from treadle.runtime.executor import HeadTables, Ints, StepRows
 from treadle.runtime.request import Request
 
-__all__ = ["Chunk", "next_chunk", "rows_of"]
+__all__ = ["RowChunk", "next_chunk", "rows_of"]
 
 
-class Chunk(NamedTuple):
+class RowChunk(NamedTuple):
     """The tokens of one request that run in a step: the next `num_rows` not yet computed.
 
     Behind the last of its tokens its drafts run.
@@ -28,7 +28,7 @@ class Chunk(NamedTuple):
     those of the drafts behind it."""
 
 
-def next_chunk(request: Request, num_rows: int) -> Chunk:
+def next_chunk(request: Request, num_rows: int) -> RowChunk:
     """Return the next rows of a request, and which of them need logits."""
     first, last = request.num_computed, request.num_computed + num_rows
     wanted: list[int] = []
@@ -38,11 +38,11 @@ def next_chunk(request: Request, num_rows: int) -> Chunk:
         wanted = [row - first for row in range(begin, min(last, request.num_prompt - 1))]
     num_choices = max(0, last - len(request.tokens) + 1)
     wanted += range(num_rows - num_choices, num_rows)
-    return Chunk(request, num_rows, tuple(wanted), num_choices)
+    return RowChunk(request, num_rows, tuple(wanted), num_choices)
 
 
 def rows_of(
-    chunks: Sequence[Chunk], page_size: int, adapters: Mapping[str, int] | None = None
+    chunks: Sequence[RowChunk], page_size: int, adapters: Mapping[str, int] | None = None
 ) -> StepRows:
     """Return the rows of `chunks`, whose requests hold pages enough for them.
 
@@ -88,7 +88,7 @@ def _places(request: Request, num_rows: int, page_size: int) -> tuple[Ints, Ints
     return own, table[: -(-(first + num_rows) // page_size)]
 
 
-def _head_tables(chunks: Sequence[Chunk]) -> HeadTables | None:
+def _head_tables(chunks: Sequence[RowChunk]) -> HeadTables | None:
     """Return the tables of the requests whose heads keep their own entries, if there are any."""
     kept = [c for c in chunks if c.request.entries is not None]
     if not kept:
@@ -106,7 +106,7 @@ def _head_tables(chunks: Sequence[Chunk]) -> HeadTables | None:
     return HeadTables(numbers, lengths.astype(np.int32), planes)
 
 
-def _slots(chunks: Sequence[Chunk], adapters: Mapping[str, int]) -> Ints | None:
+def _slots(chunks: Sequence[RowChunk], adapters: Mapping[str, int]) -> Ints | None:
     """Return the slot of each request's adapter, or None if none of them has one."""
     names = [chunk.request.adapter for chunk in chunks]
     if not any(names):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from treadle.core.errors import UnsupportedModelError
 from treadle.runtime.cache.pages import KeyValues, LayerKeyValues
 from treadle.runtime.executor import HeadTables, StepRows
-from treadle.runtime.transformers_step.visibility import Source, tensor, visible_slots
+from treadle.runtime.transformers_step.visibility import EntrySource, tensor, visible_slots
 
 if TYPE_CHECKING:
     import torch
@@ -242,13 +242,13 @@ class StepPages:
             self._places[heads] = _Places(rows, written, tables)
         return self._places[heads]
 
-    def _source(self, number: int, layer: int, places: _Places) -> Source:
+    def _source(self, number: int, layer: int, places: _Places) -> EntrySource:
         """Return where the context of a segment lies in a layer."""
         import torch
 
         if number not in self._kept:
             context = self._segments[number].context_length
-            return Source(self._pool.layers[layer], places.planes[number], context, None)
+            return EntrySource(self._pool.layers[layer], places.planes[number], context, None)
         assert self._tables is not None
         first = sum(self._pool.kv_heads[:layer])
         own = (self._kept[number], slice(first, first + self._pool.kv_heads[layer]))
@@ -256,7 +256,7 @@ class StepPages:
         context = int(lengths.max())
         planes = torch.from_numpy(self._tables.planes[own]).to(self._device, torch.int64)
         planes = planes[:, : -(-context // self._pool.page_size)]
-        return Source(self._pool.arena, planes, context, lengths)
+        return EntrySource(self._pool.arena, planes, context, lengths)
 
     def _write_kept(
         self, number: int, layer: int, key: "torch.Tensor", value: "torch.Tensor"
@@ -299,7 +299,7 @@ class StepPages:
         tensor(arrays.positions).view(-1).index_copy_(0, places.written, repeated)
 
     def _gather(
-        self, stored: Any, scales: Any, source: Source, is_turned: bool = False
+        self, stored: Any, scales: Any, source: EntrySource, is_turned: bool = False
     ) -> "torch.Tensor":
         """Return one side of a segment's context [kv_heads, context, dim] in float32.
 
@@ -318,7 +318,7 @@ class StepPages:
             found = found * flat.index_select(0, table).view(heads, -1, 1)[:, :context]
         return found
 
-    def _mask(self, number: int, window: int | None, source: Source) -> "torch.Tensor | None":
+    def _mask(self, number: int, window: int | None, source: EntrySource) -> "torch.Tensor | None":
         """Return which slots [rows, context] of a segment its rows see; None: all.
 
         [kv_heads, rows, context] where heads have their own tables.

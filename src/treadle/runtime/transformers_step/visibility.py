@@ -10,10 +10,10 @@ from treadle.runtime.executor import Segment
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Source", "tensor", "visible_slots"]
+__all__ = ["EntrySource", "tensor", "visible_slots"]
 
 
-class Source(NamedTuple):
+class EntrySource(NamedTuple):
     """Where a segment's context lies in a layer."""
 
     arrays: LayerKeyValues
@@ -34,7 +34,7 @@ def tensor(array: Any) -> "torch.Tensor":  # Any: a numpy array, or a tensor on 
 
 
 def visible_slots(
-    segment: Segment, positions: "torch.Tensor", source: Source, window: int | None
+    segment: Segment, positions: "torch.Tensor", source: EntrySource, window: int | None
 ) -> "torch.Tensor | None":
     """Return which slots [rows, context] of a segment its rows see; None: all.
 

@@ -9,7 +9,7 @@ from treadle.core.registry import Choice
 from treadle.core.result import Result
 from treadle.shrink.prune.base import Allocation, Metric, Update
 from treadle.shrink.prune.patterns import parse_pattern, pattern_sparsity
-from treadle.shrink.prune.request import Mode, Request, check
+from treadle.shrink.prune.request import Mode, PruneRequest, check
 from treadle.shrink.prune.run import prune_model
 from treadle.shrink.prune.tables import ALLOCATIONS, METRICS, UPDATES
 
@@ -77,7 +77,7 @@ def prune(
     from treadle.model.load import resolve
 
     metric, wanted = METRICS.resolve(method), parse_pattern(pattern)
-    request = Request(
+    request = PruneRequest(
         metric,
         wanted,
         pattern_sparsity(wanted, sparsity),

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from treadle.model.facts import Linear
 
-__all__ = ["BlockPruner", "Choice"]
+__all__ = ["BlockPruner", "PruneAxes"]
 
 
-class Choice(NamedTuple):
+class PruneAxes(NamedTuple):
     """What is the same for all blocks of a run."""
 
     metric: Metric
@@ -39,7 +39,7 @@ class BlockPruner(Change):
 
     def __init__(
         self,
-        choice: Choice,
+        choice: PruneAxes,
         sparsity: float,
         view: View,
         reader: CheckpointReader,

@@ -8,12 +8,12 @@ from treadle.core.checkpoint import PlannedTensor
 from treadle.model.blockwise import View, parts_of, read_matrices
 from treadle.model.widths import Pick, picks, resized_config
 from treadle.shrink.prune.base import Statistics
-from treadle.shrink.prune.blocks import BlockPruner, Choice
+from treadle.shrink.prune.blocks import BlockPruner, PruneAxes
 from treadle.shrink.prune.evidence import Evidence
 from treadle.shrink.prune.global_threshold import GlobalThreshold, find_threshold
-from treadle.shrink.prune.request import Request
+from treadle.shrink.prune.request import PruneRequest
 from treadle.shrink.prune.shrinking import num_kept
-from treadle.shrink.prune.subject import Subject
+from treadle.shrink.prune.subject import PrunedModel
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class Decisions(NamedTuple):
     planned: list[PlannedTensor]
 
 
-def decide(request: Request, subject: Subject, evidence: Evidence) -> Decisions:
+def decide(request: PruneRequest, subject: PrunedModel, evidence: Evidence) -> Decisions:
     """Share out the sparsity, find the threshold, and plan the output."""
     sparsities = _sparsities(request, subject, evidence)
     threshold = _threshold(request, subject, evidence)
@@ -41,7 +41,7 @@ def decide(request: Request, subject: Subject, evidence: Evidence) -> Decisions:
     return Decisions(sparsities, threshold, config, _planned(subject, planned_picks))
 
 
-def _sparsities(request: Request, subject: Subject, evidence: Evidence) -> list[float]:
+def _sparsities(request: PruneRequest, subject: PrunedModel, evidence: Evidence) -> list[float]:
     def blocks() -> "Iterator[list[tuple[torch.Tensor, Statistics]]]":
         for layer, matrices in enumerate(subject.layers):
             if not request.allocation.needs or evidence.dense is None:
@@ -54,10 +54,12 @@ def _sparsities(request: Request, subject: Subject, evidence: Evidence) -> list[
     return request.allocation.allocate(blocks(), request.sparsity)
 
 
-def _threshold(request: Request, subject: Subject, evidence: Evidence) -> GlobalThreshold | None:
+def _threshold(
+    request: PruneRequest, subject: PrunedModel, evidence: Evidence
+) -> GlobalThreshold | None:
     if request.pattern.kind != "global":
         return None
-    choice = Choice(request.metric, request.pattern, request.update, request.seed)
+    choice = PruneAxes(request.metric, request.pattern, request.update, request.seed)
 
     def pruner(view: View) -> BlockPruner:
         return BlockPruner(choice, 0.0, view, subject.reader, gradients=evidence.gradients)
@@ -74,7 +76,7 @@ def _threshold(request: Request, subject: Subject, evidence: Evidence) -> Global
 
 
 def _config_and_picks(
-    request: Request, subject: Subject, sparsities: list[float]
+    request: PruneRequest, subject: PrunedModel, sparsities: list[float]
 ) -> tuple[dict[str, Any], dict[str, Pick]]:  # Any: JSON values
     """Return the config of the output and how its tensors will be cut.
 
@@ -92,7 +94,7 @@ def _config_and_picks(
     return config, picks(flat, subject.shapes)
 
 
-def _planned(subject: Subject, planned_picks: dict[str, Pick]) -> list[PlannedTensor]:
+def _planned(subject: PrunedModel, planned_picks: dict[str, Pick]) -> list[PlannedTensor]:
     planned = []
     for name, info in subject.reader.tensors.items():
         if name in subject.reader.tied:

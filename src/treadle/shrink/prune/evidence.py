@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from treadle.model.statistics import BlockStatistics
-from treadle.shrink.prune.request import Request
-from treadle.shrink.prune.subject import Subject
+from treadle.shrink.prune.request import PruneRequest
+from treadle.shrink.prune.subject import PrunedModel
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ class Evidence(NamedTuple):
         return None if self.dense is None else self.dense.block
 
 
-def gather(request: Request, subject: Subject, windows: "Windows | None") -> Evidence:
+def gather(request: PruneRequest, subject: PrunedModel, windows: "Windows | None") -> Evidence:
     """Collect what the methods need of the unpruned model.
 
     Raises:
@@ -43,7 +43,7 @@ def gather(request: Request, subject: Subject, windows: "Windows | None") -> Evi
 
 
 def _layered_model(
-    request: Request, subject: Subject, windows: "Windows | None"
+    request: PruneRequest, subject: PrunedModel, windows: "Windows | None"
 ) -> "LayeredModel | None":
     from treadle.model.blockwise import require_memory
     from treadle.model.layers import LayeredModel
@@ -56,7 +56,7 @@ def _layered_model(
 
 
 def _dense_statistics(
-    request: Request, model: "LayeredModel | None", windows: "Windows | None"
+    request: PruneRequest, model: "LayeredModel | None", windows: "Windows | None"
 ) -> "DenseStatistics | None":
     from treadle.model.kept import DenseStatistics
 
@@ -69,7 +69,7 @@ def _dense_statistics(
 
 
 def _gradients(
-    request: Request, subject: Subject, windows: "Windows | None"
+    request: PruneRequest, subject: PrunedModel, windows: "Windows | None"
 ) -> "dict[str, torch.Tensor]":
     from treadle.model.statistics import collect_gradients
 

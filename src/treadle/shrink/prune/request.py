@@ -6,7 +6,7 @@ from treadle.core.errors import SettingsError
 from treadle.shrink.prune.base import Allocation, Metric, Update
 from treadle.shrink.prune.patterns import Pattern
 
-__all__ = ["MODES", "Mode", "Request", "check"]
+__all__ = ["MODES", "Mode", "PruneRequest", "check"]
 
 Mode = Literal["one-pass", "two-pass", "dense"]
 MODES = {
@@ -16,7 +16,7 @@ MODES = {
 }
 
 
-class Request(NamedTuple):
+class PruneRequest(NamedTuple):
     """A whole pruning run."""
 
     metric: Metric
@@ -79,7 +79,7 @@ class Request(NamedTuple):
         return {**fixed, **windows, "calibrate": self.mode, "text": self.text}
 
 
-def check(request: Request) -> None:
+def check(request: PruneRequest) -> None:
     """Check that the settings go together.
 
     Raises:

@@ -17,12 +17,12 @@ from treadle.core.run import Recording, recorded
 from treadle.model.blockwise import Calibration, Rewriter, View, rewrite
 from treadle.model.widths import Coupling
 from treadle.shrink.prune.account import measure_sparsity, side_files
-from treadle.shrink.prune.blocks import BlockPruner, Choice
+from treadle.shrink.prune.blocks import BlockPruner, PruneAxes
 from treadle.shrink.prune.decisions import Decisions, decide
 from treadle.shrink.prune.evidence import Evidence, gather
-from treadle.shrink.prune.request import Request
+from treadle.shrink.prune.request import PruneRequest
 from treadle.shrink.prune.shrinking import num_kept, touched
-from treadle.shrink.prune.subject import Subject, read_subject
+from treadle.shrink.prune.subject import PrunedModel, read_subject
 
 if TYPE_CHECKING:
     from treadle.model.facts import Linear
@@ -35,11 +35,11 @@ class _Pruning(Rewriter):
     """What the walk over the blocks is to do."""
 
     def __init__(
-        self, request: Request, subject: Subject, evidence: Evidence, decisions: Decisions
+        self, request: PruneRequest, subject: PrunedModel, evidence: Evidence, decisions: Decisions
     ) -> None:
         self._request, self._subject = request, subject
         self._evidence, self._decisions = evidence, decisions
-        self._choice = Choice(request.metric, request.pattern, request.update, request.seed)
+        self._choice = PruneAxes(request.metric, request.pattern, request.update, request.seed)
         self.title = f"prune ({request.metric.name})"
         self.has_whole_blocks = request.pattern.is_structured
 
@@ -62,7 +62,7 @@ class _Pruning(Rewriter):
 
 
 def prune_model(
-    request: Request,
+    request: PruneRequest,
     reader: CheckpointReader,
     name: str,
     out: Path,
@@ -106,7 +106,7 @@ def prune_model(
     return run.result
 
 
-def _windows(request: Request, reader: CheckpointReader) -> "Windows | None":
+def _windows(request: PruneRequest, reader: CheckpointReader) -> "Windows | None":
     from treadle.core import hardware
     from treadle.model.load import load_tokenizer
     from treadle.model.text import sampled_windows
@@ -123,8 +123,8 @@ def _windows(request: Request, reader: CheckpointReader) -> "Windows | None":
 
 def _walk(
     run: Recording,
-    request: Request,
-    subject: Subject,
+    request: PruneRequest,
+    subject: PrunedModel,
     evidence: Evidence,
     decisions: Decisions,
     writer: CheckpointWriter,
@@ -150,8 +150,8 @@ def _walk(
 
 def _account_for(
     run: Recording,
-    request: Request,
-    subject: Subject,
+    request: PruneRequest,
+    subject: PrunedModel,
     decisions: Decisions,
     writer: CheckpointWriter,
 ) -> None:
@@ -163,7 +163,7 @@ def _account_for(
         run.notes.append(_structured_note(request, coupling, decisions.sparsities[0]))
 
 
-def _structured_note(request: Request, first: Coupling, sparsity: float) -> str:
+def _structured_note(request: PruneRequest, first: Coupling, sparsity: float) -> str:
     """Say how many groups went, which whole numbers may keep from what was asked."""
     kind = "neurons of an MLP" if request.pattern.kind == "neurons" else "key-value heads"
     return (

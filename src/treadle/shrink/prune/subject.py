@@ -9,10 +9,10 @@ from treadle.shrink.prune.patterns import Pattern, require_divisible
 if TYPE_CHECKING:
     from treadle.model.facts import Linear
 
-__all__ = ["Subject", "read_subject"]
+__all__ = ["PrunedModel", "read_subject"]
 
 
-class Subject(NamedTuple):
+class PrunedModel(NamedTuple):
     """What a run reads off the checkpoint's headers."""
 
     reader: CheckpointReader
@@ -28,7 +28,9 @@ class Subject(NamedTuple):
         return couplings(pattern.kind, self.layers[layer], self.config, self.shapes)
 
 
-def read_subject(reader: CheckpointReader, pattern: Pattern, trust_remote_code: bool) -> Subject:
+def read_subject(
+    reader: CheckpointReader, pattern: Pattern, trust_remote_code: bool
+) -> PrunedModel:
     """Read the headers, and check that weights, config and pattern belong together.
 
     Raises:
@@ -46,4 +48,4 @@ def read_subject(reader: CheckpointReader, pattern: Pattern, trust_remote_code: 
         for matrix in matrices:
             shape = shapes[matrix.tensor]
             require_divisible(pattern, shape[0 if matrix.transposed else 1], matrix.tensor)
-    return Subject(reader, config, shapes, layers, trust_remote_code)
+    return PrunedModel(reader, config, shapes, layers, trust_remote_code)

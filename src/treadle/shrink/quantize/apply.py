@@ -8,7 +8,7 @@ from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import SettingsError
 from treadle.core.result import Result
 from treadle.shrink.quantize.base import Quantizer
-from treadle.shrink.quantize.run import Request, quantize_model
+from treadle.shrink.quantize.run import QuantizeRequest, quantize_model
 from treadle.shrink.quantize.tables import QUANTIZERS
 
 __all__ = ["quantize"]
@@ -85,7 +85,7 @@ def quantize(
             f"num_windows = {num_windows} and window_tokens = {window_tokens} give no tokens to "
             f"measure on; use at least 1 window of 2 tokens."
         )
-    request = Request(
+    request = QuantizeRequest(
         QUANTIZERS.resolve(method),
         bits,
         columns,

@@ -45,10 +45,10 @@ from treadle.shrink.quantize.base import Quantizer, Scheme
 if TYPE_CHECKING:
     from treadle.model.facts import Linear
 
-__all__ = ["Request", "quantize_model"]
+__all__ = ["QuantizeRequest", "quantize_model"]
 
 
-class Request(NamedTuple):
+class QuantizeRequest(NamedTuple):
     """What was asked for, checked."""
 
     method: Quantizer
@@ -114,7 +114,7 @@ def _stacked(grids: list[Grid]) -> Grid:
 class _Quantizing(Rewriter):
     """What the walk is to do."""
 
-    def __init__(self, request: Request, reader: CheckpointReader) -> None:
+    def __init__(self, request: QuantizeRequest, reader: CheckpointReader) -> None:
         self.request, self._reader = request, reader
         self.title = f"quantize ({request.method.name})"
 
@@ -135,7 +135,7 @@ class _Quantizing(Rewriter):
 
 
 def quantize_model(
-    request: Request,
+    request: QuantizeRequest,
     reader: CheckpointReader,
     name: str,
     out: Path,
@@ -190,7 +190,7 @@ def quantize_model(
 
 
 def _require_plain(
-    request: Request, reader: CheckpointReader, matrices: Sequence["Linear"]
+    request: QuantizeRequest, reader: CheckpointReader, matrices: Sequence["Linear"]
 ) -> None:
     """Refuse what the format cannot hold, before any work."""
     for matrix in matrices:
@@ -233,7 +233,7 @@ def _divisor(columns: int) -> int:
 
 
 def _calibration(
-    run: Recording, request: Request, reader: CheckpointReader, layers: list[list["Linear"]]
+    run: Recording, request: QuantizeRequest, reader: CheckpointReader, layers: list[list["Linear"]]
 ) -> Calibration | None:
     """Draw the windows on which the drift is measured, if it is."""
     from treadle.model.load import load_tokenizer, shapes_of
@@ -252,7 +252,7 @@ def _calibration(
 
 
 def _planned(
-    request: Request, reader: CheckpointReader, matrices: Sequence["Linear"]
+    request: QuantizeRequest, reader: CheckpointReader, matrices: Sequence["Linear"]
 ) -> list[PlannedTensor]:
     packed = {matrix.tensor for matrix in matrices}
     planned: list[PlannedTensor] = []
@@ -315,7 +315,10 @@ def _drift_figure(name: str, drift: list[float]) -> Figure:
 
 
 def _weight_error(
-    request: Request, reader: CheckpointReader, writer: CheckpointWriter, names: Sequence[str]
+    request: QuantizeRequest,
+    reader: CheckpointReader,
+    writer: CheckpointWriter,
+    names: Sequence[str],
 ) -> float:
     """Return ‖Q - W‖ / ‖W‖ over all matrices, of what was written, summed in float64."""
     error = power = 0.0
@@ -333,7 +336,7 @@ def _weight_error(
 
 def _account_for(
     run: Recording,
-    request: Request,
+    request: QuantizeRequest,
     reader: CheckpointReader,
     writer: CheckpointWriter,
     matrices: Sequence["Linear"],

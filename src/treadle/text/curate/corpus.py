@@ -20,7 +20,7 @@ from treadle.core.progress import track
 from treadle.core.table import Source, Unit, batches_of
 from treadle.native.text import Texts
 from treadle.text.curate.documents import Columns, Documents
-from treadle.text.curate.engines import Engine
+from treadle.text.curate.engines import WorkEngine
 from treadle.text.curate.hashing import hash_texts
 from treadle.text.curate.ids import Repeats, repeats_of
 from treadle.text.curate.shards import Shard
@@ -40,7 +40,7 @@ Keys = npt.NDArray[np.uint64]
 class Corpus:
     """The measured columns of all documents, in the order of the source."""
 
-    def __init__(self, source: Source, folder: Path, engine: Engine, loaded: Columns) -> None:
+    def __init__(self, source: Source, folder: Path, engine: WorkEngine, loaded: Columns) -> None:
         self.source, self.engine = source, engine
         self._folder, self._loaded = folder, loaded
 
@@ -174,7 +174,7 @@ def measure(
     measures: tuple[Measure, ...],
     source: Source,
     folder: Path,
-    engine: Engine,
+    engine: WorkEngine,
     loaded: Columns,
     reference: Keys | None = None,
     shard: Shard | None = None,

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from treadle.core import hardware
 from treadle.core.errors import SettingsError, TreadleError
 
-__all__ = ["Engine", "EngineName", "choose_engine"]
+__all__ = ["EngineName", "WorkEngine", "choose_engine"]
 
 Item = TypeVar("Item")
 EngineName = Literal["threads", "ray"]
@@ -19,7 +19,7 @@ _AHEAD = 4
 """Pieces of work for each processor that a cluster is given before the first ones are done."""
 
 
-class Engine(Protocol):
+class WorkEngine(Protocol):
     """Runs the same work on many pieces."""
 
     def run(self, work: Callable[[Item], None], items: Iterable[Item]) -> Iterator[None]:
@@ -27,7 +27,7 @@ class Engine(Protocol):
         ...
 
 
-def choose_engine(name: EngineName, workers: int | None) -> Engine:
+def choose_engine(name: EngineName, workers: int | None) -> WorkEngine:
     """Return the engine of a name.
 
     Raises:

@@ -11,7 +11,7 @@ from treadle.core.arguments import checked
 from treadle.core.checkpoint import Manifest, Parent, side_file
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import write_text
-from treadle.core.ledger import DOCUMENTS, ORDER, TOKENS, Ledger, Order, open_ledger
+from treadle.core.ledger import DOCUMENTS, ORDER, TOKENS, Ledger, RowOrder, open_ledger
 from treadle.core.pack import token_dtype, write_tokens
 from treadle.core.permutation import Permutation
 from treadle.core.result import RESULT_FILE, Figure, Measurement, Result, Series
@@ -98,7 +98,7 @@ def pack(
     chosen_engine, share = choose_engine(engine, workers), read_shard(shard)
     prepare(out, ORDER, overwrite)
     encoder = tokenise(tokenizer, end_token)
-    made = Order(
+    made = RowOrder(
         seq_len=seq_len,
         rows=rows,
         seed=seed,
@@ -141,7 +141,7 @@ def pack(
     return run.result
 
 
-def _write(corpus: Corpus, encoder: Tokenise, order: Order, folder: Path) -> None:
+def _write(corpus: Corpus, encoder: Tokenise, order: RowOrder, folder: Path) -> None:
     """Write the tokens and the ids of all documents in their final order."""
     import pyarrow as pa
 

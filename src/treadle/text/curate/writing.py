@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from treadle.core.progress import track
 from treadle.core.table import PartWriter, cut, write_parquet
-from treadle.core.table.parts import Cut
+from treadle.core.table.parts import PartCut
 from treadle.text.curate.base import CurateMethod, Verdicts
 from treadle.text.curate.corpus import Corpus, documents_of
 
@@ -86,7 +86,7 @@ def write_parts(written: Written) -> int:
     return len(cuts.parts) - sum(map(len, todo))
 
 
-def _runs(corpus: Corpus, cuts: Cut) -> Iterator[list[int]]:
+def _runs(corpus: Corpus, cuts: PartCut) -> Iterator[list[int]]:
     """Yield parts that one worker writes together: those inside one compressed file."""
     units = corpus.source.units
     run: list[int] = []
@@ -113,7 +113,7 @@ def _names_of_kept(written: Written) -> dict[int, str]:
 class _Parts:
     """Writes a few parts in one reading."""
 
-    def __init__(self, written: Written, cuts: Cut, names: dict[int, str]) -> None:
+    def __init__(self, written: Written, cuts: PartCut, names: dict[int, str]) -> None:
         self._written, self._cuts, self._names = written, cuts, names
 
     def write(self, parts: list[int]) -> None:

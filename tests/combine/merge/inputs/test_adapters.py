@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from treadle.combine.merge.base import Floats
-from treadle.combine.merge.inputs.adapters import Adapted, Adapter
-from treadle.combine.merge.inputs.sources import Source, WeightFiles, stored
+from treadle.combine.merge.inputs.adapters import Adapted, AdapterSource
+from treadle.combine.merge.inputs.sources import TensorSource, WeightFiles, stored
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CheckpointError, UnsupportedModelError
 
 QUERY = "model.layers.0.self_attn.q_proj"
 DOWN = "model.layers.1.mlp.down_proj"
-Write = Callable[..., Adapter]
+Write = Callable[..., AdapterSource]
 Tensors = dict[str, np.ndarray]
 
 
@@ -44,13 +44,13 @@ def change(tensors: Tensors, module: str) -> Floats:
 def write(tmp_path: Path) -> Write:
     """Return a function that writes an adapter's folder and opens it."""
 
-    def build(tensors: Tensors, **config: Any) -> Adapter:
+    def build(tensors: Tensors, **config: Any) -> AdapterSource:
         folder = tmp_path / "adapter"
         folder.mkdir(exist_ok=True)
         save_file(tensors, folder / "adapter_model.safetensors")
         full = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, **config}
         (folder / "adapter_config.json").write_text(json.dumps(full))
-        return Adapter(folder)
+        return AdapterSource(folder)
 
     return build
 
@@ -62,15 +62,15 @@ def files() -> Iterator[WeightFiles]:
     opened.close()
 
 
-def whole(source: Source) -> Floats:
+def whole(source: TensorSource) -> Floats:
     target = np.empty(source.shape, np.float32)
     source.read(0, target.reshape(-1))
     return target
 
 
 def applied(
-    adapter: Adapter, name: str, llama: Path, files: WeightFiles
-) -> tuple[Source, Source, Floats]:
+    adapter: AdapterSource, name: str, llama: Path, files: WeightFiles
+) -> tuple[TensorSource, TensorSource, Floats]:
     """Return a tensor with the adapter, without it, and its numbers."""
     source = stored(CheckpointReader(llama), name, files)
     assert source is not None
@@ -256,17 +256,17 @@ def test_files_that_do_not_fit(
 
 def test_missing_and_broken_files(write: Write, llama: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no adapter_config.json, so it is no adapter"):
-        Adapter(llama)
+        AdapterSource(llama)
     adapter = write(factors(QUERY, 64, 64))
     (adapter.folder / "adapter_model.safetensors").unlink()
     with pytest.raises(
         CheckpointError, match=r"has no adapter_model.safetensors; save the adapter"
     ):
-        Adapter(adapter.folder)
+        AdapterSource(adapter.folder)
     for text, message in (("{", "is not JSON"), ("[]", "holds no JSON object")):
         (adapter.folder / "adapter_config.json").write_text(text)
         with pytest.raises(CheckpointError, match=message):
-            Adapter(adapter.folder)
+            AdapterSource(adapter.folder)
 
 
 def test_numbers_that_are_not_finite(write: Write, llama: Path, files: WeightFiles) -> None:

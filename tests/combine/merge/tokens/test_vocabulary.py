@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from treadle.combine.merge.base import Floats
-from treadle.combine.merge.inputs.sources import Source, WeightFiles, stored
+from treadle.combine.merge.inputs.sources import TensorSource, WeightFiles, stored
 from treadle.combine.merge.recipe.grammar import ModelRef, TokenizerRequest, TokenSource
 from treadle.combine.merge.tokens.permuted import MEAN, OWN_MEAN, ZERO, Permuted
 from treadle.combine.merge.tokens.tokenizer import vocabulary_of
@@ -69,7 +69,7 @@ Pairs = list[tuple[ModelRef, CheckpointReader]]
 
 def embedding(vocabulary: Vocabulary, model: ModelRef, pairs: Pairs, files: WeightFiles) -> Floats:
     """Return a model's whole embedding in the output's rows."""
-    sources: dict[ModelRef, Source | None] = {ref: stored(r, NAME, files) for ref, r in pairs}
+    sources: dict[ModelRef, TensorSource | None] = {ref: stored(r, NAME, files) for ref, r in pairs}
     source = vocabulary.permuted(model, NAME, sources)
     target = np.empty(source.shape, np.float32)
     source.read(0, target.reshape(-1))
@@ -176,7 +176,7 @@ def test_identical_tokenizers_permute_nothing(
         vocabulary, note = plan(request, pairs, 0)
         assert vocabulary is not None
         assert note is None
-        sources: dict[ModelRef, Source | None] = {
+        sources: dict[ModelRef, TensorSource | None] = {
             ref: stored(reader, NAME, files) for ref, reader in pairs
         }
         for ref in (A, B):
@@ -291,7 +291,7 @@ def test_no_request(make: Make) -> None:
 def test_tensors_that_do_not_fit(make: Make, files: WeightFiles) -> None:
     pairs = [(A, make("a")), (B, make("b", ("beta",)))]
     vocabulary = planned(UNION, pairs)
-    sources: dict[ModelRef, Source | None] = {ref: stored(r, NAME, files) for ref, r in pairs}
+    sources: dict[ModelRef, TensorSource | None] = {ref: stored(r, NAME, files) for ref, r in pairs}
     with pytest.raises(CheckpointError, match="'b' has no tensor 'x', which rows of the output's"):
         vocabulary.permuted(A, "x", sources | {B: None})
     norm = stored(pairs[1][1], "model.norm.weight", files)
@@ -366,7 +366,7 @@ def test_chat_templates(make: Make, files: WeightFiles, tmp_path: Path) -> None:
         template_of("alpaca", pairs, tmp_path)
     vocabulary, _ = plan(None, pairs, 0, "auto")
     assert vocabulary is not None
-    sources: dict[ModelRef, Source | None] = {ref: stored(r, NAME, files) for ref, r in pairs}
+    sources: dict[ModelRef, TensorSource | None] = {ref: stored(r, NAME, files) for ref, r in pairs}
     assert vocabulary.permuted(B, NAME, sources) is sources[B]
     bare = [(ModelRef("d"), make("d"))]
     with pytest.raises(SettingsError, match="names the model 'd', which has none"):
@@ -398,7 +398,7 @@ def test_the_two_formats_that_everyone_uses(make: Make, name: str, tmp_path: Pat
     assert said == expected[name]
 
 
-class Rows(Source):
+class Rows(TensorSource):
     """A tensor in memory."""
 
     def __init__(self, array: Floats) -> None:

@@ -3,20 +3,20 @@
 import numpy as np
 
 from treadle.combine.merge.base import Floats
-from treadle.combine.merge.inputs.sources import CHUNK_ELEMENTS, Source
+from treadle.combine.merge.inputs.sources import CHUNK_ELEMENTS, TensorSource
 from treadle.core.checkpoint import TensorInfo
 from treadle.core.errors import CheckpointError
 from treadle.model import adapters
 from treadle.model.adapters import Factors
 from treadle.native import elements
 
-__all__ = ["Adapted", "Adapter"]
+__all__ = ["Adapted", "AdapterSource"]
 
 
-class Adapter(adapters.Adapter):
+class AdapterSource(adapters.Adapter):
     """A LoRA adapter that changes the tensors of a merge's input."""
 
-    def applied(self, name: str, source: Source) -> Source:
+    def applied(self, name: str, source: TensorSource) -> TensorSource:
         """Return a tensor with the adapter's change; the same source if there is none.
 
         Raises:
@@ -31,10 +31,10 @@ class Adapter(adapters.Adapter):
         return source
 
 
-class Adapted(Source):
+class Adapted(TensorSource):
     """A weight with its change W + s * B @ A, in float32; a read takes one run beside `target`."""
 
-    def __init__(self, source: Source, adapter: Adapter, factors: Factors) -> None:
+    def __init__(self, source: TensorSource, adapter: AdapterSource, factors: Factors) -> None:
         self.shape, self.dtype = source.shape, source.dtype
         self._source, self._adapter, self._factors = source, adapter, factors
 
@@ -70,10 +70,10 @@ class Adapted(Source):
         return left, right.astype(np.float32, copy=False)
 
 
-class _Replaced(Source):
+class _Replaced(TensorSource):
     """A tensor that the adapter holds as a whole; it counts as stored in the model's dtype."""
 
-    def __init__(self, adapter: Adapter, info: TensorInfo, dtype: str) -> None:
+    def __init__(self, adapter: AdapterSource, info: TensorInfo, dtype: str) -> None:
         self.shape, self.dtype = info.shape, dtype
         self._adapter, self._info = adapter, info
 

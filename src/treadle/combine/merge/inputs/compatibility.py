@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from treadle.combine.merge.inputs.models import Model
-from treadle.combine.merge.inputs.sources import Source
+from treadle.combine.merge.inputs.sources import TensorSource
 from treadle.core.errors import CheckpointError
 
 __all__ = ["ALLOW_ARCHITECTURES", "namesakes", "require_one_architecture"]
@@ -38,7 +38,7 @@ def _architecture(model: Model) -> tuple[str, str]:
     return str(config.get("model_type") or ""), str(classes[0])
 
 
-def namesakes(members: Sequence[tuple[Model, str]]) -> list[Source]:
+def namesakes(members: Sequence[tuple[Model, str]]) -> list[TensorSource]:
     """Return one tensor of each model, under its name there.
 
     Raises:

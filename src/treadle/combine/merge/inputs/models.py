@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from treadle.combine.merge.inputs.adapters import Adapter
-from treadle.combine.merge.inputs.sources import Source, WeightFiles, stored
+from treadle.combine.merge.inputs.adapters import AdapterSource
+from treadle.combine.merge.inputs.sources import TensorSource, WeightFiles, stored
 from treadle.combine.merge.recipe.grammar import ModelRef
 from treadle.core.checkpoint import CheckpointReader, content_hash, require_understood
 from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
@@ -89,7 +89,7 @@ class Model:
             )
         self.reader = CheckpointReader(resolve(ref.path))
         require_understood(self.reader.folder)
-        self._adapter = None if ref.adapter is None else Adapter(_adapter_folder(ref.adapter))
+        self._adapter = None if ref.adapter is None else AdapterSource(_adapter_folder(ref.adapter))
         self._require_plain()
         self.note = None if self._adapter is None else self._adapter.require_fit(self.reader)
 
@@ -125,7 +125,7 @@ class Model:
         known = self.reader.tensors
         return [n for n in known if n not in self.reader.tied and not _BUFFERS.search(n)]
 
-    def source(self, name: str) -> Source | None:
+    def source(self, name: str) -> TensorSource | None:
         """Return a tensor, with the adapter's change, or None if the model has none of the name."""
         found = stored(self.reader, name, self._files)
         if found is None or self._adapter is None:

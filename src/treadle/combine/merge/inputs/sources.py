@@ -16,14 +16,14 @@ from treadle.core.codec import DTYPES, FLOATS
 from treadle.core.errors import CheckpointError, SettingsError
 from treadle.native import elements
 
-__all__ = ["CHUNK_ELEMENTS", "Inputs", "Source", "Stored", "WeightFiles", "stored"]
+__all__ = ["CHUNK_ELEMENTS", "Inputs", "StoredSource", "TensorSource", "WeightFiles", "stored"]
 
 CHUNK_ELEMENTS = 1 << 16
 """Elements of a run: a quarter of a megabyte of float32 for each input, so that a run of all of
 them stays in a core's own cache. Sums over runs depend on it; it is a constant for that reason."""
 
 
-class Source(ABC):
+class TensorSource(ABC):
     """One tensor of one input."""
 
     shape: tuple[int, ...]
@@ -79,7 +79,7 @@ class WeightFiles:
                 os.close(self._descriptors.popitem()[1])
 
 
-class Stored(Source):
+class StoredSource(TensorSource):
     """A tensor as it lies on disk."""
 
     def __init__(self, info: TensorInfo, files: WeightFiles) -> None:
@@ -119,21 +119,21 @@ class Stored(Source):
         )
 
 
-def stored(reader: CheckpointReader, name: str, files: WeightFiles) -> Stored | None:
+def stored(reader: CheckpointReader, name: str, files: WeightFiles) -> StoredSource | None:
     """Return a tensor of a model, or None if the model has none of that name.
 
     A tied head is found under its own name.
     """
     info = reader.tensors.get(reader.tied.get(name, name))
-    return None if info is None else Stored(info, files)
+    return None if info is None else StoredSource(info, files)
 
 
 class Inputs(NamedTuple):
     """One tensor of the output with its namesakes: the `Site` that methods see."""
 
     name: str
-    models: tuple[Source, ...]
-    base: Source | None
+    models: tuple[TensorSource, ...]
+    base: TensorSource | None
     keys: tuple[int, ...]
     knowledge: tuple[Knowledge, ...] = ()
 

@@ -18,7 +18,7 @@ _SPREAD = 1.5
 """Tukey's rule for outliers, above the median here."""
 
 
-class Known(NamedTuple):
+class _Known(NamedTuple):
     """Of one tensor."""
 
     divergences: Floats
@@ -44,7 +44,7 @@ class ArceeFusion(MergeMethod):
     unit: ClassVar[Unit] = "rows"
     paper = Standard("mergekit's Arcee Fusion (Arcee AI, 2025), https://arcee.ai.")
 
-    def measure(self, site: Site) -> Known:
+    def measure(self, site: Site) -> _Known:
         """Find the threshold of importance, in two passes."""
         importances, every = Magnitudes(), []
         for chunk in site.chunks("rows"):
@@ -52,17 +52,17 @@ class ArceeFusion(MergeMethod):
             importances.count(_importance(chunk, divergences))
             every.append(divergences)
         if not every:
-            return Known(np.zeros(0, np.float32), np.float32(0.0))
+            return _Known(np.zeros(0, np.float32), np.float32(0.0))
         size = int(np.prod(site.shape, dtype=np.int64))
         ranks = [size - int(share * (size - 1)) for share in (0.25, 0.5, 0.75)]
         importances.ask(*ranks)
-        known = Known(np.concatenate(every), np.float32(0.0))
+        known = _Known(np.concatenate(every), np.float32(0.0))
         for chunk in site.chunks("rows"):
             importances.refine(_importance(chunk, _of_chunk(known, chunk, site)))
         first, median, third = (importances.cutoff(rank).magnitude for rank in ranks)
         return known._replace(threshold=median + np.float32(_SPREAD) * (third - first))
 
-    def merge(self, chunk: Chunk, site: Site, known: Known) -> Floats:
+    def merge(self, chunk: Chunk, site: Site, known: _Known) -> Floats:
         """Return the base plus the important differences."""
         importance = _importance(chunk, _of_chunk(known, chunk, site))
         delta: Floats = chunk.models[0]
@@ -74,7 +74,7 @@ def _width(site: Site) -> int:
     return site.shape[-1] if site.shape else 1
 
 
-def _of_chunk(known: Known, chunk: Chunk, site: Site) -> Floats:
+def _of_chunk(known: _Known, chunk: Chunk, site: Site) -> Floats:
     row = chunk.first // _width(site)
     return known.divergences[row : row + chunk.models.shape[1] // _width(site)]
 

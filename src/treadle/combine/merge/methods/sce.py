@@ -15,7 +15,7 @@ __all__ = ["Sce"]
 _TINY = 1e-6
 
 
-class Known(NamedTuple):
+class _Known(NamedTuple):
     """Of one tensor."""
 
     selected: Largest | None
@@ -46,7 +46,7 @@ class Sce(MergeMethod):
     select_topk: float = Field(default=1.0, ge=0.0, le=1.0)
     """Share of the elements with any variance that are merged."""
 
-    def measure(self, site: Site) -> Known:
+    def measure(self, site: Site) -> _Known:
         """Find the variance from which on elements are selected, and the models' weights."""
         cutoff = None if self.select_topk == 1.0 else self._cutoff(site)
         selected = _selection(cutoff)
@@ -57,7 +57,7 @@ class Sce(MergeMethod):
         squares /= max(1, int(np.prod(site.shape, dtype=np.int64)))
         total = squares.sum()
         weights = squares / total if total >= _TINY else np.full(len(squares), 1 / len(squares))
-        return Known(_selection(cutoff), weights.astype(np.float32))
+        return _Known(_selection(cutoff), weights.astype(np.float32))
 
     def _cutoff(self, site: Site) -> Cutoff:
         """Return where the largest variances end: one pass to count, one to refine."""
@@ -74,7 +74,7 @@ class Sce(MergeMethod):
             variances.refine(_variance(chunk.deltas()))
         return variances.cutoff(rank)
 
-    def merge(self, chunk: Chunk, site: Site, known: Known) -> Floats:
+    def merge(self, chunk: Chunk, site: Site, known: _Known) -> Floats:
         """Return the base plus the elected, weighted mean of the selected elements."""
         deltas = _select(chunk.deltas(), known.selected)
         return add_to_base(chunk, elected_mean(deltas, known.weights, at_least=_TINY))

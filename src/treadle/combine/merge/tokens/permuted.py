@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.combine.merge.base import Floats
-from treadle.combine.merge.inputs.sources import CHUNK_ELEMENTS, Source
+from treadle.combine.merge.inputs.sources import CHUNK_ELEMENTS, TensorSource
 
 __all__ = ["MEAN", "OWN_MEAN", "ZERO", "Permuted"]
 
@@ -20,13 +20,13 @@ the model's own tokens (as Hewitt advises for new rows, https://nlp.stanford.edu
 Ids = npt.NDArray[np.int64]
 
 
-class Permuted(Source):
+class Permuted(TensorSource):
     """A model's tensor in the rows of the output; nothing is held but one mean row."""
 
     def __init__(
         self,
         own: int,
-        sources: Mapping[int, Source],
+        sources: Mapping[int, TensorSource],
         origins: Ids,
         rows: Ids,
         permutations: Ids,

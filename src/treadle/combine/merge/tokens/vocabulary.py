@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from treadle.combine.merge.inputs.sources import Source
+from treadle.combine.merge.inputs.sources import TensorSource
 from treadle.combine.merge.recipe.grammar import ModelRef, TokenizerRequest, TokenSource
 from treadle.combine.merge.tokens.numbering import differing_ids
 from treadle.combine.merge.tokens.permuted import MEAN, OWN_MEAN, ZERO, Permuted
@@ -61,8 +61,8 @@ class Vocabulary:
             self._apply(token, source)
 
     def permuted(
-        self, model: ModelRef, name: str, sources: Mapping[ModelRef, Source | None]
-    ) -> Source:
+        self, model: ModelRef, name: str, sources: Mapping[ModelRef, TensorSource | None]
+    ) -> TensorSource:
         """Return a model's tensor in the rows of the output; the same source if they agree.
 
         Args:
@@ -177,7 +177,9 @@ class Vocabulary:
             )
         self._donors[number], self._donor_rows[number] = donor, row
 
-    def _source(self, index: int, name: str, sources: Mapping[ModelRef, Source | None]) -> Source:
+    def _source(
+        self, index: int, name: str, sources: Mapping[ModelRef, TensorSource | None]
+    ) -> TensorSource:
         model = self._models[index]
         found = sources.get(model.ref)
         if found is None:
@@ -192,7 +194,7 @@ class Vocabulary:
             )
         return found
 
-    def _require_one_width(self, name: str, sources: Mapping[int, Source]) -> None:
+    def _require_one_width(self, name: str, sources: Mapping[int, TensorSource]) -> None:
         shapes = {index: list(source.shape[1:]) for index, source in sources.items()}
         if any(shape != next(iter(shapes.values())) for shape in shapes.values()):
             found = ", ".join(f"{shape} in '{self._models[i].ref}'" for i, shape in shapes.items())

@@ -9,7 +9,7 @@ from pydantic import Field
 from treadle.core.method import Standard
 from treadle.core.ports import Answer, Asked
 from treadle.core.result import Measurement, digest
-from treadle.judge.evaluate.base import AnswerTask, Prompts, Samples, Scores
+from treadle.judge.evaluate.base import AnswerTask, Samples, Scores, TaskPrompts
 from treadle.judge.evaluate.lines import read_lines, require_count
 from treadle.judge.evaluate.paired import compared, share
 
@@ -48,7 +48,7 @@ class Exact(AnswerTask):
     ignores_space: bool = True
     """Take runs of blanks and line ends for one blank, and drop those at both ends."""
 
-    def prepare(self, data: str) -> Prompts:
+    def prepare(self, data: str) -> TaskPrompts:
         """Read the questions."""
         questions, text = read_lines(Path(data), _question, _EXAMPLE)
         questions = require_count(questions, self.num_questions, data)
@@ -62,7 +62,7 @@ class Exact(AnswerTask):
         }
         hashed = {key: value for key, value in protocol.items() if key != "data"}
         asked = Asked(self.max_tokens, (self.stop,) if self.stop else (), self.is_chat)
-        return Prompts(
+        return TaskPrompts(
             [question.prompt for question in questions],
             asked,
             {**protocol, "hash": digest(hashed)[:16]},
@@ -74,7 +74,7 @@ class Exact(AnswerTask):
         found = " ".join(answer.split()) if self.ignores_space else answer
         return found.casefold() if self.ignores_case else found
 
-    def score(self, prepared: Prompts, answers: list[Answer]) -> Scores:
+    def score(self, prepared: TaskPrompts, answers: list[Answer]) -> Scores:
         """Return the accuracy with its interval, the commonest answer's, and the share cut off."""
         known = prepared.state
         pairs = zip(answers, known, strict=True)

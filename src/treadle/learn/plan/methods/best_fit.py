@@ -8,7 +8,7 @@ import numpy as np
 from treadle.core.method import Standard
 from treadle.learn.plan.base import Layout, Placed
 from treadle.learn.plan.fitting import by_size, fit
-from treadle.learn.plan.replay import Block
+from treadle.learn.plan.replay import MemoryBlock
 
 
 class BestFit(Layout):
@@ -21,6 +21,6 @@ class BestFit(Layout):
     name: ClassVar[str] = "best_fit"
     paper = Standard("Global best fit by decreasing size, as in XLA's HeapSimulator.")
 
-    def place(self, blocks: Sequence[Block], generator: np.random.Generator) -> Placed:
+    def place(self, blocks: Sequence[MemoryBlock], generator: np.random.Generator) -> Placed:
         """Return the offsets."""
         return Placed(fit(blocks, by_size(blocks)))

@@ -9,7 +9,7 @@ from pydantic import Field
 from treadle.core.method import Paper
 from treadle.learn.plan.base import Layout, Placed
 from treadle.learn.plan.fitting import arena_of, by_size, fit, most_live
-from treadle.learn.plan.replay import Block
+from treadle.learn.plan.replay import MemoryBlock
 
 
 class Exact(Layout):
@@ -37,7 +37,7 @@ class Exact(Layout):
     num_branches: Annotated[int, Field(ge=1)] = 2000
     """Nodes of the search after which the best layout so far is taken."""
 
-    def place(self, blocks: Sequence[Block], generator: np.random.Generator) -> Placed:
+    def place(self, blocks: Sequence[MemoryBlock], generator: np.random.Generator) -> Placed:
         """Return the offsets, part by part of time."""
         offsets = [0] * len(blocks)
         notes = []
@@ -60,7 +60,7 @@ class Exact(Layout):
         return Placed(tuple(offsets), tuple(dict.fromkeys(notes)))
 
 
-def _parts(blocks: Sequence[Block]) -> list[list[int]]:
+def _parts(blocks: Sequence[MemoryBlock]) -> list[list[int]]:
     """Return the blocks' indices, parted where none spans the time between two."""
     found: list[list[int]] = []
     until = -1
@@ -78,7 +78,7 @@ class _Solved(NamedTuple):
 
 
 def _solve(
-    blocks: Sequence[Block], known: tuple[int, ...], least: int, num_branches: int
+    blocks: Sequence[MemoryBlock], known: tuple[int, ...], least: int, num_branches: int
 ) -> _Solved:
     """Return the best layout that HiGHS finds, or the known one if that is no worse."""
     from scipy.optimize import Bounds, LinearConstraint, milp

@@ -9,7 +9,7 @@ from pydantic import Field
 from treadle.core.method import Standard
 from treadle.learn.plan.base import Layout, Placed
 from treadle.learn.plan.fitting import arena_of, by_size, fit, most_live
-from treadle.learn.plan.replay import Block
+from treadle.learn.plan.replay import MemoryBlock
 
 
 class HillClimb(Layout):
@@ -26,7 +26,7 @@ class HillClimb(Layout):
     num_attempts: Annotated[int, Field(ge=0)] = 200
     """Layouts to try."""
 
-    def place(self, blocks: Sequence[Block], generator: np.random.Generator) -> Placed:
+    def place(self, blocks: Sequence[MemoryBlock], generator: np.random.Generator) -> Placed:
         """Return the offsets of the smallest arena found."""
         sequence = by_size(blocks)
         best = fit(blocks, sequence)
@@ -43,7 +43,7 @@ class HillClimb(Layout):
 
 
 def _swapped(
-    blocks: Sequence[Block],
+    blocks: Sequence[MemoryBlock],
     offsets: Sequence[int],
     sequence: Sequence[int],
     generator: np.random.Generator,

@@ -8,7 +8,7 @@ import numpy as np
 from treadle.core.method import Paper
 from treadle.learn.plan.base import Layout, Placed
 from treadle.learn.plan.fitting import fit
-from treadle.learn.plan.replay import Block
+from treadle.learn.plan.replay import MemoryBlock
 
 
 class LongLivedFirst(Layout):
@@ -27,7 +27,7 @@ class LongLivedFirst(Layout):
         "https://arxiv.org/abs/1804.10001",
     )
 
-    def place(self, blocks: Sequence[Block], generator: np.random.Generator) -> Placed:
+    def place(self, blocks: Sequence[MemoryBlock], generator: np.random.Generator) -> Placed:
         """Return the offsets."""
         lives = [block.end - block.start for block in blocks]
         sequence = sorted(

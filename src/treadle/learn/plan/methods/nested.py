@@ -9,7 +9,7 @@ from pydantic import Field
 from treadle.core.method import Paper
 from treadle.learn.plan.base import Layout, Placed
 from treadle.learn.plan.fitting import arena_of, by_size, fit, most_live
-from treadle.learn.plan.replay import Block
+from treadle.learn.plan.replay import MemoryBlock
 
 _MOST_PLACINGS = 200_000
 """Placings of one block that repairs may take: some ten seconds."""
@@ -42,7 +42,7 @@ class Nested(Layout):
     num_repairs: Annotated[int, Field(ge=0)] = 40
     """How often what sticks out is placed first, with the stack and without."""
 
-    def place(self, blocks: Sequence[Block], generator: np.random.Generator) -> Placed:
+    def place(self, blocks: Sequence[MemoryBlock], generator: np.random.Generator) -> Placed:
         """Return the offsets of the smaller arena of the two."""
         stack, least = _stack(blocks), most_live(blocks)
         num_repairs = min(self.num_repairs, _MOST_PLACINGS // max(1, len(blocks)))
@@ -55,7 +55,9 @@ class Nested(Layout):
         return Placed(best)
 
 
-def _repaired(blocks: Sequence[Block], stack: dict[int, int], num_repairs: int) -> tuple[int, ...]:
+def _repaired(
+    blocks: Sequence[MemoryBlock], stack: dict[int, int], num_repairs: int
+) -> tuple[int, ...]:
     """Return the best layout around `stack` of those that the repairs go through."""
     sequence, least = by_size(blocks), most_live(blocks)
     best = offsets = fit(blocks, sequence, stack)
@@ -71,7 +73,7 @@ def _repaired(blocks: Sequence[Block], stack: dict[int, int], num_repairs: int) 
     return best
 
 
-def _stack(blocks: Sequence[Block]) -> dict[int, int]:
+def _stack(blocks: Sequence[MemoryBlock]) -> dict[int, int]:
     """Return the offsets of the blocks that are there at the fullest moment and nest."""
     middle = _fullest(blocks)
     across = [i for i, block in enumerate(blocks) if block.start < middle < block.end]
@@ -86,7 +88,7 @@ def _stack(blocks: Sequence[Block]) -> dict[int, int]:
     return offsets
 
 
-def _fullest(blocks: Sequence[Block]) -> int:
+def _fullest(blocks: Sequence[MemoryBlock]) -> int:
     change = np.zeros(max((block.end for block in blocks), default=0) + 2, np.int64)
     for block in blocks:
         change[block.start] += block.num_bytes
