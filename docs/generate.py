@@ -98,8 +98,8 @@ def cli_page() -> str:
 
 def parameters_page() -> str:
     """Return the tables of the server's parameters: supported, ignored and refused."""
-    from treadle.deploy.serve.asked import IGNORED, REFUSED
-    from treadle.deploy.serve.openapi import document
+    from treadle.deploy.http.asked import IGNORED, REFUSED
+    from treadle.deploy.http.openapi import document
 
     found = document()
     parts = [NOTICE + "# Parameters of the server\n"]

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from treadle.deploy.http.limits import ServerLimits
+from treadle.deploy.http.server import Server, listen
 from treadle.deploy.serve.app import make_app
 from treadle.deploy.serve.catalogue import Catalogue, ServedModel
-from treadle.deploy.serve.limits import ServerLimits
-from treadle.deploy.serve.server import Server, listen
 from treadle.deploy.serve.serving import Serving
 from treadle.runtime import LLM
 from treadle.runtime.cache.pages import KeyValues

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from treadle.deploy.serve.asked import Tool
+from treadle.deploy.http.asked import Tool
 from treadle.deploy.serve.tools import CallReader, forced_schema, format_of
 from treadle.runtime import SamplingParams
 

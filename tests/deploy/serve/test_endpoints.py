@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.adapters import write_adapter
-from treadle.deploy.serve.asked import IGNORED, REFUSED
+from treadle.deploy.http.asked import IGNORED, REFUSED
 from treadle.runtime import SamplingParams
 
 from .servers import loaded, running
@@ -151,7 +151,7 @@ def test_the_document_names_every_parameter_and_every_path(web):
 
 
 def test_every_parameter_has_help_and_none_is_listed_twice():
-    from treadle.deploy.serve.openapi import _BODIES
+    from treadle.deploy.http.openapi import _BODIES
 
     for kind, _ in _BODIES.values():
         for name, field in kind.model_fields.items():

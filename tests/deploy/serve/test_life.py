@@ -18,9 +18,9 @@ import pytest
 
 from treadle.cli import main
 from treadle.core.errors import SettingsError
+from treadle.deploy.http.limits import ServerLimits
+from treadle.deploy.http.server import listen
 from treadle.deploy.serve.apply import serve
-from treadle.deploy.serve.limits import ServerLimits
-from treadle.deploy.serve.server import listen
 
 from .servers import Gated, Running, eventually, loaded, running
 

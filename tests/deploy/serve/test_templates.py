@@ -3,9 +3,9 @@
 import httpx
 import pytest
 
-from treadle.deploy.serve.asked import Message, Tool
+from treadle.deploy.http.asked import Message, Tool
+from treadle.deploy.http.errors import ApiError
 from treadle.deploy.serve.catalogue import ServedModel
-from treadle.deploy.serve.errors import ApiError
 from treadle.deploy.serve.templates import conversation
 from treadle.runtime import LLM
 

@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from treadle.deploy.http.errors import ApiError
+from treadle.deploy.http.gate import Gate, on_api_error, on_failure, on_http_error
+from treadle.deploy.http.openapi import document
 from treadle.deploy.serve import plain_endpoints as plain
 from treadle.deploy.serve.chats import chats
 from treadle.deploy.serve.completions import completions
-from treadle.deploy.serve.errors import ApiError
-from treadle.deploy.serve.gate import Gate, on_api_error, on_failure, on_http_error
-from treadle.deploy.serve.openapi import document
 from treadle.deploy.serve.serving import Serving
 from treadle.deploy.serve.vectors import embeddings, score
 
@@ -55,7 +55,7 @@ def make_app(serving: Serving, keys: Sequence[str]) -> Starlette:
             Route("/openapi.json", openapi),
             Route("/", plain.page),
         ],
-        middleware=[Middleware(Gate, serving=serving, keys=keys)],
+        middleware=[Middleware(Gate, served=serving, keys=keys)],
         exception_handlers={
             ApiError: on_api_error,
             HTTPException: on_http_error,
@@ -63,5 +63,5 @@ def make_app(serving: Serving, keys: Sequence[str]) -> Starlette:
         },
         lifespan=lifespan,
     )
-    app.state.serving = serving
+    app.state.serving = app.state.served = serving
     return app

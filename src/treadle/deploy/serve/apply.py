@@ -61,10 +61,10 @@ def serve(
         SettingsError: The port is in use, or a name stands twice.
         CheckpointError: A model cannot be read.
     """
+    from treadle.deploy.http.limits import ServerLimits
+    from treadle.deploy.http.server import Server, listen
     from treadle.deploy.serve.app import make_app
     from treadle.deploy.serve.catalogue import Catalogue
-    from treadle.deploy.serve.limits import ServerLimits
-    from treadle.deploy.serve.server import Server, listen
     from treadle.deploy.serve.serving import Serving
     from treadle.deploy.serve.tools import require_format
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from treadle.core.errors import TreadleError
 from treadle.core.registry import near
-from treadle.deploy.serve.errors import ApiError, from_treadle
+from treadle.deploy.http.errors import ApiError, from_treadle
 from treadle.deploy.serve.vocabulary import ServedVocabulary
 from treadle.runtime.llm import LLM
 

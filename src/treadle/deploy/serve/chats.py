@@ -9,13 +9,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from treadle.core.errors import TreadleError
-from treadle.deploy.serve.asked import AskedChat, NamedTool, parse
+from treadle.deploy.http.asked import AskedChat, NamedTool, parse
+from treadle.deploy.http.bodies import read_body, unless_gone
+from treadle.deploy.http.errors import ApiError, from_treadle
+from treadle.deploy.http.events import stream
 from treadle.deploy.serve.catalogue import ServedModel
 from treadle.deploy.serve.chat_answer import ChatAnswer, Plain, Turn
-from treadle.deploy.serve.errors import ApiError, from_treadle
-from treadle.deploy.serve.events import stream
 from treadle.deploy.serve.sampling import sampling_params
-from treadle.deploy.serve.serving import Answers, Serving, read_body, unless_gone
+from treadle.deploy.serve.serving import Answers, Serving
 from treadle.deploy.serve.templates import conversation
 from treadle.deploy.serve.tools import forced_schema, format_of
 from treadle.runtime.request import SamplingParams

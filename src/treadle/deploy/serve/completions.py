@@ -9,12 +9,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from treadle.core.errors import TreadleError
-from treadle.deploy.serve.asked import AskedCompletion, parse
+from treadle.deploy.http.asked import AskedCompletion, parse
+from treadle.deploy.http.bodies import read_body, unless_gone
+from treadle.deploy.http.errors import ApiError, from_treadle
+from treadle.deploy.http.events import stream
 from treadle.deploy.serve.catalogue import ServedModel
-from treadle.deploy.serve.errors import ApiError, from_treadle
-from treadle.deploy.serve.events import stream
 from treadle.deploy.serve.sampling import sampling_params
-from treadle.deploy.serve.serving import Answers, Serving, read_body, unless_gone
+from treadle.deploy.serve.serving import Answers, Serving
 from treadle.runtime.answer.outputs import Delta
 from treadle.runtime.request import SamplingParams, TokenLogprobs
 

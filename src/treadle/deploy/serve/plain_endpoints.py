@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from treadle.core.errors import TreadleError
-from treadle.deploy.serve.asked import AskedDetokenize, AskedTokenize, parse
-from treadle.deploy.serve.errors import ApiError, from_treadle
-from treadle.deploy.serve.serving import Serving, read_body
+from treadle.deploy.http.asked import AskedDetokenize, AskedTokenize, parse
+from treadle.deploy.http.bodies import read_body
+from treadle.deploy.http.errors import ApiError, from_treadle
+from treadle.deploy.serve.serving import Serving
 from treadle.deploy.serve.templates import conversation
 
 __all__ = ["detokenize", "health", "metrics", "model", "models", "page", "status", "tokenize"]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from treadle.deploy.serve.asked import AskedGeneration
-from treadle.deploy.serve.errors import ApiError
+from treadle.deploy.http.asked import AskedGeneration
+from treadle.deploy.http.errors import ApiError
 from treadle.runtime.request import SamplingParams
 from treadle.runtime.structured import StructuredOutputs
 

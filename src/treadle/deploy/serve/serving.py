@@ -3,28 +3,23 @@
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import Request
 
 from treadle.core.errors import TreadleError
-from treadle.deploy.serve.asked import AskedGeneration
+from treadle.deploy.http.asked import AskedGeneration
+from treadle.deploy.http.errors import ApiError, from_treadle
+from treadle.deploy.http.limits import ServerLimits
 from treadle.deploy.serve.catalogue import Catalogue, ServedModel
 from treadle.deploy.serve.engine_thread import Answering, EngineThread
-from treadle.deploy.serve.errors import ApiError, from_treadle
-from treadle.deploy.serve.limits import ServerLimits
 from treadle.deploy.serve.metrics import Metrics
 from treadle.runtime.answer.outputs import Delta
 from treadle.runtime.request import SamplingParams
 
-__all__ = ["Answers", "Serving", "read_body", "unless_gone"]
-
-T = TypeVar("T")
-_CLIENT_GONE = 499
-"""Nobody reads it; what nginx notes down for a client that left."""
+__all__ = ["Answers", "Serving"]
 
 
 class Serving:
@@ -40,6 +35,10 @@ class Serving:
         self.num_inside = 0
         """HTTP requests that are not answered yet."""
         self.open: set[Answers] = set()
+
+    def refuse(self, status: int) -> None:
+        """Count a request that was refused."""
+        self.metrics.refuse(status)
 
     def new_id(self, prefix: str) -> str:
         """Return an id that no other answer has."""
@@ -215,53 +214,3 @@ def _as_api_error(error: Exception) -> ApiError:
         f"The model failed ({type(error).__name__}: {error}); the server's log says where.",
         "engine_error",
     )
-
-
-async def read_body(request: Request, limits: ServerLimits) -> bytes:
-    """Return a request's body.
-
-    Raises:
-        ApiError: It is too long, or takes too long to come.
-    """
-    parts: list[bytes] = []
-    num_bytes = 0
-    try:
-        async with asyncio.timeout(limits.body_seconds):
-            async for part in request.stream():
-                parts.append(part)
-                num_bytes += len(part)
-                if num_bytes > limits.max_body_bytes:
-                    raise ApiError(
-                        413,
-                        f"The body is longer than {limits.max_body_bytes} bytes; send less, or "
-                        f"raise the server's --max-body-bytes.",
-                        "body_too_large",
-                    )
-    except TimeoutError as error:
-        raise ApiError(
-            408,
-            f"The body did not come within {limits.body_seconds:g} seconds; send it at once.",
-            "timeout",
-        ) from error
-    return b"".join(parts)
-
-
-async def unless_gone(request: Request, work: Callable[[], Awaitable[T]]) -> T | Response:
-    """Do work, but stop it as soon as the client has left."""
-
-    async def leave() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    doing, leaving = asyncio.ensure_future(work()), asyncio.create_task(leave())
-    try:
-        await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            return doing.result()
-        return Response(status_code=_CLIENT_GONE)
-    except ClientDisconnect:
-        return Response(status_code=_CLIENT_GONE)
-    finally:
-        leaving.cancel()
-        if not doing.done():
-            doing.cancel()

@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from treadle.deploy.serve.asked import Message, TextPart, Tool
+from treadle.deploy.http.asked import Message, TextPart, Tool
+from treadle.deploy.http.errors import ApiError
 from treadle.deploy.serve.catalogue import ServedModel
-from treadle.deploy.serve.errors import ApiError
 
 __all__ = ["conversation"]
 

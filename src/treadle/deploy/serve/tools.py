@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from treadle.core.errors import SettingsError
 from treadle.core.registry import near
-from treadle.deploy.serve.asked import Tool
+from treadle.deploy.http.asked import Tool
 
 __all__ = ["FORMATS", "Call", "CallReader", "forced_schema", "format_of", "require_format"]
 

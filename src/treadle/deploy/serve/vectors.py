@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from treadle.core.errors import TreadleError
-from treadle.deploy.serve.asked import AskedEmbedding, AskedGeneration, AskedScore, parse
+from treadle.deploy.http.asked import AskedEmbedding, AskedGeneration, AskedScore, parse
+from treadle.deploy.http.bodies import read_body, unless_gone
+from treadle.deploy.http.errors import ApiError, from_treadle
 from treadle.deploy.serve.catalogue import ServedModel
-from treadle.deploy.serve.errors import ApiError, from_treadle
-from treadle.deploy.serve.serving import Serving, read_body, unless_gone
+from treadle.deploy.serve.serving import Serving
 from treadle.runtime.executor import Floats
 from treadle.runtime.request import SamplingParams
 

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from treadle.deploy.serve.errors import ApiError
-from treadle.deploy.serve.serving import Serving
+from treadle.deploy.http.errors import ApiError
+from treadle.deploy.http.served import Served
 
 __all__ = ["Gate", "on_api_error", "on_failure", "on_http_error"]
 
@@ -24,8 +24,8 @@ _OPEN = {"/", "/health", "/metrics", "/openapi.json", "/favicon.ico"}
 class Gate:
     """Lets requests in, and counts those that are inside."""
 
-    def __init__(self, app: ASGIApp, serving: Serving, keys: Sequence[str]) -> None:
-        self._app, self._serving = app, serving
+    def __init__(self, app: ASGIApp, served: Served, keys: Sequence[str]) -> None:
+        self._app, self._served = app, served
         self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,20 +36,20 @@ class Gate:
         try:
             self._check(scope)
         except ApiError as error:
-            self._serving.metrics.refuse(error.status)
+            self._served.refuse(error.status)
             await error.response()(scope, receive, send)
             return
-        self._serving.num_inside += 1
+        self._served.num_inside += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._serving.num_inside -= 1
+            self._served.num_inside -= 1
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if self._keys and scope["path"] not in _OPEN:
             scope["treadle.key"] = self._key(headers.get("authorization", ""))
-        if self._serving.is_draining and scope["method"] == "POST":
+        if self._served.is_draining and scope["method"] == "POST":
             raise ApiError(
                 503,
                 "The server is shutting down and takes no new requests; try another, or again "
@@ -58,7 +58,7 @@ class Gate:
                 headers={"Retry-After": "5", "Connection": "close"},
             )
         length = headers.get("content-length", "")
-        most = self._serving.limits.max_body_bytes
+        most = self._served.limits.max_body_bytes
         if length.isdigit() and int(length[:20]) > most:
             raise ApiError(
                 413,
@@ -91,8 +91,8 @@ class Gate:
 async def on_api_error(request: Request, error: Exception) -> Response:
     """Answer with an error of ours."""
     assert isinstance(error, ApiError)
-    serving: Serving = request.app.state.serving
-    serving.metrics.refuse(error.status)
+    served: Served = request.app.state.served
+    served.refuse(error.status)
     return error.response()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from treadle.deploy.serve import asked
+from treadle.deploy.http import asked
 
 __all__ = ["document"]
 

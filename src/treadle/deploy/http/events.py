@@ -7,8 +7,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from treadle.deploy.serve.errors import ApiError
-from treadle.deploy.serve.serving import Answers
+from treadle.deploy.http.errors import ApiError
+from treadle.deploy.http.served import Closable
 
 __all__ = ["stream"]
 
@@ -19,7 +19,7 @@ _DONE = b"data: [DONE]\n\n"
 
 def stream(
     request: Request,
-    answers: Answers,
+    answers: Closable,
     chunks: AsyncIterator[dict[str, Any]],  # Any: JSON values
 ) -> Response:
     """Return a response that sends each chunk as an event; answers end when the client leaves."""
@@ -44,7 +44,7 @@ def _event(chunk: dict[str, Any]) -> bytes:  # Any: JSON values
 class _Closing(StreamingResponse):
     """Closes the answers even where the client left before the first piece was asked for."""
 
-    def __init__(self, answers: Answers, *args: Any, **kwargs: Any) -> None:  # Any: as the base's
+    def __init__(self, answers: Closable, *args: Any, **kwargs: Any) -> None:  # Any: as the base's
         super().__init__(*args, **kwargs)
         self._answers = answers
 

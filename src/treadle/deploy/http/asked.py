@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from treadle.core.registry import near
-from treadle.deploy.serve.errors import ApiError
+from treadle.deploy.http.errors import ApiError
 
 __all__ = [
     "IGNORED",

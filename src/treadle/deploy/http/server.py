@@ -9,7 +9,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from treadle.core.errors import SettingsError
-from treadle.deploy.serve.serving import Serving
+from treadle.deploy.http.served import Served
 
 __all__ = ["Server", "listen"]
 
@@ -25,7 +25,7 @@ class Server(uvicorn.Server):
     A second signal ends it at once.
     """
 
-    def __init__(self, app: Starlette, serving: Serving) -> None:
+    def __init__(self, app: Starlette, served: Served) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
                 ws="none",
             )
         )
-        self._serving = serving
+        self._served = served
         self._drain_until: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -49,18 +49,18 @@ class Server(uvicorn.Server):
 
     def drain(self) -> None:
         """Take no new requests, and end when those inside are done."""
-        self._serving.is_draining = True
-        self._drain_until = time.monotonic() + self._serving.limits.drain_seconds
+        self._served.is_draining = True
+        self._drain_until = time.monotonic() + self._served.limits.drain_seconds
 
     async def on_tick(self, counter: int) -> bool:
         """Say whether to end now; uvicorn asks ten times a second."""
         if self._drain_until is not None:
             is_late = time.monotonic() > self._drain_until
-            if is_late and self._serving.num_inside:
+            if is_late and self._served.num_inside:
                 _logger.warning(
-                    "%d requests were not done in time and are cancelled", self._serving.num_inside
+                    "%d requests were not done in time and are cancelled", self._served.num_inside
                 )
-            if is_late or not self._serving.num_inside:
+            if is_late or not self._served.num_inside:
                 self.should_exit = True
         return await super().on_tick(counter)
 

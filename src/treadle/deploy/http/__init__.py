@@ -1,0 +1,1 @@
+"""What every HTTP service here shares: schemas, errors, streams, the gate, the drain."""
