@@ -71,7 +71,7 @@ def add_the_toy(root: Path) -> None:
     family = root / "src/treadle/shrink/prune"
     (family / "methods/toy.py").write_text(METRIC)
     (root / "tests/shrink/prune/test_toy.py").write_text(TEST)
-    table = family / "__init__.py"
+    table = family / "tables.py"
     line = '        "random": f"{_METHODS}.random:Random",\n'
     added = '        "toy": f"{_METHODS}.toy:Toy",\n'
     assert line in table.read_text()
