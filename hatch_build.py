@@ -19,7 +19,7 @@ _NATIVE = "treadle/native"
 
 
 class NativeKernels(BuildHookInterface):
-    """Compiles every kernel for the baseline instructions and tags the wheel for its platform."""
+    """Compiles every kernel for every level of instructions and tags the wheel for its platform."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the objects to the wheel; an editable install compiles on first use instead."""
@@ -38,11 +38,15 @@ class NativeKernels(BuildHookInterface):
                 "install gcc, or unset the variable to build a pure wheel."
             )
         self._folder = tempfile.TemporaryDirectory()
-        for kernel in compiler.KERNELS:
-            name = compiler.prebuilt_name(kernel)
-            made = Path(self._folder.name) / name
-            compiler.compile_object(kernel, found, compiler.BASELINE, made)
-            build_data["force_include"][str(made)] = f"{_NATIVE}/objects/{name}"
+        jobs = [
+            compiler.Job(kernel, level, Path(self._folder.name) / prebuilt)
+            for level in compiler.LEVELS
+            for kernel in compiler.KERNELS
+            for prebuilt in [compiler.prebuilt_name(kernel, level)]
+        ]
+        compiler.compile_objects(jobs, found, os.cpu_count() or 1)
+        for job in jobs:
+            build_data["force_include"][str(job.target)] = f"{_NATIVE}/objects/{job.target.name}"
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-linux_x86_64"
 

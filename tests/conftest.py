@@ -1,5 +1,6 @@
 """What every test shares: no network, one thread, its own cache, checked shapes, tiny models."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ install_import_hook("treadle", "shape_checks.check")
 
 from transformers.utils import logging  # noqa: E402
 
-from treadle.model import tiny  # noqa: E402  # after the hook
+from treadle.core.cache import cache_folder  # noqa: E402  # after the hook
+from treadle.model import tiny  # noqa: E402
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()
@@ -32,9 +34,13 @@ Build = Callable[..., Path]
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the cache of a whole run in a folder of its own, so that kernels compile once."""
+    """Keep the cache of a worker in a folder of its own, but for kernels, which compile once."""
+    folder, kernels = tmp_path_factory.mktemp("cache"), cache_folder() / "native"
+    with contextlib.suppress(OSError):  # then each worker compiles them
+        kernels.mkdir(parents=True, exist_ok=True)
+        (folder / "native").symlink_to(kernels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TREADLE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TREADLE_CACHE", str(folder))
         yield
 
 

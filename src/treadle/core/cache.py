@@ -10,8 +10,16 @@ __all__ = ["cache_folder", "locked"]
 
 
 def cache_folder() -> Path:
-    """Return ``$TREADLE_CACHE``, or ``~/.cache/treadle``; the folder may not exist yet."""
-    return Path(os.environ.get("TREADLE_CACHE") or Path.home() / ".cache" / "treadle")
+    """Return ``$TREADLE_CACHE``, or ``treadle`` in ``$XDG_CACHE_HOME`` or in ``~/.cache``.
+
+    It may not exist yet. As the XDG base directory specification asks, a relative
+    ``$XDG_CACHE_HOME`` is ignored.
+    """
+    own = os.environ.get("TREADLE_CACHE")
+    if own:
+        return Path(own)
+    shared = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    return (shared if shared.is_absolute() else Path.home() / ".cache") / "treadle"
 
 
 @contextmanager

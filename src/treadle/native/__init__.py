@@ -137,7 +137,7 @@ def obs_block(
     """
     _check_block(weight, upper, keep, error)
     _check_threads(num_threads)
-    kernel = library("obs")
+    kernel = library("obs", _Block)
     if kernel is None:
         return twins.obs_block(weight, upper, keep, error)
     block = _Block.of(weight, upper, keep, error)
@@ -174,7 +174,7 @@ def obs_block_n_of_m(
     _check_block(weight, upper, keep, error)
     _check_threads(num_threads)
     _check_pattern(n, m, weight.shape[1])
-    kernel = library("obs")
+    kernel = library("obs", _Block)
     if kernel is None:
         return twins.obs_block_n_of_m(weight, upper, n, m, keep, error)
     block = _Block.of(weight, upper, keep, error)

@@ -1,23 +1,29 @@
-"""Finds the machine code of a kernel: prebuilt in the wheel, else compiled here, else none."""
+"""Finds the machine code of a kernel: made before its use, else compiled here, else none."""
 
 import ctypes
 import functools
 import logging
 import os
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from treadle.core.cache import cache_folder
+from treadle.core.cache import cache_folder, locked
 from treadle.core.errors import SettingsError
-from treadle.core.hardware import instruction_set
+from treadle.core.hardware import instruction_set, usable_cores
+from treadle.core.progress import steps
+from treadle.core.registry import near
 from treadle.native import compiler
+from treadle.native.compiler import Level
+from treadle.native.mirror import Mirror, require_same
 
-__all__ = ["NativeStatus", "SlowPathWarning", "library", "status"]
+__all__ = ["NativeStatus", "SlowPathWarning", "best_level", "library", "status"]
 
 _logger = logging.getLogger(__name__)
-_SWITCH = "TREADLE_NATIVE"
+_SWITCH, _LEVEL = "TREADLE_NATIVE", "TREADLE_LEVEL"
+_ENVIRONMENT = (_SWITCH, _LEVEL, "TREADLE_CACHE", "XDG_CACHE_HOME", "HOME")
 
 
 class SlowPathWarning(UserWarning):
@@ -32,6 +38,7 @@ class NativeStatus(NamedTuple):
     """The folder of the loaded objects."""
     compiler: str | None
     isa: str
+    """The level of instructions that the objects are made for."""
     why: str
 
 
@@ -40,16 +47,21 @@ class _Kernel(NamedTuple):
     status: NativeStatus
 
 
-def library(kernel: str) -> ctypes.CDLL | None:
+def library(kernel: str, *mirrors: Mirror) -> ctypes.CDLL | None:
     """Return the loaded kernel, or None where its Python twin has to do the work.
 
-    The first call may compile for about a second. Calls into the library release the interpreter's
+    The first call may compile for some seconds. Calls into the library release the interpreter's
     lock.
 
+    Args:
+        kernel: Its name.
+        mirrors: The structs that the caller hands to it; they are compared with C's once.
+
     Raises:
-        SettingsError: `$TREADLE_NATIVE` is neither 0 nor 1.
+        SettingsError: `$TREADLE_NATIVE` is neither 0 nor 1, or `$TREADLE_LEVEL` cannot run here.
+        TreadleError: A struct is another one in C.
     """
-    found = _load(kernel)
+    found = _load(kernel, mirrors)
     if found.library is None and not _is_switched_off():
         _warn_once(found.status.why)
     return found.library
@@ -63,31 +75,65 @@ def status() -> NativeStatus:
     )
 
 
-def _load(kernel: str) -> _Kernel:
+def best_level() -> Level:
+    """Return the level to compile for here: the best one that fits, or the one that is asked for.
+
+    Raises:
+        SettingsError: `$TREADLE_LEVEL` names none that this processor can run.
+    """
+    return (*_levels(), compiler.NATIVE)[0]
+
+
+def _levels() -> list[Level]:
+    """Return the levels of objects to look for, the best first."""
+    fitting = compiler.fitting_levels(instruction_set())
+    wanted = os.environ.get(_LEVEL)
+    if not wanted:
+        return fitting
+    allowed = {level.name: level for level in (*fitting, compiler.NATIVE)}
+    if wanted not in allowed:
+        raise SettingsError(
+            f"Found ${_LEVEL}='{wanted}' in the environment, expected a level that this processor "
+            f"runs. {near(wanted, allowed)}"
+        )
+    return [allowed[wanted]]
+
+
+def _load(kernel: str, mirrors: tuple[Mirror, ...] = ()) -> _Kernel:
     # What the environment says is the key, because kernels are asked for thousands of times a
     # second, and a path takes longer to build than a short run to compute.
-    get = os.environ.get
-    return _load_for(kernel, get(_SWITCH), get("TREADLE_CACHE"), get("HOME"))
+    return _load_for(kernel, mirrors, *map(os.environ.get, _ENVIRONMENT))
 
 
 @functools.cache
-def _load_for(kernel: str, switch: str | None, cache: str | None, home: str | None) -> _Kernel:
+def _load_for(kernel: str, mirrors: tuple[Mirror, ...], *environment: str | None) -> _Kernel:
     if _is_switched_off():
         return _Kernel(None, _python(f"${_SWITCH} is 0"))
-    return _find(kernel, cache_folder() / "native")
+    found = _find(kernel, cache_folder() / "native", tuple(_levels()))
+    if found.library is not None:
+        require_same(kernel, found.library, mirrors)
+    return found
 
 
 @functools.cache
-def _find(kernel: str, folder: Path) -> _Kernel:
-    prebuilt = compiler.OBJECTS / compiler.prebuilt_name(kernel)
-    if instruction_set() >= compiler.BASELINE_FLAGS and compiler.is_sealed(prebuilt):
-        why = "the wheel carries objects that fit this source and this processor"
-        found = NativeStatus("prebuilt", prebuilt.parent, None, compiler.BASELINE, why)
-        return _Kernel(ctypes.CDLL(str(prebuilt)), found)
-    return _compiled(kernel, folder)
+def _find(kernel: str, folder: Path, levels: tuple[Level, ...]) -> _Kernel:
+    for level in levels:
+        prebuilt = compiler.OBJECTS / compiler.prebuilt_name(kernel, level)
+        if compiler.is_sealed(prebuilt):
+            found = NativeStatus("prebuilt", prebuilt.parent, None, level.name, _prebuilt(level))
+            return _Kernel(ctypes.CDLL(str(prebuilt)), found)
+    return _compiled(kernel, folder, (*levels, compiler.NATIVE)[0])
 
 
-def _compiled(kernel: str, folder: Path) -> _Kernel:
+def _prebuilt(level: Level) -> str:
+    if os.environ.get(_LEVEL):
+        return f"${_LEVEL} asks for them"
+    fitting = compiler.fitting_levels(instruction_set())
+    which = "best" if level == fitting[0] else f"best of those here ({fitting[0].name} would fit)"
+    return f"the package carries objects of this source; {level.name} is the {which} level"
+
+
+def _compiled(kernel: str, folder: Path, level: Level) -> _Kernel:
     tool = compiler.find_compiler()
     if tool is None:
         named = os.environ.get("CC")
@@ -97,40 +143,58 @@ def _compiled(kernel: str, folder: Path) -> _Kernel:
             else "no cc, gcc or clang on the path"
         )
         return _Kernel(None, _python(looked))
-    path = folder / compiler.object_name(kernel, tool, instruction_set())
+    name = compiler.object_name(kernel, level, tool, instruction_set())
+    job = compiler.Job(kernel, level, folder / name)
     try:
-        return _kept(kernel, tool, path)
+        return _kept(job, tool)
     except compiler.CompileError as error:
         return _Kernel(None, _python(str(error)))
     except OSError as error:
-        return _not_kept(kernel, tool, path, str(error))
+        return _not_kept(job, tool, str(error))
 
 
-def _kept(kernel: str, tool: compiler.Compiler, path: Path) -> _Kernel:
+def _kept(job: compiler.Job, tool: compiler.Compiler) -> _Kernel:
+    path = job.target
     if not compiler.is_sealed(path):
-        path.parent.mkdir(parents=True, exist_ok=True)  # fails before it is promised
-        _log_once(path.parent)
-        compiler.compile_object(kernel, tool, "native", path)
+        with locked(path.parent / "lock"):  # of several processes, one compiles
+            if not compiler.is_sealed(path):
+                _make(job, tool)
     why = "compiled on this machine, because the installed package carries no fitting objects"
-    found = NativeStatus("compiled", path.parent, tool.version, "native", why)
+    found = NativeStatus("compiled", path.parent, tool.version, job.level.name, why)
     return _Kernel(ctypes.CDLL(str(path)), found)
 
 
-def _not_kept(kernel: str, tool: compiler.Compiler, path: Path, reason: str) -> _Kernel:
+def _make(job: compiler.Job, tool: compiler.Compiler) -> None:
+    """Compile an object, with a bar, and say what it took."""
+    began, num_units = time.perf_counter(), compiler.count_units(job.kernel)
+    with steps(f"compile {job.kernel}", num_units) as bar:
+        compiler.compile_objects([job], tool, usable_cores(), bar.advance)
+    _logger.warning(
+        "Compiled the kernel '%s' for %s in %.1f seconds; it is kept in '%s', so that this "
+        "happens once.",
+        job.kernel,
+        job.level.name,
+        time.perf_counter() - began,
+        job.target.parent,
+    )
+
+
+def _not_kept(job: compiler.Job, tool: compiler.Compiler, reason: str) -> _Kernel:
     """Compile for this process alone."""
+    folder = job.target.parent
     why = (
-        f"compiled for this process alone: '{path.parent}' cannot be written ({reason}). Let "
+        f"compiled for this process alone: '{folder}' cannot be written ({reason}). Let "
         f"TREADLE_CACHE name a folder that can"
     )
-    _warn_of_cache_once(path.parent, why)
+    _warn_of_cache_once(folder, why)
     try:
         with tempfile.TemporaryDirectory(prefix="treadle-") as beside:
-            made = Path(beside) / path.name
-            compiler.compile_object(kernel, tool, "native", made)
+            made = Path(beside) / job.target.name
+            compiler.compile_objects([job._replace(target=made)], tool, usable_cores())
             loaded = ctypes.CDLL(str(made))
     except (compiler.CompileError, OSError) as error:
         return _Kernel(None, _python(f"{why}; and not even so ({error})"))
-    return _Kernel(loaded, NativeStatus("compiled", None, tool.version, "native", why))
+    return _Kernel(loaded, NativeStatus("compiled", None, tool.version, job.level.name, why))
 
 
 def _python(why: str) -> NativeStatus:
@@ -145,15 +209,6 @@ def _is_switched_off() -> bool:
             f"1 (run machine code); unset it."
         )
     return value == "0"
-
-
-@functools.cache
-def _log_once(folder: Path) -> None:
-    _logger.warning(
-        "Compiling kernels for this processor, the largest for up to half a minute; they are kept "
-        "in '%s', so that this happens once.",
-        folder,
-    )
 
 
 @functools.cache

@@ -5,21 +5,23 @@
  * Each weight sees the same subtractions in the same order as in the column-by-column formula, and no multiplication is
  * fused with its subtraction (-ffp-contract=off), so the Python twin computes the same bits. */
 
-#include <stdint.h>
+#include "mirror.h"
 
 enum { LANES = 8, GROUP = 8, MAX_WIDTH = 256 };
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES))); /* a mask: -1 where true */
 
-typedef struct {
-    float *weight;
-    const float *upper; /* row-major, width x width */
-    uint8_t *keep;
-    float *error;
-    int64_t weight_stride, keep_stride, error_stride; /* elements from one row to the next */
-    int width;
-} Block;
+#define BLOCK_FIELDS(F)                                                                                                    \
+    F(float *, weight)                                                                                                     \
+    F(const float *, upper) /* row-major, width x width */                                                                 \
+    F(uint8_t *, keep)                                                                                                     \
+    F(float *, error)                                                                                                      \
+    F(int64_t, weight_stride) /* elements from one row to the next */                                                      \
+    F(int64_t, keep_stride)                                                                                                \
+    F(int64_t, error_stride)                                                                                               \
+    F(int32_t, width)
+MIRRORED(Block, BLOCK_FIELDS);
 
 /* The columns so far that pruned anything in these LANES rows; the others have no error to spread. */
 typedef struct {
@@ -136,3 +138,5 @@ void obs_block_n_of_m(const Block *block, int64_t begin, int64_t end, int32_t n,
     else if (m == 8) sweep(block, begin, end, 8, n);
     else sweep(block, begin, end, m, n);
 }
+
+MIRRORS(MIRROR_STRUCT(Block, BLOCK_FIELDS))

@@ -7,52 +7,26 @@
 
 enum { ON_Q, ON_K, ON_V, ON_O, ON_GATE, ON_UP, ON_DOWN, NUM_TARGETS };
 
-typedef struct {
-    int32_t rank, unused; /* rank 0: the matrix stays as it is */
-    const float *narrow;  /* [rank, cols] */
-    const float *widen;   /* [rank, rows], times the adapter's scale */
-} LowRank;
+#define LOW_RANK_FIELDS(F)                                                                                                 \
+    F(int32_t, rank) /* 0: the matrix stays as it is */                                                                    \
+    F(int32_t, unused)                                                                                                     \
+    F(const float *, narrow) /* [rank, cols] */                                                                            \
+    F(const float *, widen)  /* [rank, rows], times the adapter's scale */
+MIRRORED(LowRank, LOW_RANK_FIELDS);
 
 /* Neighbouring rows of one adapter. */
-typedef struct {
-    int32_t first, count, adapter;
-} Run;
+#define RUN_FIELDS(F)                                                                                                      \
+    F(int32_t, first)                                                                                                      \
+    F(int32_t, count)                                                                                                      \
+    F(int32_t, adapter)
+MIRRORED(Run, RUN_FIELDS);
 
-static float dot(const float *left, const float *right, int count) {
-    floats total = {0};
-    int c = 0;
-    for (; c + LANES <= count; c += LANES) total = fused(load(left + c), load(right + c), total);
-    float rest = 0;
-    for (; c < count; c++) rest = fmaf(left[c], right[c], rest);
-    return sum(total) + rest;
-}
+#pragma GCC visibility push(hidden)
 
 /* low[i] = narrow . x[i] for the rows of a run; [count, rank]. */
-static void narrow_run(const LowRank *change, const Run *run, const Activations *x, int cols, float *low) {
-    for (int k = 0; k < change->rank; k++)
-        for (int i = 0; i < run->count; i++)
-            low[(int64_t)i * change->rank + k] =
-                dot(change->narrow + (int64_t)k * cols, x->values + (int64_t)(run->first + i) * cols, cols);
-}
+void narrow_run(const LowRank *change, const Run *run, const Activations *x, int cols, float *low);
 
 /* target[i, c] += the sum over k of low[i, k] widen[k, c], for c from `begin` to `end`; `stride` columns. */
-static void widen_run(const LowRank *change, const Run *run, const float *low, int begin, int end, float *target, int64_t stride) {
-    int rank = change->rank;
-    for (int c = begin; c < end; c += LANES) {
-        const float *from = change->widen + c;
-        for (int i = 0; i < run->count; i++) {
-            float *at = target + (run->first + i) * stride + c;
-            const float *weights = low + (int64_t)i * rank;
-            if (c + LANES <= end) {
-                floats total = {0};
-                for (int k = 0; k < rank; k++) total = fused(load(from + k * stride), spread(weights[k]), total);
-                store(at, load(at) + total);
-            } else
-                for (int rest = 0; rest < end - c; rest++) {
-                    float total = 0;
-                    for (int k = 0; k < rank; k++) total = fmaf(from[k * stride + rest], weights[k], total);
-                    at[rest] += total;
-                }
-        }
-    }
-}
+void widen_run(const LowRank *change, const Run *run, const float *low, int begin, int end, float *target, int64_t stride);
+
+#pragma GCC visibility pop

@@ -62,6 +62,10 @@ class _StopWords(ctypes.Structure):
     _fields_ = (("keys", ctypes.c_void_p), ("place", ctypes.c_void_p), ("mask", ctypes.c_int64))
 
 
+def _kernel() -> ctypes.CDLL | None:
+    return library("text", _Characters, _StopWords)
+
+
 def count_documents(
     texts: Texts, unit: Unit, stop_words: Collection[str], required: tuple[str, ...]
 ) -> tuple[Integers, npt.NDArray[np.float64]]:
@@ -77,7 +81,7 @@ def count_documents(
     Returns:
         Counts [docs, COUNTS], and the entropy of the units [docs] in nats.
     """
-    kernel = library("text")
+    kernel = _kernel()
     if kernel is None:
         return twins.count_documents(texts, unit, stop_words, required)
     counts = np.empty((len(texts), len(COUNTS)), np.int64)
@@ -108,7 +112,7 @@ def minhash_documents(
     Returns:
         Keys [docs, bands], 0 for a document without a shingle, and the numbers of shingles [docs].
     """
-    kernel = library("text")
+    kernel = _kernel()
     if kernel is None:
         return twins.minhash_documents(texts, unit, size, multiply, add, bands)
     keys, found = np.empty((len(texts), bands), np.uint64), np.empty(len(texts), np.int64)
@@ -124,7 +128,7 @@ def minhash_documents(
 
 def shingle_documents(texts: Texts, unit: Unit, size: int) -> Shingles:
     """Return the set of each document's shingle hashes."""
-    kernel = library("text")
+    kernel = _kernel()
     if kernel is None:
         return twins.shingle_documents(texts, unit, size)
     values = np.empty(int(texts.offsets[-1] - texts.offsets[0]) + 1, np.uint32)
@@ -140,7 +144,7 @@ def shingle_documents(texts: Texts, unit: Unit, size: int) -> Shingles:
 
 def run_documents(texts: Texts, unit: Unit, size: int) -> Runs:
     """Return 64-bit hashes of all runs of `size` units, in the order of each document."""
-    kernel = library("text")
+    kernel = _kernel()
     if kernel is None:
         return twins.run_documents(texts, unit, size)
     values = np.empty(int(texts.offsets[-1] - texts.offsets[0]) + 1, np.uint64)
@@ -163,7 +167,7 @@ def parse_lines(
         What they say, or None where a line is not plain or there is no machine code: then Python
         reads them, and says why one is no document.
     """
-    kernel = library("text")
+    kernel = _kernel()
     if kernel is None:
         return None
     room = np.empty((3, len(content) + _SLACK_BYTES), np.uint8)
@@ -191,7 +195,7 @@ def parse_lines(
 
 def jaccard(sets: Shingles, left: Integers, right: Integers) -> npt.NDArray[np.float64]:
     """Return the Jaccard similarity of pairs of sets; 0 where both are empty."""
-    kernel = library("text")
+    kernel = _kernel()
     if kernel is None:
         return twins.jaccard(sets, left, right)
     found = np.empty(len(left))
@@ -214,7 +218,7 @@ def similar_pieces(
         short_chars: A piece of so many characters or fewer must be equal.
         window: How many of the pieces that stay a piece is compared with, from the last one back.
     """
-    kernel = library("text")
+    kernel = _kernel()
     if kernel is None:
         return twins.similar_pieces(pieces, starts, fraction, short_chars, window)
     goes = np.zeros(len(pieces), np.uint8)
@@ -234,7 +238,7 @@ def unite(parent: Integers, left: Integers, right: Integers) -> None:
         left: One of each pair.
         right: The other.
     """
-    kernel = library("text")
+    kernel = _kernel()
     if kernel is None:
         return twins.unite(parent, left, right)
     kernel.unite(_of(parent), _of(left), _of(right), ctypes.c_int64(len(left)))

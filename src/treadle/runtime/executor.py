@@ -3,13 +3,14 @@
 Pure data and numpy, so that a native step, transformers and a simulation take the same call.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from treadle.model.adapters import Adapter
+from treadle.runtime import head_windows
 from treadle.runtime.cache.pages import KeyValues
 
 __all__ = [
@@ -41,12 +42,28 @@ class ModelShape(NamedTuple):
     hidden_size: int
     max_positions: int
     windows: tuple[int | None, ...]
-    """Sliding window of each layer in tokens (a row sees itself and window - 1 before), or None."""
+    """Sliding window of each layer in tokens (a row sees itself and window - 1 before), or None;
+    where its heads have windows of their own, the widest."""
+    kv_windows: tuple[tuple[int | None, ...] | None, ...] | None = None
+    """[layers][kv_heads] where query heads have windows of their own: what the widest of those that
+    read a KV head sees, so that it must keep as much. None for a layer, or all, without."""
 
     @property
     def num_layers(self) -> int:
         """The number of decoder blocks."""
         return len(self.kv_heads)
+
+    def with_windows(
+        self, windows: head_windows.Windows, own: Sequence[int | None]
+    ) -> "ModelShape":
+        """Return the shape with windows for each query head; `own` are those of the layers."""
+        if not any(windows):
+            return self._replace(windows=tuple(own), kv_windows=None)
+        kept = tuple(
+            None if layer is None else head_windows.kv_windows(layer, kv_heads)
+            for layer, kv_heads in zip(windows, self.kv_heads, strict=True)
+        )
+        return self._replace(windows=head_windows.layer_windows(windows, own), kv_windows=kept)
 
     @property
     def num_heads(self) -> int:

@@ -80,7 +80,10 @@ class _Run:
         places = iter(range(self._load.trace.num_requests))
 
         async def client() -> None:
+            own = asyncio.current_task()
             for place in places:
+                if own is not None and own.cancelling():
+                    break  # a library may take a cancellation for its own, and go on
                 body = self._body(place)
                 await self._ask(body, place, self._now())
 

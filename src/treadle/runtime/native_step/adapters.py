@@ -11,27 +11,12 @@ from treadle.model import facts
 from treadle.model.adapters import Adapter
 from treadle.runtime.executor import StepRows
 from treadle.runtime.linear.lora import LowRank, low_ranks
+from treadle.runtime.native_step import structs
 
-__all__ = ["CALL_FIELDS", "LoraCall", "NativeAdapters"]
+__all__ = ["LoraCall", "NativeAdapters"]
 
 _LLAMA = facts.ARCHITECTURES["llama"]
 """peft names modules as transformers does, and there all decoders of the native step agree."""
-CALL_FIELDS = (
-    ("adapters", ctypes.c_void_p),
-    ("runs", ctypes.c_void_p),
-    ("num_runs", ctypes.c_int32),
-    ("max_rank", ctypes.c_int32),
-)
-"""The end of the struct Rows of step.c."""
-
-
-class _LowRank(ctypes.Structure):
-    _fields_ = (
-        ("rank", ctypes.c_int32),
-        ("unused", ctypes.c_int32),
-        ("narrow", ctypes.c_void_p),
-        ("widen", ctypes.c_void_p),
-    )
 
 
 class _Packed(NamedTuple):
@@ -72,7 +57,7 @@ class NativeAdapters:
         """Take an adapter in; see `low_ranks` for what is refused."""
         changes = low_ranks(adapter, {name: shape for name, (_, shape) in self._places.items()})
         packed = _Packed(
-            (_LowRank * len(self._places))(),
+            (structs.LowRank * len(self._places))(),
             [],
             max((len(change.narrow) for change in changes.values()), default=0),
         )
@@ -92,13 +77,13 @@ class NativeAdapters:
         table = (ctypes.c_void_p * (1 + max(self._packed)))()
         for slot, packed in self._packed.items():
             table[slot] = ctypes.addressof(packed.structs)
-        array = np.asarray(runs, np.int32)
+        array = (structs.Run * len(runs))(*(structs.Run(*run) for run in runs))
         max_rank = max(self._packed[run.slot].max_rank for run in runs)
-        fields = (ctypes.addressof(table), int(array.ctypes.data), len(runs), max_rank)
+        fields = (ctypes.addressof(table), ctypes.addressof(array), len(runs), max_rank)
         return LoraCall(fields, (table, array))
 
 
-def _struct(change: LowRank, arrays: list[Array]) -> _LowRank:
+def _struct(change: LowRank, arrays: list[Array]) -> structs.LowRank:
     narrow, widen = change.narrow, np.ascontiguousarray(change.widen.T)
     arrays += [narrow, widen]
-    return _LowRank(len(narrow), 0, narrow.ctypes.data, widen.ctypes.data)
+    return structs.LowRank(len(narrow), 0, narrow.ctypes.data, widen.ctypes.data)

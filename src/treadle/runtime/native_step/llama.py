@@ -21,99 +21,31 @@ from treadle.model.source import open_model
 from treadle.native.loader import library
 from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import Floats, ModelShape, StepRows
+from treadle.runtime.head_windows import HeadWindows, checked
 from treadle.runtime.linear.held import HeldWeights
-from treadle.runtime.linear.packed import AUTO, Matrix, PackedLayout, require_form
-from treadle.runtime.native_step.adapters import CALL_FIELDS, NativeAdapters
+from treadle.runtime.linear.packed import AUTO, PackedLayout, require_form
+from treadle.runtime.native_step.adapters import NativeAdapters
+from treadle.runtime.native_step.looking import Room
+from treadle.runtime.native_step.structs import (
+    MIRRORS,
+    ROLES,
+    Cache,
+    Heads,
+    HeadTables,
+    Layer,
+    Model,
+    Rows,
+    View,
+)
+from treadle.runtime.probe import Probe, Probed
 
 __all__ = ["LLAMA_LIKE", "LlamaStep"]
 
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
 """`model_type`s that the native step computes."""
-_ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 _KV_TYPES = {"fp32": 0, "fp16": 1, "int8": 2}
 _ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1}
 Config = dict[str, Any]  # Any: JSON values of config.json
-
-
-class _Heads(ctypes.Structure):
-    _fields_ = (
-        ("heads", ctypes.c_int32),
-        ("kv_heads", ctypes.c_int32),
-        ("dim", ctypes.c_int32),
-        ("window", ctypes.c_int32),
-        ("first", ctypes.c_int32),
-        ("scale", ctypes.c_float),
-        ("softcap", ctypes.c_float),
-    )
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = (
-        *((role, Matrix) for role in _ROLES),
-        ("attention_norm", ctypes.c_void_p),
-        ("mlp_norm", ctypes.c_void_p),
-        ("attention_after", ctypes.c_void_p),
-        ("mlp_after", ctypes.c_void_p),
-        ("q_norm", ctypes.c_void_p),
-        ("k_norm", ctypes.c_void_p),
-        ("heads", _Heads),
-        ("rope", ctypes.c_int32),
-    )
-
-
-class _Cache(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_void_p)
-        for name in ("keys", "values", "positions", "key_scales", "value_scales")
-    )
-
-
-class _Model(ctypes.Structure):
-    _fields_ = (
-        ("embedding", Matrix),
-        ("head", Matrix),
-        ("norm", ctypes.c_void_p),
-        ("layers", ctypes.c_void_p),
-        ("caches", ctypes.c_void_p),
-        *((n, ctypes.c_int32) for n in ("num_layers", "hidden", "widest", "activation")),
-        *((n, ctypes.c_float) for n in ("epsilon", "norm_offset", "embedding_scale", "softcap")),
-        *((n, ctypes.c_int32) for n in ("kv_dtype", "page_size")),
-    )
-
-
-class _HeadTables(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("numbers", "lengths", "planes", "arena")),
-        ("num_heads", ctypes.c_int32),
-        ("most", ctypes.c_int32),
-    )
-
-
-class _View(ctypes.Structure):
-    _fields_ = (
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                *("positions", "row_starts", "context_lengths", "page_starts"),
-                *("pages", "prefix_lengths", "ancestors"),
-            )
-        ),
-        ("dtype", ctypes.c_int32),
-        ("page_size", ctypes.c_int32),
-        ("heads", _HeadTables),
-    )
-
-
-class _Rows(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("tokens", "slots", "wanted")),
-        ("view", _View),
-        ("cosines", ctypes.c_void_p * 2),
-        ("sines", ctypes.c_void_p * 2),
-        *((n, ctypes.c_int32) for n in ("num_rows", "num_segments", "num_wanted", "wants_hidden")),
-        ("out", ctypes.c_void_p),
-        *CALL_FIELDS,
-    )
 
 
 class LlamaStep:
@@ -130,12 +62,13 @@ class LlamaStep:
         CheckpointError: The folder cannot be read, or holds NaN.
     """
 
+    shape: ModelShape
     stores_rotated_keys = True
     is_timed = False
 
     def __init__(self, folder: Path, weights: str = AUTO, num_threads: int | None = None) -> None:
         form = require_form(weights)
-        kernel = library("step")
+        kernel = library("step", *MIRRORS)
         if kernel is None:
             raise UnsupportedModelError(
                 "The native step needs its machine code; install gcc (treadle doctor says more)."
@@ -147,7 +80,7 @@ class LlamaStep:
         with open_model(folder) as reader:
             self._load(reader, form)
             self.weights.warn(reader)
-        self._adapters = NativeAdapters(self._layers, _ROLES)
+        self._adapters = NativeAdapters(self._layers, ROLES)
         wanted = num_threads or hardware.usable_physical_cores()
         self._step = ctypes.c_void_p(self._kernel.step_open(ctypes.c_int32(wanted)))
         self._pool: KeyValues | None = None
@@ -181,6 +114,34 @@ class LlamaStep:
         """Do the same, but return the last hidden states [wanted, hidden], after the final norm."""
         return self._run(rows, pool, True)
 
+    def probe(self, rows: StepRows, pool: KeyValues, probe: Probe) -> Probed:
+        """Do what `forward` does, and return what `probe` asks for beside the logits.
+
+        Raises:
+            SettingsError: The step has no such segment or row.
+        """
+        probe.check(rows)
+        heads = [layer.heads.heads for layer in self._layers]
+        room = Room(probe, rows, heads, self.shape.hidden_size)
+        return room.probed(self._run(rows, pool, False, room))
+
+    def set_head_windows(self, windows: HeadWindows | None) -> None:
+        """Give each query head a window of its own; None: the model's windows again.
+
+        Raises:
+            SettingsError: They do not fit the model's layers and heads.
+        """
+        heads = [layer.heads.heads for layer in self._layers]
+        found = checked([None] * len(heads) if windows is None else windows, heads)
+        self._windows = [
+            None if layer is None else np.array([window or 0 for window in layer], np.int32)
+            for layer in found
+        ]
+        for layer, own in zip(self._layers, self._windows, strict=True):
+            layer.heads.windows = _at(own)
+        own_windows = [layer.heads.window or None for layer in self._layers]
+        self.shape = self.shape.with_windows(found, own_windows)
+
     def add_adapter(self, slot: int, adapter: Adapter) -> None:
         """Take an adapter in, for segments whose rows name its slot."""
         self._adapters.add(slot, adapter)
@@ -189,12 +150,14 @@ class LlamaStep:
         """Let an adapter go."""
         self._adapters.remove(slot)
 
-    def _run(self, rows: StepRows, pool: KeyValues, wants_hidden: bool) -> Floats:
+    def _run(
+        self, rows: StepRows, pool: KeyValues, wants_hidden: bool, room: Room | None = None
+    ) -> Floats:
         self._bind(pool)
         width = self.shape.hidden_size if wants_hidden else self.shape.vocab_size
         out = np.empty((len(rows.wanted), width), np.float32)
         turns = [self._turns(kind, rows.positions) for kind in range(2)]
-        view = _View(
+        view = View(
             *(_at(array) for array in (rows.positions, rows.row_starts, rows.context_lengths)),
             *(_at(array) for array in (rows.page_starts, rows.pages, rows.prefix_lengths)),
             _at(rows.ancestors),
@@ -203,7 +166,7 @@ class LlamaStep:
             self._heads_of(rows),
         )
         lora = self._adapters.call(rows)
-        call = _Rows(
+        call = Rows(
             *(_at(array) for array in (rows.tokens, rows.slots, rows.wanted)),
             view,
             (ctypes.c_void_p * 2)(*(_at(cosines) for cosines, _ in turns)),
@@ -213,6 +176,7 @@ class LlamaStep:
             len(rows.wanted),
             wants_hidden,
             _at(out),
+            None if room is None else room.address,
             *lora.fields,
         )
         if self._kernel.step_run(self._step, ctypes.byref(self._model), ctypes.byref(call)):
@@ -221,11 +185,11 @@ class LlamaStep:
             )
         return out
 
-    def _heads_of(self, rows: StepRows) -> _HeadTables:
+    def _heads_of(self, rows: StepRows) -> HeadTables:
         tables = rows.heads
         if tables is None:
-            return _HeadTables()
-        return _HeadTables(
+            return HeadTables()
+        return HeadTables(
             *map(_at, tables), ctypes.addressof(self._arena), *tables.planes.shape[1:]
         )
 
@@ -270,9 +234,9 @@ class LlamaStep:
                 layers.append(self._layer(reader, config, settings, layer, module))
                 layers[-1].heads.first = sum(before.heads.kv_heads for before in layers[:-1])
                 bar.advance()
-        self._layers = (_Layer * num_layers)(*layers)
-        self._caches = (_Cache * num_layers)()
-        self._arena = _Cache()
+        self._layers = (Layer * num_layers)(*layers)
+        self._caches = (Cache * num_layers)()
+        self._arena = Cache()
         prefix = facts.block_prefix(config, 0, {n: i.shape for n, i in reader.tensors.items()})
         stem = prefix.split("layers.")[0]
         embedding = self.weights.matrix(reader, f"{stem}embed_tokens.weight", None)
@@ -282,7 +246,7 @@ class LlamaStep:
         if not is_tied:  # a token reads one row of an embedding that is not the head
             self.weights.discount(embedding)
         hidden = embedding.struct.cols
-        self._model = _Model(
+        self._model = Model(
             embedding.struct,
             head.struct,
             self.weights.vector(reader, f"{stem}norm.weight"),
@@ -290,7 +254,6 @@ class LlamaStep:
             ctypes.addressof(self._caches),
             num_layers,
             hidden,
-            0,
             _ACTIVATIONS[_activation(config, settings)],
             settings.rms_norm_eps,
             float(is_gemma),
@@ -312,7 +275,7 @@ class LlamaStep:
 
     def _layer(
         self, reader: CheckpointReader, config: Config, settings: Any, layer: int, module: Any
-    ) -> _Layer:  # Any: transformers' config and module
+    ) -> Layer:  # Any: transformers' config and module
         from treadle.model import facts
 
         shapes = {name: info.shape for name, info in reader.tensors.items()}
@@ -320,7 +283,7 @@ class LlamaStep:
         matrices = {m.role: m for m in facts.linears(config, layer, shapes)}
         packed = [
             self.weights.matrix(reader, name, name[: -len("weight")] + "bias")
-            for name in (matrices[role].tensor for role in _ROLES)
+            for name in (matrices[role].tensor for role in ROLES)
         ]
         norms = [
             self.weights.vector(reader, prefix + name, is_optional=place > 1)
@@ -331,7 +294,7 @@ class LlamaStep:
         kinds = getattr(settings, "layer_types", None) or []
         is_sliding = (kinds[layer : layer + 1] or [""])[0] == "sliding_attention"
         window = getattr(settings, "sliding_window", None) if is_sliding or not kinds else None
-        heads = _Heads(
+        heads = Heads(
             packed[0].struct.rows // dim,
             packed[1].struct.rows // dim,
             dim,
@@ -340,7 +303,7 @@ class LlamaStep:
             attention.scaling,
             getattr(settings, "attn_logit_softcapping", None) or 0.0,
         )
-        return _Layer(*(matrix.struct for matrix in packed), *norms, heads, int(is_sliding))
+        return Layer(*(matrix.struct for matrix in packed), *norms, heads, int(is_sliding))
 
 
 _QK_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from treadle.core.errors import UnsupportedModelError
 from treadle.runtime.cache.pages import KeyValues, LayerKeyValues
 from treadle.runtime.executor import HeadTables, StepRows
-from treadle.runtime.transformers_step.visibility import EntrySource, tensor, visible_slots
+from treadle.runtime.head_windows import Windows
+from treadle.runtime.probe import Probe
+from treadle.runtime.transformers_step.products import attend, attention_weights
+from treadle.runtime.transformers_step.visibility import (
+    EntrySource,
+    Window,
+    limits,
+    tensor,
+    visible_slots,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -75,9 +84,22 @@ class _Places(NamedTuple):
 class StepPages:
     """One step's rows and the pool they attend over; lives for one call of the model."""
 
-    def __init__(self, rows: StepRows, pool: KeyValues, device: "torch.device") -> None:
+    def __init__(
+        self,
+        rows: StepRows,
+        pool: KeyValues,
+        device: "torch.device",
+        windows: Windows | None = None,
+        probe: Probe | None = None,
+    ) -> None:
         import torch
 
+        self._head_windows = windows
+        self._watched = probe.segment if probe is not None and probe.mass is not None else None
+        """The segment whose attention is looked at."""
+        self._probe = probe
+        self.mass: dict[int, torch.Tensor] = {}
+        """What each layer's heads gave: [heads, slots], or [rows, heads, slots]."""
         self._pool, self._device = pool, device
         self._segments = list(rows.segments())
         self._pages = torch.from_numpy(rows.slots // pool.page_size).to(device, torch.int64)
@@ -89,17 +111,20 @@ class StepPages:
         singles = [
             n
             for n, s in enumerate(self._segments)
-            if s.num_rows == 1 and s.ancestors is None and n not in self._kept
+            if s.num_rows == 1
+            and s.ancestors is None
+            and n not in self._kept
+            and n != self._watched
         ]
         self._singles = singles if len(singles) > 1 else []
         """Segments of one row each, which attend together."""
         self._single_tables: dict[int, torch.Tensor] = {}
-        self._single_masks: dict[int | None, torch.Tensor] = {}
+        self._single_masks: dict[Window, torch.Tensor] = {}
         found = [self._segments[n] for n in self._singles]
         self._single_rows = torch.tensor([s.first_row for s in found]).to(device)
         self._single_lengths = torch.tensor([s.context_length for s in found]).to(device)
         self._places: dict[int, _Places] = {}
-        self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
+        self._masks: dict[tuple[int, Window], torch.Tensor | None] = {}
 
     def attend(
         self,
@@ -138,11 +163,13 @@ class StepPages:
         for number in self._kept:
             self._write_kept(number, module.layer_idx, key[0], value[0])
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        own_windows = self._head_windows and self._head_windows[module.layer_idx]
+        window = own_windows or sliding_window
         mixed = torch.empty_like(query[0])
         if self._singles:
             rows = self._single_rows
             mixed[:, rows] = self._attend_singles(
-                query[0][:, rows], layer, places, scale, sliding_window, softcap
+                query[0][:, rows], layer, places, scale, window, softcap
             )
         for number, segment in enumerate(self._segments):
             if number in self._singles:
@@ -152,11 +179,21 @@ class StepPages:
             source = self._source(number, module.layer_idx, places)
             keys = self._gather(source.arrays.keys, source.arrays.key_scales, source, True)
             values = self._gather(source.arrays.values, source.arrays.value_scales, source)
-            visible = self._mask(number, sliding_window, source)
-            mixed[:, segment.first_row : last_row] = _attend(
+            visible = self._mask(number, window, source)
+            if number == self._watched:
+                weights = attention_weights(own, keys, visible, scale, softcap)
+                self._record(module.layer_idx, weights)
+            mixed[:, segment.first_row : last_row] = attend(
                 own, keys, values, visible, scale, softcap
             )
         return mixed.transpose(0, 1)[None]
+
+    def _record(self, layer: int, weights: "torch.Tensor") -> None:
+        """Keep the probabilities [heads, rows, context] of the segment that is looked at."""
+        assert self._probe is not None
+        counted = weights[:, self._probe.first_row :]
+        is_sum = self._probe.mass == "sum"
+        self.mass[layer] = counted.sum(dim=1) if is_sum else counted.transpose(0, 1)
 
     def _attend_singles(
         self,
@@ -164,7 +201,7 @@ class StepPages:
         layer: LayerKeyValues,
         places: _Places,
         scale: float,
-        window: int | None,
+        window: Window,
         softcap: float | None,
     ) -> "torch.Tensor":
         """Return the attention [heads, requests, dim] of requests of one row each, all at once.
@@ -208,21 +245,22 @@ class StepPages:
         return self._single_tables[heads]
 
     def _hidden_from_singles(
-        self, table: "torch.Tensor", layer: LayerKeyValues, window: int | None
+        self, table: "torch.Tensor", layer: LayerKeyValues, window: Window
     ) -> "torch.Tensor":
-        """Return which slots [requests, 1, 1, context] these segments do not see."""
+        """Return which slots [requests, kv_heads or 1, group or 1, context] these do not see."""
         import torch
 
         if window not in self._single_masks:
             size = self._pool.page_size
             context = table.shape[2] * size
             slot, length = torch.arange(context, device=self._device), self._single_lengths[:, None]
-            hidden = slot >= length
+            hidden = (slot >= length)[:, None]
             if window is not None:
                 held = tensor(layer.positions).view(-1, size)[table[:, 0]].flatten(1)
-                row = self._positions[self._single_rows]
-                hidden = hidden | (row[:, None] - held >= window)
-            self._single_masks[window] = hidden[:, None, None]
+                ago = self._positions[self._single_rows][:, None] - held
+                hidden = hidden | (ago[:, None] >= limits(window, self._device)[:, 0])
+            groups = table.shape[1] if isinstance(window, tuple) else 1
+            self._single_masks[window] = hidden.view(len(table), groups, -1, context)
         return self._single_masks[window]
 
     def _places_of(self, heads: int) -> _Places:
@@ -318,10 +356,11 @@ class StepPages:
             found = found * flat.index_select(0, table).view(heads, -1, 1)[:, :context]
         return found
 
-    def _mask(self, number: int, window: int | None, source: EntrySource) -> "torch.Tensor | None":
+    def _mask(self, number: int, window: Window, source: EntrySource) -> "torch.Tensor | None":
         """Return which slots [rows, context] of a segment its rows see; None: all.
 
-        [kv_heads, rows, context] where heads have their own tables.
+        [kv_heads, rows, context] where heads have their own tables, [heads, rows, context] where
+        they have their own windows.
         """
         segment = self._segments[number]
         row_positions = self._positions[segment.first_row : segment.first_row + segment.num_rows]
@@ -336,36 +375,3 @@ class StepPages:
 def _kept_numbers(tables: HeadTables) -> dict[int, int]:
     """Return the segments whose heads have their own tables, and their places there."""
     return {n: own for n, own in enumerate(tables.numbers.tolist()) if own >= 0}
-
-
-def _attend(
-    query: "torch.Tensor",
-    keys: "torch.Tensor",
-    values: "torch.Tensor",
-    visible: "torch.Tensor | None",
-    scale: float,
-    softcap: float | None,
-) -> "torch.Tensor":
-    """Return the attention [heads, rows, dim] of one request; float32 throughout."""
-    import torch
-    from torch.nn import functional
-
-    heads, rows, dim = query.shape
-    kv_heads = keys.shape[0]
-    if visible is not None and visible.dim() == 3:  # by KV head
-        visible = visible.repeat_interleave(heads // kv_heads, 0)
-    if rows > 1 and softcap is None:
-        groups = heads // kv_heads
-        keys, values = keys.repeat_interleave(groups, 0), values.repeat_interleave(groups, 0)
-        return functional.scaled_dot_product_attention(
-            query[None].float(), keys[None], values[None], attn_mask=visible, scale=scale
-        )[0].to(query.dtype)
-    grouped = query.reshape(kv_heads, -1, dim).float()
-    scores = torch.matmul(grouped, keys.transpose(1, 2)).mul_(scale)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    if visible is not None:
-        by_row = scores.view(heads, rows, -1).masked_fill(~visible, float("-inf"))
-        scores = by_row.view(scores.shape)
-    mixed = torch.matmul(torch.softmax(scores, dim=-1), values)
-    return mixed.view(heads, rows, -1).to(query.dtype)

@@ -17,9 +17,12 @@ from treadle.model.load import full
 from treadle.native.loader import SlowPathWarning
 from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import Floats, ModelShape, StepRows
+from treadle.runtime.head_windows import HeadWindows, Windows, checked
 from treadle.runtime.logits import require_sound
+from treadle.runtime.probe import Probe, Probed, count_slots
 from treadle.runtime.transformers_step.adapters import HookedAdapters
 from treadle.runtime.transformers_step.attention import STEP, StepPages, inside_step, register
+from treadle.runtime.transformers_step.looking import mass_of, watched
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +54,9 @@ class GenericExecutor:
             config: Any = getattr(part, "config", None)
             if hasattr(config, "_attn_implementation"):
                 config._attn_implementation = name
-        self.shape = _probe(module, self._device, name)
+        self.shape, self._heads = _shape_of(module, self._device, name)
+        self._own_windows = self.shape.windows
+        self._windows: Windows | None = None
         self._adapters = HookedAdapters(module, self._device)
 
     @classmethod
@@ -74,16 +79,45 @@ class GenericExecutor:
     def forward(self, rows: StepRows, pool: KeyValues) -> Floats:
         """Write the rows' keys and values into `pool` and return logits [wanted, vocab]."""
         wanted = self._wanted(rows)
-        logits = self._run(self._module, rows, pool, logits_to_keep=wanted).logits
+        logits = self._run(self._module, rows, self._step(rows, pool), logits_to_keep=wanted).logits
         found: Floats = logits[0].float().cpu().numpy()
         return found
 
     def hidden(self, rows: StepRows, pool: KeyValues) -> Floats:
         """Do the same, but return the last hidden states [wanted, hidden]."""
         backbone = self._module.get_submodule(self._module.base_model_prefix)
-        states = self._run(backbone, rows, pool).last_hidden_state[0, self._wanted(rows)]
+        states = self._run(backbone, rows, self._step(rows, pool)).last_hidden_state[
+            0, self._wanted(rows)
+        ]
         found: Floats = states.float().cpu().numpy()
         return found
+
+    def probe(self, rows: StepRows, pool: KeyValues, probe: Probe) -> Probed:
+        """Do what `forward` does, and return what `probe` asks for beside the logits.
+
+        Raises:
+            SettingsError: The step has no such segment or row.
+            UnsupportedModelError: The model's blocks are not found, and their states are asked for.
+        """
+        probe.check(rows)
+        with watched(self._module, probe) as states:
+            wanted = self._wanted(rows)
+            step = self._step(rows, pool, probe)
+            logits = self._run(self._module, rows, step, logits_to_keep=wanted).logits
+        mass = mass_of(step, count_slots(rows, probe.segment)) if probe.mass else None
+        return Probed(
+            logits[0].float().cpu().numpy(), mass, np.stack(states) if probe.has_states else None
+        )
+
+    def set_head_windows(self, windows: HeadWindows | None) -> None:
+        """Give each query head a window of its own; None: the model's windows again.
+
+        Raises:
+            SettingsError: They do not fit the model's layers and heads.
+        """
+        found = checked([None] * len(self._heads) if windows is None else windows, self._heads)
+        self._windows = found if any(found) else None
+        self.shape = self.shape.with_windows(found, self._own_windows)
 
     def add_adapter(self, slot: int, adapter: Adapter) -> None:
         """Take an adapter in, for segments whose rows name its slot."""
@@ -114,11 +148,13 @@ class GenericExecutor:
                 stacklevel=2,
             )
 
-    def _run(self, module: Any, rows: StepRows, pool: KeyValues, **options: Any) -> Any:
+    def _step(self, rows: StepRows, pool: KeyValues, probe: Probe | None = None) -> StepPages:
+        return StepPages(rows, pool, self._device, self._windows, probe)
+
+    def _run(self, module: Any, rows: StepRows, step: StepPages, **options: Any) -> Any:
         import torch
 
         self._require_threads()
-        step = StepPages(rows, pool, self._device)
         with self._adapters.hooked(rows.adapter_runs(), len(rows.tokens)):
             return _call(
                 module,
@@ -159,11 +195,11 @@ def _call(
         inside_step.reset(token)
 
 
-class _Probe:
+class _Caller:
     """Stands in for a step and notes how each layer calls its attention."""
 
     def __init__(self) -> None:
-        self.layers: dict[int, tuple[int, int, int | None]] = {}
+        self.layers: dict[int, tuple[int, int, int | None, int]] = {}
 
     def attend(
         self,
@@ -180,19 +216,24 @@ class _Probe:
                 f"({key.shape[-1]} and {value.shape[-1]}), which pages do not hold; run this model "
                 f"with transformers."
             )
-        self.layers[module.layer_idx] = (key.shape[1], key.shape[-1], sliding_window)
+        self.layers[module.layer_idx] = (
+            *(key.shape[1], key.shape[-1], sliding_window),
+            query.shape[1],
+        )
         return query.transpose(1, 2)
 
 
-def _probe(module: Any, device: "torch.device", name: str) -> ModelShape:
-    """Find the model's shape by running one token through it."""
+def _shape_of(
+    module: Any, device: "torch.device", name: str
+) -> tuple[ModelShape, tuple[int, ...]]:  # Any: a causal LM
+    """Find the model's shape and the query heads of its layers by running one token through it."""
     import torch
 
-    probe, one = _Probe(), torch.zeros(1, dtype=torch.int64, device=device)
-    out = _call(module, one, one, probe)
+    caller, one = _Caller(), torch.zeros(1, dtype=torch.int64, device=device)
+    out = _call(module, one, one, caller)
     config = module.config
-    num_layers, seen = int(config.num_hidden_layers), probe.layers
-    widths = {width for _, width, _ in seen.values()}
+    num_layers, seen = int(config.num_hidden_layers), caller.layers
+    widths = {width for _, width, *_ in seen.values()}
     if sorted(seen) != list(range(num_layers)) or len(widths) != 1:
         raise UnsupportedModelError(
             f"{type(module).__name__} calls transformers' attention registry in {len(seen)} of its "
@@ -202,7 +243,7 @@ def _probe(module: Any, device: "torch.device", name: str) -> ModelShape:
     highest = float(out.logits.max())
     if not math.isfinite(highest):
         require_sound(out.logits[0].float().cpu().numpy(), name, "fp32")
-    return ModelShape(
+    shape = ModelShape(
         kv_heads=tuple(seen[layer][0] for layer in range(num_layers)),
         head_dim=widths.pop(),
         vocab_size=int(out.logits.shape[-1]),
@@ -210,3 +251,4 @@ def _probe(module: Any, device: "torch.device", name: str) -> ModelShape:
         max_positions=int(config.max_position_embeddings),
         windows=tuple(seen[layer][2] for layer in range(num_layers)),
     )
+    return shape, tuple(seen[layer][3] for layer in range(num_layers))

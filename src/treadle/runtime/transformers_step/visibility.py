@@ -10,7 +10,11 @@ from treadle.runtime.executor import Segment
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EntrySource", "tensor", "visible_slots"]
+__all__ = ["EntrySource", "Window", "limits", "tensor", "visible_slots"]
+
+Window = int | None | tuple[int | None, ...]
+"""Of a layer in positions, or of each of its query heads."""
+_FOR_EVER = 2**31 - 1
 
 
 class EntrySource(NamedTuple):
@@ -34,17 +38,18 @@ def tensor(array: Any) -> "torch.Tensor":  # Any: a numpy array, or a tensor on 
 
 
 def visible_slots(
-    segment: Segment, positions: "torch.Tensor", source: EntrySource, window: int | None
+    segment: Segment, positions: "torch.Tensor", source: EntrySource, window: Window
 ) -> "torch.Tensor | None":
     """Return which slots [rows, context] of a segment its rows see; None: all.
 
-    [kv_heads, rows, context] where heads have their own tables.
+    [kv_heads, rows, context] where heads have their own tables, [heads, rows, context] where they
+    have their own windows.
 
     Args:
         segment: The rows.
         positions: [rows] their places in the text.
         source: Of the layer.
-        window: Of the layer, in positions.
+        window: Of the layer or its heads.
     """
     import torch
 
@@ -61,9 +66,25 @@ def visible_slots(
         visible = _of_tree(segment, slot, length)
     if window is not None:
         held = tensor(source.arrays.positions).flatten(0, -2)[source.planes].flatten(1)
-        held = held[:, None, : source.context]
-        visible = visible & (positions[:, None] - (held[0] if lengths is None else held) < window)
+        ago = positions[:, None] - held[:, None, : source.context]  # [kv_heads, rows, context]
+        widths = limits(window, positions.device)
+        if isinstance(window, tuple):
+            ago = ago.repeat_interleave(len(window) // len(ago), 0)
+            if visible.dim() == 3:
+                visible = visible.repeat_interleave(len(window) // len(visible), 0)
+        elif lengths is None:
+            ago, widths = ago[0], widths[0]
+        visible = visible & (ago < widths)
     return visible
+
+
+def limits(window: Window, device: "torch.device") -> "torch.Tensor":
+    """Return the positions [heads or 1, 1, 1] from which on a row sees no more."""
+    import torch
+
+    widths = window if isinstance(window, tuple) else (window,)
+    found = [_FOR_EVER if width is None else width for width in widths]
+    return torch.tensor(found, device=device)[:, None, None]
 
 
 def _of_tree(segment: Segment, slot: "torch.Tensor", length: "torch.Tensor") -> "torch.Tensor":

@@ -1,0 +1,103 @@
+/* The cache of keys and values, and where in it the slots of a request lie. */
+
+#pragma once
+
+#include "mirror.h"
+#include "step_vector.h"
+
+enum { FP32 = 0, FP16 = 1, INT8 = 2 };
+enum { SLOTS = 64, QUERIES = 48, WIDE = LANES == 16 ? 4 : 2 };
+
+#define CACHE_FIELDS(F)                                                                                                    \
+    F(void *, keys)        /* [pages, kv_heads, dim, page_size]: a vector holds one dimension of many slots */             \
+    F(void *, values)      /* [pages, kv_heads, page_size, dim] */                                                         \
+    F(int32_t *, positions) /* [pages, kv_heads, page_size] */                                                             \
+    F(float *, key_scales)                                                                                                 \
+    F(float *, value_scales)
+MIRRORED(Cache, CACHE_FIELDS);
+
+#define HEADS_FIELDS(F)                                                                                                    \
+    F(int32_t, heads)                                                                                                      \
+    F(int32_t, kv_heads)                                                                                                   \
+    F(int32_t, dim)                                                                                                        \
+    F(int32_t, window) /* 0: none */                                                                                       \
+    F(int32_t, first)  /* the number of the first KV head among those of all layers */                                     \
+    F(float, scale)                                                                                                        \
+    F(float, softcap)             /* 0: none */                                                                            \
+    F(const int32_t *, windows) /* [heads] instead of the layer's window, or null */
+MIRRORED(Heads, HEADS_FIELDS);
+
+/* Tables of each layer and KV head, for segments whose heads keep different entries. Their planes lie in the arena, which
+ * is a cache whose pages have one plane each. */
+#define HEAD_TABLES_FIELDS(F)                                                                                              \
+    F(const int32_t *, numbers) /* [segments] the segment's place below, or -1; null: no segment has one */                \
+    F(const int32_t *, lengths) /* [kept segments, num_heads] */                                                           \
+    F(const int32_t *, planes)  /* [kept segments, num_heads, most] */                                                     \
+    F(const Cache *, arena)                                                                                                \
+    F(int32_t, num_heads)                                                                                                  \
+    F(int32_t, most)
+MIRRORED(HeadTables, HEAD_TABLES_FIELDS);
+
+#define VIEW_FIELDS(F)                                                                                                     \
+    F(const int32_t *, positions)                                                                                          \
+    F(const int32_t *, row_starts)                                                                                         \
+    F(const int32_t *, context_lengths)                                                                                    \
+    F(const int32_t *, page_starts)                                                                                        \
+    F(const int32_t *, pages)                                                                                              \
+    F(const int32_t *, prefix_lengths)                                                                                     \
+    F(const uint64_t *, ancestors)                                                                                         \
+    F(int32_t, dtype)                                                                                                      \
+    F(int32_t, page_size)                                                                                                  \
+    F(HeadTables, heads)
+MIRRORED(View, VIEW_FIELDS);
+
+/* A head's part of a segment's cache. */
+typedef struct {
+    const Cache *cache;
+    const int32_t *pages;
+    int kv_heads, kv_head, size, dim, dtype;
+} Plane;
+
+/* Where a head's table of a segment stands among those of all heads, or -1 if the segment has one for all heads. */
+INLINE int64_t table_of(const View *view, const Heads *h, int segment, int kv_head) {
+    int number = view->heads.numbers ? view->heads.numbers[segment] : -1;
+    return number < 0 ? -1 : (int64_t)number * view->heads.num_heads + h->first + kv_head;
+}
+
+/* A head's part of a segment's cache; `context` becomes the number of its slots. */
+INLINE Plane plane_of(const View *view, const Heads *h, const Cache *cache, int segment, int kv_head, int *context) {
+    int64_t table = table_of(view, h, segment, kv_head);
+    const int32_t *pages = view->pages + view->page_starts[segment];
+    if (table < 0) return (Plane){cache, pages, h->kv_heads, kv_head, view->page_size, h->dim, view->dtype};
+    *context = view->heads.lengths[table];
+    pages = view->heads.planes + table * view->heads.most;
+    return (Plane){view->heads.arena, pages, 1, 0, view->page_size, h->dim, view->dtype};
+}
+
+/* Where the key and value of a row go. */
+typedef struct {
+    const Cache *cache;
+    int64_t plane;
+    int offset;
+} Spot;
+
+INLINE Spot spot_of(const View *view, const Heads *h, const Cache *cache, int segment, int row, int slot, int kv_head) {
+    int64_t table = table_of(view, h, segment, kv_head);
+    int size = view->page_size;
+    if (table < 0) return (Spot){cache, (int64_t)(slot / size) * h->kv_heads + kv_head, slot % size};
+    int entry = view->heads.lengths[table] - (view->row_starts[segment + 1] - row);
+    return (Spot){view->heads.arena, view->heads.planes[table * view->heads.most + entry / size], entry % size};
+}
+
+/* The number of a slot among all slots of all heads. */
+INLINE int64_t slot_of(const Plane *p, int slot) {
+    return ((int64_t)p->pages[slot / p->size] * p->kv_heads + p->kv_head) * p->size + slot % p->size;
+}
+
+/* Where the key of a slot starts; its next dimension follows a page's size later. */
+INLINE int64_t key_of(const Plane *p, int slot) {
+    return ((int64_t)p->pages[slot / p->size] * p->kv_heads + p->kv_head) * p->size * p->dim + slot % p->size;
+}
+
+/* Scores of a row, in floats. */
+INLINE int64_t padded(int64_t context) { return (context + SLOTS - 1) / SLOTS * SLOTS; }

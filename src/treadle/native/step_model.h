@@ -1,0 +1,104 @@
+/* A model, the rows of a step and what is computed on the way, as all parts of the walk see them. */
+
+#pragma once
+
+#include "step_attention.h"
+#include "step_lora.h"
+#include "step_matrix.h"
+#include "step_team.h"
+
+enum { SILU = 0, GELU = 1 };
+
+#define LAYER_FIELDS(F)                                                                                                    \
+    F(Matrix, q)                                                                                                           \
+    F(Matrix, k)                                                                                                           \
+    F(Matrix, v)                                                                                                           \
+    F(Matrix, o)                                                                                                           \
+    F(Matrix, gate)                                                                                                        \
+    F(Matrix, up)                                                                                                          \
+    F(Matrix, down)                                                                                                        \
+    F(const float *, attention_norm)  /* before the branch */                                                              \
+    F(const float *, mlp_norm)                                                                                             \
+    F(const float *, attention_after) /* after it, or null */                                                              \
+    F(const float *, mlp_after)                                                                                            \
+    F(const float *, q_norm)          /* [dim], or null */                                                                 \
+    F(const float *, k_norm)                                                                                               \
+    F(Heads, heads)                                                                                                        \
+    F(int32_t, rope) /* which of the tables of angles */
+MIRRORED(Layer, LAYER_FIELDS);
+
+#define MODEL_FIELDS(F)                                                                                                    \
+    F(Matrix, embedding)                                                                                                   \
+    F(Matrix, head)                                                                                                        \
+    F(const float *, norm)                                                                                                 \
+    F(const Layer *, layers)                                                                                               \
+    F(const Cache *, caches)                                                                                               \
+    F(int32_t, num_layers)                                                                                                 \
+    F(int32_t, hidden)                                                                                                     \
+    F(int32_t, activation)                                                                                                 \
+    F(float, epsilon)                                                                                                      \
+    F(float, norm_offset)                                                                                                  \
+    F(float, embedding_scale)                                                                                              \
+    F(float, softcap)                                                                                                      \
+    F(int32_t, kv_dtype)                                                                                                   \
+    F(int32_t, page_size)
+MIRRORED(Model, MODEL_FIELDS);
+
+/* What somebody looks at inside a step. */
+#define PROBE_FIELDS(F)                                                                                                    \
+    F(float *, states) /* [layers + 1, rows, hidden] the residual stream before each block and after all, or null */       \
+    F(float *, mass)   /* [heads of all layers, slots], or [rows, heads, slots] if they stay apart; zeros; or null */      \
+    F(int64_t, num_slots)                                                                                                  \
+    F(int32_t, num_heads)                                                                                                  \
+    F(int32_t, segment)   /* whose attention counts */                                                                     \
+    F(int32_t, first_row) /* of the segment; from it on rows count */                                                      \
+    F(int32_t, is_by_row)
+MIRRORED(Probe, PROBE_FIELDS);
+
+typedef const float *Angles[2]; /* [rows, dim / 2] of both kinds of layers */
+
+#define ROWS_FIELDS(F)                                                                                                     \
+    F(const int32_t *, tokens)                                                                                             \
+    F(const int32_t *, slots)                                                                                              \
+    F(const int32_t *, wanted)                                                                                             \
+    F(View, view)                                                                                                          \
+    F(Angles, cosines)                                                                                                     \
+    F(Angles, sines)                                                                                                       \
+    F(int32_t, num_rows)                                                                                                   \
+    F(int32_t, num_segments)                                                                                               \
+    F(int32_t, num_wanted)                                                                                                 \
+    F(int32_t, wants_hidden)                                                                                               \
+    F(float *, out)                       /* [wanted, vocab], or [wanted, hidden] */                                       \
+    F(const Probe *, probe)               /* or null */                                                                    \
+    F(const LowRank *const *, adapters)   /* of each adapter: [layers, NUM_TARGETS] */                                     \
+    F(const Run *, runs)                  /* the rows that have one */                                                     \
+    F(int32_t, num_runs)                                                                                                   \
+    F(int32_t, max_rank)
+MIRRORED(Rows, ROWS_FIELDS);
+
+typedef struct {
+    float *x;           /* [rows, hidden] the residual stream */
+    Activations normed; /* [rows, hidden] */
+    float *q, *k, *v;
+    Activations mixed; /* [rows, heads * dim] */
+    float *gate;
+    Activations inner; /* [rows, inner] */
+    float *low[NUM_TARGETS]; /* [rows, max_rank] */
+    float *room[MAX_TEAM];
+    char *memory;
+    size_t num_bytes;
+} Workspace;
+
+typedef struct {
+    Team team;
+    const Model *model;
+    const Rows *rows;
+    Workspace work;
+} Step;
+
+#pragma GCC visibility push(hidden)
+
+/* All of a step, as member `id` of its team does it. */
+void walk(Team *team, int id);
+
+#pragma GCC visibility pop

@@ -1,0 +1,283 @@
+/* The way of a step's rows through the blocks of the model. */
+
+#include "step_model.h"
+
+static int is_coded(const Matrix *m) { return m->type >= Q8; }
+
+static void quantise_row(Activations *x, int row, int cols, int begin, int end) {
+    int64_t blocks = cols / BLOCK;
+    quantise(x->values + (int64_t)row * cols, x->codes + (int64_t)row * cols, x->scales + row * blocks,
+             x->sums + row * blocks, x->totals + row * blocks, begin, end);
+}
+
+static void normalise(const float *x, const float *weight, float *target, int size, const Model *m) {
+    floats squares = {0};
+    int c = 0;
+    for (; c + LANES <= size; c += LANES) squares = fused(load(x + c), load(x + c), squares);
+    float rest = 0;
+    for (int i = c; i < size; i++) rest = fmaf(x[i], x[i], rest);
+    float scale = 1.0f / sqrtf((sum(squares) + rest) / (float)size + m->epsilon);
+    for (int i = 0; i < size; i++) target[i] = x[i] * scale * (weight[i] + m->norm_offset);
+}
+
+/* The share of member `id` in `count` things, in whole units. */
+static void share(int count, int unit, int id, int members, int *begin, int *end) {
+    int64_t units = (count + unit - 1) / unit;
+    *begin = (int)(units * id / members) * unit;
+    *end = (int)(units * (id + 1) / members) * unit;
+    *begin = *begin < count ? *begin : count;
+    *end = *end < count ? *end : count;
+}
+
+static void embed(Step *s, int id) {
+    const Model *m = s->model;
+    for (int r = id; r < s->rows->num_rows; r += s->team.count) {
+        float *x = s->work.x + (int64_t)r * m->hidden;
+        expand_row(&m->embedding, s->rows->tokens[r], x);
+        if (m->embedding_scale != 1.0f)
+            for (int i = 0; i < m->hidden; i++) x[i] *= m->embedding_scale;
+    }
+}
+
+static const LowRank *change_of(const Step *s, const Run *run, int layer, int target) {
+    return &s->rows->adapters[run->adapter][layer * NUM_TARGETS + target];
+}
+
+/* Narrows the common input of `count` targets for the rows that have adapters; then `widen` may follow. */
+static void narrow(Step *s, int id, int layer, int target, int count, const Activations *x, int cols) {
+    const Rows *rows = s->rows;
+    if (!rows->num_runs) return;
+    for (int task = id; task < rows->num_runs * count; task += s->team.count) {
+        const Run *run = &rows->runs[task / count];
+        int on = target + task % count;
+        const LowRank *change = change_of(s, run, layer, on);
+        if (change->rank) narrow_run(change, run, x, cols, s->work.low[on] + (int64_t)run->first * rows->max_rank);
+    }
+    meet(&s->team);
+}
+
+/* Adds the adapters' part to the columns [begin, end) of a target's product. */
+static void widen(Step *s, int layer, int target, int begin, int end, float *out, int64_t stride) {
+    const Rows *rows = s->rows;
+    for (int r = 0; r < rows->num_runs; r++) {
+        const Run *run = &rows->runs[r];
+        const LowRank *change = change_of(s, run, layer, target);
+        if (change->rank)
+            widen_run(change, run, s->work.low[target] + (int64_t)run->first * rows->max_rank, begin, end, out, stride);
+    }
+}
+
+/* Normalises this member's rows for a branch whose first matrix is `next`. */
+static void enter_branch(Step *s, int id, const float *norm, const Matrix *next) {
+    int hidden = s->model->hidden;
+    for (int r = id; r < s->rows->num_rows; r += s->team.count) {
+        float *target = s->work.normed.values + (int64_t)r * hidden;
+        normalise(s->work.x + (int64_t)r * hidden, norm, target, hidden, s->model);
+        if (is_coded(next)) quantise_row(&s->work.normed, r, hidden, 0, hidden / BLOCK);
+    }
+}
+
+static void rotate(float *x, const float *cosines, const float *sines, int dim) {
+    int half = dim / 2;
+    for (int i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cosines[i] - b * sines[i];
+        x[i + half] = b * cosines[i] + a * sines[i];
+    }
+}
+
+/* Turns queries and keys to their positions and stores keys and values. */
+static void place(Step *s, int id, int layer) {
+    const Model *m = s->model;
+    const Rows *rows = s->rows;
+    const Layer *l = &m->layers[layer];
+    const Heads *h = &l->heads;
+    const Cache *cache = &m->caches[layer];
+    int dim = h->dim, half = dim / 2, segment = 0;
+    for (int r = id; r < rows->num_rows; r += s->team.count) {
+        while (r >= rows->view.row_starts[segment + 1]) segment++;
+        const float *cosines = rows->cosines[l->rope] + (int64_t)r * half;
+        const float *sines = rows->sines[l->rope] + (int64_t)r * half;
+        for (int head = 0; head < h->heads; head++) {
+            float *q = s->work.q + ((int64_t)r * h->heads + head) * dim;
+            if (l->q_norm) normalise(q, l->q_norm, q, dim, m);
+            rotate(q, cosines, sines, dim);
+        }
+        for (int head = 0; head < h->kv_heads; head++) {
+            const Spot spot = spot_of(&rows->view, h, cache, segment, r, rows->slots[r], head);
+            const Cache *to = spot.cache;
+            int64_t from = ((int64_t)r * h->kv_heads + head) * dim;
+            int64_t plane = spot.plane * m->page_size, at = plane + spot.offset;
+            if (l->k_norm) normalise(s->work.k + from, l->k_norm, s->work.k + from, dim, m);
+            rotate(s->work.k + from, cosines, sines, dim);
+            keep(to->keys, to->key_scales, plane * dim + spot.offset, m->page_size, at, s->work.k + from, dim, m->kv_dtype);
+            keep(to->values, to->value_scales, at * dim, 1, at, s->work.v + from, dim, m->kv_dtype);
+            to->positions[at] = rows->view.positions[r];
+        }
+    }
+}
+
+/* Where the weights of a KV head go, if somebody looks at this segment. */
+static Mass mass_of(const Step *s, int layer, int segment, int kv_head) {
+    const Probe *p = s->rows->probe;
+    if (!p || !p->mass || p->segment != segment) return (Mass){0};
+    const Heads *h = &s->model->layers[layer].heads;
+    int head = kv_head * (h->heads / h->kv_heads);
+    for (int before = 0; before < layer; before++) head += s->model->layers[before].heads.heads;
+    int64_t row_stride = p->is_by_row ? p->num_heads * p->num_slots : 0;
+    return (Mass){p->mass + head * p->num_slots, p->num_slots, row_stride, p->first_row};
+}
+
+/* Attends with a share of the tiles. Where weights add up, all tiles of a head are one member's. */
+static void attend_all(Step *s, int id, int layer) {
+    const Rows *rows = s->rows;
+    const Layer *l = &s->model->layers[layer];
+    const Heads *h = &l->heads;
+    int group = h->heads / h->kv_heads, width = h->heads * h->dim, task = 0;
+    int can_quantise = is_coded(&l->o) && group * h->dim % BLOCK == 0;
+    Tile tile = {&rows->view, h, &s->model->caches[layer], .queries = s->work.q, .target = s->work.mixed.values,
+                 .room = s->work.room[id]};
+    for (tile.segment = 0; tile.segment < rows->num_segments; tile.segment++)
+        for (int first = rows->view.row_starts[tile.segment], end = first; first < rows->view.row_starts[tile.segment + 1]; first = end) {
+            int left = rows->view.row_starts[tile.segment + 1] - first;
+            tile.first = first;
+            tile.num_rows = left < tile_rows(h) ? left : tile_rows(h);
+            end = first + tile.num_rows;
+            for (int head = 0; head < h->kv_heads; head++, task++) {
+                tile.kv_head = head;
+                tile.mass = mass_of(s, layer, tile.segment, head);
+                if ((tile.mass.to ? head : task) % s->team.count != id) continue;
+                attend(&tile);
+                int from = head * group * h->dim / BLOCK, to = (head + 1) * group * h->dim / BLOCK;
+                for (int r = first; can_quantise && r < end; r++) quantise_row(&s->work.mixed, r, width, from, to);
+            }
+        }
+    if (is_coded(&l->o) && !can_quantise) {
+        meet(&s->team);
+        for (int r = id; r < rows->num_rows; r += s->team.count) quantise_row(&s->work.mixed, r, width, 0, width / BLOCK);
+    }
+}
+
+/* x += m . in, or x += norm(m . in) where the architecture normalises a branch's end. */
+static void leave_branch(
+    Step *s, int id, int layer, int target, const Matrix *m, const Activations *in, const float *after) {
+    int begin, end, hidden = s->model->hidden, num_rows = s->rows->num_rows;
+    share(hidden, LANES, id, s->team.count, &begin, &end);
+    float *out = after ? s->work.normed.values : s->work.x;
+    narrow(s, id, layer, target, 1, in, m->cols);
+    multiply(m, in, num_rows, begin, end, out, hidden, !after);
+    widen(s, layer, target, begin, end, out, hidden);
+    meet(&s->team);
+    if (!after) return;
+    for (int r = id; r < num_rows; r += s->team.count) {
+        float *branch = s->work.normed.values + (int64_t)r * hidden, *x = s->work.x + (int64_t)r * hidden;
+        normalise(branch, after, branch, hidden, s->model);
+        for (int i = 0; i < hidden; i++) x[i] += branch[i];
+    }
+    meet(&s->team);
+}
+
+static void activate(const float *gate, float *up, int count, int kind) {
+    for (int i = 0; i < count; i++) {
+        float g = gate[i];
+        if (kind == GELU) g = 0.5f * g * (1.0f + tanhf(0.7978845608f * (g + 0.044715f * g * g * g)));
+        up[i] *= g;
+    }
+}
+
+static void activate_silu(const float *gate, float *up, int count) {
+    int i = 0;
+    for (; i < count; i += LANES) {
+        int n = count - i < LANES ? count - i : LANES;
+        float g[LANES] = {0}, u[LANES] = {0};
+        memcpy(g, gate + i, 4 * (size_t)n);
+        memcpy(u, up + i, 4 * (size_t)n);
+        floats value = load(g);
+        store(u, load(u) * value / (exponential(-value) + 1.0f));
+        memcpy(up + i, u, 4 * (size_t)n);
+    }
+}
+
+static void mlp(Step *s, int id, int layer) {
+    const Layer *l = &s->model->layers[layer];
+    int begin, end, inner = l->gate.rows, num_rows = s->rows->num_rows;
+    share(inner, BLOCK, id, s->team.count, &begin, &end);
+    narrow(s, id, layer, ON_GATE, 2, &s->work.normed, l->gate.cols);
+    multiply(&l->gate, &s->work.normed, num_rows, begin, end, s->work.gate, inner, 0);
+    multiply(&l->up, &s->work.normed, num_rows, begin, end, s->work.inner.values, inner, 0);
+    widen(s, layer, ON_GATE, begin, end, s->work.gate, inner);
+    widen(s, layer, ON_UP, begin, end, s->work.inner.values, inner);
+    for (int r = 0; r < num_rows && begin < end; r++) {
+        const float *gate = s->work.gate + (int64_t)r * inner + begin;
+        float *up = s->work.inner.values + (int64_t)r * inner + begin;
+        if (s->model->activation == SILU) activate_silu(gate, up, end - begin);
+        else activate(gate, up, end - begin, s->model->activation);
+        if (is_coded(&l->down)) quantise_row(&s->work.inner, r, inner, begin / BLOCK, end / BLOCK);
+    }
+}
+
+static void project(Step *s, int id, int layer, int target, const Matrix *m, float *out) {
+    int begin, end;
+    share(m->rows, LANES, id, s->team.count, &begin, &end);
+    multiply(m, &s->work.normed, s->rows->num_rows, begin, end, out, m->rows, 0);
+    widen(s, layer, target, begin, end, out, m->rows);
+}
+
+static void finish(Step *s, int id) {
+    const Model *m = s->model;
+    const Rows *rows = s->rows;
+    int hidden = m->hidden, begin, end;
+    for (int w = id; w < rows->num_wanted; w += s->team.count) {
+        float *target = rows->wants_hidden ? rows->out + (int64_t)w * hidden : s->work.normed.values + (int64_t)w * hidden;
+        normalise(s->work.x + (int64_t)rows->wanted[w] * hidden, m->norm, target, hidden, m);
+        if (!rows->wants_hidden && is_coded(&m->head)) quantise_row(&s->work.normed, w, hidden, 0, hidden / BLOCK);
+    }
+    meet(&s->team);
+    if (rows->wants_hidden) return;
+    share(m->head.rows, LANES, id, s->team.count, &begin, &end);
+    multiply(&m->head, &s->work.normed, rows->num_wanted, begin, end, rows->out, m->head.rows, 0);
+    if (m->softcap > 0)
+        for (int w = 0; w < rows->num_wanted; w++)
+            for (int i = begin; i < end; i++) {
+                float *at = rows->out + (int64_t)w * m->head.rows + i;
+                *at = m->softcap * tanhf(*at / m->softcap);
+            }
+}
+
+/* Keeps this member's rows of the residual stream for who looks at them. */
+static void record_states(const Step *s, int id, int layer) {
+    const Probe *p = s->rows->probe;
+    if (!p || !p->states) return;
+    int64_t hidden = s->model->hidden;
+    for (int64_t r = id; r < s->rows->num_rows; r += s->team.count)
+        memcpy(p->states + (layer * s->rows->num_rows + r) * hidden, s->work.x + r * hidden, 4 * (size_t)hidden);
+}
+
+void walk(Team *team, int id) {
+    Step *s = team->job;
+    embed(s, id);
+    meet(team);
+    for (int layer = 0; layer < s->model->num_layers; layer++) {
+        const Layer *l = &s->model->layers[layer];
+        record_states(s, id, layer);
+        enter_branch(s, id, l->attention_norm, &l->q);
+        meet(team);
+        narrow(s, id, layer, ON_Q, 3, &s->work.normed, l->q.cols);
+        project(s, id, layer, ON_Q, &l->q, s->work.q);
+        project(s, id, layer, ON_K, &l->k, s->work.k);
+        project(s, id, layer, ON_V, &l->v, s->work.v);
+        meet(team);
+        place(s, id, layer);
+        meet(team);
+        attend_all(s, id, layer);
+        meet(team);
+        leave_branch(s, id, layer, ON_O, &l->o, &s->work.mixed, l->attention_after);
+        enter_branch(s, id, l->mlp_norm, &l->gate);
+        meet(team);
+        mlp(s, id, layer);
+        meet(team);
+        leave_branch(s, id, layer, ON_DOWN, &l->down, &s->work.inner, l->mlp_after);
+    }
+    record_states(s, id, s->model->num_layers);
+    finish(s, id);
+}

@@ -1,0 +1,157 @@
+"""The structs of the native step (step_model.h and the headers below it), as ctypes fills them.
+
+They are compared with C's own when the kernel is loaded (native/mirror.py).
+"""
+
+import ctypes
+
+from treadle.runtime.linear.packed import Matrix
+
+__all__ = [
+    "MIRRORS",
+    "ROLES",
+    "Cache",
+    "HeadTables",
+    "Heads",
+    "Layer",
+    "LowRank",
+    "Model",
+    "Probe",
+    "Rows",
+    "Run",
+    "View",
+]
+
+ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+"""A layer's matrices, in the order of the targets of step_lora.h."""
+
+
+class Heads(ctypes.Structure):
+    """The attention heads of a layer."""
+
+    _fields_ = (
+        ("heads", ctypes.c_int32),
+        ("kv_heads", ctypes.c_int32),
+        ("dim", ctypes.c_int32),
+        ("window", ctypes.c_int32),
+        ("first", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+        ("windows", ctypes.c_void_p),
+    )
+
+
+class Layer(ctypes.Structure):
+    """A decoder block."""
+
+    _fields_ = (
+        *((role, Matrix) for role in ROLES),
+        ("attention_norm", ctypes.c_void_p),
+        ("mlp_norm", ctypes.c_void_p),
+        ("attention_after", ctypes.c_void_p),
+        ("mlp_after", ctypes.c_void_p),
+        ("q_norm", ctypes.c_void_p),
+        ("k_norm", ctypes.c_void_p),
+        ("heads", Heads),
+        ("rope", ctypes.c_int32),
+    )
+
+
+class Cache(ctypes.Structure):
+    """The arrays of a layer of the pool, or of its arena."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in ("keys", "values", "positions", "key_scales", "value_scales")
+    )
+
+
+class Model(ctypes.Structure):
+    """A whole decoder."""
+
+    _fields_ = (
+        ("embedding", Matrix),
+        ("head", Matrix),
+        ("norm", ctypes.c_void_p),
+        ("layers", ctypes.c_void_p),
+        ("caches", ctypes.c_void_p),
+        *((n, ctypes.c_int32) for n in ("num_layers", "hidden", "activation")),
+        *((n, ctypes.c_float) for n in ("epsilon", "norm_offset", "embedding_scale", "softcap")),
+        *((n, ctypes.c_int32) for n in ("kv_dtype", "page_size")),
+    )
+
+
+class HeadTables(ctypes.Structure):
+    """Tables of segments whose heads keep different entries."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("numbers", "lengths", "planes", "arena")),
+        ("num_heads", ctypes.c_int32),
+        ("most", ctypes.c_int32),
+    )
+
+
+class View(ctypes.Structure):
+    """What rows see."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                *("positions", "row_starts", "context_lengths", "page_starts"),
+                *("pages", "prefix_lengths", "ancestors"),
+            )
+        ),
+        ("dtype", ctypes.c_int32),
+        ("page_size", ctypes.c_int32),
+        ("heads", HeadTables),
+    )
+
+
+class Probe(ctypes.Structure):
+    """What somebody looks at inside a step."""
+
+    _fields_ = (
+        ("states", ctypes.c_void_p),
+        ("mass", ctypes.c_void_p),
+        ("num_slots", ctypes.c_int64),
+        *((n, ctypes.c_int32) for n in ("num_heads", "segment", "first_row", "is_by_row")),
+    )
+
+
+class LowRank(ctypes.Structure):
+    """What an adapter adds to a matrix."""
+
+    _fields_ = (
+        ("rank", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+        ("narrow", ctypes.c_void_p),
+        ("widen", ctypes.c_void_p),
+    )
+
+
+class Run(ctypes.Structure):
+    """Neighbouring rows of one adapter."""
+
+    _fields_ = tuple((name, ctypes.c_int32) for name in ("first", "count", "adapter"))
+
+
+class Rows(ctypes.Structure):
+    """The call of one step."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("tokens", "slots", "wanted")),
+        ("view", View),
+        ("cosines", ctypes.c_void_p * 2),
+        ("sines", ctypes.c_void_p * 2),
+        *((n, ctypes.c_int32) for n in ("num_rows", "num_segments", "num_wanted", "wants_hidden")),
+        ("out", ctypes.c_void_p),
+        ("probe", ctypes.c_void_p),
+        ("adapters", ctypes.c_void_p),
+        ("runs", ctypes.c_void_p),
+        ("num_runs", ctypes.c_int32),
+        ("max_rank", ctypes.c_int32),
+    )
+
+
+MIRRORS = (Matrix, Heads, Layer, Cache, Model, HeadTables, View, Probe, LowRank, Run, Rows)

@@ -1,0 +1,111 @@
+"""What can be seen inside a step: attention by slot, and the residual stream by layer."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from treadle.core.errors import SettingsError
+from treadle.runtime.cache.pages import KeyValues
+from treadle.runtime.executor import Executor, Floats, StepRows
+from treadle.runtime.head_windows import HeadWindows
+from treadle.runtime.typed import flag, whole
+
+__all__ = ["Observable", "Probe", "Probed", "count_slots"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What to look at while a step runs.
+
+    Raises:
+        SettingsError: A value is of another type, or nothing is asked for.
+    """
+
+    mass: Literal["sum", "rows"] | None = "sum"
+    """The attention probabilities of one segment: added up over its rows, or row by row."""
+    segment: int = 0
+    """The number of that segment in the step."""
+    first_row: int = 0
+    """Of the segment; rows before it do not count (the last rows of a prompt are SnapKV's)."""
+    has_states: bool = True
+    """Whether the residual stream of all rows of the step is kept."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        whole("segment", self.segment, 0)
+        whole("first_row", self.first_row, 0)
+        flag("has_states", self.has_states)
+        if self.mass not in ("sum", "rows", None):
+            raise SettingsError(f"Found mass={self.mass!r}; choose 'sum', 'rows' or None.")
+        if self.mass is None and not self.has_states:
+            raise SettingsError(
+                "A probe that looks at nothing; leave mass at 'sum', or let has_states be true."
+            )
+
+    def check(self, rows: StepRows) -> None:
+        """Refuse what a step does not have.
+
+        Raises:
+            SettingsError: It has no such segment or row.
+        """
+        if self.mass is None:
+            return
+        num_segments = len(rows.context_lengths)
+        if self.segment >= num_segments:
+            raise SettingsError(
+                f"Found segment={self.segment} for a step of {num_segments} segments; choose one "
+                f"of them, counted from 0."
+            )
+        if self.num_rows(rows) < 1:
+            raise SettingsError(
+                f"Found first_row={self.first_row}, behind the last row of segment "
+                f"{self.segment}; lower it."
+            )
+
+    def num_rows(self, rows: StepRows) -> int:
+        """Return how many rows of the segment count."""
+        first, last = rows.row_starts[self.segment : self.segment + 2].tolist()
+        return int(last - first - self.first_row)
+
+
+class Probed(NamedTuple):
+    """What a step gave."""
+
+    logits: Floats
+    """[wanted, vocab]"""
+    mass: tuple[Floats, ...] | None
+    """For each layer [heads, slots], or [rows, heads, slots] where rows stay apart: the probability
+    that each query head gave to each slot of the segment's context, in the order of its pages. In
+    every head a row adds up to one. Where heads keep their own entries (eviction), slot i is the
+    head's entry i, and what lies beyond its length is 0. Slots are those of the longest head."""
+    states: Floats | None
+    """[layers + 1, rows, hidden]: what each block reads, and last what the final norm reads."""
+
+
+class Observable(Executor, Protocol):
+    """An executor that shows what happens inside a step, and narrows what heads see."""
+
+    def probe(self, rows: StepRows, pool: KeyValues, probe: Probe) -> Probed:
+        """Do what `forward` does, and return what `probe` asks for beside the logits.
+
+        Raises:
+            SettingsError: The step has no such segment or row.
+        """
+        ...
+
+    def set_head_windows(self, windows: HeadWindows | None) -> None:
+        """Give each query head a window of its own; None: the model's windows again.
+
+        From the next step on, a head sees the newest `window` positions of what its rows may see.
+
+        Raises:
+            SettingsError: They do not fit the model's layers and heads.
+        """
+        ...
+
+
+def count_slots(rows: StepRows, segment: int) -> int:
+    """Return the slots of a segment after the step's writes, of its longest head."""
+    number = -1 if rows.heads is None else int(rows.heads.numbers[segment])
+    if rows.heads is None or number < 0:
+        return int(rows.context_lengths[segment])
+    return int(rows.heads.lengths[number].max())

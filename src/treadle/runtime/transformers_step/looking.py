@@ -1,0 +1,69 @@
+"""Looks inside transformers' modules: the states that blocks read, the attention of one segment."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from treadle.core.errors import UnsupportedModelError
+from treadle.runtime.executor import Floats
+from treadle.runtime.probe import Probe
+from treadle.runtime.transformers_step.attention import StepPages
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["mass_of", "watched"]
+
+
+def mass_of(step: StepPages, num_slots: int) -> tuple[Floats, ...]:
+    """Return what the layers of a step recorded, each filled up to `num_slots`."""
+    found = []
+    for layer in sorted(step.mass):
+        mass = step.mass[layer].float().cpu().numpy()
+        missing = num_slots - mass.shape[-1]
+        found.append(np.pad(mass, [(0, 0)] * (mass.ndim - 1) + [(0, missing)]))
+    return tuple(found)
+
+
+@contextmanager
+def watched(module: Any, probe: Probe) -> Iterator[list[Floats]]:  # Any: a causal LM
+    """Hang hooks on the blocks while the block runs; the list fills with [rows, hidden] each.
+
+    Raises:
+        UnsupportedModelError: The model has no list of its blocks.
+    """
+    states: list[Floats] = []
+
+    def keep(state: "torch.Tensor") -> None:
+        states.append(state[0].float().cpu().numpy().copy())
+
+    def before(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        keep(args[0] if args else kwargs["hidden_states"])
+
+    def after(block: Any, args: tuple[Any, ...], output: Any) -> None:
+        keep(output[0] if isinstance(output, tuple) else output)
+
+    with ExitStack() as hooks:
+        blocks = _blocks(module) if probe.has_states else []
+        for block in blocks:
+            handle = block.register_forward_pre_hook(before, with_kwargs=True)
+            hooks.callback(handle.remove)
+        if blocks:
+            hooks.callback(blocks[-1].register_forward_hook(after).remove)
+        yield states
+
+
+def _blocks(module: Any) -> list[Any]:  # Any: modules of torch
+    """Return the decoder blocks: the first list of as many modules as the model has layers."""
+    import torch
+
+    num_layers = int(module.config.num_hidden_layers)
+    for part in module.modules():
+        if isinstance(part, torch.nn.ModuleList) and len(part) == num_layers:
+            return list(part)
+    raise UnsupportedModelError(
+        f"{type(module).__name__} has no list of its {num_layers} blocks, so that their states "
+        f"cannot be read; probe with has_states=False."
+    )
