@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from runtime.kept import kept_sets
+from treadle.core.simulate import VirtualClock
 from treadle.runtime.admit.queue import Queue, choose_admission
 from treadle.runtime.cache.pages import KeyValues, PagePool
 from treadle.runtime.cache.radix import PrefixTree
@@ -15,7 +16,7 @@ from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.runner import Runner
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.limits import Limits
-from treadle.runtime.timed import TimedExecutor, VirtualClock
+from treadle.runtime.timed import TimedExecutor
 
 VOCAB = 97
 SHAPE = ModelShape((1, 2), 2, VOCAB, 8, 512, (None, None))

@@ -8,22 +8,7 @@ from treadle.model.adapters import Adapter
 from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import Floats, ModelShape, StepRows
 
-__all__ = ["TimedExecutor", "VirtualClock"]
-
-
-class VirtualClock:
-    """A clock that moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        """Return the time in seconds."""
-        return self.seconds
-
-    def advance(self, seconds: float) -> None:
-        """Let `seconds` pass."""
-        self.seconds += seconds
+__all__ = ["TimedExecutor"]
 
 
 class TimedExecutor:
