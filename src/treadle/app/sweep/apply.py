@@ -181,18 +181,22 @@ def _run(this: _Sweep, run: Recording, num_jobs: int, fresh: bool) -> Iterator[s
     for job in (job for job in everything if job.folder not in missing):
         board.there(job)
         yield f"{this.title(job)}: there already"
-    with steps("cells", len(everything)) as bar, Pool(num_jobs, fresh) as pool:
-        bar.advance(len(everything) - len(missing))
-        for event in _events(this, pool, missing):
-            bar.show(", ".join(job.label for job, _ in pool.running))
-            if not isinstance(event, Ended):
-                board.began(event)
-                continue
-            board.ended(*event)
-            bar.advance()
-            said = f"failed: {event.error}" if event.error else _said(event)
-            yield f"{this.title(event.job)}: {said}"
-    board.write(f"{len(everything)} jobs ended.", ["report.html"])
+    try:
+        with steps("cells", len(everything)) as bar, Pool(num_jobs, fresh) as pool:
+            bar.advance(len(everything) - len(missing))
+            for event in _events(this, pool, missing):
+                bar.show(", ".join(job.label for job in pool.running))
+                if not isinstance(event, Ended):
+                    board.began(event)
+                    continue
+                board.ended(*event)
+                bar.advance()
+                said = f"failed: {event.error}" if event.error else _said(event)
+                yield f"{this.title(event.job)}: {said}"
+    except BaseException:
+        board.write("Stopped before its end; the same command goes on.")
+        raise
+    board.write("Ended.", ["report.html"] if this.is_whole else [])
 
 
 def _events(this: _Sweep, pool: Pool, missing: set[Path]) -> Iterator[Job | Ended]:

@@ -86,7 +86,8 @@ class Board:
         refresh = "" if end else f'<meta http-equiv="refresh" content="{_REFRESH_SECONDS}">\n'
         num_done = len(self._states) - self._num_waiting
         title = html.escape(self._title)
-        said = end or f"{num_done} of {len(self._states)} jobs{self._left()}. At {_now()}."
+        said = f"{end} " if end else ""
+        said += f"{num_done} of {len(self._states)} jobs{self._left()}. At {_now()}."
         linked = "".join(f'<p><a href="{link}">{link}</a></p>\n' for link in links)
         order = {"failed": 0, "runs": 1, "done": 2, "there already": 3, "waits": 4}
         states = sorted(self._states.values(), key=lambda state: order[state[1]])

@@ -33,12 +33,19 @@ class Point(NamedTuple):
     values: dict[str, Any]  # Any: YAML values
     """Axis -> the value as it is written."""
     entries: list[Entry]
+    steps: list[Step]
+    """The entries, checked."""
     artefacts: dict[str, str]
 
     @property
     def label(self) -> str:
         """The cell in a few words."""
-        return ", ".join(str(value) for value in self.place.values()) or "the only cell"
+        return _label(self.place)
+
+    @property
+    def names(self) -> set[str]:
+        """What the steps may name as artefacts."""
+        return {name for step in self.steps for name in step.names}
 
 
 class Document(NamedTuple):
@@ -49,8 +56,8 @@ class Document(NamedTuple):
     artefacts: dict[str, str]
     temporary: frozenset[str]
     prepare: list[Entry]
-    prepared: list[str]
-    """Names of the artefacts that the preparing steps make."""
+    prepare_steps: list[Step]
+    """What is prepared, checked."""
     axes: list[Axis]
     points: list[Point]
     num_product: int
@@ -59,6 +66,11 @@ class Document(NamedTuple):
     """Axes that are averaged over: seeds."""
     scores: list[str]
     baseline: str | dict[str, Value] | None
+
+    @property
+    def prepared(self) -> list[str]:
+        """Names of the artefacts that the preparing steps make."""
+        return [step.out for step in self.prepare_steps]
 
     def axis(self, key: str) -> Axis:
         """Return the axis called `key`."""
@@ -86,14 +98,13 @@ def load_document(path: Path, out: Path | None = None) -> Document:
     num_product = len(points)
     points += [_extra(extra, axes, places, entries, artefacts) for extra in found.get("also") or ()]
     _require_different(points)
-    prepared = [str(_settings(entry).get("out", "")) for entry in prepare]
     document = Document(
         str(found.get("name", path.stem)),
         Path(out or found.get("out", f"runs/{path.stem}")),
         artefacts,
         frozenset(found.get("temporary") or ()),
         prepare,
-        prepared,
+        [parse_step(number, entry) for number, entry in enumerate(prepare, 1)],
         axes,
         points,
         num_product,
@@ -101,7 +112,7 @@ def load_document(path: Path, out: Path | None = None) -> Document:
         [str(name) for name in found.get("scores") or ()],
         None,
     )
-    _require_steps(document)
+    _require_names(document)
     return document._replace(baseline=_baseline(found.get("baseline"), document))
 
 
@@ -202,7 +213,15 @@ def _point(
                     named[setting] = str(one)
                 else:
                     _settings(own[target.step])[setting] = one
-    return Point(place, {key: value for key, _, value in given}, own, named)
+    try:
+        steps = [parse_step(number, entry) for number, entry in enumerate(own, 1)]
+    except SettingsError as error:
+        raise SettingsError(f"Cell '{_label(place)}': {error}") from error
+    return Point(place, {key: value for key, _, value in given}, own, steps, named)
+
+
+def _label(place: Mapping[str, Value]) -> str:
+    return ", ".join(str(value) for value in place.values()) or "the only cell"
 
 
 def _require_different(points: Sequence[Point]) -> None:
@@ -226,36 +245,21 @@ def _repeated(given: Sequence[str] | None, axes: Sequence[Axis]) -> list[str]:
     return list(given)
 
 
-def _require_steps(document: Document) -> None:
-    """Check every step of every cell, and that no name is made twice."""
-    for number, entry in enumerate(document.prepare, 1):
-        parse_step(number, entry)
-    made = [str(_settings(entry).get("out", "")) for entry in document.points[0].entries]
+def _require_names(document: Document) -> None:
+    """Check that what is temporary is made, and that an artefact which is varied is used."""
+    made = [step.out for step in document.points[0].steps]
     for name in document.temporary:
         if name not in made:
             known = near(str(name), made)
             raise SettingsError(f"temporary names '{name}', which no step makes. {known}")
+    prepared = {name for step in document.prepare_steps for name in step.names}
     for point in document.points:
-        try:
-            steps = [parse_step(number, entry) for number, entry in enumerate(point.entries, 1)]
-        except SettingsError as error:
-            raise SettingsError(f"Cell '{point.label}': {error}") from error
-        _require_used(steps, document, point)
-
-
-def _require_used(steps: Sequence[Step], document: Document, point: Point) -> None:
-    """Require that an artefact which is varied is used."""
-    used = {name for step in steps for name in step.names}
-    used |= {
-        name
-        for number, entry in enumerate(document.prepare, 1)
-        for name in parse_step(number, entry).names
-    }
-    for name in set(point.place) & set(document.artefacts):
-        if name not in used:
-            raise SettingsError(
-                f"The axis '{name}' varies an artefact that no step uses; name it in a step."
-            )
+        for name in set(point.place) & set(document.artefacts):
+            if name not in point.names | prepared:
+                raise SettingsError(
+                    f"The axis '{name}' varies an artefact that no step of '{point.label}' uses; "
+                    f"name it in a step, or write cells that do without it under 'also'."
+                )
 
 
 def _baseline(given: Any, document: Document) -> str | dict[str, Value] | None:  # Any: YAML values

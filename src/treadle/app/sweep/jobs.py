@@ -94,15 +94,14 @@ def _prepared(document: Document, point: Point, contents: Contents) -> Job | Non
     """Return the job that prepares a point: one for each value of the artefacts that it uses."""
     if not document.prepare:
         return None
-    steps = [parse_step(number, entry) for number, entry in enumerate(document.prepare, 1)]
-    used = {name for step in steps for name in step.names}
+    used = {name for step in document.prepare_steps for name in step.names}
     place = {key: value for key, value in point.values.items() if key in used}
     recipe = Recipe(
         _name(place),
         document.out / "prepared" / _name(place),
         point.artefacts,
         frozenset(),
-        steps,
+        document.prepare_steps,
         _contents(used, point.artefacts, contents),
     )
     check_names(recipe)
@@ -111,9 +110,7 @@ def _prepared(document: Document, point: Point, contents: Contents) -> Job | Non
 
 
 def _cell(document: Document, point: Point, before: Job | None, contents: Contents) -> Job:
-    steps = [parse_step(number, entry) for number, entry in enumerate(point.entries, 1)]
-    used = {name for step in steps for name in step.names}
-    known = _contents(used, point.artefacts, contents)
+    known = _contents(point.names, point.artefacts, contents)
     artefacts = dict(point.artefacts)
     if before is not None:
         artefacts |= {step.out: str(before.folder / step.out) for step in before.recipe.steps}
@@ -123,7 +120,7 @@ def _cell(document: Document, point: Point, before: Job | None, contents: Conten
         document.out / "cells" / _name(point.values),
         artefacts,
         document.temporary,
-        steps,
+        point.steps,
         known,
     )
     check_names(recipe)

@@ -17,6 +17,7 @@ __all__ = ["Ended", "Pool", "stopped_by_signals"]
 
 _GRACE_SECONDS = 5.0
 """What a job gets to end by itself when the sweep is stopped."""
+_WORKER = "treadle.app.sweep.worker"
 _THREADS = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
     *("RAYON_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
@@ -55,10 +56,9 @@ class Pool:
         self._running.clear()
 
     @property
-    def running(self) -> list[tuple[Job, float]]:
-        """The jobs that run now, and the seconds since each began."""
-        now = time.monotonic()
-        return [(job, now - began) for job, _, began in self._running.values()]
+    def running(self) -> list[Job]:
+        """The jobs that run now."""
+        return [job for job, _, _ in self._running.values()]
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Job | Ended]:
         """Run jobs in their order, yielding each as it begins and as it ends."""
@@ -77,7 +77,7 @@ class Pool:
         file = write_job(job, pinned, self._fresh)
         with job.log.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "treadle.app.sweep.worker", str(file)],
+                [sys.executable, "-P", "-m", _WORKER, str(file)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

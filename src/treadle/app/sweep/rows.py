@@ -94,8 +94,11 @@ def _pairs(
     cells = [cell for other in rows if not other.given for cell in other.cells if cell.chain]
     found = []
     for cell in (cell for cell in row.cells if cell.chain):
-        seeds = {key: cell.point.place[key] for key in repeat if key in cell.point.place}
-        for wanted in ({**cell.point.place, **baseline}, {**baseline, **seeds}, dict(baseline)):
+        place = cell.point.place
+        seeds = {key: place[key] for key in repeat if key in place}
+        others = {key: value for key, value in place.items() if key not in seeds}
+        everywhere = [{**baseline, **seeds}, dict(baseline)]
+        for wanted in [{**place, **baseline}, {**others, **baseline}, *everywhere]:
             same = [other for other in cells if other.point.place == wanted]
             if same:
                 found.append((cell.chain, same[0].chain))
