@@ -78,7 +78,7 @@ def _default(field: FieldInfo) -> str:
 
 def cli_page() -> str:
     """Return the help of every command, as a terminal of 100 columns shows it."""
-    calls = [[], *([name] for name in VERBS), ["run"], ["report"], ["doctor"]]
+    calls = [[], *([name] for name in VERBS), ["run"], ["sweep"], ["report"], ["doctor"]]
     calls += [["compat"], ["export"], ["chat"]]
     pairs = [(verb, action) for verb in VERBS.values() for action in verb.actions]
     calls += [[verb.name, action.name] for verb, action in pairs]

@@ -6,22 +6,31 @@ stopped.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_origin
+from typing import Any, NamedTuple
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
+from treadle.core.checkpoint.publish import remove
 from treadle.core.errors import DataError, SettingsError
-from treadle.core.method import first_mistake
-from treadle.core.registry import Registry, near
+from treadle.core.registry import near
 from treadle.core.result import FORMAT, RESULT_FILE, digest, read_result
-from treadle.core.sizes import WRITTEN
-from treadle.core.verb import Verb, VerbParameter
+from treadle.core.verb import Verb
+from treadle.core.written import check_settings
 from treadle.verbs import VERBS
 
-__all__ = ["Recipe", "Step", "load_recipe", "run_recipe"]
+__all__ = [
+    "Plan",
+    "Recipe",
+    "Step",
+    "check_names",
+    "load_recipe",
+    "parse_step",
+    "read_document",
+    "run_plan",
+    "run_recipe",
+]
 
 _KEYS = ("name", "out", "artefacts", "temporary", "steps")
 _STEPS = ".steps"
@@ -78,6 +87,9 @@ class Recipe(NamedTuple):
     temporary: frozenset[str]
     """Artefacts whose weights are removed after their last use; results and manifests stay."""
     steps: list[Step]
+    contents: Mapping[str, str] = {}
+    """By the names that steps use, digests of what they stand for: what lies there counts then, not
+    its path."""
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -100,18 +112,8 @@ def load_recipe(path: Path, out: Path | None = None) -> Recipe:
         SettingsError: Something that it names does not exist; the message suggests the near one.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"No recipe at '{path}'; give a YAML file.")
-    try:
-        document = yaml.load(path.read_text(), Loader=_UniqueKeys)  # a safe loader
-    except yaml.YAMLError as error:
-        raise DataError(f"'{path}' is not YAML: {error}. Mend the line named.") from error
-    if not isinstance(document, dict) or not isinstance(document.get("steps"), list):
-        raise SettingsError(f"'{path}' has no list 'steps'; write one, a verb in each entry.")
-    for key in document:
-        if key not in _KEYS:
-            raise SettingsError(f"'{path}' has an unknown key '{key}'. {near(key, list(_KEYS))}")
-    steps = [_step(number, entry) for number, entry in enumerate(document["steps"], 1)]
+    document = read_document(path, "recipe", _KEYS)
+    steps = [parse_step(number, entry) for number, entry in enumerate(document["steps"], 1)]
     recipe = Recipe(
         str(document.get("name", path.stem)),
         Path(out or document.get("out", f"runs/{path.stem}")),
@@ -119,11 +121,38 @@ def load_recipe(path: Path, out: Path | None = None) -> Recipe:
         frozenset(document.get("temporary") or ()),
         steps,
     )
-    _check_names(recipe)
+    check_names(recipe)
     return recipe
 
 
-def _step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
+def read_document(path: Path, kind: str, keys: Sequence[str]) -> dict[str, Any]:  # Any: YAML values
+    """Return what a file of steps holds, a recipe or another `kind`; only `keys` may stand in it.
+
+    Raises:
+        DataError: The file is missing or no YAML.
+        SettingsError: It has no steps, or an unknown key.
+    """
+    if not path.is_file():
+        raise DataError(f"No {kind} at '{path}'; give a YAML file.")
+    try:
+        document = yaml.load(path.read_text(), Loader=_UniqueKeys)  # a safe loader
+    except yaml.YAMLError as error:
+        raise DataError(f"'{path}' is not YAML: {error}. Mend the line named.") from error
+    if not isinstance(document, dict) or not isinstance(document.get("steps"), list):
+        raise SettingsError(f"'{path}' has no list 'steps'; write one, a verb in each entry.")
+    for key in document:
+        if key not in keys:
+            known = near(str(key), list(keys))
+            raise SettingsError(f"'{path}' has an unknown key '{key}'. {known}")
+    return document
+
+
+def parse_step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
+    """Return a checked step: its verb, action, method and settings exist and have their types.
+
+    Raises:
+        SettingsError: Something does not; the message suggests the near one.
+    """
     if not isinstance(entry, dict) or len(entry) != 1:
         raise SettingsError(
             f"Step {number} must be one verb with its settings, as in 'prune: {{...}}'."
@@ -146,7 +175,7 @@ def _step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
             f"Step {number} ({name}): this verb makes no artefact, so it is no step; run it when "
             f"the recipe is done."
         )
-    _check_settings(f"Step {number} ({name})", verb, settings)
+    check_settings(f"Step {number} ({name})", verb, settings)
     if "out" not in settings:
         raise SettingsError(f"Step {number} ({name}): the setting 'out' is missing; add it.")
     return Step(number, verb, settings, name)
@@ -161,67 +190,12 @@ def _action(where: str, verb: Verb, name: object) -> Verb:
     return found
 
 
-def _check_settings(where: str, verb: Verb, settings: Settings) -> None:
-    """Check a step's settings, and gather those of its method under the key 'method'."""
-    table, parameters = verb.methods(), verb.parameters()
-    fields, required = list(parameters), {k for k, p in parameters.items() if p.is_required}
-    if table is not None:
-        if "method" not in settings:
-            raise SettingsError(f"{where} names no method. {near('', table.table)}")
-        method = table[settings["method"]]
-        fields += list(method.fields())
-        required |= method.required_parameters
-        chosen = {k: settings.pop(k) for k in list(settings) if k in method.fields()}
-        settings["method"] = {"method": settings["method"], **chosen}
-        table.resolve(settings["method"])
-    axes = {key: parameter for key, parameter in parameters.items() if parameter.axis is not None}
-    for key in settings:
-        if key not in {"method", *parameters} and key.partition(".")[0] not in axes:
-            raise SettingsError(f"{where}: unknown setting '{key}'. {near(key, fields)}")
-    for key, parameter in parameters.items():
-        if key in required and key not in settings:
-            raise SettingsError(f"{where}: the setting '{key}' is missing; add it.")
-        if key in settings and key not in axes:
-            settings[key] = _checked(where, parameter, settings[key])
-    bound = verb.bind(settings)
-    for key, parameter in axes.items():
-        # An object of settings has checked its own.
-        if parameter.axis is not None and bound.get(key) is not None and not parameter.owner:
-            _check_axis(parameter.axis, bound[key], parameter.default)
+def check_names(recipe: Recipe) -> None:
+    """Require that artefacts are plain names, each made once and before it is used.
 
-
-def _check_axis(axis: Registry[Any], value: Any, default: Any) -> None:  # Any: YAML values
-    """Check an axis's method and its settings; without a name they are checked by the verb."""
-    default = default if isinstance(default, str) else None
-    if default is not None or not isinstance(value, dict) or "method" in value:
-        axis.resolve(value, default)
-
-
-def _checked(where: str, parameter: VerbParameter, value: Any) -> Any:  # Any: YAML values
-    """Return a setting in its parameter's type."""
-    try:
-        checked = TypeAdapter(parameter.annotation).validate_python(value, context=WRITTEN)
-    except ValidationError as error:
-        raise SettingsError(
-            f"{where}: {parameter.name} = {value!r} is refused: {first_mistake(error).expected}. "
-            f"{_mend(parameter, value)}"
-        ) from error
-    # A path may be the name of an artefact, which is looked up when the step runs.
-    is_path = any(
-        isinstance(v, Path) for v in (checked if isinstance(checked, list) else [checked])
-    )
-    return value if is_path else checked
-
-
-def _mend(parameter: VerbParameter, value: Any) -> str:  # Any: YAML values
-    if isinstance(value, str) and list in (get_origin(parameter.annotation), parameter.annotation):
-        return f"Write a list: [{value}]."
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return "Give it in the right type; YAML reads 2:4 as a number unless it is quoted."
-    return "Give it in the right type."
-
-
-def _check_names(recipe: Recipe) -> None:
+    Raises:
+        SettingsError: One is not.
+    """
     made = [step.out for step in recipe.steps]
     for name in made:
         if Path(name).name != name or name.startswith("."):
@@ -242,7 +216,7 @@ def _check_names(recipe: Recipe) -> None:
             )
 
 
-class _Plan:
+class Plan:
     """Which steps have to run, and what can go when they have."""
 
     def __init__(self, recipe: Recipe, fresh: bool) -> None:
@@ -250,7 +224,8 @@ class _Plan:
         self.keys: dict[str, str] = {}
         for step in recipe.steps:
             used = {name: self.keys[name] for name in sorted(step.names) if name in self.keys}
-            named = {name: recipe.artefacts[name] for name in step.names & set(recipe.artefacts)}
+            known = {**recipe.artefacts, **recipe.contents}
+            named = {name: known[name] for name in step.names & set(known)}
             self.keys[step.out] = digest([FORMAT, step.command, step.settings, used, named])
         self.done = {step.out for step in recipe.steps if not fresh and self._is_done(step)}
         self.needed: set[str] = set()
@@ -277,7 +252,8 @@ class _Plan:
 
     def _is_gone(self, step: Step) -> bool:
         return step.out in self.recipe.temporary and not any(
-            self.folder(step.out).glob("*.safetensors")
+            entry.is_dir() or entry.suffix == ".safetensors"
+            for entry in self.folder(step.out).iterdir()
         )
 
     def arguments(self, step: Step) -> Settings:
@@ -304,14 +280,14 @@ class _Plan:
             return value
         return self.folder(value) if value in made else self.recipe.artefacts.get(value, value)
 
-    def sweep(self, after: int) -> None:
+    def clear(self, after: int) -> None:
         """Remove the weights of temporary artefacts that no later step of this run uses."""
         later = [s for s in self.recipe.steps[after:] if s.out in self.needed]
         for name in self.recipe.temporary - {used for step in later for used in step.names}:
             if name in {step.out for step in self.recipe.steps[:after]}:
-                for file in self.folder(name).iterdir():
-                    if file.name not in _KEPT:
-                        file.unlink()
+                for entry in self.folder(name).iterdir():
+                    if entry.name not in _KEPT:
+                        remove(entry)
 
 
 def run_recipe(
@@ -328,8 +304,12 @@ def run_recipe(
     Raises:
         TreadleError: A step's; what earlier steps made stays, and the same call goes on there.
     """
-    recipe = load_recipe(path, out)
-    plan = _Plan(recipe, fresh)
+    yield from run_plan(Plan(load_recipe(path, out), fresh), dry_run)
+
+
+def run_plan(plan: Plan, dry_run: bool = False) -> Iterator[str]:
+    """Run the steps that have to run, yielding a line for each step as `run_recipe` does."""
+    recipe = plan.recipe
     for step in recipe.steps:
         label = f"{step.number}/{len(recipe.steps)} {step.title}"
         if step.out not in plan.needed:
@@ -339,10 +319,10 @@ def run_recipe(
             yield f"{label}: would run"
             continue
         yield f"{label}: {_run_step(plan, step)}"
-        plan.sweep(step.number)
+        plan.clear(step.number)
 
 
-def _run_step(plan: _Plan, step: Step) -> str:
+def _run_step(plan: Plan, step: Step) -> str:
     arguments = plan.arguments(step)
     function, folder, note = step.verb.function(), plan.folder(step.out), plan.note(step.out)
     if folder.exists() and not note.is_file():

@@ -51,3 +51,14 @@ def test_track_is_lazy() -> None:
     tracked = track(endless(), "endless", 10)
     assert [next(tracked) for _ in range(3)] == [0, 1, 2]
     tracked.close()
+
+
+def test_a_bar_says_what_is_being_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with steps("work", 2) as bar:
+        bar.show("[the first]")
+        bar.advance()
+    assert "[the first]" in terminal.getvalue()

@@ -11,7 +11,15 @@ from made_results import page_of, text_of
 
 from treadle.core.checkpoint import read_manifest
 from treadle.core.errors import DataError, SettingsError
-from treadle.core.result import Comparison, Input, Measurement, write_result
+from treadle.core.result import (
+    Column,
+    Comparison,
+    Entry,
+    Input,
+    Measurement,
+    Table,
+    write_result,
+)
 from treadle.page import write_page
 from treadle.page.figures import draw, num_left_out
 from treadle.page.losses import find_losses
@@ -421,3 +429,46 @@ class TestNumbers:
         ]
         assert found[3].full == "a" * 64
         assert len(found[3].text) == 8
+
+
+class TestTablesOfResults:
+    TABLE = Table(
+        title="Two <methods>",
+        columns=[
+            Column(name="method"),
+            Column(name="loss", unit="nats", better="lower"),
+            Column(name="loss minus baseline", better="lower", neutral=0.0),
+            Column(name="size", unit="bytes"),
+        ],
+        rows=[
+            [
+                Entry(value="good", note="baseline"),
+                Entry(value=1.5, low=1.25, high=1.75),
+                Entry(),
+                Entry(value=5_000_000.0),
+            ],
+            [
+                Entry(value="bad", note="control"),
+                Entry(value=2.5, note="one run"),
+                Entry(value=1.0, low=0.5, high=1.5),
+                Entry(value=2_500_000.0),
+            ],
+        ],
+        notes=["Means over seeds."],
+    )
+
+    def test_a_table_is_shown_as_it_is_held(self, tmp_path):
+        told = made.result(verb="sweep", method="", settings={}, tables=[self.TABLE])
+        write_result(told, tmp_path / "sweep")
+        page = page_of(tmp_path / "sweep")
+        shown = text_of(page)
+        assert "Two <methods>, measured" in shown
+        assert "good baseline 1.50 [1.25, 1.75] – 5" in shown
+        assert "bad control 2.5 one run 1.0 [0.5, 1.5] 2.5" in shown
+        assert "size MB" in shown
+        assert "Means over seeds." in shown
+        assert re.search(r'<td class="number worse">1\.0', page)
+        assert "Sweep ran 1 time." in shown
+
+    def test_pages_without_tables_have_no_section_for_them(self, study_page):
+        assert 'id="table-1"' not in study_page

@@ -31,6 +31,7 @@ _WINGS = {
 _ACTIONS = Group("Beside the methods", sort_key=99)
 _COMMANDS = {
     "run": ("treadle.app.run:run", "Run a recipe and draw its report."),
+    "sweep": ("treadle.app.sweep:sweep", "Run a recipe's steps over methods, settings and seeds."),
     "report": ("treadle.app.report:report", "Draw one HTML page from result files."),
     "doctor": ("treadle.app.doctor:doctor", "Say what is installed and what this machine can do."),
     "compat": ("treadle.app.compat:compat", "Say which loader takes a folder, and why not."),

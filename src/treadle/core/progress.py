@@ -19,12 +19,18 @@ class Progress(Protocol):
     def advance(self, num_steps: float = 1) -> None:
         """Count `num_steps` as done."""
 
+    def show(self, text: str) -> None:
+        """Say beside the bar what is being done."""
+
 
 class _Silent:
     """Stands in where there is no terminal."""
 
     def advance(self, num_steps: float = 1) -> None:
         """Ignore the step."""
+
+    def show(self, text: str) -> None:
+        """Ignore the text."""
 
 
 @contextmanager
@@ -43,9 +49,10 @@ def steps(title: str, total: float) -> Iterator[Progress]:
         progress.TextColumn("{task.fields[rate]}"),
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[shown]}", markup=False),
     )
     with progress.Progress(*columns, console=Console(stderr=True)) as bars:
-        yield _Bar(bars, bars.add_task(title, total=total, rate=""))
+        yield _Bar(bars, bars.add_task(title, total=total, rate="", shown=""))
 
 
 class _Bar:
@@ -60,6 +67,10 @@ class _Bar:
         task = self._bars.tasks[0]
         if task.elapsed and task.completed:
             self._bars.update(self._task, rate=f"{task.completed / task.elapsed:.3g}/s")
+
+    def show(self, text: str) -> None:
+        """Write `text` behind the bar."""
+        self._bars.update(self._task, shown=text)
 
 
 def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:

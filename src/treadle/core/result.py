@@ -17,13 +17,16 @@ __all__ = [
     "FORMAT",
     "RESULT_FILE",
     "Basis",
+    "Column",
     "Comparison",
+    "Entry",
     "Figure",
     "Input",
     "Measurement",
     "Result",
     "Role",
     "Series",
+    "Table",
     "digest",
     "fingerprint",
     "read_result",
@@ -107,6 +110,37 @@ class Figure(_Record):
     """Of a picture: what a program showed, as it was seen."""
 
 
+class Column(_Record):
+    """One column of a table."""
+
+    name: str
+    unit: str = ""
+    better: Literal["lower", "higher", "neither"] = "neither"
+    neutral: float | None = None
+    """The value that says "no difference", where the column compares with something."""
+
+
+class Entry(_Record):
+    """One place of a table: a number with its interval, a word, or nothing."""
+
+    value: float | str | None = None
+    low: float | None = None
+    """Lower end of the 95 % interval."""
+    high: float | None = None
+    note: str = ""
+
+
+class Table(_Record):
+    """A table as data; the page draws it."""
+
+    title: str
+    columns: list[Column]
+    rows: list[list[Entry]]
+    basis: Basis = "measured"
+    notes: list[str] = Field(default_factory=list)
+    """How its numbers came about: what was averaged, which intervals they are."""
+
+
 class Result(_Record):
     """The whole account of one run of a verb."""
 
@@ -134,6 +168,8 @@ class Result(_Record):
     protocol: dict[str, Any] | None = None  # Any: JSON values
     measurements: list[Measurement] = Field(default_factory=list)
     figures: list[Figure] = Field(default_factory=list)
+    tables: list[Table] = Field(default_factory=list)
+    """Where many runs are told of side by side."""
     samples: dict[str, list[float]] = Field(default_factory=dict)
     """Per-example values that a later run pairs against."""
     notes: list[str] = Field(default_factory=list)

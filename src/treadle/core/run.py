@@ -22,6 +22,7 @@ from treadle.core.result import (
     Measurement,
     Result,
     Role,
+    Table,
     fingerprint,
     write_result,
 )
@@ -39,8 +40,8 @@ class Recording:
     """The account of a run while it is being made.
 
     Attributes:
-        measurements: What the result says was measured; likewise `figures`, `notes`, `samples`
-            (values by example), `bytes` (counted from files) and `protocol`.
+        measurements: What the result says was measured; likewise `figures`, `tables`, `notes`,
+            `samples` (values by example), `bytes` (counted from files) and `protocol`.
         is_resumed: Whether an interrupted run's work was taken up; see `resumed`.
     """
 
@@ -61,6 +62,7 @@ class Recording:
         self.inputs: list[Input] = []
         self.measurements: list[Measurement] = []
         self.figures: list[Figure] = []
+        self.tables: list[Table] = []
         self.notes: list[str] = []
         self.samples: dict[str, list[float]] = {}
         self.bytes: dict[str, int] = {}
@@ -114,6 +116,7 @@ class Recording:
             protocol=self.protocol,
             measurements=self.measurements,
             figures=self.figures,
+            tables=self.tables,
             samples=self.samples,
             notes=self.notes,
             versions=_versions(),

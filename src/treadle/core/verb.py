@@ -6,6 +6,7 @@ Its signature is the one definition behind all three doors.
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
@@ -102,16 +103,7 @@ class Verb(NamedTuple):
 
         Where the function takes `Settings`, their fields stand in its place.
         """
-        function = self.function()
-        helps = argument_help(function)
-        found: dict[str, VerbParameter] = {}
-        for name, parameter in inspect.signature(function).parameters.items():
-            if name == "method":
-                continue
-            for entry in _entries(parameter, helps.get(name, "")):
-                assert entry.name not in found, f"{self.name}: two parameters '{entry.name}'"
-                found[entry.name] = entry
-        return found
+        return dict(_parameters(self.function()))
 
     def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:  # Any: values of any parameter
         """Return the arguments of the function from values by the names that users write.
@@ -154,6 +146,19 @@ def _split(annotation: Any) -> tuple[Any, list[Any]]:  # Any: types and what sta
         if extra not in ours:
             kind = Annotated[kind, extra]
     return kind, ours
+
+
+@cache  # a sweep asks thousands of times
+def _parameters(function: Callable[..., Any]) -> dict[str, VerbParameter]:  # Any: any signature
+    helps = argument_help(function)
+    found: dict[str, VerbParameter] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == "method":
+            continue
+        for entry in _entries(parameter, helps.get(name, "")):
+            assert entry.name not in found, f"{function.__name__}: two parameters '{entry.name}'"
+            found[entry.name] = entry
+    return found
 
 
 def _entries(parameter: inspect.Parameter, text: str) -> Iterator[VerbParameter]:

@@ -6,6 +6,7 @@ from treadle.core.result import Figure, Measurement, Result
 from treadle.page import numbers
 from treadle.page.command import repeat_command
 from treadle.page.figures import draw, num_left_out
+from treadle.page.held import HeldTable, held_tables
 from treadle.page.losses import Loss, comparisons, find_losses
 from treadle.page.scores import BASES, Row, Section, Table, sections
 from treadle.page.sources import Run
@@ -100,6 +101,8 @@ class Content(NamedTuple):
     """The whole page."""
 
     summary: str
+    tables: list[HeldTable]
+    """Those that results hold themselves, where one tells of many runs."""
     sections: list[SectionView]
     comparisons: str
     """How many comparisons were looked through for losses."""
@@ -123,6 +126,7 @@ def content(runs: list[Run]) -> Content:
     ]
     return Content(
         summary=summary(runs, found),
+        tables=held_tables(runs),
         sections=[
             _section(section, f"s{number}", heading)
             for number, (section, heading) in enumerate(zip(found, _headings(found), strict=True))

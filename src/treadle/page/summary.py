@@ -47,7 +47,8 @@ def _runs_by_verb(runs: list[Run], found: list[Section]) -> list[str]:
         names = listed(_method(*method, number) for method, number in methods.items())
         models = sum(bool(run.made_hash) for run in made)
         done = f" and made {count(models, 'model')}" if models else ""
-        sentences.append(f"{verb.capitalize()} ran {count(len(made), 'time')}{done}: {names}.")
+        told = f": {names}" if names else ""
+        sentences.append(f"{verb.capitalize()} ran {count(len(made), 'time')}{done}{told}.")
     return sentences
 
 

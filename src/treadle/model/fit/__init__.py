@@ -5,6 +5,7 @@ from treadle.model.fit.course import Fit
 from treadle.model.fit.figures import loss_figure, norm_figure, speed_figure
 from treadle.model.fit.loop import fit
 from treadle.model.fit.objective import NEXT_TOKEN, Objective, next_token_loss
+from treadle.model.fit.observer import Observer, TensorBoard
 from treadle.model.fit.settings import FitSettings
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "Fit",
     "FitSettings",
     "Objective",
+    "Observer",
+    "TensorBoard",
     "fit",
     "loss_figure",
     "next_token_loss",

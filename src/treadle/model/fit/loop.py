@@ -12,6 +12,7 @@ from treadle.model.fit.batches import Batch, Batches, num_tokens
 from treadle.model.fit.course import Course, Fit
 from treadle.model.fit.learning import learning, sorted_by_place, zeros_of
 from treadle.model.fit.objective import NEXT_TOKEN, Objective, add_gradients, as_objective
+from treadle.model.fit.observer import Observer
 from treadle.model.fit.returned import number, said
 from treadle.model.fit.settings import FitSettings
 from treadle.model.fit.state import SavedState, run_key
@@ -38,6 +39,7 @@ def fit(
     learn: str | None = None,
     evaluate: Evaluate | None = None,
     identity: str = "",
+    observe: Observer | None = None,
 ) -> Fit:
     """Train `model` in place on the batches of steps 0, 1, ...
 
@@ -66,6 +68,9 @@ def fit(
             and what `evaluate` measures. A digest of them is such a text
             (`treadle.core.result.digest`). A state that was saved under another one is refused;
             settings, optimizer, what learns and what is frozen are compared without it.
+        observe: Told what each step showed (loss, gradient_norm, learning_rate and
+            tokens_per_second, by the number of updates that are done), and what was evaluated.
+            Steps that an earlier run had taken are not told again. `TensorBoard` is one.
 
     Raises:
         DataError: A batch cannot be used, or the loss or the gradient is not finite; the weights
@@ -77,7 +82,7 @@ def fit(
         CapacityError: The state could not be written; the former one stays.
     """
     chosen, aim = OPTIMIZERS.resolve(optimizer), as_objective(objective)
-    _require_arguments(batches, settings, evaluate)
+    _require_arguments(batches, settings, evaluate, observe)
     _require_place(settings, folder, identity)
     if settings.evaluate_every and evaluate is None:
         raise SettingsError("evaluate_every needs something to evaluate; give it, or set it to 0.")
@@ -89,10 +94,11 @@ def fit(
         with steps("train", settings.num_steps) as bar:
             bar.advance(first)
             if not first:
-                _evaluate(evaluate, settings, course)
+                _evaluate(evaluate, settings, course, observe)
             for step in range(first, settings.num_steps):
                 run.step(step, batches, course)
-                _evaluate(evaluate, settings, course)
+                _tell(observe, settings, course)
+                _evaluate(evaluate, settings, course, observe)
                 if settings.saves_after(step + 1):
                     saved.save(course)
                 bar.advance()
@@ -100,7 +106,9 @@ def fit(
     return course.as_fit(first)
 
 
-def _require_arguments(batches: object, settings: object, evaluate: object) -> None:
+def _require_arguments(
+    batches: object, settings: object, evaluate: object, observe: object
+) -> None:
     if not callable(batches):
         raise SettingsError(
             f"batches is {said(batches)}, but a function of a step's number and of the losses so "
@@ -115,6 +123,11 @@ def _require_arguments(batches: object, settings: object, evaluate: object) -> N
         raise SettingsError(
             f"evaluate is {said(evaluate)}, but a function of the number of updates that are done "
             f"was expected; give one that returns values by name."
+        )
+    if observe is not None and not callable(observe):
+        raise SettingsError(
+            f"observe is {said(observe)}, but a function of the number of updates that are done "
+            f"and of values by name was expected; give one, such as TensorBoard(folder)."
         )
 
 
@@ -132,14 +145,32 @@ def _require_place(settings: FitSettings, folder: object, identity: object) -> N
         )
 
 
-def _evaluate(evaluate: Evaluate | None, settings: FitSettings, course: Course) -> None:
+def _tell(observe: Observer | None, settings: FitSettings, course: Course) -> None:
+    """Tell an observer what the last step showed."""
+    if observe is not None:
+        num_done = len(course.losses)
+        values = {
+            "loss": course.losses[-1],
+            "gradient_norm": course.gradient_norms[-1],
+            "learning_rate": settings.rate(num_done - 1),
+            "tokens_per_second": course.num_tokens[-1] / max(course.seconds[-1], 1e-9),
+        }
+        observe(num_done, values)
+
+
+def _evaluate(
+    evaluate: Evaluate | None, settings: FitSettings, course: Course, observe: Observer | None
+) -> None:
     import torch
 
     num_done = len(course.losses)
     if evaluate is not None and settings.evaluates_after(num_done):
         with torch.no_grad():
             found = evaluate(num_done)
-        course.evaluated(num_done, _values(found, num_done))
+        values = _values(found, num_done)
+        course.evaluated(num_done, values)
+        if observe is not None:
+            observe(num_done, {f"evaluation/{name}": value for name, value in values.items()})
 
 
 def _values(found: object, num_done: int) -> dict[str, float]:

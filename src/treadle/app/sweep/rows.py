@@ -1,0 +1,106 @@
+"""Rows of a sweep's table: cells that differ in nothing but what is averaged over."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from treadle.app.sweep.axes import Value
+from treadle.app.sweep.document import Document, Point
+from treadle.app.sweep.scores import Chain, Paired, Score, compare
+
+__all__ = ["Measured", "Place", "Row", "find_rows", "keys_of", "paired"]
+
+Place = dict[str, Value]
+
+
+class Measured(NamedTuple):
+    """A cell with what became of it."""
+
+    point: Point
+    chain: Chain
+    """Empty where it failed."""
+    base: Chain
+    """Results of the steps that prepared it."""
+    error: str = ""
+
+
+class Row(NamedTuple):
+    """The cells that are averaged."""
+
+    place: Place
+    cells: list[Measured]
+    given: str = ""
+    """Name of the prepared artefact, where the row is the baseline that all are compared with."""
+
+    @property
+    def chains(self) -> list[Chain]:
+        """The results of the cells that did not fail."""
+        return [cell.chain for cell in self.cells if cell.chain]
+
+    @property
+    def is_control(self) -> bool:
+        """Whether a step's method is a control."""
+        return any(result.is_control for chain in self.chains for result in chain.values())
+
+    @property
+    def label(self) -> str:
+        """What tells it from the others."""
+        return ", ".join(filter(None, [self.given, *map(str, self.place.values())])) or "all"
+
+
+def find_rows(document: Document, cells: Sequence[Measured]) -> list[Row]:
+    """Return the rows in the order of their cells; a prepared baseline stands first."""
+    rows: dict[str, Row] = {}
+    for cell in cells:
+        place = {k: v for k, v in cell.point.place.items() if k not in document.repeat}
+        rows.setdefault(repr(sorted(place.items())), Row(place, [])).cells.append(cell)
+    return [*_given(document, cells), *rows.values()]
+
+
+def _given(document: Document, cells: Sequence[Measured]) -> list[Row]:
+    """Return a row for each prepared baseline: one for each model."""
+    name, found = document.baseline, dict[str, Row]()
+    for cell in cells:
+        if isinstance(name, str) and name in cell.base:
+            place = {k: v for k, v in cell.point.place.items() if k in document.artefacts}
+            chain = {name: cell.base[name]}
+            row = Row(place, [Measured(cell.point, chain, chain)], name)
+            found.setdefault(repr(sorted(place.items())), row)
+    return list(found.values())
+
+
+def keys_of(rows: Sequence[Row]) -> list[str]:
+    """Return all axes of the rows, in the order in which they are written."""
+    own = [row for row in rows if not row.given] or rows
+    return list(dict.fromkeys(key for row in own for key in row.place))
+
+
+def paired(document: Document, score: Score, row: Row, rows: Sequence[Row]) -> Paired | None:
+    """Return a row's difference to the baseline; None for the baseline itself."""
+    baseline = document.baseline
+    if baseline is None or score.measure.comparison is not None or row.given:
+        return None
+    if isinstance(baseline, str):
+        cells = [cell for cell in row.cells if cell.chain and baseline in cell.base]
+        return compare(score, [(cell.chain, {baseline: cell.base[baseline]}) for cell in cells])
+    if baseline.items() <= row.place.items():
+        return None
+    return compare(score, _pairs(row, rows, baseline, document.repeat))
+
+
+def _pairs(
+    row: Row, rows: Sequence[Row], baseline: Mapping[str, Value], repeat: Sequence[str]
+) -> list[tuple[Chain, Chain]]:
+    """Return each cell beside the baseline's: with the same other values, or else the only one."""
+    cells = [cell for other in rows if not other.given for cell in other.cells if cell.chain]
+    found = []
+    for cell in (cell for cell in row.cells if cell.chain):
+        place = cell.point.place
+        seeds = {key: place[key] for key in repeat if key in place}
+        others = {key: value for key, value in place.items() if key not in seeds}
+        everywhere = [{**baseline, **seeds}, dict(baseline)]
+        for wanted in [{**place, **baseline}, {**others, **baseline}, *everywhere]:
+            same = [other for other in cells if other.point.place == wanted]
+            if same:
+                found.append((cell.chain, same[0].chain))
+                break
+    return found

@@ -1,0 +1,193 @@
+"""The tables of a sweep: a row for each combination of values, averaged over seeds."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from treadle.app.sweep.document import Document
+from treadle.app.sweep.figure import figure
+from treadle.app.sweep.losses import losses
+from treadle.app.sweep.rows import Measured, Row, find_rows, keys_of, paired
+from treadle.app.sweep.scores import NOTHING, Paired, Score, average, find_scores
+from treadle.core.result import Basis, Column, Entry, Figure, Table
+
+__all__ = ["Summary", "summarise"]
+
+_COSTS = [
+    Column(name="seconds", unit="s"),
+    Column(name="CPU seconds", unit="s"),
+    Column(name="peak memory", unit="bytes"),
+    Column(name="size", unit="bytes"),
+]
+_MOST_FIGURES = 4
+
+
+class Summary(NamedTuple):
+    """What a sweep found."""
+
+    scores: list[Table]
+    """One for each basis: the same bytes for the same results, in however many parts and runs they
+    were made."""
+    costs: Table
+    """What was spent: in no two runs the same."""
+    figures: list[Figure]
+    losses: list[str]
+
+
+class _Paired(NamedTuple):
+    """A score with the differences of all rows to the baseline."""
+
+    score: Score
+    pairs: list[Paired | None]
+
+    @property
+    def examples(self) -> str:
+        """What is paired example by example; empty if nothing is."""
+        return next((pair.examples for pair in self.pairs if pair and pair.examples), "")
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether any row has a difference."""
+        return any(pair is not None for pair in self.pairs)
+
+
+def summarise(document: Document, cells: Sequence[Measured]) -> Summary:
+    """Return the tables, the plots and the losses of all cells.
+
+    Raises:
+        DataError: No cell has a score that was asked for.
+    """
+    rows = find_rows(document, cells)
+    scores = find_scores([cell.chain for cell in cells if cell.chain], document.scores)
+    bases = list(dict.fromkeys(score.measure.basis for score in scores)) or ["measured"]
+    tables = []
+    for basis in bases:
+        own = [score for score in scores if score.measure.basis == basis]
+        found = [_Paired(s, [paired(document, s, row, rows) for row in rows]) for s in own]
+        tables.append(_table(document, rows, found, basis))
+    costs = Table(
+        title="What it cost",
+        columns=[*_axes(document, rows), *_COSTS],
+        rows=[[*_place(document, row, rows), *_costs(row)] for row in rows],
+        notes=["Means over runs, of the verbs alone: without the start of their processes."],
+    )
+    figures = [figure(document, score, rows) for score in scores[:_MOST_FIGURES]]
+    return Summary(tables, costs, figures, losses(document, scores[0], rows) if scores else [])
+
+
+def _axes(document: Document, rows: Sequence[Row]) -> list[Column]:
+    """Return a column for each axis, called without its step where no other has that name."""
+    keys = keys_of(rows)
+    short = [key.rpartition(".")[2] for key in keys]
+    names = [s if short.count(s) == 1 else k for k, s in zip(keys, short, strict=True)]
+    return [Column(name=name) for name in names or ["cell"]]
+
+
+def _place(document: Document, row: Row, rows: Sequence[Row]) -> list[Entry]:
+    """Return a row's values of the axes; the first that is no model's says what the row is."""
+    keys = keys_of(rows)
+    found = [Entry(value=row.place.get(key)) for key in keys] or [Entry(value=row.label)]
+    first = next((n for n, key in enumerate(keys) if key not in document.artefacts), 0)
+    if row.given:
+        found[first] = Entry(value=row.given, note="baseline")
+    elif row.is_control:
+        found[first] = found[first].model_copy(update={"note": "control"})
+    return found
+
+
+def _table(
+    document: Document, rows: Sequence[Row], scores: Sequence[_Paired], basis: Basis
+) -> Table:
+    has_failed = any(cell.error for row in rows for cell in row.cells)
+    columns = [*_axes(document, rows), Column(name="runs")]
+    columns += [Column(name="failed")] * has_failed
+    columns += [column for one in scores for column in _columns(one)]
+    lines = []
+    for number, row in enumerate(rows):
+        line = [*_place(document, row, rows), Entry(value=float(len(row.chains)))]
+        failed = [cell.error for cell in row.cells if cell.error]
+        line += [Entry(value=float(len(failed)), note=failed[0] if failed else "")] * has_failed
+        for one in scores:
+            line.append(_average(one.score, row))
+            line += _differences(one, one.pairs[number])
+        lines.append(line)
+    return Table(
+        title=document.name,
+        columns=columns,
+        rows=lines,
+        basis=basis,
+        notes=_notes(document, rows, scores),
+    )
+
+
+def _average(score: Score, row: Row) -> Entry:
+    if not row.given:
+        return average(score, row.chains)
+    found = row.chains[0][row.given].measurements
+    same = next((entry for entry in found if entry.name == score.measure.name), None)
+    if same is None:
+        return NOTHING
+    return Entry(value=same.value, low=same.low, high=same.high, note="one run")
+
+
+def _columns(one: _Paired) -> list[Column]:
+    measure, title = one.score.measure, one.score.title
+    neutral = None if measure.comparison is None else measure.comparison.neutral
+    found = [Column(name=title, unit=measure.unit, better=measure.better, neutral=neutral)]
+    if one.is_paired:
+        name = f"{title} minus baseline"
+        found.append(Column(name=name, unit=measure.unit, better=measure.better, neutral=0.0))
+        if one.examples:
+            found.append(Column(name=f"{one.examples} minus baseline, by example", neutral=0.0))
+        found.append(Column(name=f"{title} differs"))
+    return found
+
+
+def _differences(one: _Paired, pair: Paired | None) -> list[Entry]:
+    if not one.is_paired:
+        return []
+    if pair is None:
+        return [NOTHING] * (3 if one.examples else 2)
+    by_example = [pair.by_example] if one.examples else []
+    return [pair.difference, *by_example, Entry(value=pair.verdict or None)]
+
+
+def _notes(document: Document, rows: Sequence[Row], scores: Sequence[_Paired]) -> list[str]:
+    over = " and ".join(document.repeat)
+    notes = [
+        f"Means over {over}, with Student's 95 % interval of the mean. A row of one run has the "
+        f"interval that the run measured over its examples, if it did."
+        if any(len(row.chains) > 1 for row in rows)
+        else "Each row is one run: its interval, if there is one, is that over its examples; how "
+        "far seeds differ is not known."
+    ]
+    if not any(one.is_paired for one in scores):
+        return notes
+    given = document.baseline
+    name = given if isinstance(given, str) else ", ".join(map(str, (given or {}).values()))
+    has_examples = any(one.examples for one in scores)
+    notes.append(
+        f"The baseline is {name}. Differences are paired: each run with the baseline's of equal "
+        f"values in all else. Student's 95 % interval over the pairs; none of one pair."
+    )
+    if has_examples:
+        notes.append(
+            "By example, the examples of each pair are paired as well; the 95 % interval is of "
+            "other runs on other examples (both are drawn again), too narrow where runs are few."
+        )
+    by = "by example, or else of the pairs," if has_examples else "of the difference"
+    return [*notes, f"“Differs” says whether the interval {by} excludes 0."]
+
+
+def _costs(row: Row) -> list[Entry]:
+    if not row.chains:
+        return [NOTHING] * len(_COSTS)
+    count = len(row.chains)
+    results = [result for chain in row.chains for result in chain.values()]
+    sizes = [result.bytes["output"] for result in results if "output" in result.bytes]
+    note = "resumed: of the last part" if any(result.is_resumed for result in results) else ""
+    return [
+        Entry(value=sum(result.seconds for result in results) / count, note=note),
+        Entry(value=sum(result.cpu_seconds for result in results) / count, note=note),
+        Entry(value=float(max(result.peak_memory_bytes for result in results))),
+        Entry(value=sum(sizes) / len(sizes)) if sizes else NOTHING,
+    ]
