@@ -20,7 +20,7 @@ from treadle.runtime.executor import Executor
 from treadle.runtime.linear.lora import Adapters
 from treadle.runtime.prompts import Prompt, Prompts
 from treadle.runtime.request import Request, SamplingParams
-from treadle.runtime.runner import Event, Runner
+from treadle.runtime.runner import Runner, TokenEvent
 from treadle.runtime.schedule import migrate
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.limits import Limits
@@ -225,7 +225,7 @@ class Engine:
         longest, most = self.shape.max_positions, request.params.max_tokens
         return longest if most is None else min(longest, request.num_prompt + most)
 
-    def step(self) -> list[Event]:
+    def step(self) -> list[TokenEvent]:
         """Run one step of the batch; returns the new tokens and the ends."""
         with self._turn:
             return self._runner.step()

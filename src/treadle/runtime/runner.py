@@ -16,10 +16,10 @@ from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.rows import RowChunk, rows_of
 from treadle.runtime.structured import StructuredOutputs
 
-__all__ = ["Event", "Runner"]
+__all__ = ["Runner", "TokenEvent"]
 
 
-class Event(NamedTuple):
+class TokenEvent(NamedTuple):
     """A request got a token, or ended, or both."""
 
     request: Request
@@ -50,7 +50,7 @@ class Runner:
         self.num_rows = 0
         """Rows computed since the start."""
 
-    def step(self) -> list[Event]:
+    def step(self) -> list[TokenEvent]:
         """Run one step and return what came of it; nothing where nothing can run.
 
         Raises:
@@ -58,7 +58,7 @@ class Runner:
             DataError: The model's logits are no numbers.
         """
         chunks = self.batch.schedule()
-        events = [Event(request, None) for request in self.batch.expired]
+        events = [TokenEvent(request, None) for request in self.batch.expired]
         self.batch.expired.clear()
         if not chunks:
             return events
@@ -77,7 +77,7 @@ class Runner:
             first = last
         return events
 
-    def _take(self, chunk: RowChunk, logits: Floats) -> list[Event]:
+    def _take(self, chunk: RowChunk, logits: Floats) -> list[TokenEvent]:
         """Note a chunk's results; returns the events of its new tokens."""
         request = chunk.request
         first = request.num_computed
@@ -92,7 +92,7 @@ class Runner:
         self.batch.advance(chunk, chunk.num_choices - len(tokens))
         if reason is not None:
             self.batch.finish(request, reason)
-        return [Event(request, token) for token in tokens]
+        return [TokenEvent(request, token) for token in tokens]
 
     def _choose(self, request: Request, logits: Floats) -> tuple[list[int], str | None]:
         """Choose a token by each row, as long as the drafts foresaw it.

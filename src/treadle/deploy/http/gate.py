@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from treadle.deploy.http.errors import ApiError
-from treadle.deploy.http.served import Served
+from treadle.deploy.http.served import Service
 
 __all__ = ["Gate", "on_api_error", "on_failure", "on_http_error"]
 
@@ -24,7 +24,7 @@ _OPEN = {"/", "/health", "/metrics", "/openapi.json", "/favicon.ico"}
 class Gate:
     """Lets requests in, and counts those that are inside."""
 
-    def __init__(self, app: ASGIApp, served: Served, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, served: Service, keys: Sequence[str]) -> None:
         self._app, self._served = app, served
         self._keys = [key.encode() for key in keys]
 
@@ -91,7 +91,7 @@ class Gate:
 async def on_api_error(request: Request, error: Exception) -> Response:
     """Answer with an error of ours."""
     assert isinstance(error, ApiError)
-    served: Served = request.app.state.served
+    served: Service = request.app.state.served
     served.refuse(error.status)
     return error.response()
 

@@ -5,10 +5,10 @@ from typing import Any, Protocol
 
 from treadle.deploy.http.limits import ServerLimits
 
-__all__ = ["Closable", "Served"]
+__all__ = ["Closable", "Service"]
 
 
-class Served(Protocol):
+class Service(Protocol):
     """A service that counts who is inside."""
 
     limits: ServerLimits

@@ -9,7 +9,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from treadle.core.errors import SettingsError
-from treadle.deploy.http.served import Served
+from treadle.deploy.http.served import Service
 
 __all__ = ["Server", "listen"]
 
@@ -25,7 +25,7 @@ class Server(uvicorn.Server):
     A second signal ends it at once.
     """
 
-    def __init__(self, app: Starlette, served: Served) -> None:
+    def __init__(self, app: Starlette, served: Service) -> None:
         super().__init__(
             uvicorn.Config(
                 app,

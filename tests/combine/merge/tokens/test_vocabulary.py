@@ -7,14 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from treadle.combine.merge.base import Floats
 from treadle.combine.merge.inputs.sources import TensorSource, WeightFiles, stored
 from treadle.combine.merge.recipe.grammar import ModelRef, TokenizerRequest, TokenSource
-from treadle.combine.merge.tokens.permuted import MEAN, OWN_MEAN, ZERO, Permuted
 from treadle.combine.merge.tokens.tokenizer import vocabulary_of
 from treadle.combine.merge.tokens.vocabulary import Vocabulary, plan
 from treadle.core.checkpoint import CheckpointReader
@@ -65,6 +62,16 @@ def files() -> Iterator[WeightFiles]:
 
 
 Pairs = list[tuple[ModelRef, CheckpointReader]]
+
+
+class Rows(TensorSource):
+    """A tensor in memory."""
+
+    def __init__(self, array: Floats) -> None:
+        self.shape, self.dtype, self.array = array.shape, "F32", array
+
+    def read(self, first: int, target: Floats) -> None:
+        target[:] = self.array.reshape(-1)[first : first + target.size]
 
 
 def embedding(vocabulary: Vocabulary, model: ModelRef, pairs: Pairs, files: WeightFiles) -> Floats:
@@ -343,123 +350,3 @@ def test_files_that_repeat_the_tokens(make: Make, tmp_path: Path) -> None:
     assert "chat_template" not in written
     assert (tmp_path / "chat_template.jinja").read_text() == "{{ 1 }}"
     assert (tmp_path / "vocab.txt").read_text() == "words"
-
-
-def template_of(request: str, pairs: Pairs, folder: Path) -> str | None:
-    vocabulary, _ = plan(None, pairs, 0, request)
-    assert vocabulary is not None
-    vocabulary.write(folder)
-    file = folder / "chat_template.jinja"
-    return file.read_text() if file.is_file() else None
-
-
-def test_chat_templates(make: Make, files: WeightFiles, tmp_path: Path) -> None:
-    pairs = [
-        (A, make("a", template="{{ 1 }}")),
-        (B, make("b", template="{{ 2 }}")),
-        (C, make("c", template="{{ 2 }}")),
-    ]
-    assert template_of("auto", pairs, tmp_path) == "{{ 2 }}"
-    assert template_of("a", pairs, tmp_path) == "{{ 1 }}"
-    assert template_of("{{ 3 }}", pairs, tmp_path) == "{{ 3 }}"
-    with pytest.raises(SettingsError, match=r"chat_template 'alpaca' is no .*\(chatml, llama3\)"):
-        template_of("alpaca", pairs, tmp_path)
-    vocabulary, _ = plan(None, pairs, 0, "auto")
-    assert vocabulary is not None
-    sources: dict[ModelRef, TensorSource | None] = {ref: stored(r, NAME, files) for ref, r in pairs}
-    assert vocabulary.permuted(B, NAME, sources) is sources[B]
-    bare = [(ModelRef("d"), make("d"))]
-    with pytest.raises(SettingsError, match="names the model 'd', which has none"):
-        template_of("d", bare, tmp_path)
-    (tmp_path / "none").mkdir()
-    assert template_of("auto", bare, tmp_path / "none") is None
-
-
-@pytest.mark.parametrize("name", ["chatml", "llama3"])
-def test_the_two_formats_that_everyone_uses(make: Make, name: str, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    reader = make("a", ("x",))
-    tokenizer = AutoTokenizer.from_pretrained(reader.folder)
-    tokenizer.chat_template = template_of(name, [(A, reader)], tmp_path)
-    tokenizer.bos_token = "<|begin|>"
-    said = tokenizer.apply_chat_template(
-        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}],
-        tokenize=False,
-        add_generation_prompt=True,
-    )
-    expected = {
-        "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
-        "<|im_start|>assistant\n",
-        "llama3": "<|begin|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\nHello<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n",
-    }
-    assert said == expected[name]
-
-
-class Rows(TensorSource):
-    """A tensor in memory."""
-
-    def __init__(self, array: Floats) -> None:
-        self.shape, self.dtype, self.array = array.shape, "F32", array
-
-    def read(self, first: int, target: Floats) -> None:
-        target[:] = self.array.reshape(-1)[first : first + target.size]
-
-
-@st.composite
-def permuted(draw: st.DrawFn) -> tuple[Permuted, Floats, int, int]:
-    """Draw a permuted tensor, what it should hold, and a range of its elements."""
-    num_models, num_rows = draw(st.integers(1, 3)), draw(st.integers(1, 12))
-    width, num_tokens = draw(st.integers(1, 5)), draw(st.integers(1, num_rows))
-    random = np.random.default_rng(draw(st.integers(0, 99)))
-    arrays = [
-        random.normal(size=(int(random.integers(1, 12)), width)).astype(np.float32)
-        for _ in range(num_models)
-    ]
-    table = np.stack([random.integers(-1, len(a), num_rows) for a in arrays])
-    table[0] = np.maximum(table[0], 0)
-    origins = random.integers(-3, num_models, num_rows)
-    origins[:num_tokens][origins[:num_tokens] == OWN_MEAN] = ZERO
-    rows = np.array([random.integers(0, len(arrays[max(o, 0)])) for o in origins])
-    if draw(st.booleans()):  # runs of consecutive rows
-        origins[:], rows = 0, np.arange(num_rows) % len(arrays[0])
-    expected = np.zeros((num_rows, width), np.float32)
-    for row, origin in enumerate(origins):
-        owners = [i for i in range(num_models) if table[i, row] >= 0]
-        if origin == MEAN:
-            expected[row] = np.mean([arrays[i][table[i, row]] for i in owners], axis=0, dtype=float)
-        elif origin >= 0:
-            expected[row] = arrays[origin][rows[row]]
-    mean = expected[:num_tokens].mean(axis=0, dtype=float)
-    expected[origins == OWN_MEAN] = mean
-    sources = {index: Rows(array) for index, array in enumerate(arrays)}
-    first = draw(st.integers(0, num_rows * width - 1))
-    size = draw(st.integers(1, num_rows * width - first))
-    return Permuted(0, sources, origins, rows, table, num_tokens), expected, first, size
-
-
-@given(case=permuted())
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
-def test_any_range_is_what_indexing_gives(case: tuple[Permuted, Floats, int, int]) -> None:
-    source, expected, first, size = case
-    target = np.full(size, np.nan, np.float32)
-    source.read(first, target)
-    assert source.shape == expected.shape
-    assert np.allclose(target, expected.reshape(-1)[first : first + size], atol=1e-6)
-
-
-def test_consecutive_rows_are_one_read() -> None:
-    reads = []
-
-    class Counted(Rows):
-        def read(self, first: int, target: Floats) -> None:
-            reads.append((first, target.size))
-            super().read(first, target)
-
-    source = Counted(np.zeros((100, 4), np.float32))
-    rows = np.concatenate([np.arange(50, 100), np.arange(50)])
-    origins = np.zeros(100, np.int64)
-    Permuted(0, {0: source}, origins, rows, rows[None], 100).read(2, np.empty(396, np.float32))
-    assert reads == [(202, 198), (0, 198)]
