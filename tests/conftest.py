@@ -15,6 +15,8 @@ import torch  # before treadle: its shape annotations are real only where torch 
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from cpu_budget import Budget
+
 install_import_hook("treadle", "shape_checks.check")
 
 from transformers.utils import logging  # noqa: E402
@@ -29,7 +31,14 @@ settings.register_profile(
 )
 settings.load_profile("treadle")
 
+pytest_plugins = ["pytester"]
 Build = Callable[..., Path]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Count what the fast tests cost; the slow ones may cost what they need."""
+    if "not slow" in config.option.markexpr:
+        config.pluginmanager.register(Budget(), "cpu-budget")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,7 @@ def answer(llm): return llm.generate([[5, 6, 7] * 30], params)[0].outputs[0].tok
 used, unused = (LLM(sys.argv[1], num_threads=3, cache_bytes=2**20) for _ in range(2))
 expected = answer(used)
 if (child := os.fork()) == 0:
-    signal.alarm(30)
+    signal.alarm(300)
     os._exit(42 if answer(used) == answer(unused) == expected else 1)
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 sys.exit(0 if status == 42 and answer(used) == expected else f"the child ended with {status}")

@@ -7,6 +7,7 @@ import pytest
 
 from combine.merge.models import arrays_of, bytes_of, needs_base, num_models, run, variant
 from naive import files_of, plain_losses, plain_model, tokens_of
+from products import few
 from treadle.combine.merge import METHODS, merge_yaml
 from treadle.core.checkpoint import CheckpointReader, content_hash, copy_checkpoint, read_manifest
 from treadle.core.method import Control, Paper, Standard
@@ -105,7 +106,7 @@ def test_the_order_of_the_models_does_not_matter(family, method, tmp_path) -> No
         np.testing.assert_allclose(left[name], right[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize("method", few(EVERY, "linear", "dare_ties", "tsv"))
 def test_workers_and_shards_do_not_change_a_byte(family, method, tmp_path) -> None:
     models, base = given(family, method)
     run(models, tmp_path / "one", method, workers=1, **base)
@@ -119,7 +120,7 @@ def test_workers_and_shards_do_not_change_a_byte(family, method, tmp_path) -> No
     assert bytes_of(tmp_path / "sharded") == expected
 
 
-@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize("method", few(EVERY, "linear", "ties", "slerp"))
 def test_half_precision_is_the_float32_result_rounded_once(half_family, method, tmp_path) -> None:
     models, base = given(half_family, method)
     run(models, tmp_path / "half", method, **base)

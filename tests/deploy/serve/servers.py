@@ -73,7 +73,7 @@ class Gated:
 
     def forward(self, rows: StepRows, pool: KeyValues) -> np.ndarray:
         if not self.is_open:
-            assert self._permits.acquire(timeout=30)
+            assert self._permits.acquire(timeout=120)
         return self._inner.forward(rows, pool)
 
     def let(self, num_steps: int) -> None:
@@ -86,7 +86,7 @@ class Gated:
 
 def eventually(is_so: Callable[[], bool]) -> bool:
     """Ask until it is so, for ten seconds at most."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 120
     while not is_so() and time.monotonic() < end:
         threading.Event().wait(0.002)
     return is_so()

@@ -29,12 +29,12 @@ EVERYTHING = 10_000
 
 
 def post(url: str, path: str = "/v1/completions", **body) -> httpx.Response:
-    return httpx.post(url + path, json={**BODY, **body}, timeout=60)
+    return httpx.post(url + path, json={**BODY, **body}, timeout=240)
 
 
 def begin(url: str, **body) -> http.client.HTTPResponse:
     """Send a request for a stream and return once its first piece has come."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=120)
     connection.request("POST", "/v1/completions", json.dumps({**BODY, "stream": True, **body}))
     answer = connection.getresponse()
     assert answer.status == 200
@@ -142,7 +142,7 @@ def test_the_command_serves_drains_on_sigterm_and_ends_with_zero(chatty):
         assert post(url).status_code == 401
         key = {"Authorization": "Bearer secret"}
         with httpx.stream(
-            "POST", f"{url}/v1/completions", json={**BODY, "stream": True}, headers=key, timeout=60
+            "POST", f"{url}/v1/completions", json={**BODY, "stream": True}, headers=key, timeout=240
         ) as answer:
             lines = answer.iter_lines()
             assert next(lines).startswith("data: ")
@@ -188,7 +188,7 @@ def test_a_body_over_the_limit(chatty):
         pieces = iter([b'{"prompt": "', b"x" * 1000, b'"}'])
         assert httpx.post(f"{found.url}/v1/completions", content=pieces).status_code == 413
         # The answer reaches the client a moment before its request is counted out.
-        until = time.monotonic() + 10
+        until = time.monotonic() + 120
         while found.serving.num_inside and time.monotonic() < until:
             time.sleep(0.01)
         assert found.serving.num_inside == 0
@@ -275,10 +275,13 @@ def test_a_model_that_fails_answers_500_and_the_next_request_is_answered(chatty,
 def test_pieces_are_sent_at_once(chatty):
     with running(loaded(chatty)) as found, httpx.Client(base_url=found.url) as client:
         client.get("/health")
-        began = time.perf_counter()
+        taken = []
         for _ in range(20):
+            began = time.perf_counter()
             client.get("/health")
-        assert (time.perf_counter() - began) / 20 < 0.03  # 40 ms where TCP waits for more
+            taken.append(time.perf_counter() - began)
+        # All of them take 40 ms where TCP waits for more; a busy machine slows some.
+        assert min(taken) < 0.03
 
 
 def test_a_port_in_use_and_names_that_stand_twice(chatty, capsys):

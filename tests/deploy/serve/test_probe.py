@@ -56,6 +56,7 @@ def test_a_chat_is_answered_and_a_picture_kept(chatty, tmp_path):
         probe(chatty, out)
 
 
+@pytest.mark.slow
 def test_a_model_without_a_template_goes_on_with_the_text(tmp_path):
     folder = tiny.build("llama", tmp_path / "plain")
     words = ["serve", "probe", str(folder), str(tmp_path / "out"), "--browser", "none"]
@@ -76,6 +77,7 @@ def test_mistakes_are_named(chatty, tmp_path):
     assert not any((tmp_path / name).exists() for name in "abc")
 
 
+@pytest.mark.slow
 def test_a_recipe_may_end_with_it(chatty, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

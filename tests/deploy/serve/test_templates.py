@@ -82,9 +82,9 @@ def test_calls_that_the_model_writes_of_its_own_reach_the_client(chatty, tool_fo
         "logprobs": True,
     }
     with running(loaded(chatty), tool_format=tool_format) as found:
-        whole = httpx.post(f"{found.url}/v1/chat/completions", json=body, timeout=30).json()
+        whole = httpx.post(f"{found.url}/v1/chat/completions", json=body, timeout=120).json()
         lines = httpx.post(
-            f"{found.url}/v1/chat/completions", json={**body, "stream": True}, timeout=30
+            f"{found.url}/v1/chat/completions", json={**body, "stream": True}, timeout=120
         ).text
     choice = whole["choices"][0]
     assert choice["finish_reason"] == "tool_calls"

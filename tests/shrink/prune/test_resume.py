@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from naive import files_of
+from products import few
 from shrink.prune.runs import run
 from treadle.core.checkpoint import CheckpointWriter
 from treadle.core.errors import SettingsError
@@ -86,7 +87,7 @@ def without_clocks(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in files_of(folder).items() if name != "result.json"}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(CASES, "one_pass", "two_pass", "heads"))
 def test_resumed_equals_uninterrupted(
     name: str, model: Path, text: str, killed: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.text.curate import corpora
 
+from products import few
 from treadle import curate
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.result import read_result
@@ -42,7 +43,7 @@ def run(data, out, name, **options):
     return curate(data, out, settings(name), against=against(name), **options)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", few(NAMES, "minhash", "lines"))
 def test_bytes_do_not_depend_on_workers_or_shards(tmp_path, name):
     whole = corpora.write_lines(tmp_path / "whole" / "a.jsonl", ROWS)
     cut = tmp_path / "cut"
@@ -110,7 +111,7 @@ def test_every_document_is_accounted_for(tmp_path, name):
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", few(NAMES, "exact", "minhash"))
 def test_an_output_is_a_source_and_a_second_run_drops_nothing(tmp_path, name):
     data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
     run(data, tmp_path / "one", name)
@@ -141,7 +142,7 @@ curate(data, out, method, workers=1, against=against)
 """
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", few(NAMES, "lines"))
 @pytest.mark.parametrize(("victim", "count"), [("measure", 3), ("write", 5)])
 def test_killed_run_goes_on_and_ends_the_same(tmp_path, name, victim, count):
     data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
@@ -166,7 +167,7 @@ def test_killed_run_goes_on_and_ends_the_same(tmp_path, name, victim, count):
     assert corpora.content(tmp_path / "out") == corpora.content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", few(NAMES, "minhash", "lines"))
 def test_shares_of_the_work_end_the_same(tmp_path, name):
     data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
     run(data, tmp_path / "whole", name)

@@ -1,0 +1,45 @@
+"""Parameters of tests: what the fast tests try of a product, and what only all tests do."""
+
+from collections.abc import Iterable
+from itertools import combinations, product
+from typing import Any
+
+import pytest
+
+__all__ = ["few", "pairwise"]
+
+
+def few(values: Iterable[Any], *kept: Any) -> list[Any]:  # Any: parameters
+    """Return all values, of which only `kept` are fast: for a property of what all of them share.
+
+    A driver resumes, shards and counts the same way whatever method it drives: one or two methods
+    show it, and `make test-all` tries the others.
+    """
+    found = list(values)
+    missing = [value for value in kept if value not in found]
+    assert not missing, f"{missing} are not among {found}"
+    return [
+        value if value in kept else pytest.param(value, marks=pytest.mark.slow) for value in found
+    ]
+
+
+def pairwise(*axes: Iterable[Any]) -> list[Any]:  # Any: values of axes
+    """Return the whole product of some axes, of which only a part that crosses all pairs is fast.
+
+    Which part is the same in every run: the next one taken is the first that has most new pairs.
+    """
+
+    def pairs(values: tuple[Any, ...]) -> set[tuple[tuple[int, Any], ...]]:
+        return set(combinations(enumerate(values), 2))
+
+    whole = list(product(*axes))
+    missing = set().union(*map(pairs, whole))
+    kept = []
+    while missing:
+        best = max(whole, key=lambda values: len(pairs(values) & missing))
+        kept.append(best)
+        missing -= pairs(best)
+    return [
+        values if values in kept else pytest.param(*values, marks=pytest.mark.slow)
+        for values in whole
+    ]
