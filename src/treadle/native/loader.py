@@ -19,7 +19,7 @@ from treadle.native import compiler
 from treadle.native.compiler import Level
 from treadle.native.mirror import Mirror, require_same
 
-__all__ = ["NativeStatus", "SlowPathWarning", "best_level", "library", "status"]
+__all__ = ["NativeStatus", "SlowPathWarning", "library", "status"]
 
 _logger = logging.getLogger(__name__)
 _SWITCH, _LEVEL = "TREADLE_NATIVE", "TREADLE_LEVEL"
@@ -40,6 +40,8 @@ class NativeStatus(NamedTuple):
     isa: str
     """The level of instructions that the objects are made for."""
     why: str
+    fitting: tuple[str, ...] = ()
+    """The levels that this processor runs, the best first."""
 
 
 class _Kernel(NamedTuple):
@@ -70,18 +72,10 @@ def library(kernel: str, *mirrors: Mirror) -> ctypes.CDLL | None:
 def status() -> NativeStatus:
     """Return where the kernels come from; of several answers, the one of the slowest kernel."""
     speeds = ("python", "compiled", "prebuilt")
-    return min(
-        (_load(name).status for name in compiler.KERNELS), key=lambda s: speeds.index(s.active)
-    )
-
-
-def best_level() -> Level:
-    """Return the level to compile for here: the best one that fits, or the one that is asked for.
-
-    Raises:
-        SettingsError: `$TREADLE_LEVEL` names none that this processor can run.
-    """
-    return (*_levels(), compiler.NATIVE)[0]
+    found = (_load(name).status for name in compiler.KERNELS)
+    slowest = min(found, key=lambda status: speeds.index(status.active))
+    fitting = compiler.fitting_levels(instruction_set())
+    return slowest._replace(fitting=tuple(level.name for level in fitting))
 
 
 def _levels() -> list[Level]:
@@ -122,7 +116,7 @@ def _find(kernel: str, folder: Path, levels: tuple[Level, ...]) -> _Kernel:
         if compiler.is_sealed(prebuilt):
             found = NativeStatus("prebuilt", prebuilt.parent, None, level.name, _prebuilt(level))
             return _Kernel(ctypes.CDLL(str(prebuilt)), found)
-    return _compiled(kernel, folder, (*levels, compiler.NATIVE)[0])
+    return _compiled(kernel, folder, levels[0] if levels else compiler.NATIVE)
 
 
 def _prebuilt(level: Level) -> str:
