@@ -149,7 +149,7 @@ def main() -> None:
     content = {
         "note": note,
         "chosen": {"active": chosen.active, "level": chosen.isa, "why": chosen.why},
-        "compiling": compiling([*fitting, compiler.NATIVE]),
+        "compiling": compiling([fitting[0], compiler.NATIVE]),
         "rows": rows,
     }
     print(store.write("kernel_objects", content))

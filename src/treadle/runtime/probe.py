@@ -101,6 +101,7 @@ class Observable(Executor, Protocol):
         """Give each query head a window of its own; None: the model's windows again.
 
         From the next step on, a head sees the newest `window` positions of what its rows may see.
+        What stands in a pool was computed with the windows before: begin with an empty one.
 
         Raises:
             SettingsError: They do not fit the model's layers and heads.
