@@ -114,7 +114,7 @@ def compiling(levels: list[compiler.Level]) -> dict[str, Any]:
                 seconds = {
                     "wall_seconds": time.perf_counter() - wall,
                     "cpu_seconds": children_seconds() - cpu,
-                    "step_bytes": sum(job.target.stat().st_size for job in jobs),
+                    "object_bytes": sum(job.target.stat().st_size for job in jobs),
                 }
             found[f"{name} {level.name}"] = seconds
             print(f"compile {name} for {level.name}: {seconds}")
