@@ -202,6 +202,21 @@ def test_a_compiler_that_refuses_the_source_is_quoted(monkeypatch):
 
 
 @needs_compiler
+@pytest.mark.skipif(best() == compiler.NATIVE, reason="no level fits here")
+def test_a_compiler_that_knows_no_levels_compiles_for_what_is_here(tmp_path, monkeypatch):
+    old = tmp_path / "old-cc"
+    refusal = 'case "$*" in *march=x86-64*) echo "bad value" >&2; exit 1;; esac'
+    old.write_text(f'#!/bin/sh\n{refusal}\nexec {compiler.find_compiler().command[0]} "$@"\n')
+    old.chmod(0o755)
+    monkeypatch.setenv("CC", str(old))
+    assert native.keep_rows(SCORE, 1).tolist() == EXPECTED
+    assert loader._load("mask").status.isa == "native"
+    monkeypatch.setenv("TREADLE_LEVEL", best().name)  # asked for, so nothing else will do
+    with pytest.warns(native.SlowPathWarning, match=r"refused mask\.c: bad value"):
+        native.keep_rows(SCORE, 1)
+
+
+@needs_compiler
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TREADLE_CACHE", str(tmp_path / "file"))

@@ -81,7 +81,7 @@ def status() -> NativeStatus:
 def _levels() -> list[Level]:
     """Return the levels of objects to look for, the best first."""
     fitting = compiler.fitting_levels(instruction_set())
-    wanted = os.environ.get(_LEVEL)
+    wanted = _wanted()
     if not wanted:
         return fitting
     allowed = {level.name: level for level in (*fitting, compiler.NATIVE)}
@@ -120,7 +120,7 @@ def _find(kernel: str, folder: Path, levels: tuple[Level, ...]) -> _Kernel:
 
 
 def _prebuilt(level: Level) -> str:
-    if os.environ.get(_LEVEL):
+    if _wanted():
         return f"${_LEVEL} asks for them"
     fitting = compiler.fitting_levels(instruction_set())
     which = "best" if level == fitting[0] else f"best of those here ({fitting[0].name} would fit)"
@@ -137,14 +137,18 @@ def _compiled(kernel: str, folder: Path, level: Level) -> _Kernel:
             else "no cc, gcc or clang on the path"
         )
         return _Kernel(None, _python(looked))
-    name = compiler.object_name(kernel, level, tool, instruction_set())
-    job = compiler.Job(kernel, level, folder / name)
-    try:
-        return _kept(job, tool)
-    except compiler.CompileError as error:
-        return _Kernel(None, _python(str(error)))
-    except OSError as error:
-        return _not_kept(job, tool, str(error))
+    refusals = []
+    # A compiler may be too old to know a level; what it finds here it knows.
+    for wanted in dict.fromkeys([level, *([] if _wanted() else [compiler.NATIVE])]):
+        name = compiler.object_name(kernel, wanted, tool, instruction_set())
+        job = compiler.Job(kernel, wanted, folder / name)
+        try:
+            return _kept(job, tool)
+        except compiler.CompileError as error:
+            refusals.append(str(error))
+        except OSError as error:
+            return _not_kept(job, tool, str(error))
+    return _Kernel(None, _python("; ".join(refusals)))
 
 
 def _kept(job: compiler.Job, tool: compiler.Compiler) -> _Kernel:
@@ -193,6 +197,11 @@ def _not_kept(job: compiler.Job, tool: compiler.Compiler, reason: str) -> _Kerne
 
 def _python(why: str) -> NativeStatus:
     return NativeStatus("python", None, None, "numpy", why)
+
+
+def _wanted() -> str | None:
+    """Return the level that the environment asks for."""
+    return os.environ.get(_LEVEL) or None
 
 
 def _is_switched_off() -> bool:
