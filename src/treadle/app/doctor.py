@@ -55,7 +55,8 @@ class Diagnosis(NamedTuple):
 def diagnose(refresh: bool = False) -> Diagnosis:
     """Look at the installation and the machine.
 
-    The first call compiles the kernels and measures the hardware (a few seconds); both are cached.
+    The first call measures the hardware and compiles the kernels where no objects fit (a few
+    seconds); both are cached.
 
     Args:
         refresh: Measure the hardware again.
@@ -105,6 +106,8 @@ def _software(diagnosis: Diagnosis) -> list[tuple[str, str]]:
 
 def _kernels(status: native.NativeStatus) -> list[tuple[str, str]]:
     rows = [("native code", f"{status.active} ({status.isa})"), ("because", status.why)]
+    if status.fitting:
+        rows.append(("fitting", ", ".join(status.fitting)))
     if status.compiler:
         rows.append(("compiler", status.compiler))
     if status.path:

@@ -19,7 +19,7 @@ from treadle.native import compiler
 from treadle.native.compiler import Level
 from treadle.native.mirror import Mirror, require_same
 
-__all__ = ["NativeStatus", "SlowPathWarning", "best_level", "library", "status"]
+__all__ = ["NativeStatus", "SlowPathWarning", "library", "status"]
 
 _logger = logging.getLogger(__name__)
 _SWITCH, _LEVEL = "TREADLE_NATIVE", "TREADLE_LEVEL"
@@ -40,6 +40,8 @@ class NativeStatus(NamedTuple):
     isa: str
     """The level of instructions that the objects are made for."""
     why: str
+    fitting: tuple[str, ...] = ()
+    """The levels that this processor runs, the best first."""
 
 
 class _Kernel(NamedTuple):
@@ -70,24 +72,16 @@ def library(kernel: str, *mirrors: Mirror) -> ctypes.CDLL | None:
 def status() -> NativeStatus:
     """Return where the kernels come from; of several answers, the one of the slowest kernel."""
     speeds = ("python", "compiled", "prebuilt")
-    return min(
-        (_load(name).status for name in compiler.KERNELS), key=lambda s: speeds.index(s.active)
-    )
-
-
-def best_level() -> Level:
-    """Return the level to compile for here: the best one that fits, or the one that is asked for.
-
-    Raises:
-        SettingsError: `$TREADLE_LEVEL` names none that this processor can run.
-    """
-    return (*_levels(), compiler.NATIVE)[0]
+    found = (_load(name).status for name in compiler.KERNELS)
+    slowest = min(found, key=lambda status: speeds.index(status.active))
+    fitting = compiler.fitting_levels(instruction_set())
+    return slowest._replace(fitting=tuple(level.name for level in fitting))
 
 
 def _levels() -> list[Level]:
     """Return the levels of objects to look for, the best first."""
     fitting = compiler.fitting_levels(instruction_set())
-    wanted = os.environ.get(_LEVEL)
+    wanted = _wanted()
     if not wanted:
         return fitting
     allowed = {level.name: level for level in (*fitting, compiler.NATIVE)}
@@ -122,11 +116,11 @@ def _find(kernel: str, folder: Path, levels: tuple[Level, ...]) -> _Kernel:
         if compiler.is_sealed(prebuilt):
             found = NativeStatus("prebuilt", prebuilt.parent, None, level.name, _prebuilt(level))
             return _Kernel(ctypes.CDLL(str(prebuilt)), found)
-    return _compiled(kernel, folder, (*levels, compiler.NATIVE)[0])
+    return _compiled(kernel, folder, levels[0] if levels else compiler.NATIVE)
 
 
 def _prebuilt(level: Level) -> str:
-    if os.environ.get(_LEVEL):
+    if _wanted():
         return f"${_LEVEL} asks for them"
     fitting = compiler.fitting_levels(instruction_set())
     which = "best" if level == fitting[0] else f"best of those here ({fitting[0].name} would fit)"
@@ -143,14 +137,18 @@ def _compiled(kernel: str, folder: Path, level: Level) -> _Kernel:
             else "no cc, gcc or clang on the path"
         )
         return _Kernel(None, _python(looked))
-    name = compiler.object_name(kernel, level, tool, instruction_set())
-    job = compiler.Job(kernel, level, folder / name)
-    try:
-        return _kept(job, tool)
-    except compiler.CompileError as error:
-        return _Kernel(None, _python(str(error)))
-    except OSError as error:
-        return _not_kept(job, tool, str(error))
+    refusals = []
+    # A compiler may be too old to know a level; what it finds here it knows.
+    for wanted in dict.fromkeys([level, *([] if _wanted() else [compiler.NATIVE])]):
+        name = compiler.object_name(kernel, wanted, tool, instruction_set())
+        job = compiler.Job(kernel, wanted, folder / name)
+        try:
+            return _kept(job, tool)
+        except compiler.CompileError as error:
+            refusals.append(str(error))
+        except OSError as error:
+            return _not_kept(job, tool, str(error))
+    return _Kernel(None, _python("; ".join(refusals)))
 
 
 def _kept(job: compiler.Job, tool: compiler.Compiler) -> _Kernel:
@@ -199,6 +197,11 @@ def _not_kept(job: compiler.Job, tool: compiler.Compiler, reason: str) -> _Kerne
 
 def _python(why: str) -> NativeStatus:
     return NativeStatus("python", None, None, "numpy", why)
+
+
+def _wanted() -> str | None:
+    """Return the level that the environment asks for."""
+    return os.environ.get(_LEVEL) or None
 
 
 def _is_switched_off() -> bool:

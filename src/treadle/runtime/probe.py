@@ -1,7 +1,10 @@
 """What can be seen inside a step: attention by slot, and the residual stream by layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
 
 from treadle.core.errors import SettingsError
 from treadle.runtime.cache.pages import KeyValues
@@ -9,7 +12,9 @@ from treadle.runtime.executor import Executor, Floats, StepRows
 from treadle.runtime.head_windows import HeadWindows
 from treadle.runtime.typed import flag, whole
 
-__all__ = ["Observable", "Probe", "Probed", "count_slots"]
+__all__ = ["Observable", "Probe", "Probed", "count_slots", "probe_text"]
+
+_PAGE_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -96,11 +101,28 @@ class Observable(Executor, Protocol):
         """Give each query head a window of its own; None: the model's windows again.
 
         From the next step on, a head sees the newest `window` positions of what its rows may see.
+        What stands in a pool was computed with the windows before: begin with an empty one.
 
         Raises:
             SettingsError: They do not fit the model's layers and heads.
         """
         ...
+
+
+def probe_text(executor: Observable, tokens: Sequence[int], probe: Probe) -> Probed:
+    """Run one text in one step of its own and return what `probe` asks for.
+
+    Slot i is token i. Logits are those of the last token.
+    """
+    count, shape = len(tokens), executor.shape
+    num_pages = -(-count // _PAGE_SIZE)
+    pool = KeyValues(shape.kv_heads, shape.head_dim, num_pages, _PAGE_SIZE)
+    places, pages = np.arange(count, dtype=np.int32), np.arange(num_pages, dtype=np.int32)
+    starts, page_starts = np.array([[0, count], [0, num_pages]], np.int32)
+    context, wanted = np.array([count], np.int32), places[-1:]
+    text = np.asarray(tokens, np.int32)
+    rows = StepRows(text, places, places, starts, context, page_starts, pages, wanted)
+    return executor.probe(rows, pool, probe)
 
 
 def count_slots(rows: StepRows, segment: int) -> int:
