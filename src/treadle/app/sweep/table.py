@@ -107,7 +107,7 @@ def _table(
         failed = [cell.error for cell in row.cells if cell.error]
         line += [Entry(value=float(len(failed)), note=failed[0] if failed else "")] * has_failed
         for one in scores:
-            line.append(_average(one.score, row))
+            line.append(average(one.score, row.chains))
             line += _differences(one, one.pairs[number])
         lines.append(line)
     return Table(
@@ -117,16 +117,6 @@ def _table(
         basis=basis,
         notes=_notes(document, rows, scores),
     )
-
-
-def _average(score: Score, row: Row) -> Entry:
-    if not row.given:
-        return average(score, row.chains)
-    found = row.chains[0][row.given].measurements
-    same = next((entry for entry in found if entry.name == score.measure.name), None)
-    if same is None:
-        return NOTHING
-    return Entry(value=same.value, low=same.low, high=same.high, note="one run")
 
 
 def _columns(one: _Paired) -> list[Column]:

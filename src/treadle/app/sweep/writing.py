@@ -15,7 +15,7 @@ from treadle.core.errors import CapacityError
 from treadle.core.result import RESULT_FILE, Entry, Measurement, Table
 from treadle.core.run import Recording
 
-__all__ = ["forget_tables", "replace", "tell", "write_tables"]
+__all__ = ["forget_tables", "replace", "tables_in", "tell", "write_tables"]
 
 _DIGITS = 6
 """Digits of numbers in tables: what other orders of sums round otherwise does not show."""
@@ -23,10 +23,16 @@ _STEM = "table"
 _PAGE = "report.html"
 
 
+def tables_in(out: Path) -> list[Path]:
+    """Return the files in a folder that a sweep would write at its end."""
+    named = (out / name for name in ("costs.csv", RESULT_FILE, _PAGE))
+    return [*sorted(out.glob(f"{_STEM}*.*")), *(file for file in named if file.exists())]
+
+
 def forget_tables(out: Path) -> None:
     """Remove the tables of an earlier run: what they tell of is about to change."""
-    for file in (*out.glob(f"{_STEM}*.*"), out / "costs.csv", out / RESULT_FILE, out / _PAGE):
-        file.unlink(missing_ok=True)
+    for file in tables_in(out):
+        file.unlink()
 
 
 def write_tables(summary: Summary, out: Path) -> list[Path]:
