@@ -218,11 +218,13 @@ def test_losses_are_told(tmp_path):
         summary = summary_of(tmp_path)
     finally:
         LOSSES["magnitude"] = 3.0
-    assert summary.losses == [
+    assert summary.scores[0].losses == [
         "magnitude, sparsity 0.3 is worse than the control random, sparsity 0.3 in perplexity.",
         "magnitude, sparsity 0.5 is worse than the control random, sparsity 0.5 in perplexity.",
     ]
-    assert not summary_of(tmp_path).losses
+    assert summary_of(tmp_path).scores[0].losses == []
+    alone = summary_of(tmp_path, FILE.replace("[random, magnitude]", "[magnitude]"))
+    assert alone.scores[0].losses is None, "there is nothing that it could lose to"
 
 
 def test_a_cell_that_failed_is_counted(tmp_path):

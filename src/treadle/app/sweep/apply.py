@@ -107,7 +107,7 @@ def sweep(
         return
     with _alone(document.out), stopped_by_signals(), _recorded(this) as run:
         if join:
-            yield from _joined(this, join)
+            yield from _joined(this, run, join)
         else:
             yield from _run(this, run, jobs, fresh)
         yield from _end(this, run)
@@ -241,7 +241,7 @@ def _said(event: Ended) -> str:
     return ", ".join(filter(None, [f"{event.seconds:.1f} s", scores]))
 
 
-def _joined(this: _Sweep, others: Sequence[Path]) -> Iterator[str]:
+def _joined(this: _Sweep, run: Recording, others: Sequence[Path]) -> Iterator[str]:
     root = this.document.out
     for folder in others:
         if not folder.is_dir():
@@ -251,6 +251,7 @@ def _joined(this: _Sweep, others: Sequence[Path]) -> Iterator[str]:
     if missing:
         forget_tables(root)
     lacking = [job for job in missing if not take_over(job, root, others)]
+    run.resumed(f"or shards had made {len(everything) - len(lacking)} of {len(everything)} jobs")
     yield f"joined: {_count(len(missing) - len(lacking), 'job')} from {', '.join(map(str, others))}"
     if lacking:
         names = "; ".join(job.label for job in lacking[:_MOST_NAMED])

@@ -30,7 +30,6 @@ class Summary(NamedTuple):
     costs: Table
     """What was spent: in no two runs the same."""
     figures: list[Figure]
-    losses: list[str]
 
 
 class _Paired(NamedTuple):
@@ -71,7 +70,7 @@ def summarise(document: Document, cells: Sequence[Measured]) -> Summary:
         notes=["Means over runs, of the verbs alone: without the start of their processes."],
     )
     figures = [figure(document, score, rows) for score in scores[:_MOST_FIGURES]]
-    return Summary(tables, costs, figures, losses(document, scores[0], rows) if scores else [])
+    return Summary(tables, costs, figures)
 
 
 def _axes(document: Document, rows: Sequence[Row]) -> list[Column]:
@@ -116,6 +115,7 @@ def _table(
         rows=lines,
         basis=basis,
         notes=_notes(document, rows, scores),
+        losses=losses(document, scores[0].score, rows) if scores else None,
     )
 
 

@@ -42,7 +42,7 @@ def write_tables(summary: Summary, out: Path) -> list[Path]:
         stem = _STEM if not number else f"{_STEM}_{table.basis}"
         for suffix, text in (
             ("csv", _csv(table)),
-            ("md", _markdown(table, summary.losses if not number else [])),
+            ("md", _markdown(table)),
             ("json", _json(table)),
         ):
             written.append(out / f"{stem}.{suffix}")
@@ -78,12 +78,13 @@ def tell(run: Recording, document: Document, cells: Sequence[Measured], summary:
     run.measurements = [
         Measurement(name="cells", value=len(cells)),
         Measurement(name="failed_cells", value=len(failed), better="lower"),
-        Measurement(name="cell_seconds", value=seconds, unit="s", note="of all cells' verbs"),
-        Measurement(name="cell_cpu_seconds", value=cpu_seconds, unit="s", note="likewise"),
+        Measurement(
+            name="cells_wall_seconds", value=seconds, unit="s", note="of all steps of all cells"
+        ),
+        Measurement(name="cells_cpu_seconds", value=cpu_seconds, unit="s", note="likewise"),
     ]
     run.tables = _with_costs(summary)
     run.figures = summary.figures
-    run.notes += summary.losses
     run.notes += [f"{cell.point.label} failed: {cell.error}" for cell in failed]
 
 
@@ -120,13 +121,14 @@ def _csv(table: Table) -> str:
     return text.getvalue()
 
 
-def _markdown(table: Table, losses: Sequence[str]) -> str:
+def _markdown(table: Table) -> str:
     lines = [f"# {table.title} ({table.basis})", ""]
     lines.append("| " + " | ".join(_head(table, n) for n in range(len(table.columns))) + " |")
     lines.append("|" + "---|" * len(table.columns))
     lines += ["| " + " | ".join(map(_spoken, row)) + " |" for row in table.rows]
     lines += ["", *(f"- {note}" for note in table.notes)]
-    lines += ["", "Where it loses:", "", *(f"- {loss}" for loss in losses)] if losses else []
+    if table.losses:
+        lines += ["", "Where it loses:", "", *(f"- {loss}" for loss in table.losses)]
     return "\n".join(lines) + "\n"
 
 
@@ -155,7 +157,13 @@ def _json(table: Table) -> str:
             if entry.note:
                 line[f"{column.name} note"] = entry.note
         rows.append(line)
-    content = {"title": table.title, "basis": table.basis, "rows": rows, "notes": table.notes}
+    content = {
+        "title": table.title,
+        "basis": table.basis,
+        "rows": rows,
+        "notes": table.notes,
+        "losses": table.losses,
+    }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
