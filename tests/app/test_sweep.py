@@ -31,6 +31,7 @@ over:
 scores: [kept]
 baseline: {{curate.fraction: 0.6}}
 """
+ROOT = Path(__file__).parents[2]
 TABLES = ("table.csv", "table.md", "table.json")
 
 
@@ -198,6 +199,13 @@ def test_two_at_once_are_refused(file, whole):
     assert states(sweep(file, whole)) == ["there"] * 4
 
 
+def test_files_that_no_sweep_made_stay(file, tmp_path):
+    (tmp_path / "table.csv").write_text("mine")
+    with pytest.raises(SettingsError, match=r"table\.csv' was made by no sweep"):
+        list(sweep(file, tmp_path))
+    assert (tmp_path / "table.csv").read_text() == "mine"
+
+
 def test_threads_are_shared_out(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 5}, raising=False)
     assert [_share(slot, 3) for slot in range(3)] == [[0, 1], [2, 3], [4, 5]]
@@ -209,40 +217,21 @@ def test_threads_are_shared_out(monkeypatch):
     assert (found["OMP_NUM_THREADS"], found["MKL_NUM_THREADS"]) == ("1", "2")
 
 
-MODELS = """
-artefacts: {{base: {model}, calibration: stdlib:calibration, heldout: stdlib:heldout}}
-temporary: [small]
-prepare:
-  - evaluate: {{method: perplexity, model: base, data: heldout, num_windows: 4, window_tokens: 32,
-      out: dense}}
-steps:
-  - prune: {{model: base, out: small}}
-  - evaluate: {{method: perplexity, model: small, data: heldout, num_windows: 4, window_tokens: 32,
-      out: ppl}}
-over:
-  prune:
-    - {{method: random}}
-    - {{method: magnitude}}
-    - {{method: wanda, text: calibration, num_windows: 2, window_tokens: 32}}
-  prune.sparsity: [0.3, 0.5, 0.7]
-  prune.seed: [0, 1]
-baseline: dense
-"""
-
-
 @pytest.mark.slow
-def test_three_metrics_three_sparsities_two_seeds(llama, tmp_path):
+@pytest.mark.timeout(900)
+def test_three_metrics_three_sparsities_two_seeds_killed_twice_in_two_shards(llama, tmp_path):
     file = tmp_path / "sweep.yaml"
-    file.write_text(MODELS.format(model=llama))
+    text = (ROOT / "recipes" / "sweeps" / "prune.yaml").read_text()
+    text = text.replace("packaged:smollm2", str(llama))
+    file.write_text(text.replace("num_windows: 8", "num_windows: 2, window_tokens: 32"))
     list(sweep(file, tmp_path / "whole", jobs=2))
-    for _ in range(2):
-        assert end(started(file, tmp_path / "killed", "--jobs", "2"), signal.SIGKILL) < 0
-        require_no_worker(tmp_path / "killed")
-    list(sweep(file, tmp_path / "killed", jobs=2))
-    assert same_tables(tmp_path / "killed", tmp_path / "whole")
     parts = [tmp_path / "one", tmp_path / "two"]
+    for _ in range(2):
+        killed = started(file, parts[0], "--jobs", "2", "--shard", "1/2")
+        assert end(killed, signal.SIGKILL) < 0
+        require_no_worker(parts[0])
     for number, out in enumerate(parts, 1):
-        list(sweep(file, out, shard=f"{number}/2"))
+        list(sweep(file, out, jobs=2, shard=f"{number}/2"))
     list(sweep(file, tmp_path / "joined", join=parts))
     assert same_tables(tmp_path / "joined", tmp_path / "whole")
     assert not list((tmp_path / "whole").rglob("*.safetensors")), "temporary"

@@ -1,6 +1,7 @@
 """Sweep files: what an axis means, how values are called, what is refused before anything runs."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def test_what_is_prepared_runs_once_for_each_model(tmp_path):
 def test_a_name_follows_from_the_cell_alone(tmp_path):
     before = jobs_by_label(load(tmp_path))
     after = jobs_by_label(load(tmp_path, FILE.replace("[0.3, 0.5]", "[0.5, 0.7]")))
-    label = "wanda, 0.5, b, 2"
+    label = "wanda, sparsity 0.5, b, seed 2"
     assert before[label].job.folder == after[label].job.folder
     assert before[label].job.key == after[label].job.key
     assert before[label].job.folder.name.startswith("wanda-calibration-0.5-b-2-")
@@ -83,17 +84,38 @@ def test_a_key_follows_settings_and_contents(tmp_path):
     data = tmp_path / "data.txt"
     data.write_text("one")
     text = FILE.replace("stdlib:heldout", str(data))
-    first = jobs_by_label(load(tmp_path, text))["random, 0.3, a, 0"].job
+    first = jobs_by_label(load(tmp_path, text))["random, sparsity 0.3, a, seed 0"].job
     data.write_text("two")
-    second = jobs_by_label(load(tmp_path, text))["random, 0.3, a, 0"].job
+    second = jobs_by_label(load(tmp_path, text))["random, sparsity 0.3, a, seed 0"].job
     assert first.folder == second.folder
     assert first.key != second.key, "the bytes count"
     moved = tmp_path / "moved.txt"
     moved.write_text("two")
     third = jobs_by_label(load(tmp_path, text.replace(str(data), str(moved))))
-    assert third["random, 0.3, a, 0"].job.key == second.key, "the path does not"
+    assert third["random, sparsity 0.3, a, seed 0"].job.key == second.key, "the path does not"
     changed = text.replace("out: small}", "out: small, num_windows: 3}")
-    assert jobs_by_label(load(tmp_path, changed))["random, 0.3, a, 0"].job.key != second.key
+    assert (
+        jobs_by_label(load(tmp_path, changed))["random, sparsity 0.3, a, seed 0"].job.key
+        != second.key
+    )
+
+
+def test_what_counts_of_an_input(tmp_path, llama):
+    def seen(place) -> str:
+        return Contents().digest(str(place))
+
+    assert seen("stdlib:heldout") == "stdlib:heldout"
+    copy = Path(shutil.copytree(llama, tmp_path / "copy"))
+    assert seen(copy) == seen(llama), "wherever it lies"
+    (copy / "result.json").write_text("{}")
+    assert seen(copy) == seen(llama), "and whatever tells how it was made"
+    (copy / "tokenizer_config.json").write_text("{}")
+    assert seen(copy) != seen(llama)
+    (tmp_path / "a.txt").write_text("a")
+    before = seen(f"stdlib:sources + {tmp_path / 'a.txt'}")
+    (tmp_path / "a.txt").write_text("b")
+    assert seen(f"stdlib:sources + {tmp_path / 'a.txt'}") != before
+    assert seen("stdlib:sources + stdlib:heldout") == "stdlib:sources + stdlib:heldout"
 
 
 def test_values_are_called_by_what_tells_them_apart(tmp_path):
@@ -141,7 +163,7 @@ def test_a_step_is_named_by_its_out_too(tmp_path):
         (
             "  base: [models/a, models/b]",
             "  calibration: [a]",
-            "no step of 'random, 0.3, a, 0' uses",
+            "no step of 'random, sparsity 0.3, a, seed 0' uses",
         ),
     ],
 )
@@ -172,7 +194,7 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(tmp_path):
         "2 prune x 2 prune.sparsity x 2 base x 3 prune.seed + 1 more = 25 cells, here 6"
     )
     assert lines[1] == "prepare: a: would run"
-    assert lines[3] == "2/25 random, 0.3, a, 1: would run"
+    assert lines[3] == "2/25 random, sparsity 0.3, a, seed 1: would run"
     assert not (tmp_path / "out").exists()
 
 
@@ -196,6 +218,7 @@ def test_shards_share_the_cells(tmp_path):
         ({"shard": "3/2"}, "i from 1 to n was expected"),
         ({"jobs": 0}, "at least 1 was expected"),
         ({"join": [Path("x")], "fresh": True}, "join runs nothing"),
+        ({"join": [Path("x")], "jobs": 2}, "join runs nothing"),
     ],
 )
 def test_options_that_cannot_be(tmp_path, options, says):
@@ -217,3 +240,17 @@ def test_no_file(tmp_path):
 )
 def test_every_sweep_parses(file):
     assert load_document(file).points
+
+
+@pytest.mark.parametrize("page", ["docs/sweep.md", "README.md"])
+def test_what_pages_show_parses(page, tmp_path):
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    shown = [block for block in blocks if "\nover:" in block]
+    assert shown
+    for block in shown:
+        assert load(tmp_path, block).points
+
+
+def test_a_file_without_steps(tmp_path):
+    with pytest.raises(SettingsError, match="has no step; write what a cell shall do"):
+        load(tmp_path, "steps: []\n")

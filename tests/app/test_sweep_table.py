@@ -182,6 +182,21 @@ def test_a_control_that_ran_once_is_the_baseline_of_all(tmp_path):
     assert found.value == pytest.approx(mean - once)
 
 
+def test_models_may_be_averaged_too(tmp_path):
+    text = FILE.replace("over:", "repeat: [base, prune.seed]\nover:\n  base: [a, b]")
+    document = load(tmp_path, text + "baseline: dense\n")
+    (table,) = summarise(document, measured(document)).scores
+    assert [row[0].value for row in table.rows] == ["dense", *["random"] * 2, *["magnitude"] * 2]
+    assert [entry(table, row, "runs").value for row in range(3)] == [2.0, 6.0, 6.0]
+    separate = load(tmp_path, text.replace("repeat: [base, ", "repeat: [") + "baseline: dense\n")
+    (table,) = summarise(separate, measured(separate)).scores
+    assert [[e.value for e in row[:2]] for row in table.rows[:3]] == [
+        ["a", "dense"],
+        ["b", "dense"],
+        ["a", "random"],
+    ]
+
+
 def test_other_protocols_are_not_compared(tmp_path):
     summary = summary_of(tmp_path, FILE + "baseline: dense\n", protocol="another")
     assert "perplexity minus baseline" not in {c.name for c in summary.scores[0].columns}
@@ -203,15 +218,17 @@ def test_losses_are_told(tmp_path):
         summary = summary_of(tmp_path)
     finally:
         LOSSES["magnitude"] = 3.0
-    assert summary.losses == [
-        "magnitude, 0.3 is worse than the control random, 0.3 in perplexity.",
-        "magnitude, 0.5 is worse than the control random, 0.5 in perplexity.",
+    assert summary.scores[0].losses == [
+        "magnitude, sparsity 0.3 is worse than the control random, sparsity 0.3 in perplexity.",
+        "magnitude, sparsity 0.5 is worse than the control random, sparsity 0.5 in perplexity.",
     ]
-    assert not summary_of(tmp_path).losses
+    assert summary_of(tmp_path).scores[0].losses == []
+    alone = summary_of(tmp_path, FILE.replace("[random, magnitude]", "[magnitude]"))
+    assert alone.scores[0].losses is None, "there is nothing that it could lose to"
 
 
 def test_a_cell_that_failed_is_counted(tmp_path):
-    summary = summary_of(tmp_path, broken="random, 0.3, 1")
+    summary = summary_of(tmp_path, broken="random, sparsity 0.3, seed 1")
     table = summary.scores[0]
     assert (entry(table, 0, "runs").value, entry(table, 0, "failed").value) == (2.0, 1.0)
     assert entry(table, 0, "failed").note == "It broke."

@@ -86,6 +86,7 @@ class TestTablesOfResults:
             ],
         ],
         notes=["Means over seeds."],
+        losses=["bad loses to good."],
     )
 
     def test_a_table_is_shown_as_it_is_held(self, tmp_path):
@@ -100,6 +101,8 @@ class TestTablesOfResults:
         assert "Means over seeds." in shown
         assert re.search(r'<td class="number worse">1\.0', page)
         assert "Sweep ran 1 time." in shown
+        assert "Where it loses Two <methods>: bad loses to good." in shown
+        assert "Nothing to compare" not in shown
 
     def test_pages_without_tables_have_no_section_for_them(self, study_page):
         assert 'id="table-1"' not in study_page

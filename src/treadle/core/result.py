@@ -139,6 +139,8 @@ class Table(_Record):
     basis: Basis = "measured"
     notes: list[str] = Field(default_factory=list)
     """How its numbers came about: what was averaged, which intervals they are."""
+    losses: list[str] | None = None
+    """Rows that do worse than they should; None where nothing was compared."""
 
 
 class Result(_Record):

@@ -39,6 +39,8 @@ class HeldTable(NamedTuple):
     columns: list[HeldColumn]
     rows: list[list[HeldEntry]]
     notes: list[str]
+    losses: list[str] | None
+    """None where nothing was compared."""
 
 
 def held_tables(runs: list[Run]) -> list[HeldTable]:
@@ -50,7 +52,9 @@ def _table(table: Table) -> HeldTable:
     columns = [[row[place] for row in table.rows] for place in range(len(table.columns))]
     shown = [_column(head, entries) for head, entries in zip(table.columns, columns, strict=True)]
     rows = [list(row) for row in zip(*(entries for _, entries in shown), strict=True)]
-    return HeldTable(table.title, table.basis, [head for head, _ in shown], rows, table.notes)
+    return HeldTable(
+        table.title, table.basis, [head for head, _ in shown], rows, table.notes, table.losses
+    )
 
 
 def _column(head: Column, entries: list[Entry]) -> tuple[HeldColumn, list[HeldEntry]]:

@@ -3,10 +3,11 @@
 import fcntl
 import os
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from treadle.app.sweep.board import Board
 from treadle.app.sweep.contents import Contents
@@ -16,7 +17,7 @@ from treadle.app.sweep.pool import Ended, Pool, stopped_by_signals
 from treadle.app.sweep.rows import Measured
 from treadle.app.sweep.scores import Chain
 from treadle.app.sweep.table import summarise
-from treadle.app.sweep.writing import forget_tables, tell, write_tables
+from treadle.app.sweep.writing import forget_tables, tables_in, tell, write_tables
 from treadle.core.errors import DataError, SettingsError, TreadleError
 from treadle.core.progress import steps
 from treadle.core.result import RESULT_FILE, read_result
@@ -26,6 +27,7 @@ __all__ = ["sweep"]
 
 _LOCK = ".lock"
 _MOST_NAMED = 5
+_PATIENCE_SECONDS = 1.0
 
 
 class _Sweep(NamedTuple):
@@ -98,14 +100,14 @@ def sweep(
     document, contents = load_document(Path(sweep_file), out), Contents()
     found = make_jobs(document, contents)
     this = _Sweep(document, contents, found, _share(found.cells, shard))
-    if join and (shard or fresh):
-        raise SettingsError("join runs nothing, so that shard and fresh have no effect; leave out.")
+    if join and (shard or fresh or jobs > 1):
+        raise SettingsError("join runs nothing: jobs, shard and fresh have no effect; leave out.")
     if dry_run:
         yield from _plan(this, fresh)
         return
     with _alone(document.out), stopped_by_signals(), _recorded(this) as run:
         if join:
-            yield from _joined(this, join)
+            yield from _joined(this, run, join)
         else:
             yield from _run(this, run, jobs, fresh)
         yield from _end(this, run)
@@ -142,21 +144,40 @@ def _state(job: Job, fresh: bool) -> str:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Hold the folder; the lock goes with the process, however that ends."""
+    if not (out / _LOCK).exists() and (foreign := tables_in(out)):
+        raise SettingsError(
+            f"'{foreign[0]}' was made by no sweep and would be replaced; give another folder."
+        )
     out.mkdir(parents=True, exist_ok=True)
     with (out / _LOCK).open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not _locked(stream):
             stream.seek(0)
             holder = stream.read().strip() or "another process"
             raise SettingsError(
                 f"'{out}' is in use by {holder}; wait for it, or give another folder (shards that "
                 f"run at the same time have a folder each, and --join puts them together)."
-            ) from error
+            )
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {platform.node()}")
         stream.flush()
         yield
+
+
+def _locked(stream: IO[str]) -> bool:
+    """Lock a file, and return whether that could be done.
+
+    A sweep that was killed just as it started a process leaves the lock to that one until it runs
+    its own program, which takes a moment.
+    """
+    limit = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > limit:
+                return False
+        time.sleep(_PATIENCE_SECONDS / 20)
 
 
 def _recorded(this: _Sweep) -> AbstractContextManager[Recording]:
@@ -220,7 +241,7 @@ def _said(event: Ended) -> str:
     return ", ".join(filter(None, [f"{event.seconds:.1f} s", scores]))
 
 
-def _joined(this: _Sweep, others: Sequence[Path]) -> Iterator[str]:
+def _joined(this: _Sweep, run: Recording, others: Sequence[Path]) -> Iterator[str]:
     root = this.document.out
     for folder in others:
         if not folder.is_dir():
@@ -230,6 +251,7 @@ def _joined(this: _Sweep, others: Sequence[Path]) -> Iterator[str]:
     if missing:
         forget_tables(root)
     lacking = [job for job in missing if not take_over(job, root, others)]
+    run.resumed(f"or shards had made {len(everything) - len(lacking)} of {len(everything)} jobs")
     yield f"joined: {_count(len(missing) - len(lacking), 'job')} from {', '.join(map(str, others))}"
     if lacking:
         names = "; ".join(job.label for job in lacking[:_MOST_NAMED])
@@ -246,6 +268,7 @@ def _end(this: _Sweep, run: Recording) -> Iterator[str]:
     out, cells = this.document.out, [_measured(cell) for cell in this.jobs.cells]
     if not this.is_whole:
         run.finish(None)
+        forget_tables(out)
         done = sum(bool(cell.chain) for cell in cells)
         yield (
             f"{done} of {_count(len(cells), 'cell')} are in '{out}'; the table comes when all are: "

@@ -10,7 +10,7 @@ from treadle.core.registry import near
 from treadle.core.verb import Verb
 from treadle.verbs import VERBS
 
-__all__ = ["Axis", "Target", "Value", "label_of", "make_axis", "targets"]
+__all__ = ["Axis", "Target", "Value", "label_of", "make_axis", "spoken", "targets"]
 
 Value = float | str
 """A value's label: numbers stay numbers, so that they can be an axis of a plot."""
@@ -207,3 +207,11 @@ def label_of(value: Any) -> Value:  # Any: YAML values
     if isinstance(value, list):
         return ", ".join(str(label_of(one)) for one in value)
     return "none"
+
+
+def spoken(place: Mapping[str, Value]) -> list[str]:
+    """Return values by axis in words: what is a number is named, as in "sparsity 0.5"."""
+    return [
+        value if isinstance(value, str) else f"{key.rpartition('.')[2]} {value}"
+        for key, value in place.items()
+    ]

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from treadle.core.checkpoint.hashing import content_hash
 from treadle.core.checkpoint.reader import weight_files
-from treadle.core.errors import CheckpointError
+from treadle.core.errors import CheckpointError, DataError
 from treadle.core.result import RESULT_FILE, digest
 
 __all__ = ["Contents"]
 
+_JOINED = " + "
 _ACCOUNTS = (RESULT_FILE, "README.md")
 """Files that tell how a folder was made, and when: the same folder made again differs in them."""
 
@@ -24,12 +25,28 @@ class Contents:
         """Return the digest of what lies at `place`, or the text itself where nothing lies there.
 
         Of a model's weights it is the content hash, which the cache remembers; of everything else
-        every byte is read.
+        every byte is read. Sources joined by " + " count each.
+
+        Raises:
+            DataError: Something there cannot be read.
         """
         if place not in self._known:
-            path = Path(place)
-            self._known[place] = _digest(path) if place and path.exists() else place
+            self._known[place] = self._read(place)
         return self._known[place]
+
+    def _read(self, place: str) -> str:
+        path = Path(place)
+        try:
+            if place and path.exists():
+                return _digest(path)
+        except OSError as error:
+            raise DataError(
+                f"'{place}' cannot be read ({error}); a cell counts for the bytes of its "
+                f"inputs, so make them readable."
+            ) from error
+        parts = place.split(_JOINED)
+        found = [self.digest(part) for part in parts] if len(parts) > 1 else parts
+        return place if found == parts else digest(found)
 
 
 def _digest(path: Path) -> str:

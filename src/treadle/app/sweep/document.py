@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from treadle.app.sweep.axes import Axis, Target, Value, label_of, make_axis, targets
+from treadle.app.sweep.axes import Axis, Target, Value, label_of, make_axis, spoken, targets
 from treadle.core.errors import SettingsError
 from treadle.core.registry import near
 from treadle.core.result import digest
@@ -89,6 +89,8 @@ def load_document(path: Path, out: Path | None = None) -> Document:
     _require_kinds(found)
     artefacts = {str(name): str(value) for name, value in (found.get("artefacts") or {}).items()}
     entries = [_entry(number, entry) for number, entry in enumerate(found["steps"], 1)]
+    if not entries:
+        raise SettingsError(f"'{path}' has no step; write what a cell shall do under 'steps'.")
     prepare = [_entry(number, entry) for number, entry in enumerate(found.get("prepare") or (), 1)]
     places = {key: targets(key, entries, artefacts) for key in _axis_keys(found)}
     axes = [
@@ -221,7 +223,7 @@ def _point(
 
 
 def _label(place: Mapping[str, Value]) -> str:
-    return ", ".join(str(value) for value in place.values()) or "the only cell"
+    return ", ".join(spoken(place)) or "the only cell"
 
 
 def _require_different(points: Sequence[Point]) -> None:

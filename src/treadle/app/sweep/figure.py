@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from treadle.app.sweep.axes import Value
+from treadle.app.sweep.axes import Value, spoken
 from treadle.app.sweep.document import Document
 from treadle.app.sweep.rows import Row, keys_of
 from treadle.app.sweep.scores import Score, average
@@ -21,7 +21,7 @@ def figure(document: Document, score: Score, rows: Sequence[Row]) -> Figure:
     for row in own:
         entry = average(score, row.chains)
         if isinstance(entry.value, float) and (axis is None or axis in row.place):
-            rest = ", ".join(str(value) for key, value in row.place.items() if key != axis)
+            rest = ", ".join(spoken({k: v for k, v in row.place.items() if k != axis}))
             name = f"{rest or score.title}{' (control)' if row.is_control else ''}"
             x = row.label if axis is None else row.place[axis]
             series.setdefault(name, []).append((x, entry))

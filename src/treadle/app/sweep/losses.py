@@ -9,21 +9,26 @@ from treadle.app.sweep.scores import Chain, Score, compare
 __all__ = ["losses"]
 
 
-def losses(document: Document, score: Score, rows: Sequence[Row]) -> list[str]:
-    """Return in words which rows are worse than the baseline, or do not clearly beat a control."""
+def losses(document: Document, score: Score, rows: Sequence[Row]) -> list[str] | None:
+    """Return in words which rows are worse than the baseline, or do not clearly beat a control.
+
+    None where no row was compared with either.
+    """
     if score.measure.better == "neither":
-        return []
-    found = []
+        return None
+    found, num_compared = [], 0
     for row in rows:
         pair = paired(document, score, row, rows)
+        num_compared += pair is not None
         if pair is not None and pair.verdict == "worse":
             found.append(f"{row.label} is worse than the baseline in {score.title}.")
         for control in _controls(document, row, rows):
             other = compare(score, _beside(document, row, control))
+            num_compared += other is not None
             if other is not None and other.verdict != "better":
                 said = "is worse than" if other.verdict == "worse" else "does not clearly beat"
                 found.append(f"{row.label} {said} the control {control.label} in {score.title}.")
-    return found
+    return found if num_compared else None
 
 
 def _controls(document: Document, row: Row, rows: Sequence[Row]) -> list[Row]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from treadle.app.sweep.axes import Value
+from treadle.app.sweep.axes import Value, spoken
 from treadle.app.sweep.document import Document, Point
 from treadle.app.sweep.scores import Chain, Paired, Score, compare
 
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     @property
     def label(self) -> str:
         """What tells it from the others."""
-        return ", ".join(filter(None, [self.given, *map(str, self.place.values())])) or "all"
+        return ", ".join(filter(None, [self.given, *spoken(self.place)])) or "all"
 
 
 def find_rows(document: Document, cells: Sequence[Measured]) -> list[Row]:
@@ -57,15 +57,19 @@ def find_rows(document: Document, cells: Sequence[Measured]) -> list[Row]:
 
 
 def _given(document: Document, cells: Sequence[Measured]) -> list[Row]:
-    """Return a row for each prepared baseline: one for each model."""
-    name, found = document.baseline, dict[str, Row]()
+    """Return a row for each prepared baseline: one for each model that is not averaged over."""
+    name, rows, seen = document.baseline, dict[str, Row](), set[str]()
     for cell in cells:
-        if isinstance(name, str) and name in cell.base:
-            place = {k: v for k, v in cell.point.place.items() if k in document.artefacts}
+        if not isinstance(name, str) or name not in cell.base:
+            continue
+        models = {k: v for k, v in cell.point.place.items() if k in document.artefacts}
+        place = {k: v for k, v in models.items() if k not in document.repeat}
+        if (model := repr(sorted(models.items()))) not in seen:
+            seen.add(model)
             chain = {name: cell.base[name]}
-            row = Row(place, [Measured(cell.point, chain, chain)], name)
-            found.setdefault(repr(sorted(place.items())), row)
-    return list(found.values())
+            row = rows.setdefault(repr(sorted(place.items())), Row(place, [], name))
+            row.cells.append(Measured(cell.point, chain, chain))
+    return list(rows.values())
 
 
 def keys_of(rows: Sequence[Row]) -> list[str]:

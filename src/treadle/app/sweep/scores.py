@@ -27,9 +27,13 @@ class Score(NamedTuple):
     title: str
 
     def of(self, chain: Chain) -> Measurement | None:
-        """Return the measurement in a cell, if it is there."""
-        found = chain[self.out].measurements
+        """Return the measurement in a cell, if it is there, or in what was prepared."""
+        found = (entry for result in self.results(chain) for entry in result.measurements)
         return next((entry for entry in found if entry.name == self.measure.name), None)
+
+    def results(self, chain: Chain) -> list[Result]:
+        """Return the results that may have it: of its step, or of steps called otherwise."""
+        return [chain[self.out]] if self.out in chain else list(chain.values())
 
 
 class Paired(NamedTuple):
@@ -108,7 +112,7 @@ def compare(score: Score, pairs: Sequence[tuple[Chain, Chain]]) -> Paired | None
     """
     same = []
     for chain, base in pairs:
-        ours, theirs = score.of(chain), _measured(score, base)
+        ours, theirs = score.of(chain), score.of(base)
         if ours is not None and theirs is not None and ours.protocol == theirs.protocol:
             same.append((chain, base, ours.value - theirs.value))
     if not same:
@@ -119,13 +123,6 @@ def compare(score: Score, pairs: Sequence[tuple[Chain, Chain]]) -> Paired | None
     return Paired(difference, by_example, examples, _verdict(score, difference, decisive))
 
 
-def _measured(score: Score, base: Chain) -> Measurement | None:
-    """Return the same measurement of a baseline, whichever of its steps measures it."""
-    results = [base[score.out]] if score.out in base else list(base.values())
-    found = (entry for result in results for entry in result.measurements)
-    return next((entry for entry in found if entry.name == score.measure.name), None)
-
-
 def _by_example(score: Score, pairs: Sequence[tuple[Chain, Chain]]) -> tuple[str, Entry]:
     """Return the mean difference example by example, with the interval over runs and examples."""
     first = list(pairs[0][0][score.out].samples)
@@ -133,8 +130,8 @@ def _by_example(score: Score, pairs: Sequence[tuple[Chain, Chain]]) -> tuple[str
     gaps = []
     for chain, base in pairs:
         ours = chain[score.out].samples.get(name, [])
-        results = [base[score.out]] if score.out in base else list(base.values())
-        theirs = next((one.samples[name] for one in results if name in one.samples), [])
+        held = (one.samples[name] for one in score.results(base) if name in one.samples)
+        theirs = next(held, [])
         if not ours or len(ours) != len(theirs):
             return "", NOTHING
         gaps.append(np.asarray(ours) - np.asarray(theirs))

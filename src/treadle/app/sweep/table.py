@@ -30,7 +30,6 @@ class Summary(NamedTuple):
     costs: Table
     """What was spent: in no two runs the same."""
     figures: list[Figure]
-    losses: list[str]
 
 
 class _Paired(NamedTuple):
@@ -71,7 +70,7 @@ def summarise(document: Document, cells: Sequence[Measured]) -> Summary:
         notes=["Means over runs, of the verbs alone: without the start of their processes."],
     )
     figures = [figure(document, score, rows) for score in scores[:_MOST_FIGURES]]
-    return Summary(tables, costs, figures, losses(document, scores[0], rows) if scores else [])
+    return Summary(tables, costs, figures)
 
 
 def _axes(document: Document, rows: Sequence[Row]) -> list[Column]:
@@ -107,7 +106,7 @@ def _table(
         failed = [cell.error for cell in row.cells if cell.error]
         line += [Entry(value=float(len(failed)), note=failed[0] if failed else "")] * has_failed
         for one in scores:
-            line.append(_average(one.score, row))
+            line.append(average(one.score, row.chains))
             line += _differences(one, one.pairs[number])
         lines.append(line)
     return Table(
@@ -116,17 +115,8 @@ def _table(
         rows=lines,
         basis=basis,
         notes=_notes(document, rows, scores),
+        losses=losses(document, scores[0].score, rows) if scores else None,
     )
-
-
-def _average(score: Score, row: Row) -> Entry:
-    if not row.given:
-        return average(score, row.chains)
-    found = row.chains[0][row.given].measurements
-    same = next((entry for entry in found if entry.name == score.measure.name), None)
-    if same is None:
-        return NOTHING
-    return Entry(value=same.value, low=same.low, high=same.high, note="one run")
 
 
 def _columns(one: _Paired) -> list[Column]:

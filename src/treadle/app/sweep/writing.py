@@ -15,7 +15,7 @@ from treadle.core.errors import CapacityError
 from treadle.core.result import RESULT_FILE, Entry, Measurement, Table
 from treadle.core.run import Recording
 
-__all__ = ["forget_tables", "replace", "tell", "write_tables"]
+__all__ = ["forget_tables", "replace", "tables_in", "tell", "write_tables"]
 
 _DIGITS = 6
 """Digits of numbers in tables: what other orders of sums round otherwise does not show."""
@@ -23,10 +23,16 @@ _STEM = "table"
 _PAGE = "report.html"
 
 
+def tables_in(out: Path) -> list[Path]:
+    """Return the files in a folder that a sweep would write at its end."""
+    named = (out / name for name in ("costs.csv", RESULT_FILE, _PAGE))
+    return [*sorted(out.glob(f"{_STEM}*.*")), *(file for file in named if file.exists())]
+
+
 def forget_tables(out: Path) -> None:
     """Remove the tables of an earlier run: what they tell of is about to change."""
-    for file in (*out.glob(f"{_STEM}*.*"), out / "costs.csv", out / RESULT_FILE, out / _PAGE):
-        file.unlink(missing_ok=True)
+    for file in tables_in(out):
+        file.unlink()
 
 
 def write_tables(summary: Summary, out: Path) -> list[Path]:
@@ -36,7 +42,7 @@ def write_tables(summary: Summary, out: Path) -> list[Path]:
         stem = _STEM if not number else f"{_STEM}_{table.basis}"
         for suffix, text in (
             ("csv", _csv(table)),
-            ("md", _markdown(table, summary.losses if not number else [])),
+            ("md", _markdown(table)),
             ("json", _json(table)),
         ):
             written.append(out / f"{stem}.{suffix}")
@@ -72,12 +78,13 @@ def tell(run: Recording, document: Document, cells: Sequence[Measured], summary:
     run.measurements = [
         Measurement(name="cells", value=len(cells)),
         Measurement(name="failed_cells", value=len(failed), better="lower"),
-        Measurement(name="cell_seconds", value=seconds, unit="s", note="of all cells' verbs"),
-        Measurement(name="cell_cpu_seconds", value=cpu_seconds, unit="s", note="likewise"),
+        Measurement(
+            name="cells_wall_seconds", value=seconds, unit="s", note="of all steps of all cells"
+        ),
+        Measurement(name="cells_cpu_seconds", value=cpu_seconds, unit="s", note="likewise"),
     ]
     run.tables = _with_costs(summary)
     run.figures = summary.figures
-    run.notes += summary.losses
     run.notes += [f"{cell.point.label} failed: {cell.error}" for cell in failed]
 
 
@@ -114,13 +121,14 @@ def _csv(table: Table) -> str:
     return text.getvalue()
 
 
-def _markdown(table: Table, losses: Sequence[str]) -> str:
+def _markdown(table: Table) -> str:
     lines = [f"# {table.title} ({table.basis})", ""]
     lines.append("| " + " | ".join(_head(table, n) for n in range(len(table.columns))) + " |")
     lines.append("|" + "---|" * len(table.columns))
     lines += ["| " + " | ".join(map(_spoken, row)) + " |" for row in table.rows]
     lines += ["", *(f"- {note}" for note in table.notes)]
-    lines += ["", "Where it loses:", "", *(f"- {loss}" for loss in losses)] if losses else []
+    if table.losses:
+        lines += ["", "Where it loses:", "", *(f"- {loss}" for loss in table.losses)]
     return "\n".join(lines) + "\n"
 
 
@@ -149,7 +157,13 @@ def _json(table: Table) -> str:
             if entry.note:
                 line[f"{column.name} note"] = entry.note
         rows.append(line)
-    content = {"title": table.title, "basis": table.basis, "rows": rows, "notes": table.notes}
+    content = {
+        "title": table.title,
+        "basis": table.basis,
+        "rows": rows,
+        "notes": table.notes,
+        "losses": table.losses,
+    }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
