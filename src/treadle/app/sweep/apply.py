@@ -206,7 +206,7 @@ def _run(this: _Sweep, run: Recording, num_jobs: int, fresh: bool) -> Iterator[s
         with steps("cells", len(everything)) as bar, Pool(num_jobs, fresh) as pool:
             bar.advance(len(everything) - len(missing))
             for event in _events(this, pool, missing):
-                bar.show(", ".join(job.label for job in pool.running))
+                bar.show("; ".join(job.label for job in pool.running))
                 if not isinstance(event, Ended):
                     board.began(event)
                     continue
