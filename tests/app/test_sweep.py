@@ -3,6 +3,7 @@
 Most cells here draw samples of a small corpus, which needs no torch: half a second a process.
 """
 
+import errno
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from treadle.app.sweep.contents import Contents
 from treadle.app.sweep.document import load_document
 from treadle.app.sweep.jobs import make_jobs
 from treadle.app.sweep.pool import Pool, _environment, _share
-from treadle.core.errors import DataError, SettingsError, TreadleError
+from treadle.core.errors import CapacityError, DataError, SettingsError, TreadleError
 from treadle.core.result import read_result
 
 FILE = """
@@ -204,6 +205,15 @@ def test_a_worker_that_the_system_kills_is_told(file, tmp_path):
     assert "ended by SIGKILL (out of memory?); see" in ended.error
     assert cells[0].job.error == ended.error
     assert not cells[1].job.error
+
+
+def test_a_full_disk_is_told(file, tmp_path, monkeypatch):
+    def write(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("treadle.app.sweep.pool.write_job", write)
+    with pytest.raises(CapacityError, match=r"No room is left where .* free some"):
+        list(sweep(file, tmp_path / "out"))
 
 
 def test_two_at_once_are_refused(file, whole):
