@@ -3,6 +3,7 @@
 Most cells here draw samples of a small corpus, which needs no torch: half a second a process.
 """
 
+import errno
 import os
 import re
 import signal
@@ -16,8 +17,11 @@ from tests.text.curate import corpora
 
 import treadle
 from treadle.app.sweep import sweep
-from treadle.app.sweep.pool import _environment, _share
-from treadle.core.errors import DataError, SettingsError, TreadleError
+from treadle.app.sweep.contents import Contents
+from treadle.app.sweep.document import load_document
+from treadle.app.sweep.jobs import make_jobs
+from treadle.app.sweep.pool import Pool, _environment, _share
+from treadle.core.errors import CapacityError, DataError, SettingsError, TreadleError
 from treadle.core.result import read_result
 
 FILE = """
@@ -189,6 +193,27 @@ def test_what_prepares_fails_once_and_its_cells_with_it(corpus, tmp_path):
     with pytest.raises(TreadleError, match=r"4 of 4 cells failed, .* What prepares it failed: "):
         list(sweep(file, tmp_path / "out"))
     assert len(list((tmp_path / "out").glob("*/*/log.txt"))) == 1, "no cell was started"
+
+
+def test_a_worker_that_the_system_kills_is_told(file, tmp_path):
+    cells = make_jobs(load_document(file, tmp_path / "out"), Contents()).cells
+    with Pool(1) as pool:
+        events = pool.run([cells[0].job])
+        assert next(events) == cells[0].job
+        pool._running[0][1].kill()
+        ended = next(events)
+    assert "ended by SIGKILL (out of memory?); see" in ended.error
+    assert cells[0].job.error == ended.error
+    assert not cells[1].job.error
+
+
+def test_a_full_disk_is_told(file, tmp_path, monkeypatch):
+    def write(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("treadle.app.sweep.pool.write_job", write)
+    with pytest.raises(CapacityError, match=r"No room is left where .* free some"):
+        list(sweep(file, tmp_path / "out"))
 
 
 def test_two_at_once_are_refused(file, whole):

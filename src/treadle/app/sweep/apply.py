@@ -1,5 +1,6 @@
 """`treadle sweep`: cells that are missing run, each in a process of its own; then the table."""
 
+import errno
 import fcntl
 import os
 import platform
@@ -18,7 +19,7 @@ from treadle.app.sweep.rows import Measured
 from treadle.app.sweep.scores import Chain
 from treadle.app.sweep.table import summarise
 from treadle.app.sweep.writing import forget_tables, tables_in, tell, write_tables
-from treadle.core.errors import DataError, SettingsError, TreadleError
+from treadle.core.errors import CapacityError, DataError, SettingsError, TreadleError
 from treadle.core.progress import steps
 from treadle.core.result import RESULT_FILE, read_result
 from treadle.core.run import Recording, recorded
@@ -93,6 +94,7 @@ def sweep(
         SettingsError: Something in the file does not exist or is refused, or another process works
             in OUT.
         DataError: Cells to be joined are missing.
+        CapacityError: The disk is full; what was made stays.
         TreadleError: Cells failed; all others have been run.
     """
     if jobs < 1:
@@ -105,7 +107,12 @@ def sweep(
     if dry_run:
         yield from _plan(this, fresh)
         return
-    with _alone(document.out), stopped_by_signals(), _recorded(this) as run:
+    with (
+        _told_if_full(document.out),
+        _alone(document.out),
+        stopped_by_signals(),
+        _recorded(this) as run,
+    ):
         if join:
             yield from _joined(this, run, join)
         else:
@@ -139,6 +146,19 @@ def _state(job: Job, fresh: bool) -> str:
     if not fresh and job.is_done:
         return "there already"
     return f"would run again, it failed: {job.error}" if job.error else "would run"
+
+
+@contextmanager
+def _told_if_full(out: Path) -> Iterator[None]:
+    """Say what to do where the disk has no room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CapacityError(
+            f"No room is left where '{out}' lies; free some, and the same command goes on there."
+        ) from error
 
 
 @contextmanager
@@ -206,7 +226,7 @@ def _run(this: _Sweep, run: Recording, num_jobs: int, fresh: bool) -> Iterator[s
         with steps("cells", len(everything)) as bar, Pool(num_jobs, fresh) as pool:
             bar.advance(len(everything) - len(missing))
             for event in _events(this, pool, missing):
-                bar.show(", ".join(job.label for job in pool.running))
+                bar.show("; ".join(job.label for job in pool.running))
                 if not isinstance(event, Ended):
                     board.began(event)
                     continue
