@@ -39,7 +39,7 @@ class NativeKernels(BuildHookInterface):
             )
         self._folder = tempfile.TemporaryDirectory()
         jobs = [
-            compiler.Job(kernel, level, Path(self._folder.name) / prebuilt)
+            compiler.CompileJob(kernel, level, Path(self._folder.name) / prebuilt)
             for level in compiler.LEVELS
             for kernel in compiler.KERNELS
             for prebuilt in [compiler.prebuilt_name(kernel, level)]

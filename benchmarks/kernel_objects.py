@@ -108,7 +108,7 @@ def compiling(levels: list[compiler.Level]) -> dict[str, Any]:
     for level in levels:
         for name, kernels in (("all", compiler.KERNELS), ("step", ("step",))):
             with tempfile.TemporaryDirectory() as folder:
-                jobs = [compiler.Job(k, level, Path(folder) / f"{k}.so") for k in kernels]
+                jobs = [compiler.CompileJob(k, level, Path(folder) / f"{k}.so") for k in kernels]
                 wall, cpu = time.perf_counter(), children_seconds()
                 compiler.compile_objects(jobs, tool, usable_cores())
                 seconds = {

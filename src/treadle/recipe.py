@@ -21,8 +21,8 @@ from treadle.core.written import check_settings
 from treadle.verbs import VERBS
 
 __all__ = [
-    "Plan",
     "Recipe",
+    "RecipePlan",
     "Step",
     "check_names",
     "load_recipe",
@@ -216,7 +216,7 @@ def check_names(recipe: Recipe) -> None:
             )
 
 
-class Plan:
+class RecipePlan:
     """Which steps have to run, and what can go when they have."""
 
     def __init__(self, recipe: Recipe, fresh: bool) -> None:
@@ -304,10 +304,10 @@ def run_recipe(
     Raises:
         TreadleError: A step's; what earlier steps made stays, and the same call goes on there.
     """
-    yield from run_plan(Plan(load_recipe(path, out), fresh), dry_run)
+    yield from run_plan(RecipePlan(load_recipe(path, out), fresh), dry_run)
 
 
-def run_plan(plan: Plan, dry_run: bool = False) -> Iterator[str]:
+def run_plan(plan: RecipePlan, dry_run: bool = False) -> Iterator[str]:
     """Run the steps that have to run, yielding a line for each step as `run_recipe` does."""
     recipe = plan.recipe
     for step in recipe.steps:
@@ -322,7 +322,7 @@ def run_plan(plan: Plan, dry_run: bool = False) -> Iterator[str]:
         plan.clear(step.number)
 
 
-def _run_step(plan: Plan, step: Step) -> str:
+def _run_step(plan: RecipePlan, step: Step) -> str:
     arguments = plan.arguments(step)
     function, folder, note = step.verb.function(), plan.folder(step.out), plan.note(step.out)
     if folder.exists() and not note.is_file():

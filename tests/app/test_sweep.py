@@ -20,7 +20,7 @@ from treadle.app.sweep import sweep
 from treadle.app.sweep.contents import Contents
 from treadle.app.sweep.document import load_document
 from treadle.app.sweep.jobs import make_jobs
-from treadle.app.sweep.pool import Pool, _environment, _share
+from treadle.app.sweep.pool import CellPool, _environment, _share
 from treadle.core.errors import CapacityError, DataError, SettingsError, TreadleError
 from treadle.core.result import read_result
 
@@ -197,7 +197,7 @@ def test_what_prepares_fails_once_and_its_cells_with_it(corpus, tmp_path):
 
 def test_a_worker_that_the_system_kills_is_told(file, tmp_path):
     cells = make_jobs(load_document(file, tmp_path / "out"), Contents()).cells
-    with Pool(1) as pool:
+    with CellPool(1) as pool:
         events = pool.run([cells[0].job])
         assert next(events) == cells[0].job
         pool._running[0][1].kill()

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from treadle.app.sweep.document import Document, load_document
-from treadle.app.sweep.rows import Measured
+from treadle.app.sweep.rows import MeasuredCell
 from treadle.app.sweep.table import Summary, summarise
 from treadle.app.sweep.writing import write_tables
 from treadle.core.errors import DataError
@@ -56,7 +56,7 @@ def scored(method: str, nll: np.ndarray, protocol: str = "p", **fields: Any) -> 
     return result(method=method, measurements=entries, samples={"nll": list(nll)}, **fields)
 
 
-def measured(document: Document, broken: str = "", **fields: Any) -> list[Measured]:
+def measured(document: Document, broken: str = "", **fields: Any) -> list[MeasuredCell]:
     """Return cells whose losses follow from method, sparsity and seed."""
     cells = []
     dense = scored("perplexity", 2 + NOISE[0, 0])
@@ -69,7 +69,7 @@ def measured(document: Document, broken: str = "", **fields: Any) -> list[Measur
         chain = {"small": made, "ppl": scored("perplexity", nll + 0.1 * int(seed), **fields)}
         failed = point.label == broken
         error = "It broke." if failed else ""
-        cells.append(Measured(point, {} if failed else chain, {"dense": dense}, error))
+        cells.append(MeasuredCell(point, {} if failed else chain, {"dense": dense}, error))
     return cells
 
 

@@ -43,7 +43,9 @@ def small(monkeypatch):
 
 
 def make(kernel, level, target):
-    compiler.compile_objects([compiler.Job(kernel, level, target)], compiler.find_compiler(), 2)
+    compiler.compile_objects(
+        [compiler.CompileJob(kernel, level, target)], compiler.find_compiler(), 2
+    )
 
 
 def best():
@@ -132,7 +134,7 @@ def test_units_that_compile_in_parallel_are_one_object(tmp_path, monkeypatch):
         '#include "toy_number.h"\nint other(void) { return N; }\n'
     )
     (tmp_path / "toy_number.h").write_text("enum { N = 42 };\n")
-    jobs, seen = [compiler.Job("toy", best(), tmp_path / f"{n}.so") for n in "ab"], []
+    jobs, seen = [compiler.CompileJob("toy", best(), tmp_path / f"{n}.so") for n in "ab"], []
     compiler.compile_objects(jobs, compiler.find_compiler(), 4, lambda: seen.append(1))
     assert len(seen) == 2 * compiler.count_units("toy") == 4
     for job in jobs:

@@ -28,7 +28,9 @@ def build(has_all_levels: bool = False) -> int:
     fitting = compiler.fitting_levels(instruction_set())
     levels = compiler.LEVELS if has_all_levels else fitting[:1]
     wanted = {
-        compiler.OBJECTS / compiler.prebuilt_name(kernel, level): compiler.Job(kernel, level, path)
+        compiler.OBJECTS / compiler.prebuilt_name(kernel, level): compiler.CompileJob(
+            kernel, level, path
+        )
         for level in levels
         for kernel in compiler.KERNELS
         for path in [compiler.OBJECTS / compiler.prebuilt_name(kernel, level)]

@@ -24,8 +24,8 @@ __all__ = [
     "NATIVE",
     "OBJECTS",
     "CompileError",
+    "CompileJob",
     "Compiler",
-    "Job",
     "Level",
     "compile_objects",
     "count_units",
@@ -89,7 +89,7 @@ class Compiler(NamedTuple):
     version: str
 
 
-class Job(NamedTuple):
+class CompileJob(NamedTuple):
     """An object to be made."""
 
     kernel: str
@@ -139,7 +139,7 @@ def count_units(kernel: str) -> int:
 
 
 def compile_objects(
-    jobs: Sequence[Job],
+    jobs: Sequence[CompileJob],
     compiler: Compiler,
     num_processes: int,
     advance: Callable[[], None] = lambda: None,
@@ -198,7 +198,7 @@ def _compile(unit: str, level: Level, compiler: Compiler, target: Path) -> Path:
     return target
 
 
-def _link(job: Job, compiler: Compiler, parts: list[Path]) -> None:
+def _link(job: CompileJob, compiler: Compiler, parts: list[Path]) -> None:
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=job.target.parent, prefix=f".{job.kernel}-") as beside:
         made = Path(beside) / job.target.name

@@ -141,7 +141,7 @@ def _compiled(kernel: str, folder: Path, level: Level) -> _Kernel:
     # A compiler may be too old to know a level; what it finds here it knows.
     for wanted in dict.fromkeys([level, *([] if _wanted() else [compiler.NATIVE])]):
         name = compiler.object_name(kernel, wanted, tool, instruction_set())
-        job = compiler.Job(kernel, wanted, folder / name)
+        job = compiler.CompileJob(kernel, wanted, folder / name)
         try:
             return _kept(job, tool)
         except compiler.CompileError as error:
@@ -151,7 +151,7 @@ def _compiled(kernel: str, folder: Path, level: Level) -> _Kernel:
     return _Kernel(None, _python("; ".join(refusals)))
 
 
-def _kept(job: compiler.Job, tool: compiler.Compiler) -> _Kernel:
+def _kept(job: compiler.CompileJob, tool: compiler.Compiler) -> _Kernel:
     path = job.target
     if not compiler.is_sealed(path):
         with locked(path.parent / "lock"):  # of several processes, one compiles
@@ -162,7 +162,7 @@ def _kept(job: compiler.Job, tool: compiler.Compiler) -> _Kernel:
     return _Kernel(ctypes.CDLL(str(path)), found)
 
 
-def _make(job: compiler.Job, tool: compiler.Compiler) -> None:
+def _make(job: compiler.CompileJob, tool: compiler.Compiler) -> None:
     """Compile an object, with a bar, and say what it took."""
     began, num_units = time.perf_counter(), compiler.count_units(job.kernel)
     with steps(f"compile {job.kernel}", num_units) as bar:
@@ -177,7 +177,7 @@ def _make(job: compiler.Job, tool: compiler.Compiler) -> None:
     )
 
 
-def _not_kept(job: compiler.Job, tool: compiler.Compiler, reason: str) -> _Kernel:
+def _not_kept(job: compiler.CompileJob, tool: compiler.Compiler, reason: str) -> _Kernel:
     """Compile for this process alone."""
     folder = job.target.parent
     why = (

@@ -8,7 +8,7 @@ from treadle.page.command import repeat_command
 from treadle.page.figures import draw, num_left_out
 from treadle.page.held import HeldTable, held_tables
 from treadle.page.losses import Loss, comparisons, find_losses
-from treadle.page.scores import BASES, Row, Section, Table, sections
+from treadle.page.scores import BASES, ProtocolTable, Row, Section, sections
 from treadle.page.sources import Run
 from treadle.page.summary import summary
 from treadle.page.tables import ScoreTable, score_table
@@ -174,7 +174,7 @@ def _section(section: Section, key: str, heading: str) -> SectionView:
     )
 
 
-def _plotted(table: Table, key: str) -> PlottedTable:
+def _plotted(table: ProtocolTable, key: str) -> PlottedTable:
     near = closeup(table)
     if not near:
         return PlottedTable(score_table(table), plot(table, key), "", "")
@@ -184,7 +184,7 @@ def _plotted(table: Table, key: str) -> PlottedTable:
     return PlottedTable(score_table(table), plot(table, key), plot(table, f"{key}c", near), remark)
 
 
-def _losses(tables: list[Table]) -> list[LossView]:
+def _losses(tables: list[ProtocolTable]) -> list[LossView]:
     found = [(loss, table) for table in tables for loss in find_losses(table)]
     entries = [entry for loss, _ in found for entry in loss.compared]
     powers = _powers(entries)
@@ -195,7 +195,7 @@ def _powers(entries: list[Measurement]) -> bool:
     return numbers.powers_for(end for e in entries for end in (e.value, e.low, e.high))
 
 
-def _loss(loss: Loss, table: Table, powers: bool) -> LossView:
+def _loss(loss: Loss, table: ProtocolTable, powers: bool) -> LossView:
     amount = loss.loser.made(table.amount)
     at = "" if amount is None else f"{spaced(table.amount)} {numbers.plain(amount, 3)}"
     mine, theirs = loss.compared
@@ -212,7 +212,7 @@ def _loss(loss: Loss, table: Table, powers: bool) -> LossView:
     )
 
 
-def _named(row: Row, table: Table) -> str:
+def _named(row: Row, table: ProtocolTable) -> str:
     own = f"{spaced(table.amount)} "
     parts = [part for part in row.settings.split(", ") if part and not part.startswith(own)]
     return ", ".join([row.method, *parts])

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from treadle.core.result import Measurement
-from treadle.page.scores import Row, Table, is_sound, same_amount
+from treadle.page.scores import ProtocolTable, Row, is_sound, same_amount
 from treadle.page.wording import count, listed
 
 __all__ = ["Loss", "comparisons", "find_losses"]
@@ -27,7 +27,7 @@ class Loss(NamedTuple):
     """What the winner is."""
 
 
-def find_losses(table: Table) -> list[Loss]:
+def find_losses(table: ProtocolTable) -> list[Loss]:
     """Return every case in which a method loses.
 
     It does not clearly beat a control at the same amount, or the interval of a simpler method lies
@@ -38,7 +38,7 @@ def find_losses(table: Table) -> list[Loss]:
     return sorted(found, key=lambda loss: (loss.loser.made(table.amount) or 0.0, loss.loser.label))
 
 
-def comparisons(tables: list[Table]) -> str:
+def comparisons(tables: list[ProtocolTable]) -> str:
     """Return in a sentence how many comparisons were made, and what they show without a loss."""
     reasons = [reason for table in tables for _, _, reason in _contests(table)]
     if not reasons:
@@ -58,7 +58,7 @@ def comparisons(tables: list[Table]) -> str:
     )
 
 
-def _nothing(tables: list[Table]) -> str:
+def _nothing(tables: list[ProtocolTable]) -> str:
     """Say why no comparison was made, and deny no control or method that was measured."""
     made = [[row for row in table.rows if row.makers] for table in tables]
     has_other = any(
@@ -84,7 +84,7 @@ def _amounts(first: Row, second: Row, amount: str) -> tuple[float | None, float 
     return first.made(amount), second.made(amount)
 
 
-def _contests(table: Table) -> Iterator[tuple[Row, Row, str]]:
+def _contests(table: ProtocolTable) -> Iterator[tuple[Row, Row, str]]:
     """Yield each method, what it should beat or match under equal conditions, and why it should.
 
     Nothing is lost to a score that is not finite.

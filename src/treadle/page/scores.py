@@ -11,9 +11,9 @@ from treadle.page.wording import listed, settings_of, spaced
 
 __all__ = [
     "BASES",
+    "ProtocolTable",
     "Row",
     "Section",
-    "Table",
     "is_sound",
     "same_amount",
     "sections",
@@ -101,7 +101,7 @@ class Row(NamedTuple):
         return read - made
 
 
-class Table(NamedTuple):
+class ProtocolTable(NamedTuple):
     """The rows of one score, the best first."""
 
     score: str
@@ -125,7 +125,7 @@ class Section(NamedTuple):
     task: str
     protocol: str
     evaluations: list[Run]
-    tables: list[Table]
+    tables: list[ProtocolTable]
     others: list[tuple[Row, Measurement]]
     """Measurements that no table ranks, with the row that names their model."""
     shared: dict[str, dict[str, str]]
@@ -265,14 +265,14 @@ def _ranked(rows: list[Row]) -> list[str]:
     return list(compared) or [row.score.name for row in directed[:1]]
 
 
-def _tables(rows: list[Row], ranked: list[str]) -> Iterator[Table]:
+def _tables(rows: list[Row], ranked: list[str]) -> Iterator[ProtocolTable]:
     for name in ranked:
         for basis in BASES:
             found = [row for row in rows if (row.score.name, row.score.basis) == (name, basis)]
             if found:
                 first = found[0].score
                 found.sort(key=_order)
-                yield Table(name, first.unit, first.better, basis, found, _amount(found))
+                yield ProtocolTable(name, first.unit, first.better, basis, found, _amount(found))
 
 
 def _order(row: Row) -> tuple[bool, float, str]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from treadle.core.result import Measurement, Result
 from treadle.page import numbers
-from treadle.page.scores import Row, Table, is_sound, same_amount
+from treadle.page.scores import ProtocolTable, Row, is_sound, same_amount
 from treadle.page.sources import Run, input_of
 from treadle.page.wording import spaced
 
@@ -61,7 +61,7 @@ class ScoreTable(NamedTuple):
     rows: list[ScoreRow]
 
 
-def score_table(table: Table) -> ScoreTable:
+def score_table(table: ProtocolTable) -> ScoreTable:
     """Put a table into words."""
     rows = table.rows
     scores = _intervals([row.score for row in rows])
@@ -164,7 +164,7 @@ def _costs(chains: Iterable[tuple[Run, ...]], memory: float) -> list[Cost | None
     ]
 
 
-def _tags(table: Table, place: int) -> list[str]:
+def _tags(table: ProtocolTable, place: int) -> list[str]:
     row = table.rows[place]
     tags = ["best"] if _is_best(table, place) else []
     amount = row.made(table.amount)
@@ -179,7 +179,7 @@ def _tags(table: Table, place: int) -> list[str]:
     return tags
 
 
-def _is_best(table: Table, place: int) -> bool:
+def _is_best(table: ProtocolTable, place: int) -> bool:
     return place == 0 and len(table.rows) > 1 and is_sound(table.rows[0].score)
 
 
@@ -198,7 +198,7 @@ def _has_nan(row: Row) -> bool:
     return any(end is not None and math.isnan(end) for end in ends)
 
 
-def _itself(row: Row, table: Table) -> str | None:
+def _itself(row: Row, table: ProtocolTable) -> str | None:
     """Return what comparing the baseline with itself gives, without measuring."""
     if not row.is_baseline or row.comparison is not None or not row.is_sound:
         return None

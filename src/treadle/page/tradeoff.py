@@ -16,7 +16,7 @@ from treadle.page.canvas import (
 )
 from treadle.page.figures import label_text
 from treadle.page.numbers import bytes_unit, interval, plain, score_decimals
-from treadle.page.scores import Row, Table, same_amount
+from treadle.page.scores import ProtocolTable, Row, same_amount
 from treadle.page.wording import spaced
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class _End(NamedTuple):
     """Whether it is the line across the plot of a model that was given."""
 
 
-def plot(table: Table, key: str, shown: list[Row] | None = None) -> str:
+def plot(table: ProtocolTable, key: str, shown: list[Row] | None = None) -> str:
     """Return the plot as inline SVG, or an empty string where one row has nothing to stand against.
 
     Against an amount that varies (sparsity, or else the bytes of the models) each method is a line
@@ -79,7 +79,7 @@ def plot(table: Table, key: str, shown: list[Row] | None = None) -> str:
     return _plot_lines(table, key, name, amounts, rows)
 
 
-def closeup(table: Table) -> list[Row]:
+def closeup(table: ProtocolTable) -> list[Row]:
     """Return the rows without those whose scores are so bad that they hide how the others differ.
 
     Empty where there are no such scores, or too little remains.
@@ -104,7 +104,7 @@ def _span(row: Row) -> tuple[float, float] | None:
     return low, high
 
 
-def _axis(table: Table) -> tuple[str, list[float | None]] | None:
+def _axis(table: ProtocolTable) -> tuple[str, list[float | None]] | None:
     """Return the name of the x axis and the amount of each row; None where no amount varies."""
     made = (row.made(table.amount) for row in table.rows)
     amounts = [None if amount is None or not math.isfinite(amount) else amount for amount in made]
@@ -117,7 +117,7 @@ def _axis(table: Table) -> tuple[str, list[float | None]] | None:
     return None
 
 
-def _describe(table: Table, against: str, rows: list[Row]) -> str:
+def _describe(table: ProtocolTable, against: str, rows: list[Row]) -> str:
     best = rows[0]
     return (
         f"{spaced(table.score)} {against} for {len(rows)} models; best is {best.label} with "
@@ -126,7 +126,7 @@ def _describe(table: Table, against: str, rows: list[Row]) -> str:
 
 
 def _plot_lines(
-    table: Table, key: str, name: str, amounts: list[float | None], rows: list[Row]
+    table: ProtocolTable, key: str, name: str, amounts: list[float | None], rows: list[Row]
 ) -> str:
     shown = {id(row) for row in rows}
     lines = _lines(table, amounts, shown)
@@ -152,7 +152,7 @@ def _plot_lines(
     return drawn.svg
 
 
-def _lines(table: Table, amounts: list[float | None], shown: set[int]) -> list[_Line]:
+def _lines(table: ProtocolTable, amounts: list[float | None], shown: set[int]) -> list[_Line]:
     grouped: dict[str, list[tuple[float, Row]]] = {}
     for name, row, amount in zip(_line_names(table, amounts), table.rows, amounts, strict=True):
         if amount is not None and math.isfinite(row.score.value):
@@ -170,7 +170,7 @@ def _lines(table: Table, amounts: list[float | None], shown: set[int]) -> list[_
     return lines
 
 
-def _line_names(table: Table, amounts: list[float | None]) -> list[str]:
+def _line_names(table: ProtocolTable, amounts: list[float | None]) -> list[str]:
     """Return for each row the line that it belongs to.
 
     It is the method, or, where a method has two points at one amount, the method with its other
@@ -209,7 +209,7 @@ def _given_name(row: Row) -> str:
     return f"{row.label} (baseline)" if row.is_baseline else row.label
 
 
-def _score_label(table: Table) -> str:
+def _score_label(table: ProtocolTable) -> str:
     unit = f" ({table.unit})" if table.unit else ""
     good = f", {table.better} is better" if table.better != "neither" else ""
     return f"{spaced(table.score)}{unit}{good}"
@@ -313,7 +313,7 @@ def _low(cluster: list[float]) -> float:
     return sum(cluster) / len(cluster) - _LABEL_GAP_POINTS * (len(cluster) - 1) / 2
 
 
-def _plot_rows(table: Table, key: str, rows: list[Row]) -> str:
+def _plot_rows(table: ProtocolTable, key: str, rows: list[Row]) -> str:
     """Draw one row a model, the best at the top."""
     height = 0.9 + 0.34 * len(rows)
     with drawing(key, _describe(table, "by model", rows), height, _WIDTH_INCHES) as drawn:

@@ -13,9 +13,9 @@ from typing import IO, NamedTuple
 from treadle.app.sweep.board import Board
 from treadle.app.sweep.contents import Contents
 from treadle.app.sweep.document import Document, load_document
-from treadle.app.sweep.jobs import Cell, Job, Jobs, make_jobs, take_over
-from treadle.app.sweep.pool import Ended, Pool, stopped_by_signals
-from treadle.app.sweep.rows import Measured
+from treadle.app.sweep.jobs import Cell, CellJob, Jobs, make_jobs, take_over
+from treadle.app.sweep.pool import CellPool, Ended, stopped_by_signals
+from treadle.app.sweep.rows import MeasuredCell
 from treadle.app.sweep.scores import Chain
 from treadle.app.sweep.table import summarise
 from treadle.app.sweep.writing import forget_tables, tables_in, tell, write_tables
@@ -41,12 +41,12 @@ class _Sweep(NamedTuple):
     """Those of this shard."""
 
     @property
-    def prepared(self) -> list[Job]:
+    def prepared(self) -> list[CellJob]:
         """What prepares the cells of this shard."""
         used = {cell.prepared.folder for cell in self.cells if cell.prepared is not None}
         return [job for job in self.jobs.prepared if job.folder in used]
 
-    def title(self, job: Job) -> str:
+    def title(self, job: CellJob) -> str:
         """Return a job's number, if it is a cell, and its label."""
         cells = self.jobs.cells
         number = next((cell.number for cell in cells if cell.job.folder == job.folder), 0)
@@ -142,7 +142,7 @@ def _plan(this: _Sweep, fresh: bool) -> Iterator[str]:
         yield f"{this.title(cell.job)}: {_state(cell.job, fresh)}"
 
 
-def _state(job: Job, fresh: bool) -> str:
+def _state(job: CellJob, fresh: bool) -> str:
     if not fresh and job.is_done:
         return "there already"
     return f"would run again, it failed: {job.error}" if job.error else "would run"
@@ -223,7 +223,7 @@ def _run(this: _Sweep, run: Recording, num_jobs: int, fresh: bool) -> Iterator[s
         board.there(job)
         yield f"{this.title(job)}: there already"
     try:
-        with steps("cells", len(everything)) as bar, Pool(num_jobs, fresh) as pool:
+        with steps("cells", len(everything)) as bar, CellPool(num_jobs, fresh) as pool:
             bar.advance(len(everything) - len(missing))
             for event in _events(this, pool, missing):
                 bar.show("; ".join(job.label for job in pool.running))
@@ -240,7 +240,7 @@ def _run(this: _Sweep, run: Recording, num_jobs: int, fresh: bool) -> Iterator[s
     board.write("Ended.", ["report.html"] if this.is_whole else [])
 
 
-def _events(this: _Sweep, pool: Pool, missing: set[Path]) -> Iterator[Job | Ended]:
+def _events(this: _Sweep, pool: CellPool, missing: set[Path]) -> Iterator[CellJob | Ended]:
     """Run what prepares cells, then the cells; those whose preparation failed fail at once."""
     yield from pool.run([job for job in this.prepared if job.folder in missing])
     ready = []
@@ -315,12 +315,12 @@ def _end(this: _Sweep, run: Recording) -> Iterator[str]:
         )
 
 
-def _measured(cell: Cell) -> Measured:
+def _measured(cell: Cell) -> MeasuredCell:
     base = _results(cell.prepared) if cell.prepared is not None else {}
-    return Measured(cell.point, _results(cell.job), base, cell.job.error)
+    return MeasuredCell(cell.point, _results(cell.job), base, cell.job.error)
 
 
-def _results(job: Job) -> Chain:
+def _results(job: CellJob) -> Chain:
     if not job.is_done:
         return {}
     return {step.out: read_result(job.folder / step.out) for step in job.recipe.steps}

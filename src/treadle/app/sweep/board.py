@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from treadle.app.sweep.jobs import Job
+from treadle.app.sweep.jobs import CellJob
 from treadle.app.sweep.writing import replace
 from treadle.core.errors import CapacityError
 
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 class Board:
     """What is done, what runs and what waits, on a page."""
 
-    def __init__(self, title: str, out: Path, num_workers: int, jobs: Sequence[Job]) -> None:
+    def __init__(self, title: str, out: Path, num_workers: int, jobs: Sequence[CellJob]) -> None:
         self._title, self._file, self._num_workers = title, out / _FILE, num_workers
         self._states = {job.folder: (job.label, "waits", "") for job in jobs}
         self._seconds: list[float] = []
@@ -55,17 +55,17 @@ class Board:
         """Seconds of all jobs that ended."""
         return sum(self._seconds)
 
-    def there(self, job: Job) -> None:
+    def there(self, job: CellJob) -> None:
         """Note that a job's results were there already."""
         self._states[job.folder] = (job.label, "there already", "")
         self._num_waiting -= 1
 
-    def began(self, job: Job) -> None:
+    def began(self, job: CellJob) -> None:
         """Note that a job runs."""
         self._states[job.folder] = (job.label, "runs", f"since {_now()}")
         self.write()
 
-    def ended(self, job: Job, error: str, seconds: float) -> None:
+    def ended(self, job: CellJob, error: str, seconds: float) -> None:
         """Note that a job ended."""
         state = ("failed", error) if error else ("done", f"{seconds:.1f} s")
         self._states[job.folder] = (job.label, *state)

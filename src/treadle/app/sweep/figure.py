@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from treadle.app.sweep.axes import Value, spoken
 from treadle.app.sweep.document import Document
-from treadle.app.sweep.rows import Row, keys_of
+from treadle.app.sweep.rows import SweepRow, keys_of
 from treadle.app.sweep.scores import Score, average
 from treadle.core.result import Entry, Figure, Series
 
@@ -13,7 +13,7 @@ __all__ = ["figure"]
 _Points = list[tuple[Value, Entry]]
 
 
-def figure(document: Document, score: Score, rows: Sequence[Row]) -> Figure:
+def figure(document: Document, score: Score, rows: Sequence[SweepRow]) -> Figure:
     """Return the means with their intervals: lines, or a row for each where no axis has numbers."""
     own = [row for row in rows if not row.given]
     axis = next((key for key in keys_of(own) if _is_numeric(key, own)), None)
@@ -37,7 +37,7 @@ def figure(document: Document, score: Score, rows: Sequence[Row]) -> Figure:
     )
 
 
-def _is_numeric(key: str, rows: Sequence[Row]) -> bool:
+def _is_numeric(key: str, rows: Sequence[SweepRow]) -> bool:
     values = [row.place[key] for row in rows if key in row.place]
     return len(set(values)) > 1 and all(isinstance(value, int | float) for value in values)
 

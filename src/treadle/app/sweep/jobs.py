@@ -11,9 +11,18 @@ from typing import Any, NamedTuple
 from treadle.app.sweep.contents import Contents
 from treadle.app.sweep.document import Document, Entry, Point
 from treadle.core.result import RESULT_FILE, digest
-from treadle.recipe import Plan, Recipe, check_names, parse_step
+from treadle.recipe import Recipe, RecipePlan, check_names, parse_step
 
-__all__ = ["Cell", "Job", "Jobs", "forget_error", "make_jobs", "read_job", "take_over", "write_job"]
+__all__ = [
+    "Cell",
+    "CellJob",
+    "Jobs",
+    "forget_error",
+    "make_jobs",
+    "read_job",
+    "take_over",
+    "write_job",
+]
 
 _ERROR_FILE = "failed.json"
 _LONGEST_NAME = 80
@@ -21,7 +30,7 @@ _TAKEN = (RESULT_FILE, "treadle.json")
 """What is taken over of a step that another machine ran: its account, never its weights."""
 
 
-class Job(NamedTuple):
+class CellJob(NamedTuple):
     """Steps that run in one process, one after the other, in a folder of their own."""
 
     label: str
@@ -36,12 +45,12 @@ class Job(NamedTuple):
     @property
     def is_done(self) -> bool:
         """Whether its results are there, made by these settings from these inputs."""
-        return not Plan(self.recipe, False).needed
+        return not RecipePlan(self.recipe, False).needed
 
     @property
     def key(self) -> str:
         """The digest of its settings and inputs."""
-        return digest(Plan(self.recipe, True).keys)
+        return digest(RecipePlan(self.recipe, True).keys)
 
     @property
     def log(self) -> Path:
@@ -67,20 +76,20 @@ class Cell(NamedTuple):
 
     number: int
     point: Point
-    job: Job
-    prepared: Job | None
+    job: CellJob
+    prepared: CellJob | None
 
 
 class Jobs(NamedTuple):
     """Everything that a sweep consists of."""
 
-    prepared: list[Job]
+    prepared: list[CellJob]
     cells: list[Cell]
 
 
 def make_jobs(document: Document, contents: Contents) -> Jobs:
     """Return the jobs of a sweep; reads the inputs, to know what has been made of them."""
-    prepared: dict[str, Job] = {}
+    prepared: dict[str, CellJob] = {}
     cells = []
     for number, point in enumerate(document.points, 1):
         before = _prepared(document, point, contents)
@@ -90,7 +99,7 @@ def make_jobs(document: Document, contents: Contents) -> Jobs:
     return Jobs(list(prepared.values()), cells)
 
 
-def _prepared(document: Document, point: Point, contents: Contents) -> Job | None:
+def _prepared(document: Document, point: Point, contents: Contents) -> CellJob | None:
     """Return the job that prepares a point: one for each value of the artefacts that it uses."""
     if not document.prepare:
         return None
@@ -106,15 +115,15 @@ def _prepared(document: Document, point: Point, contents: Contents) -> Job | Non
     )
     check_names(recipe)
     shown = ", ".join(str(point.place[key]) for key in place)
-    return Job(f"prepare{': ' if shown else ''}{shown}", recipe, document.prepare)
+    return CellJob(f"prepare{': ' if shown else ''}{shown}", recipe, document.prepare)
 
 
-def _cell(document: Document, point: Point, before: Job | None, contents: Contents) -> Job:
+def _cell(document: Document, point: Point, before: CellJob | None, contents: Contents) -> CellJob:
     known = _contents(point.names, point.artefacts, contents)
     artefacts = dict(point.artefacts)
     if before is not None:
         artefacts |= {step.out: str(before.folder / step.out) for step in before.recipe.steps}
-        known |= Plan(before.recipe, True).keys  # what was prepared counts, not its folder
+        known |= RecipePlan(before.recipe, True).keys  # what was prepared counts, not its folder
     recipe = Recipe(
         _name(point.values),
         document.out / "cells" / _name(point.values),
@@ -124,7 +133,7 @@ def _cell(document: Document, point: Point, before: Job | None, contents: Conten
         known,
     )
     check_names(recipe)
-    return Job(point.label, recipe, point.entries)
+    return CellJob(point.label, recipe, point.entries)
 
 
 def _contents(used: set[str], artefacts: Mapping[str, str], contents: Contents) -> dict[str, str]:
@@ -152,7 +161,7 @@ def _words(values: Sequence[Any]) -> list[str]:  # Any: YAML values
     return found
 
 
-def write_job(job: Job, cores: Sequence[int], fresh: bool) -> Path:
+def write_job(job: CellJob, cores: Sequence[int], fresh: bool) -> Path:
     """Write what the job's process has to know, and return the file."""
     file = job.folder / ".job.json"
     recipe = job.recipe
@@ -171,7 +180,7 @@ def write_job(job: Job, cores: Sequence[int], fresh: bool) -> Path:
     return file
 
 
-def read_job(file: Path) -> tuple[Job, list[int], bool]:
+def read_job(file: Path) -> tuple[CellJob, list[int], bool]:
     """Return a job, the cores that it may use, and whether it begins anew."""
     found = json.loads(file.read_text())
     steps = [parse_step(number, entry) for number, entry in enumerate(found["entries"], 1)]
@@ -183,15 +192,15 @@ def read_job(file: Path) -> tuple[Job, list[int], bool]:
         steps,
         found["contents"],
     )
-    return Job(found["label"], recipe, found["entries"]), found["cores"], found["fresh"]
+    return CellJob(found["label"], recipe, found["entries"]), found["cores"], found["fresh"]
 
 
-def forget_error(job: Job) -> None:
+def forget_error(job: CellJob) -> None:
     """Remove the note of an earlier failure."""
     (job.folder / _ERROR_FILE).unlink(missing_ok=True)
 
 
-def take_over(job: Job, root: Path, others: Sequence[Path]) -> bool:
+def take_over(job: CellJob, root: Path, others: Sequence[Path]) -> bool:
     """Copy a job's results from another sweep's folder, if one has them; return whether one had.
 
     Args:
@@ -201,9 +210,12 @@ def take_over(job: Job, root: Path, others: Sequence[Path]) -> bool:
     """
     for other in others:
         there = other / job.folder.relative_to(root)
-        if not Job(job.label, job.recipe._replace(out=there), job.entries).is_done:
+        if not CellJob(job.label, job.recipe._replace(out=there), job.entries).is_done:
             continue
-        mine, theirs = Plan(job.recipe, False), Plan(job.recipe._replace(out=there), False)
+        mine, theirs = (
+            RecipePlan(job.recipe, False),
+            RecipePlan(job.recipe._replace(out=there), False),
+        )
         for step in job.recipe.steps:
             copies = [(theirs.folder(step.out) / n, mine.folder(step.out) / n) for n in _TAKEN]
             copies.append((theirs.note(step.out), mine.note(step.out)))  # last: it says "ended"

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from treadle.app.sweep.document import Document
-from treadle.app.sweep.rows import Place, Row, paired
+from treadle.app.sweep.rows import Place, SweepRow, paired
 from treadle.app.sweep.scores import Chain, Score, compare
 
 __all__ = ["losses"]
 
 
-def losses(document: Document, score: Score, rows: Sequence[Row]) -> list[str] | None:
+def losses(document: Document, score: Score, rows: Sequence[SweepRow]) -> list[str] | None:
     """Return in words which rows are worse than the baseline, or do not clearly beat a control.
 
     None where no row was compared with either.
@@ -31,7 +31,7 @@ def losses(document: Document, score: Score, rows: Sequence[Row]) -> list[str] |
     return found if num_compared else None
 
 
-def _controls(document: Document, row: Row, rows: Sequence[Row]) -> list[Row]:
+def _controls(document: Document, row: SweepRow, rows: Sequence[SweepRow]) -> list[SweepRow]:
     """Return the controls by as much, of the same models."""
     if row.is_control or row.given:
         return []
@@ -43,7 +43,7 @@ def _controls(document: Document, row: Row, rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _amount(document: Document, row: Row) -> Place:
+def _amount(document: Document, row: SweepRow) -> Place:
     """Return what a control has to share: all numbers, and the models."""
     return {
         key: value
@@ -52,7 +52,7 @@ def _amount(document: Document, row: Row) -> Place:
     }
 
 
-def _beside(document: Document, row: Row, control: Row) -> list[tuple[Chain, Chain]]:
+def _beside(document: Document, row: SweepRow, control: SweepRow) -> list[tuple[Chain, Chain]]:
     """Return the cells of two rows by equal seeds; a control that ran once stands beside each."""
     others = [other for other in control.cells if other.chain]
     found = []

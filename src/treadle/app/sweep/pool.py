@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from treadle.app.sweep.jobs import Job, write_job
+from treadle.app.sweep.jobs import CellJob, write_job
 
-__all__ = ["Ended", "Pool", "stopped_by_signals"]
+__all__ = ["CellPool", "Ended", "stopped_by_signals"]
 
 _GRACE_SECONDS = 5.0
 """What a job gets to end by itself when the sweep is stopped."""
@@ -27,21 +27,21 @@ _THREADS = (
 class Ended(NamedTuple):
     """A job whose process ended."""
 
-    job: Job
+    job: CellJob
     error: str
     """Empty if it is done."""
     seconds: float
 
 
-class Pool:
+class CellPool:
     """Runs jobs; a context, at whose end no process of it is left."""
 
     def __init__(self, num_jobs: int, fresh: bool = False) -> None:
         self._num_jobs, self._fresh = num_jobs, fresh
         self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._running: dict[int, tuple[Job, subprocess.Popen[bytes], float]] = {}
+        self._running: dict[int, tuple[CellJob, subprocess.Popen[bytes], float]] = {}
 
-    def __enter__(self) -> "Pool":
+    def __enter__(self) -> "CellPool":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,11 +56,11 @@ class Pool:
         self._running.clear()
 
     @property
-    def running(self) -> list[Job]:
+    def running(self) -> list[CellJob]:
         """The jobs that run now."""
         return [job for job, _, _ in self._running.values()]
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Job | Ended]:
+    def run(self, jobs: Sequence[CellJob]) -> Iterator[CellJob | Ended]:
         """Run jobs in their order, yielding each as it begins and as it ends."""
         waiting = list(reversed(jobs))
         while waiting or self._running:
@@ -70,7 +70,7 @@ class Pool:
                 yield job
             yield self._wait()
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: CellJob) -> None:
         slot = next(n for n in range(self._num_jobs) if n not in self._running)
         cores = _share(slot, self._num_jobs)
         pinned = cores if self._num_jobs > 1 else []
@@ -130,7 +130,7 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
 
 
-def _said(status: int, job: Job) -> str:
+def _said(status: int, job: CellJob) -> str:
     if status < 0:
         name = signal.Signals(-status).name
         hint = " (out of memory?)" if -status == signal.SIGKILL else ""

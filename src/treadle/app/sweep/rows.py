@@ -7,12 +7,12 @@ from treadle.app.sweep.axes import Value, spoken
 from treadle.app.sweep.document import Document, Point
 from treadle.app.sweep.scores import Chain, Paired, Score, compare
 
-__all__ = ["Measured", "Place", "Row", "find_rows", "keys_of", "paired"]
+__all__ = ["MeasuredCell", "Place", "SweepRow", "find_rows", "keys_of", "paired"]
 
 Place = dict[str, Value]
 
 
-class Measured(NamedTuple):
+class MeasuredCell(NamedTuple):
     """A cell with what became of it."""
 
     point: Point
@@ -23,11 +23,11 @@ class Measured(NamedTuple):
     error: str = ""
 
 
-class Row(NamedTuple):
+class SweepRow(NamedTuple):
     """The cells that are averaged."""
 
     place: Place
-    cells: list[Measured]
+    cells: list[MeasuredCell]
     given: str = ""
     """Name of the prepared artefact, where the row is the baseline that all are compared with."""
 
@@ -47,18 +47,18 @@ class Row(NamedTuple):
         return ", ".join(filter(None, [self.given, *spoken(self.place)])) or "all"
 
 
-def find_rows(document: Document, cells: Sequence[Measured]) -> list[Row]:
+def find_rows(document: Document, cells: Sequence[MeasuredCell]) -> list[SweepRow]:
     """Return the rows in the order of their cells; a prepared baseline stands first."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, SweepRow] = {}
     for cell in cells:
         place = {k: v for k, v in cell.point.place.items() if k not in document.repeat}
-        rows.setdefault(repr(sorted(place.items())), Row(place, [])).cells.append(cell)
+        rows.setdefault(repr(sorted(place.items())), SweepRow(place, [])).cells.append(cell)
     return [*_given(document, cells), *rows.values()]
 
 
-def _given(document: Document, cells: Sequence[Measured]) -> list[Row]:
+def _given(document: Document, cells: Sequence[MeasuredCell]) -> list[SweepRow]:
     """Return a row for each prepared baseline: one for each model that is not averaged over."""
-    name, rows, seen = document.baseline, dict[str, Row](), set[str]()
+    name, rows, seen = document.baseline, dict[str, SweepRow](), set[str]()
     for cell in cells:
         if not isinstance(name, str) or name not in cell.base:
             continue
@@ -67,18 +67,20 @@ def _given(document: Document, cells: Sequence[Measured]) -> list[Row]:
         if (model := repr(sorted(models.items()))) not in seen:
             seen.add(model)
             chain = {name: cell.base[name]}
-            row = rows.setdefault(repr(sorted(place.items())), Row(place, [], name))
-            row.cells.append(Measured(cell.point, chain, chain))
+            row = rows.setdefault(repr(sorted(place.items())), SweepRow(place, [], name))
+            row.cells.append(MeasuredCell(cell.point, chain, chain))
     return list(rows.values())
 
 
-def keys_of(rows: Sequence[Row]) -> list[str]:
+def keys_of(rows: Sequence[SweepRow]) -> list[str]:
     """Return all axes of the rows, in the order in which they are written."""
     own = [row for row in rows if not row.given] or rows
     return list(dict.fromkeys(key for row in own for key in row.place))
 
 
-def paired(document: Document, score: Score, row: Row, rows: Sequence[Row]) -> Paired | None:
+def paired(
+    document: Document, score: Score, row: SweepRow, rows: Sequence[SweepRow]
+) -> Paired | None:
     """Return a row's difference to the baseline; None for the baseline itself."""
     baseline = document.baseline
     if baseline is None or score.measure.comparison is not None or row.given:
@@ -92,7 +94,7 @@ def paired(document: Document, score: Score, row: Row, rows: Sequence[Row]) -> P
 
 
 def _pairs(
-    row: Row, rows: Sequence[Row], baseline: Mapping[str, Value], repeat: Sequence[str]
+    row: SweepRow, rows: Sequence[SweepRow], baseline: Mapping[str, Value], repeat: Sequence[str]
 ) -> list[tuple[Chain, Chain]]:
     """Return each cell beside the baseline's: with the same other values, or else the only one."""
     cells = [cell for other in rows if not other.given for cell in other.cells if cell.chain]

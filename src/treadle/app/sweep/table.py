@@ -6,7 +6,7 @@ from typing import NamedTuple
 from treadle.app.sweep.document import Document
 from treadle.app.sweep.figure import figure
 from treadle.app.sweep.losses import losses
-from treadle.app.sweep.rows import Measured, Row, find_rows, keys_of, paired
+from treadle.app.sweep.rows import MeasuredCell, SweepRow, find_rows, keys_of, paired
 from treadle.app.sweep.scores import NOTHING, Paired, Score, average, find_scores
 from treadle.core.result import Basis, Column, Entry, Figure, Table
 
@@ -49,7 +49,7 @@ class _Paired(NamedTuple):
         return any(pair is not None for pair in self.pairs)
 
 
-def summarise(document: Document, cells: Sequence[Measured]) -> Summary:
+def summarise(document: Document, cells: Sequence[MeasuredCell]) -> Summary:
     """Return the tables, the plots and the losses of all cells.
 
     Raises:
@@ -73,7 +73,7 @@ def summarise(document: Document, cells: Sequence[Measured]) -> Summary:
     return Summary(tables, costs, figures)
 
 
-def _axes(document: Document, rows: Sequence[Row]) -> list[Column]:
+def _axes(document: Document, rows: Sequence[SweepRow]) -> list[Column]:
     """Return a column for each axis, called without its step where no other has that name."""
     keys = keys_of(rows)
     short = [key.rpartition(".")[2] for key in keys]
@@ -81,7 +81,7 @@ def _axes(document: Document, rows: Sequence[Row]) -> list[Column]:
     return [Column(name=name) for name in names or ["cell"]]
 
 
-def _place(document: Document, row: Row, rows: Sequence[Row]) -> list[Entry]:
+def _place(document: Document, row: SweepRow, rows: Sequence[SweepRow]) -> list[Entry]:
     """Return a row's values of the axes; the first that is no model's says what the row is."""
     keys = keys_of(rows)
     found = [Entry(value=row.place.get(key)) for key in keys] or [Entry(value=row.label)]
@@ -94,7 +94,7 @@ def _place(document: Document, row: Row, rows: Sequence[Row]) -> list[Entry]:
 
 
 def _table(
-    document: Document, rows: Sequence[Row], scores: Sequence[_Paired], basis: Basis
+    document: Document, rows: Sequence[SweepRow], scores: Sequence[_Paired], basis: Basis
 ) -> Table:
     has_failed = any(cell.error for row in rows for cell in row.cells)
     columns = [*_axes(document, rows), Column(name="runs")]
@@ -141,7 +141,7 @@ def _differences(one: _Paired, pair: Paired | None) -> list[Entry]:
     return [pair.difference, *by_example, Entry(value=pair.verdict or None)]
 
 
-def _notes(document: Document, rows: Sequence[Row], scores: Sequence[_Paired]) -> list[str]:
+def _notes(document: Document, rows: Sequence[SweepRow], scores: Sequence[_Paired]) -> list[str]:
     over = " and ".join(document.repeat)
     notes = [
         f"Means over {over}, with Student's 95 % interval of the mean. A row of one run has the "
@@ -168,7 +168,7 @@ def _notes(document: Document, rows: Sequence[Row], scores: Sequence[_Paired]) -
     return [*notes, f"“Differs” says whether the interval {by} excludes 0."]
 
 
-def _costs(row: Row) -> list[Entry]:
+def _costs(row: SweepRow) -> list[Entry]:
     if not row.chains:
         return [NOTHING] * len(_COSTS)
     count = len(row.chains)

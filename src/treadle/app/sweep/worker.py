@@ -14,7 +14,7 @@ from pathlib import Path
 from treadle.app.sweep.jobs import forget_error, read_job
 from treadle.core.cache import locked
 from treadle.core.errors import TreadleError
-from treadle.recipe import Plan, run_plan
+from treadle.recipe import RecipePlan, run_plan
 
 __all__ = ["main"]
 
@@ -28,7 +28,7 @@ def main(file: Path) -> int:
     with locked(job.folder / ".lock"):
         forget_error(job)
         try:
-            for line in run_plan(Plan(job.recipe, fresh)):
+            for line in run_plan(RecipePlan(job.recipe, fresh)):
                 sys.stdout.write(line + "\n")
                 sys.stdout.flush()
         except (Exception, SystemExit) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from treadle.app.sweep.document import Document
-from treadle.app.sweep.rows import Measured
+from treadle.app.sweep.rows import MeasuredCell
 from treadle.app.sweep.table import Summary
 from treadle.core.errors import CapacityError
 from treadle.core.result import RESULT_FILE, Entry, Measurement, Table
@@ -69,7 +69,9 @@ def replace(file: Path, text: str) -> None:
         ) from error
 
 
-def tell(run: Recording, document: Document, cells: Sequence[Measured], summary: Summary) -> None:
+def tell(
+    run: Recording, document: Document, cells: Sequence[MeasuredCell], summary: Summary
+) -> None:
     """Put what a sweep found into its account."""
     failed = [cell for cell in cells if cell.error]
     results = [result for cell in cells for result in cell.chain.values()]

@@ -25,7 +25,7 @@ from treadle.runtime.head_windows import HeadWindows, checked
 from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, PackedLayout, require_form
 from treadle.runtime.native_step.adapters import NativeAdapters
-from treadle.runtime.native_step.looking import Room
+from treadle.runtime.native_step.looking import ProbeRoom
 from treadle.runtime.native_step.structs import (
     MIRRORS,
     ROLES,
@@ -122,7 +122,7 @@ class LlamaStep:
         """
         probe.check(rows)
         heads = [layer.heads.heads for layer in self._layers]
-        room = Room(probe, rows, heads, self.shape.hidden_size)
+        room = ProbeRoom(probe, rows, heads, self.shape.hidden_size)
         return room.probed(self._run(rows, pool, False, room))
 
     def set_head_windows(self, windows: HeadWindows | None) -> None:
@@ -151,7 +151,7 @@ class LlamaStep:
         self._adapters.remove(slot)
 
     def _run(
-        self, rows: StepRows, pool: KeyValues, wants_hidden: bool, room: Room | None = None
+        self, rows: StepRows, pool: KeyValues, wants_hidden: bool, room: ProbeRoom | None = None
     ) -> Floats:
         self._bind(pool)
         width = self.shape.hidden_size if wants_hidden else self.shape.vocab_size

@@ -9,10 +9,10 @@ from treadle.runtime.executor import Floats, StepRows
 from treadle.runtime.native_step import structs
 from treadle.runtime.probe import Probe, Probed, count_slots
 
-__all__ = ["Room"]
+__all__ = ["ProbeRoom"]
 
 
-class Room:
+class ProbeRoom:
     """The arrays of one probe, and the struct that points into them.
 
     Args:
