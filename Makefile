@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 # `make test FAMILY=prune`: a family, a floor, or a room of one.
 TESTS = $(if $(FAMILY),$(or $(wildcard tests/$(FAMILY) tests/*/$(FAMILY)),$(error no tests of '$(FAMILY)': look into tests/)))
-# Everything after set-up runs offline.
-OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+# Everything after set-up runs offline; what is compiled once is kept, for many tests start processes.
+OFFLINE := PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help setup format check test test-all test-gpu docs bench bench-gpu wheel demo clean
 
