@@ -30,9 +30,12 @@ def ints(values: Sequence[int]) -> np.ndarray:
 
 
 def rows_of(
-    parts: Sequence[tuple[Sequence[int], int, Sequence[int]]], page_size: int = PAGE, **others
+    parts: Sequence[tuple[Sequence[int], int, Sequence[int]]],
+    page_size: int = PAGE,
+    wanted: Sequence[int] | None = None,
+    **others: np.ndarray,
 ) -> StepRows:
-    """Rows of several requests: (tokens, first position, pages) each; all are wanted."""
+    """Rows of several requests: (tokens, first position, pages) each; all wanted by default."""
     tokens, positions, slots, starts, contexts, page_starts, pages = [], [], [], [0], [], [0], []
     for own, first, table in parts:
         places = range(first, first + len(own))
@@ -43,5 +46,6 @@ def rows_of(
         contexts.append(first + len(own))
         pages += table
         page_starts.append(len(pages))
-    arrays = [tokens, positions, slots, starts, contexts, page_starts, pages, range(len(tokens))]
+    wanted = range(len(tokens)) if wanted is None else wanted
+    arrays = [tokens, positions, slots, starts, contexts, page_starts, pages, wanted]
     return StepRows(*map(ints, arrays), **others)

@@ -137,12 +137,12 @@ static void attend_all(Step *s, int id, int layer) {
     int can_quantise = is_coded(&l->o) && group * h->dim % BLOCK == 0;
     Tile tile = {&rows->view, h, &s->model->caches[layer], .queries = s->work.q, .target = s->work.mixed.values,
                  .room = s->work.room[id]};
-    for (tile.segment = 0; tile.segment < rows->num_segments; tile.segment++)
-        for (int first = rows->view.row_starts[tile.segment], end = first; first < rows->view.row_starts[tile.segment + 1]; first = end) {
-            int left = rows->view.row_starts[tile.segment + 1] - first;
+    for (tile.segment = 0; tile.segment < rows->num_segments; tile.segment++) {
+        int stop = rows->view.row_starts[tile.segment + 1];
+        for (int first = rows->view.row_starts[tile.segment], end; first < stop; first = end) {
+            end = first + tile_rows(h) < stop ? first + tile_rows(h) : stop;
             tile.first = first;
-            tile.num_rows = left < tile_rows(h) ? left : tile_rows(h);
-            end = first + tile.num_rows;
+            tile.num_rows = end - first;
             for (int head = 0; head < h->kv_heads; head++, task++) {
                 tile.kv_head = head;
                 tile.mass = mass_of(s, layer, tile.segment, head);
@@ -152,6 +152,7 @@ static void attend_all(Step *s, int id, int layer) {
                 for (int r = first; can_quantise && r < end; r++) quantise_row(&s->work.mixed, r, width, from, to);
             }
         }
+    }
     if (is_coded(&l->o) && !can_quantise) {
         meet(&s->team);
         for (int r = id; r < rows->num_rows; r += s->team.count) quantise_row(&s->work.mixed, r, width, 0, width / BLOCK);

@@ -13,45 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from naive import plain_model, tokens_of
+from runtime.flat import PAGE, ints, pool_of, rows_of
 from treadle.core.cache import cache_folder
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model import tiny
 from treadle.model.load import full
 from treadle.native.loader import library
-from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import StepRows
 from treadle.runtime.linear.packed import PackedLayout, Room, pack
 from treadle.runtime.native_step.llama import LLAMA_LIKE, LlamaStep
 from treadle.shrink.prune import prune
 
-PAGE, PAGES = 8, 16
+PAGES = 16
 NATIVE = library("step") is not None
 pytestmark = pytest.mark.skipif(not NATIVE, reason="needs a C compiler")
-
-
-def ints(values) -> np.ndarray:
-    return np.asarray(values, np.int32)
-
-
-def pool_of(step: LlamaStep, dtype: str = "fp32") -> KeyValues:
-    return KeyValues(step.shape.kv_heads, step.shape.head_dim, PAGES * 4, PAGE, dtype)
-
-
-def rows_of(parts, wanted=None) -> StepRows:
-    """Rows of several requests: (tokens, first position, pages) each."""
-    tokens, positions, slots, starts, contexts, page_starts, pages = [], [], [], [0], [], [0], []
-    for own, first, table in parts:
-        places = range(first, first + len(own))
-        tokens += list(own)
-        positions += places
-        slots += [table[p // PAGE] * PAGE + p % PAGE for p in places]
-        starts.append(len(tokens))
-        contexts.append(first + len(own))
-        pages += table
-        page_starts.append(len(pages))
-    arrays = [tokens, positions, slots, starts, contexts, page_starts, pages]
-    return StepRows(*map(ints, arrays), ints(range(len(tokens)) if wanted is None else wanted))
 
 
 def logits_of(folder: Path, tokens) -> np.ndarray:
