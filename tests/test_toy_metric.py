@@ -78,7 +78,7 @@ def add_the_toy(root: Path) -> None:
     table.write_text(table.read_text().replace(line, line + added))
 
 
-def test_two_files_and_one_line_reach_every_door(tmp_path):
+def test_two_files_and_one_line_reach_every_door(llama, tmp_path):
     for part in ("src", "tests", "docs", "recipes"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -95,8 +95,7 @@ def test_two_files_and_one_line_reach_every_door(tmp_path):
     row = "| `toy` | Score a weight by a power of its size. | `power` = 2.0 |"
     assert row in (tmp_path / "docs/methods.md").read_text()
 
-    build = "from pathlib import Path; from treadle.model import tiny; "
-    run(tmp_path, "-c", build + "tiny.build('llama', Path('model'))")
+    shutil.copytree(llama, tmp_path / "model")
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     plan = run(tmp_path, "-m", "treadle", "run", "recipe.yaml", "--dry-run")
     assert "prune toy model -> small" in plan

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from naive import plain_model
+from products import few
 from runtime.engines import greedy_ties
 from treadle.model import tiny
 from treadle.runtime import LLM, SamplingParams
@@ -60,6 +61,12 @@ class Case:
         return found
 
 
+DRIVEN = pytest.mark.parametrize(
+    "case", few(ARCHITECTURES, "llama", "gpt2", "gemma2", "mixtral"), indirect=True
+)
+"""What the engine does around any architecture's step is tried on some."""
+
+
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def case(request: pytest.FixtureRequest, tiny_model) -> Case:
     return Case(tiny_model(request.param))
@@ -92,6 +99,7 @@ def test_plain_equals_generate(case):
         assert out.outputs[0].token_ids == reference or case.check(prompt, reference)
 
 
+@DRIVEN
 def test_one_at_a_time_and_by_prefix(case):
     engine = case.engine(max_num_seqs=1)
     asked = prompts()[9:12]
@@ -101,11 +109,13 @@ def test_one_at_a_time_and_by_prefix(case):
     assert cached == [(len(prompt) - 1) // 16 * 16 for prompt in asked]
 
 
+@DRIVEN
 def test_small_chunks(case):
     settings = {"max_num_seqs": 3, "max_num_batched_tokens": 7}
     case.check_all(case.engine(**settings), prompts()[6:9])
 
 
+@DRIVEN
 @pytest.mark.parametrize(
     ("preemption", "enable_prefix_caching"), [("recompute", True), ("swap", False)]
 )
@@ -121,6 +131,7 @@ def test_preempted_and_resumed(case, preemption, enable_prefix_caching):
     assert engine.load_report().num_free_pages + engine.load_report().num_cached_pages == 7
 
 
+@DRIVEN
 def test_cancelled_neighbours(case):
     engine = case.engine(max_num_batched_tokens=48)
     asked = prompts()[::2]
