@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from products import few
 from treadle.native.loader import library
 
 SCRIPT = """
@@ -23,7 +24,7 @@ sys.exit(0 if status == 42 and answer(used) == expected else f"the child ended w
 """
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+@pytest.mark.parametrize("model_type", few(["llama", "gpt2"], "llama"))
 def test_a_forked_child_answers_as_its_parent(model_type, tiny_model):
     if model_type == "llama" and library("step") is None:
         pytest.skip("needs a C compiler")

@@ -106,7 +106,7 @@ def test_the_order_of_the_models_does_not_matter(family, method, tmp_path) -> No
         np.testing.assert_allclose(left[name], right[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("method", few(EVERY, "linear", "dare_ties", "tsv"))
+@pytest.mark.parametrize("method", few(EVERY, "linear", "dare_ties", "slerp"))
 def test_workers_and_shards_do_not_change_a_byte(family, method, tmp_path) -> None:
     models, base = given(family, method)
     run(models, tmp_path / "one", method, workers=1, **base)

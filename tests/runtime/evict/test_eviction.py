@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from naive import tokens_of
+from products import few
 from runtime.kept import visible
 from runtime.masked import masked_logits
 from treadle.core.errors import CapacityError, SettingsError
@@ -101,7 +102,7 @@ def same(found: list, expected: list, name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", EXECUTORS)
-@pytest.mark.parametrize("method", list(EVICTIONS.table))
+@pytest.mark.parametrize("method", few(EVICTIONS.table, "sinks"))
 def test_the_text_alone_decides(make, method, name):
     """Alone, batched in chunks of any size, preempted either way: the same answers."""
     keep = {"keep": policy(method), "keep_budget": BUDGET}
