@@ -18,6 +18,7 @@ from treadle.core.errors import SettingsError
 from treadle.core.shapes import Tensor
 from treadle.native import twins
 from treadle.native.loader import NativeStatus, SlowPathWarning, library, status
+from treadle.native.pointers import pointer, struct
 
 __all__ = [
     "MAX_OBS_WIDTH",
@@ -75,7 +76,7 @@ def keep_rows(score: Floats, num_prune: int, *, num_threads: int = 1) -> Bools:
 
     def prune(begin: int, end: int) -> None:
         sizes = map(ctypes.c_int64, (begin, end, cols, num_prune))
-        kernel.keep_rows(_pointer(score), *sizes, _pointer(keep))
+        kernel.keep_rows(pointer(score), *sizes, pointer(keep))
 
     _share(prune, rows, num_threads)
     return keep
@@ -103,7 +104,7 @@ def keep_n_of_m(score: Floats, n: int, m: int, *, num_threads: int = 1) -> Bools
 
     def prune(begin: int, end: int) -> None:
         groups, pattern = map(ctypes.c_int64, (begin, end)), map(ctypes.c_int32, (n, m))
-        kernel.keep_n_of_m(_pointer(score), *groups, *pattern, _pointer(keep))
+        kernel.keep_n_of_m(pointer(score), *groups, *pattern, pointer(keep))
 
     _share(prune, score.size // m, num_threads)
     return keep
@@ -202,13 +203,8 @@ class _Block(ctypes.Structure):
 
     @classmethod
     def of(cls, weight: Floats, upper: Floats, keep: Bools, error: Floats) -> "_Block":
-        pointers = [array.ctypes.data for array in (weight, upper, keep, error)]
         strides = [array.strides[0] // array.itemsize for array in (weight, keep, error)]
-        return cls(*pointers, *strides, weight.shape[1])
-
-
-def _pointer(array: npt.NDArray[Any]) -> ctypes.c_void_p:  # Any: floats and bools alike
-    return ctypes.c_void_p(array.ctypes.data)
+        return struct(cls, weight, upper, keep, error, *strides, weight.shape[1])
 
 
 def _share(run: Callable[[int, int], None], num_items: int, num_threads: int) -> None:

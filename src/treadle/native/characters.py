@@ -1,6 +1,7 @@
 """What every code point is, as two tables made from Python's Unicode database."""
 
 import functools
+import threading
 import unicodedata
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ SPACE, ALPHA, DIGIT, PUNCTUATION, UPPER = 1, 2, 4, 8, 16
 SENTENCE_END, LINE_END, BULLET, IDEOGRAPH, MARK = 32, 64, 128, 256, 512
 IN_WORD = ALPHA | DIGIT | MARK
 
+_MAKING = threading.Lock()
 _SIZE = 0x32400
 """Letters end here; what lies above are tags, selectors and private use."""
 _SENTENCE_ENDS = ".!?…。！？｡"
@@ -31,11 +33,16 @@ class Characters(NamedTuple):
     """Where lower case is one character; else the character itself."""
 
 
-@functools.cache
 def characters(is_chinese: bool = False) -> Characters:
     """Return the tables; in Chinese, semicolons and double quotation marks end sentences too."""
+    with _MAKING:  # threads that ask together wait for one table, and get the same
+        return _characters(is_chinese)
+
+
+@functools.cache
+def _characters(is_chinese: bool) -> Characters:
     if is_chinese:
-        plain = characters()
+        plain = _characters(False)
         classes = plain.classes.copy()
         classes[[ord(c) for c in _CHINESE_SENTENCE_ENDS]] |= SENTENCE_END
         return Characters(classes, plain.lower)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from treadle.core import codec
 from treadle.native import twins
 from treadle.native.loader import library
+from treadle.native.pointers import pointer
 
 __all__ = ["decode_q4_0", "decode_q4_1", "decode_q8_0", "interleave"]
 
@@ -34,7 +35,7 @@ def interleave(values: npt.NDArray[np.generic], target: npt.NDArray[np.generic])
     (rows, blocks, items), (groups, *_, lanes) = values.shape, target.shape
     move = kernel.interleave_2 if values.itemsize == 2 else kernel.interleave_4
     sizes = (*values.strides[:2], rows, blocks, items, lanes, 0, groups)
-    move(_of(values), *map(ctypes.c_int64, sizes), _of(target))
+    move(pointer(values), *map(ctypes.c_int64, sizes), pointer(target))
     return None
 
 
@@ -58,9 +59,5 @@ def _decoded(kind: str, raw: Bytes, block_bytes: int) -> Floats:
     num_blocks = blocks.size // block_bytes
     target = np.empty((*raw.shape[:-1], raw.shape[-1] // block_bytes * _BLOCK), np.float32)
     decode = getattr(kernel, f"decode_{kind}")
-    decode(_of(blocks), ctypes.c_int64(0), ctypes.c_int64(num_blocks), _of(target))
+    decode(pointer(blocks), ctypes.c_int64(0), ctypes.c_int64(num_blocks), pointer(target))
     return target
-
-
-def _of(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)

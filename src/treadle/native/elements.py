@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from treadle.native import twins
 from treadle.native.loader import library
+from treadle.native.pointers import pointer, pointers
 
 __all__ = [
     "are_finite",
@@ -142,9 +143,10 @@ def weighted_sum(vectors: Sequence[Floats] | Floats, weights: Floats, target: Fl
 
 
 def _all_of(vectors: Sequence[Floats] | Floats) -> "ctypes.Array[ctypes.c_void_p]":
-    return (ctypes.c_void_p * len(vectors))(*map(_of, vectors))
+    assert all(vector.flags.c_contiguous for vector in vectors)
+    return pointers(list(vectors))
 
 
 def _of(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:
     assert array.flags.c_contiguous
-    return ctypes.c_void_p(array.ctypes.data)
+    return pointer(array)

@@ -16,6 +16,7 @@ from treadle.native import text_twins as twins
 from treadle.native.characters import characters
 from treadle.native.documents import Runs, Shingles, Texts, Unit
 from treadle.native.loader import library
+from treadle.native.pointers import pointer, struct
 
 __all__ = [
     "COUNTS",
@@ -54,8 +55,8 @@ class _Characters(ctypes.Structure):
 
     @classmethod
     def of(cls, is_chinese: bool) -> "_Characters":
-        tables = characters(is_chinese)  # cached, so that the pointers stay valid
-        return cls(_of(tables.classes), _of(tables.lower), tables.classes.size)
+        tables = characters(is_chinese)
+        return struct(cls, tables.classes, tables.lower, tables.classes.size)
 
 
 class _StopWords(ctypes.Structure):
@@ -87,11 +88,22 @@ def count_documents(
     counts = np.empty((len(texts), len(COUNTS)), np.int64)
     entropy = np.empty(len(texts))
     keys, place = twins.stop_word_table(tuple(stop_words), required)
-    stop = _StopWords(_of(keys), _of(place), len(keys) - 1)
+    stop = struct(_StopWords, keys, place, len(keys) - 1)
     table = _Characters.of(unit == "characters")
     done = kernel.count_documents(
-        *(_of(texts.data), _of(texts.offsets), ctypes.c_int64(0), ctypes.c_int64(len(texts))),
-        *(_number(unit), ctypes.byref(table), ctypes.byref(stop), _of(counts), _of(entropy)),
+        *(
+            pointer(texts.data),
+            pointer(texts.offsets),
+            ctypes.c_int64(0),
+            ctypes.c_int64(len(texts)),
+        ),
+        *(
+            _number(unit),
+            ctypes.byref(table),
+            ctypes.byref(stop),
+            pointer(counts),
+            pointer(entropy),
+        ),
     )
     return _checked(done, (counts, entropy))
 
@@ -119,9 +131,20 @@ def minhash_documents(
     table = _Characters.of(False)
     sizes = map(ctypes.c_int64, (bands, len(multiply) // bands))
     done = kernel.minhash_documents(
-        *(_of(texts.data), _of(texts.offsets), ctypes.c_int64(0), ctypes.c_int64(len(texts))),
-        *(_number(unit), ctypes.c_int64(size), ctypes.byref(table), _of(multiply), _of(add)),
-        *(*sizes, _of(keys), _of(found)),
+        *(
+            pointer(texts.data),
+            pointer(texts.offsets),
+            ctypes.c_int64(0),
+            ctypes.c_int64(len(texts)),
+        ),
+        *(
+            _number(unit),
+            ctypes.c_int64(size),
+            ctypes.byref(table),
+            pointer(multiply),
+            pointer(add),
+        ),
+        *(*sizes, pointer(keys), pointer(found)),
     )
     return _checked(done, (keys, found))
 
@@ -135,9 +158,9 @@ def shingle_documents(texts: Texts, unit: Unit, size: int) -> Shingles:
     starts = np.zeros(len(texts) + 1, np.int64)
     table = _Characters.of(False)
     done = kernel.shingle_documents(
-        *(_of(texts.data), _of(texts.offsets), ctypes.c_int64(len(texts)), _number(unit)),
-        *(ctypes.c_int64(size), ctypes.byref(table), _of(values)),
-        ctypes.c_void_p(starts.ctypes.data + starts.itemsize),
+        *(pointer(texts.data), pointer(texts.offsets), ctypes.c_int64(len(texts)), _number(unit)),
+        *(ctypes.c_int64(size), ctypes.byref(table), pointer(values)),
+        pointer(starts, 1),
     )
     return _checked(done, Shingles(values[: starts[-1]].copy(), starts))
 
@@ -151,9 +174,9 @@ def run_documents(texts: Texts, unit: Unit, size: int) -> Runs:
     starts = np.zeros(len(texts) + 1, np.int64)
     table = _Characters.of(False)
     done = kernel.run_documents(
-        *(_of(texts.data), _of(texts.offsets), ctypes.c_int64(len(texts)), _number(unit)),
-        *(ctypes.c_int64(size), ctypes.byref(table), _of(values)),
-        ctypes.c_void_p(starts.ctypes.data + starts.itemsize),
+        *(pointer(texts.data), pointer(texts.offsets), ctypes.c_int64(len(texts)), _number(unit)),
+        *(ctypes.c_int64(size), ctypes.byref(table), pointer(values)),
+        pointer(starts, 1),
     )
     return _checked(done, Runs(values[: starts[-1]].copy(), starts))
 
@@ -180,8 +203,15 @@ def parse_lines(
     ]
     kernel.parse_lines.restype = ctypes.c_int64
     done = kernel.parse_lines(
-        *(_of(content), ctypes.c_int64(len(content)), ctypes.c_int64(_MAX_LINES), *names),
-        *(_of(room[0]), _of(room[1]), _of(room[2]), _of(ends), _of(flags[0]), _of(flags[1])),
+        *(pointer(content), ctypes.c_int64(len(content)), ctypes.c_int64(_MAX_LINES), *names),
+        *(
+            pointer(room[0]),
+            pointer(room[1]),
+            pointer(room[2]),
+            pointer(ends),
+            pointer(flags[0]),
+            pointer(flags[1]),
+        ),
         ctypes.byref(num_lines),
     )
     if done < 0:
@@ -200,8 +230,8 @@ def jaccard(sets: Shingles, left: Integers, right: Integers) -> npt.NDArray[np.f
         return twins.jaccard(sets, left, right)
     found = np.empty(len(left))
     kernel.jaccard(
-        *(_of(sets.values), _of(sets.starts), _of(left), _of(right)),
-        *(ctypes.c_int64(len(left)), _of(found)),
+        *(pointer(sets.values), pointer(sets.starts), pointer(left), pointer(right)),
+        *(ctypes.c_int64(len(left)), pointer(found)),
     )
     return found
 
@@ -223,9 +253,14 @@ def similar_pieces(
         return twins.similar_pieces(pieces, starts, fraction, short_chars, window)
     goes = np.zeros(len(pieces), np.uint8)
     done = kernel.similar_pieces(
-        *(_of(pieces.data), _of(pieces.offsets), _of(starts), ctypes.c_int64(len(starts) - 1)),
+        *(
+            pointer(pieces.data),
+            pointer(pieces.offsets),
+            pointer(starts),
+            ctypes.c_int64(len(starts) - 1),
+        ),
         *(ctypes.c_double(fraction), ctypes.c_int64(short_chars), ctypes.c_int64(window)),
-        _of(goes),
+        pointer(goes),
     )
     return _checked(done, goes.astype(np.bool_))
 
@@ -241,7 +276,7 @@ def unite(parent: Integers, left: Integers, right: Integers) -> None:
     kernel = _kernel()
     if kernel is None:
         return twins.unite(parent, left, right)
-    kernel.unite(_of(parent), _of(left), _of(right), ctypes.c_int64(len(left)))
+    kernel.unite(pointer(parent), pointer(left), pointer(right), ctypes.c_int64(len(left)))
     return None
 
 
@@ -253,8 +288,3 @@ def _checked(done: int, found: T) -> T:
     if not done:
         raise MemoryError("the longest document of a batch does not fit the memory")
     return found
-
-
-def _of(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:
-    assert array.flags.c_contiguous
-    return ctypes.c_void_p(array.ctypes.data)
