@@ -75,3 +75,13 @@ def test_streams_follow_from_seed_and_name_alone() -> None:
     assert (drawn == other.stream("arrivals").random(5)).all()
     assert (drawn != Simulation(4).stream("arrivals").random(5)).any()
     assert (drawn != one.stream("lengths").random(5)).any()
+
+
+def test_an_event_belongs_to_its_simulation() -> None:
+    one, other = Simulation(), Simulation()
+    event = one.at(1.0, lambda: None)
+    other.at(1.0, lambda: None)
+    assert not other.cancel(event)
+    assert len(other) == 1
+    with pytest.raises(SettingsError, match="until=nan"):
+        one.run(math.nan)

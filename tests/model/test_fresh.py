@@ -47,7 +47,16 @@ def test_an_architecture_scales_what_it_scales() -> None:
         assert float(values.std()) == pytest.approx(wanted, rel=0.1), name
 
 
-@pytest.mark.parametrize("config", [{}, {"model_type": "lama"}, {"model_type": "vit"}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"model_type": "lama"},
+        {"model_type": "vit"},
+        {"model_type": "llama", "hidden_size": 30, "num_attention_heads": 7},
+        {"model_type": "llama", "hidden_size": "x"},
+    ],
+)
 def test_what_is_no_causal_model_is_refused(config: dict[str, str]) -> None:
     with pytest.raises(UnsupportedModelError, match="makes no model of this config"):
         fresh_model(config, 0)

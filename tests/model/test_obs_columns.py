@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from treadle.core.errors import SettingsError
 from treadle.model.obs import solve_columns
 from treadle.model.statistics import InputStatistics
 
@@ -45,3 +46,12 @@ def test_meaning_it_beats_rounding_each_weight_alone(seed: int) -> None:
     assert torch.equal(solved, (solved / STEP).round() * STEP)
     lost = [float(((one - weight) @ x.T).square().sum()) for one in (solved, alone)]
     assert lost[0] < 0.6 * lost[1]
+
+
+def test_what_cannot_be_solved_is_refused() -> None:
+    weight, _, known = case(0)
+    for bad in (0, -1):
+        with pytest.raises(SettingsError, match="give at least 1"):
+            solve_columns(weight, known, rounded, damp_fraction=0.01, block_columns=bad)
+    with pytest.raises(SettingsError, match="convert them"):
+        solve_columns(weight.half(), known, rounded, damp_fraction=0.01, block_columns=4)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from treadle.core.checkpoint import CheckpointReader
+from treadle.core.errors import SettingsError
 from treadle.model import facts
 from treadle.model.fresh import fresh_model
 from treadle.model.load import full, shapes_of
@@ -47,3 +48,15 @@ def test_neurons_that_are_picked_twice_make_a_wider_model_of_the_same_function(
     model, larger = grown(tiny_model(model_type), [0, 5, 5, 7])
     tokens = torch.arange(20)[None]
     torch.testing.assert_close(larger(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [[0, 96], [-1], []])
+def test_groups_that_are_not_there_are_refused(llama: Path, groups: list[int]) -> None:
+    reader = CheckpointReader(llama)
+    shapes = shapes_of(reader)
+    matrices = facts.linears(reader.config, 0, shapes)
+    (coupling,) = couplings("neurons", matrices, reader.config, shapes)
+    with pytest.raises(SettingsError, match="which has 96; choose from 0 to 95"):
+        picks([(coupling, groups)], shapes)
+    with pytest.raises(SettingsError, match="leave at least one"):
+        resized_config("neurons", reader.config, [[(coupling, 0)]], False)

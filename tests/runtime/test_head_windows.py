@@ -109,3 +109,14 @@ def test_windows_that_do_not_fit_are_refused(llama, name):
         executor.set_head_windows([None])
     with pytest.raises(SettingsError, match=r"windows\[0\]\[1\]"):
         executor.set_head_windows([[4, 0, *[4] * (heads[0] - 2)], *[None] * (layers - 1)])
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_windows_of_other_kinds_and_sizes(llama, name):
+    executor = executor_of(llama, name)
+    heads, layers = heads_of(executor), executor.shape.num_layers
+    for bad in (5, [5] * layers, ["x"] * layers):
+        with pytest.raises(SettingsError, match="give a list for each layer"):
+            executor.set_head_windows(bad)
+    executor.set_head_windows([[2**40] * count for count in heads])
+    assert executor.shape.kv_windows[0] == (2**31 - 1,) * executor.shape.kv_heads[0]

@@ -172,3 +172,21 @@ def test_what_cannot_be_seen_is_refused(make, name, probe, says):
     _, executor = make("llama", name)
     with pytest.raises(SettingsError, match=says):
         executor.probe(rows_of([(range(PAGE), 0, [0])]), pool_of(executor), probe())
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        ([5, 320, 7], r"tokens\[1\]=320 for a vocabulary of 320"),
+        ([5, -1], r"tokens\[1\]"),
+        ([5, 2**31 - 1], r"tokens\[1\]"),
+        ([1.7, 2.0], r"tokens\[0\]"),
+        ([], "Found 0 tokens, expected 1 to 128"),
+        ([5] * 129, "Found 129 tokens"),
+    ],
+)
+def test_a_text_that_the_model_cannot_read_is_refused(make, name, tokens, said):
+    _, executor = make("llama", name)
+    with pytest.raises(SettingsError, match=said):
+        probe_text(executor, tokens, Probe())

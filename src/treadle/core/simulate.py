@@ -45,6 +45,8 @@ class Event(NamedTuple):
     """On the simulation's clock."""
     number: int
     """The how manieth event that was asked for: of equal times the earlier one comes first."""
+    owner: int
+    """Tells events of several simulations apart."""
 
 
 class Simulation:
@@ -58,7 +60,7 @@ class Simulation:
         self.seed = seed
         self.clock = VirtualClock()
         self._queue: list[Event] = []
-        self._actions: dict[int, Callable[[], None]] = {}
+        self._actions: dict[Event, Callable[[], None]] = {}
         self._num_asked = 0
 
     def __len__(self) -> int:
@@ -75,9 +77,9 @@ class Simulation:
                 f"Found an event at {seconds} s where the clock shows {self.clock.seconds} s; give "
                 f"a time that is still to come."
             )
-        event = Event(seconds, self._num_asked)
+        event = Event(float(seconds), self._num_asked, id(self))
         self._num_asked += 1
-        self._actions[event.number] = action
+        self._actions[event] = action
         heapq.heappush(self._queue, event)
         return event
 
@@ -86,8 +88,13 @@ class Simulation:
         return self.at(self.clock.seconds + seconds, action)
 
     def cancel(self, event: Event) -> bool:
-        """Take an event back; return whether it had still to happen."""
-        return self._actions.pop(event.number, None) is not None
+        """Take an event back; return whether it had still to happen in this simulation."""
+        if event not in self._actions:
+            return False
+        del self._actions[event]
+        self._queue.remove(event)
+        heapq.heapify(self._queue)
+        return True
 
     def run(self, until: float = math.inf) -> int:
         """Let everything happen that is due up to `until`, and return how many events that were.
@@ -95,12 +102,12 @@ class Simulation:
         With a finite `until` the clock shows at least that time afterwards; what is due later stays
         in the queue.
         """
+        if math.isnan(until):
+            raise SettingsError("Found until=nan; give a number of seconds.")
         num_run = 0
         while self._queue and self._queue[0].seconds <= until:
             event = heapq.heappop(self._queue)
-            action = self._actions.pop(event.number, None)
-            if action is None:
-                continue  # cancelled
+            action = self._actions.pop(event)
             self.clock.seconds = max(self.clock.seconds, event.seconds)
             action()
             num_run += 1
@@ -109,5 +116,5 @@ class Simulation:
         return num_run
 
     def stream(self, name: str) -> np.random.Generator:
-        """Return the random stream `name`; it depends on no other stream, and on no event."""
+        """Return the random stream `name`, from its start; no other and no event matters."""
         return numpy_stream(self.seed, name)

@@ -30,13 +30,18 @@ def fresh_model(config: dict[str, Any], seed: int) -> "PreTrainedModel":  # Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from treadle.model.load import is_causal_lm
+
     fields = {key: value for key, value in config.items() if key != "model_type"}
     model_type = config.get("model_type", "")
-    with torch.random.fork_rng(devices=[]):
+    # Seeding reaches every device, so the state of every device is kept.
+    with torch.random.fork_rng():
         try:
+            if not is_causal_lm(model_type):
+                raise ValueError("it has no causal language model")
             made = AutoConfig.for_model(model_type, **fields)
             built = AutoModelForCausalLM.from_config(made, dtype=torch.float32)
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # a config's class refuses in whatever way it likes
             raise UnsupportedModelError(
                 f"transformers makes no model of this config (model_type '{model_type}'): {error}. "
                 f"Mend the config, or name another model_type."

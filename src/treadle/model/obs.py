@@ -8,6 +8,7 @@ Stork, 1993; in columns: OBC and GPTQ, Frantar et al., 2022, https://arxiv.org/a
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from treadle.core.errors import SettingsError
 from treadle.core.shapes import Float, Tensor
 from treadle.model.statistics import InputStatistics
 
@@ -41,9 +42,16 @@ def solve_columns(
         solve: Solves one block.
         damp_fraction: Damping of the Hessian, as a fraction of its mean diagonal.
         block_columns: Columns a block.
+
+    Raises:
+        SettingsError: A block has no column, or the weights are not float32.
     """
     import torch
 
+    if block_columns < 1:
+        raise SettingsError(f"Found block_columns={block_columns}; give at least 1.")
+    if weight.dtype != torch.float32:
+        raise SettingsError(f"Found weights of {weight.dtype}; convert them with .float().")
     upper = inputs.inverse_cholesky(damp_fraction)
     weight = weight.clone(memory_format=torch.contiguous_format)
     weight[:, inputs.gram.diagonal() == 0] = 0.0

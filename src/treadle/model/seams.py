@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any
+
+from treadle.core.errors import SettingsError
 
 if TYPE_CHECKING:
     import torch
@@ -33,35 +36,60 @@ def replaced_forward(
     forwards: Sequence[Callable[..., Any]],  # Any: each block has its own signature
 ) -> Iterator[None]:
     """Let each of `modules` compute its entry of `forwards` instead, inside the block."""
-    for module, forward in zip(modules, forwards, strict=True):
-        module.forward = forward
+    before: list[tuple[nn.Module, Any]] = []
+    pairs = list(zip(modules, forwards, strict=True))
     try:
+        for module, forward in pairs:
+            before.append((module, vars(module).get("forward")))
+            module.forward = forward
         yield
     finally:
-        for module in modules:
-            del module.forward
+        for module, replaced in reversed(before):
+            if replaced is None:
+                del module.forward
+            else:  # by a block around this one
+                module.forward = replaced
 
 
 @contextmanager
 def replaced_output(changes: Mapping["nn.Module", OutputChange]) -> Iterator[None]:
     """Let what each module gives be changed before anyone reads it, inside the block.
 
-    An output that is a tuple, as some architectures' blocks give, keeps what stands behind its
-    hidden states. A module that is called several times is changed each time.
+    An output that holds several things, as some architectures' blocks and models give, keeps what
+    stands behind its hidden states. A module that is called several times is changed each time.
+
+    Raises:
+        SettingsError: While a module runs: it was called with no tensor, or a change gave none.
     """
     handles = []
     try:
         for module, change in changes.items():
-            handles.append(module.register_forward_hook(_changing(change)))
+            handles.append(module.register_forward_hook(_changing(change), with_kwargs=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _changing(change: OutputChange) -> Callable[["nn.Module", tuple[Any, ...], Any], Any]:
-    def after(module: "nn.Module", args: tuple[Any, ...], output: Any) -> Any:
-        found = change(args[0], tensor_of(output))
+def _changing(change: OutputChange) -> Callable[..., Any]:
+    import torch
+
+    def after(
+        module: "nn.Module", args: tuple[Any, ...], named: dict[str, Any], output: Any
+    ) -> Any:
+        read = next((x for x in (*args, *named.values()) if isinstance(x, torch.Tensor)), None)
+        is_model = hasattr(output, "to_tuple")  # an object with names, which is no tuple
+        given = next(iter(output.values())) if is_model else tensor_of(output)
+        found = None if read is None else change(read, given)
+        if not isinstance(found, torch.Tensor):
+            raise SettingsError(
+                f"Found {type(found).__name__} in place of the output of "
+                f"{type(module).__name__}; return a tensor, of a module that reads one."
+            )
+        if is_model:
+            changed = copy(output)
+            changed[next(iter(output))] = found
+            return changed
         return (found, *output[1:]) if isinstance(output, tuple) else found
 
     return after

@@ -7,7 +7,7 @@ Indices that are picked twice make a model wider: the same functions shrink and 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from treadle.core.errors import UnsupportedModelError
+from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model import facts
 from treadle.model.load import NONUNIFORM, base_config
 
@@ -76,9 +76,18 @@ def _rows_of(matrix: "Linear", shapes: Shapes) -> tuple[int, int]:
 
 
 def picks(groups: Sequence[tuple[Coupling, Sequence[int]]], shapes: Shapes) -> dict[str, Pick]:
-    """Return what the chosen groups of each coupling mean for each tensor on disk, with biases."""
+    """Return what the chosen groups of each coupling mean for each tensor on disk, with biases.
+
+    Raises:
+        SettingsError: A coupling has no such group, or none is chosen.
+    """
     found: dict[str, Pick] = {}
     for coupling, kept in groups:
+        if not len(kept) or not 0 <= min(kept) <= max(kept) < coupling.num_groups:
+            raise SettingsError(
+                f"Found groups {list(kept)!s:.80} before '{coupling.last.tensor}', which has "
+                f"{coupling.num_groups}; choose from 0 to {coupling.num_groups - 1}, at least one."
+            )
         for matrix in coupling.outs:
             start, size = _rows_of(matrix, shapes)
             rows = _expand(kept, coupling.num_groups, size, start)
@@ -105,9 +114,12 @@ def resized_config(
     non-uniform before stays so.
 
     Raises:
+        SettingsError: A coupling would have no group.
         UnsupportedModelError: The architecture's config cannot say these shapes, and
             `allow_nonuniform` is not set.
     """
+    if any(count < 1 for block in kept for _, count in block):
+        raise SettingsError(f"No {kind} would be left in some block; leave at least one.")
     was_uniform, config = config.get("model_type") != NONUNIFORM, base_config(config)
     widths: dict[str, set[int]] = {}
     for block in kept:

@@ -11,6 +11,8 @@ HeadWindows = Sequence[Sequence[int | None] | None]
 """[layers][heads]: how many tokens a query head sees, itself among them (None: all that the layer's
 rows may see, without a window); or None for a layer that keeps its own window."""
 Window = int | None
+_MOST = 2**31 - 1
+"""No text is longer than that, and the kernel counts in 32 bits."""
 Windows = tuple[tuple[Window, ...] | None, ...]
 
 
@@ -24,6 +26,15 @@ def checked(windows: HeadWindows, heads: Sequence[int]) -> Windows:
     Raises:
         SettingsError: They are not one for each head of each layer, or not at least 1.
     """
+    is_nested = isinstance(windows, Sequence) and all(
+        layer is None or (isinstance(layer, Sequence) and not isinstance(layer, str))
+        for layer in windows
+    )
+    if not is_nested:
+        raise SettingsError(
+            f"Found head windows {windows!r:.80}; give a list for each layer with a window, or "
+            f"None, for each query head, or None for the layer."
+        )
     found = [None if layer is None else tuple(layer) for layer in windows]
     sizes = [
         heads[n] if layer is None else len(layer) for n, layer in enumerate(found[: len(heads)])
@@ -33,11 +44,15 @@ def checked(windows: HeadWindows, heads: Sequence[int]) -> Windows:
             f"Found head windows for {sizes} heads in {len(found)} layers, expected "
             f"{list(heads)}; give each query head of each layer a window, or None."
         )
-    for number, layer in enumerate(found):
-        for head, window in enumerate(layer or ()):
-            if window is not None:
-                whole(f"windows[{number}][{head}]", window, 1)
-    return tuple(found)
+    return tuple(
+        None
+        if layer is None
+        else tuple(
+            None if w is None else min(_MOST, whole(f"windows[{number}][{head}]", w, 1))
+            for head, w in enumerate(layer)
+        )
+        for number, layer in enumerate(found)
+    )
 
 
 def kv_windows(layer: Sequence[Window], kv_heads: int) -> tuple[Window, ...]:

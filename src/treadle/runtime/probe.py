@@ -113,8 +113,23 @@ def probe_text(executor: Observable, tokens: Sequence[int], probe: Probe) -> Pro
     """Run one text in one step of its own and return what `probe` asks for.
 
     Slot i is token i. Logits are those of the last token.
+
+    Raises:
+        SettingsError: There is no token, more of them than the model has positions, or one that the
+            model does not have; or the probe asks for a row that there is not.
     """
     count, shape = len(tokens), executor.shape
+    if not 1 <= count <= shape.max_positions:
+        raise SettingsError(
+            f"Found {count} tokens, expected 1 to {shape.max_positions}; give a text that fits the "
+            f"model's positions."
+        )
+    for place, token in enumerate(tokens):
+        if whole(f"tokens[{place}]", token, 0) >= shape.vocab_size:
+            raise SettingsError(
+                f"Found tokens[{place}]={token} for a vocabulary of {shape.vocab_size}; give ids "
+                f"of this model's tokenizer."
+            )
     num_pages = -(-count // _PAGE_SIZE)
     pool = KeyValues(shape.kv_heads, shape.head_dim, num_pages, _PAGE_SIZE)
     places, pages = np.arange(count, dtype=np.int32), np.arange(num_pages, dtype=np.int32)
