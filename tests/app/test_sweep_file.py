@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from treadle.app.sweep import sweep
-from treadle.app.sweep.axes import label_of
+from treadle.app.sweep.axes import label_of, spoken
 from treadle.app.sweep.contents import Contents
 from treadle.app.sweep.document import Document, load_document
 from treadle.app.sweep.jobs import make_jobs
@@ -58,17 +58,18 @@ def test_cells_are_the_product_and_the_extra_ones(tmp_path):
         "sparsity": 0.3,
         "seed": 0,
     }
-    assert last.place == {"prune": "magnitude", "prune.sparsity": 0.5}
-    assert "seed" not in last.entries[0]["prune"], "an extra cell leaves axes out"
+    own = {"base": "a", "prune.seed": 0}
+    assert last.place == {"prune": "magnitude", "prune.sparsity": 0.5, **own}
+    assert "seed" not in last.entries[0]["prune"], "what is not named is the step's own"
     assert document.repeat == ["prune.seed"]
     assert document.baseline == "dense"
 
 
 def test_what_is_prepared_runs_once_for_each_model(tmp_path):
     jobs = make_jobs(load(tmp_path), Contents())
-    assert [job.label for job in jobs.prepared] == ["prepare: a", "prepare: b", "prepare"]
+    assert [job.label for job in jobs.prepared] == ["prepare: a", "prepare: b"]
     by_model = {cell.point.place.get("base"): cell.prepared.label for cell in jobs.cells}
-    assert by_model == {"a": "prepare: a", "b": "prepare: b", None: "prepare"}
+    assert by_model == {"a": "prepare: a", "b": "prepare: b"}
 
 
 def test_a_name_follows_from_the_cell_alone(tmp_path):
@@ -145,6 +146,17 @@ def test_a_step_is_named_by_its_out_too(tmp_path):
         ("[0.3, 0.5]", "[0.3, much]", "sparsity = 'much' is refused"),
         ("[0.3, 0.5]", "0.3", "a list of values was expected; write [0.3]"),
         ("[0.3, 0.5]", "[0.3, 0.3]", "has the value 0.3 twice"),
+        ("[0.3, 0.5]", "[1, 1.0]", "has the value 1.0 twice"),
+        ("[0.3, 0.5]", "[0.3, '3e-1']", "has the value 0.3 twice"),
+        ("[0, 1, 2]", '[0, 1, "1"]', "has the value 1 twice"),
+        ("[0, 1, 2]", "[0, 1, true]", "has the value 1 twice"),
+        ("[models/a, models/b]", "[., ././]", "Two cells are the same"),
+        ("[0.3, 0.5]", "[]", "has no values; give one at least"),
+        ("[0.3, 0.5]", "[.nan]", "holds nan, which is no number"),
+        ("out: small}", "out: small, sparsity: .nan}", "holds nan, which is no number"),
+        ("baseline: dense", "baseline: {prune.seed: 0}", "would be paired with itself"),
+        ("baseline: dense", "scores: []", "'scores' is empty"),
+        ("baseline: dense", "scores: [nll, nll]", "names 'nll' twice"),
         ("[0.3, 0.5]", "[2026-01-01]", "put it between quotes"),
         ("out: small}", "out: small, pattern: 2026-01-01}", "put it between quotes"),
         ("{method: random}", "{method: random, sparsity: 0.1}", "both set 'sparsity'"),
@@ -249,6 +261,44 @@ def test_what_pages_show_parses(page, tmp_path):
     assert shown
     for block in shown:
         assert load(tmp_path, block).points
+
+
+def test_numbers_are_what_the_verb_reads(tmp_path):
+    document = load(
+        tmp_path, FILE.replace("[0.3, 0.5]", "[3e-1, 0.5]").replace("y: 0.5", "y: 5e-1")
+    )
+    assert document.axes[1].labels == [0.3, 0.5]
+    assert document.points[-1].place["prune.sparsity"] == 0.5
+    text = FILE.replace("prune.sparsity: [0.3, 0.5]", "prune.update.damp_fraction: [0.01, 1e-1]")
+    text = text.replace(", prune.sparsity: 0.5", "").replace(
+        "out: small}", "out: small, update: obs}"
+    )
+    assert load(tmp_path, text).axes[1].labels == [0.01, 0.1]
+    assert load(tmp_path, FILE.replace("[0, 1, 2]", '["2", 1]')).axes[3].labels == [2, 1]
+
+
+def test_inputs_of_equal_content_are_one_run(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("one")
+    text = FILE.replace("[models/a, models/b]", f"[{tmp_path}/a, {tmp_path}/b]")
+    assert make_jobs(load(tmp_path, text), Contents()).cells, "two rows of the table may be equal"
+    text += "repeat: [base, prune.seed]\n"
+    with pytest.raises(SettingsError, match="Two cells are the same"):
+        make_jobs(load(tmp_path, text), Contents())
+
+
+def test_values_that_say_nothing_alone_keep_their_key():
+    place = {"prune": "ria", "prune.seed": "1", "x.flag": "yes", "base": "a", "data": "a"}
+    assert spoken(place) == ["ria", "seed 1", "flag yes", "base a", "data a"]
+
+
+def test_a_file_without_axes(tmp_path):
+    text = "steps: [{prune: {method: random, model: x, out: y}}]\n"
+    for over in ("", "over:\n", "over: {}\n"):
+        with pytest.raises(SettingsError, match="has no axis; write one under 'over'"):
+            load(tmp_path, text + over)
+    with pytest.raises(SettingsError, match="a mapping of axes to lists of values"):
+        load(tmp_path, text + "over: [prune]\n")
 
 
 def test_a_file_without_steps(tmp_path):

@@ -11,6 +11,7 @@ from scipy import stats
 
 from treadle.app.sweep.document import Document, load_document
 from treadle.app.sweep.rows import MeasuredCell
+from treadle.app.sweep.scores import Score, compare
 from treadle.app.sweep.table import Summary, summarise
 from treadle.app.sweep.writing import write_tables
 from treadle.core.errors import DataError
@@ -63,6 +64,7 @@ def measured(document: Document, broken: str = "", **fields: Any) -> list[Measur
     for point in document.points:
         method = str(point.place.get("prune", "random"))
         seed, sparsity = point.place.get("prune.seed", 0), point.place.get("prune.sparsity", 0.5)
+        sparsity = 0.5 if sparsity == "default" else sparsity
         nll = LOSSES.get(method, 2.5) + float(sparsity) + NOISE[int(seed) % 3, 1]
         made = result(verb="prune", method=method, is_control=method == "random")
         made = made.model_copy(update={"bytes": {"output": 1000}})
@@ -145,6 +147,7 @@ def test_differences_to_what_was_prepared(tmp_path):
     assert examples.value == pytest.approx(expected)
     assert examples.low < examples.value < examples.high
     assert entry(table, 1, "perplexity differs").value == "worse"
+    assert "says nothing of other runs" in table.notes[2]
     assert entry(table, 0, "perplexity minus baseline").value is None
 
 
@@ -165,6 +168,116 @@ def test_pairs_share_seed_and_sparsity(tmp_path):
     assert entry(table, 2, "perplexity").high - entry(table, 2, "perplexity").low > 1
     assert found.note == "equal in all runs" or found.high - found.low < 1e-6
     assert entry(table, 0, "perplexity minus baseline").value is None
+
+
+def paired_of(values: list[tuple[float, np.ndarray]], better: str = "lower") -> Any:
+    """Compare runs of a score and its examples with a baseline of zeros."""
+    measure = Measurement(name="score", value=0.0, better=better)
+    nll = Measurement(name="nll", value=0.0, better="lower")
+
+    def chain(value: float, examples: np.ndarray) -> dict[str, Result]:
+        entries = [measure.model_copy(update={"value": value}), nll]
+        return {"x": result(method="m", measurements=entries, samples={"nll": list(examples)})}
+
+    base = chain(0.0, np.zeros(len(values[0][1])))
+    pairs = [(chain(value, examples), base) for value, examples in values]
+    return compare(Score("x", measure, "score"), pairs)
+
+
+def test_of_several_runs_only_the_runs_decide():
+    sure = np.linspace(0.9, 1.1, 16)
+    two = paired_of([(0.1, sure), (1.9, sure + 0.01)])
+    assert two.by_example.low > 0, "the examples alone would be sure"
+    assert two.verdict == "no"
+    assert paired_of([(1.0, sure), (1.1, sure + 0.01)]).verdict == "worse"
+    assert paired_of([(1.0, sure), (1.0, sure + 0.01)]).verdict == "", "equal by chance"
+    assert paired_of([(1.0, sure), (1.0, sure)]).verdict == "worse", "seeds change nothing"
+
+
+def test_differences_of_nothing_are_seldom_found():
+    generator = np.random.Generator(np.random.Philox(3))
+    for runs in (1, 2, 3, 5):
+        found = 0
+        for _ in range(200):
+            between = generator.normal(0, 0.2, (runs, 1)) * (runs > 1)
+            table = between + generator.normal(0, 0.1, (runs, 64))
+            found += paired_of([(float(row.mean()), row) for row in table]).verdict != "no"
+        assert found <= 22, f"{runs} runs: more than 5 % by far"
+
+
+def test_one_run_is_judged_by_its_examples_and_their_own_direction():
+    sure = np.linspace(0.9, 1.1, 16)
+    assert paired_of([(1.0, sure)]).verdict == "worse"
+    assert paired_of([(-1.0, -sure)]).verdict == "better"
+    assert paired_of([(1.0, -sure)]).verdict == "no", "score and examples contradict each other"
+    assert paired_of([(1.0, -sure)], "higher").verdict == "better"
+    assert paired_of([(1.0, sure[:1])]).verdict == "", "one example"
+
+
+def test_what_is_no_number_is_not_averaged(tmp_path):
+    document = load(tmp_path, FILE + "baseline: {prune: random}\n")
+    cells = measured(document)
+    broken = cells[-1].chain["ppl"]
+    entries = [broken.measurements[0].model_copy(update={"value": float("nan")})]
+    entries += broken.measurements[1:]
+    chain = {**cells[-1].chain, "ppl": broken.model_copy(update={"measurements": entries})}
+    cells[-1] = cells[-1]._replace(chain=chain)
+    summary = summarise(document, cells)
+    (table,) = summary.scores
+    found = entry(table, 3, "perplexity")
+    assert (found.value, found.note) == (None, "nan in 1 of 3 runs")
+    assert entry(table, 3, "perplexity minus baseline").note == "nan in 1 of 3 runs"
+    assert "no finite number in 1 runs" in " ".join(table.notes)
+    assert "magnitude, sparsity 0.5 has no finite perplexity in 1 of 3 runs." in table.losses
+    assert "NaN" not in json.dumps(table.model_dump(mode="json"))
+
+
+def test_a_baseline_that_failed_keeps_its_columns(tmp_path):
+    document = load(tmp_path, FILE + "baseline: {prune: random}\n")
+    cells = [
+        cell._replace(chain={}, error="It broke.") if "random" in cell.point.label else cell
+        for cell in measured(document)
+    ]
+    (table,) = summarise(document, cells).scores
+    assert entry(table, 2, "perplexity minus baseline").value is None
+    assert "The baseline random failed: It broke." in table.notes
+    assert "Nothing of the baseline compares with: magnitude" in table.notes[-1]
+
+
+def test_extra_cells_are_paired_by_the_steps_own_settings(tmp_path):
+    text = FILE.replace("out: small}", "out: small, sparsity: 0.3, seed: 1}").replace(
+        "[random, magnitude]", "[random]"
+    )
+    document = load(tmp_path, text + "also: [{prune: magnitude}]\nbaseline: {prune: random}\n")
+    (table,) = summarise(document, measured(document)).scores
+    assert [e.value for e in table.rows[2][:3]] == ["magnitude", 0.3, 1.0]
+    cells = measured(document)
+    gap = cells[-1].chain["ppl"].measurements[0].value - cells[1].chain["ppl"].measurements[0].value
+    assert entry(table, 2, "perplexity minus baseline").value == pytest.approx(gap)
+    assert table.losses == []
+    end = "also: [{prune: magnitude}]\nbaseline: {prune: random}\n"
+    for own, shown in (("sparsity: 0.9, ", "sparsity 0.9"), ("", "default")):
+        other = load(tmp_path, text.replace("sparsity: 0.3, ", own) + end)
+        (table,) = summarise(other, measured(other)).scores
+        assert f"compares with: magnitude, {shown}" in table.notes[-1]
+        assert table.losses is None, "no control does as much"
+
+
+def test_controls_do_as_much_in_words_too(tmp_path):
+    text = FILE.replace("prune.sparsity: [0.3, 0.5]", 'prune.pattern: ["2:4", rows]')
+    document = load(tmp_path, text)
+    LOSSES["magnitude"] = 5.0
+    try:
+        (table,) = summarise(document, measured(document)).scores
+    finally:
+        LOSSES["magnitude"] = 3.0
+    assert [line.partition(" in ")[0] for line in table.losses] == [
+        "magnitude, pattern 2:4 is worse than the control random, pattern 2:4",
+        "magnitude, rows is worse than the control random, rows",
+    ]
+    text = FILE.replace("[random, magnitude]", "[{method: random, sparsity: 0.9}, magnitude]")
+    document = load(tmp_path, text.replace("  prune.sparsity: [0.3, 0.5]\n", ""))
+    assert summarise(document, measured(document)).scores[0].losses is None
 
 
 def test_a_control_that_ran_once_is_the_baseline_of_all(tmp_path):
@@ -210,6 +323,28 @@ def test_scores_by_name(tmp_path):
     assert "perplexity_ratio minus baseline" not in names, "it compares already"
     with pytest.raises(DataError, match=r"'perplexty'\. Did you mean 'perplexity'"):
         summary_of(tmp_path, FILE + "scores: [perplexty]\n")
+
+
+def test_every_evaluation_has_its_main_score(tmp_path):
+    document = load(tmp_path)
+    cells = measured(document)
+    choice = result(
+        method="choice", measurements=[Measurement(name="accuracy", value=0.5, better="higher")]
+    )
+    cells[-1] = cells[-1]._replace(chain={**cells[-1].chain, "ppl": choice})
+    (table,) = summarise(document, cells).scores
+    assert [column.name for column in table.columns][3:] == ["perplexity", "accuracy"]
+    both = [cell._replace(chain={**cell.chain, "more": cell.chain["ppl"]}) for cell in cells[:1]]
+    names = [column.name for column in summarise(document, both).scores[0].columns]
+    assert names[3:] == ["ppl.perplexity", "more.perplexity"]
+
+
+def test_columns_have_names_of_their_own(tmp_path):
+    document = load(tmp_path, FILE + "scores: [perplexity, nll, ppl.nll]\nbaseline: dense\n")
+    names = [column.name for column in summarise(document, measured(document)).scores[0].columns]
+    assert len(set(names)) == len(names)
+    assert "ppl.nll" not in names, "it is nll"
+    assert names.count("nll minus baseline, by example") == 1
 
 
 def test_losses_are_told(tmp_path):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from treadle.app.sweep.contents import Contents
-from treadle.app.sweep.document import Document, Entry, Point
+from treadle.app.sweep.document import Document, require_different
+from treadle.app.sweep.points import Entry, Point
 from treadle.core.result import RESULT_FILE, digest
 from treadle.recipe import Recipe, RecipePlan, check_names, parse_step
 
@@ -89,6 +90,7 @@ class Jobs(NamedTuple):
 
 def make_jobs(document: Document, contents: Contents) -> Jobs:
     """Return the jobs of a sweep; reads the inputs, to know what has been made of them."""
+    require_different(document, contents.digest, averaged=True)
     prepared: dict[str, CellJob] = {}
     cells = []
     for number, point in enumerate(document.points, 1):

@@ -1,13 +1,23 @@
 """Rows of a sweep's table: cells that differ in nothing but what is averaged over."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 from treadle.app.sweep.axes import Value, spoken
-from treadle.app.sweep.document import Document, Point
+from treadle.app.sweep.document import Document
+from treadle.app.sweep.points import Point
 from treadle.app.sweep.scores import Chain, Paired, Score, compare
 
-__all__ = ["MeasuredCell", "Place", "SweepRow", "find_rows", "keys_of", "paired"]
+__all__ = [
+    "MeasuredCell",
+    "Place",
+    "SweepRow",
+    "beside",
+    "find_rows",
+    "is_equal",
+    "keys_of",
+    "paired",
+]
 
 Place = dict[str, Value]
 
@@ -90,23 +100,32 @@ def paired(
         return compare(score, [(cell.chain, {baseline: cell.base[baseline]}) for cell in cells])
     if baseline.items() <= row.place.items():
         return None
-    return compare(score, _pairs(row, rows, baseline, document.repeat))
+    others = [
+        cell
+        for other in rows
+        for cell in other.cells
+        if not other.given and baseline.items() <= cell.point.place.items()
+    ]
+    return compare(score, beside(document, row, others, set(baseline)))
 
 
-def _pairs(
-    row: SweepRow, rows: Sequence[SweepRow], baseline: Mapping[str, Value], repeat: Sequence[str]
+def beside(
+    document: Document, row: SweepRow, others: Sequence[MeasuredCell], free: Set[str]
 ) -> list[tuple[Chain, Chain]]:
-    """Return each cell beside the baseline's: with the same other values, or else the only one."""
-    cells = [cell for other in rows if not other.given for cell in other.cells if cell.chain]
+    """Return each cell of a row beside that of others which is equal in all axes but the `free`.
+
+    Of what is averaged over, a single other run stands beside each.
+    """
     found = []
     for cell in (cell for cell in row.cells if cell.chain):
-        place = cell.point.place
-        seeds = {key: place[key] for key in repeat if key in place}
-        others = {key: value for key, value in place.items() if key not in seeds}
-        everywhere = [{**baseline, **seeds}, dict(baseline)]
-        for wanted in [{**place, **baseline}, {**others, **baseline}, *everywhere]:
-            same = [other for other in cells if other.point.place == wanted]
-            if same:
-                found.append((cell.chain, same[0].chain))
-                break
+        equal = [other for other in others if is_equal(cell, other, free | set(document.repeat))]
+        same = [other for other in equal if is_equal(cell, other, free)]
+        chosen = same or (equal if len(equal) == 1 else [])
+        found += [(cell.chain, other.chain) for other in chosen[:1] if other.chain]
     return found
+
+
+def is_equal(cell: MeasuredCell, other: MeasuredCell, free: Set[str]) -> bool:
+    """Whether two cells have the same values on all axes that both know, but the `free`."""
+    mine, theirs = cell.point.place, other.point.place
+    return all(mine[key] == theirs[key] for key in mine.keys() & theirs.keys() - free)
