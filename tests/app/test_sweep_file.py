@@ -240,6 +240,37 @@ def test_options_that_cannot_be(tmp_path, options, says):
         list(sweep(file, tmp_path / "out", **options))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("[0.3, 0.5]", "[0.3, 1.6]", "'random, sparsity 1.6, a, seed 0'"),
+        ("{method: wanda, text: calibration}", "wanda", "needs calibration text"),
+        ("base: models/a", "base: no/such/folder", "reads 'no/such/folder', which does not exist"),
+        ("stdlib:heldout", "nope.txt", "reads 'nope.txt', which does not exist"),
+        ("data: heldout, out: dense", "data: ./nope, out: dense", "reads './nope', which"),
+        ("[models/a, models/b]", "[models/a, HERE]", "lies in 'HERE', which is read"),
+    ],
+)
+def test_what_no_run_can_take_is_refused_by_a_dry_run(tmp_path, old, new, says):
+    text = FILE.replace("  base: [models/a, models/b]\n", "") if old == "base: models/a" else FILE
+    file = tmp_path / "sweep.yaml"
+    file.write_text(text.replace(old, new).replace("HERE", str(tmp_path)))
+    with pytest.raises(SettingsError, match=re.escape(says.replace("HERE", str(tmp_path)))):
+        list(sweep(file, tmp_path / "out", dry_run=True))
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    (tmp_path / "sweep.yaml").write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(DataError, match=r"cannot be read .*in UTF-8"):
+        load_document(tmp_path / "sweep.yaml")
+
+
+def test_mappings_may_be_merged(tmp_path):
+    merged = "{<<: {num_windows: 4}, model: base, num_windows: 3, out: small}"
+    text = FILE.replace("{model: base, out: small}", merged)
+    assert load(tmp_path, text).points[0].steps[0].settings["num_windows"] == 3
+
+
 def test_no_file(tmp_path):
     with pytest.raises(DataError, match="No sweep at"):
         load_document(tmp_path / "sweep.yaml")

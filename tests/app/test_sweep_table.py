@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from treadle.app.sweep.document import Document, load_document
 from treadle.app.sweep.rows import MeasuredCell
-from treadle.app.sweep.scores import Score, compare
 from treadle.app.sweep.table import Summary, summarise
 from treadle.app.sweep.writing import write_tables
 from treadle.core.errors import DataError
@@ -90,13 +88,6 @@ def summary_of(tmp_path: Path, text: str = FILE, **options: Any) -> Summary:
     return summarise(document, measured(document, **options))
 
 
-def test_students_interval():
-    for values in ([1.0, 2.0], [0.5, 0.1, 0.9], list(np.arange(12.0)), list(np.arange(40.0))):
-        mean, error = np.mean(values), stats.sem(values)
-        expected = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error)
-        assert student_mean(values) == pytest.approx(expected, rel=1e-4)
-
-
 def test_a_row_is_the_mean_over_seeds(tmp_path):
     document = load(tmp_path)
     cells = measured(document)
@@ -168,50 +159,6 @@ def test_pairs_share_seed_and_sparsity(tmp_path):
     assert entry(table, 2, "perplexity").high - entry(table, 2, "perplexity").low > 1
     assert found.note == "equal in all runs" or found.high - found.low < 1e-6
     assert entry(table, 0, "perplexity minus baseline").value is None
-
-
-def paired_of(values: list[tuple[float, np.ndarray]], better: str = "lower") -> Any:
-    """Compare runs of a score and its examples with a baseline of zeros."""
-    measure = Measurement(name="score", value=0.0, better=better)
-    nll = Measurement(name="nll", value=0.0, better="lower")
-
-    def chain(value: float, examples: np.ndarray) -> dict[str, Result]:
-        entries = [measure.model_copy(update={"value": value}), nll]
-        return {"x": result(method="m", measurements=entries, samples={"nll": list(examples)})}
-
-    base = chain(0.0, np.zeros(len(values[0][1])))
-    pairs = [(chain(value, examples), base) for value, examples in values]
-    return compare(Score("x", measure, "score"), pairs)
-
-
-def test_of_several_runs_only_the_runs_decide():
-    sure = np.linspace(0.9, 1.1, 16)
-    two = paired_of([(0.1, sure), (1.9, sure + 0.01)])
-    assert two.by_example.low > 0, "the examples alone would be sure"
-    assert two.verdict == "no"
-    assert paired_of([(1.0, sure), (1.1, sure + 0.01)]).verdict == "worse"
-    assert paired_of([(1.0, sure), (1.0, sure + 0.01)]).verdict == "", "equal by chance"
-    assert paired_of([(1.0, sure), (1.0, sure)]).verdict == "worse", "seeds change nothing"
-
-
-def test_differences_of_nothing_are_seldom_found():
-    generator = np.random.Generator(np.random.Philox(3))
-    for runs in (1, 2, 3, 5):
-        found = 0
-        for _ in range(200):
-            between = generator.normal(0, 0.2, (runs, 1)) * (runs > 1)
-            table = between + generator.normal(0, 0.1, (runs, 64))
-            found += paired_of([(float(row.mean()), row) for row in table]).verdict != "no"
-        assert found <= 22, f"{runs} runs: more than 5 % by far"
-
-
-def test_one_run_is_judged_by_its_examples_and_their_own_direction():
-    sure = np.linspace(0.9, 1.1, 16)
-    assert paired_of([(1.0, sure)]).verdict == "worse"
-    assert paired_of([(-1.0, -sure)]).verdict == "better"
-    assert paired_of([(1.0, -sure)]).verdict == "no", "score and examples contradict each other"
-    assert paired_of([(1.0, -sure)], "higher").verdict == "better"
-    assert paired_of([(1.0, sure[:1])]).verdict == "", "one example"
 
 
 def test_what_is_no_number_is_not_averaged(tmp_path):
@@ -378,6 +325,14 @@ def test_the_figure_has_a_line_for_each_method(tmp_path):
         ("magnitude", [0.3, 0.5]),
     ]
     assert all(one.low is not None for one in figure.series)
+
+
+def test_names_stay_on_their_lines_in_markdown(tmp_path):
+    text = FILE.replace("[random, magnitude]", '[{method: magnitude, pattern: "2:4"}, random]')
+    document = load(tmp_path, 'name: "a | b\\n# <c>"\n' + text)
+    write_tables(summarise(document, measured(document)), tmp_path)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "# a \\| b # \\<c> (measured)"
 
 
 def test_files_of_the_table(tmp_path):

@@ -203,7 +203,7 @@ def forget_error(job: CellJob) -> None:
 
 
 def take_over(job: CellJob, root: Path, others: Sequence[Path]) -> bool:
-    """Copy a job's results from another sweep's folder, if one has them; return whether one had.
+    """Copy a job's results from another sweep's folder, or why it failed; return whether one told.
 
     Args:
         job: Whose results are missing here.
@@ -226,7 +226,14 @@ def take_over(job: CellJob, root: Path, others: Sequence[Path]) -> bool:
                     _copy(source, target)
         forget_error(job)
         return True
-    return False
+    return any(_take_error(job, job.recipe.out.relative_to(root), other) for other in others)
+
+
+def _take_error(job: CellJob, place: Path, other: Path) -> bool:
+    there = CellJob(job.label, job.recipe._replace(out=other / place), job.entries)
+    if error := there.error:
+        job.fail(error)
+    return bool(error)
 
 
 def _copy(source: Path, target: Path) -> None:
