@@ -17,15 +17,16 @@ import pytest
 from tests.text.curate import corpora
 
 import treadle
-from treadle.app.sweep import sweep
+from treadle.app.sweep import sweep, worker
 from treadle.app.sweep.board import Board
 from treadle.app.sweep.contents import Contents
 from treadle.app.sweep.document import load_document
-from treadle.app.sweep.jobs import make_jobs
+from treadle.app.sweep.jobs import CellJob, make_jobs
 from treadle.app.sweep.pool import CellPool, _environment, _share
 from treadle.cli.program import _say
 from treadle.core.errors import CapacityError, DataError, SettingsError, TreadleError
 from treadle.core.result import read_result
+from treadle.recipe import Recipe, parse_step
 
 FILE = """
 name: Samples
@@ -286,6 +287,17 @@ def test_files_that_no_sweep_made_stay(file, tmp_path):
     with pytest.raises(SettingsError, match=r"table\.csv' was made by no sweep"):
         list(sweep(file, tmp_path))
     assert (tmp_path / "table.csv").read_text() == "mine"
+
+
+def test_what_is_imported_is_not_timed(file, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(worker, "import_module", loaded.append)
+    worker.load(make_jobs(load_document(file, tmp_path), Contents()).cells[0].job)
+    assert loaded == [], "text needs no torch"
+    step = parse_step(1, {"prune": {"method": "random", "model": "x", "out": "y"}})
+    recipe = Recipe("name", tmp_path, {}, frozenset(), [step])
+    worker.load(CellJob("label", recipe, []))
+    assert loaded[0] == "torch"
 
 
 def test_threads_are_shared_out(monkeypatch):

@@ -123,7 +123,13 @@ def test_values_are_called_by_what_tells_them_apart(tmp_path):
     values = "[{method: wanda, text: a}, {method: wanda, text: a, pattern: '2:4'}, random]"
     text = re.sub(r"  prune:\n.*\n.*\n", f"  prune: {values}\n", FILE)
     assert load(tmp_path, text).axes[0].labels == ["wanda", "wanda pattern 2:4", "random"]
-    assert [label_of(value) for value in (True, 3, [1, 2], None)] == ["yes", 3, "1, 2", "none"]
+    assert [label_of(value) for value in (True, 3, [1, 2], None, "a\nb")] == [
+        "yes",
+        3,
+        "1, 2",
+        "none",
+        "a b",
+    ]
 
 
 def test_seed_goes_to_every_step_that_takes_one(tmp_path):
@@ -152,6 +158,7 @@ def test_a_step_is_named_by_its_out_too(tmp_path):
         ("[0, 1, 2]", "[0, 1, true]", "has the value 1 twice"),
         ("[models/a, models/b]", "[., ././]", "Two cells are the same"),
         ("[0.3, 0.5]", "[]", "has no values; give one at least"),
+        ("prune.sparsity: [0.3, 0.5]", "prune.pattern: [2:4]", "if you wrote 2:4, put quotes"),
         ("[0.3, 0.5]", "[.nan]", "holds nan, which is no number"),
         ("out: small}", "out: small, sparsity: .nan}", "holds nan, which is no number"),
         ("baseline: dense", "baseline: {prune.seed: 0}", "would be paired with itself"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from treadle.app.sweep.scores import Score, compare
+from treadle.app.sweep.scores import Pair, Score, compare
 from treadle.core.intervals import student_mean
 from treadle.core.result import Measurement, Result
 
@@ -26,7 +26,9 @@ def test_students_interval():
         assert student_mean(values) == pytest.approx(expected, rel=1e-4)
 
 
-def paired_of(values: list[tuple[float, np.ndarray]], better: str = "lower") -> Any:
+def paired_of(
+    values: list[tuple[float, np.ndarray]], better: str = "lower", groups: str = ""
+) -> Any:
     """Compare runs of a score and its examples with a baseline of zeros."""
     measure = Measurement(name="score", value=0.0, better=better)
     nll = Measurement(name="nll", value=0.0, better="lower")
@@ -36,7 +38,10 @@ def paired_of(values: list[tuple[float, np.ndarray]], better: str = "lower") -> 
         return {"x": result(method="m", measurements=entries, samples={"nll": list(examples)})}
 
     base = chain(0.0, np.zeros(len(values[0][1])))
-    pairs = [(chain(value, examples), base) for value, examples in values]
+    pairs = [
+        Pair(chain(value, examples), base, group)
+        for (value, examples), group in zip(values, groups or [""] * len(values), strict=True)
+    ]
     return compare(Score("x", measure, "score"), pairs)
 
 
@@ -68,3 +73,16 @@ def test_one_run_is_judged_by_its_examples_and_their_own_direction():
     assert paired_of([(1.0, -sure)]).verdict == "no", "score and examples contradict each other"
     assert paired_of([(1.0, -sure)], "higher").verdict == "better"
     assert paired_of([(1.0, sure[:1])]).verdict == "", "one example"
+
+
+def test_seeds_of_one_model_are_no_independent_runs():
+    """Two models with three seeds each are two values, not six."""
+    values = [(1.0 + seed / 100 + model, np.ones(4)) for model in (0, 2) for seed in range(3)]
+    assert paired_of(values).verdict == "worse"
+    grouped = paired_of(values, groups="aaabbb")
+    assert grouped.verdict == "no"
+    assert grouped.difference.value == pytest.approx(2.01)
+    assert (grouped.difference.low, grouped.difference.high) == pytest.approx(
+        student_mean([1.01, 3.01])
+    )
+    assert grouped.difference.note == "of 2 inputs"

@@ -243,7 +243,9 @@ def label_of(value: Any) -> Value:  # Any: YAML values
     """Return how a value is called where it stands alone."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float | str):
+    if isinstance(value, str):
+        return " ".join(value.split())
+    if isinstance(value, int | float):
         return value
     if isinstance(value, Mapping):
         rest = {key: one for key, one in value.items() if key != "method"}

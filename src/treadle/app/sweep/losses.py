@@ -5,7 +5,7 @@ from collections.abc import Sequence, Set
 from treadle.app.sweep.bound import amounts
 from treadle.app.sweep.document import Document
 from treadle.app.sweep.rows import SweepRow, beside, paired
-from treadle.app.sweep.scores import Chain, Paired, Score, broken, compare
+from treadle.app.sweep.scores import Pair, Paired, Score, broken, compare
 
 __all__ = ["losses"]
 
@@ -53,7 +53,7 @@ def _said(
     return found
 
 
-def _beside(document: Document, row: SweepRow, control: SweepRow) -> list[tuple[Chain, Chain]]:
+def _beside(document: Document, row: SweepRow, control: SweepRow) -> list[Pair]:
     """Return the cells of a row beside a control's by as much: equal in all but the method.
 
     The methods may be other ones only at the steps where the control is one.

@@ -14,6 +14,7 @@ from treadle.core.result import Entry, Measurement, Result
 __all__ = [
     "NOTHING",
     "Chain",
+    "Pair",
     "Paired",
     "Score",
     "average",
@@ -46,6 +47,15 @@ class Score(NamedTuple):
     def results(self, chain: Chain) -> list[Result]:
         """Return the results that may have it: of its step, or of steps called otherwise."""
         return [chain[self.out]] if self.out in chain else list(chain.values())
+
+
+class Pair(NamedTuple):
+    """A run and the one that it is compared with."""
+
+    ours: Chain
+    base: Chain
+    group: str = ""
+    """What runs share that are no independent ones: the model, where models and seeds repeat."""
 
 
 class Paired(NamedTuple):
@@ -115,16 +125,21 @@ def _asked(name: str, chains: Sequence[Chain]) -> Score:
     return known[name]._replace(title=name)
 
 
-def average(score: Score, chains: Sequence[Chain]) -> Entry:
-    """Return the mean over runs; of a single run, what it measured itself."""
-    found = [entry for chain in chains if (entry := score.of(chain)) is not None]
+def average(score: Score, chains: Sequence[Chain], groups: Sequence[str] = ()) -> Entry:
+    """Return the mean over runs; of a single run, what it measured itself.
+
+    Where runs form `groups`, a name for each run, the interval is over their means.
+    """
+    named = zip(chains, groups or [""] * len(chains), strict=True)
+    measured = [(entry, name) for chain, name in named if (entry := score.of(chain)) is not None]
+    found = [entry for entry, _ in measured]
     if not found:
         return NOTHING
     if len(found) == 1 and np.isfinite(found[0].value):
         only = found[0]
         note = "one run" if only.low is None else "one run; interval over its examples"
         return Entry(value=only.value, low=only.low, high=only.high, note=note)
-    return _mean([entry.value for entry in found])
+    return _mean([entry.value for entry in found], [name for _, name in measured])
 
 
 def broken(score: Score, chains: Sequence[Chain]) -> int:
@@ -133,20 +148,28 @@ def broken(score: Score, chains: Sequence[Chain]) -> int:
     return sum(not np.isfinite(value) for value in found)
 
 
-def _mean(values: Sequence[float]) -> Entry:
+def _mean(values: Sequence[float], groups: Sequence[str]) -> Entry:
     """Return the mean with Student's interval; nothing where a run gave no finite number."""
     if odd := [value for value in values if not np.isfinite(value)]:
         return Entry(note=f"{odd[0]:g} in {len(odd)} of {len(values)} runs")
+    note = ""
+    if 1 < len(set(groups)) < len(values) and len(set(values)) > 1:
+        members = [
+            [v for v, name in zip(values, groups, strict=True) if name == one]
+            for one in dict.fromkeys(groups)
+        ]
+        values = [float(np.mean(own)) for own in members]
+        note = f"of {len(values)} inputs"
     mean = float(np.mean(np.asarray(values, dtype=np.float64)))
     if len(values) == 1:
         return Entry(value=mean)
     if len(set(values)) == 1:
         return Entry(value=mean, note="equal in all runs")  # seeds have no effect on it
     low, high = student_mean(values)
-    return Entry(value=mean, low=low, high=high)
+    return Entry(value=mean, low=low, high=high, note=note)
 
 
-def compare(score: Score, pairs: Sequence[tuple[Chain, Chain]]) -> Paired | None:
+def compare(score: Score, pairs: Sequence[Pair]) -> Paired | None:
     """Return how the first of each pair differs from the second; None where nothing compares.
 
     Of several runs Student's interval over the runs decides, whatever their examples say: with a
@@ -154,14 +177,14 @@ def compare(score: Score, pairs: Sequence[tuple[Chain, Chain]]) -> Paired | None
     of that run alone. Pairs of different protocols say nothing of each other and are left out.
     """
     same = []
-    for chain, base in pairs:
-        ours, theirs = score.of(chain), score.of(base)
+    for pair in pairs:
+        ours, theirs = score.of(pair.ours), score.of(pair.base)
         if ours is not None and theirs is not None and ours.protocol == theirs.protocol:
-            same.append((chain, base, ours.value - theirs.value))
+            same.append((pair, ours.value - theirs.value))
     if not same:
         return None
-    difference = _mean([gap for _, _, gap in same])
-    name, better, gaps = _gaps(score, [(chain, base) for chain, base, _ in same])
+    difference = _mean([gap for _, gap in same], [pair.group for pair, _ in same])
+    name, better, gaps = _gaps(score, [pair for pair, _ in same])
     by_example = _over_examples(gaps)
     verdict = _verdict(score.measure.better, difference)
     is_one_run = all(np.array_equal(gap, gaps[0]) for gap in gaps)
@@ -171,16 +194,14 @@ def compare(score: Score, pairs: Sequence[tuple[Chain, Chain]]) -> Paired | None
     return Paired(difference, by_example, name, verdict)
 
 
-def _gaps(
-    score: Score, pairs: Sequence[tuple[Chain, Chain]]
-) -> tuple[str, str, list[npt.NDArray[np.float64]]]:
+def _gaps(score: Score, pairs: Sequence[Pair]) -> tuple[str, str, list[npt.NDArray[np.float64]]]:
     """Return what is known by example, which way of it is better, and each pair's differences."""
-    held = pairs[0][0][score.out]
+    held = pairs[0].ours[score.out]
     first = list(held.samples)
     name = score.measure.name if score.measure.name in first else first[0] if first else ""
     better = next((one.better for one in held.measurements if one.name == name), "neither")
     gaps = []
-    for chain, base in pairs:
+    for chain, base, _ in pairs:
         ours = chain[score.out].samples.get(name, [])
         others = (one.samples[name] for one in score.results(base) if name in one.samples)
         theirs = next(others, [])

@@ -129,7 +129,7 @@ def _table(
         failed = [cell.error for cell in row.cells if cell.error]
         line += [Entry(value=float(len(failed)), note=failed[0] if failed else "")] * has_failed
         for one in scores:
-            line.append(average(one.score, row.chains))
+            line.append(average(one.score, row.chains, row.groups))
             line += _differences(one, one.pairs[number])
         lines.append(line)
     return Table(
