@@ -1,5 +1,7 @@
 """Sweep files: what an axis means, how values are called, what is refused before anything runs."""
 
+import ast
+import inspect
 import re
 import shutil
 from pathlib import Path
@@ -342,3 +344,17 @@ def test_a_file_without_axes(tmp_path):
 def test_a_file_without_steps(tmp_path):
     with pytest.raises(SettingsError, match="has no step; write what a cell shall do"):
         load(tmp_path, "steps: []\n")
+
+
+def test_the_example_of_a_training_is_a_call_of_fit():
+    """Its run is tested where `fit` is."""
+    from treadle.model import fit as module
+
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/sweep.md").read_text(), re.DOTALL)
+    calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    for call in calls:
+        function = getattr(module, call.func.id, None)
+        if function is not None:
+            words = {word.arg: word.value for word in call.keywords}
+            inspect.signature(function).bind(*call.args, **words)
+    assert {"fit", "FitSettings", "TensorBoard"} <= {call.func.id for call in calls}

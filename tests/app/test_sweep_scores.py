@@ -49,7 +49,7 @@ def test_of_several_runs_only_the_runs_decide():
     sure = np.linspace(0.9, 1.1, 16)
     two = paired_of([(0.1, sure), (1.9, sure + 0.01)])
     assert two.by_example.low > 0, "the examples alone would be sure"
-    assert two.verdict == "no"
+    assert (two.verdict, two.is_by_example) == ("no", False)
     assert paired_of([(1.0, sure), (1.1, sure + 0.01)]).verdict == "worse"
     assert paired_of([(1.0, sure), (1.0, sure + 0.01)]).verdict == "", "equal by chance"
     assert paired_of([(1.0, sure), (1.0, sure)]).verdict == "worse", "seeds change nothing"
@@ -69,6 +69,7 @@ def test_differences_of_nothing_are_seldom_found():
 def test_one_run_is_judged_by_its_examples_and_their_own_direction():
     sure = np.linspace(0.9, 1.1, 16)
     assert paired_of([(1.0, sure)]).verdict == "worse"
+    assert paired_of([(1.0, sure)]).is_by_example
     assert paired_of([(-1.0, -sure)]).verdict == "better"
     assert paired_of([(1.0, -sure)]).verdict == "no", "score and examples contradict each other"
     assert paired_of([(1.0, -sure)], "higher").verdict == "better"

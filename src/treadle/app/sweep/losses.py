@@ -45,12 +45,17 @@ def _said(
         count = len(row.chains)
         found.append(f"{row.label} has no finite {score.title} in {num_broken} of {count} runs.")
     if pair is not None and pair.verdict == "worse":
-        found.append(f"{row.label} is worse than the baseline in {score.title}.")
+        found.append(f"{row.label} is worse than the baseline in {score.title}{_by(pair)}.")
     for control, other in others:
         if other is not None and other.verdict != "better":
             said = "is worse than" if other.verdict == "worse" else "does not clearly beat"
-            found.append(f"{row.label} {said} the control {control.label} in {score.title}.")
+            name = f"{control.label} in {score.title}{_by(other)}"
+            found.append(f"{row.label} {said} the control {name}.")
     return found
+
+
+def _by(pair: Paired) -> str:
+    return " (by the examples of one run)" if pair.is_by_example else ""
 
 
 def _beside(document: Document, row: SweepRow, control: SweepRow) -> list[Pair]:

@@ -69,6 +69,8 @@ class Paired(NamedTuple):
     """What these values are called."""
     verdict: str
     """better, worse or no; empty where nothing can be said."""
+    is_by_example: bool = False
+    """Whether the examples of one run decided: then it holds for that run alone."""
 
 
 def find_scores(chains: Sequence[Chain], asked: Sequence[str]) -> list[Score]:
@@ -190,7 +192,7 @@ def compare(score: Score, pairs: Sequence[Pair]) -> Paired | None:
     is_one_run = all(np.array_equal(gap, gaps[0]) for gap in gaps)
     if not verdict and is_one_run and (said := _verdict(better, by_example)):
         agree = _side(better, by_example) == _side(score.measure.better, difference)
-        verdict = said if agree else "no"
+        return Paired(difference, by_example, name, said if agree else "no", True)
     return Paired(difference, by_example, name, verdict)
 
 

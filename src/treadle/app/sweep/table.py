@@ -185,7 +185,8 @@ def _differences(one: _Paired, pair: Paired | None) -> list[Entry]:
     if pair is None:
         return [NOTHING] * (3 if one.examples else 2)
     by_example = [pair.by_example] if one.examples else []
-    return [pair.difference, *by_example, Entry(value=pair.verdict or None)]
+    note = "by the examples of one run" if pair.is_by_example else ""
+    return [pair.difference, *by_example, Entry(value=pair.verdict or None, note=note)]
 
 
 def _notes(
