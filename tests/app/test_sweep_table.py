@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from treadle.app.sweep.checks import ScoreWatch
 from treadle.app.sweep.document import Document, load_document
 from treadle.app.sweep.rows import MeasuredCell
 from treadle.app.sweep.table import Summary, summarise
@@ -349,3 +350,16 @@ def test_files_of_the_table(tmp_path):
     costs = list(csv.DictReader((tmp_path / "costs.csv").read_text().splitlines()))
     assert (costs[0]["seconds"], costs[0]["size"]) == ("4", "1000")
     assert not any("second" in file.read_text() for file in files), "no times in what must be equal"
+
+
+def test_a_score_may_be_that_of_a_method_yet_to_come(tmp_path):
+    document = load(tmp_path, FILE + "scores: [small.kept]\n")
+    cells, watch = measured(document), ScoreWatch(document)
+    for cell in cells[:6]:
+        watch.saw(cell.point, cell.chain)
+    assert not watch.is_settled, "magnitude has not run"
+    with pytest.raises(DataError, match=r"No cell measures the score 'small\.kept'"):
+        watch.saw(cells[6].point, cells[6].chain)
+    watch = ScoreWatch(load(tmp_path, FILE + "scores: [perplexity]\n"))
+    watch.saw(cells[0].point, cells[0].chain)
+    assert watch.is_settled

@@ -5,13 +5,13 @@ import fcntl
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from treadle.app.sweep.board import Board
-from treadle.app.sweep.checks import require_inputs, require_scores
+from treadle.app.sweep.checks import ScoreWatch, require_inputs
 from treadle.app.sweep.contents import Contents
 from treadle.app.sweep.document import Document, load_document
 from treadle.app.sweep.jobs import Cell, CellJob, Jobs, make_jobs, take_over
@@ -233,7 +233,8 @@ def _run(this: _Sweep, run: Recording, num_jobs: int, fresh: bool) -> Iterator[s
         forget_tables(this.document.out)
     if len(missing) < len(everything):
         run.resumed(f"had made {len(everything) - len(missing)} of {len(everything)} jobs")
-    _require_scores(this)
+    watch = ScoreWatch(this.document)
+    _watch_scores(this, watch, (job.folder for job in everything if job.folder not in missing))
     board = Board(this.document.name, this.document.out, num_jobs, everything)
     for job in (job for job in everything if job.folder not in missing):
         board.there(job)
@@ -253,7 +254,7 @@ def _run(this: _Sweep, run: Recording, num_jobs: int, fresh: bool) -> Iterator[s
                 bar.advance()
                 said = f"failed: {event.error}" if event.error else _said(event)
                 yield f"{this.title(event.job)}: {said}"
-                _require_scores(this)
+                _watch_scores(this, watch, [event.job.folder])
     except BaseException:
         board.write("Stopped before its end; the same command goes on.")
         raise
@@ -274,11 +275,14 @@ def _events(this: _Sweep, pool: CellPool, missing: set[Path]) -> Iterator[CellJo
     yield from pool.run(ready)
 
 
-def _require_scores(this: _Sweep) -> None:
+def _watch_scores(this: _Sweep, watch: ScoreWatch, done: Iterable[Path]) -> None:
     """Refuse a score that nothing measures, as soon as every way to measure it was seen."""
-    if this.document.scores:
-        done = [cell for cell in this.cells if cell.job.is_done]
-        require_scores(this.document, [(cell.point, _results(cell.job)) for cell in done])
+    cells = {cell.job.folder: cell for cell in this.cells}
+    for folder in done:
+        if watch.is_settled:
+            return
+        if (cell := cells.get(folder)) is not None and cell.job.is_done:
+            watch.saw(cell.point, _results(cell.job))
 
 
 def _said(event: Ended) -> str:

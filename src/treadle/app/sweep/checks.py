@@ -1,6 +1,6 @@
 """What can be known of a sweep before it runs, and of its scores as soon as cells have run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,7 +12,7 @@ from treadle.core.errors import DataError, SettingsError, TreadleError
 from treadle.core.registry import near
 from treadle.recipe import Step
 
-__all__ = ["require_inputs", "require_scores"]
+__all__ = ["ScoreWatch", "require_inputs"]
 
 _JOINED = " + "
 _ENDINGS = (".txt", ".jsonl", ".json", ".gguf", ".csv", ".parquet", ".zst", ".gz", ".safetensors")
@@ -100,21 +100,33 @@ def _check_prune(settings: Mapping[str, Any], step: Step) -> None:  # Any: value
 _CHECKS = {"prune": _check_prune}
 
 
-def require_scores(document: Document, done: Sequence[tuple[Point, Chain]]) -> None:
-    """Refuse a score that no cell measured, once each method of its step has run.
+class ScoreWatch:
+    """Which scores that are asked for no cell has measured yet."""
 
-    Raises:
-        DataError: There is such a score; the message suggests the near one.
-    """
-    known: dict[str, Any] = {}  # Any: only the names are read
-    for _, chain in done:
-        known |= known_scores(chain)
-    for name in document.scores:
-        if name in known:
-            continue
-        seen = {_way(point, name) for point, _ in done}
-        if all(_way(point, name) in seen for point in document.points):
-            raise DataError(f"No cell measures the score '{name}'. {near(name, known)}")
+    def __init__(self, document: Document) -> None:
+        self._points = document.points
+        self._missing = list(document.scores)
+        self._known: dict[str, None] = {}
+        self._ways: set[tuple[str, str]] = set()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every score was measured."""
+        return not self._missing
+
+    def saw(self, point: Point, chain: Chain) -> None:
+        """Note what a cell measured.
+
+        Raises:
+            DataError: A score is missing though each method of its step has run; the message
+                suggests the near one.
+        """
+        self._known |= dict.fromkeys(known_scores(chain))
+        self._missing = [name for name in self._missing if name not in self._known]
+        self._ways |= {_way(point, name) for name in self._missing}
+        for name in self._missing:
+            if all(_way(point, name) in self._ways for point in self._points):
+                raise DataError(f"No cell measures the score '{name}'. {near(name, self._known)}")
 
 
 def _way(point: Point, name: str) -> tuple[str, str]:
