@@ -7,6 +7,7 @@ stopped.
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ _STEPS = ".steps"
 """Folder of notes beside the artefacts: which step began and ended there, and by which settings."""
 _KEPT = (RESULT_FILE, "treadle.json")
 """What stays of a temporary artefact: not enough to look like a model."""
+_MERGED = "tag:yaml.org,2002:merge"
+"""The key << of YAML, which brings the keys of another mapping."""
 Settings = dict[str, Any]  # Any: YAML values, checked against the verb's signature
 
 
@@ -96,7 +99,8 @@ class _UniqueKeys(yaml.SafeLoader):
     """A safe loader that refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        own = [key for key, _ in node.value if key.tag != _MERGED]  # a key may replace a merged one
+        keys = [self.construct_object(key, deep=deep) for key in own]
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1
@@ -135,7 +139,13 @@ def read_document(path: Path, kind: str, keys: Sequence[str]) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"No {kind} at '{path}'; give a YAML file.")
     try:
-        document = yaml.load(path.read_text(), Loader=_UniqueKeys)  # a safe loader
+        text = path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(
+            f"'{path}' cannot be read ({error}); give a YAML file in UTF-8 that you may read."
+        ) from error
+    try:
+        document = yaml.load(text, Loader=_UniqueKeys)  # a safe loader
     except yaml.YAMLError as error:
         raise DataError(f"'{path}' is not YAML: {error}. Mend the line named.") from error
     if not isinstance(document, dict) or not isinstance(document.get("steps"), list):
@@ -245,7 +255,8 @@ class RecipePlan:
         """Whether the step's result is there and was made by these settings from these inputs."""
         note, result = self.note(step.out), self.folder(step.out) / RESULT_FILE
         ended = f"ended {self.keys[step.out]}"
-        return result.is_file() and note.is_file() and note.read_text() == ended
+        is_noted = result.is_file() and note.is_file() and note.read_bytes() == ended.encode()
+        return is_noted and _is_sound(result)
 
     def _is_wanted(self, step: Step) -> bool:
         return any(s.out in self.needed for s in self.recipe.steps if step.out in s.names)
@@ -288,6 +299,21 @@ class RecipePlan:
                 for entry in self.folder(name).iterdir():
                     if entry.name not in _KEPT:
                         remove(entry)
+
+
+def _is_sound(result: Path) -> bool:
+    """Whether a result can be read: a damaged one is made again."""
+    found = result.stat()
+    return _is_readable(result, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@cache  # a sweep asks for each cell several times
+def _is_readable(result: Path, *_stamp: int) -> bool:
+    try:
+        read_result(result)
+    except DataError:
+        return False
+    return True
 
 
 def run_recipe(

@@ -6,6 +6,7 @@ Most cells here draw samples of a small corpus, which needs no torch: half a sec
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,16 @@ import pytest
 from tests.text.curate import corpora
 
 import treadle
-from treadle.app.sweep import sweep
+from treadle.app.sweep import sweep, worker
+from treadle.app.sweep.board import Board
 from treadle.app.sweep.contents import Contents
 from treadle.app.sweep.document import load_document
-from treadle.app.sweep.jobs import make_jobs
+from treadle.app.sweep.jobs import CellJob, make_jobs
 from treadle.app.sweep.pool import CellPool, _environment, _share
+from treadle.cli.program import _say
 from treadle.core.errors import CapacityError, DataError, SettingsError, TreadleError
 from treadle.core.result import read_result
+from treadle.recipe import Recipe, parse_step
 
 FILE = """
 name: Samples
@@ -171,6 +175,7 @@ def test_a_cell_that_fails_stops_no_other(corpus, tmp_path):
     text = FILE.format(corpus=corpus).replace("baseline: {curate.fraction: 0.6}\n", "")
     text = re.sub(r"  curate.fraction.*\n.*\n", f"  corpus: [{late}, {corpus}]\n", text)
     file.write_text(text)
+    late.write_text("no JSON\n")
     lines, out = [], tmp_path / "out"
     with pytest.raises(TreadleError, match=r"1 of 2 cells failed, the first 'late\.jsonl': .*late"):
         lines += sweep(file, out)
@@ -178,6 +183,9 @@ def test_a_cell_that_fails_stops_no_other(corpus, tmp_path):
     assert rows[0].startswith("corpus,runs,failed,kept")
     assert [row.split(",")[1:3] for row in rows[1:]] == [["0", "1"], ["1", "0"]]
     assert "failed" in (out / "progress.html").read_text()
+    with pytest.raises(TreadleError, match=r"1 of 2 cells failed, the first 'late\.jsonl': .*late"):
+        list(sweep(file, tmp_path / "joined", join=[out]))
+    assert same_tables(tmp_path / "joined", out), "what failed there failed"
     plan = list(sweep(file, out, dry_run=True))
     assert "would run again, it failed" in plan[1]
     late.write_bytes(corpus.read_bytes())
@@ -185,9 +193,59 @@ def test_a_cell_that_fails_stops_no_other(corpus, tmp_path):
     assert "failed" not in (out / "table.csv").read_text().splitlines()[0]
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 2, "seconds": null}', '{"format": 2, "ve'])
+def test_a_damaged_result_is_made_again(whole, file, text):
+    result = next(whole.glob("cells/*/drawn/result.json"))
+    before = result.read_bytes()
+    try:
+        result.write_text(text)
+        plan = list(sweep(file, whole, dry_run=True))
+    finally:
+        result.write_bytes(before)
+    assert [line.endswith(": would run") for line in plan[1:]].count(True) == 1
+
+
+def test_a_score_that_nothing_measures_ends_it_early(file, whole, tmp_path):
+    wrong, out = tmp_path / "wrong.yaml", tmp_path / "out"
+    wrong.write_text(file.read_text().replace("scores: [kept]", "scores: [kpt]"))
+    done = next(whole.glob("cells/*"))
+    shutil.copytree(done, out / "cells" / done.name)
+    lines = []
+    with pytest.raises(DataError, match=r"No cell measures the score 'kpt'\. Did you mean 'kept'"):
+        lines += sweep(wrong, out)
+    assert not states(iter(lines)), "one cell is there, and no other has run"
+
+
+def test_a_reader_that_goes_does_not_end_it(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        for _ in range(2):
+            _say("a line")
+
+
+def test_a_folder_that_cannot_be_is_refused(file, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    for out in (tmp_path / "out", tmp_path / "out" / "under"):
+        with pytest.raises(SettingsError, match="cannot be made a folder of results"):
+            list(sweep(file, out))
+
+
+def test_a_page_that_is_old_says_so(tmp_path):
+    board = Board("title", tmp_path, 1, [])
+    board.write()
+    page = (tmp_path / "progress.html").read_text()
+    assert "Last written at 2" in page
+    assert "the sweep may have been killed; " in page
+    board.write("Ended.")
+    assert "killed" not in (tmp_path / "progress.html").read_text()
+
+
 def test_what_prepares_fails_once_and_its_cells_with_it(corpus, tmp_path):
     file = tmp_path / "sweep.yaml"
-    text = FILE.format(corpus=tmp_path / "missing.jsonl").replace("data: corpus", "data: half")
+    (tmp_path / "broken.jsonl").write_text("no JSON\n")
+    text = FILE.format(corpus=tmp_path / "broken.jsonl").replace("data: corpus", "data: half")
     prepare = "prepare:\n  - curate: {method: sample, data: corpus, fraction: 0.5, out: half}\n"
     file.write_text(text.replace("steps:", prepare + "steps:"))
     with pytest.raises(TreadleError, match=r"4 of 4 cells failed, .* What prepares it failed: "):
@@ -229,6 +287,17 @@ def test_files_that_no_sweep_made_stay(file, tmp_path):
     with pytest.raises(SettingsError, match=r"table\.csv' was made by no sweep"):
         list(sweep(file, tmp_path))
     assert (tmp_path / "table.csv").read_text() == "mine"
+
+
+def test_what_is_imported_is_not_timed(file, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(worker, "import_module", loaded.append)
+    worker.load(make_jobs(load_document(file, tmp_path), Contents()).cells[0].job)
+    assert loaded == [], "text needs no torch"
+    step = parse_step(1, {"prune": {"method": "random", "model": "x", "out": "y"}})
+    recipe = Recipe("name", tmp_path, {}, frozenset(), [step])
+    worker.load(CellJob("label", recipe, []))
+    assert loaded[0] == "torch"
 
 
 def test_threads_are_shared_out(monkeypatch):

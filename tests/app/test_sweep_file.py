@@ -1,5 +1,7 @@
 """Sweep files: what an axis means, how values are called, what is refused before anything runs."""
 
+import ast
+import inspect
 import re
 import shutil
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from treadle.app.sweep import sweep
-from treadle.app.sweep.axes import label_of
+from treadle.app.sweep.axes import label_of, spoken
 from treadle.app.sweep.contents import Contents
 from treadle.app.sweep.document import Document, load_document
 from treadle.app.sweep.jobs import make_jobs
@@ -58,17 +60,18 @@ def test_cells_are_the_product_and_the_extra_ones(tmp_path):
         "sparsity": 0.3,
         "seed": 0,
     }
-    assert last.place == {"prune": "magnitude", "prune.sparsity": 0.5}
-    assert "seed" not in last.entries[0]["prune"], "an extra cell leaves axes out"
+    own = {"base": "a", "prune.seed": 0}
+    assert last.place == {"prune": "magnitude", "prune.sparsity": 0.5, **own}
+    assert "seed" not in last.entries[0]["prune"], "what is not named is the step's own"
     assert document.repeat == ["prune.seed"]
     assert document.baseline == "dense"
 
 
 def test_what_is_prepared_runs_once_for_each_model(tmp_path):
     jobs = make_jobs(load(tmp_path), Contents())
-    assert [job.label for job in jobs.prepared] == ["prepare: a", "prepare: b", "prepare"]
+    assert [job.label for job in jobs.prepared] == ["prepare: a", "prepare: b"]
     by_model = {cell.point.place.get("base"): cell.prepared.label for cell in jobs.cells}
-    assert by_model == {"a": "prepare: a", "b": "prepare: b", None: "prepare"}
+    assert by_model == {"a": "prepare: a", "b": "prepare: b"}
 
 
 def test_a_name_follows_from_the_cell_alone(tmp_path):
@@ -122,7 +125,13 @@ def test_values_are_called_by_what_tells_them_apart(tmp_path):
     values = "[{method: wanda, text: a}, {method: wanda, text: a, pattern: '2:4'}, random]"
     text = re.sub(r"  prune:\n.*\n.*\n", f"  prune: {values}\n", FILE)
     assert load(tmp_path, text).axes[0].labels == ["wanda", "wanda pattern 2:4", "random"]
-    assert [label_of(value) for value in (True, 3, [1, 2], None)] == ["yes", 3, "1, 2", "none"]
+    assert [label_of(value) for value in (True, 3, [1, 2], None, "a\nb")] == [
+        "yes",
+        3,
+        "1, 2",
+        "none",
+        "a b",
+    ]
 
 
 def test_seed_goes_to_every_step_that_takes_one(tmp_path):
@@ -145,6 +154,18 @@ def test_a_step_is_named_by_its_out_too(tmp_path):
         ("[0.3, 0.5]", "[0.3, much]", "sparsity = 'much' is refused"),
         ("[0.3, 0.5]", "0.3", "a list of values was expected; write [0.3]"),
         ("[0.3, 0.5]", "[0.3, 0.3]", "has the value 0.3 twice"),
+        ("[0.3, 0.5]", "[1, 1.0]", "has the value 1.0 twice"),
+        ("[0.3, 0.5]", "[0.3, '3e-1']", "has the value 0.3 twice"),
+        ("[0, 1, 2]", '[0, 1, "1"]', "has the value 1 twice"),
+        ("[0, 1, 2]", "[0, 1, true]", "has the value 1 twice"),
+        ("[models/a, models/b]", "[., ././]", "Two cells are the same"),
+        ("[0.3, 0.5]", "[]", "has no values; give one at least"),
+        ("prune.sparsity: [0.3, 0.5]", "prune.pattern: [2:4]", "if you wrote 2:4, put quotes"),
+        ("[0.3, 0.5]", "[.nan]", "holds nan, which is no number"),
+        ("out: small}", "out: small, sparsity: .nan}", "holds nan, which is no number"),
+        ("baseline: dense", "baseline: {prune.seed: 0}", "would be paired with itself"),
+        ("baseline: dense", "scores: []", "'scores' is empty"),
+        ("baseline: dense", "scores: [nll, nll]", "names 'nll' twice"),
         ("[0.3, 0.5]", "[2026-01-01]", "put it between quotes"),
         ("out: small}", "out: small, pattern: 2026-01-01}", "put it between quotes"),
         ("{method: random}", "{method: random, sparsity: 0.1}", "both set 'sparsity'"),
@@ -228,6 +249,37 @@ def test_options_that_cannot_be(tmp_path, options, says):
         list(sweep(file, tmp_path / "out", **options))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("[0.3, 0.5]", "[0.3, 1.6]", "'random, sparsity 1.6, a, seed 0'"),
+        ("{method: wanda, text: calibration}", "wanda", "needs calibration text"),
+        ("base: models/a", "base: no/such/folder", "reads 'no/such/folder', which does not exist"),
+        ("stdlib:heldout", "nope.txt", "reads 'nope.txt', which does not exist"),
+        ("data: heldout, out: dense", "data: ./nope, out: dense", "reads './nope', which"),
+        ("[models/a, models/b]", "[models/a, HERE]", "lies in 'HERE', which is read"),
+    ],
+)
+def test_what_no_run_can_take_is_refused_by_a_dry_run(tmp_path, old, new, says):
+    text = FILE.replace("  base: [models/a, models/b]\n", "") if old == "base: models/a" else FILE
+    file = tmp_path / "sweep.yaml"
+    file.write_text(text.replace(old, new).replace("HERE", str(tmp_path)))
+    with pytest.raises(SettingsError, match=re.escape(says.replace("HERE", str(tmp_path)))):
+        list(sweep(file, tmp_path / "out", dry_run=True))
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    (tmp_path / "sweep.yaml").write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(DataError, match=r"cannot be read .*in UTF-8"):
+        load_document(tmp_path / "sweep.yaml")
+
+
+def test_mappings_may_be_merged(tmp_path):
+    merged = "{<<: {num_windows: 4}, model: base, num_windows: 3, out: small}"
+    text = FILE.replace("{model: base, out: small}", merged)
+    assert load(tmp_path, text).points[0].steps[0].settings["num_windows"] == 3
+
+
 def test_no_file(tmp_path):
     with pytest.raises(DataError, match="No sweep at"):
         load_document(tmp_path / "sweep.yaml")
@@ -251,6 +303,58 @@ def test_what_pages_show_parses(page, tmp_path):
         assert load(tmp_path, block).points
 
 
+def test_numbers_are_what_the_verb_reads(tmp_path):
+    document = load(
+        tmp_path, FILE.replace("[0.3, 0.5]", "[3e-1, 0.5]").replace("y: 0.5", "y: 5e-1")
+    )
+    assert document.axes[1].labels == [0.3, 0.5]
+    assert document.points[-1].place["prune.sparsity"] == 0.5
+    text = FILE.replace("prune.sparsity: [0.3, 0.5]", "prune.update.damp_fraction: [0.01, 1e-1]")
+    text = text.replace(", prune.sparsity: 0.5", "").replace(
+        "out: small}", "out: small, update: obs}"
+    )
+    assert load(tmp_path, text).axes[1].labels == [0.01, 0.1]
+    assert load(tmp_path, FILE.replace("[0, 1, 2]", '["2", 1]')).axes[3].labels == [2, 1]
+
+
+def test_inputs_of_equal_content_are_one_run(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("one")
+    text = FILE.replace("[models/a, models/b]", f"[{tmp_path}/a, {tmp_path}/b]")
+    assert make_jobs(load(tmp_path, text), Contents()).cells, "two rows of the table may be equal"
+    text += "repeat: [base, prune.seed]\n"
+    with pytest.raises(SettingsError, match="Two cells are the same"):
+        make_jobs(load(tmp_path, text), Contents())
+
+
+def test_values_that_say_nothing_alone_keep_their_key():
+    place = {"prune": "ria", "prune.seed": "1", "x.flag": "yes", "base": "a", "data": "a"}
+    assert spoken(place) == ["ria", "seed 1", "flag yes", "base a", "data a"]
+
+
+def test_a_file_without_axes(tmp_path):
+    text = "steps: [{prune: {method: random, model: x, out: y}}]\n"
+    for over in ("", "over:\n", "over: {}\n"):
+        with pytest.raises(SettingsError, match="has no axis; write one under 'over'"):
+            load(tmp_path, text + over)
+    with pytest.raises(SettingsError, match="a mapping of axes to lists of values"):
+        load(tmp_path, text + "over: [prune]\n")
+
+
 def test_a_file_without_steps(tmp_path):
     with pytest.raises(SettingsError, match="has no step; write what a cell shall do"):
         load(tmp_path, "steps: []\n")
+
+
+def test_the_example_of_a_training_is_a_call_of_fit():
+    """Its run is tested where `fit` is."""
+    from treadle.model import fit as module
+
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/sweep.md").read_text(), re.DOTALL)
+    calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    for call in calls:
+        function = getattr(module, call.func.id, None)
+        if function is not None:
+            words = {word.arg: word.value for word in call.keywords}
+            inspect.signature(function).bind(*call.args, **words)
+    assert {"fit", "FitSettings", "TensorBoard"} <= {call.func.id for call in calls}

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
+from treadle.app.sweep.checks import ScoreWatch
 from treadle.app.sweep.document import Document, load_document
 from treadle.app.sweep.rows import MeasuredCell
 from treadle.app.sweep.table import Summary, summarise
@@ -63,6 +63,7 @@ def measured(document: Document, broken: str = "", **fields: Any) -> list[Measur
     for point in document.points:
         method = str(point.place.get("prune", "random"))
         seed, sparsity = point.place.get("prune.seed", 0), point.place.get("prune.sparsity", 0.5)
+        sparsity = 0.5 if sparsity == "default" else sparsity
         nll = LOSSES.get(method, 2.5) + float(sparsity) + NOISE[int(seed) % 3, 1]
         made = result(verb="prune", method=method, is_control=method == "random")
         made = made.model_copy(update={"bytes": {"output": 1000}})
@@ -86,13 +87,6 @@ def entry(table: Table, row: int, column: str) -> Entry:
 def summary_of(tmp_path: Path, text: str = FILE, **options: Any) -> Summary:
     document = load(tmp_path, text)
     return summarise(document, measured(document, **options))
-
-
-def test_students_interval():
-    for values in ([1.0, 2.0], [0.5, 0.1, 0.9], list(np.arange(12.0)), list(np.arange(40.0))):
-        mean, error = np.mean(values), stats.sem(values)
-        expected = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error)
-        assert student_mean(values) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_row_is_the_mean_over_seeds(tmp_path):
@@ -145,6 +139,7 @@ def test_differences_to_what_was_prepared(tmp_path):
     assert examples.value == pytest.approx(expected)
     assert examples.low < examples.value < examples.high
     assert entry(table, 1, "perplexity differs").value == "worse"
+    assert "says nothing of other runs" in table.notes[2]
     assert entry(table, 0, "perplexity minus baseline").value is None
 
 
@@ -165,6 +160,72 @@ def test_pairs_share_seed_and_sparsity(tmp_path):
     assert entry(table, 2, "perplexity").high - entry(table, 2, "perplexity").low > 1
     assert found.note == "equal in all runs" or found.high - found.low < 1e-6
     assert entry(table, 0, "perplexity minus baseline").value is None
+
+
+def test_what_is_no_number_is_not_averaged(tmp_path):
+    document = load(tmp_path, FILE + "baseline: {prune: random}\n")
+    cells = measured(document)
+    broken = cells[-1].chain["ppl"]
+    entries = [broken.measurements[0].model_copy(update={"value": float("nan")})]
+    entries += broken.measurements[1:]
+    chain = {**cells[-1].chain, "ppl": broken.model_copy(update={"measurements": entries})}
+    cells[-1] = cells[-1]._replace(chain=chain)
+    summary = summarise(document, cells)
+    (table,) = summary.scores
+    found = entry(table, 3, "perplexity")
+    assert (found.value, found.note) == (None, "nan in 1 of 3 runs")
+    assert entry(table, 3, "perplexity minus baseline").note == "nan in 1 of 3 runs"
+    assert "no finite number in 1 runs" in " ".join(table.notes)
+    assert "magnitude, sparsity 0.5 has no finite perplexity in 1 of 3 runs." in table.losses
+    assert "NaN" not in json.dumps(table.model_dump(mode="json"))
+
+
+def test_a_baseline_that_failed_keeps_its_columns(tmp_path):
+    document = load(tmp_path, FILE + "baseline: {prune: random}\n")
+    cells = [
+        cell._replace(chain={}, error="It broke.") if "random" in cell.point.label else cell
+        for cell in measured(document)
+    ]
+    (table,) = summarise(document, cells).scores
+    assert entry(table, 2, "perplexity minus baseline").value is None
+    assert "The baseline random failed: It broke." in table.notes
+    assert "Nothing of the baseline compares with: magnitude" in table.notes[-1]
+
+
+def test_extra_cells_are_paired_by_the_steps_own_settings(tmp_path):
+    text = FILE.replace("out: small}", "out: small, sparsity: 0.3, seed: 1}").replace(
+        "[random, magnitude]", "[random]"
+    )
+    document = load(tmp_path, text + "also: [{prune: magnitude}]\nbaseline: {prune: random}\n")
+    (table,) = summarise(document, measured(document)).scores
+    assert [e.value for e in table.rows[2][:3]] == ["magnitude", 0.3, 1.0]
+    cells = measured(document)
+    gap = cells[-1].chain["ppl"].measurements[0].value - cells[1].chain["ppl"].measurements[0].value
+    assert entry(table, 2, "perplexity minus baseline").value == pytest.approx(gap)
+    assert table.losses == []
+    end = "also: [{prune: magnitude}]\nbaseline: {prune: random}\n"
+    for own, shown in (("sparsity: 0.9, ", "sparsity 0.9"), ("", "default")):
+        other = load(tmp_path, text.replace("sparsity: 0.3, ", own) + end)
+        (table,) = summarise(other, measured(other)).scores
+        assert f"compares with: magnitude, {shown}" in table.notes[-1]
+        assert table.losses is None, "no control does as much"
+
+
+def test_controls_do_as_much_in_words_too(tmp_path):
+    text = FILE.replace("prune.sparsity: [0.3, 0.5]", 'prune.pattern: ["2:4", rows]')
+    document = load(tmp_path, text)
+    LOSSES["magnitude"] = 5.0
+    try:
+        (table,) = summarise(document, measured(document)).scores
+    finally:
+        LOSSES["magnitude"] = 3.0
+    assert [line.partition(" in ")[0] for line in table.losses] == [
+        "magnitude, pattern 2:4 is worse than the control random, pattern 2:4",
+        "magnitude, rows is worse than the control random, rows",
+    ]
+    text = FILE.replace("[random, magnitude]", "[{method: random, sparsity: 0.9}, magnitude]")
+    document = load(tmp_path, text.replace("  prune.sparsity: [0.3, 0.5]\n", ""))
+    assert summarise(document, measured(document)).scores[0].losses is None
 
 
 def test_a_control_that_ran_once_is_the_baseline_of_all(tmp_path):
@@ -212,15 +273,38 @@ def test_scores_by_name(tmp_path):
         summary_of(tmp_path, FILE + "scores: [perplexty]\n")
 
 
+def test_every_evaluation_has_its_main_score(tmp_path):
+    document = load(tmp_path)
+    cells = measured(document)
+    choice = result(
+        method="choice", measurements=[Measurement(name="accuracy", value=0.5, better="higher")]
+    )
+    cells[-1] = cells[-1]._replace(chain={**cells[-1].chain, "ppl": choice})
+    (table,) = summarise(document, cells).scores
+    assert [column.name for column in table.columns][3:] == ["perplexity", "accuracy"]
+    both = [cell._replace(chain={**cell.chain, "more": cell.chain["ppl"]}) for cell in cells[:1]]
+    names = [column.name for column in summarise(document, both).scores[0].columns]
+    assert names[3:] == ["ppl.perplexity", "more.perplexity"]
+
+
+def test_columns_have_names_of_their_own(tmp_path):
+    document = load(tmp_path, FILE + "scores: [perplexity, nll, ppl.nll]\nbaseline: dense\n")
+    names = [column.name for column in summarise(document, measured(document)).scores[0].columns]
+    assert len(set(names)) == len(names)
+    assert "ppl.nll" not in names, "it is nll"
+    assert names.count("nll minus baseline, by example") == 1
+
+
 def test_losses_are_told(tmp_path):
     LOSSES["magnitude"] = 5.0
     try:
         summary = summary_of(tmp_path)
     finally:
         LOSSES["magnitude"] = 3.0
+    by = "in perplexity (by the examples of one run)."  # the seeds change no difference
     assert summary.scores[0].losses == [
-        "magnitude, sparsity 0.3 is worse than the control random, sparsity 0.3 in perplexity.",
-        "magnitude, sparsity 0.5 is worse than the control random, sparsity 0.5 in perplexity.",
+        f"magnitude, sparsity 0.3 is worse than the control random, sparsity 0.3 {by}",
+        f"magnitude, sparsity 0.5 is worse than the control random, sparsity 0.5 {by}",
     ]
     assert summary_of(tmp_path).scores[0].losses == []
     alone = summary_of(tmp_path, FILE.replace("[random, magnitude]", "[magnitude]"))
@@ -245,6 +329,14 @@ def test_the_figure_has_a_line_for_each_method(tmp_path):
     assert all(one.low is not None for one in figure.series)
 
 
+def test_names_stay_on_their_lines_in_markdown(tmp_path):
+    text = FILE.replace("[random, magnitude]", '[{method: magnitude, pattern: "2:4"}, random]')
+    document = load(tmp_path, 'name: "a | b\\n# <c>"\n' + text)
+    write_tables(summarise(document, measured(document)), tmp_path)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "# a \\| b # \\<c> (measured)"
+
+
 def test_files_of_the_table(tmp_path):
     summary = summary_of(tmp_path, FILE + "baseline: {prune: random}\n")
     files = write_tables(summary, tmp_path)
@@ -258,3 +350,16 @@ def test_files_of_the_table(tmp_path):
     costs = list(csv.DictReader((tmp_path / "costs.csv").read_text().splitlines()))
     assert (costs[0]["seconds"], costs[0]["size"]) == ("4", "1000")
     assert not any("second" in file.read_text() for file in files), "no times in what must be equal"
+
+
+def test_a_score_may_be_that_of_a_method_yet_to_come(tmp_path):
+    document = load(tmp_path, FILE + "scores: [small.kept]\n")
+    cells, watch = measured(document), ScoreWatch(document)
+    for cell in cells[:6]:
+        watch.saw(cell.point, cell.chain)
+    assert not watch.is_settled, "magnitude has not run"
+    with pytest.raises(DataError, match=r"No cell measures the score 'small\.kept'"):
+        watch.saw(cells[6].point, cells[6].chain)
+    watch = ScoreWatch(load(tmp_path, FILE + "scores: [perplexity]\n"))
+    watch.saw(cells[0].point, cells[0].chain)
+    assert watch.is_settled

@@ -13,6 +13,9 @@ from treadle.core.verb import Verb, VerbParameter
 
 __all__ = ["check_settings"]
 
+_SIXTY = 60
+"""YAML 1.1 reads 2:4 as 2 minutes and 4 seconds."""
+
 
 def check_settings(where: str, verb: Verb, settings: dict[str, Any]) -> None:  # Any: YAML values
     """Check a step's settings in place, and gather those of its method under the key 'method'.
@@ -75,5 +78,8 @@ def _mend(parameter: VerbParameter, value: Any) -> str:  # Any: YAML values
     if isinstance(value, str) and list in (get_origin(parameter.annotation), parameter.annotation):
         return f"Write a list: [{value}]."
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return "Give it in the right type; YAML reads 2:4 as a number unless it is quoted."
+        said = "Give it in the right type; YAML reads 2:4 as a number unless it is quoted"
+        if isinstance(value, int) and value >= _SIXTY:
+            return f"{said}: if you wrote {value // _SIXTY}:{value % _SIXTY}, put quotes around it."
+        return f"{said}."
     return "Give it in the right type."

@@ -5,12 +5,13 @@ import fcntl
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from treadle.app.sweep.board import Board
+from treadle.app.sweep.checks import ScoreWatch, require_inputs
 from treadle.app.sweep.contents import Contents
 from treadle.app.sweep.document import Document, load_document
 from treadle.app.sweep.jobs import Cell, CellJob, Jobs, make_jobs, take_over
@@ -27,6 +28,7 @@ from treadle.core.run import Recording, recorded
 __all__ = ["sweep"]
 
 _LOCK = ".lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOST_NAMED = 5
 _PATIENCE_SECONDS = 1.0
 
@@ -100,6 +102,7 @@ def sweep(
     if jobs < 1:
         raise SettingsError(f"jobs = {jobs}, but at least 1 was expected; change it.")
     document, contents = load_document(Path(sweep_file), out), Contents()
+    require_inputs(document)
     found = make_jobs(document, contents)
     this = _Sweep(document, contents, found, _share(found.cells, shard))
     if join and (shard or fresh or jobs > 1):
@@ -154,7 +157,7 @@ def _told_if_full(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _FULL:
             raise
         raise CapacityError(
             f"No room is left where '{out}' lies; free some, and the same command goes on there."
@@ -168,8 +171,7 @@ def _alone(out: Path) -> Iterator[None]:
         raise SettingsError(
             f"'{foreign[0]}' was made by no sweep and would be replaced; give another folder."
         )
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / _LOCK).open("a+") as stream:
+    with _opened(out) as stream:
         if not _locked(stream):
             stream.seek(0)
             holder = stream.read().strip() or "another process"
@@ -181,6 +183,19 @@ def _alone(out: Path) -> Iterator[None]:
         stream.write(f"process {os.getpid()} on {platform.node()}")
         stream.flush()
         yield
+
+
+def _opened(out: Path) -> IO[str]:
+    """Make a folder, and open the file in it that is locked."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return (out / _LOCK).open("a+")
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise SettingsError(
+            f"'{out}' cannot be made a folder of results ({error.strerror}); give another one."
+        ) from error
 
 
 def _locked(stream: IO[str]) -> bool:
@@ -218,6 +233,8 @@ def _run(this: _Sweep, run: Recording, num_jobs: int, fresh: bool) -> Iterator[s
         forget_tables(this.document.out)
     if len(missing) < len(everything):
         run.resumed(f"had made {len(everything) - len(missing)} of {len(everything)} jobs")
+    watch = ScoreWatch(this.document)
+    _watch_scores(this, watch, (job.folder for job in everything if job.folder not in missing))
     board = Board(this.document.name, this.document.out, num_jobs, everything)
     for job in (job for job in everything if job.folder not in missing):
         board.there(job)
@@ -227,6 +244,9 @@ def _run(this: _Sweep, run: Recording, num_jobs: int, fresh: bool) -> Iterator[s
             bar.advance(len(everything) - len(missing))
             for event in _events(this, pool, missing):
                 bar.show("; ".join(job.label for job in pool.running))
+                if event is None:
+                    board.write()
+                    continue
                 if not isinstance(event, Ended):
                     board.began(event)
                     continue
@@ -234,13 +254,14 @@ def _run(this: _Sweep, run: Recording, num_jobs: int, fresh: bool) -> Iterator[s
                 bar.advance()
                 said = f"failed: {event.error}" if event.error else _said(event)
                 yield f"{this.title(event.job)}: {said}"
+                _watch_scores(this, watch, [event.job.folder])
     except BaseException:
         board.write("Stopped before its end; the same command goes on.")
         raise
     board.write("Ended.", ["report.html"] if this.is_whole else [])
 
 
-def _events(this: _Sweep, pool: CellPool, missing: set[Path]) -> Iterator[CellJob | Ended]:
+def _events(this: _Sweep, pool: CellPool, missing: set[Path]) -> Iterator[CellJob | Ended | None]:
     """Run what prepares cells, then the cells; those whose preparation failed fail at once."""
     yield from pool.run([job for job in this.prepared if job.folder in missing])
     ready = []
@@ -252,6 +273,16 @@ def _events(this: _Sweep, pool: CellPool, missing: set[Path]) -> Iterator[CellJo
         cell.job.fail(error)
         yield Ended(cell.job, error, 0.0)
     yield from pool.run(ready)
+
+
+def _watch_scores(this: _Sweep, watch: ScoreWatch, done: Iterable[Path]) -> None:
+    """Refuse a score that nothing measures, as soon as every way to measure it was seen."""
+    cells = {cell.job.folder: cell for cell in this.cells}
+    for folder in done:
+        if watch.is_settled:
+            return
+        if (cell := cells.get(folder)) is not None and cell.job.is_done:
+            watch.saw(cell.point, _results(cell.job))
 
 
 def _said(event: Ended) -> str:

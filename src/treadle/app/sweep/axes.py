@@ -1,6 +1,7 @@
 """An axis of a sweep: which settings it varies, and how its values are called."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -10,11 +11,22 @@ from treadle.core.registry import near
 from treadle.core.verb import Verb
 from treadle.verbs import VERBS
 
-__all__ = ["Axis", "Target", "Value", "label_of", "make_axis", "spoken", "targets"]
+__all__ = [
+    "Axis",
+    "Target",
+    "Value",
+    "label_of",
+    "make_axis",
+    "require_numbers",
+    "short",
+    "spoken",
+    "targets",
+]
 
 Value = float | str
 """A value's label: numbers stay numbers, so that they can be an axis of a plot."""
 _SEED = "seed"
+_VAGUE = ("yes", "no", "none", "nan", "inf", "true", "false", "")
 
 
 class Target(NamedTuple):
@@ -49,9 +61,14 @@ class Axis(NamedTuple):
     def label(self, value: Any) -> Value:  # Any: YAML values
         """Return how a value is called: by a value's own name, it is that value."""
         for own, label in zip(self.values, self.labels, strict=True):
-            if value in (own, label):
+            if _equal(value, own) or _equal(value, label):
                 return label
         return label_of(value)
+
+    def named(self, value: Any) -> Any:  # Any: YAML values
+        """Return the value that `value` is or names; None where the axis has none such."""
+        found = zip(self.values, self.labels, strict=True)
+        return next((o for o, label in found if _equal(value, o) or _equal(value, label)), None)
 
     @property
     def is_numeric(self) -> bool:
@@ -138,10 +155,16 @@ def make_axis(key: str, values: Any, where: Sequence[Target]) -> Axis:  # Any: Y
     Raises:
         SettingsError: Its values are no list, or a value stands twice.
     """
-    if not isinstance(values, list) or not values:
+    if not isinstance(values, list):
         raise SettingsError(
             f"The axis '{key}' is {values!r}, but a list of values was expected; write [{values}]."
         )
+    if not values:
+        raise SettingsError(
+            f"The axis '{key}' has no values; give one at least, or leave the axis out."
+        )
+    for value in values:
+        require_numbers(f"The axis '{key}'", value)
     try:
         texts = [json.dumps(value, sort_keys=True) for value in values]
     except TypeError as error:
@@ -149,16 +172,36 @@ def make_axis(key: str, values: Any, where: Sequence[Target]) -> Axis:  # Any: Y
             f"The axis '{key}' holds what is no text, number, list or mapping ({error}); put it "
             f"between quotes."
         ) from error
-    for value, text in zip(values, texts, strict=True):
-        if texts.count(text) > 1:
+    for number, value in enumerate(values):
+        if any(_equal(value, other) for other in values[:number]):
             raise SettingsError(f"The axis '{key}' has the value {value!r} twice; remove one.")
     return Axis(key, values, _labels(values, texts), list(where))
+
+
+def require_numbers(where: str, value: Any) -> None:  # Any: YAML values
+    """Refuse what is not a number though it has a number's type, however deep it lies.
+
+    Raises:
+        SettingsError: There is such a value.
+    """
+    if isinstance(value, float) and math.isnan(value):
+        raise SettingsError(f"{where} holds nan, which is no number; give one.")
+    if isinstance(value, Mapping | list):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            require_numbers(where, one)
+
+
+def _equal(one: Any, other: Any) -> bool:  # Any: YAML values
+    """Whether two values are the same; numbers are by value, and neither yes nor no is one."""
+    if isinstance(one, bool) is not isinstance(other, bool):
+        return False
+    return bool(one == other)
 
 
 def _labels(values: list[Any], texts: list[str]) -> list[Value]:
     """Return short names that differ: of settings, those in which the values differ."""
     for labels in (
-        [_short(value) for value in values],
+        [short(value) for value in values],
         [_with_settings(value, values) for value in values],
         [label_of(value) for value in values],
     ):
@@ -167,7 +210,8 @@ def _labels(values: list[Any], texts: list[str]) -> list[Value]:
     return list(texts)
 
 
-def _short(value: Any) -> Value:  # Any: YAML values
+def short(value: Any) -> Value:  # Any: YAML values
+    """Return a short name: of settings the method, of a path its last part."""
     if isinstance(value, Mapping):
         return _method(value) or label_of(value)
     if isinstance(value, str) and "/" in value:
@@ -199,7 +243,9 @@ def label_of(value: Any) -> Value:  # Any: YAML values
     """Return how a value is called where it stands alone."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float | str):
+    if isinstance(value, str):
+        return " ".join(value.split())
+    if isinstance(value, int | float):
         return value
     if isinstance(value, Mapping):
         rest = {key: one for key, one in value.items() if key != "method"}
@@ -210,8 +256,15 @@ def label_of(value: Any) -> Value:  # Any: YAML values
 
 
 def spoken(place: Mapping[str, Value]) -> list[str]:
-    """Return values by axis in words: what is a number is named, as in "sparsity 0.5"."""
+    """Return values by axis in words: what says nothing alone is named, as in "sparsity 0.5"."""
+    values = list(place.values())
     return [
-        value if isinstance(value, str) else f"{key.rpartition('.')[2]} {value}"
+        value
+        if isinstance(value, str) and not _is_vague(value) and values.count(value) == 1
+        else f"{key.rpartition('.')[2]} {value}"
         for key, value in place.items()
     ]
+
+
+def _is_vague(value: str) -> bool:
+    return value in _VAGUE or not any(letter.isalpha() for letter in value)

@@ -37,6 +37,21 @@ th, td {{ text-align: left; padding: 0.25rem 0.8rem 0.25rem 0; border-bottom: 1p
 <h1>{title}</h1>
 """
 
+_SILENCE_SECONDS = 120
+"""A sweep that runs writes twice a minute."""
+_NEWS = """<p class="failed" id="news" role="status"></p>
+<script>
+function tell() {{
+  const silent = Date.now() / 1000 - {written:.0f};
+  document.getElementById("news").textContent = silent < {silence} ? "" :
+    "No news for " + Math.floor(silent / 60) + " minutes: the sweep may have been killed; " +
+    "run the same command again, and it goes on.";
+}}
+tell();
+setInterval(tell, 5000);
+</script>
+"""
+
 logger = logging.getLogger(__name__)
 
 
@@ -87,7 +102,8 @@ class Board:
         num_done = len(self._states) - self._num_waiting
         title = html.escape(self._title)
         said = f"{end} " if end else ""
-        said += f"{num_done} of {len(self._states)} jobs{self._left()}. At {_now()}."
+        said += f"{num_done} of {len(self._states)} jobs{self._left()}."
+        written = f"Last written at {time.strftime('%Y-%m-%d %H:%M:%S %Z')}."
         linked = "".join(f'<p><a href="{link}">{link}</a></p>\n' for link in links)
         order = {"failed": 0, "runs": 1, "done": 2, "there already": 3, "waits": 4}
         states = sorted(self._states.values(), key=lambda state: order[state[1]])
@@ -99,7 +115,8 @@ class Board:
         return (
             _HEAD.format(refresh=refresh, title=title)
             + f'<progress max="{len(self._states)}" value="{num_done}"></progress>\n'
-            + f"<p>{html.escape(said)}</p>\n{linked}"
+            + f"<p>{html.escape(said)} <strong>{written}</strong></p>\n{linked}"
+            + ("" if end else _NEWS.format(written=time.time(), silence=_SILENCE_SECONDS))
             + "<table>\n<tr><th>Cell</th><th>State</th><th></th></tr>\n"
             + f"{rows}\n</table>\n</body>\n</html>\n"
         )

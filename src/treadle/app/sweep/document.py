@@ -3,49 +3,28 @@
 There are no loops, conditions or templates: a cell is the steps with one value of each axis put in.
 """
 
-import itertools
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from treadle.app.sweep.axes import Axis, Target, Value, label_of, make_axis, spoken, targets
+from treadle.app.sweep.axes import (
+    Axis,
+    Value,
+    require_numbers,
+    targets,
+)
+from treadle.app.sweep.bound import identity, place_of
+from treadle.app.sweep.points import Entry, Point, PointPlan
 from treadle.core.errors import SettingsError
 from treadle.core.registry import near
 from treadle.core.result import digest
 from treadle.recipe import Step, parse_step, read_document
 
-__all__ = ["Document", "Point", "load_document"]
+__all__ = ["Document", "load_document", "require_different"]
 
 _RECIPE = ("name", "out", "artefacts", "temporary")
 _KEYS = (*_RECIPE, "prepare", "steps", "over", "also", "repeat", "scores", "baseline")
-_MOST_CELLS = 2000
-"""Cells of one sweep: more are a slip of the pen, or too many to read in one table."""
-Entry = dict[str, Any]  # Any: YAML values
-
-
-class Point(NamedTuple):
-    """One cell: the steps with one value of each axis."""
-
-    place: dict[str, Value]
-    """Axis -> the value's label; an extra cell may leave axes out."""
-    values: dict[str, Any]  # Any: YAML values
-    """Axis -> the value as it is written."""
-    entries: list[Entry]
-    steps: list[Step]
-    """The entries, checked."""
-    artefacts: dict[str, str]
-
-    @property
-    def label(self) -> str:
-        """The cell in a few words."""
-        return _label(self.place)
-
-    @property
-    def names(self) -> set[str]:
-        """What the steps may name as artefacts."""
-        return {name for step in self.steps for name in step.names}
 
 
 class Document(NamedTuple):
@@ -64,6 +43,8 @@ class Document(NamedTuple):
     """How many of the points are the product of the axes; the others are extra cells."""
     repeat: list[str]
     """Axes that are averaged over: seeds."""
+    methods: dict[str, str]
+    """Axes that set a step's method, each with the step's out: there a control may be another."""
     scores: list[str]
     baseline: str | dict[str, Value] | None
 
@@ -71,6 +52,11 @@ class Document(NamedTuple):
     def prepared(self) -> list[str]:
         """Names of the artefacts that the preparing steps make."""
         return [step.out for step in self.prepare_steps]
+
+    @property
+    def prepared_from(self) -> set[str]:
+        """What the preparing steps may name as artefacts."""
+        return {name for step in self.prepare_steps for name in step.names}
 
     def axis(self, key: str) -> Axis:
         """Return the axis called `key`."""
@@ -92,14 +78,21 @@ def load_document(path: Path, out: Path | None = None) -> Document:
     if not entries:
         raise SettingsError(f"'{path}' has no step; write what a cell shall do under 'steps'.")
     prepare = [_entry(number, entry) for number, entry in enumerate(found.get("prepare") or (), 1)]
-    places = {key: targets(key, entries, artefacts) for key in _axis_keys(found)}
-    axes = [
-        make_axis(key, values, places[key]) for key, values in (found.get("over") or {}).items()
-    ]
-    points = list(_product(axes, entries, artefacts))
-    num_product = len(points)
-    points += [_extra(extra, axes, places, entries, artefacts) for extra in found.get("also") or ()]
-    _require_different(points)
+    over, also = dict(found.get("over") or {}), list(found.get("also") or ())
+    if not over and not also:
+        raise SettingsError(
+            f"'{path}' has no axis; write one under 'over', as in 'prune.sparsity: [0.3, 0.5]' "
+            f"(`treadle run` runs steps once)."
+        )
+    plan = PointPlan(
+        entries, artefacts, {k: targets(k, entries, artefacts) for k in _axis_keys(found)}
+    )
+    points, num_product = plan.points(over, also)
+    if read := plan.read(points):  # numbers as the verbs read them, "1e-1" as 0.1
+        over = {key: _as_read(read, key, values) for key, values in over.items()}
+        also = [{key: _as_read(read, key, [v])[0] for key, v in one.items()} for one in also]
+        points, num_product = plan.points(over, also)
+    axes = plan.axes(over)
     document = Document(
         str(found.get("name", path.stem)),
         Path(out or found.get("out", f"runs/{path.stem}")),
@@ -111,11 +104,30 @@ def load_document(path: Path, out: Path | None = None) -> Document:
         points,
         num_product,
         _repeated(found.get("repeat"), axes),
-        [str(name) for name in found.get("scores") or ()],
+        plan.methods(points[0]),
+        _scores(found.get("scores")),
         None,
     )
+    require_different(document, place_of)
     _require_names(document)
+    document = document._replace(points=plan.complete(points, axes, document.prepared_from))
     return document._replace(baseline=_baseline(found.get("baseline"), document))
+
+
+def _as_read(read: Mapping[tuple[str, str], Any], key: str, values: Any) -> Any:  # Any: YAML values
+    return [read.get((key, repr(value)), value) for value in values]
+
+
+def _scores(given: Sequence[Any] | None) -> list[str]:  # Any: YAML values
+    if given is None:
+        return []
+    names = [str(name) for name in given]
+    if not names:
+        raise SettingsError("'scores' is empty; name a measurement, or leave 'scores' out.")
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"'scores' names '{name}' twice; remove one.")
+    return names
 
 
 def _require_kinds(found: Mapping[str, Any]) -> None:  # Any: YAML values
@@ -150,6 +162,7 @@ def _entry(number: int, entry: Any) -> Entry:  # Any: whatever the YAML holds
             f"Step {number} must be one verb with its settings, as in 'prune: {{...}}'."
         )
     ((verb, settings),) = entry.items()
+    require_numbers(f"Step {number} ({verb})", settings)
     try:
         return {str(verb): json.loads(json.dumps(settings or {}))}
     except TypeError as error:
@@ -159,77 +172,27 @@ def _entry(number: int, entry: Any) -> Entry:  # Any: whatever the YAML holds
         ) from error
 
 
-def _settings(entry: Entry) -> dict[str, Any]:  # Any: YAML values
-    return next(iter(entry.values()))
+def require_different(
+    document: Document, place: Callable[[str], str], averaged: bool = False
+) -> None:
+    """Refuse two cells that do the same, however they are written.
 
+    Args:
+        document: The sweep.
+        place: What an input counts as: its path, or its content.
+        averaged: Compare only cells that are averaged: those would count as several runs.
 
-def _product(
-    axes: Sequence[Axis], entries: Sequence[Entry], artefacts: Mapping[str, str]
-) -> Iterator[Point]:
-    num_cells = math.prod(len(axis.values) for axis in axes)
-    if num_cells > _MOST_CELLS:
-        sizes = " x ".join(f"{len(axis.values)} ({axis.key})" for axis in axes)
-        raise SettingsError(
-            f"The axes make {sizes} = {num_cells} cells, but a sweep has {_MOST_CELLS} at most; "
-            f"take fewer values, or write several sweeps."
-        )
-    for chosen in itertools.product(*(range(len(axis.values)) for axis in axes)):
-        given = [(axis, axis.values[n]) for axis, n in zip(axes, chosen, strict=True)]
-        place = {axis.key: axis.labels[n] for axis, n in zip(axes, chosen, strict=True)}
-        yield _point(place, [(a.key, a.targets, value) for a, value in given], entries, artefacts)
-
-
-def _extra(
-    extra: Mapping[str, Any],  # Any: YAML values
-    axes: Sequence[Axis],
-    places: Mapping[str, Sequence[Target]],
-    entries: Sequence[Entry],
-    artefacts: Mapping[str, str],
-) -> Point:
-    known = {axis.key: axis for axis in axes}
-    place = {
-        key: known[key].label(value) if key in known else label_of(value)
-        for key, value in extra.items()
-    }
-    given = [(key, places[key], value) for key, value in extra.items()]
-    return _point(place, given, entries, artefacts)
-
-
-def _point(
-    place: dict[str, Value],
-    given: Sequence[tuple[str, Sequence[Target], Any]],  # Any: YAML values
-    entries: Sequence[Entry],
-    artefacts: Mapping[str, str],
-) -> Point:
-    own = [{verb: dict(settings)} for entry in entries for verb, settings in entry.items()]
-    named = dict(artefacts)
-    by: dict[tuple[int, str], str] = {}
-    for key, where, value in given:
-        for target in where:
-            for setting, one in target.settings(key, value).items():
-                if (other := by.setdefault((target.step, setting), key)) != key:
-                    raise SettingsError(
-                        f"The axes '{other}' and '{key}' both set '{setting}'; leave it out of one."
-                    )
-                if target.step < 0:
-                    named[setting] = str(one)
-                else:
-                    _settings(own[target.step])[setting] = one
-    try:
-        steps = [parse_step(number, entry) for number, entry in enumerate(own, 1)]
-    except SettingsError as error:
-        raise SettingsError(f"Cell '{_label(place)}': {error}") from error
-    return Point(place, {key: value for key, _, value in given}, own, steps, named)
-
-
-def _label(place: Mapping[str, Value]) -> str:
-    return ", ".join(spoken(place)) or "the only cell"
-
-
-def _require_different(points: Sequence[Point]) -> None:
+    Raises:
+        SettingsError: Two cells are the same.
+    """
     seen: dict[str, Point] = {}
-    for point in points:
-        key = digest([point.entries, point.artefacts])
+    prepared = document.prepared_from
+    for point in document.points:
+        made = {*document.prepared, *(step.out for step in point.steps)}
+        steps = [identity(step, point.artefacts, made, place) for step in point.steps]
+        before = {name: place(point.artefacts.get(name, name)) for name in prepared - made}
+        row = {k: v for k, v in point.place.items() if k not in document.repeat}
+        key = digest([steps, before, row if averaged else {}])
         if key in seen:
             raise SettingsError(
                 f"Two cells are the same: '{seen[key].label}' and '{point.label}'; remove one."
@@ -254,7 +217,7 @@ def _require_names(document: Document) -> None:
         if name not in made:
             known = near(str(name), made)
             raise SettingsError(f"temporary names '{name}', which no step makes. {known}")
-    prepared = {name for step in document.prepare_steps for name in step.names}
+    prepared = document.prepared_from
     for point in document.points:
         for name in set(point.place) & set(document.artefacts):
             if name not in point.names | prepared:
@@ -282,6 +245,11 @@ def _baseline(given: Any, document: Document) -> str | dict[str, Value] | None: 
         )
     keys = [axis.key for axis in document.axes]
     for key in given:
+        if key in document.repeat:
+            raise SettingsError(
+                f"The baseline names '{key}', which is averaged over: a run would be paired with "
+                f"itself. Name another axis, or leave '{key}' out of 'repeat'."
+            )
         if key not in keys:
             raise SettingsError(f"The baseline names '{key}', which is no axis. {near(key, keys)}")
     chosen = {key: document.axis(key).label(value) for key, value in given.items()}

@@ -19,7 +19,7 @@ def figure(document: Document, score: Score, rows: Sequence[SweepRow]) -> Figure
     axis = next((key for key in keys_of(own) if _is_numeric(key, own)), None)
     series: dict[str, _Points] = {}
     for row in own:
-        entry = average(score, row.chains)
+        entry = average(score, row.chains, row.groups)
         if isinstance(entry.value, float) and (axis is None or axis in row.place):
             rest = ", ".join(spoken({k: v for k, v in row.place.items() if k != axis}))
             name = f"{rest or score.title}{' (control)' if row.is_control else ''}"

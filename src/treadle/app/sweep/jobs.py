@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from treadle.app.sweep.contents import Contents
-from treadle.app.sweep.document import Document, Entry, Point
+from treadle.app.sweep.document import Document, require_different
+from treadle.app.sweep.points import Entry, Point
 from treadle.core.result import RESULT_FILE, digest
 from treadle.recipe import Recipe, RecipePlan, check_names, parse_step
 
@@ -89,6 +90,7 @@ class Jobs(NamedTuple):
 
 def make_jobs(document: Document, contents: Contents) -> Jobs:
     """Return the jobs of a sweep; reads the inputs, to know what has been made of them."""
+    require_different(document, contents.digest, averaged=True)
     prepared: dict[str, CellJob] = {}
     cells = []
     for number, point in enumerate(document.points, 1):
@@ -201,7 +203,7 @@ def forget_error(job: CellJob) -> None:
 
 
 def take_over(job: CellJob, root: Path, others: Sequence[Path]) -> bool:
-    """Copy a job's results from another sweep's folder, if one has them; return whether one had.
+    """Copy a job's results from another sweep's folder, or why it failed; return whether one told.
 
     Args:
         job: Whose results are missing here.
@@ -224,7 +226,14 @@ def take_over(job: CellJob, root: Path, others: Sequence[Path]) -> bool:
                     _copy(source, target)
         forget_error(job)
         return True
-    return False
+    return any(_take_error(job, job.recipe.out.relative_to(root), other) for other in others)
+
+
+def _take_error(job: CellJob, place: Path, other: Path) -> bool:
+    there = CellJob(job.label, job.recipe._replace(out=other / place), job.entries)
+    if error := there.error:
+        job.fail(error)
+    return bool(error)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -17,6 +17,7 @@ __all__ = ["CellPool", "Ended", "stopped_by_signals"]
 
 _GRACE_SECONDS = 5.0
 """What a job gets to end by itself when the sweep is stopped."""
+_BEAT_SECONDS = 30.0
 _WORKER = "treadle.app.sweep.worker"
 _THREADS = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
@@ -60,8 +61,11 @@ class CellPool:
         """The jobs that run now."""
         return [job for job, _, _ in self._running.values()]
 
-    def run(self, jobs: Sequence[CellJob]) -> Iterator[CellJob | Ended]:
-        """Run jobs in their order, yielding each as it begins and as it ends."""
+    def run(self, jobs: Sequence[CellJob]) -> Iterator[CellJob | Ended | None]:
+        """Run jobs in their order, yielding each as it begins and as it ends.
+
+        None says that they still run, twice a minute.
+        """
         waiting = list(reversed(jobs))
         while waiting or self._running:
             while waiting and len(self._running) < self._num_jobs:
@@ -92,8 +96,11 @@ class CellPool:
         process.wait()
         self._ended.put(slot)
 
-    def _wait(self) -> Ended:
-        slot = self._ended.get()
+    def _wait(self) -> Ended | None:
+        try:
+            slot = self._ended.get(timeout=_BEAT_SECONDS)
+        except queue.Empty:
+            return None
         job, process, began = self._running.pop(slot)
         if process.stdin is not None:
             process.stdin.close()

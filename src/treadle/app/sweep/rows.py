@@ -1,13 +1,23 @@
 """Rows of a sweep's table: cells that differ in nothing but what is averaged over."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 from treadle.app.sweep.axes import Value, spoken
-from treadle.app.sweep.document import Document, Point
-from treadle.app.sweep.scores import Chain, Paired, Score, compare
+from treadle.app.sweep.document import Document
+from treadle.app.sweep.points import Point
+from treadle.app.sweep.scores import Chain, Pair, Paired, Score, compare
 
-__all__ = ["MeasuredCell", "Place", "SweepRow", "find_rows", "keys_of", "paired"]
+__all__ = [
+    "MeasuredCell",
+    "Place",
+    "SweepRow",
+    "beside",
+    "find_rows",
+    "is_equal",
+    "keys_of",
+    "paired",
+]
 
 Place = dict[str, Value]
 
@@ -30,11 +40,22 @@ class SweepRow(NamedTuple):
     cells: list[MeasuredCell]
     given: str = ""
     """Name of the prepared artefact, where the row is the baseline that all are compared with."""
+    inputs: tuple[str, ...] = ()
+    """The artefacts that are averaged over: runs of one input are no independent ones."""
 
     @property
     def chains(self) -> list[Chain]:
         """The results of the cells that did not fail."""
         return [cell.chain for cell in self.cells if cell.chain]
+
+    @property
+    def groups(self) -> list[str]:
+        """The inputs of the cells that did not fail."""
+        return [self.group(cell) for cell in self.cells if cell.chain]
+
+    def group(self, cell: MeasuredCell) -> str:
+        """Return the inputs of a cell that are averaged over, as one text."""
+        return repr([cell.point.place.get(key) for key in self.inputs])
 
     @property
     def is_control(self) -> bool:
@@ -50,9 +71,11 @@ class SweepRow(NamedTuple):
 def find_rows(document: Document, cells: Sequence[MeasuredCell]) -> list[SweepRow]:
     """Return the rows in the order of their cells; a prepared baseline stands first."""
     rows: dict[str, SweepRow] = {}
+    inputs = tuple(key for key in document.repeat if key in document.artefacts)
     for cell in cells:
         place = {k: v for k, v in cell.point.place.items() if k not in document.repeat}
-        rows.setdefault(repr(sorted(place.items())), SweepRow(place, [])).cells.append(cell)
+        row = SweepRow(place, [], "", inputs)
+        rows.setdefault(repr(sorted(place.items())), row).cells.append(cell)
     return [*_given(document, cells), *rows.values()]
 
 
@@ -87,26 +110,46 @@ def paired(
         return None
     if isinstance(baseline, str):
         cells = [cell for cell in row.cells if cell.chain and baseline in cell.base]
-        return compare(score, [(cell.chain, {baseline: cell.base[baseline]}) for cell in cells])
+        pairs = [
+            Pair(cell.chain, {baseline: cell.base[baseline]}, row.group(cell)) for cell in cells
+        ]
+        return compare(score, pairs)
     if baseline.items() <= row.place.items():
         return None
-    return compare(score, _pairs(row, rows, baseline, document.repeat))
+    others = [
+        cell
+        for other in rows
+        for cell in other.cells
+        if not other.given and baseline.items() <= cell.point.place.items()
+    ]
+    pairs = beside(document, row, others, set(baseline))
+    found = compare(score, pairs)
+    if found is not None and len(pairs) > 1 and len({id(pair.base) for pair in pairs}) == 1:
+        note = ", ".join(filter(None, [found.difference.note, "one run of the baseline"]))
+        difference = found.difference.model_copy(update={"note": note})
+        return found._replace(difference=difference)
+    return found
 
 
-def _pairs(
-    row: SweepRow, rows: Sequence[SweepRow], baseline: Mapping[str, Value], repeat: Sequence[str]
-) -> list[tuple[Chain, Chain]]:
-    """Return each cell beside the baseline's: with the same other values, or else the only one."""
-    cells = [cell for other in rows if not other.given for cell in other.cells if cell.chain]
+def beside(
+    document: Document, row: SweepRow, others: Sequence[MeasuredCell], free: Set[str]
+) -> list[Pair]:
+    """Return each cell of a row beside that of others which is equal in all axes but the `free`.
+
+    Of what is averaged over, a single other run stands beside each.
+    """
     found = []
     for cell in (cell for cell in row.cells if cell.chain):
-        place = cell.point.place
-        seeds = {key: place[key] for key in repeat if key in place}
-        others = {key: value for key, value in place.items() if key not in seeds}
-        everywhere = [{**baseline, **seeds}, dict(baseline)]
-        for wanted in [{**place, **baseline}, {**others, **baseline}, *everywhere]:
-            same = [other for other in cells if other.point.place == wanted]
-            if same:
-                found.append((cell.chain, same[0].chain))
-                break
+        equal = [other for other in others if is_equal(cell, other, free | set(document.repeat))]
+        same = [other for other in equal if is_equal(cell, other, free)]
+        chosen = same or (equal if len(equal) == 1 else [])
+        found += [
+            Pair(cell.chain, other.chain, row.group(cell)) for other in chosen[:1] if other.chain
+        ]
     return found
+
+
+def is_equal(cell: MeasuredCell, other: MeasuredCell, free: Set[str]) -> bool:
+    """Whether two cells have the same values on all axes that both know, but the `free`."""
+    mine, theirs = cell.point.place, other.point.place
+    return all(mine[key] == theirs[key] for key in mine.keys() & theirs.keys() - free)

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from treadle.app.sweep.axes import spoken
 from treadle.app.sweep.document import Document
 from treadle.app.sweep.figure import figure
 from treadle.app.sweep.losses import losses
 from treadle.app.sweep.rows import MeasuredCell, SweepRow, find_rows, keys_of, paired
-from treadle.app.sweep.scores import NOTHING, Paired, Score, average, find_scores
+from treadle.app.sweep.scores import NOTHING, Paired, Score, average, broken, find_scores
 from treadle.core.result import Basis, Column, Entry, Figure, Table
 
 __all__ = ["Summary", "summarise"]
@@ -18,7 +19,12 @@ _COSTS = [
     Column(name="peak memory", unit="bytes"),
     Column(name="size", unit="bytes"),
 ]
+_COUNTED = (
+    "Means over runs, of the verbs alone, as their results tell them: without the start of their "
+    "processes, which load torch and the verbs' own modules before the first is timed."
+)
 _MOST_FIGURES = 4
+_MOST_NAMED = 5
 
 
 class Summary(NamedTuple):
@@ -37,16 +43,23 @@ class _Paired(NamedTuple):
 
     score: Score
     pairs: list[Paired | None]
+    has_failed: bool
+    """Whether a baseline failed: then its columns stay, and say so."""
+    has_examples: bool = True
+    """Whether the column by example is this score's, and not that of another one."""
 
     @property
     def examples(self) -> str:
         """What is paired example by example; empty if nothing is."""
+        if not self.has_examples:
+            return ""
         return next((pair.examples for pair in self.pairs if pair and pair.examples), "")
 
     @property
     def is_paired(self) -> bool:
-        """Whether any row has a difference."""
-        return any(pair is not None for pair in self.pairs)
+        """Whether any row has a difference, or should have one."""
+        is_compared = self.score.measure.comparison is None
+        return any(pair is not None for pair in self.pairs) or (self.has_failed and is_compared)
 
 
 def summarise(document: Document, cells: Sequence[MeasuredCell]) -> Summary:
@@ -61,13 +74,18 @@ def summarise(document: Document, cells: Sequence[MeasuredCell]) -> Summary:
     tables = []
     for basis in bases:
         own = [score for score in scores if score.measure.basis == basis]
-        found = [_Paired(s, [paired(document, s, row, rows) for row in rows]) for s in own]
-        tables.append(_table(document, rows, found, basis))
+        has_failed = bool(_failed_baselines(document, cells))
+        pairs = [[paired(document, score, row, rows) for row in rows] for score in own]
+        found = [_Paired(*both, has_failed) for both in zip(own, pairs, strict=True)]
+        for number, one in enumerate(found):
+            if one.examples in {other.examples for other in found[:number]}:
+                found[number] = one._replace(has_examples=False)
+        tables.append(_table(document, rows, found, basis, cells))
     costs = Table(
         title="What it cost",
         columns=[*_axes(document, rows), *_COSTS],
         rows=[[*_place(document, row, rows), *_costs(row)] for row in rows],
-        notes=["Means over runs, of the verbs alone: without the start of their processes."],
+        notes=[_COUNTED],
     )
     figures = [figure(document, score, rows) for score in scores[:_MOST_FIGURES]]
     return Summary(tables, costs, figures)
@@ -94,19 +112,24 @@ def _place(document: Document, row: SweepRow, rows: Sequence[SweepRow]) -> list[
 
 
 def _table(
-    document: Document, rows: Sequence[SweepRow], scores: Sequence[_Paired], basis: Basis
+    document: Document,
+    rows: Sequence[SweepRow],
+    scores: Sequence[_Paired],
+    basis: Basis,
+    cells: Sequence[MeasuredCell],
 ) -> Table:
     has_failed = any(cell.error for row in rows for cell in row.cells)
     columns = [*_axes(document, rows), Column(name="runs")]
     columns += [Column(name="failed")] * has_failed
     columns += [column for one in scores for column in _columns(one)]
+    columns = _told_apart(columns)
     lines = []
     for number, row in enumerate(rows):
         line = [*_place(document, row, rows), Entry(value=float(len(row.chains)))]
         failed = [cell.error for cell in row.cells if cell.error]
         line += [Entry(value=float(len(failed)), note=failed[0] if failed else "")] * has_failed
         for one in scores:
-            line.append(average(one.score, row.chains))
+            line.append(average(one.score, row.chains, row.groups))
             line += _differences(one, one.pairs[number])
         lines.append(line)
     return Table(
@@ -114,9 +137,33 @@ def _table(
         columns=columns,
         rows=lines,
         basis=basis,
-        notes=_notes(document, rows, scores),
-        losses=losses(document, scores[0].score, rows) if scores else None,
+        notes=_notes(document, rows, scores, cells),
+        losses=losses(document, [one.score for one in scores], rows) if scores else None,
     )
+
+
+def _told_apart(columns: Sequence[Column]) -> list[Column]:
+    """Return columns whose names differ: a second one of a name is numbered."""
+    seen, found = list[str](), list[Column]()
+    for column in columns:
+        seen.append(column.name)
+        count = seen.count(column.name)
+        name = column.name if count == 1 else f"{column.name} ({count})"
+        found.append(column.model_copy(update={"name": name}))
+    return found
+
+
+def _failed_baselines(document: Document, cells: Sequence[MeasuredCell]) -> list[str]:
+    """Return why baselines are missing, each reason once."""
+    given = document.baseline
+    if given is None:
+        return []
+    if isinstance(given, str):
+        found = [cell.error for cell in cells if given not in cell.base]
+    else:
+        own = [cell for cell in cells if given.items() <= cell.point.place.items()]
+        found = [cell.error for cell in own if not cell.chain]
+    return list(dict.fromkeys(error for error in found if error))
 
 
 def _columns(one: _Paired) -> list[Column]:
@@ -138,10 +185,16 @@ def _differences(one: _Paired, pair: Paired | None) -> list[Entry]:
     if pair is None:
         return [NOTHING] * (3 if one.examples else 2)
     by_example = [pair.by_example] if one.examples else []
-    return [pair.difference, *by_example, Entry(value=pair.verdict or None)]
+    note = "by the examples of one run" if pair.is_by_example else ""
+    return [pair.difference, *by_example, Entry(value=pair.verdict or None, note=note)]
 
 
-def _notes(document: Document, rows: Sequence[SweepRow], scores: Sequence[_Paired]) -> list[str]:
+def _notes(
+    document: Document,
+    rows: Sequence[SweepRow],
+    scores: Sequence[_Paired],
+    cells: Sequence[MeasuredCell],
+) -> list[str]:
     over = " and ".join(document.repeat)
     notes = [
         f"Means over {over}, with Student's 95 % interval of the mean. A row of one run has the "
@@ -150,22 +203,61 @@ def _notes(document: Document, rows: Sequence[SweepRow], scores: Sequence[_Paire
         else "Each row is one run: its interval, if there is one, is that over its examples; how "
         "far seeds differ is not known."
     ]
-    if not any(one.is_paired for one in scores):
-        return notes
-    given = document.baseline
-    name = given if isinstance(given, str) else ", ".join(map(str, (given or {}).values()))
-    has_examples = any(one.examples for one in scores)
-    notes.append(
-        f"The baseline is {name}. Differences are paired: each run with the baseline's of equal "
-        f"values in all else. Student's 95 % interval over the pairs; none of one pair."
-    )
-    if has_examples:
+    for one in scores:
+        if num_broken := broken(one.score, [chain for row in rows for chain in row.chains]):
+            notes.append(
+                f"{one.score.title} is no finite number in {num_broken} runs: their rows have no "
+                f"mean."
+            )
+    if any(one.is_paired for one in scores):
+        notes += _of_pairs(document, rows, scores, cells)
+    if alone := _unpaired(document, rows, scores):
+        shown = "; ".join(alone[:_MOST_NAMED])
+        more = f" and {len(alone) - _MOST_NAMED} more" if len(alone) > _MOST_NAMED else ""
         notes.append(
-            "By example, the examples of each pair are paired as well; the 95 % interval is of "
-            "other runs on other examples (both are drawn again), too narrow where runs are few."
+            f"Nothing of the baseline compares with: {shown}{more} (no run of equal values in all "
+            f"else, or of another protocol)."
         )
-    by = "by example, or else of the pairs," if has_examples else "of the difference"
-    return [*notes, f"“Differs” says whether the interval {by} excludes 0."]
+    return notes
+
+
+def _of_pairs(
+    document: Document,
+    rows: Sequence[SweepRow],
+    scores: Sequence[_Paired],
+    cells: Sequence[MeasuredCell],
+) -> list[str]:
+    """Return what is to be known of the differences to the baseline."""
+    given = document.baseline
+    name = given if isinstance(given, str) else ", ".join(spoken(given or {}))
+    notes = [
+        f"The baseline is {name}. Differences are paired: each run with the baseline's of equal "
+        f"values in all else. Student's 95 % interval over the pairs; none of one pair. “Differs” "
+        f"says whether it excludes 0."
+    ]
+    if any(one.examples for one in scores):
+        notes.append(
+            "By example, the examples of each pair are paired as well: Student's 95 % interval of "
+            "these runs on other examples, which says nothing of other runs. It decides what "
+            "“differs” only where there is one run (or seeds change nothing), of that run alone."
+        )
+    notes += [
+        f"The baseline {name} failed: {error}" for error in _failed_baselines(document, cells)
+    ]
+    return notes
+
+
+def _unpaired(document: Document, rows: Sequence[SweepRow], scores: Sequence[_Paired]) -> list[str]:
+    """Return the rows that have results, and nothing to compare them with."""
+    given, found = document.baseline, list[str]()
+    if given is None or not any(one.score.measure.comparison is None for one in scores):
+        return []
+    for number, row in enumerate(rows):
+        is_own = row.given or (isinstance(given, dict) and given.items() <= row.place.items())
+        has_pair = any(one.pairs[number] is not None for one in scores)
+        if row.chains and not is_own and not has_pair:
+            found.append(row.label)
+    return found
 
 
 def _costs(row: SweepRow) -> list[Entry]:

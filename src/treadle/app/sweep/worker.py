@@ -9,14 +9,19 @@ import signal
 import sys
 import threading
 import traceback
+from importlib import import_module
 from pathlib import Path
 
-from treadle.app.sweep.jobs import forget_error, read_job
+from treadle.app.sweep.jobs import CellJob, forget_error, read_job
 from treadle.core.cache import locked
 from treadle.core.errors import TreadleError
 from treadle.recipe import RecipePlan, run_plan
 
-__all__ = ["main"]
+__all__ = ["load", "main"]
+
+_WITHOUT_TORCH = ("text",)
+_HEAVY = ("torch", "transformers.modeling_utils", "treadle.model.load")
+"""What verbs that handle models import when they first need it: seconds."""
 
 
 def main(file: Path) -> int:
@@ -28,6 +33,7 @@ def main(file: Path) -> int:
     with locked(job.folder / ".lock"):
         forget_error(job)
         try:
+            load(job)
             for line in run_plan(RecipePlan(job.recipe, fresh)):
                 sys.stdout.write(line + "\n")
                 sys.stdout.flush()
@@ -36,6 +42,17 @@ def main(file: Path) -> int:
             job.fail(_said(error))
             return 1
     return 0
+
+
+def load(job: CellJob) -> None:
+    """Import what the verbs need, so that the first one is not timed with it."""
+    for step in job.recipe.steps:
+        step.verb.function()
+        if (table := step.verb.methods()) is not None:
+            table.resolve(step.settings["method"])
+        if step.verb.wing not in _WITHOUT_TORCH:
+            for name in _HEAVY:
+                import_module(name)
 
 
 def _said(error: BaseException) -> str:

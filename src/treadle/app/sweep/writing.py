@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,13 +125,13 @@ def _csv(table: Table) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [f"# {table.title} ({table.basis})", ""]
+    lines = [f"# {_plain(table.title)} ({table.basis})", ""]
     lines.append("| " + " | ".join(_head(table, n) for n in range(len(table.columns))) + " |")
     lines.append("|" + "---|" * len(table.columns))
     lines += ["| " + " | ".join(map(_spoken, row)) + " |" for row in table.rows]
-    lines += ["", *(f"- {note}" for note in table.notes)]
+    lines += ["", *(f"- {_plain(note)}" for note in table.notes)]
     if table.losses:
-        lines += ["", "Where it loses:", "", *(f"- {loss}" for loss in table.losses)]
+        lines += ["", "Where it loses:", "", *(f"- {_plain(loss)}" for loss in table.losses)]
     return "\n".join(lines) + "\n"
 
 
@@ -138,14 +139,19 @@ def _head(table: Table, number: int) -> str:
     column = table.columns[number]
     good = f"{column.better} is better" if column.better != "neither" else ""
     inside = ", ".join(filter(None, [column.unit, good]))
-    return f"{column.name} ({inside})" if inside else column.name
+    return _plain(f"{column.name} ({inside})" if inside else column.name)
+
+
+def _plain(text: str) -> str:
+    """Return a text as one line that Markdown shows as it is."""
+    return re.sub(r"([|<`*\\])", r"\\\1", " ".join(text.split()))
 
 
 def _spoken(entry: Entry) -> str:
     text = _text(entry.value) or "–"
     if entry.low is not None and entry.high is not None:
         text += f" [{_text(entry.low)}, {_text(entry.high)}]"
-    return (f"{text} ({entry.note})" if entry.note else text).replace("|", "\\|")
+    return _plain(f"{text} ({entry.note})" if entry.note else text)
 
 
 def _json(table: Table) -> str:

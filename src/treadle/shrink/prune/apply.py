@@ -13,7 +13,7 @@ from treadle.shrink.prune.request import Mode, PruneRequest, check
 from treadle.shrink.prune.run import prune_model
 from treadle.shrink.prune.tables import ALLOCATIONS, METRICS, UPDATES
 
-__all__ = ["prune"]
+__all__ = ["prune", "request_of"]
 
 
 @checked
@@ -76,6 +76,42 @@ def prune(
     """
     from treadle.model.load import resolve
 
+    request = request_of(
+        method,
+        sparsity=sparsity,
+        pattern=pattern,
+        update=update,
+        allocation=allocation,
+        text=text,
+        num_windows=num_windows,
+        window_tokens=window_tokens,
+        calibrate=calibrate,
+        seed=seed,
+        allow_nonuniform=allow_nonuniform,
+    )
+    with CheckpointReader(resolve(model)) as reader:
+        return prune_model(request, reader, str(model), Path(out), overwrite, trust_remote_code)
+
+
+def request_of(
+    method: Metric | str | Choice,
+    *,
+    sparsity: float | None,
+    pattern: str,
+    update: Update | str | Choice | None,
+    allocation: Allocation | str | Choice | None,
+    text: str | None,
+    num_windows: int,
+    window_tokens: int,
+    calibrate: Mode | None,
+    seed: int,
+    allow_nonuniform: bool,
+) -> PruneRequest:
+    """Return the settings of `prune`, checked as far as they can be without the model.
+
+    Raises:
+        SettingsError: One is wrong or contradicts another.
+    """
     metric, wanted = METRICS.resolve(method), parse_pattern(pattern)
     request = PruneRequest(
         metric,
@@ -91,5 +127,4 @@ def prune(
         allow_nonuniform,
     )
     check(request)
-    with CheckpointReader(resolve(model)) as reader:
-        return prune_model(request, reader, str(model), Path(out), overwrite, trust_remote_code)
+    return request
