@@ -40,7 +40,7 @@ def require_same(kernel: str, library: ctypes.CDLL, mirrors: tuple[Mirror, ...])
     """
     if not mirrors:
         return
-    compiled = _compiled(library)
+    compiled = _compiled(kernel, library)
     for mirror in mirrors:
         name, own = mirror.__name__.removeprefix("_"), _own(mirror)
         if compiled.get(name) != own:
@@ -51,9 +51,14 @@ def require_same(kernel: str, library: ctypes.CDLL, mirrors: tuple[Mirror, ...])
             )
 
 
-def _compiled(library: ctypes.CDLL) -> dict[str, _Struct]:
+def _compiled(kernel: str, library: ctypes.CDLL) -> dict[str, _Struct]:
     """Return what C says of its structs."""
-    say = library.mirrored
+    say = getattr(library, "mirrored", None)
+    if say is None:
+        raise TreadleError(
+            f"The kernel '{kernel}' has no function 'mirrored', which says what its structs are; "
+            f"add MIRRORS(...) of mirror.h to {kernel}.c."
+        )
     say.restype, say.argtypes = ctypes.c_int64, [ctypes.c_char_p, ctypes.c_int64]
     size = say(None, 0) + 1
     room = ctypes.create_string_buffer(size)
