@@ -82,16 +82,16 @@ def test_a_second_process_uses_the_cached_object(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_object_is_rebuilt(tmp_path, damage):
     tool = compiler.find_compiler()
-    name = compiler.object_name("mask", best(), tool, hardware.instruction_set())
+    name = compiler.object_name("codes", best(), tool, hardware.instruction_set())
     path = tmp_path / "cache" / "native" / name
-    make("mask", best(), path)
+    make("codes", best(), path)
     assert compiler.is_sealed(path)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     damaged = {"truncate": content[:-100], "flip": content, "empty": b""}[damage]
     path.write_bytes(damaged)
     assert not compiler.is_sealed(path)
-    assert native.keep_rows(SCORE, 1).tolist() == EXPECTED
+    assert loader.library("codes") is not None
     assert compiler.is_sealed(path)
 
 
