@@ -119,7 +119,14 @@ All is well."""
 
 
 def test_slow_kernels_are_something_to_mend():
-    slow = WELL._replace(native=NativeStatus("python", None, None, "numpy", "no compiler"))
-    assert doctor.render(slow).endswith(
-        "To mend:\n  apt-get install gcc   (or set $CC; kernels run 10 to 40 times slower without)"
-    )
+    slow = NativeStatus("python", None, None, "numpy", "no compiler", mend="apt-get install gcc")
+    text = doctor.render(WELL._replace(native=slow))
+    assert text.endswith("To mend:\n  apt-get install gcc")
+
+
+def test_files_that_vanish_meanwhile_do_not_count(measured, monkeypatch):
+    folder = measured / "not" / "yet"
+    folder.mkdir(parents=True)
+    (folder / "a").write_bytes(b"12345")
+    monkeypatch.setattr(doctor.os, "walk", lambda place: [(str(place), [], ["a", "gone"])])
+    assert doctor.diagnose().cache_bytes == 5

@@ -39,7 +39,7 @@ def empty_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     """Leave the large kernel out, which these tests would compile for nothing."""
-    monkeypatch.setattr(compiler, "KERNELS", ("mask", "obs"))
+    monkeypatch.setattr(compiler, "KERNELS", ("mask", "codes"))
 
 
 def make(kernel, level, target):
@@ -82,16 +82,16 @@ def test_a_second_process_uses_the_cached_object(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_object_is_rebuilt(tmp_path, damage):
     tool = compiler.find_compiler()
-    name = compiler.object_name("mask", best(), tool, hardware.instruction_set())
+    name = compiler.object_name("codes", best(), tool, hardware.instruction_set())
     path = tmp_path / "cache" / "native" / name
-    make("mask", best(), path)
+    make("codes", best(), path)
     assert compiler.is_sealed(path)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     damaged = {"truncate": content[:-100], "flip": content, "empty": b""}[damage]
     path.write_bytes(damaged)
     assert not compiler.is_sealed(path)
-    assert native.keep_rows(SCORE, 1).tolist() == EXPECTED
+    assert loader.library("codes") is not None
     assert compiler.is_sealed(path)
 
 
@@ -184,9 +184,7 @@ def test_without_a_compiler_the_twins_work_and_warn_exactly_once(tmp_path, monke
     [warning] = caught
     assert warning.category is native.SlowPathWarning
     assert "no cc, gcc or clang on the path" in str(warning.message)
-    assert "Install a C compiler (apt-get install gcc) and let TREADLE_CACHE" in str(
-        warning.message
-    )
+    assert "To mend: apt-get install gcc" in str(warning.message)
     assert native.status().active == "python"
 
 
@@ -226,7 +224,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     with pytest.warns(native.SlowPathWarning, match=says):
         assert native.keep_rows(SCORE, 1).tolist() == EXPECTED
     assert loader._load("mask").status.active == "compiled"
-    assert loader.library("obs") is not None  # and no second warning
+    assert loader.library("codes") is not None  # and no second warning
 
 
 @needs_compiler

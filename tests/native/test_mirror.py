@@ -21,8 +21,13 @@ MIRRORS["step"] = structs.MIRRORS
 EVERY = [(kernel, struct) for kernel, own in MIRRORS.items() for struct in own]
 
 
-def changed(struct, fields):
-    return type(struct.__name__, (ctypes.Structure,), {"_fields_": tuple(fields)})
+def changed(struct, fields, points_to=None):
+    pointees = getattr(struct, "_points_to_", ())
+    members = {
+        "_fields_": tuple(fields),
+        "_points_to_": pointees if points_to is None else points_to,
+    }
+    return type(struct.__name__, (ctypes.Structure,), members)
 
 
 def test_every_struct_of_ours_is_compared():
@@ -36,7 +41,7 @@ def test_every_struct_of_ours_is_compared():
 def test_every_struct_of_c_has_a_mirror():
     for kernel in compiler.KERNELS:
         library = loader.library(kernel)
-        compiled = mirror._compiled(library) if hasattr(library, "mirrored") else {}
+        compiled = mirror._compiled(kernel, library) if hasattr(library, "mirrored") else {}
         assert set(compiled) == {s.__name__.lstrip("_") for s in MIRRORS.get(kernel, ())}
 
 
@@ -64,6 +69,14 @@ def test_a_struct_that_changed_on_one_side_is_refused(kernel, struct):
             loader.library(kernel, changed(struct, own))
         with pytest.raises(TreadleError, match=difference):
             loader.library(kernel, changed(struct, own))
+
+
+@pytest.mark.parametrize("kind", ["f8", "i4", ""])
+def test_a_pointer_to_other_numbers_is_refused(kind):
+    kinds = ((kind, ("weight", "upper", "error")), ("u1", ("keep",)))
+    says = rf"field 0 is 'weight' \(8 bytes of kind pf4 at 0\) in C and .* kind p{kind} at 0\) in P"
+    with pytest.raises(TreadleError, match=says):
+        loader.library("obs", changed(native._Block, native._Block._fields_, kinds))
 
 
 def test_a_struct_that_c_does_not_have_is_refused():

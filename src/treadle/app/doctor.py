@@ -1,7 +1,9 @@
 """`treadle doctor`: what is installed, what runs fast, what the machine can do, what to mend."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import shutil
 from pathlib import Path
@@ -149,10 +151,8 @@ def _verdict(diagnosis: Diagnosis) -> str:
     mends = [found.mend for found in diagnosis.packages if found.version is None]
     if diagnosis.packaged_model.version is None:
         mends.append(diagnosis.packaged_model.mend)
-    if diagnosis.native.active == "python":
-        mends.append(
-            "apt-get install gcc   (or set $CC; kernels run 10 to 40 times slower without)"
-        )
+    if diagnosis.native.mend:
+        mends.append(diagnosis.native.mend)
     if not mends:
         return "All is well."
     return "\n".join(["To mend:", *(f"  {mend}" for mend in dict.fromkeys(mends))])
@@ -173,7 +173,12 @@ def _version(package: str) -> str | None:
 
 
 def _folder_bytes(folder: Path) -> int:
-    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+    found = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # another process may remove it meanwhile
+                found += os.lstat(os.path.join(place, name)).st_size
+    return found
 
 
 def _nearest_existing(folder: Path) -> Path:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from treadle.core.errors import SettingsError
+
 __all__ = ["cache_folder", "locked"]
 
 
@@ -14,12 +16,23 @@ def cache_folder() -> Path:
 
     It may not exist yet. As the XDG base directory specification asks, a relative
     ``$XDG_CACHE_HOME`` is ignored.
+
+    Raises:
+        SettingsError: None of them is set, and the user has no home folder.
     """
     own = os.environ.get("TREADLE_CACHE")
     if own:
         return Path(own)
     shared = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    return (shared if shared.is_absolute() else Path.home() / ".cache") / "treadle"
+    if shared.is_absolute():
+        return shared / "treadle"
+    try:
+        return Path.home() / ".cache" / "treadle"
+    except RuntimeError as error:
+        raise SettingsError(
+            f"Found no $HOME in the environment and no home folder of user {os.getuid()}, expected "
+            f"a place for what can be made again; let TREADLE_CACHE name a folder."
+        ) from error
 
 
 @contextmanager

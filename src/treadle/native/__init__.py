@@ -200,6 +200,7 @@ class _Block(ctypes.Structure):
         ("error_stride", ctypes.c_int64),
         ("width", ctypes.c_int),
     )
+    _points_to_ = (("f4", ("weight", "upper", "error")), ("u1", ("keep",)))
 
     @classmethod
     def of(cls, weight: Floats, upper: Floats, keep: Bools, error: Floats) -> "_Block":

@@ -6,6 +6,7 @@ another name, so that an old object is never loaded; it is removed here.
 """
 
 import logging
+import shlex
 import sys
 import time
 
@@ -15,6 +16,7 @@ from treadle.native import compiler
 
 __all__ = ["build"]
 
+_USAGE = "usage: python -m treadle.native.build [all]"
 _logger = logging.getLogger(__name__)
 
 
@@ -41,7 +43,7 @@ def build(has_all_levels: bool = False) -> int:
         return 0
     tool = compiler.find_compiler()
     if tool is None:
-        raise compiler.CompileError("no $CC, cc, gcc or clang here; install gcc")
+        raise compiler.CompileError(f"{compiler.why_no_compiler()}; install gcc")
     num_units = sum(compiler.count_units(job.kernel) for job in jobs)
     with steps("compile the kernels", num_units) as bar:
         compiler.compile_objects(jobs, tool, usable_cores(), bar.advance)
@@ -60,17 +62,35 @@ def _remove_stale() -> None:
             path.unlink()
 
 
-def main(arguments: list[str]) -> None:
-    """Build, and say what was made; without a compiler kernels are left to their first use."""
+def main(arguments: list[str]) -> int:
+    """Build, and say what was made; what cannot be made is left to the first use of kernels.
+
+    Returns:
+        The status of the process: 2 where the arguments are not understood.
+    """
+    if arguments in (["-h"], ["--help"]):
+        sys.stdout.write(f"{_USAGE}\n{__doc__}")
+        return 0
+    if arguments not in ([], ["all"]):
+        sys.stderr.write(f"{_USAGE}\nFound {shlex.join(arguments)}.\n")
+        return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not arguments and not compiler.fitting_levels(instruction_set()):
+        _logger.info("No kernels were made: none of the levels fits this processor.")
+        return 0
     began = time.perf_counter()
     try:
         made = build("all" in arguments)
     except compiler.CompileError as error:
         _logger.warning("No kernels were made: %s.", error)
-        return
-    _logger.info("%d kernels made in %.1f seconds.", made, time.perf_counter() - began)
+    except OSError as error:
+        _logger.warning(
+            "No kernels were made: '%s' cannot be written (%s).", compiler.OBJECTS, error
+        )
+    else:
+        _logger.info("%d kernels made in %.1f seconds.", made, time.perf_counter() - began)
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

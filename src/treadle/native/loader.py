@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,6 +25,7 @@ __all__ = ["NativeStatus", "SlowPathWarning", "library", "status"]
 _logger = logging.getLogger(__name__)
 _SWITCH, _LEVEL = "TREADLE_NATIVE", "TREADLE_LEVEL"
 _ENVIRONMENT = (_SWITCH, _LEVEL, "TREADLE_CACHE", "XDG_CACHE_HOME", "HOME")
+_MORE_PLACES = ("/dev/shm", "/var/tmp")  # each compile makes a folder of its own there
 
 
 class SlowPathWarning(UserWarning):
@@ -42,6 +44,8 @@ class NativeStatus(NamedTuple):
     why: str
     fitting: tuple[str, ...] = ()
     """The levels that this processor runs, the best first."""
+    mend: str = ""
+    """What to do for faster kernels, or for keeping them; empty where all is well."""
 
 
 class _Kernel(NamedTuple):
@@ -65,7 +69,7 @@ def library(kernel: str, *mirrors: Mirror) -> ctypes.CDLL | None:
     """
     found = _load(kernel, mirrors)
     if found.library is None and not _is_switched_off():
-        _warn_once(found.status.why)
+        _warn_once(found.status.why, found.status.mend)
     return found.library
 
 
@@ -73,7 +77,7 @@ def status() -> NativeStatus:
     """Return where the kernels come from; of several answers, the one of the slowest kernel."""
     speeds = ("python", "compiled", "prebuilt")
     found = (_load(name).status for name in compiler.KERNELS)
-    slowest = min(found, key=lambda status: speeds.index(status.active))
+    slowest = min(found, key=lambda status: (speeds.index(status.active), not status.mend))
     fitting = compiler.fitting_levels(instruction_set())
     return slowest._replace(fitting=tuple(level.name for level in fitting))
 
@@ -102,21 +106,36 @@ def _load(kernel: str, mirrors: tuple[Mirror, ...] = ()) -> _Kernel:
 @functools.cache
 def _load_for(kernel: str, mirrors: tuple[Mirror, ...], *environment: str | None) -> _Kernel:
     if _is_switched_off():
-        return _Kernel(None, _python(f"${_SWITCH} is 0"))
-    found = _find(kernel, cache_folder() / "native", tuple(_levels()))
+        return _Kernel(None, _python(f"${_SWITCH} is 0", f"unset {_SWITCH}"))
+    found = _find(kernel, _folder(), tuple(_levels()))
     if found.library is not None:
         require_same(kernel, found.library, mirrors)
     return found
 
 
+def _folder() -> Path | None:
+    """Return where compiled objects are kept, if there is such a place."""
+    try:
+        return cache_folder() / "native"
+    except SettingsError:
+        return None
+
+
 @functools.cache
-def _find(kernel: str, folder: Path, levels: tuple[Level, ...]) -> _Kernel:
+def _find(kernel: str, folder: Path | None, levels: tuple[Level, ...]) -> _Kernel:
+    refusals = []
     for level in levels:
         prebuilt = compiler.OBJECTS / compiler.prebuilt_name(kernel, level)
-        if compiler.is_sealed(prebuilt):
-            found = NativeStatus("prebuilt", prebuilt.parent, None, level.name, _prebuilt(level))
-            return _Kernel(ctypes.CDLL(str(prebuilt)), found)
-    return _compiled(kernel, folder, levels[0] if levels else compiler.NATIVE)
+        if not compiler.is_sealed(prebuilt):
+            continue
+        try:
+            loaded = ctypes.CDLL(str(prebuilt))
+        except OSError as error:  # a system library is too old, or the folder forbids programs
+            refusals.append(f"an object of the package cannot be loaded ({error})")
+            continue
+        why = "; ".join([_prebuilt(level), *refusals])
+        return _Kernel(loaded, NativeStatus("prebuilt", prebuilt.parent, None, level.name, why))
+    return _compiled(kernel, folder, levels[0] if levels else compiler.NATIVE, refusals)
 
 
 def _prebuilt(level: Level) -> str:
@@ -127,39 +146,61 @@ def _prebuilt(level: Level) -> str:
     return f"the package carries objects of this source; {level.name} is the {which} level"
 
 
-def _compiled(kernel: str, folder: Path, level: Level) -> _Kernel:
+def _compiled(kernel: str, folder: Path | None, level: Level, because: Sequence[str]) -> _Kernel:
     tool = compiler.find_compiler()
     if tool is None:
-        named = os.environ.get("CC")
-        looked = (
-            f"$CC names '{named}', which does not run"
-            if named
-            else "no cc, gcc or clang on the path"
-        )
-        return _Kernel(None, _python(looked))
-    refusals = []
+        why = "; ".join([*because, compiler.why_no_compiler()])
+        return _Kernel(None, _python(why, _mend_compiler()))
+    refusals = list(because)
     # A compiler may be too old to know a level; what it finds here it knows.
     for wanted in dict.fromkeys([level, *([] if _wanted() else [compiler.NATIVE])]):
         name = compiler.object_name(kernel, wanted, tool, instruction_set())
-        job = compiler.CompileJob(kernel, wanted, folder / name)
+        job = compiler.CompileJob(kernel, wanted, (folder or Path()) / name)
         try:
-            return _kept(job, tool)
+            if folder is None:
+                return _not_kept(job, tool, "there is no home folder to keep it in")
+            return _kept(job, tool, _why_compiled(because))
         except compiler.CompileError as error:
             refusals.append(str(error))
-        except OSError as error:
-            return _not_kept(job, tool, str(error))
-    return _Kernel(None, _python("; ".join(refusals)))
+    mend = _mend_compiler() if os.environ.get("CC") else "let CC name another C compiler"
+    return _Kernel(None, _python("; ".join(refusals), mend))
 
 
-def _kept(job: compiler.CompileJob, tool: compiler.Compiler) -> _Kernel:
+def _why_compiled(because: Sequence[str]) -> str:
+    wanted = _wanted()
+    if because:
+        reason = "; ".join(because)
+    elif wanted == compiler.NATIVE.name:
+        reason = f"${_LEVEL} asks for '{wanted}'"
+    elif wanted:
+        reason = f"the package carries no objects for '{wanted}', which ${_LEVEL} asks for"
+    else:
+        reason = "the installed package carries no fitting objects"
+    return f"compiled on this machine, because {reason}"
+
+
+def _mend_compiler() -> str:
+    if os.environ.get("CC"):
+        return "unset CC, or let it name a C compiler"
+    return "apt-get install gcc   (or let CC name a C compiler)"
+
+
+def _kept(job: compiler.CompileJob, tool: compiler.Compiler, why: str) -> _Kernel:
     path = job.target
-    if not compiler.is_sealed(path):
-        with locked(path.parent / "lock"):  # of several processes, one compiles
-            if not compiler.is_sealed(path):
-                _make(job, tool)
-    why = "compiled on this machine, because the installed package carries no fitting objects"
-    found = NativeStatus("compiled", path.parent, tool.version, job.level.name, why)
-    return _Kernel(ctypes.CDLL(str(path)), found)
+    try:
+        if not compiler.is_sealed(path):
+            with locked(path.parent / "lock"):  # of several processes, one compiles
+                if not compiler.is_sealed(path):
+                    _make(job, tool)
+    except OSError as error:
+        return _not_kept(job, tool, f"'{path.parent}' cannot be written ({error})")
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:
+        reason = f"what lies in '{path.parent}' cannot be loaded, maybe it is mounted noexec"
+        said = str(error).removeprefix(f"{path}: ")  # the same for all kernels, which warn once
+        return _not_kept(job, tool, f"{reason} ({said})")
+    return _Kernel(loaded, NativeStatus("compiled", path.parent, tool.version, job.level.name, why))
 
 
 def _make(job: compiler.CompileJob, tool: compiler.Compiler) -> None:
@@ -178,25 +219,35 @@ def _make(job: compiler.CompileJob, tool: compiler.Compiler) -> None:
 
 
 def _not_kept(job: compiler.CompileJob, tool: compiler.Compiler, reason: str) -> _Kernel:
-    """Compile for this process alone."""
-    folder = job.target.parent
-    why = (
-        f"compiled for this process alone: '{folder}' cannot be written ({reason}). Let "
-        f"TREADLE_CACHE name a folder that can"
-    )
-    _warn_of_cache_once(folder, why)
+    """Compile for this process alone, in the first place that takes a program."""
+    why = f"compiled for this process alone: {reason}"
+    mend = "let TREADLE_CACHE name a folder for programs that can be written and has room"
+    refusals = []
+    for place in _private_places():
+        try:
+            with compiler.workplace(place) as beside:
+                made = beside / job.target.name
+                compiler.compile_objects([job._replace(target=made)], tool, usable_cores())
+                loaded = ctypes.CDLL(str(made))
+        except OSError as error:
+            refusals.append(f"not in '{place}' either ({error})")
+            continue
+        _warn_of_cache_once(reason, mend)
+        found = NativeStatus("compiled", None, tool.version, job.level.name, why)
+        return _Kernel(loaded, found._replace(mend=mend))
+    return _Kernel(None, _python("; ".join([reason, *refusals]), mend))
+
+
+def _private_places() -> Iterator[Path]:
     try:
-        with tempfile.TemporaryDirectory(prefix="treadle-") as beside:
-            made = Path(beside) / job.target.name
-            compiler.compile_objects([job._replace(target=made)], tool, usable_cores())
-            loaded = ctypes.CDLL(str(made))
-    except (compiler.CompileError, OSError) as error:
-        return _Kernel(None, _python(f"{why}; and not even so ({error})"))
-    return _Kernel(loaded, NativeStatus("compiled", None, tool.version, job.level.name, why))
+        yield Path(tempfile.gettempdir())
+    except FileNotFoundError:  # none can be written
+        return
+    yield from (place for place in map(Path, _MORE_PLACES) if place.is_dir())
 
 
-def _python(why: str) -> NativeStatus:
-    return NativeStatus("python", None, None, "numpy", why)
+def _python(why: str, mend: str) -> NativeStatus:
+    return NativeStatus("python", None, None, "numpy", why, mend=mend)
 
 
 def _wanted() -> str | None:
@@ -215,16 +266,19 @@ def _is_switched_off() -> bool:
 
 
 @functools.cache
-def _warn_of_cache_once(folder: Path, why: str) -> None:
-    message = f"treadle's kernels are {why}; until then every process compiles them again."
+def _warn_of_cache_once(reason: str, mend: str) -> None:
+    message = (
+        f"treadle's kernels are compiled for this process alone: {reason}. To mend: {mend}; until "
+        f"then every process compiles them again."
+    )
     warnings.warn(message, SlowPathWarning, stacklevel=2)
 
 
 @functools.cache
-def _warn_once(why: str) -> None:
+def _warn_once(why: str, mend: str) -> None:
     message = (
-        f"treadle's kernels run as slow Python twins, 10 to 40 times slower ({why}). Install a C "
-        f"compiler (apt-get install gcc) and let TREADLE_CACHE name a folder that can be written, "
-        f"or install treadle's wheel for Linux x86_64, which needs neither."
+        f"treadle's kernels run as slow Python twins, 10 to 40 times slower ({why}). To mend: "
+        f"{mend}; or install treadle's wheel for Linux x86_64, which needs no compiler and no "
+        f"cache."
     )
     warnings.warn(message, SlowPathWarning, stacklevel=3)

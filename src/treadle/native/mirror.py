@@ -1,7 +1,8 @@
 """Holds the structs that Python hands to a kernel against those that the kernel was compiled with.
 
 A kernel that takes structs has a function `mirrored` (mirror.h), by which C says where each field
-of each struct lies. What differs is found when the kernel is loaded, not when numbers are wrong.
+of each struct lies and to which numbers it points. What differs is found when the kernel is loaded,
+not when numbers are wrong. What void pointers and pointers to structs point to is not compared.
 """
 
 import ctypes
@@ -22,7 +23,7 @@ class _Field(NamedTuple):
     offset: int
     num_bytes: int
     kind: str
-    """i: integer, u: without a sign, f: float, p: pointer, array or struct."""
+    """i: integer, u: without a sign, f: float, p: array, struct or pointer; pf4: one to floats."""
 
 
 class _Struct(NamedTuple):
@@ -33,14 +34,15 @@ class _Struct(NamedTuple):
 def require_same(kernel: str, library: ctypes.CDLL, mirrors: tuple[Mirror, ...]) -> None:
     """Check that C has the same fields in the same places as each class of `mirrors`.
 
-    A class has the name of its struct, maybe with an underscore before it.
+    A class has the name of its struct, maybe with an underscore before it. It says to which numbers
+    its fields point by `_points_to_`, pairs of a kind with its bytes (f4) and names of fields.
 
     Raises:
         TreadleError: A struct is missing or differs.
     """
     if not mirrors:
         return
-    compiled = _compiled(library)
+    compiled = _compiled(kernel, library)
     for mirror in mirrors:
         name, own = mirror.__name__.removeprefix("_"), _own(mirror)
         if compiled.get(name) != own:
@@ -51,9 +53,14 @@ def require_same(kernel: str, library: ctypes.CDLL, mirrors: tuple[Mirror, ...])
             )
 
 
-def _compiled(library: ctypes.CDLL) -> dict[str, _Struct]:
+def _compiled(kernel: str, library: ctypes.CDLL) -> dict[str, _Struct]:
     """Return what C says of its structs."""
-    say = library.mirrored
+    say = getattr(library, "mirrored", None)
+    if say is None:
+        raise TreadleError(
+            f"The kernel '{kernel}' has no function 'mirrored', which says what its structs are; "
+            f"add MIRRORS(...) of mirror.h to {kernel}.c."
+        )
     say.restype, say.argtypes = ctypes.c_int64, [ctypes.c_char_p, ctypes.c_int64]
     size = say(None, 0) + 1
     room = ctypes.create_string_buffer(size)
@@ -70,10 +77,11 @@ def _field(name: str, offset: str, num_bytes: str, kind: str) -> _Field:
 
 
 def _own(mirror: Mirror) -> _Struct:
-    fields = []
+    said = getattr(mirror, "_points_to_", ())
+    fields, pointees = [], {name: kind for kind, names in said for name in names}
     for name, ctype, *_ in mirror._fields_:
         place = getattr(mirror, name)
-        fields.append(_Field(name, place.offset, place.size, _kind(ctype)))
+        fields.append(_Field(name, place.offset, place.size, _kind(ctype) + pointees.get(name, "")))
     return _Struct(ctypes.sizeof(mirror), tuple(fields))
 
 

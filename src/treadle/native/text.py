@@ -52,6 +52,7 @@ class _Characters(ctypes.Structure):
         ("lower", ctypes.c_void_p),
         ("size", ctypes.c_int64),
     )
+    _points_to_ = (("u2", ("classes",)), ("u4", ("lower",)))
 
     @classmethod
     def of(cls, is_chinese: bool) -> "_Characters":
@@ -61,6 +62,7 @@ class _Characters(ctypes.Structure):
 
 class _StopWords(ctypes.Structure):
     _fields_ = (("keys", ctypes.c_void_p), ("place", ctypes.c_void_p), ("mask", ctypes.c_int64))
+    _points_to_ = (("u8", ("keys",)), ("i1", ("place",)))
 
 
 def _kernel() -> ctypes.CDLL | None:

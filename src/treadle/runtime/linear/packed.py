@@ -46,6 +46,7 @@ class Matrix(ctypes.Structure):
         ("minima", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
     )
+    _points_to_ = (("u2", ("scales", "minima")), ("f4", ("bias",)))
 
 
 class Packed(NamedTuple):

@@ -39,6 +39,10 @@ class Heads(ctypes.Structure):
         ("softcap", ctypes.c_float),
         ("windows", ctypes.c_void_p),
     )
+    _points_to_ = (("i4", ("windows",)),)
+
+
+_NORMS = ("attention_norm", "mlp_norm", "attention_after", "mlp_after", "q_norm", "k_norm")
 
 
 class Layer(ctypes.Structure):
@@ -46,15 +50,11 @@ class Layer(ctypes.Structure):
 
     _fields_ = (
         *((role, Matrix) for role in ROLES),
-        ("attention_norm", ctypes.c_void_p),
-        ("mlp_norm", ctypes.c_void_p),
-        ("attention_after", ctypes.c_void_p),
-        ("mlp_after", ctypes.c_void_p),
-        ("q_norm", ctypes.c_void_p),
-        ("k_norm", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in _NORMS),
         ("heads", Heads),
         ("rope", ctypes.c_int32),
     )
+    _points_to_ = (("f4", _NORMS),)
 
 
 class Cache(ctypes.Structure):
@@ -64,6 +64,7 @@ class Cache(ctypes.Structure):
         (name, ctypes.c_void_p)
         for name in ("keys", "values", "positions", "key_scales", "value_scales")
     )
+    _points_to_ = (("i4", ("positions",)), ("f4", ("key_scales", "value_scales")))
 
 
 class Model(ctypes.Structure):
@@ -79,6 +80,7 @@ class Model(ctypes.Structure):
         *((n, ctypes.c_float) for n in ("epsilon", "norm_offset", "embedding_scale", "softcap")),
         *((n, ctypes.c_int32) for n in ("kv_dtype", "page_size")),
     )
+    _points_to_ = (("f4", ("norm",)),)
 
 
 class HeadTables(ctypes.Structure):
@@ -89,23 +91,25 @@ class HeadTables(ctypes.Structure):
         ("num_heads", ctypes.c_int32),
         ("most", ctypes.c_int32),
     )
+    _points_to_ = (("i4", ("numbers", "lengths", "planes")),)
+
+
+_PLACES = (
+    *("positions", "row_starts", "context_lengths", "page_starts"),
+    *("pages", "prefix_lengths"),
+)
 
 
 class View(ctypes.Structure):
     """What rows see."""
 
     _fields_ = (
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                *("positions", "row_starts", "context_lengths", "page_starts"),
-                *("pages", "prefix_lengths", "ancestors"),
-            )
-        ),
+        *((name, ctypes.c_void_p) for name in (*_PLACES, "ancestors")),
         ("dtype", ctypes.c_int32),
         ("page_size", ctypes.c_int32),
         ("heads", HeadTables),
     )
+    _points_to_ = (("i4", _PLACES), ("u8", ("ancestors",)))
 
 
 class Probe(ctypes.Structure):
@@ -117,6 +121,7 @@ class Probe(ctypes.Structure):
         ("num_slots", ctypes.c_int64),
         *((n, ctypes.c_int32) for n in ("num_heads", "segment", "first_row", "is_by_row")),
     )
+    _points_to_ = (("f4", ("states", "mass")),)
 
 
 class LowRank(ctypes.Structure):
@@ -128,6 +133,7 @@ class LowRank(ctypes.Structure):
         ("narrow", ctypes.c_void_p),
         ("widen", ctypes.c_void_p),
     )
+    _points_to_ = (("f4", ("narrow", "widen")),)
 
 
 class Run(ctypes.Structure):
@@ -152,6 +158,7 @@ class Rows(ctypes.Structure):
         ("num_runs", ctypes.c_int32),
         ("max_rank", ctypes.c_int32),
     )
+    _points_to_ = (("i4", ("tokens", "slots", "wanted")), ("f4", ("out",)))
 
 
 MIRRORS = (Matrix, Heads, Layer, Cache, Model, HeadTables, View, Probe, LowRank, Run, Rows)
