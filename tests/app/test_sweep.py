@@ -302,9 +302,10 @@ def test_what_is_imported_is_not_timed(file, tmp_path, monkeypatch):
 
 def test_threads_are_shared_out(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 5}, raising=False)
-    assert [_share(slot, 3) for slot in range(3)] == [[0, 1], [2, 3], [4, 5]]
-    assert _share(0, 1) == [0, 1, 2, 3, 4, 5]
-    assert [_share(slot, 9) for slot in (0, 5, 6)] == [[0], [5], [0]], "more jobs than cores"
+    assert [_share(slot, 2) for slot in range(3)] == [[0, 1], [2, 3], [4, 5]]
+    assert _share(0, 9) == [0, 1, 2, 3, 4, 5], "more threads than cores"
+    assert [_share(slot, 1) for slot in (0, 5, 6)] == [[0], [5], [0]], "more jobs than cores"
+    assert _share(1, 4) == [0, 1, 4, 5]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     found = _environment(2)

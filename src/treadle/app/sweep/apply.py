@@ -66,6 +66,7 @@ def sweep(
     out: Path | None = None,
     *,
     jobs: int = 1,
+    threads: int = 1,
     shard: str | None = None,
     join: list[Path] | None = None,
     dry_run: bool = False,
@@ -81,7 +82,9 @@ def sweep(
     Args:
         sweep_file: YAML file.
         out: Folder for everything (default: the sweep's own `out`).
-        jobs: Cells that run at a time; each has its share of the cores.
+        jobs: Cells that run at a time.
+        threads: Threads of each cell. Some methods sum in another order with other numbers of them,
+            so tables are the same for any `jobs` and on any machine, but not for any `threads`.
         shard: Run only the cells i, i + n, ... of n shards, written i/n, for machines that share
             the work.
         join: Take the results over from these folders of other shards, run nothing, and draw the
@@ -99,8 +102,9 @@ def sweep(
         CapacityError: The disk is full; what was made stays.
         TreadleError: Cells failed; all others have been run.
     """
-    if jobs < 1:
-        raise SettingsError(f"jobs = {jobs}, but at least 1 was expected; change it.")
+    for name, value in (("jobs", jobs), ("threads", threads)):
+        if value < 1:
+            raise SettingsError(f"{name} = {value}, but at least 1 was expected; change it.")
     document, contents = load_document(Path(sweep_file), out), Contents()
     require_inputs(document)
     found = make_jobs(document, contents)
@@ -119,7 +123,7 @@ def sweep(
         if join:
             yield from _joined(this, run, join)
         else:
-            yield from _run(this, run, jobs, fresh)
+            yield from _run(this, run, CellPool(jobs, fresh, threads), fresh)
         yield from _end(this, run)
 
 
@@ -226,7 +230,7 @@ def _recorded(this: _Sweep) -> AbstractContextManager[Recording]:
     return recorded("sweep", "", settings, out=document.out, overwrite=True)
 
 
-def _run(this: _Sweep, run: Recording, num_jobs: int, fresh: bool) -> Iterator[str]:
+def _run(this: _Sweep, run: Recording, cells: CellPool, fresh: bool) -> Iterator[str]:
     everything = [*this.prepared, *(cell.job for cell in this.cells)]
     missing = {job.folder for job in everything if fresh or not job.is_done}
     if missing:
@@ -235,12 +239,12 @@ def _run(this: _Sweep, run: Recording, num_jobs: int, fresh: bool) -> Iterator[s
         run.resumed(f"had made {len(everything) - len(missing)} of {len(everything)} jobs")
     watch = ScoreWatch(this.document)
     _watch_scores(this, watch, (job.folder for job in everything if job.folder not in missing))
-    board = Board(this.document.name, this.document.out, num_jobs, everything)
+    board = Board(this.document.name, this.document.out, cells.num_jobs, everything)
     for job in (job for job in everything if job.folder not in missing):
         board.there(job)
         yield f"{this.title(job)}: there already"
     try:
-        with steps("cells", len(everything)) as bar, CellPool(num_jobs, fresh) as pool:
+        with steps("cells", len(everything)) as bar, cells as pool:
             bar.advance(len(everything) - len(missing))
             for event in _events(this, pool, missing):
                 bar.show("; ".join(job.label for job in pool.running))

@@ -37,8 +37,8 @@ class Ended(NamedTuple):
 class CellPool:
     """Runs jobs; a context, at whose end no process of it is left."""
 
-    def __init__(self, num_jobs: int, fresh: bool = False) -> None:
-        self._num_jobs, self._fresh = num_jobs, fresh
+    def __init__(self, num_jobs: int, fresh: bool = False, num_threads: int = 1) -> None:
+        self.num_jobs, self._fresh, self._num_threads = num_jobs, fresh, num_threads
         self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._running: dict[int, tuple[CellJob, subprocess.Popen[bytes], float]] = {}
 
@@ -68,16 +68,16 @@ class CellPool:
         """
         waiting = list(reversed(jobs))
         while waiting or self._running:
-            while waiting and len(self._running) < self._num_jobs:
+            while waiting and len(self._running) < self.num_jobs:
                 job = waiting.pop()
                 self._start(job)
                 yield job
             yield self._wait()
 
     def _start(self, job: CellJob) -> None:
-        slot = next(n for n in range(self._num_jobs) if n not in self._running)
-        cores = _share(slot, self._num_jobs)
-        pinned = cores if self._num_jobs > 1 else []
+        slot = next(n for n in range(self.num_jobs) if n not in self._running)
+        cores = _share(slot, self._num_threads)
+        pinned = cores if self.num_jobs > 1 else []
         file = write_job(job, pinned, self._fresh)
         with job.log.open("wb") as log:
             process = subprocess.Popen(
@@ -112,13 +112,15 @@ class CellPool:
         return Ended(job, error, time.monotonic() - began)
 
 
-def _share(slot: int, num_jobs: int) -> list[int]:
-    """Return the cores of a place among jobs: disjoint parts, as long as there are enough."""
+def _share(slot: int, num_threads: int) -> list[int]:
+    """Return the cores of a place among jobs: disjoint parts, as long as there are enough.
+
+    How many they are depends on no other job: some sums go by the number of threads.
+    """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     cores = cores or list(range(os.cpu_count() or 1))
-    size = max(1, len(cores) // num_jobs)
-    first = slot * size % len(cores)
-    return cores[first : first + size]
+    first = slot * num_threads
+    return sorted({cores[(first + k) % len(cores)] for k in range(num_threads)})
 
 
 def _environment(num_threads: int) -> dict[str, str]:
