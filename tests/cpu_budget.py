@@ -23,7 +23,7 @@ BUDGETS = {
     "combine/merge": 25,
     "core": 10,
     "deploy/serve": 30,
-    "house": 40,
+    "house": 50,
     "judge/evaluate": 10,
     "learn/plan": 30,
     "model": 45,
