@@ -33,7 +33,7 @@ BUDGETS = {
     "shrink/prune": 35,
     "text/curate": 30,
 }
-"""Of those families that were measured, with a fifth of room; a new one gets DEFAULT_SECONDS."""
+"""Of the families that were measured, with some room; a new one gets DEFAULT_SECONDS."""
 MOST_SECONDS = 400
 FAR_OVER = 3
 WINGS = ("text", "learn", "shrink", "combine", "deploy", "judge")

@@ -1,8 +1,6 @@
 import re
-from pathlib import Path
 
 import made_results as made
-import pytest
 from made_results import page_of, text_of
 
 from treadle.core.result import (
@@ -13,18 +11,6 @@ from treadle.core.result import (
 )
 from treadle.page.numbers import bytes_unit, clock, decimals_for, fixed, interval, plain
 from treadle.page.wording import facts
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("study") / "results"
-    made.study(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def study_page(study: Path) -> str:
-    return page_of(study)
 
 
 class TestNumbers:

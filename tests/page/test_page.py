@@ -3,7 +3,6 @@
 import itertools
 import re
 import sys
-from pathlib import Path
 
 import made_results as made
 import pytest
@@ -29,18 +28,6 @@ pytest.importorskip("jinja2")
 
 def part(page: str, start: str, stop: str) -> str:
     return text_of(page[page.index(start) : page.index(stop)])
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("study") / "results"
-    made.study(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def study_page(study: Path) -> str:
-    return page_of(study)
 
 
 class TestFigures:

@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional
 
-from treadle.core.seed import torch_stream
+from fit.answered import ANSWERS, TOKENS, answer_loss, answers, weights
 from treadle.model import tiny
 from treadle.model.fit import (
     FitSettings,
@@ -17,12 +16,6 @@ from treadle.model.fit import (
     random_batches,
     speed_figure,
 )
-
-TOKENS = torch.randint(0, 16, (400,), generator=torch_stream(0, "tokens")).repeat(5)
-
-
-def weights(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def test_accumulated_parts_equal_the_whole():
@@ -47,23 +40,6 @@ def test_the_loss_falls_far_below_that_of_a_guess():
     figure = loss_figure({"tiny": found.losses}, num_points=10)
     assert figure.series[0].x[-1] == 60
     assert len(figure.series[0].y) == 10
-
-
-def answer_loss(model, batch):
-    """Mean cross-entropy of the tokens that are marked as answers."""
-    logits = model(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1]
-    labels = torch.where(batch["is_answer"], batch["input_ids"], -100)[:, 1:]
-    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-
-
-ANSWERS = Objective(answer_loss, lambda batch: float(batch["is_answer"][:, 1:].sum()))
-
-
-def answers(step, _losses):
-    """Rows of which one has three answer tokens, one has none, and the others have many."""
-    ids = random_batches(TOKENS, 5, 16, seed=1)(step, ())
-    ends = torch.tensor([3, 0, 14, 9, 16])[:, None]
-    return {"is_answer": torch.arange(16)[None] < ends, "input_ids": ids}
 
 
 @pytest.mark.parametrize("num_parts", [2, 5])

@@ -13,38 +13,16 @@ from safetensors.numpy import load_file, save_file
 
 from naive import plain_model, tokens_of
 from runtime.adapters import ROLES, merged, modules, write_adapter
+from runtime.linear.tiers import GREEDY, NATIVE, TIERS, executor, make, texts
 from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
 from treadle.model.adapters import Adapter
-from treadle.native.loader import library
-from treadle.runtime import LLM, SamplingParams
+from treadle.runtime import LLM
 from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import AdapterRun, StepRows
-from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.transformers_step.generic import GenericExecutor
 
 PAGE = 8
-GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
-NATIVE = library("step") is not None
-TIERS = ["generic", *(["native"] if NATIVE else [])]
 needs_native = pytest.mark.skipif(not NATIVE, reason="needs a C compiler")
-
-
-@pytest.fixture(scope="module")
-def folders(llama, tmp_path_factory) -> dict[str, Path]:
-    """Three adapters: all matrices, a small one on two of them, and one of another rank."""
-    home = tmp_path_factory.mktemp("adapters")
-    some = modules(["self_attn.q_proj", "mlp.down_proj"])
-    return {
-        "all": write_adapter(home / "all", llama, seed=1),
-        "some": write_adapter(home / "some", llama, some, rank=8, seed=2),
-        "odd": write_adapter(home / "odd", llama, rank=3, seed=3, size=0.2, use_rslora=True),
-    }
-
-
-def executor(tier: str, folder: Path, weights: str = "fp32", threads: int = 2):
-    if tier == "generic":
-        return GenericExecutor.from_folder(folder)
-    return LlamaStep(folder, weights, threads)
 
 
 def run(step, parts, pages: int = 64, hidden: bool = False) -> np.ndarray:
@@ -68,20 +46,6 @@ def run(step, parts, pages: int = 64, hidden: bool = False) -> np.ndarray:
     )
     pool = KeyValues(step.shape.kv_heads, step.shape.head_dim, pages, PAGE, "fp32")
     return step.hidden(whole, pool) if hidden else step.forward(whole, pool)
-
-
-@pytest.fixture(params=TIERS)
-def engine(request, llama, folders) -> LLM:
-    return make(request.param, llama, folders)
-
-
-def make(tier: str, llama: Path, folders: dict[str, Path], **settings) -> LLM:
-    own = {"cache_bytes": 2**20, "adapters": folders, **settings}
-    return LLM(llama, executor=executor(tier, llama), **own)
-
-
-def texts(count: int) -> list[list[int]]:
-    return [tokens_of(1, 20 + place, seed=place)[0].tolist() for place in range(count)]
 
 
 def logits_of(folder: Path, tokens) -> np.ndarray:

@@ -59,14 +59,14 @@ class Thinned(MergeMethod):
     def merge(self, chunk: Chunk, site: Site, known: Thinning) -> Floats:
         """Return the base plus the sum of the thinned task vectors."""
         is_mean = self.normalize and not self.elects_signs
-        weights = each(self.weight, len(chunk.models), normalize=is_mean) * known.factors
+        weights = each(self.weight, len(chunk.models), normalize=is_mean)
         deltas = chunk.deltas()
         known.thin(chunk)
         if not self.elects_signs:
-            return add_to_base(chunk, weighted_sum(deltas, weights), self.lambda_)
-        scale(deltas, weights)
-        own = each(self.weight, len(chunk.models))
-        merged = elected_sum(deltas, own, normalize=self.normalize)
+            merged = weighted_sum(deltas, weights * known.factors)
+        else:
+            scale(deltas, weights * known.factors)
+            merged = elected_sum(deltas, weights, normalize=self.normalize)
         return add_to_base(chunk, merged, self.lambda_)
 
 
