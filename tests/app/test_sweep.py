@@ -223,6 +223,7 @@ def test_a_reader_that_goes_does_not_end_it(monkeypatch):
         monkeypatch.setattr(sys, "stdout", stream)
         for _ in range(2):
             _say("a line")
+        assert os.fstat(writing).st_rdev == os.stat(os.devnull).st_rdev, "the next line fails again"
 
 
 def test_a_folder_that_cannot_be_is_refused(file, tmp_path):
