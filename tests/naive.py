@@ -55,6 +55,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     with CheckpointReader(folder) as reader:
         for matrix in all_matrices(folder):
             stored = reader.tensor(matrix.tensor).float()
+            stored = stored if matrix.place is None else stored[matrix.place]
             stored = stored.T if matrix.transposed else stored
             found[matrix.name] = stored[matrix.rows].clone()
     return found

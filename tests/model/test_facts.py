@@ -118,7 +118,7 @@ def test_an_unknown_architecture() -> None:
         facts.facts_of({"model_type": "lama"})
     message = str(caught.value)
     assert "model_type 'lama', for which treadle has no facts. Did you mean 'llama'?" in message
-    assert "write its line in ARCHITECTURES of treadle/model/facts.py" in message
+    assert "write its line in ARCHITECTURES of treadle/model/facts/architectures.py" in message
     with pytest.raises(UnsupportedModelError, match="model_type ''"):
         facts.facts_of({})
 

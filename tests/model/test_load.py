@@ -212,7 +212,7 @@ def test_layers_beyond_those_of_the_config_are_refused(copy: Path) -> None:
         skeleton(reader)
 
 
-def test_tensors_without_a_place_are_named_once_they_matter(copy: Path) -> None:
+def test_tensors_without_a_place_are_refused_once_they_matter(copy: Path) -> None:
     block = "model.layers.0.self_attn."
     harmless = {
         f"{block}rotary_emb.inv_freq": torch.ones(8),
@@ -226,6 +226,6 @@ def test_tensors_without_a_place_are_named_once_they_matter(copy: Path) -> None:
     add_tensors(copy, **{f"{block}k_proj.bias": torch.ones(32)})
     with (
         CheckpointReader(copy) as reader,
-        pytest.warns(UserWarning, match=r"1 tensors of .* \(the first is .*k_proj.bias'\); check"),
+        pytest.raises(CheckpointError, match=r"1 tensors of .* \(the first is .*k_proj.bias'"),
     ):
         skeleton(reader)

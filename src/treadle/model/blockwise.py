@@ -313,9 +313,8 @@ def read_matrices(
 
     found: dict[str, torch.Tensor] = {}
     for matrix in matrices:
-        values = reader.tensor(matrix.tensor)
-        values = values.T if matrix.transposed else values
-        found[matrix.name] = values[matrix.rows].to(torch.float32, copy=True)
+        values = matrix.of(reader.tensor(matrix.tensor))
+        found[matrix.name] = values.to(torch.float32, copy=True)
     return found
 
 
@@ -326,8 +325,7 @@ def stored(
     value = reader.tensor(name).clone()
     for matrix in matrices:
         if matrix.tensor == name:
-            target = value.T if matrix.transposed else value
-            target[matrix.rows] = view(matrix).to(value.dtype)
+            matrix.of(value).copy_(view(matrix).to(value.dtype))
     return value
 
 

@@ -10,6 +10,7 @@ from treadle.core.checkpoint import CheckpointReader, require_finite, require_un
 from treadle.core.errors import CheckpointError, DataError, UnsupportedModelError
 from treadle.model import facts
 from treadle.model.coded import DecodedReader
+from treadle.model.facts import NONUNIFORM, base_config
 from treadle.model.gguf_file import SUFFIX
 from treadle.model.source import open_model
 from treadle.model.unread import require_all_read
@@ -31,8 +32,6 @@ __all__ = [
     "skeleton",
 ]
 
-NONUNIFORM = "treadle_nonuniform"
-"""`model_type` of a folder whose blocks differ in width: foreign loaders refuse it by name."""
 _PACKAGED = "packaged:"
 logger = logging.getLogger(__name__)
 
@@ -97,14 +96,6 @@ def _download(name: str) -> Path:
         ) from error
 
 
-def base_config(config: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values
-    """Return the config of the architecture, unwrapped where the folder is a non-uniform one."""
-    base: dict[str, Any] = (
-        config["treadle_base"] if config.get("model_type") == NONUNIFORM else config
-    )
-    return base
-
-
 def skeleton(reader: CheckpointReader, trust_remote_code: bool = False) -> "PreTrainedModel":
     """Build the module tree with parameters on the meta device: no weight takes memory.
 
@@ -160,7 +151,7 @@ def _require_shapes(module: "PreTrainedModel", reader: CheckpointReader) -> None
     base = base_config(reader.config)
     architecture, shapes = facts.facts_of(base), shapes_of(reader)
     for name, parameter in module.named_parameters():
-        if architecture.num_experts and ".experts." in name:
+        if architecture.num_experts and ".experts." in name and name not in shapes:
             continue  # one parameter holds many tensors: facts.linears finds each
         on_disk = _on_disk(name, architecture, reader)
         found = shapes[reader.tied.get(on_disk, on_disk)]
@@ -222,9 +213,8 @@ def materialise(
 
 
 def _on_disk(name: str, architecture: facts.Architecture, reader: CheckpointReader) -> str:
-    """Return what a parameter is called on disk: as in the module, in old words, or unprefixed."""
-    renamed = [name.replace(new, old) for old, new in architecture.renames]
-    for candidate in (name, name.removeprefix(architecture.prefix), *renamed):
+    """Return what a parameter is called on disk."""
+    for candidate in facts.disk_names(name, architecture):
         if candidate in reader.tensors or candidate in reader.tied:
             return candidate
     raise CheckpointError(
@@ -249,6 +239,8 @@ def _stack(
 ) -> "torch.Tensor":
     import torch
 
+    if matrices[0].place is not None:  # stacked on disk as well
+        return _read(reader, matrices[0].tensor, dtype)
     by_expert: dict[int, list[torch.Tensor]] = {}
     for matrix in matrices:
         by_expert.setdefault(int(matrix.expert or 0), []).append(
@@ -325,7 +317,9 @@ def on_disk(
                 stem = architecture.blocks.format(layer=matrix.layer)
                 experts.setdefault(stem + matrix.parameter, []).append(matrix)
         for name, values in parameters.items():
-            if name in experts:
+            if name in experts and experts[name][0].place is not None:
+                yield experts[name][0].tensor, values
+            elif name in experts:
                 for matrix in experts[name]:
                     yield matrix.tensor, parameter_view(values, matrix)
             else:

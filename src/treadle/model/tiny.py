@@ -97,8 +97,15 @@ def model(model_type: str, seed: int = 0, **overrides: Any) -> "PreTrainedModel"
     return result
 
 
-def build(model_type: str, folder: Path, seed: int = 0, **overrides: Any) -> Path:
-    """Write a random model of `model_type` and its tokenizer into `folder` and return it."""
-    model(model_type, seed, **overrides).save_pretrained(folder)
+def build(
+    model_type: str, folder: Path, seed: int = 0, is_stacked: bool = False, **overrides: Any
+) -> Path:
+    """Write a random model of `model_type` and its tokenizer into `folder` and return it.
+
+    With `is_stacked` all experts of a block lie on each other in one tensor.
+    """
+    model(model_type, seed, **overrides).save_pretrained(
+        folder, save_original_format=not is_stacked
+    )
     tokenizer(folder)
     return folder

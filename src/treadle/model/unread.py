@@ -1,17 +1,17 @@
 """Tensors of a checkpoint that the model of its config has no place for."""
 
 import re
-import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from treadle.core.checkpoint import CheckpointReader
-from treadle.core.errors import CheckpointError
+from treadle.core.errors import CheckpointError, UnsupportedModelError
 from treadle.model import facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["require_all_read"]
+__all__ = ["require_all_read", "require_named"]
 
 # Buffers that older versions of transformers saved, and that are computed now.
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.bias|attention\.bias|masked_bias)$")
@@ -20,7 +20,7 @@ _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.bias|attention\.bias|masked
 def require_all_read(
     module: "PreTrainedModel",
     reader: CheckpointReader,
-    config: dict[str, Any],  # Any: JSON values
+    config: facts.Config,
 ) -> None:
     """Check that the blocks on disk are the blocks of the config.
 
@@ -32,8 +32,9 @@ def require_all_read(
         config: Of the architecture.
 
     Raises:
-        CheckpointError: There are blocks beyond the config's last one; layers that predict further
-            tokens (num_nextn_predict_layers) are known and left out.
+        CheckpointError: There are blocks beyond the config's last one (layers that predict further
+            tokens, num_nextn_predict_layers, are known and left out), or tensors in a block that
+            the model has no place for.
     """
     shapes = {name: info.shape for name, info in reader.tensors.items()}
     stem = facts.block_prefix(config, 0, shapes).removesuffix("0.")
@@ -53,32 +54,63 @@ def require_all_read(
             f"layers are stored)."
         )
     known = _places(module, config)
+    for layer in range(num_layers):
+        known |= {matrix.tensor for matrix in facts.linears(config, layer, shapes)}
     unread = [
         name
         for name, layer in inside.items()
         if layer < num_layers and name not in known and not _is_harmless(name, reader)
     ]
     if unread:
-        warnings.warn(
+        raise CheckpointError(
             f"{len(unread)} tensors of '{reader.folder}' have no place in the model that "
-            f"config.json describes and are left out (the first is '{unread[0]}'); check that "
-            f"config.json belongs to these weights.",
-            stacklevel=3,
+            f"config.json describes (the first is '{unread[0]}'), so that it would compute "
+            f"something else; download both again from one place, or correct config.json."
         )
 
 
-def _places(module: "PreTrainedModel", config: dict[str, Any]) -> set[str]:  # Any: JSON values
+def require_named(
+    module: "PreTrainedModel", layers: Sequence[Sequence[facts.Linear]], config: facts.Config
+) -> None:
+    """Check that facts name every matrix of the blocks: what they do not name stays as it is.
+
+    Args:
+        module: The model of the config.
+        layers: The matrices of its blocks that facts name.
+        config: Of the architecture.
+
+    Raises:
+        UnsupportedModelError: A block has a matrix that is neither named nor a router.
+    """
+    architecture = facts.facts_of(config)
+    for layer, matrices in enumerate(layers):
+        named = {matrix.parameter for matrix in matrices}
+        named |= {facts.renamed(router, architecture) for router in architecture.routers}
+        block = module.get_submodule(architecture.blocks.format(layer=layer)[:-1])
+        for name, parameter in block.named_parameters():
+            if parameter.dim() > 1 and name not in named:
+                raise UnsupportedModelError(
+                    f"Matrix '{name}' of block {layer} is one that treadle does not know of in "
+                    f"models of type '{config['model_type']}', and would stay as it is without a "
+                    f"word; name it in ARCHITECTURES of treadle/model/facts/architectures.py."
+                )
+
+
+def _places(module: "PreTrainedModel", config: facts.Config) -> set[str]:
     """Return what the module's parameters and buffers may be called on disk."""
     architecture = facts.facts_of(config)
-    found: set[str] = set()
-    for name, _ in [*module.named_parameters(), *module.named_buffers()]:
-        old_words = (name.replace(new, old) for old, new in architecture.renames)
-        found |= {name, name.removeprefix(architecture.prefix), *old_words}
-    return found
+    return {
+        name
+        for own, _ in [*module.named_parameters(), *module.named_buffers()]
+        for name in facts.disk_names(own, architecture)
+    }
 
 
 def _is_harmless(name: str, reader: CheckpointReader) -> bool:
-    """Say whether the model is whole without a tensor: experts are stacked, zeros add nothing."""
-    if ".experts." in name or _COMPUTED.search(name):
+    """Say whether the model is whole without a tensor: it is computed, or adds nothing but zeros.
+
+    Experts are stacked in the module, and named by facts.
+    """
+    if _COMPUTED.search(name):
         return True
     return name.endswith(".bias") and not reader.array(name).any()

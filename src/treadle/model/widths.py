@@ -4,7 +4,8 @@ Matrices that are coupled, what is picked of each tensor, and the config that sa
 Indices that are picked twice make a model wider: the same functions shrink and grow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.core.errors import SettingsError, UnsupportedModelError
@@ -38,10 +39,14 @@ class Pick(NamedTuple):
 
     axis: int
     indices: list[int]
+    by_place: Mapping[int, list[int]] = MappingProxyType({})
+    """Of experts that lie on each other in one tensor: the indices for each of them, all as many;
+    `indices` are those of the first."""
 
-
-def _in_size(matrix: "Linear", shapes: Shapes) -> int:
-    return shapes[matrix.tensor][0 if matrix.transposed else 1]
+    @property
+    def size(self) -> int:
+        """How many indices the axis has afterwards."""
+        return len(self.indices)
 
 
 def couplings(
@@ -55,7 +60,7 @@ def couplings(
     for last in (matrix for matrix in matrices if matrix.role == consumer):
         source = last.input.replace("down_in", "mlp_in").replace("o_in", "attn_in")
         outs = tuple(m for m in matrices if m.role in producers and m.input == source)
-        width = _in_size(last, shapes)
+        width = last.whole_shape(shapes)[1]
         group = 1
         if kind == "heads":
             group = facts.head_dim(config) * facts.num_heads(config) // facts.num_kv_heads(config)
@@ -70,7 +75,7 @@ def _expand(groups: Sequence[int], num_groups: int, size: int, offset: int = 0) 
 
 def _rows_of(matrix: "Linear", shapes: Shapes) -> tuple[int, int]:
     """Return the first row and the number of rows of `matrix` in its tensor on disk."""
-    size = shapes[matrix.tensor][1 if matrix.transposed else 0]
+    size = matrix.whole_shape(shapes)[0]
     start, stop, _ = matrix.rows.indices(size)
     return start, stop - start
 
@@ -91,15 +96,24 @@ def picks(groups: Sequence[tuple[Coupling, Sequence[int]]], shapes: Shapes) -> d
         for matrix in coupling.outs:
             start, size = _rows_of(matrix, shapes)
             rows = _expand(kept, coupling.num_groups, size, start)
-            before = found.get(matrix.tensor)
-            rows = (before.indices if before else []) + rows
-            found[matrix.tensor] = Pick(1 if matrix.transposed else 0, rows)
+            _pick(found, matrix, matrix.out_axis, rows)
             bias = matrix.tensor.removesuffix("weight") + "bias"
             if bias in shapes:
-                found[bias] = Pick(0, rows)
-        columns = _expand(kept, coupling.num_groups, _in_size(coupling.last, shapes))
-        found[coupling.last.tensor] = Pick(0 if coupling.last.transposed else 1, columns)
+                found[bias] = Pick(0, found[matrix.tensor].indices)
+        columns = _expand(kept, coupling.num_groups, coupling.last.whole_shape(shapes)[1])
+        _pick(found, coupling.last, coupling.last.in_axis, columns)
     return found
+
+
+def _pick(found: dict[str, Pick], matrix: "Linear", axis: int, indices: list[int]) -> None:
+    """Add what is picked for one matrix to what other parts of its tensor have."""
+    before = found.get(matrix.tensor, Pick(axis, []))
+    if matrix.place is None:
+        found[matrix.tensor] = Pick(axis, before.indices + indices)
+        return
+    by_place = {**before.by_place}
+    by_place[matrix.place] = by_place.get(matrix.place, []) + indices
+    found[matrix.tensor] = Pick(axis, next(iter(by_place.values())), by_place)
 
 
 def resized_config(
@@ -195,4 +209,12 @@ def picked(tensor: "torch.Tensor", pick: Pick | None) -> "torch.Tensor":
     """Return what `pick` takes of `tensor`."""
     import torch
 
-    return tensor if pick is None else tensor.index_select(pick.axis, torch.tensor(pick.indices))
+    if pick is None:
+        return tensor
+    if not pick.by_place:
+        return tensor.index_select(pick.axis, torch.tensor(pick.indices))
+    parts = [
+        tensor[place].index_select(pick.axis - 1, torch.tensor(indices))
+        for place, indices in sorted(pick.by_place.items())
+    ]
+    return torch.stack(parts)

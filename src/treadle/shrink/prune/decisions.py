@@ -101,6 +101,6 @@ def _planned(subject: PrunedModel, planned_picks: dict[str, Pick]) -> list[Plann
             continue
         shape = list(info.shape)
         if pick := planned_picks.get(name):
-            shape[pick.axis] = len(pick.indices)
+            shape[pick.axis] = pick.size
         planned.append(PlannedTensor(name, info.dtype, tuple(shape)))
     return planned

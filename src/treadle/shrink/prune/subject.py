@@ -35,17 +35,19 @@ def read_subject(
 
     Raises:
         CheckpointError: Weights and config do not fit each other.
-        UnsupportedModelError: The architecture has no facts.
+        UnsupportedModelError: The architecture has no facts, or they miss a matrix.
         SettingsError: The pattern does not divide a matrix.
     """
     from treadle.model.blockwise import layers_of
     from treadle.model.load import base_config, shapes_of, skeleton
+    from treadle.model.unread import require_named
 
     config, shapes = base_config(reader.config), shapes_of(reader)
-    skeleton(reader, trust_remote_code)  # checks, whether or not this run will build the module
+    # Checks, whether or not this run will build the module.
+    module = skeleton(reader, trust_remote_code)
     layers = layers_of(reader)
+    require_named(module, layers, config)
     for matrices in layers:
         for matrix in matrices:
-            shape = shapes[matrix.tensor]
-            require_divisible(pattern, shape[0 if matrix.transposed else 1], matrix.tensor)
+            require_divisible(pattern, matrix.whole_shape(shapes)[1], matrix.tensor)
     return PrunedModel(reader, config, shapes, layers, trust_remote_code)

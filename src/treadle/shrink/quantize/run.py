@@ -143,10 +143,12 @@ def quantize_model(
     trust_remote_code: bool,
 ) -> Result:
     """Quantise the model in `reader`, which the user calls `name`, and publish the folder `out`."""
-    from treadle.model.load import skeleton
+    from treadle.model.load import base_config, skeleton
+    from treadle.model.unread import require_named
 
-    skeleton(reader, trust_remote_code)  # checks that weights and config belong together
+    module = skeleton(reader, trust_remote_code)  # checks that weights and config belong together
     layers = layers_of(reader)
+    require_named(module, layers, base_config(reader.config))
     matrices = [matrix for found in layers for matrix in found]
     _require_plain(request, reader, matrices)
     prepare_target(out, overwrite)

@@ -1,0 +1,37 @@
+"""Roles of tensors per architecture, as data; numbers of configs, and matrices of blocks."""
+
+from treadle.model.facts.architectures import ARCHITECTURES, Architecture, LinearFact
+from treadle.model.facts.matrices import Linear, block_prefix, disk_names, linears, renamed
+from treadle.model.facts.sizes import (
+    NONUNIFORM,
+    Config,
+    base_config,
+    facts_of,
+    head_dim,
+    num_heads,
+    num_kv_heads,
+    num_layers,
+    require_positions,
+    text_config,
+)
+
+__all__ = [
+    "ARCHITECTURES",
+    "NONUNIFORM",
+    "Architecture",
+    "Config",
+    "Linear",
+    "LinearFact",
+    "base_config",
+    "block_prefix",
+    "disk_names",
+    "facts_of",
+    "head_dim",
+    "linears",
+    "num_heads",
+    "num_kv_heads",
+    "num_layers",
+    "renamed",
+    "require_positions",
+    "text_config",
+]

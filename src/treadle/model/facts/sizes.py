@@ -1,0 +1,172 @@
+"""Numbers of a config, whatever the architecture calls them, and the text model in a wrapper."""
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
+from treadle.core.registry import near
+from treadle.model.facts.architectures import ARCHITECTURES, Architecture
+
+__all__ = [
+    "NONUNIFORM",
+    "Config",
+    "base_config",
+    "facts_of",
+    "head_dim",
+    "num_heads",
+    "num_kv_heads",
+    "num_layers",
+    "number",
+    "require_positions",
+    "text_config",
+]
+
+Config = dict[str, Any]  # Any: JSON values of config.json
+NONUNIFORM = "treadle_nonuniform"
+"""`model_type` of a folder whose blocks differ in width: foreign loaders refuse it by name."""
+
+
+_OLD_WORDS = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+}
+
+
+def base_config(config: Config) -> Config:
+    """Return the config of the language model's architecture, with all numbers that facts read.
+
+    It is unwrapped where the folder is a non-uniform one or a wrapper around a text model (with
+    vision or audio towers), and completed where it leaves a number to its class's default.
+    """
+    return _completed(text_config(config))
+
+
+def text_config(config: Config) -> Config:
+    """Return the part of a config that describes the language model, as it is written.
+
+    A wrapper's own dtype, tie and quantization speak for its text model where that says nothing.
+    """
+    if config.get("model_type") == NONUNIFORM:
+        config = config["treadle_base"]
+    inner = config.get("text_config")
+    if not isinstance(inner, dict) or str(config.get("model_type", "")) in ARCHITECTURES:
+        return config
+    shared = ("tie_word_embeddings", "quantization_config", "dtype", "torch_dtype", "auto_map")
+    found = {key: config[key] for key in shared if key in config} | inner
+    if config.get("quantization_config"):  # of all towers
+        found["quantization_config"] = config["quantization_config"]
+    return found
+
+
+def _completed(config: Config) -> Config:
+    """Return the config with the numbers that it leaves to its class, which knows its defaults."""
+    architecture = ARCHITECTURES.get(str(config.get("model_type", "")))
+    if architecture is None or config.get("auto_map"):
+        return config
+    read = {architecture.kv_heads, architecture.head_width, *architecture.neurons[:1]} - {""}
+    read |= {"hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size"}
+    if not any(config.get(key) is not None for key in architecture.num_experts):
+        read |= set(architecture.num_experts[:1])
+    said = {_OLD_WORDS.get(key, key) for key, value in config.items() if value is not None}
+    lacking = read - said
+    if not lacking:
+        return config
+    defaults = _defaults(json.dumps(config, sort_keys=True, default=str))
+    return config | {k: v for k, v in defaults.items() if k in lacking and v is not None}
+
+
+@lru_cache(maxsize=32)
+def _defaults(config: str) -> Config:
+    """Return what the config's class makes of it; nothing, where the class refuses it."""
+    from transformers import AutoConfig
+
+    fields: Config = json.loads(config)
+    model_type = fields.pop("model_type")
+    try:
+        made: Config = AutoConfig.for_model(model_type, **fields).to_dict()
+    except Exception:  # a damaged config is refused with its reason where the model is built
+        return {}
+    return made
+
+
+def facts_of(config: Config) -> Architecture:
+    """Return the facts of a model's architecture.
+
+    Raises:
+        UnsupportedModelError: There are none; the message says how to add them.
+    """
+    model_type = str(config.get("model_type", ""))
+    if model_type not in ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"config.json says model_type '{model_type}', for which treadle has no facts. "
+            f"{near(model_type, ARCHITECTURES)} To add an architecture, write its line in "
+            f"ARCHITECTURES of treadle/model/facts/architectures.py and a config in "
+            f"treadle/model/tiny.py; the conformance tests then cover it."
+        )
+    return ARCHITECTURES[model_type]
+
+
+def number(config: Config, *keys: str) -> int:
+    """Return the first of the keys that the config has, a positive whole number.
+
+    Raises:
+        UnsupportedModelError: It has none.
+        CheckpointError: It has another value there.
+    """
+    for key in keys:
+        value = config.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise CheckpointError(
+                f"config.json says {key}: {value!r}, but a positive whole number was expected; "
+                f"download it again."
+            )
+        return value
+    raise UnsupportedModelError(
+        f"config.json of model_type '{config.get('model_type')}' has none of the keys "
+        f"{', '.join(keys)}; "
+        f"add the one that this architecture uses."
+    )
+
+
+def num_layers(config: Config) -> int:
+    """Return the number of decoder blocks."""
+    return number(config, "num_hidden_layers", "n_layer")
+
+
+def num_heads(config: Config) -> int:
+    """Return the number of query heads."""
+    return number(config, "num_attention_heads", "n_head")
+
+
+def num_kv_heads(config: Config) -> int:
+    """Return the number of key-value heads."""
+    facts = facts_of(config)
+    return number(config, facts.kv_heads) if config.get(facts.kv_heads) else num_heads(config)
+
+
+def head_dim(config: Config) -> int:
+    """Return the width of one head."""
+    facts = facts_of(config)
+    if facts.head_width and config.get(facts.head_width):
+        return number(config, facts.head_width)
+    return number(config, "hidden_size", "n_embd") // num_heads(config)
+
+
+def require_positions(config: Config, num_tokens: int) -> None:
+    """Check that a window of `num_tokens` fits a table of learned positions.
+
+    Raises:
+        SettingsError: It does not.
+    """
+    if not facts_of(config).has_learned_positions:
+        return
+    num_positions = number(config, "max_position_embeddings", "n_positions")
+    if num_tokens > num_positions:
+        raise SettingsError(
+            f"A window of {num_tokens} tokens does not fit a model of {num_positions} positions; "
+            f"use shorter windows."
+        )
