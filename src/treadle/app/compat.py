@@ -140,17 +140,23 @@ def _describe(folder: Path) -> str:
     except CheckpointError:
         return f"{folder}: a model whose weights cannot be read"
     with reader:
-        base = base_config(reader.config)
         dtypes = sorted({DTYPES[info.dtype].name for info in reader.tensors.values()})
         files = len({info.file for info in reader.tensors.values()})
         said = [
-            f"{base.get('model_type', 'no model_type')}",
+            f"{_type_of(reader.config) or 'no model_type'}",
             f"{len(reader.tensors)} tensors in {files} file{'s' * (files != 1)}",
             " and ".join(dtypes),
             "tied head" if reader.tied else "",
-            "blocks of differing width" if base is not reader.config else "",
+            "blocks of differing width" if reader.config.get("model_type") == NONUNIFORM else "",
         ]
     return f"{folder}: {', '.join(filter(None, said))}"
+
+
+def _type_of(config: dict[str, Any]) -> str:  # Any: JSON values
+    """Return the model type, of a wrapper with that of its text model."""
+    whole = config["treadle_base"] if config.get("model_type") == NONUNIFORM else config
+    outer, inner = str(whole.get("model_type", "")), base_config(config).get("model_type")
+    return outer if outer == inner else f"{outer} around {inner}"
 
 
 def _unreadable(folder: Path, loader: str, fault: str) -> tuple[bool | None, str]:
@@ -216,7 +222,9 @@ def _judge_own(found: _Findings) -> tuple[bool | None, str]:
     note = "" if found.has_tokenizer else "; without a tokenizer it reads no text"
     if found.is_nonuniform:
         return True, f"reads each block's width off its tensors{note}"
-    return True, f"has facts of model_type '{found.config['model_type']}', and the shapes fit{note}"
+    model_type = found.config["model_type"]
+    runs = "" if found.reader.config.get("model_type") == model_type else "runs its text model: "
+    return True, f"{runs}has facts of model_type '{model_type}', and the shapes fit{note}"
 
 
 def _refuse(found: _Findings) -> tuple[bool | None, str] | None:
@@ -245,16 +253,16 @@ def _judge_transformers(found: _Findings) -> tuple[bool | None, str]:
         return refused
     if found.unbuildable:
         return False, found.unbuildable
-    from treadle.model.load import is_causal_lm
+    from treadle.model.load import auto_class
 
     version = importlib.metadata.version("transformers")
-    model_type = str(found.config.get("model_type", ""))
-    if not is_causal_lm(model_type):
+    model_type = str(found.reader.config.get("model_type", ""))
+    if (loads := auto_class(model_type)) is None:
         return False, f"AutoModelForCausalLM of {version} does not know model_type '{model_type}'"
     if (found.reader.folder / _ADAPTER_CONFIG).is_file():
         return None, f"with peft installed it loads the base that {_ADAPTER_CONFIG} names instead"
     shapes = "whether the shapes fit was not checked" if found.refusal else "the shapes fit"
-    return True, f"AutoModelForCausalLM of {version} knows model_type '{model_type}'; {shapes}"
+    return True, f"{loads} of {version} knows model_type '{model_type}'; {shapes}"
 
 
 def _judge(found: _Findings, loader: Loader) -> tuple[bool | None, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from treadle.app.padding import Padding, padded, plan_padding
+from treadle.app.text_only import text_model
 from treadle.core.checkpoint import (
     CheckpointReader,
     CheckpointWriter,
@@ -19,6 +20,7 @@ from treadle.core.checkpoint import (
     read_manifest,
     require_finite,
 )
+from treadle.core.checkpoint.publish import PROCESSORS, carry_files
 from treadle.core.codec import DTYPES, FLOATS
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.core.progress import steps
@@ -40,6 +42,9 @@ class _Plan(NamedTuple):
     """The dtype of all floats; None keeps each tensor's."""
     left_out: list[str]
     """Optional side files: they belong to the former numbers."""
+    names: dict[str, str]
+    """Name in the folder -> name in the output, of the tensors that go along."""
+    is_text_only: bool
 
 
 def export(
@@ -47,6 +52,7 @@ def export(
     out: Path,
     *,
     pad: bool = False,
+    text_only: bool = False,
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     overwrite: bool = False,
 ) -> str:
@@ -59,6 +65,7 @@ def export(
         folder: The model folder (or hub id).
         out: The folder to make.
         pad: Fill blocks of fewer neurons or heads with zeros, up to the widest block.
+        text_only: Take the text model out of a wrapper with vision or audio towers.
         dtype: Cast all floats; without it each tensor keeps its own.
         overwrite: Replace an existing model folder.
 
@@ -72,15 +79,14 @@ def export(
     source, out = resolve(folder), Path(out)
     _require_target(source, out, overwrite)
     with CheckpointReader(source) as reader:
-        plan = _plan(reader, pad, dtype)
-        provenance = _provenance(reader, pad, dtype)
+        plan = _text_plan(reader, pad, dtype) if text_only else _plan(reader, pad, dtype)
+        provenance = _provenance(reader, pad, text_only, dtype)
         _write(reader, out, plan, provenance, overwrite)
         return _summary(reader, out, plan)
 
 
 def _plan(reader: CheckpointReader, pad: bool, dtype: str | None) -> _Plan:
-    if dtype is not None and dtype not in _CODES:
-        raise SettingsError(f"dtype {dtype!r} is unknown; choose one of: {', '.join(_CODES)}.")
+    code = _code(dtype)
     is_nonuniform = reader.config.get("model_type") == NONUNIFORM
     if pad and not is_nonuniform:
         raise SettingsError(
@@ -93,12 +99,41 @@ def _plan(reader: CheckpointReader, pad: bool, dtype: str | None) -> _Plan:
             f"--pad to fill them with zeros."
         )
     if not pad and dtype is None:
-        raise SettingsError("Nothing was asked for; pass --dtype (or --pad for uneven blocks).")
+        raise SettingsError(
+            "Nothing was asked for; pass --dtype, --pad for uneven blocks, or --text-only for the "
+            "text model of a wrapper."
+        )
     _require_plain(reader)
     left_out = _leave_out(reader)
     same = Padding(reader.config, shapes_of(reader), {}, {})
-    code = None if dtype is None else _CODES[dtype]
-    return _Plan(plan_padding(reader) if pad else same, code, left_out)
+    names = {name: name for name in reader.tensors if name not in reader.tied}
+    return _Plan(plan_padding(reader) if pad else same, code, left_out, names, False)
+
+
+def _text_plan(reader: CheckpointReader, pad: bool, dtype: str | None) -> _Plan:
+    """Plan the text model of a wrapper."""
+    if pad:
+        raise SettingsError(
+            "--pad and --text-only make two folders, one after the other; pass --pad first, and "
+            "--text-only with what it made."
+        )
+    if reader.config.get("model_type") == NONUNIFORM:
+        raise SettingsError(
+            f"The blocks of '{reader.folder}' differ in width, so that no text model of its type "
+            f"has its shapes; pass --pad first, and --text-only with what it makes."
+        )
+    _require_plain(reader)
+    text = text_model(reader)
+    whole = Padding(text.config, shapes_of(reader), {}, {})
+    return _Plan(whole, _code(dtype), _leave_out(reader), text.names, True)
+
+
+def _code(dtype: str | None) -> str | None:
+    if dtype is None:
+        return None
+    if dtype not in _CODES:
+        raise SettingsError(f"dtype {dtype!r} is unknown; choose one of: {', '.join(_CODES)}.")
+    return _CODES[dtype]
 
 
 def _require_target(source: Path, out: Path, overwrite: bool) -> None:
@@ -138,48 +173,52 @@ def _leave_out(reader: CheckpointReader) -> list[str]:
     return [side_file.path for side_file in side_files if not side_file.required]
 
 
-def _provenance(reader: CheckpointReader, pad: bool, dtype: str | None) -> Provenance:
+def _provenance(
+    reader: CheckpointReader, pad: bool, text_only: bool, dtype: str | None
+) -> Provenance:
     name = reader.folder.absolute().name
     parents = (Parent(name=name, content_hash=content_hash(reader)),)
-    return Provenance(verb="export", settings={"pad": pad, "dtype": dtype}, parents=parents)
+    settings = {"pad": pad, "text_only": text_only, "dtype": dtype}
+    return Provenance(verb="export", settings=settings, parents=parents)
 
 
 def _write(
     reader: CheckpointReader, out: Path, plan: _Plan, provenance: Provenance, overwrite: bool
 ) -> None:
-    planned = [
-        PlannedTensor(name, _target(info.dtype, plan.code), plan.padding.shapes[name])
-        for name, info in reader.tensors.items()
-        if name not in reader.tied
-    ]
+    planned = {
+        name: PlannedTensor(
+            own, _target(reader.tensors[name].dtype, plan.code), plan.padding.shapes[name]
+        )
+        for name, own in plan.names.items()
+    }
     with CheckpointWriter(
         out,
-        planned,
-        parent=reader,
+        list(planned.values()),
+        parent=None,
         config=_with_dtype(plan.padding.config, plan.code),
         overwrite=overwrite,
         fingerprint=f"export {provenance.parents[0].content_hash} {provenance.settings}",
     ) as writer:
         _stream(reader, writer, planned, plan.padding)
+        carry_files(reader.folder, writer.folder, PROCESSORS if plan.is_text_only else "")
         writer.finish(Manifest(provenance=provenance), model_card(writer.out.name, provenance))
 
 
 def _stream(
     reader: CheckpointReader,
     writer: CheckpointWriter,
-    planned: list[PlannedTensor],
+    planned: dict[str, PlannedTensor],
     padding: Padding,
 ) -> None:
     already, finished, pending_bytes = writer.done, [], 0
-    total = sum(tensor.num_bytes for tensor in planned)
+    total = sum(tensor.num_bytes for tensor in planned.values())
     with steps(f"exporting {writer.out.name}", total) as bar:
-        for tensor in planned:
+        for name, tensor in planned.items():
             if tensor.name not in already:
-                values = reader.array(tensor.name)
-                require_finite(tensor.name, values, reader.tensors[tensor.name].file)
-                place = padding.places.get(tensor.name)
-                writer.write(tensor.name, padded(values, tensor.shape, place))
-                reader.release(tensor.name)
+                values = reader.array(name)
+                require_finite(name, values, reader.tensors[name].file)
+                writer.write(tensor.name, padded(values, tensor.shape, padding.places.get(name)))
+                reader.release(name)
                 finished.append(tensor.name)
                 pending_bytes += tensor.num_bytes
             bar.advance(tensor.num_bytes)
@@ -215,6 +254,13 @@ def _summary(reader: CheckpointReader, out: Path, plan: _Plan) -> str:
             for shapes in (shapes_of(reader), plan.padding.shapes)
         )
         lines.append(f"weights: {before:,} before, {after:,} with the zeros")
+    if plan.is_text_only:
+        others = [name for name in reader.tensors if name not in plan.names]
+        towers = sorted({name.removeprefix("model.").split(".")[0] for name in others})
+        lines.append(
+            f"text model: {len(plan.names)} tensors as {plan.padding.config['architectures'][0]}; "
+            f"left behind: {len(others)} of {', '.join(towers)}"
+        )
     if plan.left_out:
         lines.append(f"left out: {', '.join(plan.left_out)} (of the former folder)")
     return "\n".join([*lines, f"written: {out}"])

@@ -58,7 +58,8 @@ def plan_padding(reader: CheckpointReader) -> Padding:
         UnsupportedModelError: The architecture's config cannot say the padded shapes.
         CheckpointError: Tensors are missing, or have no neurons or heads at all.
     """
-    config, shapes = base_config(reader.config), shapes_of(reader)
+    whole = reader.config["treadle_base"]
+    config, shapes = base_config(whole), shapes_of(reader)
     found = list(_couplings(config, shapes))
     widest = max(p.coupling.num_groups for p in found if p.kind == "heads")
     own = facts.num_kv_heads(config)
@@ -68,7 +69,7 @@ def plan_padding(reader: CheckpointReader) -> Padding:
     refusal: Exception | None = None
     for num_heads in range(widest, max(widest, own) + 1):
         try:
-            padding = _pad(config, shapes, _with_targets(found, num_heads))
+            padding = _pad(whole, shapes, _with_targets(found, num_heads))
         except UnsupportedModelError as error:
             refusal = error
             continue
@@ -86,10 +87,10 @@ def plan_padding(reader: CheckpointReader) -> Padding:
     ) from refusal
 
 
-def _pad(config: Config, shapes: Shapes, chosen: list[_Padded]) -> Padding:
+def _pad(whole: Config, shapes: Shapes, chosen: list[_Padded]) -> Padding:
     widened = _padded_shapes(chosen, shapes)
-    places = _places(config, chosen, widened)
-    return Padding(_padded_config(config, chosen), widened, places, _widths(chosen))
+    places = _places(base_config(whole), chosen, widened)
+    return Padding(_padded_config(whole, chosen), widened, places, _widths(chosen))
 
 
 def padded(values: Array, shape: tuple[int, ...], place: Pick | None) -> Array:
@@ -154,11 +155,11 @@ def _places(config: Config, chosen: list[_Padded], widened: Shapes) -> dict[str,
     return places
 
 
-def _padded_config(config: Config, chosen: list[_Padded]) -> Config:
+def _padded_config(whole: Config, chosen: list[_Padded]) -> Config:
     """Return the config with the widths that all blocks get."""
     wanted = {kind: [[(p.coupling, p.target) for p in chosen if p.kind == kind]] for kind in _KINDS}
-    changed = resized_config("neurons", config, wanted["neurons"], False)
-    if all(target == facts.num_kv_heads(config) for _, target in wanted["heads"][0]):
+    changed = resized_config("neurons", whole, wanted["neurons"], False)
+    if all(target == facts.num_kv_heads(base_config(whole)) for _, target in wanted["heads"][0]):
         return changed
     return resized_config("heads", changed, wanted["heads"], False)
 
@@ -179,16 +180,17 @@ def _require_shapes(reader: CheckpointReader, padding: Padding) -> None:
     # Wrapped, so that the shapes on disk, which are not the padded ones, are not compared.
     planned.config = {"model_type": NONUNIFORM, "treadle_base": padding.config}
     parameters = dict(skeleton(planned).named_parameters())
+    config = base_config(padding.config)
     matrices = [
         matrix
-        for layer in range(facts.num_layers(padding.config))
-        for matrix in facts.linears(padding.config, layer, padding.shapes)
+        for layer in range(facts.num_layers(config))
+        for matrix in facts.linears(config, layer, padding.shapes)
     ]
     for name, parameter in on_disk(reader.folder, parameters, matrices):
         found = padding.shapes[reader.tied.get(name, name)]
         if found != tuple(parameter.shape):
             raise UnsupportedModelError(
                 f"Tensor '{name}' of '{reader.folder}' would have shape {list(found)} when padded, "
-                f"but a config of model_type '{padding.config['model_type']}' makes it "
+                f"but a config of model_type '{config['model_type']}' makes it "
                 f"{list(parameter.shape)}; load the folder with treadle, which needs no padding."
             )

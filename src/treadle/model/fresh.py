@@ -30,14 +30,14 @@ def fresh_model(config: dict[str, Any], seed: int) -> "PreTrainedModel":  # Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from treadle.model.load import is_causal_lm
+    from treadle.model.load import auto_class
 
     fields = {key: value for key, value in config.items() if key != "model_type"}
     model_type = config.get("model_type", "")
     # Seeding reaches every device, so the state of every device is kept.
     with torch.random.fork_rng():
         try:
-            if not is_causal_lm(model_type):
+            if auto_class(model_type) != "AutoModelForCausalLM":
                 raise ValueError("it has no causal language model")
             made = AutoConfig.for_model(model_type, **fields)
             built = AutoModelForCausalLM.from_config(made, dtype=torch.float32)

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NONUNIFORM",
+    "auto_class",
     "base_config",
+    "disk_name",
     "full",
-    "is_causal_lm",
     "load_tokenizer",
     "materialise",
     "on_disk",
@@ -153,7 +154,7 @@ def _require_shapes(module: "PreTrainedModel", reader: CheckpointReader) -> None
     for name, parameter in module.named_parameters():
         if architecture.num_experts and ".experts." in name and name not in shapes:
             continue  # one parameter holds many tensors: facts.linears finds each
-        on_disk = _on_disk(name, architecture, reader)
+        on_disk = disk_name(name, architecture, reader)
         found = shapes[reader.tied.get(on_disk, on_disk)]
         if found != tuple(parameter.shape):
             raise CheckpointError(
@@ -207,13 +208,17 @@ def materialise(
         if name in experts:
             value = _stack(reader, experts[name], dtype)
         else:
-            value = _read(reader, _on_disk(prefix + name, architecture, reader), dtype)
+            value = _read(reader, disk_name(prefix + name, architecture, reader), dtype)
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
 
 
-def _on_disk(name: str, architecture: facts.Architecture, reader: CheckpointReader) -> str:
-    """Return what a parameter is called on disk."""
+def disk_name(name: str, architecture: facts.Architecture, reader: CheckpointReader) -> str:
+    """Return what a parameter is called on disk.
+
+    Raises:
+        CheckpointError: There is nothing of its names.
+    """
     for candidate in facts.disk_names(name, architecture):
         if candidate in reader.tensors or candidate in reader.tied:
             return candidate
@@ -323,7 +328,7 @@ def on_disk(
                 for matrix in experts[name]:
                     yield matrix.tensor, parameter_view(values, matrix)
             else:
-                yield _on_disk(name, architecture, reader), values
+                yield disk_name(name, architecture, reader), values
 
 
 def materialise_rest(
@@ -338,7 +343,7 @@ def materialise_rest(
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):
         if not parameter.is_meta or name.startswith(stem):
             continue
-        on_disk = _on_disk(name, architecture, reader)
+        on_disk = disk_name(name, architecture, reader)
         source = reader.tied.get(on_disk, on_disk)
         if source not in done:
             value = _read(reader, source, dtype)
@@ -347,11 +352,15 @@ def materialise_rest(
         setattr(module.get_submodule(owner), leaf, done[source])
 
 
-def is_causal_lm(model_type: str) -> bool:
-    """Say whether the installed transformers has a causal language model of that type."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+def auto_class(model_type: str) -> str | None:
+    """Return which auto class of the installed transformers makes a language model of that type."""
+    from transformers.models.auto import modeling_auto
 
-    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "AutoModelForCausalLM"
+    if model_type in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return "AutoModelForImageTextToText"
+    return None
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

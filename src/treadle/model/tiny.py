@@ -9,7 +9,7 @@ from treadle.core.registry import near
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["CONFIGS", "build", "tokenizer"]
+__all__ = ["CONFIGS", "WRAPPERS", "build", "build_wrapper", "tokenizer"]
 
 VOCAB_SIZE = 320
 _SHARED: dict[str, Any] = {  # Any: values of config.json
@@ -42,6 +42,23 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3_moe": {**_EXPERTS, "head_dim": 16},
 }
 """`model_type` -> what its config adds to the shared one."""
+
+
+_VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+WRAPPERS: dict[str, tuple[str, dict[str, Any]]] = {  # Any: values of config.json
+    "gemma3": ("gemma3_text", {"mm_tokens_per_image": 4}),
+    "llava": ("llama", {}),
+    "smolvlm": ("llama", {}),
+    "mistral3": ("mistral", {}),
+}
+"""`model_type` of a wrapper with a vision tower -> that of its text model, and what it adds."""
 
 
 def tokenizer(folder: Path) -> None:
@@ -107,5 +124,42 @@ def build(
     model(model_type, seed, **overrides).save_pretrained(
         folder, save_original_format=not is_stacked
     )
+    tokenizer(folder)
+    return folder
+
+
+def build_wrapper(
+    model_type: str, folder: Path, seed: int = 0, is_original: bool = True, **overrides: Any
+) -> Path:
+    """Write a random model with a vision tower of three layers and a text model of two.
+
+    Args:
+        model_type: One of `WRAPPERS`.
+        folder: Where.
+        seed: Of the weights.
+        is_original: Whether tensors are called as in published folders, or as in the module.
+        overrides: Of the text model's config.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from treadle.core.seed import torch_stream
+
+    inner, own = WRAPPERS[model_type]
+    text = {"model_type": inner, **_SHARED, **CONFIGS[inner], **overrides}
+    vision = AutoConfig.for_model(model_type).vision_config
+    tower = {key: value for key, value in _VISION.items() if hasattr(vision, key)}
+    config = AutoConfig.for_model(
+        model_type,
+        text_config=text,
+        vision_config={"model_type": vision.model_type, **tower},
+        **own,
+    )
+    built = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, parameter in built.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, 0.15, generator=torch_stream(seed, name))
+    built.save_pretrained(folder, save_original_format=is_original)
     tokenizer(folder)
     return folder

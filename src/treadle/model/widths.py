@@ -134,28 +134,31 @@ def resized_config(
     """
     if any(count < 1 for block in kept for _, count in block):
         raise SettingsError(f"No {kind} would be left in some block; leave at least one.")
-    was_uniform, config = config.get("model_type") != NONUNIFORM, base_config(config)
+    was_uniform = config.get("model_type") != NONUNIFORM
+    whole = config if was_uniform else config["treadle_base"]
+    base = base_config(whole)
     widths: dict[str, set[int]] = {}
     for block in kept:
         for coupling, count in block:
-            widths.setdefault(_size_key(kind, config, coupling), set()).add(count)
+            widths.setdefault(_size_key(kind, base, coupling), set()).add(count)
     if not was_uniform:
-        return _nonuniform(kind, config, widths, True)
-    architecture = facts.facts_of(config)
+        return _nonuniform(kind, whole, widths, True)
+    architecture = facts.facts_of(base)
     can_say = all(len(sizes) == 1 for sizes in widths.values())
     if kind == "heads":
         can_say = can_say and bool(architecture.head_width)
     if not can_say:
-        return _nonuniform(kind, config, widths, allow_nonuniform)
-    changed = dict(config)
+        return _nonuniform(kind, whole, widths, allow_nonuniform)
+    changes: Config = {}
     for key, sizes in widths.items():
         (size,) = sizes
-        changed[key] = size
+        changes[key] = size
         if kind == "heads":
-            ratio = facts.num_heads(config) // facts.num_kv_heads(config)
-            changed["num_attention_heads"] = size * ratio
-            changed[architecture.head_width] = facts.head_dim(config)
-    return changed if _is_accepted(changed) else _nonuniform(kind, config, widths, allow_nonuniform)
+            ratio = facts.num_heads(base) // facts.num_kv_heads(base)
+            changes["num_attention_heads"] = size * ratio
+            changes[architecture.head_width] = facts.head_dim(base)
+    changed = facts.with_text(whole, changes)
+    return changed if _is_accepted(changed) else _nonuniform(kind, whole, widths, allow_nonuniform)
 
 
 def _is_accepted(config: Config) -> bool:
@@ -165,9 +168,10 @@ def _is_accepted(config: Config) -> bool:
     """
     from transformers import AutoConfig
 
-    fields = {key: value for key, value in config.items() if key != "model_type"}
+    base = base_config(config)
+    fields = {key: value for key, value in base.items() if key != "model_type"}
     try:
-        AutoConfig.for_model(config["model_type"], **fields)
+        AutoConfig.for_model(base["model_type"], **fields)
     except Exception:
         return False
     return True

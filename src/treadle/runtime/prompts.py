@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from treadle.core.errors import DataError
+from treadle.model import facts
 from treadle.model.gguf_file import GgufFile
 from treadle.model.gguf_tokenizer import end_tokens, gguf_tokenizer, has_tokenizer
 from treadle.model.load import load_tokenizer
@@ -251,7 +252,8 @@ def _eos_tokens(folder: Path) -> frozenset[int]:
         file = folder / name
         if not file.is_file():
             continue
-        found = json.loads(file.read_text()).get("eos_token_id")
+        config = json.loads(file.read_text())
+        found = config.get("eos_token_id", facts.text_config(config).get("eos_token_id"))
         if found is not None:
             return frozenset(found if isinstance(found, list) else [found])
     return frozenset()

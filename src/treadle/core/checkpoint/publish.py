@@ -11,6 +11,7 @@ from typing import Any
 from treadle.core.errors import SettingsError
 
 __all__ = [
+    "PROCESSORS",
     "carry_files",
     "prepare_target",
     "publish",
@@ -20,14 +21,15 @@ __all__ = [
     "write_text",
 ]
 
+PROCESSORS = "*processor_config.json"
+"""Files that say how images, sounds and videos become inputs."""
 # What a tokenizer, a generation or remote code needs; never weights, nor the parent's own records.
 _CARRIED = (
     "added_tokens.json",
     "chat_template*",
     "generation_config.json",
     "merges*",
-    "preprocessor_config.json",
-    "processor_config.json",
+    PROCESSORS,
     "special_tokens_map.json",
     "tokenizer*",
     "vocab*",
@@ -75,9 +77,14 @@ def require_elsewhere(out: Path, source: Path, name: str) -> None:
         )
 
 
-def carry_files(parent: Path, folder: Path) -> None:
-    """Copy the tokenizer and other small files of `parent` that `folder` does not have."""
+def carry_files(parent: Path, folder: Path, without: str = "") -> None:
+    """Copy the tokenizer and other small files of `parent` that `folder` does not have.
+
+    Those of the pattern `without` are left where they are.
+    """
     for pattern in _CARRIED:
+        if pattern == without:
+            continue
         for file in sorted(parent.glob(pattern)):
             target = folder / file.name
             if file.is_file() and not target.exists():

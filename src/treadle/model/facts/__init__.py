@@ -13,6 +13,7 @@ from treadle.model.facts.sizes import (
     num_layers,
     require_positions,
     text_config,
+    with_text,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "renamed",
     "require_positions",
     "text_config",
+    "with_text",
 ]

@@ -20,6 +20,7 @@ __all__ = [
     "number",
     "require_positions",
     "text_config",
+    "with_text",
 ]
 
 Config = dict[str, Any]  # Any: JSON values of config.json
@@ -58,6 +59,14 @@ def text_config(config: Config) -> Config:
     if config.get("quantization_config"):  # of all towers
         found["quantization_config"] = config["quantization_config"]
     return found
+
+
+def with_text(config: Config, changes: Config) -> Config:
+    """Return a config with other values in the part that describes the language model."""
+    inner = config.get("text_config")
+    if text_config(config) is config:
+        return {**config, **changes}
+    return {**config, "text_config": {**(inner or {}), **changes}}
 
 
 def _completed(config: Config) -> Config:

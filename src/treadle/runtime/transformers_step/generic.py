@@ -169,7 +169,8 @@ def _load(folder: Path, trust_remote_code: bool) -> Any:  # Any: a causal LM
     """Return the model in float32: by its facts, or as transformers reads an unknown folder."""
     config_file = folder / "config.json"
     config = json.loads(config_file.read_text()) if config_file.is_file() else {}
-    is_known = str(config.get("model_type", "")) in facts.ARCHITECTURES or not config
+    model_type = str(facts.text_config(config).get("model_type", ""))
+    is_known = model_type in facts.ARCHITECTURES or not config
     if is_known or "quantization_config" in config or "treadle_base" in config:
         return full(folder, "float32", trust_remote_code)
     return load_foreign(folder, trust_remote_code)

@@ -31,6 +31,7 @@ from treadle.model.blockwise import (
     require_memory,
     rewrite,
 )
+from treadle.model.facts import text_config
 from treadle.model.grid import Grid
 from treadle.model.packing import (
     pack_grid,
@@ -195,6 +196,13 @@ def _require_plain(
     request: QuantizeRequest, reader: CheckpointReader, matrices: Sequence["Linear"]
 ) -> None:
     """Refuse what the format cannot hold, before any work."""
+    if text_config(reader.config).get("model_type") != reader.config.get("model_type"):
+        raise UnsupportedModelError(
+            f"'{reader.folder}' is a wrapper of model_type '{reader.config.get('model_type')}' "
+            f"around a text model, and how loaders name the layers of its towers in a quantised "
+            f"folder is not known here; quantise its text model: treadle export FOLDER OUT "
+            f"--text-only, then OUT."
+        )
     for matrix in matrices:
         info = reader.tensors[matrix.tensor]
         if matrix.expert is not None or matrix.transposed or not matrix.tensor.endswith(".weight"):
