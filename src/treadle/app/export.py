@@ -178,7 +178,7 @@ def _provenance(
 ) -> Provenance:
     name = reader.folder.absolute().name
     parents = (Parent(name=name, content_hash=content_hash(reader)),)
-    settings = {"pad": pad, "text_only": text_only, "dtype": dtype}
+    settings = {"pad": pad, "dtype": dtype} | ({"text_only": True} if text_only else {})
     return Provenance(verb="export", settings=settings, parents=parents)
 
 

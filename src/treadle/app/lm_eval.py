@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from treadle.core.errors import SettingsError
+from treadle.model.text import puts_bos
 from treadle.runtime import LLM, SamplingParams
 from treadle.runtime.answer.outputs import RequestOutput
 
@@ -42,7 +43,7 @@ class TreadleLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         weights: str = "auto",
         num_threads: int | None = None,
         max_length: int | None = None,
-        add_bos_token: bool = False,
+        add_bos_token: bool | None = None,
         seed: int = 0,
         trust_remote_code: bool = False,
         **ignored: Any,  # what lm-eval passes to every model: batch_size, device, ...
@@ -54,7 +55,8 @@ class TreadleLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             weights: As of `LLM`.
             num_threads: Of the native step; None for the physical cores.
             max_length: Tokens of context and continuation together; None: what the model takes.
-            add_bos_token: Whether texts start with the token that the tokenizer puts before them.
+            add_bos_token: Whether texts start with the token that the tokenizer puts before them
+                (None: where it does so by itself).
             seed: Of sampled answers.
             trust_remote_code: Whether code from the checkpoint may run.
             ignored: The engine makes its own batches and runs on the CPU.
@@ -67,8 +69,10 @@ class TreadleLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             seed=seed,
             trust_remote_code=trust_remote_code,
         )
-        self._pretrained, self._adds_bos = str(pretrained), add_bos_token
+        self._pretrained = str(pretrained)
         self.tokenizer = self._llm.prompts.tokenizer
+        asked = add_bos_token
+        self._adds_bos = puts_bos(self.tokenizer, "auto") if asked is None else asked
         # The runtime wants room for one token after a prompt.
         longest = self._llm.shape.max_positions - 1
         self.max_length = min(max_length or longest, longest)

@@ -109,6 +109,10 @@ class Rewritten(NamedTuple):
     drift: list[float]
     """Block by block ‖H - H°‖ / ‖H°‖ of the hidden states behind it, changed against clean, where
     both were carried."""
+    unseen: list[str]
+    """"block 3: expert_mlp_in.7": inputs that no token reached, in blocks changed just now."""
+    num_inputs: int
+    """Inputs of those blocks that statistics are kept of."""
 
 
 def layers_of(reader: CheckpointReader) -> list[list["Linear"]]:
@@ -151,19 +155,22 @@ def rewrite(
     _copy_rest(reader, writer, {name for one in layers for name in rewriter.replaced(one)})
     with KeptHidden(writer.out, fingerprint) as kept:
         first, streams, drift = _start(writer, rewriter, layers, model, calibration, kept)
+        seen: dict[str, int] = {}
         with steps(rewriter.title, len(layers)) as bar:
             bar.advance(first)
             for layer in range(first, len(layers)):
                 if streams and model is not None and calibration is not None:
-                    _run_block(reader, writer, rewriter, model, calibration, layer, streams)
+                    found = _run_block(reader, writer, rewriter, model, calibration, layer, streams)
                     drift += _drift(streams)
                     kept.save(streams, layer + 1, drift)
                 else:
-                    _read_block(reader, writer, rewriter, layers[layer], known)
+                    found = _read_block(reader, writer, rewriter, layers[layer], known)
+                seen |= {f"block {layer}: {name}": one.num_tokens for name, one in found.items()}
                 writer.mark_done(rewriter.names(layers[layer]))
                 kept.drop(layer)
                 bar.advance()
-    return Rewritten(first, drift)
+    unseen = [name for name, num_tokens in seen.items() if not num_tokens]
+    return Rewritten(first, drift, unseen, len(seen))
 
 
 def _copy_rest(reader: CheckpointReader, writer: CheckpointWriter, replaced: set[str]) -> None:
@@ -208,8 +215,12 @@ def _run_block(
     calibration: Calibration,
     layer: int,
     streams: "list[torch.Tensor]",
-) -> None:
-    """Change a block on its real inputs, write it, and turn the inputs into its outputs."""
+) -> BlockStatistics:
+    """Change a block on its real inputs, write it, and turn the inputs into its outputs.
+
+    Returns:
+        What was known of its inputs.
+    """
     with model.block(layer) as block:
         change = rewriter.open(layer, block.view)
         if calibration.has_two_passes:
@@ -220,11 +231,12 @@ def _run_block(
                 change.change(matrices, known)
             model.run(block, layer, streams[0])
         else:
-            _one_pass(model, block, layer, streams, calibration.needs_gram, change)
+            known = _one_pass(model, block, layer, streams, calibration.needs_gram, change)
         for name, values in change.written(block.matrices):
             writer.write(name, values)
         for name in rewriter.replaced(block.matrices):
             reader.release(name)
+    return known
 
 
 def _one_pass(
@@ -234,7 +246,7 @@ def _one_pass(
     streams: "list[torch.Tensor]",
     needs_gram: bool,
     change: Change,
-) -> None:
+) -> BlockStatistics:
     """Change the readers of each input when all calibration tokens have arrived at it."""
     groups = group_by_input(block.matrices)
     is_paired = len(streams) > 1
@@ -252,6 +264,7 @@ def _one_pass(
         complete=lambda name: change.change(groups[name], statistics),
         clean=None if clean is None else Stream(clean, streams[1]),
     )
+    return statistics
 
 
 def _drift(streams: "list[torch.Tensor]") -> list[float]:
@@ -267,7 +280,7 @@ def _read_block(
     rewriter: Rewriter,
     matrices: list["Linear"],
     known: Known | None,
-) -> None:
+) -> BlockStatistics:
     """Change a block straight from disk and write it, one tensor at a time where it can be."""
     layer = matrices[0].layer
     found = known(layer) if known is not None else {}
@@ -279,6 +292,7 @@ def _read_block(
             writer.write(name, values)
         for name in rewriter.replaced(part):
             reader.release(name)
+    return found
 
 
 def parts_of(

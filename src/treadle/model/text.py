@@ -17,7 +17,19 @@ from treadle.core.shapes import Int, Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Protocol", "Windows", "read_text", "sampled_windows", "tokenizer_hash", "windows"]
+__all__ = [
+    "Bos",
+    "Protocol",
+    "Windows",
+    "puts_bos",
+    "read_text",
+    "sampled_windows",
+    "tokenizer_hash",
+    "windows",
+]
+
+Bos = Literal["auto", "none", "each"]
+"""Whether texts start with the tokenizer's BOS token: auto is as the tokenizer itself does it."""
 
 _STDLIB = "stdlib:"
 _SPLITS = ("calibration", "heldout")
@@ -131,6 +143,23 @@ def tokenizer_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
     return digest([sorted(tokenizer.get_vocab().items()), tokenizer.encode(probe)])[:16]
 
 
+def puts_bos(tokenizer: "PreTrainedTokenizerBase", bos: Bos) -> bool:
+    """Say whether a text is to start with BOS: models that were trained so need it (Gemma).
+
+    Raises:
+        SettingsError: `bos` is "each", but the tokenizer has no BOS token.
+    """
+    token = tokenizer.bos_token_id
+    if bos == "auto":
+        return token is not None and tokenizer("a").input_ids[:1] == [token]
+    if bos == "each" and token is None:
+        raise SettingsError(
+            f"The tokenizer in '{tokenizer.name_or_path}' has no BOS token to start windows "
+            f"with; use bos = 'none'."
+        )
+    return bos == "each"
+
+
 def _cut(
     source: str, tokenizer: "PreTrainedTokenizerBase", length: int, bos: bool
 ) -> tuple[
@@ -156,11 +185,6 @@ def _cut(
         )
     rows = ids[: count * body].reshape(count, body)
     if bos:
-        if tokenizer.bos_token_id is None:
-            raise SettingsError(
-                f"The tokenizer in '{tokenizer.name_or_path}' has no BOS token to start windows "
-                f"with; use bos = 'none'."
-            )
         rows = np.concatenate([np.full((count, 1), tokenizer.bos_token_id), rows], axis=1)
     # Bytes of the predicted part of each window: all but its first token (or all of it, after a
     # BOS).
@@ -214,7 +238,7 @@ def windows(
     tokenizer: "PreTrainedTokenizerBase",
     num_windows: int | None,
     length: int,
-    bos: Literal["none", "each"] = "none",
+    bos: Bos = "auto",
 ) -> Windows:
     """Cut `source` into non-overlapping windows and return the first `num_windows` (None: all).
 
@@ -222,20 +246,26 @@ def windows(
         DataError: The text is too short.
         SettingsError: `bos` is "each", but the tokenizer has no BOS token.
     """
-    rows, num_bytes, fields = _cut(source, tokenizer, length, bos == "each")
+    rows, num_bytes, fields = _cut(source, tokenizer, length, puts_bos(tokenizer, bos))
     _want(source, len(rows), num_windows or 1, length)
     return _select(rows, num_bytes, fields, slice(num_windows))
 
 
 def sampled_windows(
-    source: str, tokenizer: "PreTrainedTokenizerBase", num_windows: int, length: int, seed: int
+    source: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    num_windows: int,
+    length: int,
+    seed: int,
+    bos: Bos = "auto",
 ) -> Windows:
     """Cut `source` into non-overlapping windows and return `num_windows` of them, drawn by `seed`.
 
     Raises:
         DataError: The text is too short.
+        SettingsError: `bos` is "each", but the tokenizer has no BOS token.
     """
-    rows, num_bytes, fields = _cut(source, tokenizer, length, False)
+    rows, num_bytes, fields = _cut(source, tokenizer, length, puts_bos(tokenizer, bos))
     _want(source, len(rows), num_windows, length)
     order = numpy_stream(seed, "calibration windows").permutation(len(rows))
     return _select(rows, num_bytes, fields, np.sort(order[:num_windows]))

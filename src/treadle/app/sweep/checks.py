@@ -84,7 +84,7 @@ def _require_accepted(point: Point, step: Step) -> None:
 def _check_prune(settings: Mapping[str, Any], step: Step) -> None:  # Any: values of any setting
     from treadle.shrink.prune.apply import request_of
 
-    given = {key: settings[key] for key in ("pattern", "sparsity", "text", "calibrate")}
+    given = {key: settings[key] for key in ("pattern", "sparsity", "text", "bos", "calibrate")}
     numbers = {key: settings[key] for key in ("num_windows", "window_tokens", "seed")}
     chosen = step.verb.bind(step.settings)
     request_of(
@@ -93,6 +93,7 @@ def _check_prune(settings: Mapping[str, Any], step: Step) -> None:  # Any: value
         **numbers,
         update=chosen.get("update"),
         allocation=chosen.get("allocation"),
+        keep_zeros=settings["keep_zeros"],
         allow_nonuniform=settings["allow_nonuniform"],
     )
 

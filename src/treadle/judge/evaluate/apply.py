@@ -100,6 +100,8 @@ def evaluate(
                 run.read("adapter", adapter, Adapter(adapter).content_hash, "adapter")
             if reference:
                 run.read("baseline", str(baseline), reference.fingerprint, "baseline")
+            if way == "blocks" and isinstance(prepared, Rows):
+                run.notes += _position_notes(prepared, reader)
             (measurements, run.samples), computed_by = _asked(task, prepared, subject, reader)
         if reference:
             compared = task.compare(run.samples, reference.samples, seed)
@@ -147,6 +149,13 @@ def _keeps_by_chance(engine: EngineSettings | None) -> bool:
         and engine.keep is not None
         and is_control(EVICTIONS.resolve(engine.keep))
     )
+
+
+def _position_notes(prepared: Rows, reader: "CheckpointReader") -> list[str]:
+    from treadle.model import facts
+
+    longest = max(map(len, prepared.rows), default=0)
+    return facts.position_notes(facts.base_config(reader.config), longest)
 
 
 def _prepared(task: Task, data: str, subject: Subject) -> Rows | TaskPrompts:

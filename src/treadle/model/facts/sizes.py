@@ -18,6 +18,7 @@ __all__ = [
     "num_kv_heads",
     "num_layers",
     "number",
+    "position_notes",
     "require_positions",
     "text_config",
     "with_text",
@@ -163,6 +164,17 @@ def head_dim(config: Config) -> int:
     if facts.head_width and config.get(facts.head_width):
         return number(config, facts.head_width)
     return number(config, "hidden_size", "n_embd") // num_heads(config)
+
+
+def position_notes(config: Config, num_tokens: int) -> list[str]:
+    """Return what a reader should know of windows of `num_tokens`: nothing where they fit."""
+    said = config.get("max_position_embeddings")
+    if not isinstance(said, int) or num_tokens <= said or facts_of(config).has_learned_positions:
+        return []
+    return [
+        f"Windows of {num_tokens} tokens are longer than the model's {said} positions "
+        f"(max_position_embeddings): what it computes behind them it was not trained for."
+    ]
 
 
 def require_positions(config: Config, num_tokens: int) -> None:

@@ -1,11 +1,11 @@
 """What a pruning run says of itself: its result's measurements and figures, and its manifest."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from treadle.core.checkpoint import CheckpointWriter, SideFile, side_file
+from treadle.core.checkpoint import CheckpointReader, CheckpointWriter, SideFile, side_file
 from treadle.core.result import RESULT_FILE, Figure, Measurement, Series
 from treadle.core.run import Recording
 
@@ -15,33 +15,63 @@ if TYPE_CHECKING:
 __all__ = ["measure_sparsity", "side_files"]
 
 
-def _sparsities(
-    writer: CheckpointWriter,
-    layers: Sequence[Sequence["Linear"]],
-    shapes: dict[str, tuple[int, ...]],
-) -> tuple[list[float], float]:
-    """Return the share of weights that are gone from what was written, by block and in all."""
-    gone, sizes = [], []
-    for matrices in layers:
-        names = {matrix.tensor for matrix in matrices}
-        before = sum(int(np.prod(shapes[name])) for name in names)
-        kept = 0
-        for name in names:
-            kept += int(np.count_nonzero(writer.read(name)))
-            writer.release(name)
-        gone.append(before - kept)
-        sizes.append(before)
-    return [g / size for g, size in zip(gone, sizes, strict=True)], sum(gone) / sum(sizes)
+class _Counts(NamedTuple):
+    """What became of the weights of a block's matrices."""
+
+    before: int
+    """Weights."""
+    were_zero: int
+    kept: int
+    """Weights that are not zero now."""
+    came_back: int
+    """Weights that were zero and have a value now."""
+
+    @property
+    def sparsity(self) -> float:
+        """The share that is gone."""
+        return (self.before - self.kept) / self.before
+
+
+def _counted(
+    reader: CheckpointReader, writer: CheckpointWriter, matrices: Sequence["Linear"]
+) -> _Counts:
+    before = were_zero = kept = came_back = 0
+    for name in dict.fromkeys(matrix.tensor for matrix in matrices):
+        old, new = reader.array(name), writer.read(name)
+        is_zero = old == 0
+        before += old.size
+        were_zero += int(np.count_nonzero(is_zero))
+        kept += int(np.count_nonzero(new))
+        if old.shape == new.shape:
+            came_back += int(np.count_nonzero(new[is_zero]))
+        reader.release(name)
+        writer.release(name)
+    return _Counts(before, were_zero, kept, came_back)
 
 
 def measure_sparsity(
     run: Recording,
+    reader: CheckpointReader,
     writer: CheckpointWriter,
     layers: Sequence[Sequence["Linear"]],
-    shapes: dict[str, tuple[int, ...]],
 ) -> None:
-    """Note the sparsity that was reached, in all and by block."""
-    by_block, overall = _sparsities(writer, layers, shapes)
+    """Note the sparsity that was reached, in all and by block, and what of an earlier one is lost.
+
+    Args:
+        run: The account.
+        reader: The model.
+        writer: The pruned model.
+        layers: The matrices of its blocks.
+    """
+    counts = [_counted(reader, writer, matrices) for matrices in layers]
+    total = _Counts(*(sum(column) for column in zip(*counts, strict=True)))
+    by_block, overall = [one.sparsity for one in counts], total.sparsity
+    if total.came_back:
+        run.notes.append(
+            f"{total.came_back} of the {total.were_zero} weights that were zero before "
+            f"({total.were_zero / total.before:.4g} of all) have values now; --keep-zeros leaves "
+            f"them zero."
+        )
     run.figures.append(
         Figure(
             kind="line",

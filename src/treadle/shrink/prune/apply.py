@@ -7,6 +7,7 @@ from treadle.core.arguments import checked
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.registry import Choice
 from treadle.core.result import Result
+from treadle.model.text import Bos
 from treadle.shrink.prune.base import Allocation, Metric, Update
 from treadle.shrink.prune.patterns import parse_pattern, pattern_sparsity
 from treadle.shrink.prune.request import Mode, PruneRequest, check
@@ -29,7 +30,9 @@ def prune(
     text: str | None = None,
     num_windows: int = 32,
     window_tokens: int = 512,
+    bos: Bos = "auto",
     calibrate: Mode | None = None,
+    keep_zeros: bool = False,
     seed: int = 0,
     allow_nonuniform: bool = False,
     overwrite: bool = False,
@@ -56,8 +59,12 @@ def prune(
         text: Calibration text: a .txt or .jsonl file, or stdlib:calibration.
         num_windows: Calibration windows, drawn at random from the text by the seed.
         window_tokens: Tokens in each window.
+        bos: Start each window with the tokenizer's BOS token, which Gemma needs: each, none, or
+            auto, as the tokenizer itself starts a text.
         calibrate: When activations are measured: one-pass, two-pass or dense (default one-pass;
             dense for global).
+        keep_zeros: Weights that are zero already stay so, and count among those that go, whatever
+            their score; updates give them no value.
         seed: Seed of the calibration windows and of random scores.
         allow_nonuniform: Write shapes that the config cannot say, into a folder that only treadle
             loads.
@@ -85,7 +92,9 @@ def prune(
         text=text,
         num_windows=num_windows,
         window_tokens=window_tokens,
+        bos=bos,
         calibrate=calibrate,
+        keep_zeros=keep_zeros,
         seed=seed,
         allow_nonuniform=allow_nonuniform,
     )
@@ -103,7 +112,9 @@ def request_of(
     text: str | None,
     num_windows: int,
     window_tokens: int,
+    bos: Bos,
     calibrate: Mode | None,
+    keep_zeros: bool,
     seed: int,
     allow_nonuniform: bool,
 ) -> PruneRequest:
@@ -122,7 +133,9 @@ def request_of(
         text,
         num_windows,
         window_tokens,
+        bos,
         calibrate,
+        keep_zeros,
         seed,
         allow_nonuniform,
     )

@@ -1,5 +1,6 @@
 """Prune the matrices of one block, given the statistics of the input that they share."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +16,7 @@ from treadle.model.widths import Coupling, picked, picks
 from treadle.shrink.prune.base import Metric, Statistics, Update
 from treadle.shrink.prune.global_threshold import GlobalThreshold
 from treadle.shrink.prune.patterns import Pattern, choose
+from treadle.shrink.prune.request import PruneRequest
 from treadle.shrink.prune.shrinking import group_scores, num_kept, touched
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from treadle.model.facts import Linear
 
-__all__ = ["BlockPruner", "PruneAxes"]
+__all__ = ["BlockPruner", "PruneAxes", "axes_of"]
 
 
 class PruneAxes(NamedTuple):
@@ -32,6 +34,14 @@ class PruneAxes(NamedTuple):
     pattern: Pattern
     update: Update
     seed: int
+    keep_zeros: bool = False
+
+
+def axes_of(request: PruneRequest) -> PruneAxes:
+    """Return what a request says of all blocks."""
+    return PruneAxes(
+        request.metric, request.pattern, request.update, request.seed, request.keep_zeros
+    )
 
 
 class BlockPruner(Change):
@@ -93,11 +103,14 @@ class BlockPruner(Change):
                 f"activations before it are not finite. Check the checkpoint, or calibrate on "
                 f"other text."
             )
+        if self.choice.keep_zeros and not self.choice.pattern.is_structured:
+            score = score.masked_fill(weight == 0, -math.inf)
         return score
 
     def _prune_matrix(self, matrix: "Linear", statistics: Statistics) -> None:
         choice, weight = self.choice, self.view(matrix)
         follows = choice.metric.follows_update and choice.update.name != "none"
+        follows = follows and not choice.keep_zeros  # a zero would come back before it is looked at
         if follows and self.threshold is None:
             mask = None
         else:
@@ -106,6 +119,8 @@ class BlockPruner(Change):
                 mask = self.threshold.keep(matrix.name, score)
             else:
                 mask = choose(score, choice.pattern, self.sparsity)
+        if choice.keep_zeros and mask is not None:
+            mask = mask & (weight != 0)
         pruned = choice.update.apply(weight, mask, choice.pattern, self.sparsity, statistics)
         self._store(matrix, pruned)
 
@@ -120,6 +135,8 @@ class BlockPruner(Change):
         weight = self.view(coupling.last)
         columns = groups.repeat_interleave(weight.shape[1] // coupling.num_groups)
         mask = columns.expand(weight.shape)
+        if self.choice.keep_zeros:
+            mask = mask & (weight != 0)
         known = self.statistics(coupling.last, statistics)
         pruned = self.choice.update.apply(weight, mask, self.choice.pattern, self.sparsity, known)
         self._store(coupling.last, pruned)

@@ -8,7 +8,7 @@ from treadle.core.checkpoint import PlannedTensor
 from treadle.model.blockwise import View, parts_of, read_matrices
 from treadle.model.widths import Pick, picks, resized_config
 from treadle.shrink.prune.base import Statistics
-from treadle.shrink.prune.blocks import BlockPruner, PruneAxes
+from treadle.shrink.prune.blocks import BlockPruner, axes_of
 from treadle.shrink.prune.evidence import Evidence
 from treadle.shrink.prune.global_threshold import GlobalThreshold, find_threshold
 from treadle.shrink.prune.request import PruneRequest
@@ -59,7 +59,7 @@ def _threshold(
 ) -> GlobalThreshold | None:
     if request.pattern.kind != "global":
         return None
-    choice = PruneAxes(request.metric, request.pattern, request.update, request.seed)
+    choice = axes_of(request)
 
     def pruner(view: View) -> BlockPruner:
         return BlockPruner(choice, 0.0, view, subject.reader, gradients=evidence.gradients)

@@ -3,6 +3,7 @@
 from typing import Any, Literal, NamedTuple
 
 from treadle.core.errors import SettingsError
+from treadle.model.text import Bos
 from treadle.shrink.prune.base import Allocation, Metric, Update
 from treadle.shrink.prune.patterns import Pattern
 
@@ -27,7 +28,9 @@ class PruneRequest(NamedTuple):
     text: str | None
     num_windows: int
     window_tokens: int
+    bos: Bos
     calibrate: Mode | None
+    keep_zeros: bool
     seed: int
     allow_nonuniform: bool
 
@@ -72,10 +75,15 @@ class PruneRequest(NamedTuple):
             "sparsity": self.sparsity,
             "update": self.update.settings(),
             "allocation": self.allocation.settings(),
+            **({"keep_zeros": True} if self.keep_zeros else {}),
         }
         if not self.needs_data:
             return fixed
-        windows = {"num_windows": self.num_windows, "window_tokens": self.window_tokens}
+        windows: dict[str, Any] = {  # Any: JSON values
+            "num_windows": self.num_windows,
+            "window_tokens": self.window_tokens,
+            "bos": self.bos,
+        }
         return {**fixed, **windows, "calibrate": self.mode, "text": self.text}
 
 
@@ -102,6 +110,16 @@ def check(request: PruneRequest) -> None:
         raise SettingsError(
             f"'{request.metric.name}' looks at no data, so text = '{request.text}' would have no "
             f"effect; leave it out."
+        )
+    if not request.needs_data and request.bos != "auto":
+        raise SettingsError(
+            f"'{request.metric.name}' looks at no data, so bos = '{request.bos}' would have no "
+            f"effect; leave it out."
+        )
+    if request.keep_zeros and pattern.is_structured and request.update.name == "none":
+        raise SettingsError(
+            f"pattern {pattern} takes whole {pattern} away and update none changes no weight, so "
+            f"keep_zeros would have no effect; leave it out."
         )
     if request.calibrate and not request.needs_inputs:
         raise SettingsError(

@@ -14,10 +14,11 @@ from treadle.core.checkpoint import (
 )
 from treadle.core.result import Result, digest
 from treadle.core.run import Recording, recorded
-from treadle.model.blockwise import Calibration, Rewriter, View, rewrite
+from treadle.model import facts
+from treadle.model.blockwise import Calibration, Rewriter, Rewritten, View, rewrite
 from treadle.model.widths import Coupling
 from treadle.shrink.prune.account import measure_sparsity, side_files
-from treadle.shrink.prune.blocks import BlockPruner, PruneAxes
+from treadle.shrink.prune.blocks import BlockPruner, axes_of
 from treadle.shrink.prune.decisions import Decisions, decide
 from treadle.shrink.prune.evidence import Evidence, gather
 from treadle.shrink.prune.request import PruneRequest
@@ -39,7 +40,7 @@ class _Pruning(Rewriter):
     ) -> None:
         self._request, self._subject = request, subject
         self._evidence, self._decisions = evidence, decisions
-        self._choice = PruneAxes(request.metric, request.pattern, request.update, request.seed)
+        self._choice = axes_of(request)
         self.title = f"prune ({request.metric.name})"
         self.has_whole_blocks = request.pattern.is_structured
 
@@ -88,6 +89,7 @@ def prune_model(
             protocol = windows.protocol
             run.protocol = protocol.model_dump()
             run.read("text", protocol.corpus, protocol.corpus_sha256, "data")
+            run.notes += facts.position_notes(subject.config, request.window_tokens)
         evidence = gather(request, subject, windows)
         decisions = decide(request, subject, evidence)
         with CheckpointWriter(
@@ -115,7 +117,8 @@ def _windows(request: PruneRequest, reader: CheckpointReader) -> "Windows | None
         return None
     tokenizer = load_tokenizer(reader.folder)
     found = sampled_windows(
-        request.text, tokenizer, request.num_windows, request.window_tokens, request.seed
+        *(request.text, tokenizer, request.num_windows, request.window_tokens),
+        *(request.seed, request.bos),
     )
     hardware.return_freed_memory()
     return found
@@ -144,8 +147,20 @@ def _walk(
         calibration=calibration,
         known=evidence.known,
     )
+    if done.unseen:
+        run.notes.append(_unseen_note(done))
     if done.first_layer:
         run.resumed(f"had pruned the first {done.first_layer} of {len(subject.layers)} blocks")
+
+
+def _unseen_note(done: Rewritten) -> str:
+    """Say which inputs no calibration token reached: their readers are judged by weights alone."""
+    last = f" and {len(done.unseen) - 3} more" if len(done.unseen) > 3 else ""
+    return (
+        f"No calibration token reached {len(done.unseen)} of {done.num_inputs} inputs "
+        f"({', '.join(done.unseen[:3])}{last}): the matrices that read them were judged by their "
+        f"weights alone. More or other text (--num-windows) reaches more experts."
+    )
 
 
 def _account_for(
@@ -155,7 +170,7 @@ def _account_for(
     decisions: Decisions,
     writer: CheckpointWriter,
 ) -> None:
-    measure_sparsity(run, writer, subject.layers, subject.shapes)
+    measure_sparsity(run, subject.reader, writer, subject.layers)
     run.bytes["input"] = subject.reader.num_bytes
     run.bytes["output"] = sum(tensor.num_bytes for tensor in decisions.planned)
     if request.pattern.is_structured:

@@ -7,6 +7,7 @@ from treadle.core.arguments import checked
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import SettingsError
 from treadle.core.result import Result
+from treadle.model.text import Bos
 from treadle.shrink.quantize.base import Quantizer
 from treadle.shrink.quantize.run import QuantizeRequest, quantize_model
 from treadle.shrink.quantize.tables import QUANTIZERS
@@ -26,6 +27,7 @@ def quantize(
     text: str | None = None,
     num_windows: int | None = None,
     window_tokens: int | None = None,
+    bos: Bos | None = None,
     seed: int = 0,
     overwrite: bool = False,
     trust_remote_code: bool = False,
@@ -50,6 +52,8 @@ def quantize(
             .txt or .jsonl file, or stdlib:calibration (default: not measured).
         num_windows: Windows drawn at random from the text by the seed (default 8).
         window_tokens: Tokens in each window (default 256).
+        bos: Start each window with the tokenizer's BOS token, which Gemma needs: each, none, or
+            auto, as the tokenizer itself starts a text (the default).
         seed: Seed of the windows and of methods that round by chance.
         overwrite: Replace an existing output folder once the new one is complete.
         trust_remote_code: Run code that the checkpoint brings along.
@@ -70,7 +74,7 @@ def quantize(
     columns = 0 if group == "row" else int(group)
     if columns < 0 or (columns == 0 and group != "row"):
         raise SettingsError(f"group = {group}; give a number of columns such as 64, or row.")
-    windows = {"num_windows": num_windows, "window_tokens": window_tokens}
+    windows = {"num_windows": num_windows, "window_tokens": window_tokens, "bos": bos}
     for name, value in windows.items():
         if text is None and value is not None:
             raise SettingsError(
@@ -93,6 +97,7 @@ def quantize(
         text,
         num_windows,
         window_tokens,
+        bos or "auto",
         seed,
     )
     with CheckpointReader(resolve(model)) as reader:

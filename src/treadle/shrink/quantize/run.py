@@ -31,7 +31,7 @@ from treadle.model.blockwise import (
     require_memory,
     rewrite,
 )
-from treadle.model.facts import text_config
+from treadle.model.facts import base_config, position_notes, text_config
 from treadle.model.grid import Grid
 from treadle.model.packing import (
     pack_grid,
@@ -41,6 +41,7 @@ from treadle.model.packing import (
     unpack_grid,
 )
 from treadle.model.statistics import BlockStatistics
+from treadle.model.text import Bos
 from treadle.shrink.quantize.base import Quantizer, Scheme
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class QuantizeRequest(NamedTuple):
     text: str | None
     num_windows: int
     window_tokens: int
+    bos: Bos
     seed: int
 
     def settings(self) -> dict[str, Any]:  # Any: JSON values
@@ -71,7 +73,11 @@ class QuantizeRequest(NamedTuple):
         }
         if self.text is None:
             return asked
-        windows = {"num_windows": self.num_windows, "window_tokens": self.window_tokens}
+        windows: dict[str, Any] = {  # Any: JSON values
+            "num_windows": self.num_windows,
+            "window_tokens": self.window_tokens,
+            "bos": self.bos,
+        }
         return {**asked, **windows, "text": self.text}
 
 
@@ -144,7 +150,7 @@ def quantize_model(
     trust_remote_code: bool,
 ) -> Result:
     """Quantise the model in `reader`, which the user calls `name`, and publish the folder `out`."""
-    from treadle.model.load import base_config, skeleton
+    from treadle.model.load import skeleton
     from treadle.model.unread import require_named
 
     module = skeleton(reader, trust_remote_code)  # checks that weights and config belong together
@@ -253,8 +259,10 @@ def _calibration(
         return None
     tokenizer = load_tokenizer(reader.folder)
     windows = sampled_windows(
-        request.text, tokenizer, request.num_windows, request.window_tokens, request.seed
+        *(request.text, tokenizer, request.num_windows, request.window_tokens),
+        *(request.seed, request.bos),
     )
+    run.notes += position_notes(base_config(reader.config), request.window_tokens)
     run.protocol = windows.protocol.model_dump()
     run.read("text", windows.protocol.corpus, windows.protocol.corpus_sha256, "data")
     require_memory(2 * windows.tokens.numel(), layers[0], shapes_of(reader))

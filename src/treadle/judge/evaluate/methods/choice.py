@@ -1,7 +1,7 @@
 """Multiple choice by likelihood."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -50,15 +50,21 @@ class Choice(LossTask):
 
     num_questions: Annotated[int, Field(ge=1)] | None = None
     """Questions to ask, from the start of the file (default: all)."""
+    bos: Literal["auto", "none", "each"] = "auto"
+    """Start each query with the tokenizer's BOS token (Gemma needs it) or with its text; auto is as
+    the tokenizer itself starts a text."""
 
     def prepare(self, data: str, tokenizer: "Tokenizer") -> Rows:
         """Read the questions and make a token row of each of their choices."""
+        from treadle.model.text import puts_bos
+
         questions, text = read_lines(Path(data), _question, _EXAMPLE)
         questions = require_count(questions, self.num_questions, data)
+        start = [tokenizer.bos_token_id] if puts_bos(tokenizer, self.bos) else []
         rows, spans = [], []
         for number, question in enumerate(questions):
             for choice in question.choices:
-                tokens, first = _encode(tokenizer, question.query, choice)
+                tokens, first = _encode(tokenizer, question.query, choice, start)
                 num_bytes = len(choice.strip().encode())
                 spans.append(_Span(number, first - 1, len(tokens) - 1, num_bytes))
                 rows.append(tokens)
@@ -110,8 +116,10 @@ def _question(row: dict[str, Any]) -> _Question:  # Any: JSON values
     return _Question(query, choices, gold)
 
 
-def _encode(tokenizer: "Tokenizer", query: str, choice: str) -> tuple[list[int], int]:
-    """Return the tokens of query and choice, and the index of the choice's first token.
+def _encode(
+    tokenizer: "Tokenizer", query: str, choice: str, start: list[int]
+) -> tuple[list[int], int]:
+    """Return the tokens of start, query and choice, and the index of the choice's first token.
 
     Both are tokenised together, so that the boundary falls where the tokenizer puts it; a token
     that spans it counts to the choice.
@@ -121,7 +129,7 @@ def _encode(tokenizer: "Tokenizer", query: str, choice: str) -> tuple[list[int],
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     tokens, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
     first = next(index for index, (_, end) in enumerate(offsets) if end > len(query))
-    return tokens, max(1, first)
+    return [*start, *tokens], max(1, len(start) + first)
 
 
 def _right(scores: list[list[float]], questions: list[_Question]) -> list[float]:

@@ -36,8 +36,9 @@ class Perplexity(LossTask):
     """Windows to evaluate, from the start of the text."""
     window_tokens: Annotated[int, Field(ge=2)] = 512
     """Tokens in each window."""
-    bos: Literal["none", "each"] = "none"
-    """Start each window with the tokenizer's BOS token (Gemma needs it) or with text."""
+    bos: Literal["auto", "none", "each"] = "auto"
+    """Start each window with the tokenizer's BOS token (Gemma needs it) or with text; auto is as
+    the tokenizer itself starts a text."""
 
     def prepare(self, data: str, tokenizer: "Tokenizer") -> Rows:
         """Cut the first windows off the text `data`."""
