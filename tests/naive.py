@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from treadle.core.checkpoint import CheckpointReader
 from treadle.model import facts
-from treadle.model.load import base_config, shapes_of
+from treadle.model.belonging import shapes_of
+from treadle.model.facts import base_config
 
 VOCAB_SIZE = 320
 

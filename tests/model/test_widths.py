@@ -8,8 +8,9 @@ import torch
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import SettingsError
 from treadle.model import facts
+from treadle.model.belonging import shapes_of
 from treadle.model.fresh import fresh_model
-from treadle.model.load import full, shapes_of
+from treadle.model.load import full
 from treadle.model.widths import couplings, picked, picks, resized_config
 
 

@@ -9,9 +9,11 @@ from treadle.app.loaders import FOREIGN, LOOKED_FOR, OWN_HEAD_WIDTH, Loader
 from treadle.core.checkpoint import CheckpointReader, SideFile, read_manifest
 from treadle.core.checkpoint.sidefiles import check_side_file
 from treadle.core.codec import DTYPES
-from treadle.core.errors import CheckpointError, TreadleError, UnsupportedModelError
+from treadle.core.errors import CheckpointError, UnsupportedModelError
 from treadle.model import facts
-from treadle.model.load import NONUNIFORM, base_config, resolve, shapes_of, skeleton
+from treadle.model.belonging import shapes_of
+from treadle.model.facts import NONUNIFORM, base_config
+from treadle.model.load import described, resolve, skeleton
 
 __all__ = ["Verdict", "check", "compat"]
 
@@ -190,17 +192,19 @@ def _check_adapter(folder: Path) -> tuple[Verdict, ...]:
 def _inspect(reader: CheckpointReader) -> _Findings:
     fault = refusal = unbuildable = ""
     try:
-        skeleton(reader)
-        _require_tensors(reader)
+        described(reader)
+    except UnsupportedModelError:
+        pass  # as below
+    except CheckpointError as error:
+        unbuildable = str(error)
+    try:
+        if not unbuildable:
+            skeleton(reader)
+            _require_tensors(reader)
     except UnsupportedModelError as error:
         refusal = str(error)
     except CheckpointError as error:
         fault = str(error)
-    except TreadleError:
-        raise
-    except Exception as error:  # transformers' configs raise many unrelated types
-        lines = " ".join(str(error).split())
-        unbuildable = f"transformers cannot build the model that config.json describes: {lines}"
     manifest = read_manifest(reader.folder)
     side_files = manifest.side_files if manifest else ()
     required = tuple(f for f in side_files if f.required and f.path != "config.json")

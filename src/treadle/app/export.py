@@ -24,7 +24,9 @@ from treadle.core.checkpoint.publish import PROCESSORS, carry_files
 from treadle.core.codec import DTYPES, FLOATS
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.core.progress import steps
-from treadle.model.load import NONUNIFORM, base_config, resolve, shapes_of
+from treadle.model.belonging import shapes_of
+from treadle.model.facts import NONUNIFORM, base_config
+from treadle.model.load import resolve
 
 __all__ = ["export"]
 

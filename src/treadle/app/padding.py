@@ -14,7 +14,9 @@ from treadle.core.checkpoint import CheckpointReader
 from treadle.core.codec import Array
 from treadle.core.errors import CheckpointError, TreadleError, UnsupportedModelError
 from treadle.model import facts
-from treadle.model.load import NONUNIFORM, base_config, on_disk, shapes_of, skeleton
+from treadle.model.belonging import shapes_of
+from treadle.model.facts import NONUNIFORM, base_config
+from treadle.model.load import on_disk, skeleton
 from treadle.model.widths import Coupling, Pick, couplings, picks, resized_config
 
 __all__ = ["Padding", "padded", "plan_padding"]

@@ -7,7 +7,9 @@ from treadle.core.checkpoint import CheckpointReader
 from treadle.core.codec import DTYPES
 from treadle.core.errors import SettingsError
 from treadle.model import facts
-from treadle.model.load import base_config, disk_name, shapes_of, skeleton
+from treadle.model.belonging import disk_name, shapes_of
+from treadle.model.facts import base_config
+from treadle.model.load import skeleton
 
 __all__ = ["TextModel", "text_model"]
 

@@ -1,7 +1,6 @@
 """LoRA adapters in peft's format: what they change, read by their header."""
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from treadle.core.checkpoint import CheckpointReader, TensorInfo
+from treadle.core.checkpoint.described import read_object
 from treadle.core.checkpoint.header import MappedFiles, read_header
 from treadle.core.codec import FLOATS, Array
 from treadle.core.errors import CheckpointError, UnsupportedModelError
@@ -197,13 +197,7 @@ def _read_config(folder: Path) -> dict[str, Any]:  # Any: JSON values
         raise CheckpointError(
             f"{folder} has no {_CONFIG}, so it is no adapter; give the folder that peft saved."
         )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON ({error}); save the adapter again.") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} holds no JSON object; save the adapter again.")
-    return config
+    return read_object(file)
 
 
 def _require_plain_lora(folder: Path, config: Mapping[str, Any]) -> None:  # Any: JSON values

@@ -17,10 +17,11 @@ from treadle.core.errors import CapacityError
 from treadle.core.progress import steps
 from treadle.core.shapes import Float, Int, Tensor
 from treadle.model import facts
+from treadle.model.belonging import shapes_of
+from treadle.model.facts import base_config
 from treadle.model.in_step import Stream, run_in_step
 from treadle.model.kept import KeptHidden
 from treadle.model.layers import Block, LayeredModel
-from treadle.model.load import base_config, shapes_of
 from treadle.model.statistics import (
     BlockStatistics,
     InputStatistics,

@@ -28,11 +28,12 @@ def load_foreign(folder: Path, trust_remote_code: bool = False) -> "PreTrainedMo
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # configs and modules raise many unrelated types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnsupportedModelError(
-            f"transformers cannot load a causal language model from '{folder}': "
-            f"{str(error).strip().splitlines()[0]} Give one of an architecture that it knows; "
-            f"--trust-remote-code runs code that the folder brings along."
+            f"transformers cannot load a causal language model from '{folder}': {reason} Give "
+            f"one of an architecture that it knows; --trust-remote-code runs code that the "
+            f"folder brings along."
         ) from error
     module, told = loaded
     for kind in ("missing_keys", "mismatched_keys"):

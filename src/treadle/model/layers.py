@@ -12,15 +12,9 @@ from treadle.core.checkpoint import CheckpointReader
 from treadle.core.progress import steps
 from treadle.core.shapes import Float, Int, Tensor
 from treadle.model import facts
-from treadle.model.load import (
-    base_config,
-    materialise,
-    materialise_rest,
-    parameter_view,
-    set_widths,
-    shapes_of,
-    skeleton,
-)
+from treadle.model.belonging import shapes_of
+from treadle.model.facts import base_config
+from treadle.model.load import materialise, materialise_rest, parameter_view, set_widths, skeleton
 from treadle.model.seams import replaced_forward, tensor_of
 
 if TYPE_CHECKING:

@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING, Any
 from treadle.core.checkpoint import CheckpointReader, require_finite, require_understood
 from treadle.core.errors import CheckpointError, DataError, UnsupportedModelError
 from treadle.model import facts
+from treadle.model.belonging import (
+    disk_name,
+    require_all_read,
+    require_shapes,
+    require_so_many,
+    shapes_of,
+)
 from treadle.model.coded import DecodedReader
 from treadle.model.facts import NONUNIFORM, base_config
 from treadle.model.gguf_file import SUFFIX
+from treadle.model.hub import downloaded
 from treadle.model.source import open_model
-from treadle.model.unread import require_all_read
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
-    "NONUNIFORM",
     "auto_class",
-    "base_config",
-    "disk_name",
+    "described",
     "full",
     "load_tokenizer",
     "materialise",
@@ -67,7 +72,7 @@ def resolve(model: str | Path, takes_files: bool = False) -> Path:
             f"safetensors), "
             f"'packaged:smollm2', or a hub id such as 'org/name'."
         )
-    return _download(name)
+    return downloaded(name)
 
 
 def _refuse_gguf_folder(folder: Path) -> None:
@@ -80,23 +85,6 @@ def _refuse_gguf_folder(folder: Path) -> None:
         )
 
 
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-            )
-        )
-    except Exception as error:  # the hub client raises many unrelated types
-        raise CheckpointError(
-            f"'{name}' is no folder here and could not be fetched from the hub "
-            f"({type(error).__name__}); "
-            f"download it where the network allows and give its folder."
-        ) from error
-
-
 def skeleton(reader: CheckpointReader, trust_remote_code: bool = False) -> "PreTrainedModel":
     """Build the module tree with parameters on the meta device: no weight takes memory.
 
@@ -104,30 +92,53 @@ def skeleton(reader: CheckpointReader, trust_remote_code: bool = False) -> "PreT
         UnsupportedModelError: The architecture has no facts, or the checkpoint's own code would
             have to run; or a required side file is of a kind that is not known here.
     """
+    base = base_config(reader.config)
+    require_understood(reader.folder)
+    _require_plain(reader)
+    built = described(reader, trust_remote_code)
+    if reader.config.get("model_type") != NONUNIFORM:
+        require_shapes(built, reader)
+    require_all_read(built, reader, base)
+    return built
+
+
+def described(reader: CheckpointReader, trust_remote_code: bool = False) -> "PreTrainedModel":
+    """Build the module tree that a config describes, whatever weights lie beside it.
+
+    Raises:
+        UnsupportedModelError: The architecture has no facts, or the checkpoint's own code would
+            have to run.
+        CheckpointError: transformers builds no model of this config.
+    """
     import torch
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     base = base_config(reader.config)
-    require_understood(reader.folder)
-    _require_plain(reader)
+    require_so_many(base, reader)
     has_experts = bool(facts.facts_of(base).num_experts)
     # Grouped matrix products refuse experts whose width is no multiple of 16 bytes.
     options: dict[str, Any] = {"experts_implementation": "eager"} if has_experts else {}
     if base.get("auto_map"):
         _require_trust(reader.folder, trust_remote_code)
         options["trust_remote_code"] = True
-        config = AutoConfig.from_pretrained(reader.folder, trust_remote_code=True)
-    else:
-        fields = {key: value for key, value in base.items() if key != "model_type"}
-        config = AutoConfig.for_model(base["model_type"], **fields)
-    with init_empty_weights(include_buffers=False):
-        # In the checkpoint's own dtype, buffers such as Gemma's embedding scale would be rounded.
-        module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+    try:
+        if "trust_remote_code" in options:
+            config = AutoConfig.from_pretrained(reader.folder, trust_remote_code=True)
+        else:
+            fields = {key: value for key, value in base.items() if key != "model_type"}
+            config = AutoConfig.for_model(base["model_type"], **fields)
+        with init_empty_weights(include_buffers=False):
+            # In the checkpoint's own dtype, buffers such as Gemma's embedding scale would be
+            # rounded.
+            module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+    except Exception as error:  # configs and modules raise many unrelated types
+        raise CheckpointError(
+            f"transformers cannot build the model that config.json of '{reader.folder}' describes "
+            f"({type(error).__name__}: {' '.join(str(error).split())}); correct it, or download "
+            f"it again."
+        ) from error
     built: PreTrainedModel = module.eval()
-    if reader.config.get("model_type") != NONUNIFORM:
-        _require_shapes(built, reader)
-    require_all_read(built, reader, base)
     return built
 
 
@@ -144,22 +155,6 @@ def _require_plain(reader: CheckpointReader) -> None:
             raise UnsupportedModelError(
                 f"Tensor '{name}' in '{info.file}' is {info.dtype}, whose scales are not read; "
                 f"give a checkpoint in bf16, fp16 or fp32."
-            )
-
-
-def _require_shapes(module: "PreTrainedModel", reader: CheckpointReader) -> None:
-    """Check that the config and the weights on disk belong together."""
-    base = base_config(reader.config)
-    architecture, shapes = facts.facts_of(base), shapes_of(reader)
-    for name, parameter in module.named_parameters():
-        if architecture.num_experts and ".experts." in name and name not in shapes:
-            continue  # one parameter holds many tensors: facts.linears finds each
-        on_disk = disk_name(name, architecture, reader)
-        found = shapes[reader.tied.get(on_disk, on_disk)]
-        if found != tuple(parameter.shape):
-            raise CheckpointError(
-                f"Tensor '{on_disk}' in '{reader.folder}' has shape {list(found)}, but config.json "
-                f"makes it {list(parameter.shape)}; download both again from one place."
             )
 
 
@@ -213,21 +208,6 @@ def materialise(
         setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
 
 
-def disk_name(name: str, architecture: facts.Architecture, reader: CheckpointReader) -> str:
-    """Return what a parameter is called on disk.
-
-    Raises:
-        CheckpointError: There is nothing of its names.
-    """
-    for candidate in facts.disk_names(name, architecture):
-        if candidate in reader.tensors or candidate in reader.tied:
-            return candidate
-    raise CheckpointError(
-        f"Tensor '{name}' is missing from '{reader.folder}'; download the checkpoint again, or "
-        f"check that config.json belongs to these weights."
-    )
-
-
 def _read(reader: CheckpointReader, name: str, dtype: "torch.dtype") -> "torch.Tensor":
     """Return a tensor in `dtype` that nobody else holds, checked to be finite."""
     stored = reader.tensors[reader.tied.get(name, name)]
@@ -252,11 +232,6 @@ def _stack(
             _read(reader, matrix.tensor, dtype)
         )
     return torch.stack([torch.cat(by_expert[expert]) for expert in sorted(by_expert)])
-
-
-def shapes_of(reader: CheckpointReader) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor on disk, by name."""
-    return {name: info.shape for name, info in reader.tensors.items()}
 
 
 def set_widths(block: "torch.nn.Module", config: dict[str, Any]) -> None:  # Any: JSON values
@@ -375,10 +350,10 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files raise many unrelated types
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise DataError(
-            f"'{folder}' has no tokenizer that can be read ({str(error).splitlines()[0][:120]}); "
-            f"copy the "
-            f"tokenizer files of the original model into it."
+            f"'{folder}' has no tokenizer that can be read ({reason}); copy the tokenizer files of "
+            f"the original model into it."
         ) from error
     return loaded

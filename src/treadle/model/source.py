@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from treadle.core.checkpoint import CheckpointReader, content_hash, require_understood
+from treadle.core.checkpoint.described import read_object
 from treadle.core.checkpoint.reader import weight_files
 from treadle.core.errors import CheckpointError
 from treadle.model.gguf_model import open_gguf
@@ -66,6 +67,6 @@ def _states(path: Path) -> list[tuple[str, int, int]]:
 def _config_of(path: Path) -> str:
     if path.is_file():  # inside of what is hashed
         return ""
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = read_object(path / "config.json")
     said = {name: value for name, value in config.items() if name not in _SAYS_NOTHING}
     return json.dumps(said, sort_keys=True)

@@ -282,7 +282,8 @@ def _fold(total: "torch.Tensor") -> "Callable[[torch.Tensor], None]":
 def model_matrices(folder: Path) -> list[facts.Linear]:
     """Return the matrices of all blocks of the model in `folder`."""
     from treadle.core.checkpoint import CheckpointReader
-    from treadle.model.load import base_config, shapes_of
+    from treadle.model.belonging import shapes_of
+    from treadle.model.facts import base_config
 
     with CheckpointReader(folder) as reader:
         config, shapes = base_config(reader.config), shapes_of(reader)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model import facts
-from treadle.model.load import NONUNIFORM, base_config
+from treadle.model.facts import NONUNIFORM, base_config
 
 if TYPE_CHECKING:
     import torch

@@ -1,11 +1,11 @@
 """From what a user asks to tokens that the model can take, and back to text."""
 
-import json
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
+from treadle.core.checkpoint.described import read_object
 from treadle.core.errors import DataError
 from treadle.model import facts
 from treadle.model.gguf_file import GgufFile
@@ -252,7 +252,7 @@ def _eos_tokens(folder: Path) -> frozenset[int]:
         file = folder / name
         if not file.is_file():
             continue
-        config = json.loads(file.read_text())
+        config = read_object(file)
         found = config.get("eos_token_id", facts.text_config(config).get("eos_token_id"))
         if found is not None:
             return frozenset(found if isinstance(found, list) else [found])

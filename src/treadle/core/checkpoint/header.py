@@ -76,21 +76,28 @@ def read_header(file: Path) -> list[TensorInfo]:
         text = stream.read(num_header_bytes)
     try:
         entries = json.loads(text)
-        entries.pop("__metadata__", None)
+        _require_strings(entries.pop("__metadata__", {}))
         tensors = [_parse_entry(file, name, entry, first_byte) for name, entry in entries.items()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{file} has a broken header ({error!r} in its JSON of {num_header_bytes} bytes); "
             f"{_COPY_AGAIN}."
         ) from error
-    tensors.sort(key=lambda tensor: tensor.start_byte)
-    _check_extents(file, tensors, num_file_bytes)
+    tensors.sort(key=lambda tensor: (tensor.start_byte, tensor.num_bytes))
+    _check_extents(file, tensors, first_byte, num_file_bytes)
     return tensors
 
 
+def _require_strings(metadata: Any) -> None:  # Any: a JSON value
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("__metadata__ is no map of strings")
+
+
 def _parse_entry(file: Path, name: str, entry: Any, first_byte: int) -> TensorInfo:
-    dtype, shape = entry["dtype"], tuple(int(size) for size in entry["shape"])
+    dtype, shape = entry["dtype"], tuple(entry["shape"])
     start_byte, end_byte = entry["data_offsets"]
+    if any(type(size) is not int or size < 0 for size in (*shape, start_byte, end_byte)):
+        raise ValueError(f"the shape or offsets of {name!r} are no whole numbers from 0 on")
     if dtype not in DTYPES:
         raise CheckpointError(
             f"Tensor {name!r} in {file} has the unknown dtype {dtype!r}; convert it to one of: "
@@ -98,7 +105,7 @@ def _parse_entry(file: Path, name: str, entry: Any, first_byte: int) -> TensorIn
         )
     info = TensorInfo(name, dtype, shape, file, first_byte + start_byte, end_byte - start_byte)
     expected_bytes = info.num_elements * DTYPES[dtype].itemsize
-    if start_byte < 0 or info.num_bytes != expected_bytes:
+    if info.num_bytes != expected_bytes:
         raise CheckpointError(
             f"Tensor {name!r} in {file} occupies bytes {start_byte}..{end_byte}, but {dtype} of "
             f"shape {list(shape)} takes {expected_bytes} bytes; {_COPY_AGAIN}."
@@ -106,7 +113,9 @@ def _parse_entry(file: Path, name: str, entry: Any, first_byte: int) -> TensorIn
     return info
 
 
-def _check_extents(file: Path, tensors: Sequence[TensorInfo], num_file_bytes: int) -> None:
+def _check_extents(
+    file: Path, tensors: Sequence[TensorInfo], first_byte: int, num_file_bytes: int
+) -> None:
     for former, latter in pairwise(tensors):
         if former.start_byte + former.num_bytes > latter.start_byte:
             raise CheckpointError(
@@ -116,6 +125,12 @@ def _check_extents(file: Path, tensors: Sequence[TensorInfo], num_file_bytes: in
         raise CheckpointError(
             f"{file} is truncated: tensor {tensors[-1].name!r} ends at byte {end_byte}, but the "
             f"file has {num_file_bytes} bytes; {_COPY_AGAIN}."
+        )
+    named_bytes = sum(tensor.num_bytes for tensor in tensors)
+    if first_byte + named_bytes != num_file_bytes:
+        raise CheckpointError(
+            f"The tensors in {file} take {named_bytes} bytes behind its header, but the file has "
+            f"{num_file_bytes - first_byte} there, so that some belong to none; {_COPY_AGAIN}."
         )
 
 

@@ -1,14 +1,14 @@
 """Opening a Hugging Face folder by its headers, and viewing its tensors without copies."""
 
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from treadle.core.checkpoint.described import read_config, read_object
 from treadle.core.checkpoint.header import MappedFiles, TensorInfo, read_header
 from treadle.core.codec import FLOATS, Array, as_torch, dtype_code
 from treadle.core.errors import CheckpointError
@@ -20,6 +20,7 @@ __all__ = ["INDEX_FILE", "SINGLE_FILE", "CheckpointReader", "require_finite", "w
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_GENERATION_FILE = "generation_config.json"
 
 _CHUNK_ELEMENTS = 4 << 20
 _HEAD = "lm_head.weight"
@@ -53,8 +54,14 @@ class CheckpointReader:
                 f"{self.folder} has no config.json, so it is not a Hugging Face model folder; give "
                 "the folder that holds config.json and the weights."
             )
-        self.config = _read_json(config_file)
+        self.config = read_config(config_file)
+        if (generation := self.folder / _GENERATION_FILE).exists():
+            read_object(generation)  # goes along as it is, and no loader takes a damaged one
         self.tensors = _read_tensors(self.folder)
+        if not self.tensors:
+            raise CheckpointError(
+                f"The weight files in {self.folder} hold no tensors; copy or download them again."
+            )
         self._files = MappedFiles()
 
     @property
@@ -176,18 +183,6 @@ def _chunks(flat: Array) -> Iterator[Array]:
         yield flat[first : first + _CHUNK_ELEMENTS]
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text())
-    except ValueError as error:
-        raise CheckpointError(
-            f"{file} is not JSON ({error}); copy or download it again."
-        ) from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} holds no JSON object; copy or download it again.")
-    return value
-
-
 def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
     if (single := folder / SINGLE_FILE).is_file():
         return {info.name: info for info in read_header(single)}
@@ -211,9 +206,15 @@ def _weight_map(folder: Path) -> dict[str, str]:
     index = folder / INDEX_FILE
     if not index.is_file():
         raise CheckpointError(_explain_missing_weights(folder))
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{index} has no weight_map; copy or download it again.")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or Path(shard).is_absolute() or ".." in Path(shard).parts:
+            raise CheckpointError(
+                f"{index} places tensor {name!r} in {shard!r}, but the name of a file in the "
+                f"folder was expected; copy or download it again."
+            )
     for shard in sorted(set(weight_map.values())):
         if not (folder / shard).is_file():
             raise CheckpointError(

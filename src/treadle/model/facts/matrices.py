@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from treadle.core.errors import CheckpointError
 from treadle.model.facts.architectures import Architecture, LinearFact
-from treadle.model.facts.sizes import Config, facts_of, num_heads, num_kv_heads, number
+from treadle.model.facts.sizes import Config, facts_of, num_experts, num_heads, num_kv_heads
 
 __all__ = ["Linear", "block_prefix", "disk_names", "linears", "renamed"]
 
@@ -146,7 +146,7 @@ def _expert_linears(
     config: Config, facts: Architecture, layer: int, prefix: str, shapes: Shapes
 ) -> list[Linear]:
     """Return the experts' matrices: of a tensor each, or on each other in two tensors."""
-    count = number(config, *facts.num_experts)
+    count = num_experts(config)
     each = {
         prefix + fact.tensor.format(expert=expert)
         for expert in range(count)

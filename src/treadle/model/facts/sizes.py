@@ -14,6 +14,7 @@ __all__ = [
     "base_config",
     "facts_of",
     "head_dim",
+    "num_experts",
     "num_heads",
     "num_kv_heads",
     "num_layers",
@@ -175,6 +176,11 @@ def position_notes(config: Config, num_tokens: int) -> list[str]:
         f"Windows of {num_tokens} tokens are longer than the model's {said} positions "
         f"(max_position_embeddings): what it computes behind them it was not trained for."
     ]
+
+
+def num_experts(config: Config) -> int:
+    """Return the number of experts of a mixture's blocks."""
+    return number(config, *facts_of(config).num_experts)
 
 
 def require_positions(config: Config, num_tokens: int) -> None:

@@ -1,6 +1,5 @@
 """LoRA adapters beside a model: which there are, and what each adds to which matrix."""
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from treadle.core.checkpoint.described import read_object
 from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
 from treadle.core.registry import near
 from treadle.model.adapters import Adapter, Factors
@@ -134,7 +134,7 @@ def _folder(name: str, folder: str | Path) -> Path:
 def base_names(folder: Path) -> frozenset[str]:
     """Return the names by which an adapter may call the model of `folder` its base."""
     file = folder / "config.json"
-    named = json.loads(file.read_text()).get("_name_or_path") if file.is_file() else None
+    named = read_object(file).get("_name_or_path") if file.is_file() else None
     return frozenset({folder.resolve().name, Path(str(named or "")).name})
 
 

@@ -214,7 +214,8 @@ class LlamaStep:
 
     def _load(self, reader: CheckpointReader, form: str) -> None:
         from treadle.model import facts
-        from treadle.model.load import base_config, skeleton
+        from treadle.model.facts import base_config
+        from treadle.model.load import skeleton
 
         config = base_config(reader.config)
         if config.get("model_type") not in LLAMA_LIKE:

@@ -1,6 +1,5 @@
 """T0, the generic step: any causal LM of transformers, unchanged, over pages."""
 
-import json
 import math
 import os
 import warnings
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from treadle.core.checkpoint.described import read_config
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model import facts
 from treadle.model.adapters import Adapter
@@ -168,7 +168,7 @@ class GenericExecutor:
 def _load(folder: Path, trust_remote_code: bool) -> Any:  # Any: a causal LM
     """Return the model in float32: by its facts, or as transformers reads an unknown folder."""
     config_file = folder / "config.json"
-    config = json.loads(config_file.read_text()) if config_file.is_file() else {}
+    config = read_config(config_file) if config_file.is_file() else {}
     model_type = str(facts.text_config(config).get("model_type", ""))
     is_known = model_type in facts.ARCHITECTURES or not config
     if is_known or "quantization_config" in config or "treadle_base" in config:

@@ -9,8 +9,8 @@ from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CheckpointError
 from treadle.core.seed import torch_stream
 from treadle.core.shapes import Float, Tensor
+from treadle.model.belonging import shapes_of
 from treadle.model.blockwise import Change, View, stored
-from treadle.model.load import shapes_of
 from treadle.model.statistics import BlockStatistics
 from treadle.model.widths import Coupling, picked, picks
 from treadle.shrink.prune.base import Metric, Statistics, Update

@@ -38,9 +38,10 @@ def read_subject(
         UnsupportedModelError: The architecture has no facts, or they miss a matrix.
         SettingsError: The pattern does not divide a matrix.
     """
+    from treadle.model.belonging import require_named, shapes_of
     from treadle.model.blockwise import layers_of
-    from treadle.model.load import base_config, shapes_of, skeleton
-    from treadle.model.unread import require_named
+    from treadle.model.facts import base_config
+    from treadle.model.load import skeleton
 
     config, shapes = base_config(reader.config), shapes_of(reader)
     # Checks, whether or not this run will build the module.

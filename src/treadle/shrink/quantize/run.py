@@ -150,8 +150,8 @@ def quantize_model(
     trust_remote_code: bool,
 ) -> Result:
     """Quantise the model in `reader`, which the user calls `name`, and publish the folder `out`."""
+    from treadle.model.belonging import require_named
     from treadle.model.load import skeleton
-    from treadle.model.unread import require_named
 
     module = skeleton(reader, trust_remote_code)  # checks that weights and config belong together
     layers = layers_of(reader)
@@ -252,7 +252,8 @@ def _calibration(
     run: Recording, request: QuantizeRequest, reader: CheckpointReader, layers: list[list["Linear"]]
 ) -> Calibration | None:
     """Draw the windows on which the drift is measured, if it is."""
-    from treadle.model.load import load_tokenizer, shapes_of
+    from treadle.model.belonging import shapes_of
+    from treadle.model.load import load_tokenizer
     from treadle.model.text import sampled_windows
 
     if request.text is None:

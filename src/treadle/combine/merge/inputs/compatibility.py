@@ -31,7 +31,7 @@ def require_one_architecture(models: Sequence[Model]) -> None:
 
 def _architecture(model: Model) -> tuple[str, str]:
     """Return the model type and the class that a config names; empty where it names none."""
-    from treadle.model.load import base_config
+    from treadle.model.facts import base_config
 
     config = base_config(model.reader.config)
     classes = config.get("architectures") or [""]

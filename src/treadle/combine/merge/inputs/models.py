@@ -54,7 +54,7 @@ def branch_ends(reader: CheckpointReader, layer: int) -> list[str]:
         UnsupportedModelError: The architecture has no facts.
     """
     from treadle.model import facts
-    from treadle.model.load import shapes_of
+    from treadle.model.belonging import shapes_of
 
     matrices = facts.linears(reader.config, layer, shapes_of(reader))
     names = list(dict.fromkeys(m.tensor for m in matrices if m.role in ("o", "down")))

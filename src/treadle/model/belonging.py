@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint that the model of its config has no place for."""
+"""Whether the weights of a checkpoint and its config belong together, tensor by tensor."""
 
 import re
 from collections.abc import Sequence
@@ -11,10 +11,72 @@ from treadle.model import facts
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["require_all_read", "require_named"]
+__all__ = [
+    "disk_name",
+    "require_all_read",
+    "require_named",
+    "require_shapes",
+    "require_so_many",
+    "shapes_of",
+]
 
 # Buffers that older versions of transformers saved, and that are computed now.
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.bias|attention\.bias|masked_bias)$")
+
+
+def shapes_of(reader: CheckpointReader) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor on disk, by name."""
+    return {name: info.shape for name, info in reader.tensors.items()}
+
+
+def disk_name(name: str, architecture: facts.Architecture, reader: CheckpointReader) -> str:
+    """Return what a parameter is called on disk.
+
+    Raises:
+        CheckpointError: There is nothing of its names.
+    """
+    for candidate in facts.disk_names(name, architecture):
+        if candidate in reader.tensors or candidate in reader.tied:
+            return candidate
+    raise CheckpointError(
+        f"Tensor '{name}' is missing from '{reader.folder}'; download the checkpoint again, or "
+        f"check that config.json belongs to these weights."
+    )
+
+
+def require_so_many(base: facts.Config, reader: CheckpointReader) -> None:
+    """Refuse numbers of layers and experts that a model of these files cannot have.
+
+    To build it would take hours, or all memory.
+    """
+    architecture, num_tensors = facts.facts_of(base), len(reader.tensors)
+    counts = {"layers": facts.num_layers(base)}
+    if architecture.num_experts:
+        counts["experts"] = facts.num_experts(base)
+    for what, count in counts.items():
+        # Experts may lie on each other in one tensor: a row of the router is one's own.
+        most = max(map(max, filter(None, (i.shape for i in reader.tensors.values()))), default=0)
+        if count > max(num_tensors, most if what == "experts" else 0):
+            raise CheckpointError(
+                f"config.json of '{reader.folder}' says {count} {what}, but {num_tensors} tensors "
+                f"are stored; download both again from one place."
+            )
+
+
+def require_shapes(module: "PreTrainedModel", reader: CheckpointReader) -> None:
+    """Check that the config and the weights on disk belong together."""
+    base = facts.base_config(reader.config)
+    architecture, shapes = facts.facts_of(base), shapes_of(reader)
+    for name, parameter in module.named_parameters():
+        if architecture.num_experts and ".experts." in name and name not in shapes:
+            continue  # one parameter holds many tensors: facts.linears finds each
+        on_disk = disk_name(name, architecture, reader)
+        found = shapes[reader.tied.get(on_disk, on_disk)]
+        if found != tuple(parameter.shape):
+            raise CheckpointError(
+                f"Tensor '{on_disk}' in '{reader.folder}' has shape {list(found)}, but config.json "
+                f"makes it {list(parameter.shape)}; download both again from one place."
+            )
 
 
 def require_all_read(

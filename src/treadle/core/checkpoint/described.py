@@ -1,0 +1,66 @@
+"""The small JSON files of a model folder: objects, or a named error."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from treadle.core.errors import CheckpointError
+
+__all__ = ["read_config", "read_object"]
+
+_OBJECTS = ("quantization_config", "text_config", "treadle_base", "vision_config", "auto_map")
+"""Keys of config.json that hold objects, where they hold anything."""
+_NONUNIFORM = "treadle_nonuniform"
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; a byte order mark before it is passed over.
+
+    Raises:
+        CheckpointError: The file cannot be read, or holds something else.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({error.strerror}); copy it again."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{file} is not JSON ({error}); copy or download it again."
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} holds no JSON object; copy or download it again.")
+    return value
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Return a model's config, whose parts that programs look into are objects.
+
+    Raises:
+        CheckpointError: It is none.
+    """
+    config = read_object(file)
+    for key in _OBJECTS:
+        value = config.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise CheckpointError(
+                f"{file} says {key}: {value!r}, but a JSON object was expected; download it again, "
+                f"or remove the key."
+            )
+    if config.get("quantization_config") == {}:
+        raise CheckpointError(
+            f"{file} has an empty quantization_config, which says neither that the weights are "
+            f"floats nor how they are quantised; remove the key if they are floats."
+        )
+    model_type = config.get("model_type")
+    if model_type is not None and not isinstance(model_type, str):
+        raise CheckpointError(
+            f"{file} says model_type: {model_type!r}, but a name was expected; download it again."
+        )
+    if model_type == _NONUNIFORM and not config.get("treadle_base"):
+        raise CheckpointError(
+            f"{file} says {_NONUNIFORM}, but has no treadle_base, the config of the architecture; "
+            f"prune the dense model again."
+        )
+    return config

@@ -1,0 +1,1 @@
+"""Inputs damaged by rule, and what every verb makes of them."""
