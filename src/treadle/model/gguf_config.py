@@ -68,7 +68,7 @@ def gguf_config(file: GgufFile, model_type: str, model_class: str) -> dict[str, 
     own = _Settings(file)
     hidden_size = own.number("embedding_length")
     num_heads = own.number("attention.head_count")
-    head_dim = own.number("attention.key_length", hidden_size // num_heads)
+    head_dim = own.number("attention.key_length", hidden_size // max(1, num_heads))
     if own.number("rope.dimension_count", head_dim) != head_dim:
         raise UnsupportedModelError(
             f"'{file.path}' rotates a part of each head only (rope.dimension_count), which is not "

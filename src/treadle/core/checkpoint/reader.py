@@ -58,10 +58,6 @@ class CheckpointReader:
         if (generation := self.folder / _GENERATION_FILE).exists():
             read_object(generation)  # goes along as it is, and no loader takes a damaged one
         self.tensors = _read_tensors(self.folder)
-        if not self.tensors:
-            raise CheckpointError(
-                f"The weight files in {self.folder} hold no tensors; copy or download them again."
-            )
         self._files = MappedFiles()
 
     @property
