@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.model.rope import first_place
 from treadle.model.source import open_model
 from treadle.native import SlowPathWarning
 from treadle.runtime import agreed
@@ -125,13 +126,17 @@ def choose_executor(
 def agreement(folder: Path, native: LlamaStep, draw: int = 0) -> Agreement:
     """Compare the logits of a few tokens with those of transformers' blocks, one at a time.
 
+    The tokens are compared as the start of a text in each of the model's regimes (`model.rope`).
+
     Raises:
         CheckpointError: The model computes no numbers, or the same for all tokens.
     """
-    tokens = np.random.default_rng(draw).integers(0, native.shape.vocab_size, _NUM_TOKENS)
+    num_tokens = min((_NUM_TOKENS, *native.shape.rope_bounds))
+    tokens = np.random.default_rng(draw).integers(0, native.shape.vocab_size, num_tokens)
     expected = _expected(folder, tokens)
     require_sound(expected, folder, "fp32")
-    found = _found(native, tokens.astype(np.int32))
+    regimes = range(len(native.shape.rope_bounds) + 1)
+    found = np.concatenate([_found(native, tokens.astype(np.int32), r) for r in regimes])
     if native.weights.forms != {"fp32"}:
         require_sound(found, folder, ", ".join(sorted(native.weights.forms)))
     apart = np.abs(found - expected)
@@ -139,14 +144,17 @@ def agreement(folder: Path, native: LlamaStep, draw: int = 0) -> Agreement:
     return Agreement(float(apart.max()), noise)
 
 
-def _found(native: LlamaStep, tokens: np.ndarray) -> Floats:
-    num_pages = -(-_NUM_TOKENS // _PAGE_SIZE)
-    shape = native.shape
+def _found(native: LlamaStep, tokens: np.ndarray, regime: int) -> Floats:
+    count, shape = len(tokens), native.shape
+    num_pages = -(-count // _PAGE_SIZE)
     pool = KeyValues(shape.kv_heads, shape.head_dim, num_pages, _PAGE_SIZE, "fp32")
-    places, pages = np.arange(_NUM_TOKENS, dtype=np.int32), np.arange(num_pages, dtype=np.int32)
-    starts, context = np.array([0, _NUM_TOKENS], np.int32), np.array([_NUM_TOKENS], np.int32)
+    places, pages = np.arange(count, dtype=np.int32), np.arange(num_pages, dtype=np.int32)
+    starts, context = np.array([0, count], np.int32), np.array([count], np.int32)
     page_starts = np.array([0, num_pages], np.int32)
-    rows = StepRows(tokens, places, places, starts, context, page_starts, pages, places)
+    text = np.array([max(count, first_place(shape.rope_bounds, regime) + 1)], np.int32)
+    rows = StepRows(
+        *(tokens, places, places, starts, context, page_starts, pages, places), text_lengths=text
+    )
     return native.forward(rows, pool)
 
 
@@ -158,9 +166,12 @@ def _expected(folder: Path, tokens: np.ndarray) -> Floats:
     rows = torch.from_numpy(tokens.astype(np.int64))[None]
     with open_model(folder) as reader, torch.no_grad():
         model = LayeredModel(reader)
-        hidden = model.embed(rows)
-        for layer in range(model.num_layers):
-            with model.block(layer) as block:
-                model.run(block, layer, hidden)
-        logits: Floats = model.logits(rows, hidden)[0].float().numpy()
+        found = []
+        for regime in range(len(model.rope_bounds) + 1):
+            hidden = model.embed(rows, regime)
+            for layer in range(model.num_layers):
+                with model.block(layer) as block:
+                    model.run(block, layer, hidden)
+            found.append(model.logits(rows, hidden)[0].float())
+    logits: Floats = torch.cat(found).numpy()
     return logits

@@ -17,6 +17,7 @@ from treadle.core.codec import Array
 from treadle.core.errors import CapacityError, UnsupportedModelError
 from treadle.core.progress import steps
 from treadle.model.adapters import Adapter
+from treadle.model.rope import RotaryFactors
 from treadle.model.source import open_model
 from treadle.native.loader import library
 from treadle.runtime.cache.pages import KeyValues
@@ -26,6 +27,7 @@ from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, PackedLayout, require_form
 from treadle.runtime.native_step.adapters import NativeAdapters
 from treadle.runtime.native_step.looking import ProbeRoom
+from treadle.runtime.native_step.rope import ropes_of, turn
 from treadle.runtime.native_step.structs import (
     MIRRORS,
     ROLES,
@@ -156,7 +158,8 @@ class LlamaStep:
         self._bind(pool)
         width = self.shape.hidden_size if wants_hidden else self.shape.vocab_size
         out = np.empty((len(rows.wanted), width), np.float32)
-        turns = [self._turns(kind, rows.positions) for kind in range(2)]
+        regimes = rows.rope_regimes(self.shape.rope_bounds)
+        turns = [turn(ropes, rows.positions, regimes) for ropes in self._ropes]
         view = View(
             *(_at(array) for array in (rows.positions, rows.row_starts, rows.context_lengths)),
             *(_at(array) for array in (rows.page_starts, rows.pages, rows.prefix_lengths)),
@@ -193,12 +196,6 @@ class LlamaStep:
             *map(_at, tables), ctypes.addressof(self._arena), *tables.planes.shape[1:]
         )
 
-    def _turns(self, kind: int, positions: Array) -> tuple[Floats, Floats]:
-        """Return cosine and sine [rows, dim / 2] of the rows' angles."""
-        frequencies, scaling = self._ropes[min(kind, len(self._ropes) - 1)]
-        angles = positions.astype(np.float32)[:, None] * frequencies
-        return np.cos(angles) * np.float32(scaling), np.sin(angles) * np.float32(scaling)
-
     def _bind(self, pool: KeyValues) -> None:
         """Point the model's caches at the arrays of `pool`."""
         if pool is self._pool:
@@ -223,7 +220,8 @@ class LlamaStep:
                 f"'{config.get('model_type')}'."
             )
         module = skeleton(reader)
-        self._ropes = _ropes(module)
+        dim, bounds = facts.head_dim(config), RotaryFactors(module).bounds
+        self._ropes = ropes_of(module.model.rotary_emb, dim, bounds)
         settings = module.config
         num_layers = facts.num_layers(config)
         is_gemma = config["model_type"].startswith("gemma")
@@ -263,7 +261,6 @@ class LlamaStep:
             0,
             0,
         )
-        dim = facts.head_dim(config)
         self.shape = ModelShape(
             tuple(layer.heads.kv_heads for layer in self._layers),
             dim,
@@ -271,6 +268,7 @@ class LlamaStep:
             hidden,
             settings.max_position_embeddings,
             tuple(layer.heads.window or None for layer in self._layers),
+            rope_bounds=bounds,
         )
 
     def _layer(
@@ -316,17 +314,6 @@ _GEMMA_NORMS = (
     *("post_attention_layernorm.weight", "post_feedforward_layernorm.weight"),
     *_QK_NORMS,
 )
-
-
-def _ropes(module: Any) -> list[tuple[Floats, float]]:  # Any: a module of transformers
-    """Return frequencies and scaling of layers with full attention, then of sliding ones."""
-    rotary = module.model.rotary_emb
-    found = []
-    for prefix in ("", "full_attention_", "sliding_attention_"):
-        if hasattr(rotary, f"{prefix}inv_freq"):
-            frequencies = getattr(rotary, f"{prefix}inv_freq").float().numpy().copy()
-            found.append((frequencies, float(getattr(rotary, f"{prefix}attention_scaling"))))
-    return found
 
 
 def _activation(config: Config, settings: Any) -> str:  # Any: a config of transformers

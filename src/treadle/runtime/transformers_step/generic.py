@@ -14,6 +14,7 @@ from treadle.model import facts
 from treadle.model.adapters import Adapter
 from treadle.model.foreign import load_foreign
 from treadle.model.load import full
+from treadle.model.rope import RotaryFactors
 from treadle.native.loader import SlowPathWarning
 from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import Floats, ModelShape, StepRows
@@ -54,7 +55,9 @@ class GenericExecutor:
             config: Any = getattr(part, "config", None)
             if hasattr(config, "_attn_implementation"):
                 config._attn_implementation = name
+        self._rotary = RotaryFactors(module)
         self.shape, self._heads = _shape_of(module, self._device, name)
+        self.shape = self.shape._replace(rope_bounds=self._rotary.bounds)
         self._own_windows = self.shape.windows
         self._windows: Windows | None = None
         self._adapters = HookedAdapters(module, self._device)
@@ -155,7 +158,9 @@ class GenericExecutor:
         import torch
 
         self._require_threads()
-        with self._adapters.hooked(rows.adapter_runs(), len(rows.tokens)):
+        regimes = torch.from_numpy(rows.rope_regimes(self.shape.rope_bounds)).to(self._device)
+        adapted = self._adapters.hooked(rows.adapter_runs(), len(rows.tokens))
+        with adapted, self._rotary.by_text(regimes):
             return _call(
                 module,
                 torch.from_numpy(rows.tokens).to(self._device, torch.int64),
