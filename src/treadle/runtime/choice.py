@@ -1,6 +1,7 @@
 """Which executor runs a model: the native step where it can and agrees, else the generic one."""
 
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from treadle.runtime.logits import require_sound
 from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.typed import whole
 
-__all__ = ["Agreement", "agreement", "choose_executor"]
+__all__ = ["Agreement", "agreement", "choose_executor", "generic_executor"]
 
 _NUM_TOKENS = 24
 _PAGE_SIZE = 16
@@ -90,8 +91,6 @@ def choose_executor(
             setting is refused.
         CheckpointError: The model computes no numbers.
     """
-    from treadle.runtime.transformers_step.generic import GenericExecutor
-
     form = require_form(weights)
     if num_threads is not None:
         num_threads = whole("num_threads", num_threads, 1)
@@ -118,8 +117,29 @@ def choose_executor(
             f"{reason} The generic executor has no weights in {form}; leave weights at auto."
         )
     # First, so that a model that nothing can run is refused without a word of another way.
-    generic = GenericExecutor.from_folder(folder, "cpu", trust_remote_code)
+    generic = generic_executor(folder, "cpu", trust_remote_code)
     warnings.warn(f"{reason} Running through transformers: slower.", SlowPathWarning, stacklevel=2)
+    return generic
+
+
+def generic_executor(folder: Path, device: str, trust_remote_code: bool = False) -> Executor:
+    """Return the step through transformers.
+
+    What it took to be sure of (`transformers_step.isolation`) is not tried again while the model's
+    files and transformers stay as they are.
+
+    Raises:
+        SettingsError: There is no such device.
+        UnsupportedModelError: Its attention cannot be paged, or texts would share more than that.
+        CheckpointError: The model computes no numbers.
+    """
+    from treadle.runtime.transformers_step.generic import GenericExecutor
+
+    signature = agreed.sign(folder, f"transformers {version('transformers')}")
+    is_known = agreed.is_known(signature)
+    generic = GenericExecutor.from_folder(folder, device, trust_remote_code, is_known)
+    if not is_known:
+        agreed.remember(signature)
     return generic
 
 
