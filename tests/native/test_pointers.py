@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 
 import treadle
-from treadle.native.pointers import Struct, bytes_beyond, pointer, pointers, structs
+from treadle.native.pointers import OwningStructure, bytes_beyond, pointer, pointers, structs
 from treadle.runtime.native_step.structs import MIRRORS
 
 SOURCE = Path(treadle.__file__).parent
 
 
-class Pair(Struct):
+class Pair(OwningStructure):
     _fields_ = (("first", ctypes.c_void_p), ("count", ctypes.c_int64))
     _points_to_ = (("f8", ("first",)),)
 
 
-class Nest(Struct):
+class Nest(OwningStructure):
     _fields_ = (("number", ctypes.c_int32), ("pair", Pair), ("pairs", ctypes.c_void_p))
 
 
-class Row(Struct):
+class Row(OwningStructure):
     _fields_ = (("places", ctypes.c_void_p * 2), ("count", ctypes.c_int64))
 
 

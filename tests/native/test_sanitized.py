@@ -40,12 +40,12 @@ with ThreadPoolExecutor(8) as pool:
 print("done")
 """
 FREED = """
-from treadle.native.pointers import Struct
-kept = Struct.__setattr__
+from treadle.native.pointers import OwningStructure
+kept = OwningStructure.__setattr__
 def forgets(self, name, value):
     kept(self, name, value)
     vars(self).get("_owned", {}).clear()
-Struct.__setattr__ = forgets
+OwningStructure.__setattr__ = forgets
 from treadle.native import characters
 characters.characters = lambda is_chinese: characters._characters.__wrapped__(is_chinese)
 """

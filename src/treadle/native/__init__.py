@@ -18,7 +18,7 @@ from treadle.core.errors import SettingsError
 from treadle.core.shapes import Tensor
 from treadle.native import twins
 from treadle.native.loader import NativeStatus, SlowPathWarning, library, status
-from treadle.native.pointers import Struct, pointer
+from treadle.native.pointers import OwningStructure, pointer
 
 __all__ = [
     "MAX_OBS_WIDTH",
@@ -187,7 +187,7 @@ def obs_block_n_of_m(
     return _share(sweep, weight.shape[0], num_threads)
 
 
-class _Block(Struct):
+class _Block(OwningStructure):
     """The struct Block of obs.c."""
 
     _fields_ = (

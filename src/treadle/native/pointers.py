@@ -12,13 +12,13 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Struct", "bytes_beyond", "pointer", "pointers", "structs"]
+__all__ = ["OwningStructure", "bytes_beyond", "pointer", "pointers", "structs"]
 
-S = TypeVar("S", bound="Struct")
+S = TypeVar("S", bound="OwningStructure")
 Array = npt.NDArray[np.generic]
 
 
-class Struct(ctypes.Structure):
+class OwningStructure(ctypes.Structure):
     """A struct that C reads, whose fields for pointers take arrays, structs or arrays of these.
 
     What they are given lives as long as the struct, or as the struct or array of structs that it
@@ -57,7 +57,7 @@ class _Member(NamedTuple):
 
 
 @functools.cache
-def _members(struct: type[Struct]) -> dict[str, _Member]:
+def _members(struct: type[OwningStructure]) -> dict[str, _Member]:
     """Return the fields of a struct, in their order."""
     said = getattr(struct, "_points_to_", ())
     sizes = {field: int(kind[1:]) for kind, fields in said for field in fields}
@@ -95,7 +95,7 @@ def _address(value: object) -> int | None:
         return None
     if isinstance(value, np.ndarray):
         return int(value.ctypes.data)
-    if isinstance(value, Struct | ctypes.Array):
+    if isinstance(value, OwningStructure | ctypes.Array):
         return ctypes.addressof(value)
     raise TypeError(
         f"Found {type(value).__name__} for a pointer, expected an array or a struct; give what is "

@@ -16,7 +16,7 @@ from treadle.native import text_twins as twins
 from treadle.native.characters import characters
 from treadle.native.documents import Runs, Shingles, Texts, Unit
 from treadle.native.loader import library
-from treadle.native.pointers import Struct, pointer
+from treadle.native.pointers import OwningStructure, pointer
 
 __all__ = [
     "COUNTS",
@@ -46,7 +46,7 @@ COUNTS = twins.COUNTS
 """Names of the columns that `count_documents` fills."""
 
 
-class _Characters(Struct):
+class _Characters(OwningStructure):
     _fields_ = (
         ("classes", ctypes.c_void_p),
         ("lower", ctypes.c_void_p),
@@ -60,7 +60,7 @@ class _Characters(Struct):
         return cls(tables.classes, tables.lower, tables.classes.size)
 
 
-class _StopWords(Struct):
+class _StopWords(OwningStructure):
     _fields_ = (("keys", ctypes.c_void_p), ("place", ctypes.c_void_p), ("mask", ctypes.c_int64))
     _points_to_ = (("u8", ("keys",)), ("i1", ("place",)))
 

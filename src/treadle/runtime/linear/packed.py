@@ -10,7 +10,7 @@ from treadle.core.errors import SettingsError
 from treadle.core.registry import near
 from treadle.model.coded import BLOCK, Coded, pair_codes
 from treadle.native.codes import interleave
-from treadle.native.pointers import Struct
+from treadle.native.pointers import OwningStructure
 from treadle.runtime.linear.arena import Arena
 from treadle.runtime.typed import text
 
@@ -34,7 +34,7 @@ AUTO = "auto"
 """The wish for what is stored: codes as they are, floats of quantised models in their width."""
 
 
-class Matrix(Struct):
+class Matrix(OwningStructure):
     """The struct Matrix of step_matrix.h."""
 
     _fields_ = (

@@ -6,7 +6,7 @@ to (native/pointers.py).
 
 import ctypes
 
-from treadle.native.pointers import Struct
+from treadle.native.pointers import OwningStructure
 from treadle.runtime.linear.packed import Matrix
 
 __all__ = [
@@ -28,7 +28,7 @@ ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 """A layer's matrices, in the order of the targets of step_lora.h."""
 
 
-class Heads(Struct):
+class Heads(OwningStructure):
     """The attention heads of a layer."""
 
     _fields_ = (
@@ -47,7 +47,7 @@ class Heads(Struct):
 _NORMS = ("attention_norm", "mlp_norm", "attention_after", "mlp_after", "q_norm", "k_norm")
 
 
-class Layer(Struct):
+class Layer(OwningStructure):
     """A decoder block."""
 
     _fields_ = (
@@ -59,7 +59,7 @@ class Layer(Struct):
     _points_to_ = (("f4", _NORMS),)
 
 
-class Cache(Struct):
+class Cache(OwningStructure):
     """The arrays of a layer of the pool, or of its arena."""
 
     _fields_ = tuple(
@@ -69,7 +69,7 @@ class Cache(Struct):
     _points_to_ = (("i4", ("positions",)), ("f4", ("key_scales", "value_scales")))
 
 
-class Model(Struct):
+class Model(OwningStructure):
     """A whole decoder."""
 
     _fields_ = (
@@ -85,7 +85,7 @@ class Model(Struct):
     _points_to_ = (("f4", ("norm",)),)
 
 
-class HeadTables(Struct):
+class HeadTables(OwningStructure):
     """Tables of segments whose heads keep different entries."""
 
     _fields_ = (
@@ -102,7 +102,7 @@ _PLACES = (
 )
 
 
-class View(Struct):
+class View(OwningStructure):
     """What rows see."""
 
     _fields_ = (
@@ -114,7 +114,7 @@ class View(Struct):
     _points_to_ = (("i4", _PLACES), ("u8", ("ancestors",)))
 
 
-class Probe(Struct):
+class Probe(OwningStructure):
     """What somebody looks at inside a step."""
 
     _fields_ = (
@@ -126,7 +126,7 @@ class Probe(Struct):
     _points_to_ = (("f4", ("states", "mass")),)
 
 
-class LowRank(Struct):
+class LowRank(OwningStructure):
     """What an adapter adds to a matrix."""
 
     _fields_ = (
@@ -138,13 +138,13 @@ class LowRank(Struct):
     _points_to_ = (("f4", ("narrow", "widen")),)
 
 
-class Run(Struct):
+class Run(OwningStructure):
     """Neighbouring rows of one adapter."""
 
     _fields_ = tuple((name, ctypes.c_int32) for name in ("first", "count", "adapter"))
 
 
-class Rows(Struct):
+class Rows(OwningStructure):
     """The call of one step."""
 
     _fields_ = (
