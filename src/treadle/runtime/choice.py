@@ -18,6 +18,7 @@ from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, require_form
 from treadle.runtime.logits import require_sound
 from treadle.runtime.native_step.llama import LlamaStep
+from treadle.runtime.price import Price, price_of, tell_price
 from treadle.runtime.typed import whole
 
 __all__ = ["Agreement", "agreement", "choose_executor", "generic_executor"]
@@ -101,10 +102,12 @@ def choose_executor(
     else:
         signature = agreed.sign(folder, form)
         if agreed.is_known(signature):
+            _tell_price(folder, native, signature)
             return native
         found = _first_that_holds(folder, native)
         if found.holds(native.weights):
             agreed.remember(signature)
+            _tell_price(folder, native, signature)
             return native
         native.close()
         reason = (
@@ -120,6 +123,19 @@ def choose_executor(
     generic = generic_executor(folder, "cpu", trust_remote_code)
     warnings.warn(f"{reason} Running through transformers: slower.", SlowPathWarning, stacklevel=2)
     return generic
+
+
+def _tell_price(folder: Path, native: LlamaStep, signature: str) -> None:
+    """Say what the form of its weights costs a model; what was measured is remembered."""
+    if native.weights.forms <= _MOST_APART.keys():
+        return
+    noted = agreed.price_of(signature)
+    if noted is None:
+        price = price_of(folder, native)
+        agreed.remember_price(signature, [float(value) for value in price])
+    else:
+        price = Price(noted[0], int(noted[1]), noted[2] > 0)
+    tell_price(price, folder, native.weights)
 
 
 def generic_executor(folder: Path, device: str, trust_remote_code: bool = False) -> Executor:
