@@ -18,6 +18,8 @@ from treadle.model.gguf_file import GgufFile
 from treadle.model.gguf_model import open_gguf
 from treadle.model.gguf_tokenizer import end_tokens, gguf_tokenizer
 from treadle.model.load import resolve, skeleton
+from treadle.model.rope import RotaryFactors
+from treadle.runtime.native_step.rope import ropes_of
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 
@@ -183,18 +185,21 @@ def test_missing_foreign_and_misshapen_tensors(llama, tmp_path):
 
 
 def test_llama_3_frequencies_and_scaled_positions(llama, tmp_path):
-    from treadle.runtime.native_step.llama import _ropes
+    def turned(reader):
+        module = skeleton(reader)
+        return ropes_of(module.model.rotary_emb, 16, RotaryFactors(module).bounds)[0]
 
     whole, path = tmp_path / "whole.gguf", tmp_path / "model.gguf"
     to_gguf(llama, whole)
     factors = np.array([1, 1, 1.5, 2, 4, 8, 8, 8], np.float32)
     with open_gguf(edited(whole, path, lambda t: t | {"rope_freqs.weight": factors})) as reader:
         assert "rope_freqs.weight" not in reader.tensors
-        ((frequencies, scaling),) = _ropes(skeleton(reader))
+        rope = turned(reader)
     with open_gguf(whole) as reader:
-        ((plain, _),) = _ropes(skeleton(reader))
-    np.testing.assert_allclose(frequencies, plain / factors, rtol=1e-6)
-    assert scaling == 1.0
+        plain = turned(reader)
+    np.testing.assert_allclose(rope.frequencies, plain.frequencies / factors, rtol=1e-6)
+    assert rope.frequencies.shape == (1, 8)  # the same factors whatever a text's length
+    assert rope.scaling == 1.0
 
 
 def test_no_other_verb_takes_a_gguf_file(file):

@@ -12,6 +12,7 @@ from treadle import native
 from treadle.core.errors import TreadleError
 from treadle.native import compiler, loader, mirror
 from treadle.native import text as texts
+from treadle.native.pointers import OwningStructure
 from treadle.runtime.native_step import llama as step
 from treadle.runtime.native_step import structs
 
@@ -27,14 +28,14 @@ def changed(struct, fields, points_to=None):
         "_fields_": tuple(fields),
         "_points_to_": pointees if points_to is None else points_to,
     }
-    return type(struct.__name__, (ctypes.Structure,), members)
+    return type(struct.__name__, (OwningStructure,), members)
 
 
 def test_every_struct_of_ours_is_compared():
     for module in pkgutil.walk_packages(treadle.__path__, "treadle."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    ours = {s for s in ctypes.Structure.__subclasses__() if s.__module__.startswith("treadle.")}
+    ours = {s for s in OwningStructure.__subclasses__() if s.__module__.startswith("treadle.")}
     assert ours == {struct for _, struct in EVERY}
 
 

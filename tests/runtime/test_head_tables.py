@@ -7,12 +7,12 @@ import pytest
 from naive import tokens_of
 from runtime.masked import masked_logits
 from treadle.native.loader import library
+from treadle.runtime.cache.device import DeviceKeyValues
 from treadle.runtime.cache.entries import HeadEntries
 from treadle.runtime.cache.pages import KeyValues, PagePool
 from treadle.runtime.cache.planes import PlanePool
 from treadle.runtime.executor import Executor, HeadTables, StepRows
 from treadle.runtime.native_step.llama import LlamaStep
-from treadle.runtime.store import DeviceKeyValues
 from treadle.runtime.transformers_step.generic import GenericExecutor
 
 EXECUTORS = ["generic", *(["native"] if library("step") is not None else [])]

@@ -4,7 +4,7 @@ One block, the embedding and the head are in memory.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from treadle.core import hardware
@@ -15,6 +15,7 @@ from treadle.model import facts
 from treadle.model.belonging import shapes_of
 from treadle.model.facts import base_config
 from treadle.model.load import materialise, materialise_rest, parameter_view, set_widths, skeleton
+from treadle.model.rope import RotaryFactors
 from treadle.model.seams import replaced_forward, tensor_of
 
 if TYPE_CHECKING:
@@ -59,7 +60,13 @@ class LayeredModel:
             self._module.get_submodule(stem.format(layer=layer)[:-1])
             for layer in range(self.num_layers)
         ]
+        self._rotary = RotaryFactors(self._module)
         self._calls: dict[tuple[int, ...], list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
+
+    @property
+    def rope_bounds(self) -> tuple[int, ...]:
+        """Lengths beyond which a text's positions turn by other factors (see `model.rope`)."""
+        return self._rotary.bounds
 
     def matrices(self, layer: int) -> list[facts.Linear]:
         """Return the matrices of block `layer`."""
@@ -92,18 +99,25 @@ class LayeredModel:
                     yield layer, block
                 bar.advance()
 
-    def embed(self, tokens: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq hidden"]:
+    def embed(
+        self, tokens: Int[Tensor, "batch seq"], regime: int | None = None
+    ) -> Float[Tensor, "batch seq hidden"]:
         """Return the input of the first block.
 
         Remembers how blocks are called for this shape and its chunks.
+
+        Args:
+            tokens: Rows of equal length.
+            regime: How many of `rope_bounds` the texts are longer than that rows are the start of;
+                None: rows are whole texts.
 
         Raises:
             SettingsError: The model has fewer positions than a row has tokens.
         """
         facts.require_positions(self.config, tokens.shape[1])
         for num_rows in {len(chunk) for chunk in self.chunks(tokens)}:
-            self._enter(tokens[:num_rows])
-        return self._enter(tokens)
+            self._enter(tokens[:num_rows], regime)
+        return self._enter(tokens, regime)
 
     def chunks(self, values: "torch.Tensor") -> "list[torch.Tensor]":
         """Split rows [batch, seq, ...] into views of about 2048 tokens."""
@@ -111,11 +125,11 @@ class LayeredModel:
 
         return list(torch.split(values, max(1, _CHUNK_TOKENS // values.shape[1])))
 
-    def _enter(self, tokens: "torch.Tensor") -> "torch.Tensor":
+    def _enter(self, tokens: "torch.Tensor", regime: int | None) -> "torch.Tensor":
         """Run the model with blocks that only remember how they were called.
 
         What a block receives beside the hidden states (masks, rotary tables) depends on the shape
-        alone.
+        and the regime alone.
         """
         import torch
 
@@ -128,7 +142,11 @@ class LayeredModel:
             return hidden
 
         backbone = self._module.get_submodule(self._module.base_model_prefix)
-        with torch.no_grad(), replaced_forward(self._blocks, [remember] * self.num_layers):
+        turned: AbstractContextManager[None] = nullcontext()
+        if regime is not None:
+            turned = self._rotary.by_text(torch.full((tokens.shape[1],), regime))
+        blocks = replaced_forward(self._blocks, [remember] * self.num_layers)
+        with torch.no_grad(), turned, blocks:
             backbone(input_ids=tokens, use_cache=False)
         self._calls[tuple(tokens.shape)] = calls
         return entered[0]

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from treadle.core.shapes import Float, Int, Tensor
+from treadle.model import facts
 from treadle.model.layers import LayeredModel
 
 if TYPE_CHECKING:
@@ -27,19 +28,29 @@ def token_losses(
 ) -> list[Float[Tensor, "_batch _predicted"]]:
     """Return -log p of every token but the first of each row, in nats; softmax in float32.
 
-    Rows may end in padding: attention is causal, so what stands behind a token does not change its
-    loss.
+    The last token of a row is only foreseen, so it is not run. Rows may end in padding: attention
+    is causal, so what stands behind a token does not change its loss; but rows that are longer than
+    one of the model's `rope_bounds` and such that are not must stand in batches of their own.
+
+    Raises:
+        SettingsError: The model has fewer positions than a row has tokens.
     """
     import torch
     from torch.nn import functional
 
     found = []
-    for tokens, hidden in zip(batches, hidden_states(model, batches), strict=True):
+    for tokens in batches:
+        facts.require_positions(model.config, tokens.shape[1])
+    read = [tokens[:, : max(1, tokens.shape[1] - 1)] for tokens in batches]
+    for tokens, inputs, hidden in zip(batches, read, hidden_states(model, read), strict=True):
         losses = torch.empty(tokens.shape[0], tokens.shape[1] - 1)
         for row in range(tokens.shape[0]):
             # One row at a time: logits of [seq, vocab] are the largest tensor of an evaluation.
-            logits = model.logits(tokens[row : row + 1], hidden[row : row + 1])[0, :-1].float()
-            losses[row] = functional.cross_entropy(logits, tokens[row, 1:], reduction="none")
+            logits = model.logits(inputs[row : row + 1], hidden[row : row + 1])[0].float()
+            following = tokens[row, 1:]
+            losses[row] = functional.cross_entropy(
+                logits[: len(following)], following, reduction="none"
+            )
         found.append(losses)
     return found
 

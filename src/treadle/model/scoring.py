@@ -1,6 +1,8 @@
 """Models as Scorers: one decoder block in memory at a time."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import groupby
 
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.shapes import Float, Tensor
@@ -29,7 +31,8 @@ class BlockScorer:
         """Return -log p of every token but the first of each row, in nats, in float32.
 
         Rows of one length run as one batch; others in batches of similar length, whose ends are
-        filled up: attention is causal, so what stands behind a token does not change its loss.
+        filled up: attention is causal, so what stands behind a token does not change its loss. Rows
+        whose positions turn by other factors (`LayeredModel.rope_bounds`) never share a batch.
         """
         import torch
 
@@ -40,7 +43,13 @@ class BlockScorer:
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         is_even = len({len(row) for row in rows}) == 1
         at_once = len(rows) if is_even else _BATCH_ROWS
-        members = [order[start : start + at_once] for start in range(0, len(order), at_once)]
+        # Without its last token, which is not run.
+        regimes = groupby(order, lambda index: bisect_left(model.rope_bounds, len(rows[index]) - 1))
+        members = [
+            some[start : start + at_once]
+            for some in (list(group) for _, group in regimes)
+            for start in range(0, len(some), at_once)
+        ]
         batches = []
         for some in members:
             tokens = torch.zeros(

@@ -18,7 +18,7 @@ from treadle.core.errors import SettingsError
 from treadle.core.shapes import Tensor
 from treadle.native import twins
 from treadle.native.loader import NativeStatus, SlowPathWarning, library, status
-from treadle.native.pointers import pointer, struct
+from treadle.native.pointers import OwningStructure, pointer
 
 __all__ = [
     "MAX_OBS_WIDTH",
@@ -187,7 +187,7 @@ def obs_block_n_of_m(
     return _share(sweep, weight.shape[0], num_threads)
 
 
-class _Block(ctypes.Structure):
+class _Block(OwningStructure):
     """The struct Block of obs.c."""
 
     _fields_ = (
@@ -201,11 +201,12 @@ class _Block(ctypes.Structure):
         ("width", ctypes.c_int),
     )
     _points_to_ = (("f4", ("weight", "upper", "error")), ("u1", ("keep",)))
+    _takes_strides_ = True
 
     @classmethod
     def of(cls, weight: Floats, upper: Floats, keep: Bools, error: Floats) -> "_Block":
         strides = [array.strides[0] // array.itemsize for array in (weight, keep, error)]
-        return struct(cls, weight, upper, keep, error, *strides, weight.shape[1])
+        return cls(weight, upper, keep, error, *strides, weight.shape[1])
 
 
 def _share(run: Callable[[int, int], None], num_items: int, num_threads: int) -> None:

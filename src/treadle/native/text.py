@@ -16,7 +16,7 @@ from treadle.native import text_twins as twins
 from treadle.native.characters import characters
 from treadle.native.documents import Runs, Shingles, Texts, Unit
 from treadle.native.loader import library
-from treadle.native.pointers import pointer, struct
+from treadle.native.pointers import OwningStructure, pointer
 
 __all__ = [
     "COUNTS",
@@ -46,7 +46,7 @@ COUNTS = twins.COUNTS
 """Names of the columns that `count_documents` fills."""
 
 
-class _Characters(ctypes.Structure):
+class _Characters(OwningStructure):
     _fields_ = (
         ("classes", ctypes.c_void_p),
         ("lower", ctypes.c_void_p),
@@ -57,10 +57,10 @@ class _Characters(ctypes.Structure):
     @classmethod
     def of(cls, is_chinese: bool) -> "_Characters":
         tables = characters(is_chinese)
-        return struct(cls, tables.classes, tables.lower, tables.classes.size)
+        return cls(tables.classes, tables.lower, tables.classes.size)
 
 
-class _StopWords(ctypes.Structure):
+class _StopWords(OwningStructure):
     _fields_ = (("keys", ctypes.c_void_p), ("place", ctypes.c_void_p), ("mask", ctypes.c_int64))
     _points_to_ = (("u8", ("keys",)), ("i1", ("place",)))
 
@@ -90,7 +90,7 @@ def count_documents(
     counts = np.empty((len(texts), len(COUNTS)), np.int64)
     entropy = np.empty(len(texts))
     keys, place = twins.stop_word_table(tuple(stop_words), required)
-    stop = struct(_StopWords, keys, place, len(keys) - 1)
+    stop = _StopWords(keys, place, len(keys) - 1)
     table = _Characters.of(unit == "characters")
     done = kernel.count_documents(
         *(

@@ -8,9 +8,10 @@ from pathlib import Path
 from treadle.core.cache import cache_folder, locked
 from treadle.native.loader import library
 
-__all__ = ["is_known", "remember", "sign"]
+__all__ = ["is_known", "price_of", "remember", "remember_price", "sign"]
 
 _MOST = 200
+_PASSED, _PRICES = "agreements.json", "prices.json"
 logger = logging.getLogger(__name__)
 
 
@@ -27,29 +28,42 @@ def sign(path: Path, form: str) -> str:
 
 def is_known(signature: str) -> bool:
     """Say whether a comparison of that name was passed before."""
-    return signature in _load()
+    return signature in _load(_PASSED)
 
 
 def remember(signature: str) -> None:
     """Note a comparison that was passed; the oldest ones are forgotten."""
-    file = _file()
+    _note(_PASSED, signature, None)
+
+
+def price_of(signature: str) -> list[float] | None:
+    """Return what was noted as the price of what was compared, if it was."""
+    return _load(_PRICES).get(signature)
+
+
+def remember_price(signature: str, price: list[float]) -> None:
+    """Note what the forms of weights cost a model; the oldest ones are forgotten."""
+    _note(_PRICES, signature, price)
+
+
+def _note(name: str, signature: str, value: list[float] | None) -> None:
+    file = cache_folder() / name
     try:
         with locked(file.with_suffix(".lock")):
-            passed = [name for name in _load() if name != signature] + [signature]
+            noted = {key: old for key, old in _load(name).items() if key != signature}
+            kept = dict([*noted.items(), (signature, value)][-_MOST:])
             fresh = file.with_suffix(".new")
-            fresh.write_text(json.dumps(passed[-_MOST:], indent=1))
+            fresh.write_text(json.dumps(list(kept) if name == _PASSED else kept, indent=1))
             fresh.replace(file)
     except OSError as error:
         logger.warning("Cannot remember what was compared (%s); set TREADLE_CACHE.", error)
 
 
-def _file() -> Path:
-    return cache_folder() / "agreements.json"
-
-
-def _load() -> list[str]:
+def _load(name: str) -> dict[str, list[float] | None]:
     try:
-        passed = json.loads(_file().read_text())
+        noted = json.loads((cache_folder() / name).read_text())
     except (OSError, ValueError):
-        return []
-    return passed if isinstance(passed, list) else []
+        return {}
+    if isinstance(noted, list):
+        return dict.fromkeys(noted)
+    return noted if isinstance(noted, dict) else {}

@@ -1,12 +1,14 @@
 """Which executor runs a model: the native step where it can and agrees, else the generic one."""
 
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.model.rope import first_place
 from treadle.model.source import open_model
 from treadle.native import SlowPathWarning
 from treadle.runtime import agreed
@@ -16,9 +18,10 @@ from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, require_form
 from treadle.runtime.logits import require_sound
 from treadle.runtime.native_step.llama import LlamaStep
+from treadle.runtime.price import Price, price_of, tell_price
 from treadle.runtime.typed import whole
 
-__all__ = ["Agreement", "agreement", "choose_executor"]
+__all__ = ["Agreement", "agreement", "choose_executor", "generic_executor"]
 
 _NUM_TOKENS = 24
 _PAGE_SIZE = 16
@@ -89,8 +92,6 @@ def choose_executor(
             setting is refused.
         CheckpointError: The model computes no numbers.
     """
-    from treadle.runtime.transformers_step.generic import GenericExecutor
-
     form = require_form(weights)
     if num_threads is not None:
         num_threads = whole("num_threads", num_threads, 1)
@@ -101,10 +102,12 @@ def choose_executor(
     else:
         signature = agreed.sign(folder, form)
         if agreed.is_known(signature):
+            _tell_price(folder, native, signature)
             return native
         found = _first_that_holds(folder, native)
         if found.holds(native.weights):
             agreed.remember(signature)
+            _tell_price(folder, native, signature)
             return native
         native.close()
         reason = (
@@ -117,21 +120,59 @@ def choose_executor(
             f"{reason} The generic executor has no weights in {form}; leave weights at auto."
         )
     # First, so that a model that nothing can run is refused without a word of another way.
-    generic = GenericExecutor.from_folder(folder, "cpu", trust_remote_code)
+    generic = generic_executor(folder, "cpu", trust_remote_code)
     warnings.warn(f"{reason} Running through transformers: slower.", SlowPathWarning, stacklevel=2)
+    return generic
+
+
+def _tell_price(folder: Path, native: LlamaStep, signature: str) -> None:
+    """Say what the form of its weights costs a model; what was measured is remembered."""
+    if native.weights.forms <= _MOST_APART.keys():
+        return
+    noted = agreed.price_of(signature)
+    if noted is None:
+        price = price_of(folder, native)
+        agreed.remember_price(signature, [float(value) for value in price])
+    else:
+        price = Price(noted[0], int(noted[1]), noted[2] > 0)
+    tell_price(price, folder, native.weights)
+
+
+def generic_executor(folder: Path, device: str, trust_remote_code: bool = False) -> Executor:
+    """Return the step through transformers.
+
+    What it took to be sure of (`transformers_step.isolation`) is not tried again while the model's
+    files and transformers stay as they are.
+
+    Raises:
+        SettingsError: There is no such device.
+        UnsupportedModelError: Its attention cannot be paged, or texts would share more than that.
+        CheckpointError: The model computes no numbers.
+    """
+    from treadle.runtime.transformers_step.generic import GenericExecutor
+
+    signature = agreed.sign(folder, f"transformers {version('transformers')}")
+    is_known = agreed.is_known(signature)
+    generic = GenericExecutor.from_folder(folder, device, trust_remote_code, is_known)
+    if not is_known:
+        agreed.remember(signature)
     return generic
 
 
 def agreement(folder: Path, native: LlamaStep, draw: int = 0) -> Agreement:
     """Compare the logits of a few tokens with those of transformers' blocks, one at a time.
 
+    The tokens are compared as the start of a text in each of the model's regimes (`model.rope`).
+
     Raises:
         CheckpointError: The model computes no numbers, or the same for all tokens.
     """
-    tokens = np.random.default_rng(draw).integers(0, native.shape.vocab_size, _NUM_TOKENS)
+    num_tokens = min((_NUM_TOKENS, *native.shape.rope_bounds))
+    tokens = np.random.default_rng(draw).integers(0, native.shape.vocab_size, num_tokens)
     expected = _expected(folder, tokens)
     require_sound(expected, folder, "fp32")
-    found = _found(native, tokens.astype(np.int32))
+    regimes = range(len(native.shape.rope_bounds) + 1)
+    found = np.concatenate([_found(native, tokens.astype(np.int32), r) for r in regimes])
     if native.weights.forms != {"fp32"}:
         require_sound(found, folder, ", ".join(sorted(native.weights.forms)))
     apart = np.abs(found - expected)
@@ -139,14 +180,17 @@ def agreement(folder: Path, native: LlamaStep, draw: int = 0) -> Agreement:
     return Agreement(float(apart.max()), noise)
 
 
-def _found(native: LlamaStep, tokens: np.ndarray) -> Floats:
-    num_pages = -(-_NUM_TOKENS // _PAGE_SIZE)
-    shape = native.shape
+def _found(native: LlamaStep, tokens: np.ndarray, regime: int) -> Floats:
+    count, shape = len(tokens), native.shape
+    num_pages = -(-count // _PAGE_SIZE)
     pool = KeyValues(shape.kv_heads, shape.head_dim, num_pages, _PAGE_SIZE, "fp32")
-    places, pages = np.arange(_NUM_TOKENS, dtype=np.int32), np.arange(num_pages, dtype=np.int32)
-    starts, context = np.array([0, _NUM_TOKENS], np.int32), np.array([_NUM_TOKENS], np.int32)
+    places, pages = np.arange(count, dtype=np.int32), np.arange(num_pages, dtype=np.int32)
+    starts, context = np.array([0, count], np.int32), np.array([count], np.int32)
     page_starts = np.array([0, num_pages], np.int32)
-    rows = StepRows(tokens, places, places, starts, context, page_starts, pages, places)
+    text = np.array([max(count, first_place(shape.rope_bounds, regime) + 1)], np.int32)
+    rows = StepRows(
+        *(tokens, places, places, starts, context, page_starts, pages, places), text_lengths=text
+    )
     return native.forward(rows, pool)
 
 
@@ -158,9 +202,12 @@ def _expected(folder: Path, tokens: np.ndarray) -> Floats:
     rows = torch.from_numpy(tokens.astype(np.int64))[None]
     with open_model(folder) as reader, torch.no_grad():
         model = LayeredModel(reader)
-        hidden = model.embed(rows)
-        for layer in range(model.num_layers):
-            with model.block(layer) as block:
-                model.run(block, layer, hidden)
-        logits: Floats = model.logits(rows, hidden)[0].float().numpy()
+        found = []
+        for regime in range(len(model.rope_bounds) + 1):
+            hidden = model.embed(rows, regime)
+            for layer in range(model.num_layers):
+                with model.block(layer) as block:
+                    model.run(block, layer, hidden)
+            found.append(model.logits(rows, hidden)[0].float())
+    logits: Floats = torch.cat(found).numpy()
     return logits

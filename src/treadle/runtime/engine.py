@@ -212,6 +212,7 @@ class Engine:
                     deadline=deadline,
                     parent=request_id if index else None,
                     keep=self._keep,
+                    rope_bounds=self.shape.rope_bounds,
                 )
                 try:
                     self._batch.add(request, self._max_length(request))

@@ -47,6 +47,8 @@ class ModelShape(NamedTuple):
     kv_windows: tuple[tuple[int | None, ...] | None, ...] | None = None
     """[layers][kv_heads] where query heads have windows of their own: what the widest of those that
     read a KV head sees, so that it must keep as much. None for a layer, or all, without."""
+    rope_bounds: tuple[int, ...] = ()
+    """Ascending lengths: all positions of a text of more tokens turn by other factors."""
 
     @property
     def num_layers(self) -> int:
@@ -153,6 +155,17 @@ class StepRows(NamedTuple):
     heads: HeadTables | None = None
     adapters: Ints | None = None
     """[segments] slot of each request's adapter, -1 for none."""
+    text_lengths: Ints | None = None
+    """[segments] tokens of the text that each segment is a part of, by which the factors of its
+    rotary embedding are chosen. None: every text ends with its rows."""
+
+    def rope_regimes(self, bounds: Sequence[int]) -> Ints:
+        """Return [rows]: how many of `ModelShape.rope_bounds` each row's text is longer than."""
+        lengths = self.text_lengths
+        if lengths is None:
+            lengths = np.maximum.reduceat(self.positions, self.row_starts[:-1]) + 1
+        regimes = np.searchsorted(np.asarray(bounds, np.int32), lengths)
+        return np.repeat(regimes, np.diff(self.row_starts)).astype(np.int32)
 
     def adapter_runs(self) -> list[AdapterRun]:
         """Return the rows that use adapters; neighbours of one adapter stand together."""

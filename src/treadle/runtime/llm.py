@@ -285,17 +285,15 @@ def held_forms(executor: Executor) -> str:
 
 
 def _executor(folder: Path, chosen: EngineSettings) -> Executor:
+    from treadle.runtime.choice import choose_executor, generic_executor
+
     if chosen.device == "cpu":
-        from treadle.runtime.choice import choose_executor
-
         return choose_executor(folder, chosen.weights, chosen.num_threads, chosen.trust_remote_code)
-    from treadle.runtime.transformers_step.generic import GenericExecutor
-
     if chosen.weights not in (AUTO, "fp32"):
         raise SettingsError(
             f"weights = '{chosen.weights}' is for the CPU; leave it at auto on {chosen.device}."
         )
-    return GenericExecutor.from_folder(folder, chosen.device, chosen.trust_remote_code)
+    return generic_executor(folder, chosen.device, chosen.trust_remote_code)
 
 
 def _check_options(options: Mapping[str, object]) -> None:

@@ -1,5 +1,6 @@
 """What is asked of a model, and how far each request has come."""
 
+from bisect import bisect_left
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -247,6 +248,9 @@ class Request:
     """Tokens that it may grow to."""
     keep: Keeping | None = None
     """What its heads keep of the cache; None: all of them everything."""
+    rope_bounds: tuple[int, ...] = ()
+    """Of the model: where a text grows beyond one of these lengths, all its positions turn by other
+    factors, and what was computed of it is computed again."""
     drafts: list[int] = field(default_factory=list)
     """Tokens that may follow: they run beside, and those that are not chosen are rolled back."""
     pages: list[int] = field(default_factory=list)
@@ -266,15 +270,26 @@ class Request:
     @property
     def num_ready(self) -> int:
         """The number of rows that may run in one step: tokens, then drafts."""
-        # The last token is chosen but never run.
-        num_drafts = max(0, min(len(self.drafts), self.longest - 1 - len(self.tokens)))
+        # The last token is chosen but never run; rows of one step turn by the same factors.
+        most = min([self.longest - 1, *self.rope_bounds[self.regime :]])
+        num_drafts = max(0, min(len(self.drafts), most - len(self.tokens)))
         ready = self.num_remaining + num_drafts
         return ready if self.keep is None else min(ready, self.keep.rows_left(self.num_computed))
 
     @property
+    def regime(self) -> int:
+        """How many of `rope_bounds` its text is longer than."""
+        return bisect_left(self.rope_bounds, len(self.tokens))
+
+    @property
     def cache_group(self) -> Hashable:
         """What must be equal for two requests to share cached pages of equal tokens."""
-        return (self.salt, self.adapter_hash) if self.adapter_hash else self.salt
+        return self.group_in(self.regime)
+
+    def group_in(self, regime: int) -> Hashable:
+        """Return its `cache_group` as it is while its text is of `regime`."""
+        group = (self.salt, self.adapter_hash) if self.adapter_hash else self.salt
+        return (group, regime) if regime else group
 
     @property
     def num_new(self) -> int:
@@ -319,6 +334,7 @@ class Request:
         plain["keep"] = plain["keep"] and Keeping.from_dict(plain["keep"])
         plain["params"] = SamplingParams.from_dict(plain["params"])
         plain["state"] = RequestState(plain["state"])
+        plain["rope_bounds"] = tuple(plain["rope_bounds"])
         return cls(**plain)
 
 

@@ -82,7 +82,8 @@ class EngineSettings(Settings):
     """Of requests without a seed of their own."""
     weights: str = "auto"
     """How matrices are held by the native step: fp32, fp16, q8, q4_0 or q4_1; auto keeps the codes
-    of a quantised model as they are, and holds others in fp32."""
+    of a quantised model as they are, and holds others in fp32. Activations meet weights of 8 and 4
+    bits rounded to 8 bits, which single tokens show (0.09 nats on SmolLM2) and means do not."""
     num_threads: AtLeastOne | None = None
     """Threads of the native step; unless given, the physical cores."""
     device: str = "cpu"

@@ -34,6 +34,7 @@ def mean_hidden(
                 table[:used],
                 np.arange(len(place), dtype=np.int32),
                 adapters=adapters,
+                text_lengths=np.asarray([len(tokens)], np.int32),
             )
             total += executor.hidden(rows, batch.pool.store).sum(axis=0, dtype=np.float64)
     finally:

@@ -11,6 +11,7 @@ import mmap
 import numpy as np
 
 from treadle.core.codec import Array
+from treadle.native.pointers import bytes_beyond
 
 __all__ = ["Arena"]
 
@@ -44,5 +45,5 @@ def _chunk(num_bytes: int) -> "np.typing.NDArray[np.uint8]":
     with contextlib.suppress(AttributeError, OSError):  # a system without large pages
         mapped.madvise(mmap.MADV_HUGEPAGE)
     memory = np.frombuffer(mapped, np.uint8)
-    first = -memory.ctypes.data % _LARGE_PAGE_BYTES
+    first = -bytes_beyond(memory, _LARGE_PAGE_BYTES) % _LARGE_PAGE_BYTES
     return memory[first : first + whole]

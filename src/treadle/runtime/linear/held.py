@@ -1,4 +1,4 @@
-"""The weights of one native model: packed one by one, counted, and kept alive."""
+"""The weights of one native model: packed one by one, and counted."""
 
 import warnings
 from typing import Literal
@@ -24,7 +24,7 @@ __all__ = ["HeldWeights"]
 
 
 class HeldWeights:
-    """Packs a model's tensors; what the kernel's structs point into lives as long as this.
+    """Packs a model's tensors.
 
     Args:
         form: How matrices are held; auto: codes as they are stored, float16 as float16 where the
@@ -40,7 +40,6 @@ class HeldWeights:
 
     def __init__(self, form: WeightForm | Literal["auto"], layout: PackedLayout) -> None:
         self._form, self._layout = form, layout
-        self._arrays: list[Array] = []
         self._room = Room()
         self._decoded: list[tuple[str, str]] = []
         self.num_bytes = self.num_weights = 0
@@ -57,19 +56,20 @@ class HeldWeights:
         else:
             packed = self._floats(reader, name, own_bias)
         reader.release(name)
-        self._arrays += packed.arrays
         self.num_bytes += packed.num_bytes
         self.num_weights += packed.struct.rows * packed.struct.cols
         return packed
 
-    def vector(self, reader: CheckpointReader, name: str, is_optional: bool = False) -> int | None:
-        """Hold a vector in float32 and return where it lies; None where it may be and is absent."""
+    def vector(
+        self, reader: CheckpointReader, name: str, is_optional: bool = False
+    ) -> Array | None:
+        """Return a vector in float32; None where it may be absent and is."""
         if is_optional and name not in reader.tensors:
             return None
         require_finite(name, reader.array(name), reader.tensors[name].file)
-        self._arrays.append(np.array(reader.array(name), np.float32, order="C"))
-        self.num_bytes += self._arrays[-1].nbytes
-        return int(self._arrays[-1].ctypes.data)
+        found = np.array(reader.array(name), np.float32, order="C")
+        self.num_bytes += found.nbytes
+        return found
 
     def discount(self, packed: Packed) -> None:
         """Leave a matrix out of the counts: a token reads one row of it only."""

@@ -10,6 +10,7 @@ from treadle.core.errors import SettingsError
 from treadle.core.registry import near
 from treadle.model.coded import BLOCK, Coded, pair_codes
 from treadle.native.codes import interleave
+from treadle.native.pointers import OwningStructure
 from treadle.runtime.linear.arena import Arena
 from treadle.runtime.typed import text
 
@@ -33,7 +34,7 @@ AUTO = "auto"
 """The wish for what is stored: codes as they are, floats of quantised models in their width."""
 
 
-class Matrix(ctypes.Structure):
+class Matrix(OwningStructure):
     """The struct Matrix of step_matrix.h."""
 
     _fields_ = (
@@ -50,7 +51,7 @@ class Matrix(ctypes.Structure):
 
 
 class Packed(NamedTuple):
-    """A matrix and the arrays that its struct points into, which must live as long."""
+    """A matrix as C reads it, and its arrays."""
 
     struct: Matrix
     arrays: tuple[Array, ...]
@@ -116,8 +117,7 @@ def _packed(
 ) -> Packed:
     own_bias = None if bias is None else np.ascontiguousarray(bias, np.float32)
     arrays = [*parts, own_bias]
-    pointers = [None if array is None else array.ctypes.data for array in arrays]
-    struct = Matrix(WEIGHT_FORMS[form], rows, cols, 0, *pointers)
+    struct = Matrix(WEIGHT_FORMS[form], rows, cols, 0, *arrays)
     return Packed(struct, tuple(array for array in arrays if array is not None))
 
 

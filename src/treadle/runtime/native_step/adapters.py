@@ -2,13 +2,14 @@
 
 import ctypes
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from treadle.core.codec import Array
 from treadle.model import facts
 from treadle.model.adapters import Adapter
+from treadle.native.pointers import pointers
+from treadle.native.pointers import structs as structs_of
 from treadle.runtime.executor import StepRows
 from treadle.runtime.linear.lora import LowRank, low_ranks
 from treadle.runtime.native_step import structs
@@ -20,18 +21,19 @@ _LLAMA = facts.ARCHITECTURES["llama"]
 
 
 class _Packed(NamedTuple):
-    """One adapter: a struct for every role of every layer, and what these point into."""
+    """One adapter: a struct for every role of every layer."""
 
-    structs: Any  # Any: an array type of ctypes
-    arrays: list[Array]
+    structs: "ctypes.Array[structs.LowRank]"
     max_rank: int
 
 
 class LoraCall(NamedTuple):
-    """The adapters of one step; `fields` point into `held`, which must live as long."""
+    """The adapters of one step, as the last fields of `structs.Rows` take them."""
 
-    fields: tuple[int | None, int | None, int, int]
-    held: tuple[object, ...]
+    adapters: "ctypes.Array[ctypes.c_void_p] | None"
+    runs: "ctypes.Array[structs.Run] | None"
+    num_runs: int
+    max_rank: int
 
 
 class NativeAdapters:
@@ -42,7 +44,7 @@ class NativeAdapters:
         roles: Names of a layer's matrices, in the order of the targets in step_lora.h.
     """
 
-    def __init__(self, layers: Iterable[ctypes.Structure], roles: Sequence[str]) -> None:
+    def __init__(self, layers: Iterable[structs.Layer], roles: Sequence[str]) -> None:
         self._places: dict[str, tuple[int, tuple[int, int]]] = {}
         tensors = {fact.role: fact.tensor for fact in _LLAMA.linears}
         for number, layer in enumerate(layers):
@@ -56,14 +58,11 @@ class NativeAdapters:
     def add(self, slot: int, adapter: Adapter) -> None:
         """Take an adapter in; see `low_ranks` for what is refused."""
         changes = low_ranks(adapter, {name: shape for name, (_, shape) in self._places.items()})
-        packed = _Packed(
-            (structs.LowRank * len(self._places))(),
-            [],
-            max((len(change.narrow) for change in changes.values()), default=0),
-        )
+        parts = [structs.LowRank() for _ in self._places]
         for name, change in changes.items():
-            packed.structs[self._places[name][0]] = _struct(change, packed.arrays)
-        self._packed[slot] = packed
+            parts[self._places[name][0]] = _struct(change)
+        max_rank = max((len(change.narrow) for change in changes.values()), default=0)
+        self._packed[slot] = _Packed(structs_of(structs.LowRank, parts), max_rank)
 
     def remove(self, slot: int) -> None:
         """Let an adapter go."""
@@ -73,17 +72,15 @@ class NativeAdapters:
         """Return what one step needs of its rows' adapters."""
         runs = rows.adapter_runs()
         if not runs:
-            return LoraCall((None, None, 0, 0), ())
-        table = (ctypes.c_void_p * (1 + max(self._packed)))()
+            return LoraCall(None, None, 0, 0)
+        of_slots: list[object] = [None] * (1 + max(self._packed))
         for slot, packed in self._packed.items():
-            table[slot] = ctypes.addressof(packed.structs)
-        array = (structs.Run * len(runs))(*(structs.Run(*run) for run in runs))
+            of_slots[slot] = packed.structs
         max_rank = max(self._packed[run.slot].max_rank for run in runs)
-        fields = (ctypes.addressof(table), ctypes.addressof(array), len(runs), max_rank)
-        return LoraCall(fields, (table, array))
+        own_runs = structs_of(structs.Run, [structs.Run(*run) for run in runs])
+        return LoraCall(pointers(of_slots), own_runs, len(runs), max_rank)
 
 
-def _struct(change: LowRank, arrays: list[Array]) -> structs.LowRank:
+def _struct(change: LowRank) -> structs.LowRank:
     narrow, widen = change.narrow, np.ascontiguousarray(change.widen.T)
-    arrays += [narrow, widen]
-    return structs.LowRank(len(narrow), 0, narrow.ctypes.data, widen.ctypes.data)
+    return structs.LowRank(len(narrow), 0, narrow, widen)

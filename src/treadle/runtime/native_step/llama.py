@@ -13,12 +13,13 @@ import numpy as np
 
 from treadle.core import hardware
 from treadle.core.checkpoint import CheckpointReader
-from treadle.core.codec import Array
 from treadle.core.errors import CapacityError, UnsupportedModelError
 from treadle.core.progress import steps
 from treadle.model.adapters import Adapter
+from treadle.model.rope import RotaryFactors
 from treadle.model.source import open_model
 from treadle.native.loader import library
+from treadle.native.pointers import structs
 from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import Floats, ModelShape, StepRows
 from treadle.runtime.head_windows import HeadWindows, checked
@@ -26,6 +27,7 @@ from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, PackedLayout, require_form
 from treadle.runtime.native_step.adapters import NativeAdapters
 from treadle.runtime.native_step.looking import ProbeRoom
+from treadle.runtime.native_step.rope import ropes_of, turn
 from treadle.runtime.native_step.structs import (
     MIRRORS,
     ROLES,
@@ -133,12 +135,9 @@ class LlamaStep:
         """
         heads = [layer.heads.heads for layer in self._layers]
         found = checked([None] * len(heads) if windows is None else windows, heads)
-        self._windows = [
-            None if layer is None else np.array([window or 0 for window in layer], np.int32)
-            for layer in found
-        ]
-        for layer, own in zip(self._layers, self._windows, strict=True):
-            layer.heads.windows = _at(own)
+        for layer, own in zip(self._layers, found, strict=True):
+            widths = None if own is None else np.array([window or 0 for window in own], np.int32)
+            layer.heads.windows = widths
         own_windows = [layer.heads.window or None for layer in self._layers]
         self.shape = self.shape.with_windows(found, own_windows)
 
@@ -156,28 +155,31 @@ class LlamaStep:
         self._bind(pool)
         width = self.shape.hidden_size if wants_hidden else self.shape.vocab_size
         out = np.empty((len(rows.wanted), width), np.float32)
-        turns = [self._turns(kind, rows.positions) for kind in range(2)]
+        regimes = rows.rope_regimes(self.shape.rope_bounds)
+        full, sliding = self._ropes
+        turns = [turn(full, rows.positions, regimes)] * 2
+        if sliding is not full:
+            turns[1] = turn(sliding, rows.positions, regimes)
         view = View(
-            *(_at(array) for array in (rows.positions, rows.row_starts, rows.context_lengths)),
-            *(_at(array) for array in (rows.page_starts, rows.pages, rows.prefix_lengths)),
-            _at(rows.ancestors),
+            *(rows.positions, rows.row_starts, rows.context_lengths),
+            *(rows.page_starts, rows.pages, rows.prefix_lengths),
+            rows.ancestors,
             _KV_TYPES[pool.dtype],
             pool.page_size,
             self._heads_of(rows),
         )
-        lora = self._adapters.call(rows)
         call = Rows(
-            *(_at(array) for array in (rows.tokens, rows.slots, rows.wanted)),
+            *(rows.tokens, rows.slots, rows.wanted),
             view,
-            (ctypes.c_void_p * 2)(*(_at(cosines) for cosines, _ in turns)),
-            (ctypes.c_void_p * 2)(*(_at(sines) for _, sines in turns)),
+            [cosines for cosines, _ in turns],
+            [sines for _, sines in turns],
             len(rows.tokens),
             len(rows.context_lengths),
             len(rows.wanted),
             wants_hidden,
-            _at(out),
-            None if room is None else room.address,
-            *lora.fields,
+            out,
+            None if room is None else room.struct,
+            *self._adapters.call(rows),
         )
         if self._kernel.step_run(self._step, ctypes.byref(self._model), ctypes.byref(call)):
             raise CapacityError(
@@ -189,15 +191,7 @@ class LlamaStep:
         tables = rows.heads
         if tables is None:
             return HeadTables()
-        return HeadTables(
-            *map(_at, tables), ctypes.addressof(self._arena), *tables.planes.shape[1:]
-        )
-
-    def _turns(self, kind: int, positions: Array) -> tuple[Floats, Floats]:
-        """Return cosine and sine [rows, dim / 2] of the rows' angles."""
-        frequencies, scaling = self._ropes[min(kind, len(self._ropes) - 1)]
-        angles = positions.astype(np.float32)[:, None] * frequencies
-        return np.cos(angles) * np.float32(scaling), np.sin(angles) * np.float32(scaling)
+        return HeadTables(*tables, self._arena, *tables.planes.shape[1:])
 
     def _bind(self, pool: KeyValues) -> None:
         """Point the model's caches at the arrays of `pool`."""
@@ -207,7 +201,7 @@ class LlamaStep:
             (*self._caches, self._arena), (*pool.layers, pool.arena), strict=True
         ):
             for name, array in zip(layer._fields, layer, strict=True):
-                setattr(cache, name, _at(array))
+                setattr(cache, name, array)
         self._model.kv_dtype = _KV_TYPES[pool.dtype]
         self._model.page_size = pool.page_size
         self._pool = pool
@@ -224,7 +218,8 @@ class LlamaStep:
                 f"'{config.get('model_type')}'."
             )
         module = skeleton(reader)
-        self._ropes = _ropes(module)
+        dim, bounds = facts.head_dim(config), RotaryFactors(module).bounds
+        self._ropes = ropes_of(module.model.rotary_emb, dim, bounds)
         settings = module.config
         num_layers = facts.num_layers(config)
         is_gemma = config["model_type"].startswith("gemma")
@@ -235,8 +230,8 @@ class LlamaStep:
                 layers.append(self._layer(reader, config, settings, layer, module))
                 layers[-1].heads.first = sum(before.heads.kv_heads for before in layers[:-1])
                 bar.advance()
-        self._layers = (Layer * num_layers)(*layers)
-        self._caches = (Cache * num_layers)()
+        self._layers = structs(Layer, layers)
+        self._caches = structs(Cache, [Cache() for _ in layers])
         self._arena = Cache()
         prefix = facts.block_prefix(config, 0, {n: i.shape for n, i in reader.tensors.items()})
         stem = prefix.split("layers.")[0]
@@ -251,8 +246,8 @@ class LlamaStep:
             embedding.struct,
             head.struct,
             self.weights.vector(reader, f"{stem}norm.weight"),
-            ctypes.addressof(self._layers),
-            ctypes.addressof(self._caches),
+            self._layers,
+            self._caches,
             num_layers,
             hidden,
             _ACTIVATIONS[_activation(config, settings)],
@@ -264,7 +259,6 @@ class LlamaStep:
             0,
             0,
         )
-        dim = facts.head_dim(config)
         self.shape = ModelShape(
             tuple(layer.heads.kv_heads for layer in self._layers),
             dim,
@@ -272,6 +266,7 @@ class LlamaStep:
             hidden,
             settings.max_position_embeddings,
             tuple(layer.heads.window or None for layer in self._layers),
+            rope_bounds=bounds,
         )
 
     def _layer(
@@ -319,17 +314,6 @@ _GEMMA_NORMS = (
 )
 
 
-def _ropes(module: Any) -> list[tuple[Floats, float]]:  # Any: a module of transformers
-    """Return frequencies and scaling of layers with full attention, then of sliding ones."""
-    rotary = module.model.rotary_emb
-    found = []
-    for prefix in ("", "full_attention_", "sliding_attention_"):
-        if hasattr(rotary, f"{prefix}inv_freq"):
-            frequencies = getattr(rotary, f"{prefix}inv_freq").float().numpy().copy()
-            found.append((frequencies, float(getattr(rotary, f"{prefix}attention_scaling"))))
-    return found
-
-
 def _activation(config: Config, settings: Any) -> str:  # Any: a config of transformers
     name = getattr(settings, "hidden_activation", None) or settings.hidden_act
     if name not in _ACTIVATIONS:
@@ -338,11 +322,3 @@ def _activation(config: Config, settings: Any) -> str:  # Any: a config of trans
             f"{', '.join(_ACTIVATIONS)}."
         )
     return str(name)
-
-
-def _at(array: Array | None) -> int | None:
-    """Return where an array lies."""
-    if array is None:
-        return None
-    assert array.flags.c_contiguous
-    return int(array.ctypes.data)

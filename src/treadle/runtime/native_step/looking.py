@@ -1,6 +1,5 @@
 """Where the native step writes what a probe looks at."""
 
-import ctypes
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ __all__ = ["ProbeRoom"]
 
 
 class ProbeRoom:
-    """The arrays of one probe, and the struct that points into them.
+    """The arrays of one probe, and the struct that points to them.
 
     Args:
         probe: What is looked at; checked.
@@ -35,19 +34,15 @@ class ProbeRoom:
             num_slots = count_slots(rows, probe.segment)
             num_rows = probe.num_rows(rows) if self._is_by_row else 1
             self._mass = np.zeros((num_rows, sum(heads), num_slots), np.float32)
-        self._struct = structs.Probe(
-            *(None if array is None else array.ctypes.data for array in (self._states, self._mass)),
+        self.struct = structs.Probe(
+            self._states,
+            self._mass,
             num_slots,
             sum(heads),
             probe.segment,
             probe.first_row,
             self._is_by_row,
         )
-
-    @property
-    def address(self) -> int:
-        """Where the struct lies."""
-        return ctypes.addressof(self._struct)
 
     def probed(self, logits: Floats) -> Probed:
         """Return what was seen, with the step's logits."""

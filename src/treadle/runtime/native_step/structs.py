@@ -1,10 +1,12 @@
 """The structs of the native step (step_model.h and the headers below it), as ctypes fills them.
 
-They are compared with C's own when the kernel is loaded (native/mirror.py).
+They are compared with C's own when the kernel is loaded (native/mirror.py), and own what they point
+to (native/pointers.py).
 """
 
 import ctypes
 
+from treadle.native.pointers import OwningStructure
 from treadle.runtime.linear.packed import Matrix
 
 __all__ = [
@@ -26,7 +28,7 @@ ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 """A layer's matrices, in the order of the targets of step_lora.h."""
 
 
-class Heads(ctypes.Structure):
+class Heads(OwningStructure):
     """The attention heads of a layer."""
 
     _fields_ = (
@@ -45,7 +47,7 @@ class Heads(ctypes.Structure):
 _NORMS = ("attention_norm", "mlp_norm", "attention_after", "mlp_after", "q_norm", "k_norm")
 
 
-class Layer(ctypes.Structure):
+class Layer(OwningStructure):
     """A decoder block."""
 
     _fields_ = (
@@ -57,7 +59,7 @@ class Layer(ctypes.Structure):
     _points_to_ = (("f4", _NORMS),)
 
 
-class Cache(ctypes.Structure):
+class Cache(OwningStructure):
     """The arrays of a layer of the pool, or of its arena."""
 
     _fields_ = tuple(
@@ -67,7 +69,7 @@ class Cache(ctypes.Structure):
     _points_to_ = (("i4", ("positions",)), ("f4", ("key_scales", "value_scales")))
 
 
-class Model(ctypes.Structure):
+class Model(OwningStructure):
     """A whole decoder."""
 
     _fields_ = (
@@ -83,7 +85,7 @@ class Model(ctypes.Structure):
     _points_to_ = (("f4", ("norm",)),)
 
 
-class HeadTables(ctypes.Structure):
+class HeadTables(OwningStructure):
     """Tables of segments whose heads keep different entries."""
 
     _fields_ = (
@@ -100,7 +102,7 @@ _PLACES = (
 )
 
 
-class View(ctypes.Structure):
+class View(OwningStructure):
     """What rows see."""
 
     _fields_ = (
@@ -112,7 +114,7 @@ class View(ctypes.Structure):
     _points_to_ = (("i4", _PLACES), ("u8", ("ancestors",)))
 
 
-class Probe(ctypes.Structure):
+class Probe(OwningStructure):
     """What somebody looks at inside a step."""
 
     _fields_ = (
@@ -124,7 +126,7 @@ class Probe(ctypes.Structure):
     _points_to_ = (("f4", ("states", "mass")),)
 
 
-class LowRank(ctypes.Structure):
+class LowRank(OwningStructure):
     """What an adapter adds to a matrix."""
 
     _fields_ = (
@@ -136,13 +138,13 @@ class LowRank(ctypes.Structure):
     _points_to_ = (("f4", ("narrow", "widen")),)
 
 
-class Run(ctypes.Structure):
+class Run(OwningStructure):
     """Neighbouring rows of one adapter."""
 
     _fields_ = tuple((name, ctypes.c_int32) for name in ("first", "count", "adapter"))
 
 
-class Rows(ctypes.Structure):
+class Rows(OwningStructure):
     """The call of one step."""
 
     _fields_ = (

@@ -6,9 +6,10 @@ token budget in chunks.
 *No deadlock.* A request is accepted only if it fits an otherwise empty cache. Pages are given in
 the order of rank (priority, then arrival), and a request may take them from running ones of lower
 rank and from all that do not run; so the first in rank of those that run always runs on, never
-loses what it has computed, and ends.
+loses what it has computed (but where its text grows beyond one of `rope_bounds`), and ends.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 from treadle.core.errors import CapacityError, SettingsError
@@ -280,6 +281,8 @@ class Batch:
             num_rejected: Rows at its end whose drafts were not chosen: they are rolled back.
         """
         request = chunk.request
+        num_tokens = len(request.tokens) - (chunk.num_choices - num_rejected)
+        regime = bisect_left(request.rope_bounds, num_tokens)  # that the rows were computed in
         before = request.num_computed // self.pool.page_size
         self.holdings.add_rows(request, chunk.num_rows)
         self.holdings.roll_back(request, num_rejected)
@@ -289,7 +292,9 @@ class Batch:
         if request.keep is not None:
             self.holdings.drop(request)
         elif self.limits.has_prefix_cache and has_full_page:
-            self.preemption.publish(request)
+            self.preemption.publish(request, regime)
+        if request.regime != regime:
+            self.preemption.restart(request)
 
     def finish(self, request: Request, reason: str) -> None:
         """End a request and let its pages go; what is cached of it stays in the tree."""

@@ -3,7 +3,8 @@
 The order is: while the request runs, `export_pages` its full pages and `import_pages` them, once or
 more; then pause it, export the rest, import it, `commit` there and `forget` it here. If anything
 fails before the commit, `resume` it here. Pages only ever grow at their end, so what was copied
-once stays right.
+once stays right; where a text grew beyond one of the model's `rope_bounds` in between, the importer
+drops what it has and computes it again.
 """
 
 from collections.abc import Callable
@@ -94,6 +95,8 @@ def export_pages(
     is_paused = request.state is RequestState.MIGRATING
     last = -(-request.num_computed // size) if is_paused else request.num_computed // size
     last = last if request.keep is None else 0
+    if request.regime:  # what was exported before it grew into this one is worth nothing
+        last = max(first_page, last)
     if not 0 <= first_page <= last:
         raise SettingsError(
             f"Found first_page={first_page}, but request '{request_id}' has {last} pages to "
@@ -132,6 +135,8 @@ def import_pages(
             state[name] += clock()
     request = Request.from_dict(state)
     known = batch.paused.get(request.id)
+    if known is not None and _has_outgrown(known, request):
+        batch.preemption.drop(known)
     if known is None or (exported.first_page == 0 and known.holds_cache):
         batch.accept(request, max_length)
         known = None
@@ -152,6 +157,12 @@ def import_pages(
         _take(batch, request, exported)
         request.num_computed = exported.num_computed
     batch.paused[request.id] = request
+
+
+def _has_outgrown(known: Request, request: Request) -> bool:
+    """Say whether a text has grown beyond a bound of the model since its first pages came."""
+    is_same = known.tokens == request.tokens[: len(known.tokens)]
+    return is_same and known.regime != request.regime
 
 
 def _take(batch: Batch, request: Request, exported: ExportedPages) -> None:

@@ -88,12 +88,21 @@ class Preemption:
         num_later = parent.num_computed - (num_prompt - 1)
         return parent.entries is None or num_later <= parent.entries.num_fresh
 
-    def publish(self, request: Request) -> None:
-        """Put a request's full pages into the tree."""
+    def restart(self, request: Request) -> None:
+        """Let go of what a request holds: its text grew, and turns by other factors now.
+
+        What others have computed of it by these is taken.
+        """
+        self._holdings.release(request)
+        request.num_computed = 0
+        self.give_back(request, None)
+
+    def publish(self, request: Request, regime: int) -> None:
+        """Put a request's full pages, which were computed in `regime`, into the tree."""
         full = request.num_computed // self._pool.page_size
         tokens = request.tokens[: full * self._pool.page_size]
         request.pages[:full] = self._tree.insert(
-            tokens, request.pages[:full], request.cache_group, request.priority
+            tokens, request.pages[:full], request.group_in(regime), request.priority
         )
 
     def _num_pages(self, num_tokens: int) -> int:

@@ -74,6 +74,7 @@ def rows_of(
         _joined(wanted),
         heads=_head_tables(chunks),
         adapters=_slots(chunks, adapters or {}),
+        text_lengths=np.asarray([len(c.request.tokens) for c in chunks], np.int32),
     )
 
 

@@ -6,15 +6,15 @@ training step of the same model, say) computes what the model's own implementati
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.core.errors import UnsupportedModelError
 from treadle.runtime.cache.pages import KeyValues, LayerKeyValues
 from treadle.runtime.executor import HeadTables, StepRows
-from treadle.runtime.head_windows import Windows
 from treadle.runtime.probe import Probe
+from treadle.runtime.transformers_step.masks import noted_masks
 from treadle.runtime.transformers_step.products import attend, attention_weights
 from treadle.runtime.transformers_step.visibility import (
     EntrySource,
@@ -27,7 +27,7 @@ from treadle.runtime.transformers_step.visibility import (
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["STEP", "StepPages", "inside_step", "register"]
+__all__ = ["STEP", "StepPages", "inside_step", "register", "require_plain"]
 
 STEP = "treadle_step"
 """The keyword under which a model call carries its `StepPages`."""
@@ -49,10 +49,13 @@ def register(original: str) -> str:
         step: StepPages | None = kwargs.pop(STEP, None)
         if step is None:
             return _own_attention(module, original)(module, *args, **kwargs)
-        query, key, value = args[:3]
-        return step.attend(module, query, key, value, **kwargs), None
+        names = ("query", "key", "value", "attention_mask")
+        return step.attend(module, **dict(zip(names, args, strict=False)), **kwargs), None
 
     def mask(*args: Any, **kwargs: Any) -> Any:
+        noted = noted_masks.get()
+        if noted is not None:
+            return noted.note(kwargs["mask_function"], kwargs.get("local_size"))
         return None if inside_step.get() else own_mask(*args, **kwargs)
 
     AttentionInterface.register(name, attend)
@@ -89,12 +92,12 @@ class StepPages:
         rows: StepRows,
         pool: KeyValues,
         device: "torch.device",
-        windows: Windows | None = None,
+        windows: Sequence[Window] | None = None,
         probe: Probe | None = None,
     ) -> None:
         import torch
 
-        self._head_windows = windows
+        self._windows = windows
         self._watched = probe.segment if probe is not None and probe.mass is not None else None
         """The segment whose attention is looked at."""
         self._probe = probe
@@ -145,26 +148,20 @@ class StepPages:
             key: [1, kv_heads, rows, dim]
             value: [1, kv_heads, rows, dim]
             scaling: Of the scores; 1 / sqrt(dim) unless given.
-            sliding_window: In tokens.
+            sliding_window: In tokens, where the step was not told the layers' windows.
             softcap: Scores become softcap * tanh(score / softcap).
             others: Must not change the result.
         """
         import torch
 
-        for name in _CHANGES_RESULT:
-            if others.get(name) is not None:
-                raise UnsupportedModelError(
-                    f"{type(module).__name__} passes '{name}' to its attention, which the paged "
-                    f"one does not compute; run this model with transformers."
-                )
+        require_plain(module, others)
         layer = self._pool.layers[module.layer_idx]
         places = self._places_of(key.shape[1])
         self._write(layer, key[0][:, places.rows], value[0][:, places.rows], places)
         for number in self._kept:
             self._write_kept(number, module.layer_idx, key[0], value[0])
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        own_windows = self._head_windows and self._head_windows[module.layer_idx]
-        window = own_windows or sliding_window
+        window = sliding_window if self._windows is None else self._windows[module.layer_idx]
         mixed = torch.empty_like(query[0])
         if self._singles:
             rows = self._single_rows
@@ -370,6 +367,20 @@ class StepPages:
         if key not in self._masks:
             self._masks[key] = visible_slots(segment, row_positions, source, window)
         return self._masks[key]
+
+
+def require_plain(module: Any, others: Mapping[str, Any]) -> None:
+    """Refuse what other variants of attention are called with.
+
+    Raises:
+        UnsupportedModelError: It would change the result.
+    """
+    for name in _CHANGES_RESULT:
+        if others.get(name) is not None:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} passes '{name}' to its attention, which the paged one "
+                f"does not compute; run this model with transformers."
+            )
 
 
 def _kept_numbers(tables: HeadTables) -> dict[int, int]:

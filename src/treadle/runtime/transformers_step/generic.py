@@ -1,6 +1,5 @@
 """T0, the generic step: any causal LM of transformers, unchanged, over pages."""
 
-import math
 import os
 import warnings
 from pathlib import Path
@@ -9,20 +8,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treadle.core.checkpoint.described import read_config
-from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.core.errors import SettingsError
 from treadle.model import facts
 from treadle.model.adapters import Adapter
 from treadle.model.foreign import load_foreign
 from treadle.model.load import full
+from treadle.model.rope import RotaryFactors
 from treadle.native.loader import SlowPathWarning
 from treadle.runtime.cache.pages import KeyValues
-from treadle.runtime.executor import Floats, ModelShape, StepRows
-from treadle.runtime.head_windows import HeadWindows, Windows, checked
-from treadle.runtime.logits import require_sound
+from treadle.runtime.executor import Floats, StepRows
+from treadle.runtime.head_windows import HeadWindows, checked
 from treadle.runtime.probe import Probe, Probed, count_slots
 from treadle.runtime.transformers_step.adapters import HookedAdapters
-from treadle.runtime.transformers_step.attention import STEP, StepPages, inside_step, register
+from treadle.runtime.transformers_step.attention import StepPages, register
+from treadle.runtime.transformers_step.call import call
+from treadle.runtime.transformers_step.isolation import require_isolation
 from treadle.runtime.transformers_step.looking import mass_of, watched
+from treadle.runtime.transformers_step.shape import shape_of
+from treadle.runtime.transformers_step.visibility import Window
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +44,24 @@ class GenericExecutor:
     is_timed = False
 
     def __init__(
-        self, module: Any, device: str = "cpu", name: str = "the module"
-    ) -> None:  # Any: a causal LM
+        self,
+        module: Any,  # Any: a causal LM
+        device: str = "cpu",
+        name: str = "the module",
+        is_isolated: bool = False,
+    ) -> None:
+        """Make a step of a module.
+
+        Args:
+            module: A causal LM of transformers; it is moved to the device.
+            device: cpu or cuda.
+            name: Of the model, for errors.
+            is_isolated: Whether it is known that its numbers depend on one text alone.
+
+        Raises:
+            UnsupportedModelError: They depend on more, or its attention cannot be paged.
+            CheckpointError: The model computes no numbers.
+        """
         import torch
 
         self._module = module.to(device).eval()
@@ -54,27 +73,35 @@ class GenericExecutor:
             config: Any = getattr(part, "config", None)
             if hasattr(config, "_attn_implementation"):
                 config._attn_implementation = name
-        self.shape, self._heads = _shape_of(module, self._device, name)
+        self._rotary = RotaryFactors(module)
+        shape, self._heads = shape_of(module, self._device, name)
+        self.shape = shape._replace(rope_bounds=self._rotary.bounds)
         self._own_windows = self.shape.windows
-        self._windows: Windows | None = None
+        self._windows: list[Window] = list(self._own_windows)
         self._adapters = HookedAdapters(module, self._device)
+        if not is_isolated:
+            require_isolation(module, self, self._device)
 
     @classmethod
     def from_folder(
-        cls, folder: Path, device: str = "cpu", trust_remote_code: bool = False
+        cls,
+        folder: Path,
+        device: str = "cpu",
+        trust_remote_code: bool = False,
+        is_isolated: bool = False,
     ) -> "GenericExecutor":
         """Load the model of `folder` in float32.
 
         Raises:
             SettingsError: There is no such device.
-            UnsupportedModelError: The architecture has no facts, or its attention cannot be paged.
+            UnsupportedModelError: Its attention cannot be paged, or texts share more than that.
             CheckpointError: The model computes no numbers.
         """
         import torch
 
         if device != "cpu" and not torch.cuda.is_available():
             raise SettingsError(f"No device '{device}' here; use device='cpu'.")
-        return cls(_load(folder, trust_remote_code), device, str(folder))
+        return cls(_load(folder, trust_remote_code), device, str(folder), is_isolated)
 
     def forward(self, rows: StepRows, pool: KeyValues) -> Floats:
         """Write the rows' keys and values into `pool` and return logits [wanted, vocab]."""
@@ -116,7 +143,8 @@ class GenericExecutor:
             SettingsError: They do not fit the model's layers and heads.
         """
         found = checked([None] * len(self._heads) if windows is None else windows, self._heads)
-        self._windows = found if any(found) else None
+        pairs = zip(found, self._own_windows, strict=True)
+        self._windows = [own if layer is None else layer for layer, own in pairs]
         self.shape = self.shape.with_windows(found, self._own_windows)
 
     def add_adapter(self, slot: int, adapter: Adapter) -> None:
@@ -155,8 +183,10 @@ class GenericExecutor:
         import torch
 
         self._require_threads()
-        with self._adapters.hooked(rows.adapter_runs(), len(rows.tokens)):
-            return _call(
+        regimes = torch.from_numpy(rows.rope_regimes(self.shape.rope_bounds)).to(self._device)
+        adapted = self._adapters.hooked(rows.adapter_runs(), len(rows.tokens))
+        with adapted, self._rotary.by_text(regimes):
+            return call(
                 module,
                 torch.from_numpy(rows.tokens).to(self._device, torch.int64),
                 torch.from_numpy(rows.positions).to(self._device, torch.int64),
@@ -174,82 +204,3 @@ def _load(folder: Path, trust_remote_code: bool) -> Any:  # Any: a causal LM
     if is_known or "quantization_config" in config or "treadle_base" in config:
         return full(folder, "float32", trust_remote_code)
     return load_foreign(folder, trust_remote_code)
-
-
-def _call(
-    module: Any, tokens: "torch.Tensor", positions: "torch.Tensor", step: Any, **options: Any
-) -> Any:  # Any: modules of transformers and their outputs
-    """Call a model with its rows as one text; `step` replaces its attention."""
-    import torch
-
-    token = inside_step.set(True)
-    try:
-        with torch.inference_mode():
-            return module(
-                input_ids=tokens[None],
-                position_ids=positions[None],
-                use_cache=False,
-                **{STEP: step},
-                **options,
-            )
-    finally:
-        inside_step.reset(token)
-
-
-class _Caller:
-    """Stands in for a step and notes how each layer calls its attention."""
-
-    def __init__(self) -> None:
-        self.layers: dict[int, tuple[int, int, int | None, int]] = {}
-
-    def attend(
-        self,
-        module: Any,
-        query: "torch.Tensor",
-        key: "torch.Tensor",
-        value: "torch.Tensor",
-        sliding_window: int | None = None,
-        **others: Any,
-    ) -> "torch.Tensor":
-        if key.shape[-1] != value.shape[-1] or not getattr(module, "is_causal", True):
-            raise UnsupportedModelError(
-                f"{type(module).__name__} is not causal, or its keys and values differ in width "
-                f"({key.shape[-1]} and {value.shape[-1]}), which pages do not hold; run this model "
-                f"with transformers."
-            )
-        self.layers[module.layer_idx] = (
-            *(key.shape[1], key.shape[-1], sliding_window),
-            query.shape[1],
-        )
-        return query.transpose(1, 2)
-
-
-def _shape_of(
-    module: Any, device: "torch.device", name: str
-) -> tuple[ModelShape, tuple[int, ...]]:  # Any: a causal LM
-    """Find the model's shape and the query heads of its layers by running one token through it."""
-    import torch
-
-    caller, one = _Caller(), torch.zeros(1, dtype=torch.int64, device=device)
-    out = _call(module, one, one, caller)
-    config = module.config
-    num_layers, seen = int(config.num_hidden_layers), caller.layers
-    widths = {width for _, width, *_ in seen.values()}
-    if sorted(seen) != list(range(num_layers)) or len(widths) != 1:
-        raise UnsupportedModelError(
-            f"{type(module).__name__} calls transformers' attention registry in {len(seen)} of its "
-            f"{num_layers} layers, with heads of widths {sorted(widths)}; pages need all layers "
-            f"and one width. Run this model with transformers."
-        )
-    highest = float(out.logits.max())
-    if not math.isfinite(highest):
-        require_sound(out.logits[0].float().cpu().numpy(), name, "fp32")
-    shape = ModelShape(
-        kv_heads=tuple(seen[layer][0] for layer in range(num_layers)),
-        head_dim=widths.pop(),
-        vocab_size=int(out.logits.shape[-1]),
-        hidden_size=int(config.hidden_size),
-        max_positions=int(config.max_position_embeddings),
-        windows=tuple(seen[layer][2] for layer in range(num_layers)),
-    )
-    return shape, tuple(seen[layer][3] for layer in range(num_layers))
