@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from treadle.combine.merge.base import MergeMethod
@@ -11,16 +11,12 @@ from treadle.combine.merge.inputs.compatibility import (
     namesakes,
     require_one_architecture,
 )
-from treadle.combine.merge.inputs.configs import merged_config
+from treadle.combine.merge.inputs.configs import Layering, merged_config
 from treadle.combine.merge.inputs.data import Data, DataRequest
-from treadle.combine.merge.inputs.models import (
-    HEADS,
-    Model,
-    Models,
-    Name,
-    branch_ends,
-)
+from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.inputs.sources import Inputs, TensorSource
+from treadle.combine.merge.inputs.towers import HEADS, Name
+from treadle.combine.merge.inputs.wholeness import require_same_layers, require_whole, spelt
 from treadle.combine.merge.recipe.grammar import MergeRecipe, ModelRef, OutputSlice, SourceSlice
 from treadle.combine.merge.recipe.remarks import (
     idle_filters,
@@ -33,9 +29,10 @@ from treadle.combine.merge.site import Knowledge
 from treadle.combine.merge.tables import METHODS
 from treadle.combine.merge.tokens.vocabulary import EMBEDDINGS, Vocabulary
 from treadle.combine.merge.tokens.vocabulary import plan as plan_vocabulary
+from treadle.combine.merge.walk import Place, Stack, Walk
 from treadle.core.checkpoint import PlannedTensor
 from treadle.core.codec import FLOATS, dtype_code
-from treadle.core.errors import CheckpointError, SettingsError
+from treadle.core.errors import SettingsError
 from treadle.core.registry import near
 from treadle.core.seed import stream_seed
 
@@ -99,23 +96,48 @@ class _Planner:
             require_one_architecture(models.all())
         self.data = self._data(request)
         self.vocabulary = self._vocabulary()
-        self._seen: Counter[tuple[ModelRef, int]] = Counter()
 
     def plan(self) -> MergePlan:
-        jobs = list(self._jobs())
-        layers = [layer for s in self.recipe.slices for layer in self._layers(s)]
-        config = merged_config(
-            self.parent.reader.config,
-            [found[0] for found in layers],
-            self._dtype_name(jobs),
-            has_own_head=any(job.inputs.name.endswith(HEADS) for job in jobs),
+        walk = Walk(
+            self.recipe,
+            self.models,
+            self._base_of,
+            self.recipe.extras.get(_REPEAT_SCALE, 1.0),
         )
-        if self.vocabulary is not None:
-            config |= self.vocabulary.config_changes(config)
+        jobs = [self._job(place) for place in walk.places()]
+        config = self._config(walk.stacks, jobs)
         names = {name for model in self.models.all() for name in model.names}
+        self.notes += walk.notes
         self.notes += idle_filters(self.recipe, names | {job.inputs.name for job in jobs})
         self.notes += zeros(job.method for job in jobs)
         return MergePlan(jobs, config, self.parent, self.vocabulary, self.notes, self.data)
+
+    def _config(self, stacks: list[Stack], jobs: list[TensorJob]) -> dict[str, Any]:  # Any: JSON
+        """Return the output's config, checked against its tensors and its layers."""
+        layerings = [
+            Layering(stack.tower, [(self.models[ref].config, n) for ref, n in stack.layers])
+            for stack in stacks
+        ]
+        config, unsaid = merged_config(
+            self.parent.config, layerings, self._dtype_name(jobs), self._is_tied(jobs), spelt
+        )
+        if self.vocabulary is not None:
+            config |= self.vocabulary.config_changes(config)
+        shapes = {job.inputs.name: job.inputs.shape for job in jobs}
+        moved = [(found, _first_of(found, shapes)) for found in layerings if not found.is_as_before]
+        require_same_layers(config, moved, unsaid)
+        is_uniform = self.parent.config is self.parent.reader.config
+        self.notes += require_whole(config, shapes, self.models.all(), is_uniform)
+        if is_uniform:
+            return config
+        return {**self.parent.reader.config, "treadle_base": config}
+
+    def _is_tied(self, jobs: list[TensorJob]) -> bool | None:
+        """Return whether the output's head is its embedding, where the parent may say else."""
+        if any(job.inputs.name.endswith(HEADS) for job in jobs):
+            return False
+        has_tied = any(model.reader.tied for model in self.models.all())
+        return True if has_tied and not self.parent.reader.tied else None
 
     def _require_inputs(self, output_slice: OutputSlice) -> None:
         """Check that the method can merge as many models as the slice has, with its base."""
@@ -192,82 +214,8 @@ class _Planner:
             self.notes.append(note)
         return found
 
-    def _layers(self, output_slice: OutputSlice) -> Iterator[tuple[int, ...]]:
-        """Yield, for each layer that a slice makes, the layers of its sources."""
-        ranges = []
-        for source in output_slice.sources:
-            num_layers = self.models[source.model].num_layers
-            first, stop = source.layers or (0, num_layers)
-            if stop > num_layers:
-                raise SettingsError(
-                    f"layer_range [{first}, {stop}] of '{source.model}' ends after its "
-                    f"{num_layers} layers; shorten it."
-                )
-            ranges.append(range(first, stop))
-        leader = output_slice.sources[0].model
-        for source, own in zip(output_slice.sources, ranges, strict=True):
-            if len(own) != len(ranges[0]):
-                raise CheckpointError(
-                    f"'{leader}' has {len(ranges[0])} layers and '{source.model}' has {len(own)}; "
-                    f"merge models of one depth, or choose layers with slices."
-                )
-        yield from zip(*ranges, strict=True)
-
-    def _jobs(self) -> Iterator[TensorJob]:
-        """Yield the jobs: what stands before the layers, the layers, what stands after them."""
-        slices = self.recipe.slices
-        yield from self._outside(slices[0], True)
-        number = 0
-        for output_slice in slices:
-            layers = list(self._layers(output_slice))
-            for place, found in enumerate(layers):
-                t = place / (len(layers) - 1) if len(layers) > 1 else 1.0
-                yield from self._layer(output_slice, found, number, t)
-                number += 1
-        yield from self._outside(slices[-1], False)
-
-    def _outside(self, output_slice: OutputSlice, before: bool) -> Iterator[TensorJob]:
-        members = [(source.model, None) for source in output_slice.sources]
-        base = self._base_of(output_slice)
-        for name in self._union([*members, *([(base, None)] if base else [])]):
-            if name.is_before_layers == before:
-                yield self._job(output_slice, name, (), name.before, 0.0)
-
-    def _layer(
-        self, output_slice: OutputSlice, layers: tuple[int, ...], number: int, t: float
-    ) -> Iterator[TensorJob]:
-        listed = [source.model for source in output_slice.sources]
-        scaled = self._scaled(self.models[listed[0]], layers[0])
-        members: list[tuple[ModelRef, int | None]] = list(zip(listed, layers, strict=True))
-        base = self._base_of(output_slice)
-        if base is not None and base not in listed:
-            members.append((base, layers[0]))
-        for name in self._union(members):
-            job = self._job(output_slice, name, layers, name.in_layer(number), t)
-            yield job._replace(scale=scaled.get(name.in_layer(layers[0]), 1.0))
-
-    def _union(self, members: list[tuple[ModelRef, int | None]]) -> list[Name]:
-        """Return what any of the models has in its layer: what another one lacks is refused later.
-
-        A head that one model ties to its embedding and another one does not is merged as a head.
-        """
-        found = (
-            name._replace(layer=members[0][1])
-            for ref, layer in members
-            for name in self.models[ref].names_by_layer.get(layer, ())
-        )
-        return list(dict.fromkeys(found))
-
-    def _scaled(self, model: Model, layer: int) -> dict[str, float]:
-        """Return, if `model` gave this layer before, what ends its branches, with its factor."""
-        is_repeated = self._seen[model.ref, layer] > 0
-        self._seen[model.ref, layer] += 1
-        scale = self.recipe.extras.get(_REPEAT_SCALE, 1.0)
-        return dict.fromkeys(branch_ends(model.reader, layer), scale) if is_repeated else {}
-
-    def _job(
-        self, output_slice: OutputSlice, name: Name, layers: tuple[int, ...], out: str, t: float
-    ) -> TensorJob:
+    def _job(self, place: Place) -> TensorJob:
+        output_slice, name, layers = place.slice, place.name, place.layers
         listed = output_slice.sources
         names = [name.in_layer(layer) for layer in layers] or [name.before] * len(listed)
         chosen = self._models_of(output_slice)
@@ -280,17 +228,17 @@ class _Planner:
         sources = self._sources(members)
         known = () if self.data is None else self._known(own_names)
         inputs = Inputs(
-            out,
+            place.out,
             tuple(sources[: len(pairs)]),
             None if base is None else sources[-1],
-            self._keys(refs, out),
+            self._keys(refs, place.out),
             known,
         )
         method = self.fixed
         if method is None:
-            found = resolve(self.method, self.recipe, output_slice, out, own_names, t)
-            method = made(self.method, found, refs, out)
-        return TensorJob(inputs, self._dtype(sources), method)
+            found = resolve(self.method, self.recipe, output_slice, place.out, own_names, place.t)
+            method = made(self.method, found, refs, place.out)
+        return TensorJob(inputs, self._dtype(sources), method, place.scale)
 
     @staticmethod
     def _base_name(
@@ -353,6 +301,12 @@ def _check_extras(extras: dict[str, Any]) -> None:  # Any: YAML values
             raise SettingsError(f"{key} = {value!r}; write true or false.")
         if key == _REPEAT_SCALE and not _is_number(value):
             raise SettingsError(f"{key} = {value!r}; give a number, 0 for repeats without effect.")
+
+
+def _first_of(layering: Layering, names: Iterable[str]) -> str:
+    """Return a tensor of a tower's first layer."""
+    starts = tuple(f"{prefix}0." for prefix in layering.tower.prefixes)
+    return next(name for name in names if name.startswith(starts))
 
 
 def _is_number(value: Any) -> bool:  # Any: YAML values
