@@ -223,7 +223,7 @@ def _built(kind: "type[PreTrainedModel]", made: "PretrainedConfig") -> "PreTrain
 
     try:
         with init_empty_weights(include_buffers=False):
-            built: PreTrainedModel = kind(copy.deepcopy(made))  # type: ignore[call-arg]
+            built: PreTrainedModel = kind(copy.deepcopy(made))
     except Exception as error:  # a package is not installed, a check of the model fails
         raise Unbuilt(f"transformers cannot build a {kind.__name__}: {_said(error)}") from error
     return built

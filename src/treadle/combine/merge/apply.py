@@ -8,6 +8,7 @@ from treadle.combine.merge.account import RECIPE_FILE, account_for, inputs_of, m
 from treadle.combine.merge.base import MergeMethod
 from treadle.combine.merge.inputs.data import DataRequest
 from treadle.combine.merge.inputs.models import Models
+from treadle.combine.merge.recipe.extras import ALLOW_DIFFERENT
 from treadle.combine.merge.recipe.grammar import MergeRecipe, load, of_models
 from treadle.combine.merge.tables import METHODS
 from treadle.core import hardware
@@ -44,6 +45,7 @@ def merge(
     text: list[str] | None = None,
     num_windows: int = 32,
     window_tokens: int = 512,
+    allow_different: list[str] | None = None,
     workers: int | None = None,
     verify: bool = False,
     seed: int = 0,
@@ -69,6 +71,8 @@ def merge(
             stdlib:calibration for all models, or one for each in their order.
         num_windows: Windows drawn from each text by the seed.
         window_tokens: Tokens in each window.
+        allow_different: Keys of config.json, such as rope_theta, that may differ between models
+            though they compute with them; the output takes the base's, or the first model's.
         workers: Threads that share the tensors (default: the cores, at most 4).
         verify: Merge everything once more and compare it with what was written.
         seed: Seed of the methods that drop weights at random, and of the windows.
@@ -84,8 +88,12 @@ def merge(
     """
     chosen = METHODS.resolve(method)
     recipe = of_models(chosen.name, models, base, dtype, None, tokenizer)
+    if allow_different:
+        recipe.extras[ALLOW_DIFFERENT] = list(allow_different)
     named_base = None if recipe.base is None else str(recipe.base)
     settings = {**chosen.settings(), "base": named_base, "dtype": dtype, "tokenizer": tokenizer}
+    if allow_different:
+        settings["allow_different"] = list(allow_different)
     data = DataRequest(tuple(text), num_windows, window_tokens) if text else None
     if data is not None:
         settings |= data.settings()

@@ -1,22 +1,24 @@
 """From a recipe to jobs: each tensor of the output, where it comes from and how it is merged."""
 
-import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from treadle.combine.merge.base import MergeMethod
-from treadle.combine.merge.inputs.compatibility import (
-    ALLOW_ARCHITECTURES,
-    namesakes,
-    require_one_architecture,
-)
-from treadle.combine.merge.inputs.configs import Layering, merged_config
+from treadle.combine.merge.inputs.agreement import require_agreement, require_one_kind
+from treadle.combine.merge.inputs.compatibility import namesakes, require_one_architecture
+from treadle.combine.merge.inputs.configs import Layering, merged_config, section
 from treadle.combine.merge.inputs.data import Data, DataRequest
 from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.inputs.sources import Inputs, TensorSource
-from treadle.combine.merge.inputs.towers import HEADS, Name
+from treadle.combine.merge.inputs.towers import HEADS, Name, depth_keys, parse_name
 from treadle.combine.merge.inputs.wholeness import require_same_layers, require_whole, spelt
+from treadle.combine.merge.recipe.extras import (
+    ALLOW_ARCHITECTURES,
+    ALLOW_DIFFERENT,
+    REPEAT_SCALE,
+    check_extras,
+)
 from treadle.combine.merge.recipe.grammar import MergeRecipe, ModelRef, OutputSlice, SourceSlice
 from treadle.combine.merge.recipe.remarks import (
     idle_filters,
@@ -33,13 +35,11 @@ from treadle.combine.merge.walk import Place, Stack, Walk
 from treadle.core.checkpoint import PlannedTensor
 from treadle.core.codec import FLOATS, dtype_code
 from treadle.core.errors import SettingsError
-from treadle.core.registry import near
 from treadle.core.seed import stream_seed
 
 __all__ = ["MergePlan", "TensorJob", "make_plan"]
 
-_REPEAT_SCALE = "x-repeat-scale"
-"""Our key: the factor of what repeated layers add to the residual stream."""
+Config = dict[str, Any]  # Any: JSON values of config.json
 _WIDTHS = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 
 
@@ -85,7 +85,7 @@ class _Planner:
         self.notes += repeated_models(recipe)
         if fixed is None:
             self.notes += missing_weights(self.method, recipe)
-        _check_extras(recipe.extras)
+        check_extras(recipe.extras)
         for output_slice in recipe.slices:
             for source in output_slice.sources:
                 models[source.model]
@@ -94,35 +94,36 @@ class _Planner:
             self._require_inputs(output_slice)
         if not recipe.extras.get(ALLOW_ARCHITECTURES, False):
             require_one_architecture(models.all())
+        self.notes += require_agreement(self.parent, models.all(), self._may_differ, spelt)
         self.data = self._data(request)
         self.vocabulary = self._vocabulary()
+        self._read: set[tuple[ModelRef, str]] = set()
 
     def plan(self) -> MergePlan:
         walk = Walk(
             self.recipe,
             self.models,
             self._base_of,
-            self.recipe.extras.get(_REPEAT_SCALE, 1.0),
+            self.recipe.extras.get(REPEAT_SCALE, 1.0),
         )
         jobs = [self._job(place) for place in walk.places()]
         config = self._config(walk.stacks, jobs)
         names = {name for model in self.models.all() for name in model.names}
-        self.notes += walk.notes
+        self.notes += [*walk.notes, *self._unread(walk.stacks)]
         self.notes += idle_filters(self.recipe, names | {job.inputs.name for job in jobs})
         self.notes += zeros(job.method for job in jobs)
         return MergePlan(jobs, config, self.parent, self.vocabulary, self.notes, self.data)
 
-    def _config(self, stacks: list[Stack], jobs: list[TensorJob]) -> dict[str, Any]:  # Any: JSON
+    def _config(self, stacks: list[Stack], jobs: list[TensorJob]) -> Config:
         """Return the output's config, checked against its tensors and its layers."""
-        layerings = [
-            Layering(stack.tower, [(self.models[ref].config, n) for ref, n in stack.layers])
-            for stack in stacks
-        ]
+        layerings = [self._layering(stack, 0) for stack in stacks]
         config, unsaid = merged_config(
             self.parent.config, layerings, self._dtype_name(jobs), self._is_tied(jobs), spelt
         )
         if self.vocabulary is not None:
             config |= self.vocabulary.config_changes(config)
+        for stack in stacks:
+            self._require_one_kind(stack, config)
         shapes = {job.inputs.name: job.inputs.shape for job in jobs}
         moved = [(found, _first_of(found, shapes)) for found in layerings if not found.is_as_before]
         require_same_layers(config, moved, unsaid)
@@ -131,6 +132,31 @@ class _Planner:
         if is_uniform:
             return config
         return {**self.parent.reader.config, "treadle_base": config}
+
+    def _unread(self, stacks: list[Stack]) -> Iterator[str]:
+        """Yield a note on each model with tensors that nothing reads, but layers left out."""
+        sliced = {prefix for stack in stacks if stack.is_sliced for prefix in stack.tower.prefixes}
+        for ref in dict.fromkeys(source.model for source in self.recipe.sources):
+            names = [parse_name(n) for n in self.models[ref].names if (ref, n) not in self._read]
+            if left := [name.full for name in names if name.before not in sliced]:
+                more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+                yield f"Of '{ref}' no slice reads '{left[0]}'{more}: the output has other models'."
+
+    def _layering(self, stack: Stack, column: int) -> Layering:
+        """Return where the layers of a tower come from: of their models the one at `column`."""
+        chosen = [members[column if column < len(members) else 0] for members in stack.layers]
+        return Layering(stack.tower, [(self.models[ref].config, layer) for ref, layer in chosen])
+
+    def _require_one_kind(self, stack: Stack, config: Config) -> None:
+        own = section(config, stack.tower.place)
+        depths = depth_keys(own, stack.tower.part)
+        columns = []
+        for column in range(max(map(len, stack.layers), default=0)):
+            refs = [members[column][0] for members in stack.layers if column < len(members)]
+            origins = self._layering(stack, column).origins(spelt, depths)
+            columns.append((self.models[refs[0]], origins))
+        if columns:
+            require_one_kind(own, columns, self._may_differ)
 
     def _is_tied(self, jobs: list[TensorJob]) -> bool | None:
         """Return whether the output's head is its embedding, where the parent may say else."""
@@ -170,6 +196,12 @@ class _Planner:
             )
         if self.fixed is not None:
             _require_values(self.fixed, len(sources))
+
+    @property
+    def _may_differ(self) -> list[str]:
+        """The keys of config.json that the user lets differ."""
+        found: list[str] = self.recipe.extras.get(ALLOW_DIFFERENT, [])
+        return found
 
     def _is_idle_base(self, output_slice: OutputSlice) -> bool:
         is_needed = self.recipe.tokenizer is not None or len(self.recipe.slices) > 1
@@ -255,6 +287,7 @@ class _Planner:
         return name.in_layer(layers[0]) if layers else name.before
 
     def _sources(self, members: list[tuple[ModelRef, str]]) -> list[TensorSource]:
+        self._read.update(members)
         if self.vocabulary is None or not members[0][1].endswith((*EMBEDDINGS, *HEADS)):
             return namesakes([(self.models[ref], name) for ref, name in members])
         everyone = self.models.all()
@@ -293,25 +326,10 @@ class _Planner:
         return Counter(job.dtype for job in jobs).most_common(1)[0][0]
 
 
-def _check_extras(extras: dict[str, Any]) -> None:  # Any: YAML values
-    for key, value in extras.items():
-        if key not in (known := [_REPEAT_SCALE, ALLOW_ARCHITECTURES]):
-            raise SettingsError(f"Unknown key '{key}'. {near(key, known)}")
-        if key == ALLOW_ARCHITECTURES and not isinstance(value, bool):
-            raise SettingsError(f"{key} = {value!r}; write true or false.")
-        if key == _REPEAT_SCALE and not _is_number(value):
-            raise SettingsError(f"{key} = {value!r}; give a number, 0 for repeats without effect.")
-
-
 def _first_of(layering: Layering, names: Iterable[str]) -> str:
     """Return a tensor of a tower's first layer."""
     starts = tuple(f"{prefix}0." for prefix in layering.tower.prefixes)
     return next(name for name in names if name.startswith(starts))
-
-
-def _is_number(value: Any) -> bool:  # Any: YAML values
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
 
 
 def _require_values(method: MergeMethod, num_models: int) -> None:

@@ -33,10 +33,10 @@ class Stack(NamedTuple):
 
     tower: Tower
     """As the first source has it."""
-    layers: list[tuple[ModelRef, int]]
-    """For each layer the first source's model and the layer there."""
-    others: list[tuple[tuple[ModelRef, int], ...]]
-    """For each layer what else is merged into it."""
+    layers: list[tuple[tuple[ModelRef, int], ...]]
+    """For each layer what is merged into it: models, and the layers there. The first one leads."""
+    is_sliced: bool = False
+    """Whether layer ranges chose the layers."""
 
 
 class Walk:
@@ -136,7 +136,8 @@ class Walk:
 
     def _whole(self, output_slice: OutputSlice, tower: Tower) -> Iterator[Place]:
         """Yield all layers of a tower that no layer range speaks of."""
-        leader, *others = [source.model for source in output_slice.sources]
+        leader, *others = self._members(output_slice)
+        num_sources = len(output_slice.sources)
         depth, num_stored = tower.num_layers, tower.num_stored
         for ref in others:
             own = _same(self._models[ref], tower)
@@ -149,29 +150,23 @@ class Walk:
         self._require_known(self._models[leader], tower)
         for layer in range(num_stored):
             yield from self._layer(
-                output_slice, tower, (layer,) * (1 + len(others)), layer, _t(layer, depth)
+                output_slice, tower, (layer,) * num_sources, layer, _t(layer, depth)
             )
+        members = [leader, *others]
         own_layers = range(min(depth, num_stored))
         self.stacks.append(
-            Stack(
-                tower,
-                [(leader, layer) for layer in own_layers],
-                [tuple((ref, layer) for ref in others) for layer in own_layers],
-            )
+            Stack(tower, [tuple((ref, layer) for ref in members) for layer in own_layers])
         )
 
     def _sliced(self, module: OutputModule, main: Tower) -> Iterator[Place]:
         number = 0
-        stack = Stack(main, [], [])
+        stack = Stack(main, [], is_sliced=True)
         for output_slice in module.slices:
             ranges = [self._range(s.model, s.layers, main) for s in output_slice.sources]
-            sources = [source.model for source in output_slice.sources]
             for place, layers in enumerate(zip(*ranges, strict=True)):
                 t = _t(place, len(ranges[0]))
                 yield from self._layer(output_slice, main, layers, number, t, is_repeatable=True)
-                pairs = list(zip(sources, layers, strict=True))
-                stack.layers.append(pairs[0])
-                stack.others.append(tuple(pairs[1:]))
+                stack.layers.append(self._merged(output_slice, layers))
                 number += 1
         self.stacks.append(stack)
         yield from self._behind(module.slices[-1], main, number)
@@ -229,13 +224,19 @@ class Walk:
         t: float,
         is_repeatable: bool = False,
     ) -> Iterator[Place]:
-        listed = [source.model for source in output_slice.sources]
-        scaled = self._scaled(listed[0], layers[0]) if is_repeatable else {}
-        members = list(zip(listed, layers, strict=True))
-        members += [(ref, layers[0]) for ref in self._members(output_slice)[len(listed) :]]
+        members = self._merged(output_slice, layers)
+        scaled = self._scaled(*members[0]) if is_repeatable else {}
         for name in self._union(members, tower):
             scale = scaled.get(name.in_layer(layers[0]), 1.0)
             yield Place(output_slice, name, layers, name.in_layer(number), t, scale)
+
+    def _merged(
+        self, output_slice: OutputSlice, layers: tuple[int, ...]
+    ) -> tuple[tuple[ModelRef, int], ...]:
+        """Return what becomes one layer; a base beside the models has the first model's layers."""
+        refs = self._members(output_slice)
+        num_extra = len(refs) - len(layers)
+        return tuple(zip(refs, (*layers, *layers[:1] * num_extra), strict=True))
 
     def _union(self, members: Sequence[tuple[ModelRef, int]], tower: Tower) -> list[Name]:
         """Return what any of the models has in its layer: what another one lacks is refused later.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = ["CYCLES", "INDICES", "LEADING", "LISTS", "PERIODS", "SOURCES", "TRAILING", "Origin"]
-__all__ += ["moved"]
+__all__ += ["moved", "overruled"]
 
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 
@@ -114,6 +114,21 @@ PERIODS = frozenset(
     ]
 )
 """After how many layers a kind returns."""
+_OVERRULES = {
+    "layer_types": frozenset(
+        [
+            "_sliding_window_pattern",
+            "full_attention_interval",
+            "global_attn_every_n_layers",
+            "layer_group_size",
+            "max_window_layers",
+            "sliding_window_pattern",
+        ]
+    ),
+    "mlp_layer_types": frozenset({"first_k_dense_replace", "moe_layer_freq", "num_dense_layers"}),
+    "no_rope_layers": frozenset({"no_rope_layer_interval"}),
+}
+"""Lists that are read in place of the counts that they are derived from without them."""
 _TYPES = "attention_types"
 """GPT-Neo's: pairs of kinds and how often they are repeated."""
 _FROM_ONE = frozenset({"kda_layers", "full_attn_layers"})
@@ -155,10 +170,16 @@ def moved(config: Config, origins: Sequence[Origin]) -> tuple[dict[str, Any], li
             continue
         found = rule(key, values, origins)
         if found is None:
-            unsaid.append(key)
+            unsaid += [key] if key not in overruled(config) else []
         elif found != value:
             changes[key] = found
     return changes, unsaid
+
+
+def overruled(config: Config) -> frozenset[str]:
+    """Return the keys that say nothing, as a list in the same config says it."""
+    found = (keys for key, keys in _OVERRULES.items() if isinstance(config.get(key), list))
+    return frozenset().union(*found)
 
 
 Rule = Callable[[str, list[Any], Sequence[Origin]], Any]  # Any: JSON values; None: cannot be said
@@ -168,8 +189,13 @@ def _rule(key: str, value: Any, origins: Sequence[Origin]) -> Rule | None:  # An
     if isinstance(value, list | str) and key in LISTS:
         return _list
     if isinstance(value, list):
-        rules = {INDICES: _indices, CYCLES: _cycle, SOURCES: _sources, frozenset({_TYPES}): _types}
-        for keys, rule in rules.items():
+        of_lists: dict[frozenset[str], Rule] = {
+            INDICES: _indices,
+            CYCLES: _cycle,
+            SOURCES: _sources,
+            frozenset({_TYPES}): _types,
+        }
+        for keys, rule in of_lists.items():
             if key in keys:
                 return rule
         is_layerwise = len(value) == origins[0].num_layers and _LAYERWISE.search(key)
@@ -178,8 +204,12 @@ def _rule(key: str, value: Any, origins: Sequence[Origin]) -> Rule | None:  # An
         return None
     if key == _END:
         return _last
-    rules = {LEADING: _leading, TRAILING: _trailing, PERIODS: _period}
-    return next((rule for keys, rule in rules.items() if key in keys), None)
+    of_counts: dict[frozenset[str], Rule] = {
+        LEADING: _leading,
+        TRAILING: _trailing,
+        PERIODS: _period,
+    }
+    return next((rule for keys, rule in of_counts.items() if key in keys), None)
 
 
 def _list(key: str, values: list[Any], origins: Sequence[Origin]) -> Any:  # Any: JSON values

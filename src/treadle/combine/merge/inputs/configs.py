@@ -31,6 +31,19 @@ class Layering(NamedTuple):
             config == self.layers[0][0] for config, _ in self.layers
         )
 
+    def origins(self, spelling: Spelling, depths: Sequence[str]) -> list[Origin]:
+        """Return the layers with what the configs say of them; `depths` are keys of their count."""
+        spelt: dict[int, tuple[Mapping[str, Any], int]] = {}
+        found = []
+        for source, layer in self.layers:
+            if id(source) not in spelt:
+                said = section(spelling(source) or source, self.tower.place)
+                depth = next((said[key] for key in depths if key in said), self.tower.num_layers)
+                spelt[id(source)] = said, depth
+            said, depth = spelt[id(source)]
+            found.append(Origin(said, layer, depth))
+        return found
+
 
 def section(config: Mapping[str, Any], place: Sequence[str]) -> Mapping[str, Any]:
     """Return the part of a config that speaks of a tower."""
@@ -84,15 +97,7 @@ def _place_layers(config: Config, layering: Layering, spelling: Spelling) -> lis
     for key in tower.place:
         own = own[key]
     depths = depth_keys(own, tower.part)
-    spelt: dict[int, tuple[Mapping[str, Any], int]] = {}
-    origins = []
-    for source, layer in layering.layers:
-        if id(source) not in spelt:
-            said = section(spelling(source) or source, tower.place)
-            depth = next((said[key] for key in depths if key in said), tower.num_layers)
-            spelt[id(source)] = said, depth
-        said, depth = spelt[id(source)]
-        origins.append(Origin(said, layer, depth))
+    origins = layering.origins(spelling, depths)
     changes, unsaid = moved({k: v for k, v in own.items() if k not in depths}, origins)
     derived = {key: value for key, value in origins[0].config.items() if key not in own}
     added, _ = moved({k: v for k, v in derived.items() if k in LISTS}, origins)
