@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["PLACES", "Anatomy", "Fit", "LayerDifference", "Unbuilt", "spelt_out"]
+__all__ = ["PLACES", "Anatomy", "Filling", "LayerDifference", "Unbuilt", "spelt_out"]
 
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 _NUMBERED = re.compile(r"(.*?\.)(\d+)(\..*)")
@@ -31,7 +31,7 @@ class Unbuilt(Exception):  # no error: a model that transformers does not know
     """transformers makes no model of a config; the text says why."""
 
 
-class Fit(NamedTuple):
+class Filling(NamedTuple):
     """How tensors fill the model of a config, in the names of transformers' modules."""
 
     missing: list[str]
@@ -69,7 +69,7 @@ class Anatomy:
         """The names of everything that a checkpoint may hold, in transformers' words."""
         return frozenset(self._module.state_dict())
 
-    def fit(self, shapes: Mapping[str, Sequence[int]]) -> Fit:
+    def fit(self, shapes: Mapping[str, Sequence[int]]) -> Filling:
         """Say how tensors of the given names and shapes fill the model."""
         import torch
 
@@ -85,8 +85,8 @@ class Anatomy:
                     output_loading_info=True,
                 )
             except RuntimeError as error:  # parts that do not make a whole, such as 3 of 4 experts
-                return Fit(self._unjoined(tensors) or [_said(error)], [], [])
-        return Fit(
+                return Filling(self._unjoined(tensors) or [_said(error)], [], [])
+        return Filling(
             sorted(report["missing_keys"], key=_natural),
             sorted(report["unexpected_keys"], key=_natural),
             [(name, tuple(a), tuple(b)) for name, a, b in sorted(report["mismatched_keys"])],

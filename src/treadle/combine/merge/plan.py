@@ -11,11 +11,13 @@ from treadle.combine.merge.inputs.configs import Layering, merged_config, sectio
 from treadle.combine.merge.inputs.data import Data, DataRequest
 from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.inputs.sources import Inputs, TensorSource
+from treadle.combine.merge.inputs.sparsity import SPARSE, zero_shares
 from treadle.combine.merge.inputs.towers import HEADS, Name, depth_keys, parse_name
 from treadle.combine.merge.inputs.wholeness import require_same_layers, require_whole, spelt
 from treadle.combine.merge.recipe.extras import (
     ALLOW_ARCHITECTURES,
     ALLOW_DIFFERENT,
+    KEEP_ZEROS,
     REPEAT_SCALE,
     check_extras,
 )
@@ -51,6 +53,10 @@ class TensorJob(NamedTuple):
     method: MergeMethod
     scale: float = 1.0
     """Factor of the merged tensor."""
+    zero_shares: tuple[float, ...] = ()
+    """Which share of each model and of the base is zero, about; nothing where all are dense."""
+    keeps_zeros: bool = False
+    """Whether zeros stay that all sparse inputs share."""
 
     @property
     def planned(self) -> PlannedTensor:
@@ -106,7 +112,13 @@ class _Planner:
             self._base_of,
             self.recipe.extras.get(REPEAT_SCALE, 1.0),
         )
-        jobs = [self._job(place) for place in walk.places()]
+        keeps_zeros = self.recipe.extras.get(KEEP_ZEROS, False)
+        jobs = [_counted(self._job(place), keeps_zeros) for place in walk.places()]
+        if keeps_zeros and not any(job.zero_shares for job in jobs):
+            raise SettingsError(
+                f"keep_zeros has nothing to keep: in no matrix of any model {SPARSE:.0%} of the "
+                f"weights are zero; leave it out."
+            )
         config = self._config(walk.stacks, jobs)
         names = {name for model in self.models.all() for name in model.names}
         self.notes += [*walk.notes, *self._unread(walk.stacks)]
@@ -162,8 +174,8 @@ class _Planner:
         """Return whether the output's head is its embedding, where the parent may say else."""
         if any(job.inputs.name.endswith(HEADS) for job in jobs):
             return False
-        has_tied = any(model.reader.tied for model in self.models.all())
-        return True if has_tied and not self.parent.reader.tied else None
+        has_tied = any(model.tied for model in self.models.all())
+        return True if has_tied and not self.parent.tied else None
 
     def _require_inputs(self, output_slice: OutputSlice) -> None:
         """Check that the method can merge as many models as the slice has, with its base."""
@@ -235,7 +247,7 @@ class _Planner:
     def _vocabulary(self) -> Vocabulary | None:
         opened = self.models.all()
         opened.sort(key=lambda model: model is not self.parent)  # the first lends its tokenizer
-        self.notes += [model.note for model in opened if model.note]
+        self.notes += [note for model in opened for note in model.notes]
         base = 0 if self.recipe.base else None
         pairs = [(model.ref, model.reader) for model in opened]
         option = "tokenizer_source: " if self.fixed is None else "--tokenizer "
@@ -324,6 +336,13 @@ class _Planner:
 
     def _dtype_name(self, jobs: list[TensorJob]) -> str:
         return Counter(job.dtype for job in jobs).most_common(1)[0][0]
+
+
+def _counted(job: TensorJob, keeps_zeros: bool) -> TensorJob:
+    """Return a job that knows its inputs' zeros, where one of them is sparse."""
+    shares = zero_shares(job.inputs)
+    is_sparse = max(shares) >= SPARSE
+    return job._replace(zero_shares=shares, keeps_zeros=keeps_zeros) if is_sparse else job
 
 
 def _first_of(layering: Layering, names: Iterable[str]) -> str:

@@ -14,13 +14,13 @@ from treadle.combine.merge.inputs.by_layer import (
     PERIODS,
     SOURCES,
     TRAILING,
-    Origin,
+    LayerOrigin,
     moved,
 )
 
 
 def at(config: dict[str, Any], layers: list[int]) -> tuple[dict[str, Any], list[str]]:
-    return moved(config, [Origin(config, layer, 6) for layer in layers])
+    return moved(config, [LayerOrigin(config, layer, 6) for layer in layers])
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_what_a_key_cannot_say_is_told(config, layers) -> None:
 
 def test_each_layer_takes_the_word_of_its_own_model() -> None:
     first, second = {"layer_types": ["a", "b"]}, {"layer_types": ["c", "d", "e"]}
-    found = moved(first, [Origin(first, 1, 2), Origin(second, 2, 3)])
+    found = moved(first, [LayerOrigin(first, 1, 2), LayerOrigin(second, 2, 3)])
     assert found == ({"layer_types": ["b", "e"]}, [])
 
 

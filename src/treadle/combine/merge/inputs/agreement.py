@@ -12,7 +12,7 @@ from treadle.combine.merge.inputs.by_layer import (
     PERIODS,
     SOURCES,
     TRAILING,
-    Origin,
+    LayerOrigin,
     moved,
     overruled,
 )
@@ -46,9 +46,10 @@ _IDLE = re.compile(
     r"|(min|max)_(length|new_tokens)|temperature|top_[kp]|do_sample|num_beams.*|.*repetition_penalty"
     r"|repetition_penalty|no_repeat.*|.*mask_(time|feature).*|mask_(time|feature).*|apply_spec.*"
     r"|use_(mamba_)?kernels?.*|.*_kernels?_path|use_flash.*|_?(commit_hash|flash_attn.*)"
+    r"|hidden_size|n_embd|d_model|d_ff|n_inner|ffn_dim|(moe_|.*expert_|.*mlp_)?intermediate_size"
     r"|ctc_.*|classifier.*|length_penalty|early_stopping|.*bad_words.*|forced_.*|suppress_.*"
 )
-"""What says nothing about an answer, or what is decided elsewhere: tokens, ties, classes."""
+"""What says nothing about an answer, or what is decided elsewhere: tokens, ties, classes, sizes."""
 _BOUNDS = re.compile(
     r"(.*_)?max_.*position.*|n_positions|n_ctx|.*sliding_window(_size)?|model_max_length|seq_len.*"
     r"|max_seq.*|use_sliding_window|(original_)?max_position_embeddings|attention_window|.*max_len.*"
@@ -157,7 +158,7 @@ def require_agreement(
 
 
 def require_one_kind(
-    config: Config, columns: Sequence[tuple[Model, Sequence[Origin]]], allowed: Sequence[str]
+    config: Config, columns: Sequence[tuple[Model, Sequence[LayerOrigin]]], allowed: Sequence[str]
 ) -> None:
     """Check that the layers that become one layer are of one kind.
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["CYCLES", "INDICES", "LEADING", "LISTS", "PERIODS", "SOURCES", "TRAILING", "Origin"]
+__all__ = ["CYCLES", "INDICES", "LEADING", "LISTS", "PERIODS", "SOURCES", "TRAILING", "LayerOrigin"]
 __all__ += ["moved", "overruled"]
 
 Config = Mapping[str, Any]  # Any: JSON values of config.json
@@ -116,14 +116,14 @@ PERIODS = frozenset(
 """After how many layers a kind returns."""
 _OVERRULES = {
     "layer_types": frozenset(
-        [
+        {
             "_sliding_window_pattern",
             "full_attention_interval",
             "global_attn_every_n_layers",
             "layer_group_size",
             "max_window_layers",
             "sliding_window_pattern",
-        ]
+        }
     ),
     "mlp_layer_types": frozenset({"first_k_dense_replace", "moe_layer_freq", "num_dense_layers"}),
     "no_rope_layers": frozenset({"no_rope_layer_interval"}),
@@ -137,7 +137,7 @@ _END = "moe_layer_end_index"
 _LAYERWISE = re.compile(r"(^|_)(layers?|blocks?)(_|$)")
 
 
-class Origin(NamedTuple):
+class LayerOrigin(NamedTuple):
     """Where a layer of the output comes from."""
 
     config: Config
@@ -147,7 +147,7 @@ class Origin(NamedTuple):
     """How many layers that tower has."""
 
 
-def moved(config: Config, origins: Sequence[Origin]) -> tuple[dict[str, Any], list[str]]:
+def moved(config: Config, origins: Sequence[LayerOrigin]) -> tuple[dict[str, Any], list[str]]:
     """Return a config's entries that change with the layers, and the keys that cannot say it.
 
     Args:
@@ -182,10 +182,12 @@ def overruled(config: Config) -> frozenset[str]:
     return frozenset().union(*found)
 
 
-Rule = Callable[[str, list[Any], Sequence[Origin]], Any]  # Any: JSON values; None: cannot be said
+Rule = Callable[
+    [str, list[Any], Sequence[LayerOrigin]], Any
+]  # Any: JSON values; None: cannot be said
 
 
-def _rule(key: str, value: Any, origins: Sequence[Origin]) -> Rule | None:  # Any: JSON values
+def _rule(key: str, value: Any, origins: Sequence[LayerOrigin]) -> Rule | None:  # Any: JSON values
     if isinstance(value, list | str) and key in LISTS:
         return _list
     if isinstance(value, list):
@@ -212,7 +214,7 @@ def _rule(key: str, value: Any, origins: Sequence[Origin]) -> Rule | None:  # An
     return next((rule for keys, rule in of_counts.items() if key in keys), None)
 
 
-def _list(key: str, values: list[Any], origins: Sequence[Origin]) -> Any:  # Any: JSON values
+def _list(key: str, values: list[Any], origins: Sequence[LayerOrigin]) -> Any:  # Any: JSON values
     found = []
     for value, origin in zip(values, origins, strict=True):
         if not isinstance(value, list | str):
@@ -228,7 +230,7 @@ def _list(key: str, values: list[Any], origins: Sequence[Origin]) -> Any:  # Any
     return [*found, *behind]
 
 
-def _indices(key: str, values: list[Any], origins: Sequence[Origin]) -> list[int]:
+def _indices(key: str, values: list[Any], origins: Sequence[LayerOrigin]) -> list[int]:
     first = int(key in _FROM_ONE)
     found = []
     for place, (value, origin) in enumerate(zip(values, origins, strict=True)):
@@ -238,11 +240,11 @@ def _indices(key: str, values: list[Any], origins: Sequence[Origin]) -> list[int
     return found
 
 
-def _cycle(key: str, values: list[Any], origins: Sequence[Origin]) -> list[Any]:
+def _cycle(key: str, values: list[Any], origins: Sequence[LayerOrigin]) -> list[Any]:
     return [value[origin.layer % len(value)] for value, origin in zip(values, origins, strict=True)]
 
 
-def _sources(key: str, values: list[Any], origins: Sequence[Origin]) -> list[int] | None:
+def _sources(key: str, values: list[Any], origins: Sequence[LayerOrigin]) -> list[int] | None:
     """Find each layer's source among the layers of the output up to its own place."""
     found = []
     layers = [origin.layer for origin in origins]
@@ -254,12 +256,12 @@ def _sources(key: str, values: list[Any], origins: Sequence[Origin]) -> list[int
     return found
 
 
-def _types(key: str, values: list[Any], origins: Sequence[Origin]) -> list[Any]:
+def _types(key: str, values: list[Any], origins: Sequence[LayerOrigin]) -> list[Any]:
     spread = [[kind for kinds, count in value for kind in kinds * count] for value in values]
     return [[[own[origin.layer] for own, origin in zip(spread, origins, strict=True)], 1]]
 
 
-def _leading(key: str, values: list[Any], origins: Sequence[Origin]) -> int | None:
+def _leading(key: str, values: list[Any], origins: Sequence[LayerOrigin]) -> int | None:
     is_early = [origin.layer < value for value, origin in zip(values, origins, strict=True)]
     count = is_early.index(False) if False in is_early else len(is_early)
     if all(is_early) and values[0] > origins[0].num_layers:
@@ -267,7 +269,7 @@ def _leading(key: str, values: list[Any], origins: Sequence[Origin]) -> int | No
     return None if any(is_early[count:]) else count
 
 
-def _trailing(key: str, values: list[Any], origins: Sequence[Origin]) -> int | None:
+def _trailing(key: str, values: list[Any], origins: Sequence[LayerOrigin]) -> int | None:
     is_late = [
         origin.layer >= origin.num_layers - value
         for value, origin in zip(values, origins, strict=True)
@@ -276,13 +278,13 @@ def _trailing(key: str, values: list[Any], origins: Sequence[Origin]) -> int | N
     return None if any(is_late[: len(is_late) - count]) else count
 
 
-def _last(key: str, values: list[Any], origins: Sequence[Origin]) -> int | None:
+def _last(key: str, values: list[Any], origins: Sequence[LayerOrigin]) -> int | None:
     counts = [v % o.num_layers + 1 for v, o in zip(values, origins, strict=True)]
     found = _leading(key, counts, origins)
     return None if found is None else found - 1
 
 
-def _period(key: str, values: list[Any], origins: Sequence[Origin]) -> int | None:
+def _period(key: str, values: list[Any], origins: Sequence[LayerOrigin]) -> int | None:
     period = values[0]
     is_kept = all(
         value == period and (period == 0 or (place - origin.layer) % period == 0)

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from treadle.combine.merge.inputs.by_layer import LISTS, Origin, moved
+from treadle.combine.merge.inputs.by_layer import LISTS, LayerOrigin, moved
 from treadle.combine.merge.inputs.towers import Tower, depth_keys
 from treadle.core.codec import DTYPES
 
@@ -31,7 +31,7 @@ class Layering(NamedTuple):
             config == self.layers[0][0] for config, _ in self.layers
         )
 
-    def origins(self, spelling: Spelling, depths: Sequence[str]) -> list[Origin]:
+    def origins(self, spelling: Spelling, depths: Sequence[str]) -> list[LayerOrigin]:
         """Return the layers with what the configs say of them; `depths` are keys of their count."""
         spelt: dict[int, tuple[Mapping[str, Any], int]] = {}
         found = []
@@ -41,7 +41,7 @@ class Layering(NamedTuple):
                 depth = next((said[key] for key in depths if key in said), self.tower.num_layers)
                 spelt[id(source)] = said, depth
             said, depth = spelt[id(source)]
-            found.append(Origin(said, layer, depth))
+            found.append(LayerOrigin(said, layer, depth))
         return found
 
 

@@ -71,7 +71,11 @@ class Model:
         self._adapter = None if ref.adapter is None else AdapterSource(_adapter_folder(ref.adapter))
         self._require_plain()
         self._has_encoder = has_encoder_of(self.reader.tensors)
-        self.note = None if self._adapter is None else self._adapter.require_fit(self.reader)
+        self.notes: list[str] = []
+        self.tied = self.reader.tied
+        """Head -> the embedding that it shares, with the adapter."""
+        if self._adapter is not None:
+            self._fit(self._adapter)
 
     @cached_property
     def config(self) -> dict[str, Any]:  # Any: JSON values
@@ -143,15 +147,27 @@ class Model:
 
         Tied heads are left out, and buffers that every loader computes again.
         """
-        known, tied = self.reader.tensors, self.reader.tied
-        return [n for n in known if n not in tied and not _BUFFERS.search(n)]
+        known = dict.fromkeys([*self.reader.tensors, *self.reader.tied])
+        return [n for n in known if n not in self.tied and not _BUFFERS.search(n)]
 
     def source(self, name: str) -> TensorSource | None:
         """Return a tensor, with the adapter's change, or None if the model has none of the name."""
         found = stored(self.reader, name, self._files)
         if found is None or self._adapter is None:
             return found
-        return self._adapter.applied(self.reader.tied.get(name, name), found)
+        return self._adapter.applied(self.tied.get(name, name), found)
+
+    def _fit(self, adapter: AdapterSource) -> None:
+        """Check that the adapter is one for this model, and untie what it changes alone."""
+        if note := adapter.require_fit(self.reader):
+            self.notes.append(note)
+        if adapter.unties(self.reader):
+            (head, embedding), *_ = self.reader.tied.items()
+            self.tied = {}
+            self.notes.append(
+                f"'{self.ref}' has one tensor for '{head}' and '{embedding}', which its adapter "
+                f"does not change alike: the output has both."
+            )
 
     def _require_plain(self) -> None:
         config = self.reader.config

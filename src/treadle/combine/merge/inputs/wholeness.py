@@ -11,7 +11,7 @@ from treadle.combine.merge.inputs.towers import parse_name
 from treadle.core.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
-    from treadle.model.anatomy import Anatomy, Fit
+    from treadle.model.anatomy import Anatomy, Filling
 
 __all__ = ["require_same_layers", "require_whole", "spelt"]
 
@@ -165,6 +165,6 @@ def _anatomy(config: str) -> "Anatomy | str":
 
 
 @lru_cache(_KEPT)
-def _fit(config: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> "Fit | str":
+def _fit(config: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> "Filling | str":
     found = _anatomy(config)
     return found if isinstance(found, str) else found.fit(dict(shapes))
