@@ -1,12 +1,13 @@
 """Whether a merged model has what its config needs, and layers that stay what they were."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from treadle.combine.merge.inputs.configs import Layering
 from treadle.combine.merge.inputs.models import Model
+from treadle.combine.merge.inputs.remembered import remembered
 from treadle.combine.merge.inputs.towers import parse_name
 from treadle.core.errors import CheckpointError, SettingsError
 
@@ -23,8 +24,7 @@ _KEPT = 8
 
 def spelt(config: Config) -> dict[str, Any] | None:  # Any: JSON values
     """Return a config with all that transformers derives, or None where it does not know it."""
-    found = _spelt(json.dumps(config, sort_keys=True))
-    return found if isinstance(found, dict) else None
+    return _spelt(json.dumps(config, sort_keys=True))
 
 
 def require_whole(
@@ -144,13 +144,23 @@ def _uneven(shapes: Shapes) -> Iterator[str]:
 
 
 @lru_cache(_KEPT)
-def _spelt(config: str) -> dict[str, Any] | str:  # Any: JSON values
-    from treadle.model.anatomy import Unbuilt, spelt_out
+def _spelt(config: str) -> dict[str, Any] | None:  # Any: JSON values
+    def make() -> dict[str, Any]:  # Any: JSON values
+        from treadle.model.anatomy import spelt_out
+
+        return spelt_out(json.loads(config))
+
+    return _asked(f"spelt {config}", make)[0]
+
+
+def _asked(question: str, make: Callable[[], Any]) -> tuple[Any, str]:  # Any: JSON values
+    """Return transformers' answer, or None and why there is none."""
+    from treadle.model.anatomy import Unbuilt
 
     try:
-        return spelt_out(json.loads(config))
+        return remembered(question, make), ""
     except Unbuilt as reason:
-        return str(reason)
+        return None, str(reason)
 
 
 @lru_cache(_KEPT)
@@ -166,5 +176,10 @@ def _anatomy(config: str) -> "Anatomy | str":
 
 @lru_cache(_KEPT)
 def _fit(config: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> "Filling | str":
-    found = _anatomy(config)
-    return found if isinstance(found, str) else found.fit(dict(shapes))
+    from treadle.model.anatomy import Anatomy, Filling
+
+    def make() -> list[Any]:  # Any: JSON values
+        return list(Anatomy(json.loads(config)).fit(dict(shapes)))
+
+    found, reason = _asked(f"fit {config} {json.dumps(shapes)}", make)
+    return reason if found is None else Filling(*found)
