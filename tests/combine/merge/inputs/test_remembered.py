@@ -1,9 +1,12 @@
 """Answers are made once, and made again where they are lost or belong to another version."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
 
+from combine.merge.models import run
 from treadle.combine.merge.inputs import remembered as answers
 from treadle.combine.merge.inputs.remembered import remembered
 
@@ -55,3 +58,16 @@ def test_a_cache_that_cannot_be_written_is_no_hindrance(tmp_path, monkeypatch, c
     with caplog.at_level(logging.WARNING):
         assert remembered("who?", lambda: "me") == "me"
     assert "set TREADLE_CACHE" in caplog.text
+
+
+def test_the_second_merge_of_a_kind_needs_no_transformers(family, tmp_path) -> None:
+    command = (
+        "import sys; from treadle.combine.merge import merge; "
+        "merge(sys.argv[1:3], sys.argv[3], 'linear'); print('transformers' in sys.modules)"
+    )
+    run(family.experts[:2], tmp_path / "first", "linear")
+    arguments = [*map(str, family.experts[:2]), str(tmp_path / "second")]
+    found = subprocess.run(
+        [sys.executable, "-c", command, *arguments], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "False\n"

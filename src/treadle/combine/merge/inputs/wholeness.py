@@ -84,8 +84,8 @@ def require_same_layers(
     Raises:
         SettingsError: A layer would compute something else.
     """
-    ours = _anatomy(json.dumps(config, sort_keys=True))
     for layering, tensor in layerings:
+        ours = _anatomy(json.dumps(config, sort_keys=True))
         for source, places in _by_source(layering):
             theirs = _anatomy(json.dumps(source, sort_keys=True))
             if isinstance(ours, str) or isinstance(theirs, str):
