@@ -149,6 +149,54 @@ def test_a_module_is_sliced_and_the_others_stay(which: tuple[str, str], tmp_path
     assert all(torch.equal(value, expected[key]) for key, value in found.items())
 
 
+def eyes_of(model: Path, name: str, ranges: list[tuple[int, int]], *others: str) -> str:
+    parts = [f"{{sources: [{{model: MODEL, layer_range: [{a}, {b}]}}]}}" for a, b in ranges]
+    whole = dict.fromkeys(("text_decoder", *others), "models: [{model: MODEL}]")
+    return modules_of(model, **{name: f"slices: [{', '.join(parts)}]"}, **whole)
+
+
+@pytest.mark.parametrize("name", ["vision_tower", "vision_model"])
+def test_eyes_are_sliced_and_the_language_model_stays(name: str, tmp_path: Path) -> None:
+    model = save("gemma3", tmp_path / "model")
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(eyes_of(model, name, [(0, 1), (2, 3)], "multi_modal_projector"))
+    merge_yaml(recipe, tmp_path / "out")
+    found = loaded("gemma3", tmp_path / "out")
+    assert found.config.vision_config.num_hidden_layers == 2
+    assert found.config.text_config.num_hidden_layers == 4
+    before = loaded("gemma3", model).state_dict()
+    expected = reordered(before, "model.vision_tower.encoder.layers.", [0, 2])
+    assert found.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in found.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "others", "ranges", "says"),
+    [
+        ("qwen3_vl", "visual", (), [(1, 3)], "'deepstack_visual_indexes' of config.json cannot"),
+        ("qwen3_vl", "visual", (), [(0, 2)], ""),
+        ("llava", "vision_tower", ("multi_modal_projector",), [(0, 2)], "looks at what layer 1"),
+        ("llava", "vision_tower", ("multi_modal_projector",), [(1, 3)], ""),
+    ],
+)
+def test_layers_of_eyes_that_others_look_at_stay(
+    model_type: str,
+    name: str,
+    others: tuple[str, ...],
+    ranges: list[tuple[int, int]],
+    says: str,
+    tmp_path: Path,
+) -> None:
+    model = save(model_type, tmp_path / "model")
+    (tmp_path / "recipe.yml").write_text(eyes_of(model, name, ranges, *others))
+    if says:
+        with pytest.raises(SettingsError, match=says):
+            merge_yaml(tmp_path / "recipe.yml", tmp_path / "out")
+    else:
+        merge_yaml(tmp_path / "recipe.yml", tmp_path / "out")
+        loaded(model_type, tmp_path / "out")
+
+
 def test_each_tower_has_gradients_of_its_own(tmp_path: Path) -> None:
     """Four layers of text and three of eyes: each gradient goes from its first to its last."""
     models = [save("gemma3", tmp_path / f"m{seed}", seed) for seed in (1, 2)]

@@ -13,6 +13,7 @@ from treadle.combine.merge.inputs.by_layer import (
     LISTS,
     PERIODS,
     SOURCES,
+    TAPS,
     TRAILING,
     LayerOrigin,
     moved,
@@ -34,6 +35,7 @@ def at(config: dict[str, Any], layers: list[int]) -> tuple[dict[str, Any], list[
         ({"mlp_only_layers": [-1]}, [5, 0], {"mlp_only_layers": [0]}),
         ({"a": {"kda_layers": [1, 2]}}, [2, 1], {"a": {"kda_layers": [2]}}),
         ({"kv_source_layers": [0, 0, 2, 2, 4, 4]}, [2, 3, 4], {"kv_source_layers": [0, 0, 2]}),
+        ({"deepstack_visual_indexes": [1, 4]}, [0, 1, 4], {"deepstack_visual_indexes": [1, 2]}),
         ({"first_k_dense_replace": 2}, [0, 3, 4], {"first_k_dense_replace": 1}),
         ({"num_kv_shared_layers": 3}, [0, 1, 5], {"num_kv_shared_layers": 1}),
         ({"max_window_layers": 28}, [2, 0], {}),
@@ -54,6 +56,9 @@ def test_each_kind_of_key_follows_the_layers(config, layers, changes) -> None:
     [
         ({"first_k_dense_replace": 2}, [3, 0]),
         ({"num_kv_shared_layers": 2}, [5, 0]),
+        ({"deepstack_visual_indexes": [1, 4]}, [0, 1]),
+        ({"deepstack_visual_indexes": [1, 4]}, [1, 1, 4]),
+        ({"deepstack_visual_indexes": [1, 4]}, [4, 1]),
         ({"decoder_sparse_step": 2}, [1, 2]),
         ({"kv_source_layers": [0, 0, 2, 2, 4, 4]}, [1, 0]),
     ],
@@ -68,7 +73,7 @@ def test_each_layer_takes_the_word_of_its_own_model() -> None:
     assert found == ({"layer_types": ["b", "e"]}, [])
 
 
-TABLE = LISTS | CYCLES | INDICES | SOURCES | LEADING | TRAILING | PERIODS
+TABLE = LISTS | CYCLES | INDICES | TAPS | SOURCES | LEADING | TRAILING | PERIODS
 LAYERWISE = re.compile(r"layer|block|pattern|period|freq|interval|step$|_idxs|_index(es)?$")
 DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_decoder_layers")
 # Not of a language model's layers: of stages of an image model, of another model's layers, of what

@@ -11,6 +11,7 @@ from treadle.combine.merge.inputs.by_layer import (
     LISTS,
     PERIODS,
     SOURCES,
+    TAPS,
     TRAILING,
     LayerOrigin,
     moved,
@@ -68,7 +69,7 @@ _COMPUTES = re.compile(
     r"|n_head|d_.*|num_codebooks|.*jitter_eps"
 )
 """What a model computes with."""
-_BY_LAYER = LISTS | CYCLES | INDICES | SOURCES | LEADING | TRAILING | PERIODS
+_BY_LAYER = LISTS | CYCLES | INDICES | TAPS | SOURCES | LEADING | TRAILING | PERIODS
 _SHOWN = 60
 
 

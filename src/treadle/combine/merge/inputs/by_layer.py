@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = ["CYCLES", "INDICES", "LEADING", "LISTS", "PERIODS", "SOURCES", "TRAILING", "LayerOrigin"]
-__all__ += ["moved", "overruled"]
+__all__ += ["TAPS", "moved", "overruled"]
 
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 
@@ -54,7 +54,6 @@ INDICES = frozenset(
     [
         "attn_layer_indices",
         "cross_attention_layers",
-        "deepstack_visual_indexes",
         "full_attn_idxs",
         "full_attn_layers",
         "fullatt_block_indexes",
@@ -71,11 +70,11 @@ INDICES = frozenset(
         "subsample_layers",
         "window_block_indexes",
         "window_block_indices",
-        "extract_layers",
-        "intermediate_layers_indices",
     ]
 )
 """The numbers of the layers of one kind, from 0 on."""
+TAPS = frozenset({"deepstack_visual_indexes", "extract_layers", "intermediate_layers_indices"})
+"""The numbers of layers whose outputs go elsewhere, each to a place of its own."""
 SOURCES = frozenset({"kv_source_layers"})
 """For each layer the number of another one."""
 LEADING = frozenset(
@@ -193,6 +192,7 @@ def _rule(key: str, value: Any, origins: Sequence[LayerOrigin]) -> Rule | None: 
     if isinstance(value, list):
         of_lists: dict[frozenset[str], Rule] = {
             INDICES: _indices,
+            TAPS: _taps,
             CYCLES: _cycle,
             SOURCES: _sources,
             frozenset({_TYPES}): _types,
@@ -238,6 +238,17 @@ def _indices(key: str, values: list[Any], origins: Sequence[LayerOrigin]) -> lis
         if origin.layer in numbers:
             found.append(place + first)
     return found
+
+
+def _taps(key: str, values: list[Any], origins: Sequence[LayerOrigin]) -> list[int] | None:
+    """Find each layer that is tapped; a lost, a repeated or a moved one leaves a place wrong."""
+    layers = [origin.layer for origin in origins]
+    wanted = [number % origins[0].num_layers for number in values[0]]
+    if any(layers.count(number) != 1 for number in wanted):
+        return None
+    found = [layers.index(number) for number in wanted]
+    in_order = sorted(found) if wanted == sorted(wanted) else found
+    return found if found == in_order else None
 
 
 def _cycle(key: str, values: list[Any], origins: Sequence[LayerOrigin]) -> list[Any]:

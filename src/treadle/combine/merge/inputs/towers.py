@@ -37,7 +37,7 @@ _NO_DEPTH = re.compile(
     r"|prenet|freeze|feature|insert|pool|resampler|look|residual).*_.*"
 )
 """Counts of some layers, or of layers of something else than a tower."""
-_SEES = re.compile(r"visi|image|pixel|video")
+_SEES = re.compile(r"vis[iu]|image|img|pixel|video|vit(_|$)")
 _HEARS = re.compile(r"audio|speech|sound|mel(_|$)")
 _LINKS = re.compile(r"project|connector|merger|qformer|resampler|perceiver|multi_modal|adapter")
 _PREDICTS = re.compile(r"^(mtp|nextn)")
@@ -45,7 +45,7 @@ _PAIR = ("encoder", "decoder", "shared")
 _WRAPPING = ("model", "transformer", "base_model", "thinker")
 _TEXT_CONFIGS = re.compile(r"text|llm|language")
 _TEXT_NAMES = (TEXT, "language_model", "text_model", "default")
-_VISION_NAMES = re.compile(r"visi|image")
+_VISION_NAMES = re.compile(r"vis[iu]|image|img|vit(_|$)")
 
 
 class Name(NamedTuple):

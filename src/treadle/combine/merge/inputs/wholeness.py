@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from treadle.combine.merge.inputs.by_layer import TAPS
 from treadle.combine.merge.inputs.configs import Layering
 from treadle.combine.merge.inputs.models import Model
 from treadle.combine.merge.inputs.remembered import remembered
-from treadle.combine.merge.inputs.towers import parse_name
+from treadle.combine.merge.inputs.towers import TEXT, parse_name
 from treadle.core.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = ["require_same_layers", "require_whole", "spelt"]
 
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 Shapes = Mapping[str, tuple[int, ...]]
+_TAP = "vision_feature_layer"
 _KEPT = 8
 """Configs that are remembered: of a merge's models, mostly one."""
 
@@ -84,7 +86,9 @@ def require_same_layers(
     Raises:
         SettingsError: A layer would compute something else.
     """
+    _refuse_unsaid([key for key in unsaid if key.rpartition(".")[2] in TAPS])
     for layering, tensor in layerings:
+        _require_tapped(config, layering)
         ours = _anatomy(json.dumps(config, sort_keys=True))
         for source, places in _by_source(layering):
             theirs = _anatomy(json.dumps(source, sort_keys=True))
@@ -99,6 +103,25 @@ def require_same_layers(
                     f"come from, has {found.there!r}, and config.json cannot say so; choose slices "
                     f"that keep each layer's kind in its place."
                 )
+
+
+def _require_tapped(config: Config, layering: Layering) -> None:
+    """Check that the layer of the eyes that the language model looks at is the one that it was."""
+    value = config.get(_TAP)
+    if value is None or layering.tower.part == TEXT:
+        return
+    layers = [layer for _, layer in layering.layers]
+    depth = layering.tower.num_layers
+    for number in value if isinstance(value, list) else [value]:
+        # Hidden states count from the embedding on: the first layer's output is number 1.
+        before = depth + number if number < 0 else number - 1
+        now = len(layers) + number if number < 0 else number - 1
+        if before >= 0 and (not 0 <= now < len(layers) or layers[now] != before):
+            raise SettingsError(
+                f"The language model looks at what layer {before} of {layering.tower.label} makes "
+                f"({_TAP} = {number}), which another layer would make in the output; choose slices "
+                f"that keep that layer where it is, counted from the same end."
+            )
 
 
 def _refuse_unsaid(unsaid: Sequence[str]) -> None:
