@@ -92,24 +92,37 @@ class Adapter:
         """Check that a model has all that the adapter changes; return a note if names differ.
 
         Raises:
-            CheckpointError: A tensor is missing, of another shape, or a tied head.
+            CheckpointError: A tensor is missing, or of another shape.
         """
         for name in [*self.changes, *self.replacements]:
-            if name in model.tied:
-                raise CheckpointError(
-                    f"The adapter {self.folder} changes '{name}', which {model.folder} ties to "
-                    f"'{model.tied[name]}'; untie the model's head first "
-                    f"(tie_word_embeddings: false)."
-                )
-            if name not in model.tensors:
+            stored = model.tied.get(name, name)
+            if stored not in model.tensors:
                 raise CheckpointError(
                     f"The adapter {self.folder} is one for another base: it changes '{name}', "
                     f"which {model.folder} does not have; give the model that it was trained on"
                     f"{self.trained_on}."
                 )
-            self.require_shape(name, model.tensors[name].shape, str(model.folder))
+            self.require_shape(name, model.tensors[stored].shape, str(model.folder))
         named = Path(str(model.config.get("_name_or_path") or "")).name
         return self.note_on_base({model.folder.name, named}, str(model.folder))
+
+    def unties(self, model: CheckpointReader) -> bool:
+        """Say whether a head and an embedding that the model shares differ with the adapter.
+
+        They do where it changes one of them alone, or both in other ways: what peft computes with
+        an adapter, whatever it writes when it merges one into shared weights.
+        """
+        if self.config.get("ensure_weight_tying"):
+            return False
+        changed = {*self.changes, *self.replacements}
+        for pair in model.tied.items():
+            if changed.isdisjoint(pair):
+                continue
+            both = [self.replacements[name] for name in pair if name in self.replacements]
+            if len(both) < 2 or not self.changes.keys().isdisjoint(pair):
+                return True
+            return self.read(both[0]).tobytes() != self.read(both[1]).tobytes()
+        return False
 
     def note_on_base(self, names: Iterable[str], model: str) -> str | None:
         """Return a note if the adapter says that it was trained on none of `names`."""

@@ -5,11 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
-from combine.merge.models import arrays_of, run
+from combine.merge.models import arrays_of, run, variant
 from combine.merge.sites import MemorySite, merged
 from treadle.combine.merge.methods.fisher import Fisher
-from treadle.core.errors import SettingsError
+from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model.load import full, load_tokenizer
 from treadle.model.statistics import collect_importance
 from treadle.model.text import sampled_windows
@@ -96,3 +97,16 @@ def test_texts_are_one_for_all_or_one_each(family, text, tmp_path):
     with pytest.raises(SettingsError, match="has no use for a text"):
         run(family.experts, tmp_path / "out", "linear", text=[text])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_tensor_that_no_loss_depends_on_is_refused(family, tmp_path):
+    models = []
+    for seed in (1, 2):
+        model = variant(family.base, tmp_path / f"m{seed}", seed)
+        tensors = load_file(model / "model.safetensors")
+        tensors["v_head.weight"] = np.ones(2, np.float32)
+        save_file(tensors, model / "model.safetensors")
+        models.append(model)
+    with pytest.raises(UnsupportedModelError, match=r"No gradient is known of .*'v_head.weight'"):
+        run(models, tmp_path / "out", "fisher")
+    assert not (tmp_path / "out").exists()

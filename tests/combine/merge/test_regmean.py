@@ -1,12 +1,16 @@
 """RegMean against the regression that it solves."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from combine.merge.models import run
+from combine.merge.models import arrays_of, run, variant
 from combine.merge.sites import MemorySite, merged
+from naive import plain_model
 from treadle.combine.merge import merge
 from treadle.combine.merge.methods.regmean import RegMean
 from treadle.core.errors import SettingsError
@@ -93,3 +97,19 @@ def test_without_a_text_it_says_what_is_missing(family, tmp_path):
         merge(family.experts, tmp_path / "out", "regmean")
     assert run(family.experts, tmp_path / "out", "regmean").method == "regmean"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_experts_in_one_tensor_are_averaged_with_a_note(tiny_model, tmp_path):
+    """They read many inputs: no Gram matrix is that of the tensor."""
+    models = []
+    for seed in (1, 2):
+        module = plain_model(variant(tiny_model("mixtral"), tmp_path / f"m{seed}", seed))
+        models.append(Path(shutil.copytree(tmp_path / f"m{seed}", tmp_path / f"fused{seed}")))
+        module.save_pretrained(models[-1], save_original_format=False)
+    result = run(models, tmp_path / "out", "regmean")
+    assert any("mlp.experts." in note and "averaged plainly" in note for note in result.notes)
+    found, first, second = map(arrays_of, (tmp_path / "out", *models))
+    experts = "model.layers.0.mlp.experts.gate_up_proj"
+    np.testing.assert_allclose(found[experts], 0.5 * (first[experts] + second[experts]), rtol=1e-6)
+    query = "model.layers.0.self_attn.q_proj.weight"
+    assert not np.allclose(found[query], 0.5 * (first[query] + second[query]), rtol=1e-3)

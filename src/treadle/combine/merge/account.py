@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treadle.combine.merge.inputs.models import Model, Models
+from treadle.combine.merge.inputs.sparsity import count_zeros
 from treadle.combine.merge.recipe.references import ModelRef
-from treadle.core.checkpoint import Manifest, Parent, side_file
+from treadle.core.checkpoint import CheckpointWriter, Manifest, Parent, side_file
 from treadle.core.result import RESULT_FILE, Input, Measurement
 from treadle.core.run import Recording
 
 if TYPE_CHECKING:
     from treadle.combine.merge.plan import MergePlan
 
-__all__ = ["RECIPE_FILE", "account_for", "inputs_of", "manifest_of"]
+__all__ = ["RECIPE_FILE", "account_for", "account_for_zeros", "inputs_of", "manifest_of"]
 
+_LOST = 0.01
+"""Zeros that may be missing before it is said: shares of inputs are estimates."""
 RECIPE_FILE = "mergekit_config.yml"
 """What mergekit calls the recipe in the folder of its output."""
 
@@ -48,6 +51,40 @@ def account_for(run: Recording, plan: "MergePlan", models: Models) -> None:
         "input": sum(model.reader.num_bytes for model in models.all()),
         "output": sum(job.planned.num_bytes for job in plan.jobs),
     }
+
+
+def account_for_zeros(run: Recording, plan: "MergePlan", writer: CheckpointWriter) -> None:
+    """Note what became of the zeros of sparse inputs, where there are any."""
+    jobs = [job for job in plan.jobs if job.zero_shares]
+    if not jobs:
+        return
+    total = sum(job.inputs.num_elements for job in jobs)
+    num_zeros = 0
+    for job in jobs:
+        num_zeros += count_zeros(writer.read(job.inputs.name))
+        writer.release(job.inputs.name)
+    kept = num_zeros / total
+    matrices = f"{len(jobs)} {'matrix' if len(jobs) == 1 else 'matrices'}"
+    run.measurements.append(
+        Measurement(
+            name="sparsity",
+            value=kept,
+            unit=f"of the weights in {matrices}",
+            note="(those in which an input is sparse)",
+        )
+    )
+    most = sum(max(job.zero_shares) * job.inputs.num_elements for job in jobs) / total
+    if kept < most - _LOST:
+        mend = (
+            "the sparse inputs share no more"
+            if jobs[0].keeps_zeros
+            else "--keep-zeros (x-keep-zeros "
+            "in a YAML recipe) keeps the zeros that all sparse inputs share"
+        )
+        run.notes.append(
+            f"Merging lost zeros: in {matrices} about {most:.0%} of the sparsest input's weights "
+            f"are zero, and {kept:.0%} of the output's; {mend}."
+        )
 
 
 def manifest_of(run: Recording, models: Models) -> Manifest:

@@ -4,10 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from treadle.combine.merge.account import RECIPE_FILE, account_for, inputs_of, manifest_of
+from treadle.combine.merge.account import (
+    RECIPE_FILE,
+    account_for,
+    account_for_zeros,
+    inputs_of,
+    manifest_of,
+)
 from treadle.combine.merge.base import MergeMethod
 from treadle.combine.merge.inputs.data import DataRequest
 from treadle.combine.merge.inputs.models import Models
+from treadle.combine.merge.recipe.extras import ALLOW_DIFFERENT, KEEP_ZEROS
 from treadle.combine.merge.recipe.grammar import MergeRecipe, load, of_models
 from treadle.combine.merge.tables import METHODS
 from treadle.core import hardware
@@ -44,6 +51,8 @@ def merge(
     text: list[str] | None = None,
     num_windows: int = 32,
     window_tokens: int = 512,
+    allow_different: list[str] | None = None,
+    keep_zeros: bool = False,
     workers: int | None = None,
     verify: bool = False,
     seed: int = 0,
@@ -69,6 +78,10 @@ def merge(
             stdlib:calibration for all models, or one for each in their order.
         num_windows: Windows drawn from each text by the seed.
         window_tokens: Tokens in each window.
+        allow_different: Keys of config.json, such as rope_theta, that may differ between models
+            though they compute with them; the output takes the base's, or the first model's.
+        keep_zeros: Keep a weight at zero where it is zero in every sparse input (the base is one,
+            too): those with 5 % of zeros or more in its matrix; dense inputs have no say.
         workers: Threads that share the tensors (default: the cores, at most 4).
         verify: Merge everything once more and compare it with what was written.
         seed: Seed of the methods that drop weights at random, and of the windows.
@@ -84,8 +97,14 @@ def merge(
     """
     chosen = METHODS.resolve(method)
     recipe = of_models(chosen.name, models, base, dtype, None, tokenizer)
+    if allow_different:
+        recipe.extras[ALLOW_DIFFERENT] = list(allow_different)
     named_base = None if recipe.base is None else str(recipe.base)
     settings = {**chosen.settings(), "base": named_base, "dtype": dtype, "tokenizer": tokenizer}
+    if allow_different:
+        settings["allow_different"] = list(allow_different)
+    if keep_zeros:
+        recipe.extras[KEEP_ZEROS] = settings["keep_zeros"] = True
     data = DataRequest(tuple(text), num_windows, window_tokens) if text else None
     if data is not None:
         settings |= data.settings()
@@ -181,6 +200,7 @@ def _run(request: _Request, out: Path, overwrite: bool) -> Result:
                 if plan.vocabulary is not None:
                     plan.vocabulary.write(writer.folder)
                 account_for(run, plan, models)
+                account_for_zeros(run, plan, writer)
                 run.finish(writer.folder)
                 if "recipe" in request.settings:
                     write_text(writer.folder / RECIPE_FILE, request.settings["recipe"])

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.combine.merge.base import Floats
-from treadle.combine.merge.inputs.models import HEADS, Model, Models, parse_name
+from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.inputs.sources import Inputs
+from treadle.combine.merge.inputs.towers import HEADS, TEXT, Name, Tower, parse_name
 from treadle.combine.merge.maths.order_statistics import Magnitudes
 from treadle.combine.merge.recipe.grammar import of_models
 from treadle.combine.merge.tokens.numbering import compared
@@ -127,6 +128,7 @@ class _Difference(NamedTuple):
 class _Comparison:
     def __init__(self, models: list[Model], base: Model | None) -> None:
         self.models, self.base = models, base
+        self.towers: list[Tower] = models[0].towers
         self.layers: dict[str, _Sums] = {}
         self.differences: list[_Difference] = []
 
@@ -139,15 +141,25 @@ class _Comparison:
                 "compared or merged; give models of one architecture and size."
             )
         found: dict[str, _Sums] = {}
-        places: dict[str, tuple[int, int]] = {}
+        places: dict[str, tuple[int, int, int]] = {}
         with steps("inspect", len(sites)) as bar:
             for site in sites:
-                layer = parse_name(site.name).layer
-                key = site.name.removesuffix(".weight") if layer is None else f"layer {layer}"
+                key, place = self._placed(site.name)
                 found.setdefault(key, _Sums(len(self.models))).add(self._compared(site))
-                places[key] = _place(site.name)
+                places[key] = place
                 bar.advance()
         self.layers = {key: found[key] for key in sorted(found, key=places.__getitem__)}
+
+    def _placed(self, name: str) -> tuple[str, tuple[int, int, int]]:
+        """Return what a tensor is counted under, and where that stands in the model."""
+        found = parse_name(name)
+        for place, tower in enumerate(self.towers):
+            if found.layer is not None and found.before in tower.prefixes:
+                is_main = tower.part in (TEXT, "decoder")
+                label = "layer" if is_main else f"{tower.part} layer"
+                return f"{label} {found.layer}", (2 if is_main else 1, place, found.layer)
+        is_input = Name(name, None, "").is_before_layers
+        return name.removesuffix(".weight"), (0 if is_input else 3, 0, 0)
 
     def _sites(self) -> Iterator[Inputs]:
         everyone = [*self.models, *([self.base] if self.base else [])]
@@ -325,14 +337,6 @@ def _tokens(count: int) -> str:
 def _are_rows_of_tokens(name: str, shapes: set[tuple[int, ...]]) -> bool:
     """Whether shapes differ only in how many tokens have a row."""
     return name.endswith((*EMBEDDINGS, *HEADS)) and len({shape[1:] for shape in shapes}) == 1
-
-
-def _place(name: str) -> tuple[int, int]:
-    """Return where a tensor stands in the model: the embedding, the layers in order, the rest."""
-    found = parse_name(name)
-    if found.layer is not None:
-        return (1, found.layer)
-    return (0 if found.is_before_layers else 2, 0)
 
 
 def _products(rows: Floats) -> Square:

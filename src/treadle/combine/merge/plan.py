@@ -1,26 +1,26 @@
 """From a recipe to jobs: each tensor of the output, where it comes from and how it is merged."""
 
-import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from treadle.combine.merge.base import MergeMethod
-from treadle.combine.merge.inputs.compatibility import (
-    ALLOW_ARCHITECTURES,
-    namesakes,
-    require_one_architecture,
-)
-from treadle.combine.merge.inputs.configs import merged_config
+from treadle.combine.merge.inputs.agreement import require_agreement, require_one_kind
+from treadle.combine.merge.inputs.compatibility import namesakes, require_one_architecture
+from treadle.combine.merge.inputs.configs import Layering, merged_config, section
 from treadle.combine.merge.inputs.data import Data, DataRequest
-from treadle.combine.merge.inputs.models import (
-    HEADS,
-    Model,
-    Models,
-    Name,
-    branch_ends,
-)
+from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.inputs.sources import Inputs, TensorSource
+from treadle.combine.merge.inputs.sparsity import SPARSE, zero_shares
+from treadle.combine.merge.inputs.towers import HEADS, Name, depth_keys, parse_name
+from treadle.combine.merge.inputs.wholeness import require_same_layers, require_whole, spelt
+from treadle.combine.merge.recipe.extras import (
+    ALLOW_ARCHITECTURES,
+    ALLOW_DIFFERENT,
+    KEEP_ZEROS,
+    REPEAT_SCALE,
+    check_extras,
+)
 from treadle.combine.merge.recipe.grammar import MergeRecipe, ModelRef, OutputSlice, SourceSlice
 from treadle.combine.merge.recipe.remarks import (
     idle_filters,
@@ -33,16 +33,15 @@ from treadle.combine.merge.site import Knowledge
 from treadle.combine.merge.tables import METHODS
 from treadle.combine.merge.tokens.vocabulary import EMBEDDINGS, Vocabulary
 from treadle.combine.merge.tokens.vocabulary import plan as plan_vocabulary
+from treadle.combine.merge.walk import Place, Stack, Walk
 from treadle.core.checkpoint import PlannedTensor
 from treadle.core.codec import FLOATS, dtype_code
-from treadle.core.errors import CheckpointError, SettingsError
-from treadle.core.registry import near
+from treadle.core.errors import SettingsError
 from treadle.core.seed import stream_seed
 
 __all__ = ["MergePlan", "TensorJob", "make_plan"]
 
-_REPEAT_SCALE = "x-repeat-scale"
-"""Our key: the factor of what repeated layers add to the residual stream."""
+Config = dict[str, Any]  # Any: JSON values of config.json
 _WIDTHS = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 
 
@@ -54,6 +53,10 @@ class TensorJob(NamedTuple):
     method: MergeMethod
     scale: float = 1.0
     """Factor of the merged tensor."""
+    zero_shares: tuple[float, ...] = ()
+    """Which share of each model and of the base is zero, about; nothing where all are dense."""
+    keeps_zeros: bool = False
+    """Whether zeros stay that all sparse inputs share."""
 
     @property
     def planned(self) -> PlannedTensor:
@@ -88,7 +91,7 @@ class _Planner:
         self.notes += repeated_models(recipe)
         if fixed is None:
             self.notes += missing_weights(self.method, recipe)
-        _check_extras(recipe.extras)
+        check_extras(recipe.extras)
         for output_slice in recipe.slices:
             for source in output_slice.sources:
                 models[source.model]
@@ -97,25 +100,83 @@ class _Planner:
             self._require_inputs(output_slice)
         if not recipe.extras.get(ALLOW_ARCHITECTURES, False):
             require_one_architecture(models.all())
+        self.notes += require_agreement(self.parent, models.all(), self._may_differ, spelt)
         self.data = self._data(request)
         self.vocabulary = self._vocabulary()
-        self._seen: Counter[tuple[ModelRef, int]] = Counter()
+        self._read: set[tuple[ModelRef, str]] = set()
 
     def plan(self) -> MergePlan:
-        jobs = list(self._jobs())
-        layers = [layer for s in self.recipe.slices for layer in self._layers(s)]
-        config = merged_config(
-            self.parent.reader.config,
-            [found[0] for found in layers],
-            self._dtype_name(jobs),
-            has_own_head=any(job.inputs.name.endswith(HEADS) for job in jobs),
+        walk = Walk(
+            self.recipe,
+            self.models,
+            self._base_of,
+            self.recipe.extras.get(REPEAT_SCALE, 1.0),
+        )
+        keeps_zeros = self.recipe.extras.get(KEEP_ZEROS, False)
+        jobs = [_counted(self._job(place), keeps_zeros) for place in walk.places()]
+        if keeps_zeros and not any(job.zero_shares for job in jobs):
+            raise SettingsError(
+                f"keep_zeros has nothing to keep: in no matrix of any model {SPARSE:.0%} of the "
+                f"weights are zero; leave it out."
+            )
+        config = self._config(walk.stacks, jobs)
+        names = {name for model in self.models.all() for name in model.names}
+        self.notes += [*walk.notes, *self._unread(walk.stacks)]
+        self.notes += idle_filters(self.recipe, names | {job.inputs.name for job in jobs})
+        self.notes += zeros(job.method for job in jobs)
+        self.notes += () if self.data is None else self.data.averaged()
+        return MergePlan(jobs, config, self.parent, self.vocabulary, self.notes, self.data)
+
+    def _config(self, stacks: list[Stack], jobs: list[TensorJob]) -> Config:
+        """Return the output's config, checked against its tensors and its layers."""
+        layerings = [self._layering(stack, 0) for stack in stacks]
+        config, unsaid = merged_config(
+            self.parent.config, layerings, self._dtype_name(jobs), self._is_tied(jobs), spelt
         )
         if self.vocabulary is not None:
             config |= self.vocabulary.config_changes(config)
-        names = {name for model in self.models.all() for name in model.names}
-        self.notes += idle_filters(self.recipe, names | {job.inputs.name for job in jobs})
-        self.notes += zeros(job.method for job in jobs)
-        return MergePlan(jobs, config, self.parent, self.vocabulary, self.notes, self.data)
+        for stack in stacks:
+            self._require_one_kind(stack, config)
+        shapes = {job.inputs.name: job.inputs.shape for job in jobs}
+        moved = [(found, _first_of(found, shapes)) for found in layerings if not found.is_as_before]
+        require_same_layers(config, moved, unsaid)
+        is_uniform = self.parent.config is self.parent.reader.config
+        self.notes += require_whole(config, shapes, self.models.all(), is_uniform)
+        if is_uniform:
+            return config
+        return {**self.parent.reader.config, "treadle_base": config}
+
+    def _unread(self, stacks: list[Stack]) -> Iterator[str]:
+        """Yield a note on each model with tensors that nothing reads, but layers left out."""
+        sliced = {prefix for stack in stacks if stack.is_sliced for prefix in stack.tower.prefixes}
+        for ref in dict.fromkeys(source.model for source in self.recipe.sources):
+            names = [parse_name(n) for n in self.models[ref].names if (ref, n) not in self._read]
+            if left := [name.full for name in names if name.before not in sliced]:
+                more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+                yield f"Of '{ref}' no slice reads '{left[0]}'{more}: the output has other models'."
+
+    def _layering(self, stack: Stack, column: int) -> Layering:
+        """Return where the layers of a tower come from: of their models the one at `column`."""
+        chosen = [members[column if column < len(members) else 0] for members in stack.layers]
+        return Layering(stack.tower, [(self.models[ref].config, layer) for ref, layer in chosen])
+
+    def _require_one_kind(self, stack: Stack, config: Config) -> None:
+        own = section(config, stack.tower.place)
+        depths = depth_keys(own, stack.tower.part)
+        columns = []
+        for column in range(max(map(len, stack.layers), default=0)):
+            refs = [members[column][0] for members in stack.layers if column < len(members)]
+            origins = self._layering(stack, column).origins(spelt, depths)
+            columns.append((self.models[refs[0]], origins))
+        if columns:
+            require_one_kind(own, columns, self._may_differ)
+
+    def _is_tied(self, jobs: list[TensorJob]) -> bool | None:
+        """Return whether the output's head is its embedding, where the parent may say else."""
+        if any(job.inputs.name.endswith(HEADS) for job in jobs):
+            return False
+        has_tied = any(model.tied for model in self.models.all())
+        return True if has_tied and not self.parent.tied else None
 
     def _require_inputs(self, output_slice: OutputSlice) -> None:
         """Check that the method can merge as many models as the slice has, with its base."""
@@ -149,6 +210,12 @@ class _Planner:
         if self.fixed is not None:
             _require_values(self.fixed, len(sources))
 
+    @property
+    def _may_differ(self) -> list[str]:
+        """The keys of config.json that the user lets differ."""
+        found: list[str] = self.recipe.extras.get(ALLOW_DIFFERENT, [])
+        return found
+
     def _is_idle_base(self, output_slice: OutputSlice) -> bool:
         is_needed = self.recipe.tokenizer is not None or len(self.recipe.slices) > 1
         listed = {source.model for source in output_slice.sources}
@@ -181,7 +248,7 @@ class _Planner:
     def _vocabulary(self) -> Vocabulary | None:
         opened = self.models.all()
         opened.sort(key=lambda model: model is not self.parent)  # the first lends its tokenizer
-        self.notes += [model.note for model in opened if model.note]
+        self.notes += [note for model in opened for note in model.notes]
         base = 0 if self.recipe.base else None
         pairs = [(model.ref, model.reader) for model in opened]
         option = "tokenizer_source: " if self.fixed is None else "--tokenizer "
@@ -192,82 +259,8 @@ class _Planner:
             self.notes.append(note)
         return found
 
-    def _layers(self, output_slice: OutputSlice) -> Iterator[tuple[int, ...]]:
-        """Yield, for each layer that a slice makes, the layers of its sources."""
-        ranges = []
-        for source in output_slice.sources:
-            num_layers = self.models[source.model].num_layers
-            first, stop = source.layers or (0, num_layers)
-            if stop > num_layers:
-                raise SettingsError(
-                    f"layer_range [{first}, {stop}] of '{source.model}' ends after its "
-                    f"{num_layers} layers; shorten it."
-                )
-            ranges.append(range(first, stop))
-        leader = output_slice.sources[0].model
-        for source, own in zip(output_slice.sources, ranges, strict=True):
-            if len(own) != len(ranges[0]):
-                raise CheckpointError(
-                    f"'{leader}' has {len(ranges[0])} layers and '{source.model}' has {len(own)}; "
-                    f"merge models of one depth, or choose layers with slices."
-                )
-        yield from zip(*ranges, strict=True)
-
-    def _jobs(self) -> Iterator[TensorJob]:
-        """Yield the jobs: what stands before the layers, the layers, what stands after them."""
-        slices = self.recipe.slices
-        yield from self._outside(slices[0], True)
-        number = 0
-        for output_slice in slices:
-            layers = list(self._layers(output_slice))
-            for place, found in enumerate(layers):
-                t = place / (len(layers) - 1) if len(layers) > 1 else 1.0
-                yield from self._layer(output_slice, found, number, t)
-                number += 1
-        yield from self._outside(slices[-1], False)
-
-    def _outside(self, output_slice: OutputSlice, before: bool) -> Iterator[TensorJob]:
-        members = [(source.model, None) for source in output_slice.sources]
-        base = self._base_of(output_slice)
-        for name in self._union([*members, *([(base, None)] if base else [])]):
-            if name.is_before_layers == before:
-                yield self._job(output_slice, name, (), name.before, 0.0)
-
-    def _layer(
-        self, output_slice: OutputSlice, layers: tuple[int, ...], number: int, t: float
-    ) -> Iterator[TensorJob]:
-        listed = [source.model for source in output_slice.sources]
-        scaled = self._scaled(self.models[listed[0]], layers[0])
-        members: list[tuple[ModelRef, int | None]] = list(zip(listed, layers, strict=True))
-        base = self._base_of(output_slice)
-        if base is not None and base not in listed:
-            members.append((base, layers[0]))
-        for name in self._union(members):
-            job = self._job(output_slice, name, layers, name.in_layer(number), t)
-            yield job._replace(scale=scaled.get(name.in_layer(layers[0]), 1.0))
-
-    def _union(self, members: list[tuple[ModelRef, int | None]]) -> list[Name]:
-        """Return what any of the models has in its layer: what another one lacks is refused later.
-
-        A head that one model ties to its embedding and another one does not is merged as a head.
-        """
-        found = (
-            name._replace(layer=members[0][1])
-            for ref, layer in members
-            for name in self.models[ref].names_by_layer.get(layer, ())
-        )
-        return list(dict.fromkeys(found))
-
-    def _scaled(self, model: Model, layer: int) -> dict[str, float]:
-        """Return, if `model` gave this layer before, what ends its branches, with its factor."""
-        is_repeated = self._seen[model.ref, layer] > 0
-        self._seen[model.ref, layer] += 1
-        scale = self.recipe.extras.get(_REPEAT_SCALE, 1.0)
-        return dict.fromkeys(branch_ends(model.reader, layer), scale) if is_repeated else {}
-
-    def _job(
-        self, output_slice: OutputSlice, name: Name, layers: tuple[int, ...], out: str, t: float
-    ) -> TensorJob:
+    def _job(self, place: Place) -> TensorJob:
+        output_slice, name, layers = place.slice, place.name, place.layers
         listed = output_slice.sources
         names = [name.in_layer(layer) for layer in layers] or [name.before] * len(listed)
         chosen = self._models_of(output_slice)
@@ -280,17 +273,17 @@ class _Planner:
         sources = self._sources(members)
         known = () if self.data is None else self._known(own_names)
         inputs = Inputs(
-            out,
+            place.out,
             tuple(sources[: len(pairs)]),
             None if base is None else sources[-1],
-            self._keys(refs, out),
+            self._keys(refs, place.out),
             known,
         )
         method = self.fixed
         if method is None:
-            found = resolve(self.method, self.recipe, output_slice, out, own_names, t)
-            method = made(self.method, found, refs, out)
-        return TensorJob(inputs, self._dtype(sources), method)
+            found = resolve(self.method, self.recipe, output_slice, place.out, own_names, place.t)
+            method = made(self.method, found, refs, place.out)
+        return TensorJob(inputs, self._dtype(sources), method, place.scale)
 
     @staticmethod
     def _base_name(
@@ -307,6 +300,7 @@ class _Planner:
         return name.in_layer(layers[0]) if layers else name.before
 
     def _sources(self, members: list[tuple[ModelRef, str]]) -> list[TensorSource]:
+        self._read.update(members)
         if self.vocabulary is None or not members[0][1].endswith((*EMBEDDINGS, *HEADS)):
             return namesakes([(self.models[ref], name) for ref, name in members])
         everyone = self.models.all()
@@ -345,19 +339,17 @@ class _Planner:
         return Counter(job.dtype for job in jobs).most_common(1)[0][0]
 
 
-def _check_extras(extras: dict[str, Any]) -> None:  # Any: YAML values
-    for key, value in extras.items():
-        if key not in (known := [_REPEAT_SCALE, ALLOW_ARCHITECTURES]):
-            raise SettingsError(f"Unknown key '{key}'. {near(key, known)}")
-        if key == ALLOW_ARCHITECTURES and not isinstance(value, bool):
-            raise SettingsError(f"{key} = {value!r}; write true or false.")
-        if key == _REPEAT_SCALE and not _is_number(value):
-            raise SettingsError(f"{key} = {value!r}; give a number, 0 for repeats without effect.")
+def _counted(job: TensorJob, keeps_zeros: bool) -> TensorJob:
+    """Return a job that knows its inputs' zeros, where one of them is sparse."""
+    shares = zero_shares(job.inputs)
+    is_sparse = max(shares) >= SPARSE
+    return job._replace(zero_shares=shares, keeps_zeros=keeps_zeros) if is_sparse else job
 
 
-def _is_number(value: Any) -> bool:  # Any: YAML values
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+def _first_of(layering: Layering, names: Iterable[str]) -> str:
+    """Return a tensor of a tower's first layer."""
+    starts = tuple(f"{prefix}0." for prefix in layering.tower.prefixes)
+    return next(name for name in names if name.startswith(starts))
 
 
 def _require_values(method: MergeMethod, num_models: int) -> None:

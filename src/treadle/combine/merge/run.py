@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 import numpy as np
 
 from treadle.combine.merge.base import Floats
+from treadle.combine.merge.inputs.sparsity import shared_zeros
 from treadle.combine.merge.plan import MergePlan, TensorJob
 from treadle.core.checkpoint import CheckpointWriter
 from treadle.core.codec import DTYPES, Array
@@ -97,9 +98,13 @@ def _runs(job: TensorJob) -> Iterator[tuple[int, Array]]:
     site, method = job.inputs, job.method
     known = method.measure(site)
     for chunk in site.chunks(method.unit):
+        # Before the method, which may overwrite the run.
+        zeros = shared_zeros(chunk, job.zero_shares) if job.keeps_zeros else None
         merged = method.merge(chunk, site, known)
         if job.scale != 1.0:
             merged = merged * np.float32(job.scale)
+        if zeros is not None:
+            merged = np.where(zeros, np.float32(0), merged)
         if not elements.are_finite(merged):
             raise CheckpointError(
                 f"Tensor '{site.name}' overflows float32 when it is merged by '{method.name}'; "

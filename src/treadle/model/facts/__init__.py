@@ -15,6 +15,7 @@ from treadle.model.facts.sizes import (
     position_notes,
     require_positions,
     text_config,
+    whole_config,
     with_text,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "renamed",
     "require_positions",
     "text_config",
+    "whole_config",
     "with_text",
 ]

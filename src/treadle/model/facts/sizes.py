@@ -22,6 +22,7 @@ __all__ = [
     "position_notes",
     "require_positions",
     "text_config",
+    "whole_config",
     "with_text",
 ]
 
@@ -46,13 +47,18 @@ def base_config(config: Config) -> Config:
     return _completed(text_config(config))
 
 
+def whole_config(config: Config) -> Config:
+    """Return the config of the whole architecture, unwrapped where the folder is non-uniform."""
+    base: Config = config["treadle_base"] if config.get("model_type") == NONUNIFORM else config
+    return base
+
+
 def text_config(config: Config) -> Config:
     """Return the part of a config that describes the language model, as it is written.
 
     A wrapper's own dtype, tie and quantization speak for its text model where that says nothing.
     """
-    if config.get("model_type") == NONUNIFORM:
-        config = config["treadle_base"]
+    config = whole_config(config)
     inner = config.get("text_config")
     if not isinstance(inner, dict) or str(config.get("model_type", "")) in ARCHITECTURES:
         return config

@@ -195,8 +195,8 @@ def test_an_adapter_for_another_base(write: Write, llama: Path, files: WeightFil
     deep = write(factors("model.layers.7.mlp.up_proj", 96, 64))
     with pytest.raises(CheckpointError, match=r"layers.7.mlp.up_proj.weight', which .* not have"):
         deep.require_fit(reader)
-    with pytest.raises(CheckpointError, match=r"ties to 'model.embed_tokens.weight'; untie"):
-        write(factors("lm_head", 320, 64)).require_fit(reader)
+    with pytest.raises(CheckpointError, match=r"lm_head.weight' of shape \[310, 64\], but .*320"):
+        write(factors("lm_head", 310, 64)).require_fit(reader)
 
 
 def test_a_base_of_another_name_is_noted(write: Write, llama: Path) -> None:

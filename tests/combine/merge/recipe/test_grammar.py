@@ -13,7 +13,7 @@ from treadle.combine.merge.recipe.grammar import (
     of_models,
     parse,
 )
-from treadle.core.errors import DataError, SettingsError, UnsupportedModelError
+from treadle.core.errors import DataError, SettingsError
 
 CONFIGURATIONS = {
     "models": """
@@ -211,7 +211,9 @@ def test_slices_have_layers_and_bases(tmp_path: Path) -> None:
 
 def test_the_parameters_of_a_module_come_before_the_global_ones(tmp_path: Path) -> None:
     recipe = read("one module", tmp_path)
-    assert recipe.parameters == {"density": [{"filter": "mlp", "value": 0.2}, {"value": 0.9}]}
+    own = recipe.slices[0].parameters
+    assert own == {"density": {"filter": "mlp", "value": 0.2}}
+    assert recipe.parameters == {"density": 0.9}
     assert len(read("one module of slices", tmp_path).slices) == 1
 
 
@@ -343,10 +345,17 @@ def test_what_is_refused(text: str, message: str, tmp_path: Path) -> None:
     assert "merge.yml" in str(caught.value)
 
 
-def test_several_modules_are_not_supported() -> None:
-    modules = {name: {"models": [{"model": "a"}]} for name in ("text", "vision")}
-    with pytest.raises(UnsupportedModelError, match=r"found 2 modules \(text, vision\)"):
-        parse({"merge_method": "linear", "modules": modules}, "here")
+def test_each_module_has_slices_and_parameters_of_its_own() -> None:
+    modules = {
+        name: {"models": [{"model": name}], "parameters": {"weight": weight}}
+        for name, weight in (("text_decoder", 0.3), ("vision_tower", 0.7))
+    }
+    found = parse({"merge_method": "linear", "modules": modules}, "here")
+    assert [module.name for module in found.modules] == ["text_decoder", "vision_tower"]
+    assert [one.parameters["weight"] for one in found.slices] == [0.3, 0.7]
+    assert [source.model.path for source in found.sources] == ["text_decoder", "vision_tower"]
+    with pytest.raises(SettingsError, match="the mapping is empty"):
+        parse({"merge_method": "linear", "modules": {}}, "here")
 
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:

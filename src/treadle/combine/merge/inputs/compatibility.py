@@ -4,12 +4,10 @@ from collections.abc import Sequence
 
 from treadle.combine.merge.inputs.models import Model
 from treadle.combine.merge.inputs.sources import TensorSource
+from treadle.combine.merge.recipe.extras import ALLOW_ARCHITECTURES
 from treadle.core.errors import CheckpointError
 
-__all__ = ["ALLOW_ARCHITECTURES", "namesakes", "require_one_architecture"]
-
-ALLOW_ARCHITECTURES = "x-allow-architectures"
-"""Our key: merge what has the same tensors, though the configs name different architectures."""
+__all__ = ["namesakes", "require_one_architecture"]
 
 
 def require_one_architecture(models: Sequence[Model]) -> None:
@@ -31,9 +29,9 @@ def require_one_architecture(models: Sequence[Model]) -> None:
 
 def _architecture(model: Model) -> tuple[str, str]:
     """Return the model type and the class that a config names; empty where it names none."""
-    from treadle.model.facts import base_config
+    from treadle.model.facts import whole_config
 
-    config = base_config(model.reader.config)
+    config = whole_config(model.reader.config)
     classes = config.get("architectures") or [""]
     return str(config.get("model_type") or ""), str(classes[0])
 

@@ -5,7 +5,7 @@ are read back in runs.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,11 +14,12 @@ import numpy as np
 
 from treadle.combine.merge.inputs.models import Model
 from treadle.combine.merge.inputs.sources import WeightFiles
+from treadle.combine.merge.inputs.towers import parse_name
 from treadle.combine.merge.site import Floats
 from treadle.core.checkpoint import TensorInfo
 from treadle.core.checkpoint.header import read_header
 from treadle.core.checkpoint.publish import remove
-from treadle.core.errors import SettingsError
+from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.core.result import Input, digest
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Data:
         self._windows = [self._cut(place) for place in range(len(models))]
         self._infos: list[dict[str, TensorInfo]] = []
         self._folder = Path()
+        self._wanted: list[_Known] = []
 
     def _cut(self, place: int) -> "Windows":
         from treadle.model.load import load_tokenizer
@@ -119,7 +121,11 @@ class Data:
         ]
 
     def collect(self, out: Path) -> None:
-        """Run every model on its text, unless an interrupted merge into `out` has done so."""
+        """Run every model on its text, unless an interrupted merge into `out` has done so.
+
+        Raises:
+            UnsupportedModelError: A weight has no gradient, as nothing computes with it.
+        """
         self._folder = out.absolute().with_name(f".{out.name}.statistics")
         self._folder.mkdir(parents=True, exist_ok=True)
         for place, model in enumerate(self._models):
@@ -127,6 +133,13 @@ class Data:
             if not file.is_file():
                 self._write(file, model, self._windows[place].tokens)
             self._infos.append({info.name: info for info in read_header(file)})
+        for known in self._wanted if self._need == "importance" else ():
+            if known.name not in self._infos[known.place]:
+                raise UnsupportedModelError(
+                    f"No gradient is known of tensor '{known.name}' of "
+                    f"'{self._models[known.place].ref}', which its loss does not depend on; merge "
+                    f"by a method without data, or take the tensor out of the models."
+                )
 
     def _file(self, place: int) -> Path:
         protocol = self._windows[place].protocol
@@ -146,7 +159,27 @@ class Data:
 
     def known(self, place: int, name: str) -> _Known:
         """Return what will be known of tensor `name` of the model at `place`."""
-        return _Known(self, place, self._models[place].reader.tied.get(name, name))
+        self._wanted.append(_Known(self, place, self._models[place].reader.tied.get(name, name)))
+        return self._wanted[-1]
+
+    def averaged(self) -> Iterator[str]:
+        """Yield a note on the matrices of blocks whose inputs are not looked at."""
+        if self._need != "gram":
+            return
+        towers = {prefix for model in self._models for t in model.towers for prefix in t.prefixes}
+        found = dict.fromkeys(
+            known.name
+            for known in self._wanted
+            if parse_name(known.name).before in towers
+            and known.name not in self.inputs_of(known.place)
+            and len(self._models[known.place].reader.tensors[known.name].shape) > 1
+        )
+        if found:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            yield (
+                f"No inputs are known of '{next(iter(found))}'{more} in the blocks: they are "
+                f"averaged plainly, not by what the method is about."
+            )
 
     def infos(self, place: int) -> dict[str, TensorInfo]:
         """Return where a model's statistics lie."""
@@ -154,13 +187,17 @@ class Data:
 
     @cache  # noqa: B019  # as long-lived as the merge
     def inputs_of(self, place: int) -> dict[str, tuple[str, bool]]:
-        """Return, for each tensor that is a matrix, the key of its Gram matrix and how it lies."""
+        """Return, for each tensor that is a matrix, the key of its Gram matrix and how it lies.
+
+        Experts that are stored as one tensor read many inputs, and are no matrix in this sense.
+        """
         from treadle.model.statistics import model_matrices
 
-        return {
-            matrix.tensor: (f"{matrix.layer}/{matrix.input}", matrix.transposed)
-            for matrix in model_matrices(self._models[place].reader.folder)
-        }
+        found: dict[str, set[tuple[str, bool]]] = {}
+        for matrix in model_matrices(self._models[place].reader.folder):
+            key = (f"{matrix.layer}/{matrix.input}", matrix.transposed)
+            found.setdefault(matrix.tensor, set()).add(key)
+        return {name: keys.pop() for name, keys in found.items() if len(keys) == 1}
 
     def close(self) -> None:
         """Close the files."""

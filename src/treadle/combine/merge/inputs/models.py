@@ -3,48 +3,27 @@
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from treadle.combine.merge.inputs.adapters import AdapterSource
 from treadle.combine.merge.inputs.sources import TensorSource, WeightFiles, stored
+from treadle.combine.merge.inputs.towers import (
+    TEXT,
+    Name,
+    Tower,
+    find_towers,
+    has_encoder_of,
+    parse_name,
+    part_of,
+)
 from treadle.combine.merge.recipe.grammar import ModelRef
 from treadle.core.checkpoint import CheckpointReader, content_hash, require_understood
 from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
 
-__all__ = ["HEADS", "Model", "Models", "Name", "branch_ends", "parse_name"]
+__all__ = ["Model", "Models", "branch_ends"]
 
-_LAYER = re.compile(r"(.*?\.)(\d+)(\..*)")
-HEADS = ("lm_head.weight", "embed_out.weight")
 _BUFFERS = re.compile(r"rotary_emb\.inv_freq$|\.(attn|attention)\.(masked_)?bias$")
 """Constants that old versions of transformers saved: angles and causal masks."""
-_FIRST = ("embed", "wte", "wpe")
-_NUM_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
-
-
-class Name(NamedTuple):
-    """A tensor's name, apart from the number of its layer."""
-
-    before: str
-    layer: int | None
-    after: str
-
-    def in_layer(self, layer: int) -> str:
-        """Return the name of the same tensor in another layer."""
-        return f"{self.before}{layer}{self.after}"
-
-    @property
-    def is_before_layers(self) -> bool:
-        """Whether a tensor outside the layers comes before them."""
-        is_head = self.before.endswith(HEADS)
-        return not is_head and any(word in self.before for word in _FIRST)
-
-
-def parse_name(name: str) -> Name:
-    """Split a tensor's name at its first number, which counts the layers in every architecture."""
-    found = _LAYER.fullmatch(name)
-    if found is None:
-        return Name(name, None, "")
-    return Name(found.group(1), int(found.group(2)), found.group(3))
 
 
 def branch_ends(reader: CheckpointReader, layer: int) -> list[str]:
@@ -56,7 +35,7 @@ def branch_ends(reader: CheckpointReader, layer: int) -> list[str]:
     from treadle.model import facts
     from treadle.model.belonging import shapes_of
 
-    matrices = facts.linears(reader.config, layer, shapes_of(reader))
+    matrices = facts.linears(facts.base_config(reader.config), layer, shapes_of(reader))
     names = list(dict.fromkeys(m.tensor for m in matrices if m.role in ("o", "down")))
     biases = [name.removesuffix("weight") + "bias" for name in names]
     return names + [bias for bias in biases if bias in reader.tensors]
@@ -91,16 +70,49 @@ class Model:
         require_understood(self.reader.folder)
         self._adapter = None if ref.adapter is None else AdapterSource(_adapter_folder(ref.adapter))
         self._require_plain()
-        self.note = None if self._adapter is None else self._adapter.require_fit(self.reader)
+        self._has_encoder = has_encoder_of(self.reader.tensors)
+        self.notes: list[str] = []
+        self.tied = self.reader.tied
+        """Head -> the embedding that it shares, with the adapter."""
+        if self._adapter is not None:
+            self._fit(self._adapter)
 
-    @property
-    def num_layers(self) -> int:
-        """How many decoder layers the model has."""
-        for key in _NUM_LAYERS:
-            if isinstance(found := self.reader.config.get(key), int):
-                return found
-        layers = [parse_name(name).layer for name in self.reader.tensors]
-        return 1 + max((layer for layer in layers if layer is not None), default=-1)
+    @cached_property
+    def config(self) -> dict[str, Any]:  # Any: JSON values
+        """The config of the architecture, also of a folder whose blocks differ in width."""
+        from treadle.model.facts import whole_config
+
+        return whole_config(self.reader.config)
+
+    @cached_property
+    def towers(self) -> list[Tower]:
+        """The stacks of layers."""
+        return find_towers(self.reader.tensors, self.config)
+
+    @cached_property
+    def parts(self) -> list[str]:
+        """The parts of the model, as a recipe's `modules` name them."""
+        return list(dict.fromkeys(map(self.part_of, self.names)))
+
+    def part_of(self, name: str) -> str:
+        """Return the part that a tensor belongs to."""
+        return part_of(name, self._has_encoder)
+
+    def require_tower(self, part: str | None) -> Tower:
+        """Return the tower that layer ranges speak of.
+
+        Raises:
+            SettingsError: There is none, or more than one.
+        """
+        found = [tower for tower in self.towers if tower.part == (part or TEXT)]
+        if len(found) == 1:
+            return found[0]
+        choice = ", ".join(dict.fromkeys(tower.part for tower in self.towers))
+        raise SettingsError(
+            f"'{self.ref}' has {len(found)} stacks of layers in its module '{part or TEXT}', so a "
+            f"layer_range says nothing about it; name the module under 'modules' "
+            f"({choice or 'it has none'}), or merge whole models."
+        )
 
     @cached_property
     def content_hash(self) -> str:
@@ -109,28 +121,53 @@ class Model:
         return own if self._adapter is None else f"{own}+{self._adapter.content_hash}"
 
     @cached_property
-    def names_by_layer(self) -> dict[int | None, list[Name]]:
-        """The tensors of each layer; those outside the layers stand under None."""
-        found: dict[int | None, list[Name]] = {}
+    def _by_tower(self) -> dict[str, dict[int, list[Name]]]:
+        """The tensors of each layer, by the first prefix of their tower."""
+        owners = {prefix: t.prefixes[0] for t in self.towers for prefix in t.prefixes}
+        found: dict[str, dict[int, list[Name]]] = {}
         for name in map(parse_name, self.names):
-            found.setdefault(name.layer, []).append(name)
+            if name.layer is not None and name.before in owners:
+                layers = found.setdefault(owners[name.before], {})
+                layers.setdefault(name.layer, []).append(name)
         return found
 
-    @property
+    def names_in(self, tower: Tower, layer: int) -> list[Name]:
+        """Return the tensors of one layer."""
+        return self._by_tower.get(tower.prefixes[0], {}).get(layer, [])
+
+    @cached_property
+    def names_outside(self) -> list[Name]:
+        """The tensors that belong to no layer; their names are whole."""
+        inside = {prefix for tower in self.towers for prefix in tower.prefixes}
+        return [Name(n, None, "") for n in self.names if parse_name(n).before not in inside]
+
+    @cached_property
     def names(self) -> list[str]:
         """The tensors that the model computes with, in the order on disk.
 
         Tied heads are left out, and buffers that every loader computes again.
         """
-        known = self.reader.tensors
-        return [n for n in known if n not in self.reader.tied and not _BUFFERS.search(n)]
+        known = dict.fromkeys([*self.reader.tensors, *self.reader.tied])
+        return [n for n in known if n not in self.tied and not _BUFFERS.search(n)]
 
     def source(self, name: str) -> TensorSource | None:
         """Return a tensor, with the adapter's change, or None if the model has none of the name."""
         found = stored(self.reader, name, self._files)
         if found is None or self._adapter is None:
             return found
-        return self._adapter.applied(self.reader.tied.get(name, name), found)
+        return self._adapter.applied(self.tied.get(name, name), found)
+
+    def _fit(self, adapter: AdapterSource) -> None:
+        """Check that the adapter is one for this model, and untie what it changes alone."""
+        if note := adapter.require_fit(self.reader):
+            self.notes.append(note)
+        if adapter.unties(self.reader):
+            (head, embedding), *_ = self.reader.tied.items()
+            self.tied = {}
+            self.notes.append(
+                f"'{self.ref}' has one tensor for '{head}' and '{embedding}', which its adapter "
+                f"does not change alike: the output has both."
+            )
 
     def _require_plain(self) -> None:
         config = self.reader.config

@@ -9,13 +9,14 @@ from typing import Any, Literal, NamedTuple
 
 from treadle.combine.merge.recipe.document import Node, read
 from treadle.combine.merge.recipe.references import ModelRef, read_reference
-from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.core.errors import SettingsError
 from treadle.core.registry import near
 
 __all__ = [
     "INERT",
     "MergeRecipe",
     "ModelRef",
+    "OutputModule",
     "OutputSlice",
     "Settings",
     "SourceSlice",
@@ -58,6 +59,15 @@ class OutputSlice(NamedTuple):
     parameters: Settings
 
 
+class OutputModule(NamedTuple):
+    """A part of the output, such as its language model or its eyes, and what it is made of."""
+
+    name: str | None
+    """None for the whole model."""
+    slices: tuple[OutputSlice, ...]
+    """One with whole models where the file lists `models`; a base is added by no one yet."""
+
+
 class TokenSource(NamedTuple):
     """Where a token's embedding comes from, in models that lack it, or in all if `force`."""
 
@@ -81,17 +91,26 @@ class MergeRecipe(NamedTuple):
     """A merge as its file states it."""
 
     method: str
-    slices: tuple[OutputSlice, ...]
-    """One with whole models where the file lists `models`; a base is added by no one yet."""
+    modules: tuple[OutputModule, ...]
     base: ModelRef | None
     dtype: str | None
     out_dtype: str | None
     tokenizer: TokenizerRequest | None
     chat_template: str | None
     parameters: Settings
-    """Of all slices; a module's own come before the global ones as conditions."""
+    """Of all slices."""
     extras: dict[str, Any]  # Any: the `x-` keys, free for their readers
     notes: list[str]
+
+    @property
+    def slices(self) -> tuple[OutputSlice, ...]:
+        """The slices of all modules."""
+        return tuple(one for module in self.modules for one in module.slices)
+
+    @property
+    def sources(self) -> tuple[SourceSlice, ...]:
+        """What all slices take, in their order."""
+        return tuple(source for one in self.slices for source in one.sources)
 
 
 def load(path: Path) -> MergeRecipe:
@@ -100,7 +119,6 @@ def load(path: Path) -> MergeRecipe:
     Raises:
         DataError: The file is missing or no YAML.
         SettingsError: What it says is unknown, contradictory or of the wrong type.
-        UnsupportedModelError: It merges several modules of a model.
     """
     documents = read(Path(path))
     if not documents:
@@ -118,20 +136,18 @@ def parse(document: Any, where: str) -> MergeRecipe:  # Any: whatever the YAML h
 
     Raises:
         SettingsError: What it says is unknown, contradictory or of the wrong type.
-        UnsupportedModelError: It merges several modules of a model.
     """
     root = Node(document, where)
     entries = root.mapping(_RECIPE)
-    slices, module_parameters = _content(root, entries)
     recipe = MergeRecipe(
         method=root.needed(entries, "merge_method").text(),
-        slices=slices,
+        modules=_content(root, entries),
         base=_optional_model(entries),
         dtype=_dtype(entries.get("dtype")),
         out_dtype=_dtype(entries.get("out_dtype")),
         tokenizer=_tokenizer(root, entries),
         chat_template=entries["chat_template"].text() if "chat_template" in entries else None,
-        parameters=_over(module_parameters, _parameters(entries)),
+        parameters=_parameters(entries),
         extras={key: node.value for key, node in entries.items() if key.startswith("x-")},
         notes=[],
     )
@@ -179,8 +195,8 @@ def conditions(setting: Any) -> list[dict[str, Any]]:  # Any: a checked setting 
     return [{"value": setting}]
 
 
-def _content(root: Node, entries: Mapping[str, Node]) -> tuple[tuple[OutputSlice, ...], Settings]:
-    """Return the slices that models, slices or modules stand for, and a module's parameters."""
+def _content(root: Node, entries: Mapping[str, Node]) -> tuple[OutputModule, ...]:
+    """Return the modules that models, slices or modules stand for."""
     given = [key for key in ("models", "slices", "modules") if key in entries]
     if len(given) != 1:
         found = " and ".join(f"'{key}'" for key in given) or "none"
@@ -189,18 +205,20 @@ def _content(root: Node, entries: Mapping[str, Node]) -> tuple[tuple[OutputSlice
             f"exactly one of them."
         )
     if given[0] != "modules":
-        return _slices(root, entries), {}
+        return (OutputModule(None, _slices(root, entries)),)
     modules = entries["modules"].mapping()
-    if len(modules) != 1:
-        raise UnsupportedModelError(
-            f"{root.file}, key 'modules': found {len(modules)} modules ({', '.join(modules)}), but "
-            f"models of exactly one can be merged; write its 'models' or 'slices' alone."
-        )
-    (module,) = modules.values()
-    inner = module.mapping(("models", "slices", "parameters"))
+    if not modules:
+        raise entries["modules"].refusal("the mapping is empty; name at least one module.")
+    return tuple(_module(name, node) for name, node in modules.items())
+
+
+def _module(name: str, node: Node) -> OutputModule:
+    inner = node.mapping(("models", "slices", "parameters"))
     if ("models" in inner) == ("slices" in inner):
-        raise module.refusal("give exactly one of the contradictory keys 'models' and 'slices'.")
-    return _slices(module, inner), _parameters(inner)
+        raise node.refusal("give exactly one of the contradictory keys 'models' and 'slices'.")
+    own = _parameters(inner)
+    slices = (one._replace(parameters=_over(one.parameters, own)) for one in _slices(node, inner))
+    return OutputModule(name, tuple(slices))
 
 
 def _slices(parent: Node, entries: Mapping[str, Node]) -> tuple[OutputSlice, ...]:
