@@ -21,7 +21,7 @@ __all__ = ["PLACES", "Anatomy", "Filling", "LayerDifference", "Unbuilt", "spelt_
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 _NUMBERED = re.compile(r"(.*?\.)(\d+)(\..*)")
 PLACES = frozenset(
-    {"layer_idx", "layer_id", "layer_number", "layer_index", "block_idx", "training"}
+    {"layer_idx", "layer_id", "layer_number", "layer_index", "layer_num", "block_idx", "training"}
 )
 """Attributes of modules that say where a layer stands, and not what it computes."""
 _PLAIN = (bool, int, float, str, type(None))
