@@ -185,9 +185,8 @@ def _renumbered(key: str, value: Config, origins: Sequence[LayerOrigin]) -> dict
     found = {}
     for place, origin in enumerate(origins):
         own = origin.config.get(key) or value
-        for number in (str(origin.layer), origin.layer):
-            if number in own:
-                found[str(place)] = own[number]
+        if str(origin.layer) in own:
+            found[str(place)] = own[str(origin.layer)]
     return found
 
 
