@@ -21,7 +21,7 @@ __all__ = ["PLACES", "Anatomy", "Filling", "LayerDifference", "Unbuilt", "spelt_
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 _NUMBERED = re.compile(r"(.*?\.)(\d+)(\..*)")
 PLACES = frozenset(
-    {"layer_idx", "layer_id", "layer_number", "layer_index", "block_idx", "training"}
+    {"layer_idx", "layer_id", "layer_number", "layer_index", "layer_num", "block_idx", "training"}
 )
 """Attributes of modules that say where a layer stands, and not what it computes."""
 _PLAIN = (bool, int, float, str, type(None))
@@ -219,13 +219,18 @@ def _class(config: Config, made: "PretrainedConfig") -> "type[PreTrainedModel]":
 
 
 def _built(kind: "type[PreTrainedModel]", made: "PretrainedConfig") -> "PreTrainedModel":
+    import torch
     from accelerate import init_empty_weights
 
     try:
         with init_empty_weights(include_buffers=False):
             built: PreTrainedModel = kind(copy.deepcopy(made))
-    except Exception as error:  # a package is not installed, a check of the model fails
-        raise Unbuilt(f"transformers cannot build a {kind.__name__}: {_said(error)}") from error
+    except Exception:  # such as a single parameter that is larger than the memory
+        try:
+            with torch.device("meta"):  # constants such as slopes are not known then
+                built = kind(copy.deepcopy(made))
+        except Exception as error:  # a package is not installed, a check of the model fails
+            raise Unbuilt(f"transformers cannot build a {kind.__name__}: {_said(error)}") from error
     return built
 
 
@@ -249,8 +254,9 @@ def _attributes(
             is_own = not isinstance(value, list) or len(value) != num_layers
             if is_own and not key.startswith("_") and key not in PLACES and _is_plain(value):
                 found[prefix + key] = value
+    stored = layer.state_dict().keys()
     for name, buffer in layer.named_buffers():
-        if not buffer.is_meta:  # constants, such as slopes that depend on the layer
+        if name not in stored and not buffer.is_meta:  # constants that are computed, such as slopes
             found[name] = hashlib.sha256(buffer.float().numpy().tobytes()).hexdigest()[:16]
     return found
 

@@ -41,6 +41,11 @@ def at(config: dict[str, Any], layers: list[int]) -> tuple[dict[str, Any], list[
         ({"max_window_layers": 28}, [2, 0], {}),
         ({"decoder_sparse_step": 2}, [2, 3, 0, 1], {}),
         ({"moe_layer_end_index": 3}, [0, 1, 5], {"moe_layer_end_index": 1}),
+        (
+            {"per_layer_config": {"1": "x", "4": "y"}},
+            [4, 0, 1],
+            {"per_layer_config": {"0": "y", "2": "x"}},
+        ),
         ({"eos_token_id": [1, 2, 3, 4, 5, 6]}, [0, 1], {}),
         ({"unheard_layer_kinds": [1, 2, 3, 4, 5, 6]}, [5, 1], {"unheard_layer_kinds": [6, 2]}),
         ({"text_config": {"layer_types": list("abcdef")}}, [1], {}),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = ["CYCLES", "INDICES", "LEADING", "LISTS", "PERIODS", "SOURCES", "TRAILING", "LayerOrigin"]
-__all__ += ["TAPS", "moved", "overruled"]
+__all__ += ["MAPS", "TAPS", "moved", "overruled"]
 
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 
@@ -40,7 +40,6 @@ LISTS = frozenset(
         "num_key_value_heads",
         "num_key_value_heads_per_layer",
         "patch_sizes",
-        "per_layer_config",
         "rope_layers",
         "sliding_windows",
         "layer_pattern",
@@ -73,6 +72,8 @@ INDICES = frozenset(
     ]
 )
 """The numbers of the layers of one kind, from 0 on."""
+MAPS = frozenset({"per_layer_config"})
+"""Mappings of the numbers of layers to what is special about them."""
 TAPS = frozenset({"deepstack_visual_indexes", "extract_layers", "intermediate_layers_indices"})
 """The numbers of layers whose outputs go elsewhere, each to a place of its own."""
 SOURCES = frozenset({"kv_source_layers"})
@@ -156,6 +157,11 @@ def moved(config: Config, origins: Sequence[LayerOrigin]) -> tuple[dict[str, Any
     changes: dict[str, Any] = {}  # Any: JSON values
     unsaid: list[str] = []
     for key, value in config.items():
+        if isinstance(value, Mapping) and key in MAPS:
+            found_by_number = _renumbered(key, value, origins)
+            if found_by_number != value:
+                changes[key] = found_by_number
+            continue
         if isinstance(value, Mapping) and not key.startswith(("text", "vision", "audio")):
             inner = [origin._replace(config=origin.config.get(key) or {}) for origin in origins]
             found, lost = moved(value, inner)
@@ -173,6 +179,15 @@ def moved(config: Config, origins: Sequence[LayerOrigin]) -> tuple[dict[str, Any
         elif found != value:
             changes[key] = found
     return changes, unsaid
+
+
+def _renumbered(key: str, value: Config, origins: Sequence[LayerOrigin]) -> dict[str, Any]:
+    found = {}
+    for place, origin in enumerate(origins):
+        own = origin.config.get(key) or value
+        if str(origin.layer) in own:
+            found[str(place)] = own[str(origin.layer)]
+    return found
 
 
 def overruled(config: Config) -> frozenset[str]:

@@ -34,7 +34,7 @@ _FIRST = ("embed", "wte", "wpe")
 _DEPTH = re.compile(r"(.*_)?(n_)?(layers?|depth|blocks)")
 _NO_DEPTH = re.compile(
     r".*(nextn|mtp|shared|dense|adapter|conv|window|attn|attention|sparse|lstm|aux|moe|up|mem|postnet"
-    r"|prenet|freeze|feature|insert|pool|resampler|look|residual).*_.*"
+    r"|prenet|random|freeze|feature|insert|pool|resampler|look|residual).*_.*"
 )
 """Counts of some layers, or of layers of something else than a tower."""
 _SEES = re.compile(r"vis[iu]|image|img|pixel|video|vit(_|$)")
@@ -167,7 +167,7 @@ def depth_keys(config: Config, part: str) -> list[str]:
     if part not in ("encoder", "decoder"):
         other = ("encoder", "decoder", "vision", "text", "audio", "speech")
         own = [key for key in found if not key.startswith(other)]
-        return own or found
+        return own or [key for key in found if "decoder" in key] or found
     own = [key for key in found if part in key]
     plain = [key for key in found if "encoder" not in key and "decoder" not in key]
     # T5 counts its encoder's layers without that word, BART repeats its encoder's.

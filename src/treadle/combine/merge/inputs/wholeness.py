@@ -92,6 +92,12 @@ def require_same_layers(
         ours = _anatomy(json.dumps(config, sort_keys=True))
         for source, places in _by_source(layering):
             theirs = _anatomy(json.dumps(source, sort_keys=True))
+            if isinstance(ours, str) and not isinstance(theirs, str):
+                raise SettingsError(
+                    f"The layers of the output ({layering.tower.label}) make a config.json that no "
+                    f"model follows, as {ours}; choose slices that keep each layer's kind in its "
+                    f"place."
+                )
             if isinstance(ours, str) or isinstance(theirs, str):
                 _refuse_unsaid(unsaid)
                 continue
@@ -173,7 +179,7 @@ def _spelt(config: str) -> dict[str, Any] | None:  # Any: JSON values
 
         return spelt_out(json.loads(config))
 
-    found: dict[str, Any] | None = _asked(f"spelt {config}", make)[0]  # Any: JSON values
+    found: dict[str, Any] | None = _asked(f"spelt {config}", make)[0]
     return found
 
 
