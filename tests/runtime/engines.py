@@ -39,7 +39,10 @@ def continuation(prompt: Sequence[int], count: int) -> list[int]:
 
 
 class EchoExecutor(TimedExecutor):
-    """Costs time, and reads its answer from the pages: one wrong, stale or lost page shows."""
+    """Costs time, and reads its answer from the pages: one wrong, stale or lost page shows.
+
+    So does an entry that was computed while its text was in another regime.
+    """
 
     is_timed = False
 
@@ -47,15 +50,17 @@ class EchoExecutor(TimedExecutor):
         logits = super().forward(rows, pool)
         size, plain = pool.page_size, rows.slots >= 0
         pages, offsets = rows.slots[plain] // size, rows.slots[plain] % size
+        regimes = rows.rope_regimes(self.shape.rope_bounds)
         for layer in pool.layers:
             layer.keys[pages, :, 0, offsets] = rows.tokens[plain][:, None]
             layer.values[pages, :, offsets, 1] = rows.positions[plain][:, None]
+            layer.values[pages, :, offsets, 0] = regimes[plain][:, None]
         logits[:] = 0
         wanted = {int(row): place for place, row in enumerate(rows.wanted)}
         for number, part in enumerate(rows.segments()):
             own = -1 if rows.heads is None else int(rows.heads.numbers[number])
             if own >= 0:
-                for row, token in self._kept(rows, pool, part, own):
+                for row, token in self._kept(rows, pool, part, own, regimes):
                     if row in wanted:
                         logits[wanted[row], token] = 5
                 continue
@@ -68,11 +73,13 @@ class EchoExecutor(TimedExecutor):
                 for layer in pool.layers:
                     places = layer.values[part.pages[slots // size], -1, slots % size, 1]
                     assert (places == slots).all()
+                    held = layer.values[part.pages[slots // size], :, slots % size, 0]
+                    assert (held == regimes[row]).all()
                 held = pool.layers[-1].keys[part.pages[slots // size], -1, 0, slots % size]
                 logits[wanted[row], next_token(held.astype(int))] = 5
         return logits
 
-    def _kept(self, rows: StepRows, pool: KeyValues, part: Segment, own: int):
+    def _kept(self, rows: StepRows, pool: KeyValues, part: Segment, own: int, regimes: np.ndarray):
         """Yield what each row of a segment says whose heads have their own tables."""
         size, arena = pool.page_size, pool.arena
         lengths, planes = rows.heads.lengths[own], rows.heads.planes[own]
@@ -84,7 +91,9 @@ class EchoExecutor(TimedExecutor):
                 at = (table[slots[-1] // size], slots[-1] % size)
                 arena.keys[at[0], 0, at[1]] = rows.tokens[row]
                 arena.positions[at] = rows.positions[row]
+                arena.values[(*at, 0)] = regimes[row]
                 found = (table[slots // size], slots % size)
+                assert (arena.values[(*found, 0)] == regimes[row]).all()
                 order = arena.positions[found].argsort()
                 held += [*arena.keys[found[0], 0, found[1]][order], len(slots)]
             yield row, next_token(held)
@@ -112,10 +121,12 @@ class Small:
         executor: Callable[..., TimedExecutor] = EchoExecutor,
         row_seconds: float = 1.0,
         ageing_seconds: float = 1e9,
+        rope_bounds: tuple[int, ...] = (),
         **limits: object,
     ) -> None:
         self.clock = VirtualClock()
-        self.executor = executor(SHAPE, self.clock.advance, 0.0, row_seconds)
+        shape = SHAPE._replace(rope_bounds=rope_bounds)
+        self.executor = executor(shape, self.clock.advance, 0.0, row_seconds)
         self.pool = PagePool(KeyValues(SHAPE.kv_heads, SHAPE.head_dim, num_pages, page_size))
         self.tree = PrefixTree(self.pool)
         self.policy = Queue(choose_admission(policy, ageing_seconds), self.tree)
@@ -126,6 +137,7 @@ class Small:
 
     def add(self, name: str, prompt: Sequence[int], count: int, **fields: object) -> Request:
         params = fields.pop("params", None) or SamplingParams(temperature=0, max_tokens=count)
+        fields["rope_bounds"] = self.executor.shape.rope_bounds
         request = Request(name, list(prompt), len(prompt), params, 0, **fields)
         self.batch.add(request, len(prompt) + count)
         return request

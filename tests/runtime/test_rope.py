@@ -278,6 +278,23 @@ def test_factors_that_change_where_no_config_says_are_refused(tiny_model):
         RotaryFactors(model)
 
 
+def test_factors_that_nobody_can_follow_are_refused(tiny_model):
+    """As code of a checkpoint's own may hold them."""
+
+    class Hidden(torch.nn.Module):
+        def forward(self, values, places):
+            raise NotImplementedError
+
+    model = plain_model(tiny_model("phi3", **overrides("phi3", "longrope")))
+    model.model.rotary_emb = Hidden()
+    with pytest.raises(UnsupportedModelError, match="has no rotary embedding that takes"):
+        RotaryFactors(model)
+    late = plain_model(tiny_model("phi3", **overrides("phi3", "longrope")))
+    late.model.rotary_emb._buffers["inv_freq"] = None  # as it is before the first call
+    with pytest.raises(UnsupportedModelError, match="cannot be asked how it turns texts of 64"):
+        RotaryFactors(late)
+
+
 def test_heads_that_turn_in_part_are_none_of_the_native_step(tiny_model):
     rotary = plain_model(tiny_model("phi3", partial_rotary_factor=0.5)).model.rotary_emb
     with pytest.raises(UnsupportedModelError, match="turns 8 of a head's 16 numbers"):

@@ -56,6 +56,7 @@ class Engine(RuleBasedStateMachine):
         watermark=st.sampled_from([0.0, 0.3]),
         beside=st.sampled_from([None, 0, 1]),
         less_served=st.sampled_from([None, 1, 2]),
+        rope_bounds=st.sampled_from([(), (9,), (4, 13)]),
     )
     def start(
         self,
@@ -67,6 +68,7 @@ class Engine(RuleBasedStateMachine):
         watermark,
         beside,
         less_served,
+        rope_bounds,
     ):
         self.small = Small(
             NUM_PAGES,
@@ -80,6 +82,7 @@ class Engine(RuleBasedStateMachine):
             watermark_fraction=watermark,
             rows_beside_urgent=beside,
             rows_beside_less_served=less_served,
+            rope_bounds=rope_bounds,
         )
         self.all: list[Request] = []
 

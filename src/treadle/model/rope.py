@@ -33,7 +33,8 @@ class RotaryFactors:
         module: A causal LM; its rotary embeddings must be in memory.
 
     Raises:
-        UnsupportedModelError: Its factors change at a length that its config does not name.
+        UnsupportedModelError: Its factors change at a length that its config does not name, or in a
+            way that cannot be followed.
     """
 
     bounds: tuple[int, ...]
@@ -45,6 +46,12 @@ class RotaryFactors:
         longest = int(getattr(text, "max_position_embeddings", 0) or 0)
         named = sorted({n for n in _named(config.to_dict()) if 0 < n < longest})
         rotary = [part for part in module.modules() if _is_rotary(part)]
+        if named and not rotary and _has_two_sets(config.to_dict()):
+            raise UnsupportedModelError(
+                f"The config of {type(module).__name__} has short and long rotary factors, and it "
+                f"has no rotary embedding that takes the places of its rows; run this model with "
+                f"transformers."
+            )
         found = {
             length
             for part in rotary
@@ -81,8 +88,17 @@ def _named(value: object) -> list[int]:
     return [n for part in value for n in _named(part)] if isinstance(value, list) else []
 
 
+def _has_two_sets(value: object) -> bool:
+    """Say whether a config has other factors for long texts than for short ones."""
+    if isinstance(value, dict):
+        if "long_factor" in value and value["long_factor"] != value.get("short_factor"):
+            return True
+        return any(map(_has_two_sets, value.values()))
+    return isinstance(value, list) and any(map(_has_two_sets, value))
+
+
 def _is_rotary(part: "nn.Module") -> bool:
-    names = [*dict(part.named_buffers(recurse=False)), *vars(part)]
+    names = [*part._buffers, *vars(part)]  # some are None until the first call
     has_frequencies = any(name.endswith("inv_freq") for name in names)
     return has_frequencies and "position_ids" in inspect.signature(part.forward).parameters
 
@@ -105,7 +121,14 @@ def _changes(part: "nn.Module", kind: str | None, named: list[int], longest: int
         options = {} if kind is None else {"layer_type": kind}
         values = next(part.buffers(), torch.zeros(1))
         places = torch.tensor([[1, num_tokens - 1]], device=values.device)
-        output = part.forward(values, position_ids=places, **options)
+        try:
+            output = part.forward(values, position_ids=places, **options)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise UnsupportedModelError(
+                f"{type(part).__name__} cannot be asked how it turns texts of {num_tokens} tokens "
+                f"({error}), and the config names a length from which on that may change; run this "
+                f"model with transformers."
+            ) from error
         return [one[..., :1, :] for one in _parts(part, output)]
 
     def differ(one: int, other: int) -> bool:

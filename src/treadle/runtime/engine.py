@@ -311,6 +311,8 @@ class Engine:
         """
         migrate.require_same(exported, self.origin)
         with self._turn:
+            bounds = list(self.shape.rope_bounds)  # of the same model
+            exported = exported._replace(state={**exported.state, "rope_bounds": bounds})
             request = Request.from_dict(exported.state)
             self._adapters.require_same(request)
             self.check(request.params)

@@ -334,7 +334,7 @@ class Request:
         plain["keep"] = plain["keep"] and Keeping.from_dict(plain["keep"])
         plain["params"] = SamplingParams.from_dict(plain["params"])
         plain["state"] = RequestState(plain["state"])
-        plain["rope_bounds"] = tuple(plain["rope_bounds"])
+        plain["rope_bounds"] = tuple(plain.get("rope_bounds", ()))
         return cls(**plain)
 
 
