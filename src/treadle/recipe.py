@@ -146,7 +146,7 @@ def read_document(path: Path, kind: str, keys: Sequence[str]) -> dict[str, Any]:
         ) from error
     try:
         document = yaml.load(text, Loader=_UniqueKeys)  # a safe loader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"'{path}' is not YAML: {error}. Mend the line named.") from error
     if not isinstance(document, dict) or not isinstance(document.get("steps"), list):
         raise SettingsError(f"'{path}' has no list 'steps'; write one, a verb in each entry.")

@@ -42,11 +42,16 @@ def instead(name: str, make: Callable[[Path], Any]) -> Damage:
     return damage
 
 
+def _marked(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
 def _files() -> Iterator[tuple[str, Damage]]:
     yield "no config", file(CONFIG, None)
     for text in ("", "{", "[]", "7", "null", '"llama"', "{}", "<html></html>", '{"a": NaN}'):
         yield f"config {text!r}", file(CONFIG, text)
     yield "config of bytes", file(CONFIG, b"\xff\xfe{\x00}\x00")
+    yield "config with a byte order mark", lambda folder: _marked(folder / CONFIG)
     yield "config is a folder", instead(CONFIG, lambda path: path.mkdir())
     yield "config is a link to nothing", instead(CONFIG, lambda path: path.symlink_to("gone"))
     yield "config is deep", file(CONFIG, "[" * 100_000)
@@ -122,9 +127,6 @@ DAMAGES: dict[str, Damage] = dict(
 """What is wrong -> what makes it so."""
 HARMLESS: dict[str, Damage] = {
     "keys of nobody": said(**{"x-of-nobody": [1, {"a": None}], "_name_or_path": "/gone"}),
-    "a byte order mark": lambda folder: (
-        (folder / CONFIG).write_bytes(b"\xef\xbb\xbf" + (folder / CONFIG).read_bytes()) and None
-    ),
     "no generation config": file("generation_config.json", None),
 }
 """What must change no number."""

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from judge.evaluate.runs import measure
-from naive import plain_losses, tokens_of
+from naive import config_of, plain_losses, tokens_of
 from treadle import merge, prune, quantize
 from treadle.app.compat import compat
 from treadle.app.export import export
@@ -24,10 +24,14 @@ from treadle.combine.merge.inspect import merge_inspect
 from treadle.core.errors import TreadleError
 from treadle.runtime import LLM, SamplingParams
 
-__all__ = ["READERS", "Outcome", "fingerprints", "oracle", "outcome"]
+__all__ = ["KNOWN", "READERS", "Outcome", "fingerprints", "oracle", "outcome"]
 
 TOKENS = tokens_of(2, 24, seed=11)
 Losses = np.ndarray
+
+
+KNOWN = frozenset(CONFIG_MAPPING)
+"""What transformers has a config for; weights of other architectures are moved, not understood."""
 
 
 class Outcome(NamedTuple):
@@ -66,14 +70,19 @@ def _quantised(folder: Path, out: Path, text: str, sound: Path) -> None:
     quantize(folder, out, "rtn", group=16)
 
 
-def _merged(folder: Path, out: Path, text: str, sound: Path) -> Losses:
+def _merged(folder: Path, out: Path, text: str, sound: Path) -> Losses | None:
     merge([folder, folder], out, "linear", workers=1)
-    return read_by_transformers(out)
+    return _read_if_known(out)
 
 
-def _exported(folder: Path, out: Path, text: str, sound: Path) -> Losses:
+def _exported(folder: Path, out: Path, text: str, sound: Path) -> Losses | None:
     export(folder, out, dtype="float32")
-    return read_by_transformers(out)
+    return _read_if_known(out)
+
+
+def _read_if_known(folder: Path) -> Losses | None:
+    """What transformers computes, of an architecture that it knows: weights of others are moved."""
+    return read_by_transformers(folder) if config_of(folder).get("model_type") in KNOWN else None
 
 
 def _judged(folder: Path, out: Path, text: str, sound: Path) -> None:

@@ -1,12 +1,12 @@
 """`treadle compat`: which loader takes a folder, and why not."""
 
 import importlib.metadata
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from treadle.app.loaders import FOREIGN, LOOKED_FOR, OWN_HEAD_WIDTH, Loader
 from treadle.core.checkpoint import CheckpointReader, SideFile, read_manifest
+from treadle.core.checkpoint.described import read_object
 from treadle.core.checkpoint.sidefiles import check_side_file
 from treadle.core.codec import DTYPES
 from treadle.core.errors import CheckpointError, UnsupportedModelError
@@ -168,14 +168,8 @@ def _unreadable(folder: Path, loader: str, fault: str) -> tuple[bool | None, str
 
 
 def _check_adapter(folder: Path) -> tuple[Verdict, ...]:
-    try:
-        config = json.loads((folder / _ADAPTER_CONFIG).read_text())
-        kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{folder / _ADAPTER_CONFIG} is not the JSON object that peft writes ({error}); copy "
-            f"or download it again."
-        ) from error
+    config = read_object(folder / _ADAPTER_CONFIG)
+    kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
     what = f"{kind or 'PEFT'} adapter of '{base or 'an unnamed base'}'"
     merges = kind == "LORA"
     mend = "merge it into its base: treadle merge METHOD BASE+FOLDER OUT" if merges else ""

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ _REFUSED = {
     "arrow_config": "Arrow routing",
 }
 # Initialisations that take something off the base; peft adds it when it loads such an adapter.
+_CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+"""Architectures whose linear maps are stored as [in, out]: peft sets fan_in_fan_out for them."""
 _INITIALISATIONS = ("pissa", "olora", "corda", "loftq")
 
 
@@ -41,6 +43,10 @@ class Factors(NamedTuple):
     is_transposed: bool
     """Whether both factors lie in the file as [columns, ...] and [..., rows]."""
     scale: float
+
+    def turned(self) -> "Factors":
+        """Return the change of a weight [rows, columns] by the factors of its transpose."""
+        return Factors(self.right, self.left, not self.is_transposed, self.scale)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -74,11 +80,22 @@ class Adapter:
         self.replacements: dict[str, TensorInfo] = {}
         """Name of a tensor -> what takes its place as a whole."""
         self._sort(read_header(self.folder / _WEIGHTS))
+        self._require_saved()
         if not (self.changes or self.replacements):
             raise CheckpointError(
                 f"{self.folder / _WEIGHTS} holds no tensors, so the adapter changes nothing; save "
                 f"it again with the weights that were trained."
             )
+
+    def _require_saved(self) -> None:
+        """Check that modules which the config says were trained whole have weights."""
+        for module in self.config.get("modules_to_save") or ():
+            if not any(f".{module}." in f".{name}" for name in self.replacements):
+                raise CheckpointError(
+                    f"{self.folder / _CONFIG} says that '{module}' was trained as a whole "
+                    f"(modules_to_save), but {_WEIGHTS} holds no weights of it; save the adapter "
+                    f"again."
+                )
 
     @property
     def content_hash(self) -> str:
@@ -94,6 +111,14 @@ class Adapter:
         Raises:
             CheckpointError: A tensor is missing, or of another shape.
         """
+        if model.config.get("model_type") not in _CONV1D:
+            # As peft does: linear maps are not stored transposed, whatever the config says.
+            self.changes = {
+                name: change.turned()
+                if change.is_transposed and name not in self._embeddings
+                else change
+                for name, change in self.changes.items()
+            }
         for name in [*self.changes, *self.replacements]:
             stored = model.tied.get(name, name)
             if stored not in model.tensors:
@@ -159,6 +184,7 @@ class Adapter:
             else:
                 module = found.group(1).removeprefix(_PREFIX)
                 factors.setdefault((module, bool(found.group(2))), {})[found.group(3)] = info
+        self._embeddings = {f"{module}.weight" for module, is_embedding in factors if is_embedding}
         for (module, is_embedding), pair in factors.items():
             self.changes[f"{module}.weight"] = self._factors(module, is_embedding, pair)
 
@@ -210,7 +236,50 @@ def _read_config(folder: Path) -> dict[str, Any]:  # Any: JSON values
         raise CheckpointError(
             f"{folder} has no {_CONFIG}, so it is no adapter; give the folder that peft saved."
         )
-    return read_object(file)
+    config = read_object(file)
+    for key, value in config.items():
+        if key == "r" and not _is_rank(value):
+            raise _unusable(file, key, value, "a whole number above 0")
+        if key == "lora_alpha" and not _is_number(value):
+            raise _unusable(file, key, value, "a number")
+        if key in _PATTERNS and not _are_patterns(value, _PATTERNS[key]):
+            raise _unusable(file, key, value, "a map of names, or patterns of them, to numbers")
+        if key == "modules_to_save" and not _are_names(value):
+            raise _unusable(file, key, value, "a list of names")
+    return config
+
+
+def _unusable(file: Path, key: str, value: Any, wanted: str) -> CheckpointError:  # Any: JSON
+    return CheckpointError(
+        f"{file} says {key}: {value!r}, but {wanted} was expected; save the adapter again."
+    )
+
+
+def _is_number(value: Any) -> bool:  # Any: a JSON value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _is_rank(value: Any) -> bool:  # Any: a JSON value
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _are_names(value: Any) -> bool:  # Any: a JSON value
+    return value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value))
+
+
+def _are_patterns(value: Any, fits: Callable[[Any], bool]) -> bool:  # Any: a JSON value
+    if not isinstance(value, dict | None):
+        return False
+    try:
+        for pattern in value or {}:
+            re.compile(pattern)
+    except re.error:
+        return False
+    return all(map(fits, (value or {}).values()))
+
+
+_PATTERNS = {"rank_pattern": _is_rank, "alpha_pattern": _is_number}
 
 
 def _require_plain_lora(folder: Path, config: Mapping[str, Any]) -> None:  # Any: JSON values

@@ -30,6 +30,11 @@ _PLAIN = (bool, int, float, str, type(None))
 class Unbuilt(Exception):  # no error: a model that transformers does not know
     """transformers makes no model of a config; the text says why."""
 
+    def __init__(self, reason: str, is_refusal: bool = False) -> None:
+        super().__init__(reason)
+        self.is_refusal = is_refusal
+        """Whether it knows the architecture, and refuses what the config says."""
+
 
 class Filling(NamedTuple):
     """How tensors fill the model of a config, in the names of transformers' modules."""
@@ -181,7 +186,8 @@ def _made(config: Config) -> "PretrainedConfig":
     try:
         made: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(_with_floats(dict(config)))
     except Exception as error:  # checks of many classes raise many types
-        raise Unbuilt(f"transformers {__version__} refuses the config: {_said(error)}") from error
+        reason = f"transformers {__version__} refuses the config: {_said(error)}"
+        raise Unbuilt(reason, is_refusal=True) from error
     return made
 
 
@@ -230,7 +236,8 @@ def _built(kind: "type[PreTrainedModel]", made: "PretrainedConfig") -> "PreTrain
             with torch.device("meta"):  # constants such as slopes are not known then
                 built = kind(copy.deepcopy(made))
         except Exception as error:  # a package is not installed, a check of the model fails
-            raise Unbuilt(f"transformers cannot build a {kind.__name__}: {_said(error)}") from error
+            reason = f"transformers cannot build a {kind.__name__}: {_said(error)}"
+            raise Unbuilt(reason, not isinstance(error, ImportError)) from error
     return built
 
 

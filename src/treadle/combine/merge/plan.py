@@ -13,7 +13,12 @@ from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.inputs.sources import Inputs, TensorSource
 from treadle.combine.merge.inputs.sparsity import SPARSE, zero_shares
 from treadle.combine.merge.inputs.towers import HEADS, Name, depth_keys, parse_name
-from treadle.combine.merge.inputs.wholeness import require_same_layers, require_whole, spelt
+from treadle.combine.merge.inputs.wholeness import (
+    require_complete,
+    require_same_layers,
+    require_whole,
+    spelt,
+)
 from treadle.combine.merge.recipe.extras import (
     ALLOW_ARCHITECTURES,
     ALLOW_DIFFERENT,
@@ -100,6 +105,7 @@ class _Planner:
             self._require_inputs(output_slice)
         if not recipe.extras.get(ALLOW_ARCHITECTURES, False):
             require_one_architecture(models.all())
+        require_complete(models.all())
         self.notes += require_agreement(self.parent, models.all(), self._may_differ, spelt)
         self.data = self._data(request)
         self.vocabulary = self._vocabulary()

@@ -14,13 +14,13 @@ _NONUNIFORM = "treadle_nonuniform"
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; a byte order mark before it is passed over.
+    """Return the JSON object in a file.
 
     Raises:
         CheckpointError: The file cannot be read, or holds something else.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8-sig"))
+        value = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(
             f"{file} cannot be read ({error.strerror}); copy it again."

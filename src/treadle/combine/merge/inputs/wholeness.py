@@ -1,6 +1,7 @@
 """Whether a merged model has what its config needs, and layers that stay what they were."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,14 @@ from treadle.combine.merge.inputs.towers import TEXT, parse_name
 from treadle.core.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
-    from treadle.model.anatomy import Anatomy, Filling
+    from treadle.model.anatomy import Anatomy, Filling, Unbuilt
 
-__all__ = ["require_same_layers", "require_whole", "spelt"]
+__all__ = ["require_complete", "require_same_layers", "require_whole", "spelt"]
 
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 Shapes = Mapping[str, tuple[int, ...]]
 _TAP = "vision_feature_layer"
+_DEPTHS = re.compile(r"(num_|n_)(\w+_)?layers?")
 _KEPT = 8
 """Configs that are remembered: of a merge's models, mostly one."""
 
@@ -71,6 +73,36 @@ def require_whole(
             f"'{fit.unread[0]}'{more} no place in the model that config.json describes: merged as "
             f"the others, and read by no loader that follows it."
         )
+
+
+def require_complete(models: Sequence[Model]) -> None:
+    """Check that each input has all that its own config needs.
+
+    Raises:
+        CheckpointError: A tensor is missing, or the config describes no model.
+    """
+    for model in models:
+        shapes = tuple((name, info.shape) for name, info in model.reader.tensors.items())
+        _require_so_few(model.config, len(shapes), str(model.ref))
+        fit = _fit(json.dumps(model.config, sort_keys=True), shapes)
+        if not isinstance(fit, str) and fit.missing:
+            more = f", and {len(fit.missing) - 1} more" if len(fit.missing) > 1 else ""
+            raise CheckpointError(
+                f"'{model.ref}' lacks '{fit.missing[0]}'{more}, which its config.json needs; "
+                f"download it again, or check that its config belongs to its weights."
+            )
+
+
+def _require_so_few(config: Config, num_tensors: int, name: str) -> None:
+    """Refuse more layers than there are tensors, before anything is built of them."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _require_so_few(value, num_tensors, name)
+        elif _DEPTHS.fullmatch(key) and isinstance(value, int) and not 0 <= value <= num_tensors:
+            raise CheckpointError(
+                f"config.json of '{name}' says {key}: {value}, but {num_tensors} tensors are "
+                f"stored; download both again from one place."
+            )
 
 
 def require_same_layers(
@@ -183,14 +215,16 @@ def _spelt(config: str) -> dict[str, Any] | None:  # Any: JSON values
     return found
 
 
-def _asked(question: str, make: Callable[[], Any]) -> tuple[Any, str]:  # Any: JSON values
+def _asked(
+    question: str, make: Callable[[], Any]
+) -> "tuple[Any, Unbuilt | None]":  # Any: JSON values
     """Return transformers' answer, or None and why there is none."""
     from treadle.model.anatomy import Unbuilt
 
     try:
-        return remembered(question, make), ""
+        return remembered(question, make), None
     except Unbuilt as reason:
-        return None, str(reason)
+        return None, reason
 
 
 @lru_cache(_KEPT)
@@ -212,4 +246,8 @@ def _fit(config: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> "Filli
         return list(Anatomy(json.loads(config)).fit(dict(shapes)))
 
     found, reason = _asked(f"fit {config} {json.dumps(shapes)}", make)
-    return reason if found is None else Filling(*found)
+    if reason is not None and reason.is_refusal:
+        raise CheckpointError(
+            f"A config.json describes no model, as {reason}; correct it, or download it again."
+        ) from reason
+    return str(reason) if reason is not None else Filling(*found)

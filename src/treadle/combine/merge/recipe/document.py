@@ -85,7 +85,7 @@ def read(path: Path) -> list[Any]:  # Any: YAML
         raise DataError(f"No recipe at '{path}'; give a YAML file.")
     try:
         return [found for found in _documents(path) if found is not None]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"'{path}' is not YAML: {error}. Mend the line named.") from error
 
 
