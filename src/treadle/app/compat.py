@@ -57,7 +57,8 @@ class _Findings(NamedTuple):
     @property
     def architecture(self) -> str:
         """The class that the config names."""
-        return str((self.config.get("architectures") or [""])[0])
+        named = facts.whole_config(self.reader.config).get("architectures")
+        return str((named if isinstance(named, list) and named else [""])[0])
 
     @property
     def has_tokenizer(self) -> bool:

@@ -22,11 +22,11 @@ from treadle.core.checkpoint import (
 )
 from treadle.core.checkpoint.publish import PROCESSORS, carry_files
 from treadle.core.codec import DTYPES, FLOATS
-from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
+from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.core.progress import steps
 from treadle.model import facts
-from treadle.model.belonging import shapes_of
-from treadle.model.facts import NONUNIFORM, base_config
+from treadle.model.belonging import require_filled, shapes_of
+from treadle.model.facts import NONUNIFORM, base_config, is_wrapper
 from treadle.model.load import resolve, skeleton
 
 __all__ = ["export"]
@@ -107,8 +107,8 @@ def _plan(reader: CheckpointReader, pad: bool, dtype: str | None) -> _Plan:
             "text model of a wrapper."
         )
     _require_plain(reader)
-    _require_whole(reader)
     left_out = _leave_out(reader)
+    _require_whole(reader)
     same = Padding(reader.config, shapes_of(reader), {}, {})
     names = {name: name for name in reader.tensors if name not in reader.tied}
     return _Plan(plan_padding(reader) if pad else same, code, left_out, names, False)
@@ -162,26 +162,12 @@ def _require_plain(reader: CheckpointReader) -> None:
 
 def _require_whole(reader: CheckpointReader) -> None:
     """Refuse a folder that lacks what its config needs, where transformers knows the config."""
-    from treadle.model.anatomy import Anatomy, Unbuilt
-
-    if facts.text_config(reader.config).get("model_type") in facts.ARCHITECTURES:
+    text = facts.text_config(reader.config)
+    has_facts = text.get("model_type") in facts.ARCHITECTURES
+    if has_facts:
         skeleton(reader)
-        return
-    try:
-        fit = Anatomy(reader.config).fit(shapes_of(reader))
-    except Unbuilt as reason:
-        if not reason.is_refusal:
-            return
-        raise CheckpointError(
-            f"config.json of '{reader.folder}' describes no model, as {reason}; correct it, or "
-            f"download it again."
-        ) from reason
-    if fit.missing or fit.misshapen:
-        first = fit.missing[0] if fit.missing else fit.misshapen[0][0]
-        raise CheckpointError(
-            f"'{reader.folder}' has no tensor '{first}' of the shape that its config.json makes; "
-            f"download both again from one place."
-        )
+    if not has_facts or is_wrapper(reader.config):
+        require_filled(reader)
 
 
 def _leave_out(reader: CheckpointReader) -> list[str]:

@@ -30,7 +30,7 @@ def text_model(reader: CheckpointReader) -> TextModel:
         UnsupportedModelError: The architecture of its text model has no facts.
         CheckpointError: A tensor of it is missing.
     """
-    if facts.text_config(reader.config) is reader.config:
+    if not facts.is_wrapper(reader.config):
         raise SettingsError(
             f"There is nothing around the text model in '{reader.folder}': its config.json says "
             f"model_type '{reader.config.get('model_type')}' and has no text_config; leave "

@@ -5,18 +5,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from treadle.core.checkpoint import CheckpointReader
+from treadle.core.codec import FLOATS
 from treadle.core.errors import CheckpointError, UnsupportedModelError
 from treadle.model import facts
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 __all__ = [
     "disk_name",
     "require_all_read",
+    "require_coupled",
+    "require_filled",
     "require_named",
     "require_shapes",
     "require_so_many",
+    "require_sound_numbers",
     "shapes_of",
 ]
 
@@ -51,6 +56,7 @@ def require_so_many(base: facts.Config, reader: CheckpointReader) -> None:
     """
     architecture, num_tensors = facts.facts_of(base), len(reader.tensors)
     counts = {"layers": facts.num_layers(base)}
+    facts.head_dim(base), facts.num_kv_heads(base)  # numbers above 0, or refused
     if architecture.num_experts:
         counts["experts"] = facts.num_experts(base)
     for what, count in counts.items():
@@ -64,19 +70,162 @@ def require_so_many(base: facts.Config, reader: CheckpointReader) -> None:
 
 
 def require_shapes(module: "PreTrainedModel", reader: CheckpointReader) -> None:
-    """Check that the config and the weights on disk belong together."""
-    base = facts.base_config(reader.config)
-    architecture, shapes = facts.facts_of(base), shapes_of(reader)
-    for name, parameter in module.named_parameters():
+    """Check that all tensors that a model reads are floats of the shapes that its config makes.
+
+    Where blocks may differ in width, their matrices must fit each other.
+
+    Raises:
+        CheckpointError: One is of another shape, or holds no floats.
+    """
+    base, shapes = facts.base_config(reader.config), shapes_of(reader)
+    architecture = facts.facts_of(base)
+    is_uneven = reader.config.get("model_type") == facts.NONUNIFORM
+    parameters = dict(module.named_parameters())
+    widths: set[str] = set()
+    for layer in range(facts.num_layers(base)):
+        stem = architecture.blocks.format(layer=layer)
+        matrices = facts.linears(base, layer, shapes)
+        for matrix in matrices:
+            _require_floats(matrix.tensor, reader)
+            if is_uneven:
+                widths |= {matrix.tensor, matrix.tensor.removesuffix("weight") + "bias"}
+            elif matrix.expert is not None:
+                _require_expert(matrix, parameters[stem + matrix.parameter], reader)
+        if is_uneven:
+            require_coupled(matrices, base, shapes, str(reader.folder))
+    for name, parameter in parameters.items():
         if architecture.num_experts and ".experts." in name and name not in shapes:
-            continue  # one parameter holds many tensors: facts.linears finds each
+            continue  # one parameter holds many tensors, which were looked at above
         on_disk = disk_name(name, architecture, reader)
-        found = shapes[reader.tied.get(on_disk, on_disk)]
-        if found != tuple(parameter.shape):
+        stored = reader.tied.get(on_disk, on_disk)
+        _require_floats(stored, reader)
+        if stored not in widths and shapes[stored] != tuple(parameter.shape):
+            raise _misshapen(on_disk, shapes[stored], tuple(parameter.shape), reader)
+
+
+def _require_floats(name: str, reader: CheckpointReader) -> None:
+    info = reader.tensors[name]
+    if info.dtype not in FLOATS:
+        raise CheckpointError(
+            f"Tensor '{name}' in '{info.file}' holds {info.dtype}, but floats were expected; "
+            f"dequantise the model first."
+        )
+
+
+def _require_expert(
+    matrix: facts.Linear, parameter: "torch.Tensor", reader: CheckpointReader
+) -> None:
+    """Check one expert's matrix against the parameter that holds all of them [experts, out, in]."""
+    rows, columns = tuple(parameter.shape[1:])
+    rows = rows if matrix.role == "down" or matrix.place is not None else rows // 2
+    found = reader.tensors[matrix.tensor].shape
+    wanted = (rows, columns) if matrix.place is None else tuple(parameter.shape)
+    if found != wanted:
+        raise _misshapen(matrix.tensor, found, wanted, reader)
+
+
+def _misshapen(
+    name: str, found: tuple[int, ...], wanted: tuple[int, ...], reader: CheckpointReader
+) -> CheckpointError:
+    return CheckpointError(
+        f"Tensor '{name}' in '{reader.folder}' has shape {list(found)}, but config.json makes it "
+        f"{list(wanted)}; download both again from one place."
+    )
+
+
+def require_coupled(
+    matrices: Sequence[facts.Linear], config: facts.Config, shapes: facts.Shapes, folder: str
+) -> None:
+    """Check that the matrices of a block fit each other, whatever widths it has.
+
+    Raises:
+        CheckpointError: One does not.
+    """
+    hidden = facts.hidden_size(config)
+    ratio = facts.num_heads(config) // facts.num_kv_heads(config)
+    group = facts.head_dim(config) * ratio
+    for last in (matrix for matrix in matrices if matrix.role in ("down", "o")):
+        columns = _axes(last, shapes)[1]
+        whole = columns // group * group if last.role == "o" else columns
+        _require_axes(last, (hidden, whole), shapes, folder)
+        source = last.input.replace("down_in", "mlp_in").replace("o_in", "attn_in")
+        rows = {"k": columns // ratio, "v": columns // ratio, "qkv": 3 * columns}
+        for matrix in (one for one in matrices if one.input == source):
+            wanted = (rows.get(matrix.role, columns), hidden)
+            _require_axes(matrix, wanted, shapes, folder)
+
+
+def _axes(matrix: facts.Linear, shapes: facts.Shapes) -> tuple[int, ...]:
+    """Return [out, in] of a matrix on disk, its own rows alone; other axes where it has them."""
+    shape = shapes[matrix.tensor]
+    if len(shape) != 2 + (matrix.place is not None):
+        return (*shape, 0)
+    rows, columns = matrix.whole_shape(shapes)
+    return len(range(*matrix.rows.indices(rows))), columns
+
+
+def _require_axes(
+    matrix: facts.Linear, wanted: tuple[int, ...], shapes: facts.Shapes, folder: str
+) -> None:
+    found = _axes(matrix, shapes)
+    bias = matrix.tensor.removesuffix("weight") + "bias"
+    if found == wanted and matrix.place is None and bias in shapes:
+        found, wanted = shapes[bias], (matrix.whole_shape(shapes)[0],)
+    if found != wanted:
+        raise CheckpointError(
+            f"Matrix '{matrix.name}' in '{folder}' (or its bias) is {list(found)}, but "
+            f"{list(wanted)} fits the others of its block; copy the folder again, or prune the "
+            f"dense model again."
+        )
+
+
+def require_sound_numbers(module: "PreTrainedModel", reader: CheckpointReader) -> None:
+    """Check numbers of a config that no shape shows.
+
+    Raises:
+        CheckpointError: Tokens would go to more experts than there are, or see no others.
+    """
+    base = facts.base_config(reader.config)
+    chosen = getattr(module.config, "num_experts_per_tok", None)
+    if facts.facts_of(base).num_experts and chosen is not None:
+        count = facts.num_experts(base)
+        if not isinstance(chosen, int) or not 1 <= chosen <= count:
             raise CheckpointError(
-                f"Tensor '{on_disk}' in '{reader.folder}' has shape {list(found)}, but config.json "
-                f"makes it {list(parameter.shape)}; download both again from one place."
+                f"config.json of '{reader.folder}' sends each token to {chosen} of {count} experts "
+                f"(num_experts_per_tok); correct it."
             )
+    window = getattr(module.config, "sliding_window", None)
+    if isinstance(window, int) and window < 0:
+        raise CheckpointError(
+            f"config.json of '{reader.folder}' says sliding_window: {window}, but a length, or "
+            f"null, was expected; correct it."
+        )
+
+
+def require_filled(reader: CheckpointReader) -> None:
+    """Check that all towers of a model are whole, where transformers knows its config.
+
+    Raises:
+        CheckpointError: A tensor is missing or of another shape, or the config describes no model.
+    """
+    from treadle.model.anatomy import Anatomy, Unbuilt
+
+    try:
+        fit = Anatomy(facts.whole_config(reader.config)).fit(shapes_of(reader))
+    except Unbuilt as reason:
+        if not reason.is_refusal:
+            return
+        raise CheckpointError(
+            f"config.json of '{reader.folder}' describes no model, as {reason}; correct it, or "
+            f"download it again."
+        ) from reason
+    is_uneven = reader.config.get("model_type") == facts.NONUNIFORM
+    misshapen = [] if is_uneven else [name for name, *_ in fit.misshapen]
+    if amiss := [*fit.missing, *misshapen]:
+        raise CheckpointError(
+            f"'{reader.folder}' has no tensor '{amiss[0]}' of the shape that its config.json "
+            f"makes; download both again from one place."
+        )
 
 
 def require_all_read(

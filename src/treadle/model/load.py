@@ -14,10 +14,11 @@ from treadle.model.belonging import (
     require_all_read,
     require_shapes,
     require_so_many,
+    require_sound_numbers,
     shapes_of,
 )
 from treadle.model.coded import DecodedReader
-from treadle.model.facts import NONUNIFORM, base_config
+from treadle.model.facts import base_config
 from treadle.model.gguf_file import SUFFIX
 from treadle.model.hub import downloaded
 from treadle.model.source import open_model
@@ -96,8 +97,8 @@ def skeleton(reader: CheckpointReader, trust_remote_code: bool = False) -> "PreT
     require_understood(reader.folder)
     _require_plain(reader)
     built = described(reader, trust_remote_code)
-    if reader.config.get("model_type") != NONUNIFORM:
-        require_shapes(built, reader)
+    require_sound_numbers(built, reader)
+    require_shapes(built, reader)
     require_all_read(built, reader, base)
     return built
 
@@ -335,6 +336,8 @@ def auto_class(model_type: str) -> str | None:
         return "AutoModelForCausalLM"
     if model_type in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         return "AutoModelForImageTextToText"
+    if model_type in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return "AutoModelForSeq2SeqLM"
     return None
 
 

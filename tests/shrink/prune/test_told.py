@@ -120,7 +120,7 @@ def test_experts_that_no_token_reached_are_named(
     assert note.startswith("No calibration token reached ")
     count = int(note.split()[4])
     assert 0 < count <= 8
-    assert "of 20 inputs (block " in note
+    assert "of 20 inputs or matrices (block " in note
     assert "expert_mlp_in." in note
     many = {"num_windows": 4, "window_tokens": 64, "calibrate": calibrate}
     assert not run(folder, tmp_path / "many", "wanda", text, **many).notes

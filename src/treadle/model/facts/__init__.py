@@ -1,13 +1,15 @@
 """Roles of tensors per architecture, as data; numbers of configs, and matrices of blocks."""
 
 from treadle.model.facts.architectures import ARCHITECTURES, Architecture, LinearFact
-from treadle.model.facts.matrices import Linear, block_prefix, disk_names, linears, renamed
+from treadle.model.facts.matrices import Linear, Shapes, block_prefix, disk_names, linears, renamed
 from treadle.model.facts.sizes import (
     NONUNIFORM,
     Config,
     base_config,
     facts_of,
     head_dim,
+    hidden_size,
+    is_wrapper,
     num_experts,
     num_heads,
     num_kv_heads,
@@ -26,11 +28,14 @@ __all__ = [
     "Config",
     "Linear",
     "LinearFact",
+    "Shapes",
     "base_config",
     "block_prefix",
     "disk_names",
     "facts_of",
     "head_dim",
+    "hidden_size",
+    "is_wrapper",
     "linears",
     "num_experts",
     "num_heads",

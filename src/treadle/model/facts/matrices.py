@@ -13,7 +13,7 @@ from treadle.core.errors import CheckpointError
 from treadle.model.facts.architectures import Architecture, LinearFact
 from treadle.model.facts.sizes import Config, facts_of, num_experts, num_heads, num_kv_heads
 
-__all__ = ["Linear", "block_prefix", "disk_names", "linears", "renamed"]
+__all__ = ["Linear", "Shapes", "block_prefix", "disk_names", "linears", "renamed"]
 
 Shapes = dict[str, tuple[int, ...]]
 

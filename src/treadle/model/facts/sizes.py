@@ -14,6 +14,8 @@ __all__ = [
     "base_config",
     "facts_of",
     "head_dim",
+    "hidden_size",
+    "is_wrapper",
     "num_experts",
     "num_heads",
     "num_kv_heads",
@@ -51,6 +53,12 @@ def whole_config(config: Config) -> Config:
     """Return the config of the whole architecture, unwrapped where the folder is non-uniform."""
     base: Config = config["treadle_base"] if config.get("model_type") == NONUNIFORM else config
     return base
+
+
+def is_wrapper(config: Config) -> bool:
+    """Say whether a config describes a text model with other towers around it."""
+    whole = whole_config(config)
+    return text_config(whole) is not whole
 
 
 def text_config(config: Config) -> Config:
@@ -165,12 +173,17 @@ def num_kv_heads(config: Config) -> int:
     return number(config, facts.kv_heads) if config.get(facts.kv_heads) else num_heads(config)
 
 
+def hidden_size(config: Config) -> int:
+    """Return the width of the residual stream."""
+    return number(config, "hidden_size", "n_embd")
+
+
 def head_dim(config: Config) -> int:
     """Return the width of one head."""
     facts = facts_of(config)
     if facts.head_width and config.get(facts.head_width):
         return number(config, facts.head_width)
-    return number(config, "hidden_size", "n_embd") // num_heads(config)
+    return hidden_size(config) // num_heads(config)
 
 
 def position_notes(config: Config, num_tokens: int) -> list[str]:

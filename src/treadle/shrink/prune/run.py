@@ -15,7 +15,7 @@ from treadle.core.checkpoint import (
 from treadle.core.result import Result, digest
 from treadle.core.run import Recording, recorded
 from treadle.model import facts
-from treadle.model.blockwise import Calibration, Rewriter, Rewritten, View, rewrite
+from treadle.model.blockwise import Calibration, Rewriter, View, rewrite
 from treadle.model.widths import Coupling
 from treadle.shrink.prune.account import measure_sparsity, side_files
 from treadle.shrink.prune.blocks import BlockPruner, axes_of
@@ -148,18 +148,22 @@ def _walk(
         known=evidence.known,
     )
     if done.unseen:
-        run.notes.append(_unseen_note(done))
+        run.notes.append(_unseen_note(done.unseen, done.num_inputs))
+    elif not done.num_inputs and evidence.gradients:
+        still = [name for name, found in evidence.gradients.items() if not bool(found.any())]
+        if still:
+            run.notes.append(_unseen_note(still, len(evidence.gradients)))
     if done.first_layer:
         run.resumed(f"had pruned the first {done.first_layer} of {len(subject.layers)} blocks")
 
 
-def _unseen_note(done: Rewritten) -> str:
-    """Say which inputs no calibration token reached: their readers are judged by weights alone."""
-    last = f" and {len(done.unseen) - 3} more" if len(done.unseen) > 3 else ""
+def _unseen_note(unseen: Sequence[str], num_all: int) -> str:
+    """Say what no calibration token reached: inputs, or matrices whose gradient is zero."""
+    last = f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
     return (
-        f"No calibration token reached {len(done.unseen)} of {done.num_inputs} inputs "
-        f"({', '.join(done.unseen[:3])}{last}): the matrices that read them were judged by their "
-        f"weights alone. More or other text (--num-windows) reaches more experts."
+        f"No calibration token reached {len(unseen)} of {num_all} inputs or matrices "
+        f"({', '.join(unseen[:3])}{last}): what reads them was judged by its weights alone. More "
+        f"or other text (--num-windows) reaches more experts."
     )
 
 

@@ -38,9 +38,9 @@ def read_subject(
         UnsupportedModelError: The architecture has no facts, or they miss a matrix.
         SettingsError: The pattern does not divide a matrix.
     """
-    from treadle.model.belonging import require_named, shapes_of
+    from treadle.model.belonging import require_filled, require_named, shapes_of
     from treadle.model.blockwise import layers_of
-    from treadle.model.facts import base_config
+    from treadle.model.facts import base_config, is_wrapper
     from treadle.model.load import skeleton
 
     config, shapes = base_config(reader.config), shapes_of(reader)
@@ -48,6 +48,8 @@ def read_subject(
     module = skeleton(reader, trust_remote_code)
     layers = layers_of(reader)
     require_named(module, layers, config)
+    if is_wrapper(reader.config):
+        require_filled(reader)  # its other towers go along
     for matrices in layers:
         for matrix in matrices:
             require_divisible(pattern, matrix.whole_shape(shapes)[1], matrix.tensor)

@@ -31,7 +31,7 @@ from treadle.model.blockwise import (
     require_memory,
     rewrite,
 )
-from treadle.model.facts import base_config, position_notes, text_config
+from treadle.model.facts import NONUNIFORM, base_config, is_wrapper, position_notes
 from treadle.model.grid import Grid
 from treadle.model.packing import (
     pack_grid,
@@ -202,7 +202,12 @@ def _require_plain(
     request: QuantizeRequest, reader: CheckpointReader, matrices: Sequence["Linear"]
 ) -> None:
     """Refuse what the format cannot hold, before any work."""
-    if text_config(reader.config).get("model_type") != reader.config.get("model_type"):
+    if reader.config.get("model_type") == NONUNIFORM:
+        raise UnsupportedModelError(
+            f"The blocks of '{reader.folder}' differ in width, which no loader of quantised "
+            f"folders takes; make them of one width first: treadle export FOLDER OUT --pad."
+        )
+    if is_wrapper(reader.config):
         raise UnsupportedModelError(
             f"'{reader.folder}' is a wrapper of model_type '{reader.config.get('model_type')}' "
             f"around a text model, and how loaders name the layers of its towers in a quantised "
