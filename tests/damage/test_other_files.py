@@ -56,7 +56,8 @@ def _answers(folder: Path, out: Path, text: str, sound: Path) -> np.ndarray:
 
 def _merged(folder: Path, out: Path, text: str, sound: Path) -> np.ndarray:
     merge([f"{sound}+{folder}"], out, "passthrough", workers=1)
-    llm = LLM(out, cache_bytes=1 << 20, weights="fp32")
+    made = out.rename(out.with_name("merged"))
+    llm = LLM(made, cache_bytes=1 << 20, weights="fp32")
     params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
     (answer,) = llm.generate([[5, 6, 7, 8]], params)
     chosen = zip(answer.prompt_logprobs[1:], [6, 7, 8], strict=True)

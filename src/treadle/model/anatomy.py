@@ -75,7 +75,11 @@ class Anatomy:
         return frozenset(self._module.state_dict())
 
     def fit(self, shapes: Mapping[str, Sequence[int]]) -> Filling:
-        """Say how tensors of the given names and shapes fill the model."""
+        """Say how tensors of the given names and shapes fill the model.
+
+        Raises:
+            Unbuilt: transformers refuses the config when it loads.
+        """
         import torch
 
         tensors = {name: torch.empty(tuple(shape), device="meta") for name, shape in shapes.items()}
@@ -91,6 +95,8 @@ class Anatomy:
                 )
             except RuntimeError as error:  # parts that do not make a whole, such as 3 of 4 experts
                 return Filling(self._unjoined(tensors) or [_said(error)], [], [])
+            except Exception as error:  # such as a dtype that is none
+                raise Unbuilt(f"transformers cannot load it: {_said(error)}", True) from error
         return Filling(
             sorted(report["missing_keys"], key=_natural),
             sorted(report["unexpected_keys"], key=_natural),
@@ -212,6 +218,12 @@ def _class(config: Config, made: "PretrainedConfig") -> "type[PreTrainedModel]":
     named = (config.get("architectures") or [""])[0]
     found = getattr(transformers, str(named), None) if named else None
     if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+        wanted = getattr(found, "config_class", None)
+        if isinstance(wanted, type) and not isinstance(made, wanted):
+            raise Unbuilt(
+                f"its class '{named}' is none of model_type '{config.get('model_type')}'",
+                is_refusal=True,
+            )
         return found
     for table in (
         MODEL_FOR_CAUSAL_LM_MAPPING,

@@ -53,6 +53,12 @@ def read_config(file: Path) -> dict[str, Any]:
             f"{file} has an empty quantization_config, which says neither that the weights are "
             f"floats nor how they are quantised; remove the key if they are floats."
         )
+    for key in ("dtype", "torch_dtype"):
+        if not isinstance(config.get(key), str | dict | None):
+            raise CheckpointError(
+                f"{file} says {key}: {config[key]!r}, but a name such as bfloat16 was expected; "
+                f"correct it."
+            )
     model_type = config.get("model_type")
     if model_type is not None and not isinstance(model_type, str):
         raise CheckpointError(

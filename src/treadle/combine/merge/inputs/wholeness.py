@@ -84,6 +84,7 @@ def require_complete(models: Sequence[Model]) -> None:
     for model in models:
         shapes = tuple((name, info.shape) for name, info in model.reader.tensors.items())
         _require_so_few(model.config, len(shapes), str(model.ref))
+        _require_experts(model.config, str(model.ref))
         fit = _fit(json.dumps(model.config, sort_keys=True), shapes)
         if not isinstance(fit, str) and fit.missing:
             more = f", and {len(fit.missing) - 1} more" if len(fit.missing) > 1 else ""
@@ -103,6 +104,18 @@ def _require_so_few(config: Config, num_tensors: int, name: str) -> None:
                 f"config.json of '{name}' says {key}: {value}, but {num_tensors} tensors are "
                 f"stored; download both again from one place."
             )
+
+
+def _require_experts(config: Config, name: str) -> None:
+    """Refuse tokens that go to more experts than there are: no shape shows it."""
+    counts = [config.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")]
+    count = next((found for found in counts if isinstance(found, int)), None)
+    chosen = config.get("num_experts_per_tok")
+    if isinstance(chosen, int) and count is not None and not 0 <= chosen <= count:
+        raise CheckpointError(
+            f"config.json of '{name}' sends each token to {chosen} of {count} experts "
+            f"(num_experts_per_tok); correct it."
+        )
 
 
 def require_same_layers(
