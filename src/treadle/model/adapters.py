@@ -12,6 +12,7 @@ from treadle.core.checkpoint.described import read_object
 from treadle.core.checkpoint.header import MappedFiles, read_header
 from treadle.core.codec import FLOATS, Array
 from treadle.core.errors import CheckpointError, UnsupportedModelError
+from treadle.model import facts
 
 __all__ = ["Adapter", "Factors"]
 
@@ -30,8 +31,6 @@ _REFUSED = {
     "arrow_config": "Arrow routing",
 }
 # Initialisations that take something off the base; peft adds it when it loads such an adapter.
-_CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-"""Architectures whose linear maps are stored as [in, out]: peft sets fan_in_fan_out for them."""
 _INITIALISATIONS = ("pissa", "olora", "corda", "loftq")
 
 
@@ -111,14 +110,7 @@ class Adapter:
         Raises:
             CheckpointError: A tensor is missing, or of another shape.
         """
-        if model.config.get("model_type") not in _CONV1D:
-            # As peft does: linear maps are not stored transposed, whatever the config says.
-            self.changes = {
-                name: change.turned()
-                if change.is_transposed and name not in self._embeddings
-                else change
-                for name, change in self.changes.items()
-            }
+        self._turn(model)
         for name in [*self.changes, *self.replacements]:
             stored = model.tied.get(name, name)
             if stored not in model.tensors:
@@ -130,6 +122,20 @@ class Adapter:
             self.require_shape(name, model.tensors[stored].shape, str(model.folder))
         named = Path(str(model.config.get("_name_or_path") or "")).name
         return self.note_on_base({model.folder.name, named}, str(model.folder))
+
+    def _turn(self, model: CheckpointReader) -> None:
+        """Turn each change as its weight lies in the model, as peft does when it loads an adapter.
+
+        `fan_in_fan_out` holds what was true of the last module that peft changed, so it counts only
+        where transformers does not know the model.
+        """
+        transposed = _transposed(model.config)
+        if transposed is None:
+            return
+        for name, change in self.changes.items():
+            is_transposed = name in self._embeddings or facts.own_name(name) in transposed
+            if is_transposed != change.is_transposed:
+                self.changes[name] = change.turned()
 
     def unties(self, model: CheckpointReader) -> bool:
         """Say whether a head and an embedding that the model shares differ with the adapter.
@@ -228,6 +234,20 @@ class Adapter:
         """The base that the adapter names, in brackets, or nothing."""
         named = self.config.get("base_model_name_or_path")
         return f" ('{named}')" if named else ""
+
+
+def _transposed(config: Mapping[str, Any]) -> frozenset[str] | None:  # Any: JSON values
+    """Return the own names of the weights stored as [in, out]; None for an unknown model."""
+    base = facts.whole_config(dict(config))
+    known = facts.ARCHITECTURES.get(str(base.get("model_type")))
+    if known and not any(linear.transposed for linear in known.linears):
+        return frozenset()
+    from treadle.model.anatomy import Anatomy, Unbuilt
+
+    try:
+        return frozenset(map(facts.own_name, Anatomy(base).transposed))
+    except Unbuilt:
+        return None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:  # Any: JSON values

@@ -2,6 +2,7 @@
 
 from treadle.model.facts.architectures import ARCHITECTURES, Architecture, LinearFact
 from treadle.model.facts.matrices import Linear, block_prefix, disk_names, linears, renamed
+from treadle.model.facts.names import names_among, own_name
 from treadle.model.facts.sizes import (
     NONUNIFORM,
     Config,
@@ -32,10 +33,12 @@ __all__ = [
     "facts_of",
     "head_dim",
     "linears",
+    "names_among",
     "num_experts",
     "num_heads",
     "num_kv_heads",
     "num_layers",
+    "own_name",
     "position_notes",
     "renamed",
     "require_positions",
