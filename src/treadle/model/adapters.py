@@ -78,6 +78,8 @@ class Adapter:
         """Name of a weight -> the factors of its change."""
         self.replacements: dict[str, TensorInfo] = {}
         """Name of a tensor -> what takes its place as a whole."""
+        self._embeddings: set[str] = set()
+        """Of the changes those of embeddings, whose factors lie the other way round."""
         self._sort(read_header(self.folder / _WEIGHTS))
         self._require_saved()
         if not (self.changes or self.replacements):
@@ -110,18 +112,31 @@ class Adapter:
         Raises:
             CheckpointError: A tensor is missing, or of another shape.
         """
+        self.call_as({*model.tensors, *model.tied})
         self._turn(model)
         for name in [*self.changes, *self.replacements]:
             stored = model.tied.get(name, name)
             if stored not in model.tensors:
                 raise CheckpointError(
-                    f"The adapter {self.folder} is one for another base: it changes '{name}', "
-                    f"which {model.folder} does not have; give the model that it was trained on"
-                    f"{self.trained_on}."
+                    f"The adapter {self.folder} changes '{name}', which {model.folder} does not "
+                    f"have; give the model that it was trained on{self.trained_on}. If this is it, "
+                    f"its tensors are stored in another form: load and save it with transformers "
+                    f"(from_pretrained, save_pretrained), and give that folder."
                 )
             self.require_shape(name, model.tensors[stored].shape, str(model.folder))
         named = Path(str(model.config.get("_name_or_path") or "")).name
         return self.note_on_base({model.folder.name, named}, str(model.folder))
+
+    def call_as(self, present: Iterable[str]) -> None:
+        """Call what the adapter changes as a model's tensors are called that are present.
+
+        peft writes the names of the module that was trained: a folder may have others, with a
+        wrapper's tower around them, or without the model's own prefix.
+        """
+        names = facts.names_among([*self.changes, *self.replacements], present)
+        self._embeddings = {names.get(name, name) for name in self._embeddings}
+        self.changes = {names[name]: change for name, change in self.changes.items()}
+        self.replacements = {names[name]: info for name, info in self.replacements.items()}
 
     def _turn(self, model: CheckpointReader) -> None:
         """Turn each change as its weight lies in the model, as peft does when it loads an adapter.
