@@ -12,6 +12,7 @@ from treadle.core.checkpoint.described import read_object
 from treadle.core.checkpoint.header import MappedFiles, read_header
 from treadle.core.codec import FLOATS, Array
 from treadle.core.errors import CheckpointError, UnsupportedModelError
+from treadle.model import facts
 
 __all__ = ["Adapter", "Factors"]
 
@@ -30,8 +31,6 @@ _REFUSED = {
     "arrow_config": "Arrow routing",
 }
 # Initialisations that take something off the base; peft adds it when it loads such an adapter.
-_CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-"""Architectures whose linear maps are stored as [in, out]: peft sets fan_in_fan_out for them."""
 _INITIALISATIONS = ("pissa", "olora", "corda", "loftq")
 
 
@@ -79,6 +78,8 @@ class Adapter:
         """Name of a weight -> the factors of its change."""
         self.replacements: dict[str, TensorInfo] = {}
         """Name of a tensor -> what takes its place as a whole."""
+        self._embeddings: set[str] = set()
+        """Of the changes those of embeddings, whose factors lie the other way round."""
         self._sort(read_header(self.folder / _WEIGHTS))
         self._require_saved()
         if not (self.changes or self.replacements):
@@ -111,25 +112,45 @@ class Adapter:
         Raises:
             CheckpointError: A tensor is missing, or of another shape.
         """
-        if model.config.get("model_type") not in _CONV1D:
-            # As peft does: linear maps are not stored transposed, whatever the config says.
-            self.changes = {
-                name: change.turned()
-                if change.is_transposed and name not in self._embeddings
-                else change
-                for name, change in self.changes.items()
-            }
+        self.call_as({*model.tensors, *model.tied})
+        self._turn(model)
         for name in [*self.changes, *self.replacements]:
             stored = model.tied.get(name, name)
             if stored not in model.tensors:
                 raise CheckpointError(
-                    f"The adapter {self.folder} is one for another base: it changes '{name}', "
-                    f"which {model.folder} does not have; give the model that it was trained on"
-                    f"{self.trained_on}."
+                    f"The adapter {self.folder} changes '{name}', which {model.folder} does not "
+                    f"have; give the model that it was trained on{self.trained_on}. If this is it, "
+                    f"its tensors are stored in another form: load and save it with transformers "
+                    f"(from_pretrained, save_pretrained), and give that folder."
                 )
             self.require_shape(name, model.tensors[stored].shape, str(model.folder))
         named = Path(str(model.config.get("_name_or_path") or "")).name
         return self.note_on_base({model.folder.name, named}, str(model.folder))
+
+    def call_as(self, present: Iterable[str]) -> None:
+        """Call what the adapter changes as a model's tensors are called that are present.
+
+        peft writes the names of the module that was trained: a folder may have others, with a
+        wrapper's tower around them, or without the model's own prefix.
+        """
+        names = facts.names_among([*self.changes, *self.replacements], present)
+        self._embeddings = {names.get(name, name) for name in self._embeddings}
+        self.changes = {names[name]: change for name, change in self.changes.items()}
+        self.replacements = {names[name]: info for name, info in self.replacements.items()}
+
+    def _turn(self, model: CheckpointReader) -> None:
+        """Turn each change as its weight lies in the model, as peft does when it loads an adapter.
+
+        `fan_in_fan_out` holds what was true of the last module that peft changed, so it counts only
+        where transformers does not know the model.
+        """
+        transposed = _transposed(model.config)
+        if transposed is None:
+            return
+        for name, change in self.changes.items():
+            is_transposed = name in self._embeddings or facts.own_name(name) in transposed
+            if is_transposed != change.is_transposed:
+                self.changes[name] = change.turned()
 
     def unties(self, model: CheckpointReader) -> bool:
         """Say whether a head and an embedding that the model shares differ with the adapter.
@@ -228,6 +249,20 @@ class Adapter:
         """The base that the adapter names, in brackets, or nothing."""
         named = self.config.get("base_model_name_or_path")
         return f" ('{named}')" if named else ""
+
+
+def _transposed(config: Mapping[str, Any]) -> frozenset[str] | None:  # Any: JSON values
+    """Return the own names of the weights stored as [in, out]; None for an unknown model."""
+    base = facts.whole_config(dict(config))
+    known = facts.ARCHITECTURES.get(str(base.get("model_type")))
+    if known and not any(linear.transposed for linear in known.linears):
+        return frozenset()
+    from treadle.model.anatomy import Anatomy, Unbuilt
+
+    try:
+        return frozenset(map(facts.own_name, Anatomy(base).transposed))
+    except Unbuilt:
+        return None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:  # Any: JSON values

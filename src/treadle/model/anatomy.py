@@ -74,6 +74,14 @@ class Anatomy:
         """The names of everything that a checkpoint may hold, in transformers' words."""
         return frozenset(self._module.state_dict())
 
+    @cached_property
+    def transposed(self) -> frozenset[str]:
+        """The names of the weights that are stored as [in, out]."""
+        from transformers.pytorch_utils import Conv1D
+
+        modules = self._module.named_modules()
+        return frozenset(f"{name}.weight" for name, part in modules if isinstance(part, Conv1D))
+
     def fit(self, shapes: Mapping[str, Sequence[int]]) -> Filling:
         """Say how tensors of the given names and shapes fill the model.
 

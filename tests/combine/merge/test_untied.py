@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from combine.merge.models import arrays_of, run, variant
 from naive import plain_model, tokens_of
-from treadle.combine.merge import merge
+from treadle.combine.merge import merge, merge_yaml
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -104,5 +104,47 @@ def test_one_model_that_is_untied_unties_the_merge(family, tmp_path) -> None:
 
 def test_models_that_tie_make_one_that_ties(family, tmp_path) -> None:
     run(family.experts, tmp_path / "out", "linear")
+    assert HEAD not in arrays_of(tmp_path / "out")
+    assert says_tied(tmp_path / "out")
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+@pytest.mark.parametrize("first_is_tied", [True, False])
+@pytest.mark.parametrize("last_is_tied", [True, False])
+def test_stacked_models_read_with_the_first_and_answer_with_the_last(
+    model_type, first_is_tied, last_is_tied, tiny_model, tmp_path
+) -> None:
+    ties = (first_is_tied, last_is_tied)
+    pair = [tiny_model(model_type, tie_word_embeddings=tie) for tie in ties]
+    if first_is_tied == last_is_tied:
+        pair[1] = variant(pair[1], tmp_path / "other", 5)
+    slices = [
+        f"- sources: [{{model: {model}, layer_range: [{layer}, {layer + 1}]}}]"
+        for layer, model in enumerate(pair)
+    ]
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text("merge_method: passthrough\nslices:\n" + "\n".join(slices) + "\n")
+    result = merge_yaml(recipe, tmp_path / "out")
+    assert any("head is the embedding of the last" in n for n in result.notes) == last_is_tied
+    first, last, found = map(plain_model, (*pair, tmp_path / "out"))
+    assert torch.equal(found.get_input_embeddings().weight, first.get_input_embeddings().weight)
+    assert torch.equal(found.get_output_embeddings().weight, last.get_output_embeddings().weight)
+    # As transformers computes it: the first model with the last one's end.
+    body, end = first.base_model, last.base_model
+    layers, norm = ("h", "ln_f") if model_type == "gpt2" else ("layers", "norm")
+    getattr(body, layers)[1] = getattr(end, layers)[1]
+    setattr(body, norm, getattr(end, norm))
+    first.lm_head = last.lm_head
+    tokens = tokens_of(1, 16, seed=3)
+    with torch.no_grad():
+        logits = found(input_ids=tokens).logits
+        torch.testing.assert_close(logits, first(input_ids=tokens).logits)
+
+
+def test_one_tied_model_stacked_on_itself_stays_tied(family, tmp_path) -> None:
+    slices = f"- sources: [{{model: {family.base}, layer_range: [0, 2]}}]\n"
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(f"merge_method: passthrough\nslices:\n{slices * 2}")
+    merge_yaml(recipe, tmp_path / "out")
     assert HEAD not in arrays_of(tmp_path / "out")
     assert says_tied(tmp_path / "out")

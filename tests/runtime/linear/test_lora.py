@@ -93,19 +93,21 @@ def test_other_architectures(model_type, tier, tiny_model, tmp_path):
     np.testing.assert_allclose(run(step, [(tokens, 0)]), expected, atol=1e-4)
 
 
-def test_a_transposed_base(tiny_model, tmp_path):
-    """GPT-2 keeps its matrices as [in, out]; peft's factors stay as they are."""
+@pytest.mark.parametrize("says_transposed", [True, False])
+@pytest.mark.parametrize(("role", "width"), [("c_attn", 192), ("c_proj", 64)])
+def test_a_transposed_base(role, width, says_transposed, tiny_model, tmp_path):
+    """GPT-2 keeps its matrices as [in, out]; factors stay as they are, whatever the config says."""
     base = tiny_model("gpt2")
     weights = load_file(base / "model.safetensors")
-    prefix = next(n for n in weights if n.endswith("h.0.attn.c_attn.weight"))[: -len(".weight")]
+    prefix = next(n for n in weights if n.endswith(f"h.0.attn.{role}.weight"))[: -len(".weight")]
     module = "transformer." + prefix.removeprefix("transformer.")
     draw = np.random.default_rng(0)
-    a, b = (draw.normal(size=s).astype(np.float32) for s in ((4, 64), (192, 4)))
+    a, b = (draw.normal(size=s).astype(np.float32) for s in ((4, 64), (width, 4)))
     folder = tmp_path / "adapter"
     folder.mkdir()
     names = [f"base_model.model.{module}.lora_{letter}.weight" for letter in "AB"]
     save_file(dict(zip(names, (a, b), strict=True)), folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "fan_in_fan_out": True}
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "fan_in_fan_out": says_transposed}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     step = GenericExecutor.from_folder(base)
     step.add_adapter(0, Adapter(folder))

@@ -76,6 +76,7 @@ class Walk:
             if main is not None:
                 yield from self._sliced(module, main)
             yield from self._outside(last, parts, False)
+            yield from self._untied(first, last, parts)
 
     def _parts_of(self, module: OutputModule) -> frozenset[str]:
         """Return the parts of the models that a module of the recipe is about."""
@@ -133,6 +134,26 @@ class Walk:
         for name in names:
             if name.is_before_layers == before:
                 yield Place(output_slice, name, (), name.before, 0.0)
+
+    def _untied(
+        self, first: OutputSlice, last: OutputSlice, parts: frozenset[str]
+    ) -> Iterator[Place]:
+        """Yield the head where the last slice's models share it with an embedding of their own.
+
+        The output's embedding is the first slice's: it is no head for what other models computed.
+        """
+        if self._members(first) == self._members(last):
+            return
+        models = [self._models[ref] for ref in self._members(last)]
+        heads = [head for model in models for head in model.tied if model.part_of(head) in parts]
+        if len(heads) < len(models):
+            return  # one of them has a head of its own, or none has any
+        refs = ", ".join(f"'{source.model}'" for source in last.sources)
+        self.notes.append(
+            f"The output's head is the embedding of the last slice ({refs}) and its embedding that "
+            f"of the first one, so both are stored (tie_word_embeddings: false)."
+        )
+        yield Place(last, Name(heads[0], None, ""), (), heads[0], 0.0)
 
     def _whole(self, output_slice: OutputSlice, tower: Tower) -> Iterator[Place]:
         """Yield all layers of a tower that no layer range speaks of."""

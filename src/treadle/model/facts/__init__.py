@@ -2,6 +2,7 @@
 
 from treadle.model.facts.architectures import ARCHITECTURES, Architecture, LinearFact
 from treadle.model.facts.matrices import Linear, Shapes, block_prefix, disk_names, linears, renamed
+from treadle.model.facts.names import names_among, own_name
 from treadle.model.facts.sizes import (
     NONUNIFORM,
     Config,
@@ -37,10 +38,12 @@ __all__ = [
     "hidden_size",
     "is_wrapper",
     "linears",
+    "names_among",
     "num_experts",
     "num_heads",
     "num_kv_heads",
     "num_layers",
+    "own_name",
     "position_notes",
     "renamed",
     "require_positions",

@@ -149,6 +149,7 @@ def low_ranks(adapter: Adapter, shapes: Mapping[str, tuple[int, int]]) -> dict[s
         UnsupportedModelError: It changes more than the matrices of decoder blocks.
         CheckpointError: It is one for another base, or holds numbers that are not finite.
     """
+    adapter.call_as(shapes)
     others = [name for name in adapter.changes if not _IN_BLOCK.search(name)]
     others += adapter.replacements
     if others:
@@ -164,13 +165,18 @@ def _low_rank(adapter: Adapter, name: str, shape: tuple[int, int] | None) -> Low
     factors = adapter.changes[name]
     narrow, widen = _matrices(adapter, factors)
     found = (widen.shape[0], narrow.shape[1])
+    if shape is None:
+        raise CheckpointError(
+            f"The adapter {adapter.folder} changes '{name}', but the model has none of this name "
+            f"that LoRA can be added to beside it; give the model that it was trained on"
+            f"{adapter.trained_on}. If this is it, merge the adapter into it (treadle merge yaml "
+            f"with MODEL+ADAPTER) and load the result."
+        )
     if found != shape:
-        has = "has none of this name that LoRA can be added to"
         raise CheckpointError(
             f"The adapter {adapter.folder} is one for another base: it changes '{name}' of shape "
-            f"{list(found)} (out, in), but the model "
-            f"{has if shape is None else f'has shape {list(shape)}'}; give the model that it was "
-            f"trained on{adapter.trained_on}."
+            f"{list(found)} (out, in), but the model has shape {list(shape)}; give the model that "
+            f"it was trained on{adapter.trained_on}."
         )
     with np.errstate(over="ignore"):  # found below, and named
         scaled = widen * np.float32(factors.scale)

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from combine.merge.models import run, variant, with_config
 from combine.merge.zoo import MIXED, save
+from naive import plain_model, tokens_of
 from treadle.combine.merge import merge, merge_yaml
 from treadle.combine.merge.inputs.agreement import differences, kind_of
 from treadle.core.errors import CheckpointError, SettingsError
@@ -37,6 +39,42 @@ def test_what_models_compute_with_must_agree(pair, changes: dict[str, Any], says
     with pytest.raises(CheckpointError, match=f"{says}.*allow it with --allow-different"):
         run(pair, tmp_path / "out", "linear")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_theta": 1e4},
+        {"rope_scaling": {"rope_type": "yarn", "type": "yarn", "factor": 4}, "rope_theta": 1e4},
+        {"rope_parameters": {**YARN, "beta_fast": 32.0, "beta_slow": 1, "attention_factor": None}},
+        {"rope_parameters": {**YARN, "truncate": True, "partial_rotary_factor": 1.0}},
+    ],
+    ids=["type", "both", "defaults", "more defaults"],
+)
+def test_one_rope_in_other_words_is_no_difference(pair, changes, tmp_path) -> None:
+    tokens = tokens_of(1, 24, seed=2)
+    with_config(pair[0], rope_parameters=YARN)
+    with torch.no_grad():
+        expected = plain_model(pair[1]).eval()(input_ids=tokens).logits
+    config = json.loads((pair[1] / "config.json").read_text())
+    own = {key: value for key, value in config.items() if key != "rope_parameters"}
+    (pair[1] / "config.json").write_text(json.dumps({**own, "rope_parameters": YARN}))
+    with torch.no_grad():
+        in_new_words = plain_model(pair[1])(input_ids=tokens).logits
+    (pair[1] / "config.json").write_text(json.dumps({**own, **changes}))
+    with torch.no_grad():
+        assert torch.equal(plain_model(pair[1])(input_ids=tokens).logits, in_new_words)
+    assert not torch.equal(in_new_words, expected)
+    assert not any("rope" in note for note in run(pair, tmp_path / "out", "linear").notes)
+
+
+def test_other_kinds_of_rope_differ_in_any_words() -> None:
+    first = {"rope_scaling": {"type": "linear", "factor": 2.0}}
+    second = {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}
+    assert [d.key for d in differences(first, second)] == ["rope_scaling.rope_type"]
+    old = {"rope_scaling": {"type": "su", "long_factor": [1.0]}}
+    new = {"rope_scaling": {"rope_type": "longrope", "long_factor": [1.0]}}
+    assert not list(differences(old, new))
 
 
 def test_the_base_must_agree_too(family, pair, tmp_path) -> None:

@@ -70,6 +70,10 @@ _COMPUTES = re.compile(
 )
 """What a model computes with."""
 _BY_LAYER = LISTS | CYCLES | INDICES | TAPS | SOURCES | LEADING | TRAILING | PERIODS
+_ROPE_KINDS = {"su": "longrope", "mrope": "default"}
+"""What configs of before transformers 5 called kinds of rotary positions -> their names now."""
+_ROPE_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "partial_rotary_factor": 1}
+"""What transformers takes where rotary parameters leave it out."""
 _SHOWN = 60
 
 
@@ -104,6 +108,8 @@ def kind_of(key: str, around: str = "") -> Kind:
 
 def differences(first: Config, other: Config, prefix: str = "") -> Iterator[Difference]:
     """Yield the keys whose values differ; those that speak by layer are compared by layer."""
+    if "rope" in prefix:
+        first, other = _rope_now(first), _rope_now(other)
     depths = {*depth_keys(first, "encoder"), *depth_keys(first, "decoder"), *depth_keys(first, "")}
     for key in dict.fromkeys([*first, *other]):
         ours, theirs = first.get(key), other.get(key)
@@ -114,6 +120,16 @@ def differences(first: Config, other: Config, prefix: str = "") -> Iterator[Diff
             yield from differences(ours, theirs, f"{prefix}{key}.")
         else:
             yield Difference(f"{prefix}{key}", ours, theirs)
+
+
+def _rope_now(rope: Config) -> Config:
+    """Return rotary parameters in today's words: of `type` and `rope_type` the latter counts."""
+    found = {key: value for key, value in rope.items() if value is not None}
+    kind = found.pop("type", None)
+    kind = found.get("rope_type", kind)
+    if isinstance(kind, str):
+        found["rope_type"] = _ROPE_KINDS.get(kind, kind)
+    return {k: v for k, v in found.items() if k not in _ROPE_DEFAULTS or v != _ROPE_DEFAULTS[k]}
 
 
 def _is_by_layer(key: str, *values: Any) -> bool:  # Any: JSON values
