@@ -201,6 +201,9 @@ def to_gguf(
 ) -> dict[str, np.ndarray]:
     """Write `folder` as llama.cpp's converter would, with the gguf library's own rounding.
 
+    Args:
+        settings: Its settings that are others, by key; None: it lacks this one.
+
     Returns:
         What each matrix reads back as, by its name in the folder.
     """
@@ -211,9 +214,13 @@ def to_gguf(
     )
     writer = gguf.GGUFWriter(out, architecture)
     _write_settings(writer, config, architecture)
-    for key, value in settings.items():
-        writer.add_uint32(key, value)
     _write_tokenizer(writer, folder)
+    for key, value in settings.items():
+        writer.kv_data[0].pop(key, None)
+        if value is not None:
+            is_large = isinstance(value, int) and value >= 2**31
+            own = gguf.GGUFValueType.get_type(value)
+            writer.add_key_value(key, value, gguf.GGUFValueType.UINT32 if is_large else own)
     decoded = {}
     names = GEMMA_NAMES if architecture.startswith("gemma") else GGUF_NAMES
     for name, values in tensors.items():

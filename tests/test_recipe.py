@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from treadle.core.errors import DataError, SettingsError
+from treadle.core.errors import DataError, SettingsError, TreadleError
 from treadle.core.result import read_result
 from treadle.model import tiny
 from treadle.recipe import load_recipe, run_recipe
@@ -107,6 +107,15 @@ def test_nested_settings_reach_the_axis(recipe, tmp_path):
         ("data: heldout, ", "", "the setting 'data' is missing"),
         ("steps:", "stops:", "no list 'steps'"),
         ("text: calibration,", "text: calibration, text: heldout,", "'text' stands twice"),
+        ("text: calibration,", "text: calibration, 7: x,", "the key 7 is no name of a setting"),
+        ("temporary: [small]", "temporary: 3", "temporary: '3'; give a list of names"),
+        ("temporary: [small]", "temporary: [3]", "give a list of names"),
+        ("artefacts: {", "artefacts: x #", "artefacts: 'x'; give names"),
+        ("artefacts: {", "artefacts: {a: 3, ", "give names, each with a path"),
+        ("\nout: ", "\nout: 3 #", "out: '3'; give the path"),
+        ("\nout: ", "\nout: '' #", "give the path of a folder"),
+        ("\nout: ", '\nout: "a\\0b" #', "give the path of a folder"),
+        ("\nout: ", f"\nout: {'é' * 150} #", "give the path of a folder"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(recipe, old, new, says):
@@ -134,7 +143,10 @@ def test_a_folder_that_no_run_made_is_not_replaced(recipe, tmp_path, model):
     assert (tmp_path / "runs" / "small" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("name", ["../precious", "/tmp/precious", "a/b", ".hidden"])
+ODD_NAMES = ["../precious", "/tmp/precious", "a/b", ".hidden", "''", '"a\\0b"', "é" * 150, "b/"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
 def test_artefacts_stay_in_the_recipes_folder(recipe, name):
     recipe.write_text(recipe.read_text().replace("out: small.ppl", f"out: {name}"))
     with pytest.raises(SettingsError, match="is no plain name"):
@@ -149,6 +161,20 @@ def test_values_of_the_wrong_type_are_named_before_anything_runs(recipe, setting
     recipe.write_text(recipe.read_text().replace("method: wanda,", f"method: wanda, {setting},"))
     with pytest.raises(SettingsError, match=says):
         load_recipe(recipe)
+
+
+def test_a_refused_step_leaves_nothing(recipe, tmp_path):
+    recipe.write_text(recipe.read_text().replace("stdlib:calibration", "nowhere.txt"))
+    with pytest.raises(TreadleError, match=r"nowhere\.txt"):
+        list(run_recipe(recipe))
+    assert not [file for file in (tmp_path / "runs").rglob("*") if file.is_file()]
+
+
+@pytest.mark.parametrize("steps", ["[]", "[{evaluate: 3}]", "[{evaluate: x}]", "[{evaluate: [1]}]"])
+def test_steps_without_settings(steps, tmp_path):
+    (tmp_path / "r.yaml").write_text(f"steps: {steps}")
+    with pytest.raises(SettingsError, match=r"empty list 'steps'|\(evaluate\) has no settings but"):
+        load_recipe(tmp_path / "r.yaml")
 
 
 def test_missing_or_damaged_file(tmp_path):

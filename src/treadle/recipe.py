@@ -18,7 +18,7 @@ from treadle.core.errors import DataError, SettingsError
 from treadle.core.registry import near
 from treadle.core.result import FORMAT, RESULT_FILE, digest, read_result
 from treadle.core.verb import Verb
-from treadle.core.written import check_settings
+from treadle.core.written import LONGEST_NAME, check_entries, check_settings, is_plain_name
 from treadle.verbs import VERBS
 
 __all__ = [
@@ -117,6 +117,9 @@ def load_recipe(path: Path, out: Path | None = None) -> Recipe:
     """
     path = Path(path)
     document = read_document(path, "recipe", _KEYS)
+    if not document["steps"]:
+        raise SettingsError(f"'{path}' has an empty list 'steps'; write a verb in each entry.")
+    check_entries(path, document)
     steps = [parse_step(number, entry) for number, entry in enumerate(document["steps"], 1)]
     recipe = Recipe(
         str(document.get("name", path.stem)),
@@ -169,8 +172,15 @@ def parse_step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
         )
     ((name, settings),) = entry.items()
     if name not in VERBS:
-        raise SettingsError(f"Step {number} names an unknown verb '{name}'. {near(name, VERBS)}")
+        raise SettingsError(
+            f"Step {number} names an unknown verb '{name}'. {near(str(name), VERBS)}"
+        )
     verb = VERBS[name]
+    if not isinstance(settings, dict | None):
+        raise SettingsError(
+            f"Step {number} ({name}) has no settings but {str(settings)[:60]!r}; write names with "
+            f"their values, as in '{name}: {{...}}'."
+        )
     settings = dict(settings or {})
     if "action" in settings:
         verb = _action(f"Step {number} ({name})", verb, settings.pop("action"))
@@ -186,7 +196,7 @@ def parse_step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
             f"the recipe is done."
         )
     check_settings(f"Step {number} ({name})", verb, settings)
-    if "out" not in settings:
+    if settings.get("out") is None:
         raise SettingsError(f"Step {number} ({name}): the setting 'out' is missing; add it.")
     return Step(number, verb, settings, name)
 
@@ -208,9 +218,11 @@ def check_names(recipe: Recipe) -> None:
     """
     made = [step.out for step in recipe.steps]
     for name in made:
-        if Path(name).name != name or name.startswith("."):
+        if not is_plain_name(name):
             raise SettingsError(
-                f"The out '{name}' is no plain name; artefacts lie side by side in '{recipe.out}'."
+                f"The out {name[:80]!r} is no plain name; artefacts lie side by side in "
+                f"'{recipe.out}': give a name of 1 to {LONGEST_NAME} bytes, without a slash or "
+                f"signs that cannot be printed, and with no dot before it."
             )
         if made.count(name) > 1 or name in recipe.artefacts:
             raise SettingsError(f"Two artefacts are called '{name}'; rename the 'out' of one step.")
@@ -356,13 +368,19 @@ def _run_step(plan: RecipePlan, step: Step) -> str:
             f"Step {step.number} would replace '{folder}', which no run of this recipe made; "
             f"move it away, or rename the step's 'out'."
         )
+    was_noted = note.is_file()
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text("begun")
     if folder.exists() and not (folder / "config.json").exists():
         shutil.rmtree(folder)
     if "overwrite" in step.verb.parameters():
         arguments["overwrite"] = True
-    function(**arguments)
+    try:
+        function(**arguments)
+    except Exception:
+        if not was_noted and not folder.exists():  # refused: there is nothing to go on with
+            note.unlink(missing_ok=True)
+        raise
     note.write_text(f"ended {plan.keys[step.out]}")
     result = read_result(folder / RESULT_FILE)
     scores = ", ".join(f"{m.name} {m.value:.4g}" for m in result.measurements[:2])

@@ -8,11 +8,14 @@ import pytest
 
 from treadle.core.errors import DataError
 from treadle.core.result import (
+    Column,
+    Entry,
     Figure,
     Input,
     Measurement,
     Result,
     Series,
+    Table,
     digest,
     fingerprint,
     read_result,
@@ -149,3 +152,41 @@ def test_a_failed_write_leaves_the_old_result(
     with pytest.raises(OSError, match="no space"):
         write_result(result(notes=["new"]), tmp_path)
     assert (tmp_path / "result.json").read_bytes() == before
+
+
+def _set(raw: dict, path: str, value: object) -> dict:
+    """Return a result's JSON with another value at a path such as figures.0.kind."""
+    changed = json.loads(json.dumps(raw))
+    place = changed
+    *way, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+    for key in way:
+        place = place[key]
+    place[last] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("figures.0.series.0.x", [1.0], r"figures.0.series.0: .*'s' has 1 values of x and 2 of y"),
+        ("figures.0.series.0.low", [1.0], r"1 values of low and 2 of y"),
+        ("figures.0.series.0.high", [], r"0 values of high and 2 of y"),
+        ("figures.0.kind", "timeline", r"lane 's' of a timeline names its spans"),
+        ("tables.0.rows.0", [], r"row 1 of table 't' has 0 places for 1 columns"),
+        ("peak_memory_bytes", 10**400, r"a whole number of 401 digits"),
+        ("bytes.in", -(10**400), r"a whole number of 402 digits"),
+        ("settings.sparsity", 10**400, r"a whole number of 401 digits"),
+        ("measurements", {}, r"measurements: Input should be a valid"),
+    ],
+)
+def test_a_result_that_no_page_could_draw_is_named(
+    path: str, value: object, says: str, tmp_path: Path
+) -> None:
+    series = Series(name="s", x=["one", "two"], y=[0.5, 1.5])
+    figure = Figure(kind="bar", title="f", x_label="x", y_label="y", series=[series])
+    table = Table(title="t", columns=[Column(name="c")], rows=[[Entry(value=1.0)]])
+    file = write_result(result(figures=[figure], tables=[table], bytes={"in": 3}), tmp_path)
+    assert read_result(file).tables == [table]
+    file.write_text(json.dumps(_set(json.loads(file.read_text()), path, value)))
+    with pytest.raises(DataError, match=rf"'{file}' is not a result.*{says}.*run its verb again"):
+        read_result(file)

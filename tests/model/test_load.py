@@ -229,3 +229,15 @@ def test_tensors_without_a_place_are_refused_once_they_matter(copy: Path) -> Non
         pytest.raises(CheckpointError, match=r"1 tensors of .* \(the first is .*k_proj.bias'"),
     ):
         skeleton(reader)
+
+
+@pytest.mark.parametrize("longest", [{}, "many", [], None])
+def test_a_tokenizer_that_loads_and_does_not_read(longest: object, copy: Path) -> None:
+    file = copy / "tokenizer_config.json"
+    said = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(said | {"model_max_length": longest}))
+    if longest is None:  # transformers takes its own default
+        assert load_tokenizer(copy)("a").input_ids
+        return
+    with pytest.raises(DataError, match=rf"'{copy}' has no tokenizer that can be read"):
+        load_tokenizer(copy)

@@ -7,9 +7,9 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from treadle.core.errors import DataError
 
@@ -35,6 +35,8 @@ __all__ = [
 
 RESULT_FILE = "result.json"
 FORMAT: Literal[2] = 2
+_MOST_DIGITS = 300
+"""Longer whole numbers have no float."""
 Basis = Literal["measured", "emulated", "simulated"]
 """How a number came about; numbers of different bases never stand in one table."""
 Role = Literal["model", "base", "adapter", "config", "tokenizer", "data", "baseline", "server"]
@@ -96,6 +98,16 @@ class Series(_Record):
     low: list[float] | None = None
     high: list[float] | None = None
 
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        for name, values in (("x", self.x), ("low", self.low), ("high", self.high)):
+            if values is not None and len(values) != len(self.y):
+                raise ValueError(
+                    f"series '{self.name}' has {len(values)} values of {name} and {len(self.y)} of "
+                    f"y; give one each"
+                )
+        return self
+
 
 class Figure(_Record):
     """A figure as data; the page draws it."""
@@ -108,6 +120,17 @@ class Figure(_Record):
     basis: Basis = "measured"
     png_base64: str = ""
     """Of a picture: what a program showed, as it was seen."""
+
+    @model_validator(mode="after")
+    def _check_spans(self) -> Self:
+        for series in self.series if self.kind == "timeline" else ():
+            is_named = any(isinstance(x, str) for x in series.x)
+            if is_named and (series.low is None or series.high is None):
+                raise ValueError(
+                    f"lane '{series.name}' of a timeline names its spans and does not say when "
+                    f"they begin and end; give low and high"
+                )
+        return self
 
 
 class Column(_Record):
@@ -141,6 +164,16 @@ class Table(_Record):
     """How its numbers came about: what was averaged, which intervals they are."""
     losses: list[str] | None = None
     """Rows that do worse than they should; None where nothing was compared."""
+
+    @model_validator(mode="after")
+    def _check_widths(self) -> Self:
+        for number, row in enumerate(self.rows, 1):
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"row {number} of table '{self.title}' has {len(row)} places for "
+                    f"{len(self.columns)} columns; give one each"
+                )
+        return self
 
 
 class Result(_Record):
@@ -237,7 +270,12 @@ def read_result(path: Path) -> Result:
         raise DataError(
             f"No result at '{file}'; give the output folder of a verb, or its {RESULT_FILE}."
         )
-    found = _format(file)
+    try:
+        found = _format(file)
+    except DataError as error:
+        raise DataError(
+            f"'{file}' is not a result that treadle wrote ({error}); run its verb again."
+        ) from error
     if found is not None and found != FORMAT:
         age = "an older treadle, whose results say less" if found < FORMAT else "a newer treadle"
         raise DataError(
@@ -250,15 +288,31 @@ def read_result(path: Path) -> Result:
         return Result.model_validate_json(file.read_text())
     except (ValidationError, UnicodeDecodeError, DataError) as error:
         raise DataError(
-            f"'{file}' is not a result that treadle wrote ({str(error).splitlines()[0]}); run its "
-            f"verb again."
+            f"'{file}' is not a result that treadle wrote ({_first_mistake(error)}); run its verb "
+            f"again."
         ) from error
+
+
+def _first_mistake(error: Exception) -> str:
+    """Return what is wrong first, and where."""
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+def _counted(digits: str) -> int:
+    """Return a whole number of a result, which is none beyond every count."""
+    if len(digits) > _MOST_DIGITS:
+        raise DataError(f"a whole number of {len(digits)} digits stands in it")
+    return int(digits)
 
 
 def _format(file: Path) -> int | None:
     """Return the format that a result says it has, if it is one."""
     try:
-        found = json.loads(file.read_bytes())["format"]
-    except (ValueError, TypeError, KeyError):
+        found = json.loads(file.read_bytes(), parse_int=_counted)["format"]
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return found if isinstance(found, int) and not isinstance(found, bool) else None

@@ -11,8 +11,10 @@ from treadle.core.registry import Registry, near
 from treadle.core.sizes import WRITTEN
 from treadle.core.verb import Verb, VerbParameter
 
-__all__ = ["check_settings"]
+__all__ = ["LONGEST_NAME", "check_entries", "check_settings", "is_plain_name"]
 
+LONGEST_NAME = 200
+"""Bytes of an artefact's name: file systems take 255, and notes and copies beside it add to it."""
 _SIXTY = 60
 """YAML 1.1 reads 2:4 as 2 minutes and 4 seconds."""
 
@@ -24,6 +26,7 @@ def check_settings(where: str, verb: Verb, settings: dict[str, Any]) -> None:  #
         SettingsError: One is unknown, missing, of another type or out of bounds; the message begins
             with `where` and suggests the near one.
     """
+    _require_names(where, settings)
     table, parameters = verb.methods(), verb.parameters()
     fields, required = list(parameters), {k for k, p in parameters.items() if p.is_required}
     if table is not None:
@@ -49,6 +52,52 @@ def check_settings(where: str, verb: Verb, settings: dict[str, Any]) -> None:  #
         # An object of settings has checked its own.
         if parameter.axis is not None and bound.get(key) is not None and not parameter.owner:
             _check_axis(parameter.axis, bound[key], parameter.default)
+
+
+def _require_names(where: str, settings: dict[Any, Any]) -> None:  # Any: YAML values
+    for key in settings:
+        if not isinstance(key, str):
+            raise SettingsError(
+                f"{where}: the key {key!r} is no name of a setting; write a name before the colon."
+            )
+
+
+def check_entries(path: Path, document: dict[str, Any]) -> None:  # Any: YAML values
+    """Require that what stands beside the steps is of its type; an empty entry is none.
+
+    Raises:
+        SettingsError: One is of another type.
+    """
+    kinds = {
+        "out": ("the path of a folder", _is_path),
+        "artefacts": ("names, each with a path or a source", _is_mapping_of_texts),
+        "temporary": ("a list of names", _is_list_of_texts),
+    }
+    for key, (wanted, is_one) in kinds.items():
+        if document.get(key) is None:
+            document.pop(key, None)
+        elif not is_one(document[key]):
+            raise SettingsError(f"'{path}' says {key}: {str(document[key])[:60]!r}; give {wanted}.")
+
+
+def _is_path(value: object) -> bool:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        return False
+    return all(len(part.encode()) <= LONGEST_NAME for part in Path(value).parts)
+
+
+def _is_mapping_of_texts(value: object) -> bool:
+    return isinstance(value, dict) and _is_list_of_texts([*value, *value.values()])
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def is_plain_name(name: str) -> bool:
+    """Say whether a name is one of a file that is seen, in any folder."""
+    is_one = bool(name) and Path(name).name == name and not name.startswith(".")
+    return is_one and name.isprintable() and len(name.encode()) <= LONGEST_NAME
 
 
 def _check_axis(axis: Registry[Any], value: Any, default: Any) -> None:  # Any: YAML values

@@ -6,7 +6,7 @@ import numpy.typing as npt
 from treadle.core.checkpoint import CheckpointReader, require_finite
 from treadle.core.codec import Array
 from treadle.core.errors import CheckpointError, UnsupportedModelError
-from treadle.model.grid import Config, Grid, require_shape, unpack
+from treadle.model.grid import Config, Grid, require_kind, require_shape, unpack
 
 __all__ = ["Awq"]
 
@@ -29,7 +29,7 @@ class Awq:
 
     def shape(self, reader: CheckpointReader, stem: str) -> tuple[int, int]:
         """Return [out, in] of a matrix, read off its headers."""
-        num_inputs, packed = reader.tensors[f"{stem}.qweight"].shape
+        num_inputs, packed = require_kind(reader, f"{stem}.qweight", "packed codes")
         return packed * 8, num_inputs
 
     def grid(self, reader: CheckpointReader, stem: str) -> Grid:
@@ -37,15 +37,15 @@ class Awq:
         num_outputs, num_inputs = self.shape(reader, stem)
         packed = reader.tensors[f"{stem}.qweight"].shape[1]
         name = f"{stem}.scales"
-        num_groups = reader.tensors[name].shape[0] if name in reader.tensors else 1
-        scales = require_shape(reader, name, (num_groups, num_outputs))
+        num_groups, _ = require_kind(reader, name, "floats")
+        scales = require_shape(reader, name, (num_groups, num_outputs), "floats")
         require_finite(name, scales, reader.folder)
-        if not num_groups or num_inputs % num_groups:
+        if num_inputs % num_groups:
             raise CheckpointError(
                 f"Tensor '{name}' in '{reader.folder}' has {num_groups} groups, which do not "
                 f"divide {num_inputs} inputs; download the checkpoint again."
             )
-        zeros = require_shape(reader, f"{stem}.qzeros", (num_groups, packed))
+        zeros = require_shape(reader, f"{stem}.qzeros", (num_groups, packed), "packed codes")
         groups = np.arange(num_inputs) // (num_inputs // num_groups)
         codes = _ordered(reader.array(f"{stem}.qweight"))
         return Grid(codes.T, _ordered(zeros).T, scales.T, groups, 4)

@@ -85,12 +85,17 @@ class GgufFile:
         header = _Header(path, self._files.view(whole).data)
         try:
             self.settings, described = header.read()
-        except (UnicodeDecodeError, KeyError) as error:
+        except (UnicodeDecodeError, KeyError, RecursionError) as error:
             raise CheckpointError(
                 f"'{path}' has a broken header ({error!r}, near byte {header.place}); "
                 f"{_COPY_AGAIN}."
             ) from error
-        alignment = max(1, int(self.settings.get("general.alignment", _ALIGNMENT_BYTES)))
+        alignment = self.settings.get("general.alignment", _ALIGNMENT_BYTES)
+        if isinstance(alignment, bool) or not isinstance(alignment, int) or alignment < 1:
+            raise CheckpointError(
+                f"'{path}' says general.alignment: {alignment!r:.60}, but a positive whole number "
+                f"was expected; {_COPY_AGAIN}."
+            )
         first_byte = -(-header.place // alignment) * alignment
         self.tensors = {
             name: self._tensor(name, shape, kind, first_byte + offset)

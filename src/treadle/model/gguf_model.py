@@ -9,7 +9,13 @@ from treadle.core.checkpoint import TensorInfo
 from treadle.core.codec import DTYPES, Array
 from treadle.core.errors import CheckpointError, UnsupportedModelError
 from treadle.model.coded import BLOCK, Coded, DecodedReader, Stored
-from treadle.model.gguf_config import CONVERT_AGAIN, ROPE_FACTORS, gguf_config, require_setting
+from treadle.model.gguf_config import (
+    CONVERT_AGAIN,
+    ROPE_FACTORS,
+    gguf_config,
+    optional_setting,
+    require_setting,
+)
 from treadle.model.gguf_file import GgufFile, GgufTensor
 from treadle.native.codes import decode_q4_0, decode_q4_1, decode_q8_0
 
@@ -71,15 +77,16 @@ def open_gguf(path: Path) -> DecodedReader:
         UnsupportedModelError: The architecture, a tensor or its type is not known.
     """
     file = GgufFile(path)
-    architecture = require_setting(file, "general.architecture")
+    architecture = require_setting(file, "general.architecture", "a text")
     if architecture not in _DIALECTS:
         raise UnsupportedModelError(
             f"'{path}' holds the architecture '{architecture}', but GGUF files are read of "
             f"{', '.join(_DIALECTS)} only; give the Hugging Face folder of the model."
         )
-    if int(file.settings.get("split.count", 1)) > 1:
+    num_parts = optional_setting(file, "split.count", "a whole number") or 1
+    if num_parts > 1:
         raise CheckpointError(
-            f"'{path}' is one of {file.settings['split.count']} parts of a model; join them first: "
+            f"'{path}' is one of {num_parts} parts of a model; join them first: "
             f"llama-gguf-split --merge FIRST OUT.gguf."
         )
     dialect = _DIALECTS[architecture]

@@ -7,7 +7,7 @@ not known is refused: another one would give tokens that the model was not train
 from typing import TYPE_CHECKING, Any
 
 from treadle.core.errors import DataError
-from treadle.model.gguf_config import require_setting
+from treadle.model.gguf_config import CONVERT_AGAIN, optional_setting, require_setting
 from treadle.model.gguf_file import GgufFile
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def has_tokenizer(file: GgufFile) -> bool:
 
 def end_tokens(file: GgufFile) -> frozenset[int]:
     """Return the tokens that end a text or an answer."""
-    named = [file.settings.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
+    named = [_id(file, key) for key in ("eos", "eot", "eom")]
     if named[1] is None and has_tokenizer(file):
         control = _of_type(file, _CONTROL)
         named += [token for text, token in control.items() if text in _TURN_ENDS]
@@ -70,13 +70,10 @@ def gguf_tokenizer(file: GgufFile) -> "PreTrainedTokenizerBase":
     """
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = _built(file)
-    if _begins_texts(file) and "bos_token" in _named(file):
-        _add_first(tokenizer, file)
     made: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **_named(file)
+        tokenizer_object=_built(file), clean_up_tokenization_spaces=False, **_named(file)
     )
-    made.chat_template = file.settings.get("tokenizer.chat_template")
+    made.chat_template = optional_setting(file, "tokenizer.chat_template", "a text")
     return made
 
 
@@ -86,9 +83,11 @@ def tokenizer_files(file: GgufFile) -> dict[str, str | dict[str, Any]]:
     architecture = file.settings["general.architecture"]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # GPT2Tokenizer would not split digits
-        "model_max_length": file.settings[f"{architecture}.context_length"],
+        "model_max_length": require_setting(
+            file, f"{architecture}.context_length", "a positive whole number"
+        ),
         "clean_up_tokenization_spaces": False,
-        "chat_template": file.settings.get("tokenizer.chat_template"),
+        "chat_template": optional_setting(file, "tokenizer.chat_template", "a text"),
         **named,
     }
     ids = {f"{role}_token_id": _id(file, key) for role, key in _ROLES if role != "unk"}
@@ -101,13 +100,14 @@ def tokenizer_files(file: GgufFile) -> dict[str, str | dict[str, Any]]:
 
 
 def _id(file: GgufFile, key: str) -> int | None:
-    found: int | None = file.settings.get(f"tokenizer.ggml.{key}_token_id")
+    key = f"tokenizer.ggml.{key}_token_id"
+    found: int | None = optional_setting(file, key, "a whole number")
     return found
 
 
 def _named(file: GgufFile) -> dict[str, str]:
     """Return the texts of the tokens that have a role."""
-    tokens = require_setting(file, "tokenizer.ggml.tokens")
+    tokens = _tokens(file)
     ids = {role: _id(file, key) for role, key in _ROLES}
     return {
         f"{role}_token": tokens[token]
@@ -119,7 +119,7 @@ def _named(file: GgufFile) -> dict[str, str]:
 def _built(file: GgufFile) -> "Tokenizer":
     from tokenizers import AddedToken
 
-    kind = require_setting(file, "tokenizer.ggml.model")
+    kind = require_setting(file, "tokenizer.ggml.model", "a text")
     if kind not in ("gpt2", "llama"):
         raise DataError(
             f"'{file.path}' has a tokenizer of the kind '{kind}', but gpt2 and llama are read; "
@@ -129,14 +129,29 @@ def _built(file: GgufFile) -> "Tokenizer":
     added = [AddedToken(t, special=True, normalized=False) for t in _of_type(file, _CONTROL)]
     tokenizer.add_special_tokens(added)
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in _of_type(file, _USER_DEFINED)])
+    _add_ends(tokenizer, file)
     return tokenizer
 
 
 def _of_type(file: GgufFile, wanted: int) -> dict[str, int]:
     """Return the tokens of a type, and their ids."""
-    tokens = require_setting(file, "tokenizer.ggml.tokens")
-    types = file.settings.get("tokenizer.ggml.token_type", [])
+    tokens = _tokens(file)
+    types = optional_setting(file, "tokenizer.ggml.token_type", "a list of numbers") or []
+    _require_one_each(file, "token_type", types or tokens, tokens)
     return {tokens[place]: place for place, kind in enumerate(types) if kind == wanted}
+
+
+def _tokens(file: GgufFile) -> list[str]:
+    found: list[str] = require_setting(file, "tokenizer.ggml.tokens", "a list of texts")
+    return found
+
+
+def _require_one_each(file: GgufFile, name: str, entries: list[Any], tokens: list[str]) -> None:
+    if len(entries) != len(tokens):
+        raise DataError(
+            f"'{file.path}' has {len(entries)} entries of tokenizer.ggml.{name} for {len(tokens)} "
+            f"tokens; {CONVERT_AGAIN}."
+        )
 
 
 def _byte_pairs(file: GgufFile) -> "Tokenizer":
@@ -144,7 +159,8 @@ def _byte_pairs(file: GgufFile) -> "Tokenizer":
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     split = _split(file)
-    merges = [tuple(merge.split(" ")) for merge in require_setting(file, "tokenizer.ggml.merges")]
+    listed = require_setting(file, "tokenizer.ggml.merges", "a list of texts")
+    merges = [tuple(merge.split(" ")) for merge in listed]
     options = {"ignore_merges": True} if split in _WHOLE_WORDS else {}
     tokenizer = Tokenizer(models.BPE(vocab=_vocabulary(file), merges=merges, **options))
     first = {
@@ -161,7 +177,7 @@ def _byte_pairs(file: GgufFile) -> "Tokenizer":
 
 
 def _split(file: GgufFile) -> str:
-    name = file.settings.get("tokenizer.ggml.pre", "default")
+    name = optional_setting(file, "tokenizer.ggml.pre", "a text") or "default"
     if name not in _SPLITS:
         raise DataError(
             f"'{file.path}' splits text as '{name}' (tokenizer.ggml.pre), but of these it is known "
@@ -172,7 +188,7 @@ def _split(file: GgufFile) -> str:
 
 
 def _vocabulary(file: GgufFile) -> dict[str, int]:
-    tokens = require_setting(file, "tokenizer.ggml.tokens")
+    tokens = _tokens(file)
     return {token: place for place, token in enumerate(tokens)}
 
 
@@ -184,7 +200,10 @@ def _pieces(file: GgufFile) -> "Tokenizer":
     vocabulary = _vocabulary(file)
     is_gemma = file.settings["general.architecture"].startswith("gemma")
     # Gemma's scores do not follow the order of its merges, but its ids do.
-    listed = [] if is_gemma else require_setting(file, "tokenizer.ggml.scores")
+    listed = []
+    if not is_gemma:
+        listed = require_setting(file, "tokenizer.ggml.scores", "a list of numbers")
+        _require_one_each(file, "scores", listed, _tokens(file))
     scores = {t: -place if is_gemma else listed[place] for t, place in vocabulary.items()}
     merges = generate_merges(vocabulary, scores)
     unknown = _named(file).get("unk_token")
@@ -193,7 +212,8 @@ def _pieces(file: GgufFile) -> "Tokenizer":
             vocab=vocabulary, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True
         )
     )
-    begins = bool(file.settings.get("tokenizer.ggml.add_space_prefix", not is_gemma))
+    begins = optional_setting(file, "tokenizer.ggml.add_space_prefix", "true or false")
+    begins = not is_gemma if begins is None else begins
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
         _SPACE, prepend_scheme="first" if begins else "never", split=False
     )
@@ -206,18 +226,29 @@ def _pieces(file: GgufFile) -> "Tokenizer":
 
 def _begins_texts(file: GgufFile) -> bool:
     """Say whether texts begin with the token that is there for it."""
-    stated = file.settings.get("tokenizer.ggml.add_bos_token")
+    stated: bool | None = optional_setting(file, "tokenizer.ggml.add_bos_token", "true or false")
     if stated is not None:
-        return bool(stated)
-    return file.settings["tokenizer.ggml.model"] == "llama" or _split(file) in _WHOLE_WORDS
+        return stated
+    return (
+        require_setting(file, "tokenizer.ggml.model", "a text") == "llama"
+        or _split(file) in _WHOLE_WORDS
+    )
 
 
-def _add_first(tokenizer: "Tokenizer", file: GgufFile) -> None:
+def _add_ends(tokenizer: "Tokenizer", file: GgufFile) -> None:
+    """Let texts begin and end with the tokens that the file says."""
     from tokenizers import processors
 
-    first = _named(file)["bos_token"]
+    named = _named(file)
+    ends = optional_setting(file, "tokenizer.ggml.add_eos_token", "true or false")
+    first = named.get("bos_token") if _begins_texts(file) else None
+    last = named.get("eos_token") if ends else None
+    if first is None and last is None:
+        return
+    single = [text for text in (first, "$A", last) if text is not None]
+    special = [(t, _id(file, key)) for t, key in ((first, "bos"), (last, "eos")) if t is not None]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{first}:0 $A:0",
-        pair=f"{first}:0 $A:0 {first}:1 $B:1",
-        special_tokens=[(first, _id(file, "bos"))],
+        single=single,
+        pair=[f"{t}:0" for t in single] + [f"{t.replace('$A', '$B')}:1" for t in single],
+        special_tokens=special,
     )

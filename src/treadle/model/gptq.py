@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from treadle.core.checkpoint import CheckpointReader, require_finite
 from treadle.core.errors import CheckpointError, UnsupportedModelError
-from treadle.model.grid import Config, Grid, bits_at, require_shape, unpack
+from treadle.model.grid import Config, Grid, bits_at, require_kind, require_shape, unpack
 
 __all__ = ["Gptq"]
 
@@ -33,7 +33,7 @@ class Gptq:
 
     def shape(self, reader: CheckpointReader, stem: str) -> tuple[int, int]:
         """Return [out, in] of a matrix, read off its headers."""
-        packed, num_outputs = reader.tensors[f"{stem}.qweight"].shape
+        packed, num_outputs = require_kind(reader, f"{stem}.qweight", "packed codes")
         return num_outputs, packed * 32 // self._num_bits(reader, stem, num_outputs)
 
     def grid(self, reader: CheckpointReader, stem: str) -> Grid:
@@ -41,7 +41,7 @@ class Gptq:
         num_outputs, num_inputs = self.shape(reader, stem)
         num_bits = self._num_bits(reader, stem, num_outputs)
         num_groups = reader.tensors[f"{stem}.qzeros"].shape[0]
-        scales = require_shape(reader, f"{stem}.scales", (num_groups, num_outputs))
+        scales = require_shape(reader, f"{stem}.scales", (num_groups, num_outputs), "floats")
         require_finite(f"{stem}.scales", scales, reader.folder)
         codes = unpack(reader.array(f"{stem}.qweight").T, num_bits)
         zeros = unpack(reader.array(f"{stem}.qzeros"), num_bits)[:, :num_outputs]
@@ -51,9 +51,7 @@ class Gptq:
 
     def _num_bits(self, reader: CheckpointReader, stem: str, num_outputs: int) -> int:
         name = f"{stem}.qzeros"
-        if name not in reader.tensors:
-            require_shape(reader, name, ())
-        return bits_at(reader, name, reader.tensors[name].shape[-1], num_outputs)
+        return bits_at(reader, name, require_kind(reader, name, "packed codes")[1], num_outputs)
 
     def _groups(
         self, reader: CheckpointReader, stem: str, num_inputs: int, num_groups: int
@@ -63,7 +61,7 @@ class Gptq:
             size = self._group_size if self._group_size > 0 else num_inputs
             groups = np.arange(num_inputs) // size
         else:
-            groups = require_shape(reader, name, (num_inputs,)).astype(np.int64)
+            groups = require_shape(reader, name, (num_inputs,), "whole numbers").astype(np.int64)
         if groups.min() < 0 or groups.max() >= num_groups:
             raise CheckpointError(
                 f"Matrix '{stem}' in '{reader.folder}' names group {groups.max()}, but has scales "

@@ -14,10 +14,16 @@ from treadle.core.codec import Array
 from treadle.core.errors import CheckpointError
 from treadle.model.coded import BLOCK, Coded, CodeForm, Obstacle, pair_codes
 
-__all__ = ["Config", "Grid", "as_blocks", "bits_at", "require_shape", "unpack"]
+__all__ = ["Config", "Grid", "as_blocks", "bits_at", "require_kind", "require_shape", "unpack"]
 
 Config = dict[str, Any]  # Any: JSON values of quantization_config
 _NUM_BITS = (4, 8)
+_KINDS = {
+    "floats": ("F16", "BF16", "F32", "F64"),
+    "whole numbers": ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"),
+    "packed codes": ("I32", "U32"),
+}
+"""What a tensor of a quantised matrix may hold -> codes of safetensors."""
 _HALF_ERROR = 2.0**-11
 """Relative error of rounding to float16, above which a scale is not held in it."""
 
@@ -58,24 +64,48 @@ def bits_at(reader: CheckpointReader, name: str, packed: int, plain: int) -> int
     )
 
 
-def require_shape(reader: CheckpointReader, name: str, expected: tuple[int, ...]) -> Array:
-    """Return a tensor, checked to have a shape.
+def require_shape(
+    reader: CheckpointReader, name: str, expected: tuple[int, ...], kind: str
+) -> Array:
+    """Return a tensor, checked to have a shape and to hold "floats" or "whole numbers", say.
 
     Raises:
-        CheckpointError: It is not there, or has another.
+        CheckpointError: It is not there, or has another shape or type.
     """
-    if name not in reader.tensors:
-        raise CheckpointError(
-            f"Tensor '{name}' is missing from '{reader.folder}', where its matrix is quantised; "
-            f"download the checkpoint again."
-        )
-    found = reader.tensors[name].shape
+    found = require_kind(reader, name, kind, len(expected))
     if found != expected:
         raise CheckpointError(
             f"Tensor '{name}' in '{reader.folder}' has shape {list(found)}, but its matrix makes "
             f"it {list(expected)}; download the checkpoint again."
         )
     return reader.array(name)
+
+
+def require_kind(
+    reader: CheckpointReader, name: str, kind: str, num_axes: int = 2
+) -> tuple[int, ...]:
+    """Return the shape of a tensor, by its header, if it is of a kind and has so many axes.
+
+    Raises:
+        CheckpointError: It is not there, of another type, or has other axes.
+    """
+    if name not in reader.tensors:
+        raise CheckpointError(
+            f"Tensor '{name}' is missing from '{reader.folder}', where its matrix is quantised; "
+            f"download the checkpoint again."
+        )
+    found = reader.tensors[name]
+    if found.dtype not in _KINDS[kind]:
+        raise CheckpointError(
+            f"Tensor '{name}' in '{reader.folder}' is of the type {found.dtype}, but {kind} were "
+            f"expected ({', '.join(_KINDS[kind])}); download the checkpoint again."
+        )
+    if len(found.shape) != num_axes or 0 in found.shape:
+        raise CheckpointError(
+            f"Tensor '{name}' in '{reader.folder}' has shape {list(found.shape)}, but {num_axes} "
+            f"axes of at least one number were expected; download the checkpoint again."
+        )
+    return found.shape
 
 
 def unpack(packed: Array, num_bits: int) -> npt.NDArray[np.uint8]:

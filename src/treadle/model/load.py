@@ -353,6 +353,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True
         )
+        loaded("a")  # a wrong model_max_length, say, is seen when a text is read
     except Exception as error:  # damaged files raise many unrelated types
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise DataError(

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from treadle.core.checkpoint import CheckpointReader, require_finite
 from treadle.core.errors import CheckpointError, UnsupportedModelError
-from treadle.model.grid import Config, Grid, bits_at, require_shape, unpack
+from treadle.model.grid import Config, Grid, bits_at, require_kind, require_shape, unpack
 
 __all__ = ["PackQuantized"]
 
@@ -57,10 +57,11 @@ class PackQuantized:
 
     def shape(self, reader: CheckpointReader, stem: str) -> tuple[int, int]:
         """Return [out, in] of a matrix."""
-        num_outputs, num_inputs = require_shape(reader, f"{stem}.weight_shape", (2,)).tolist()
-        found = reader.tensors[f"{stem}.weight_packed"].shape
+        name, packed = f"{stem}.weight_shape", f"{stem}.weight_packed"
+        num_outputs, num_inputs = require_shape(reader, name, (2,), "whole numbers").tolist()
+        found = require_kind(reader, packed, "packed codes")
         if found[0] != num_outputs:
-            require_shape(reader, f"{stem}.weight_packed", (num_outputs, *found[1:]))
+            require_shape(reader, packed, (num_outputs, *found[1:]), "packed codes")
         return num_outputs, num_inputs
 
     def grid(self, reader: CheckpointReader, stem: str) -> Grid:
@@ -76,10 +77,9 @@ class PackQuantized:
             )
         codes = unpack(reader.array(packed), num_bits)[:, :num_inputs]
         name = f"{stem}.weight_scale"
-        num_groups = reader.tensors[name].shape[-1] if name in reader.tensors else 1
-        num_rows = reader.tensors[name].shape[0] if name in reader.tensors else num_outputs
+        num_rows, num_groups = require_kind(reader, name, "floats")
         rows = num_outputs if num_rows != 1 else 1  # one scale of the whole matrix
-        scales = require_shape(reader, name, (rows, num_groups))
+        scales = require_shape(reader, name, (rows, num_groups), "floats")
         require_finite(name, scales, reader.folder)
         zeros = self._zeros(reader, stem, (rows, num_groups), num_bits)
         everywhere = (num_outputs, num_groups)
@@ -99,9 +99,11 @@ class PackQuantized:
         if name not in reader.tensors:
             return np.full(shape, middle, np.uint8)
         if reader.tensors[name].dtype == "I8":  # not packed
-            return (require_shape(reader, name, shape).astype(np.int16) + middle).astype(np.uint8)
+            return (
+                require_shape(reader, name, shape, "whole numbers").astype(np.int16) + middle
+            ).astype(np.uint8)
         packed_rows = -(-shape[0] * num_bits // 32)
-        packed = require_shape(reader, name, (packed_rows, shape[1]))
+        packed = require_shape(reader, name, (packed_rows, shape[1]), "packed codes")
         return unpack(packed.T, num_bits)[:, : shape[0]].T
 
     def _groups(
@@ -109,7 +111,7 @@ class PackQuantized:
     ) -> npt.NDArray[np.int64]:
         name = f"{stem}.weight_g_idx"
         if name in reader.tensors:
-            groups = require_shape(reader, name, (num_inputs,)).astype(np.int64)
+            groups = require_shape(reader, name, (num_inputs,), "whole numbers").astype(np.int64)
             if groups.min() >= 0 and groups.max() < num_groups:
                 return groups
         else:

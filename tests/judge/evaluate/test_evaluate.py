@@ -1,5 +1,6 @@
 """The driver: comparisons only under one protocol, results kept, bad input named."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -45,6 +46,29 @@ def test_a_baseline_that_is_no_evaluation(llama: Path, text: str, tmp_path: Path
         measure(llama, tmp_path / "mine", text, baseline=tmp_path / "pruned")
     with pytest.raises(DataError, match="No result at"):
         measure(llama, tmp_path / "mine", text, baseline=tmp_path / "nowhere")
+
+
+def test_a_baseline_that_was_changed(llama: Path, text: str, tmp_path: Path) -> None:
+    measure(llama, tmp_path / "base", text)
+    file = tmp_path / "base" / "result.json"
+    sound = json.loads(file.read_text())
+
+    def refused(says: str, **change: object) -> None:
+        file.write_text(json.dumps(sound | change))
+        with pytest.raises(DataError, match=says) as found:
+            measure(llama, tmp_path / "mine", text, baseline=file)
+        assert str(file) in str(found.value)
+
+    losses, nan = sound["samples"]["nll"], float("nan")
+    refused(r"has 0 samples of nll .*but 5 are compared", samples={})
+    refused(r"has 4 samples of nll", samples={"nll": losses[1:]})
+    refused(r"1 of them not a number", samples={"nll": [nan, *losses[1:]]})
+    for key in sound["protocol"].keys() - {"hash", "corpus"}:
+        refused(rf"another protocol \({key}\)", protocol=sound["protocol"] | {key: 7})
+    refused(r"\(more\)", protocol=sound["protocol"] | {"more": 1})
+    file.write_text(json.dumps(sound | {"protocol": sound["protocol"] | {"corpus": "moved"}}))
+    found = measure(llama, tmp_path / "same", text, baseline=file)
+    assert found.measurement("perplexity_ratio").value == 1.0
 
 
 def test_an_existing_result_is_kept(llama: Path, text: str, tmp_path: Path) -> None:

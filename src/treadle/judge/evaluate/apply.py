@@ -1,5 +1,7 @@
 """The driver of evaluation: read examples, ask the model, score and compare."""
 
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +10,7 @@ from treadle.core.errors import CheckpointError, DataError, SettingsError
 from treadle.core.result import Figure, Measurement, Result, Series, digest, read_result
 from treadle.core.run import is_control, recorded
 from treadle.core.settings import Without
-from treadle.judge.evaluate.base import AnswerTask, Rows, Scores, Task, TaskPrompts
+from treadle.judge.evaluate.base import AnswerTask, Rows, Samples, Scores, Task, TaskPrompts
 from treadle.judge.evaluate.subject import Subject, Through, chosen_way
 from treadle.judge.evaluate.tables import TASKS
 from treadle.runtime.evict.tables import EVICTIONS
@@ -26,6 +28,8 @@ _OTHERS = Without.fields(
     *("ageing_seconds", "rows_beside_urgent", "rows_beside_less_served"),
 )
 """Settings of the engine that are parameters of the verb, or of who comes first: all come."""
+_PLACES = ("corpus", "data")
+"""What a protocol says of where its data lay; the hash does not cover it."""
 
 
 @checked
@@ -103,7 +107,8 @@ def evaluate(
             if way == "blocks" and isinstance(prepared, Rows):
                 run.notes += _position_notes(prepared, reader)
             (measurements, run.samples), computed_by = _asked(task, prepared, subject, reader)
-        if reference:
+        if baseline and reference:
+            _require_pairs(baseline, reference.samples, run.samples)
             compared = task.compare(run.samples, reference.samples, seed)
             measurements += [_of(entry, reference.fingerprint) for entry in compared]
         protocol = {"protocol": prepared.protocol["hash"]}
@@ -192,18 +197,38 @@ def _reference(baseline: Path | None, prepared: Rows | TaskPrompts) -> Result | 
             f"'{baseline}' is a result of '{found.command}', not of evaluate; give an evaluation "
             f"of the other model."
         )
-    if theirs != prepared.protocol["hash"]:
-        differing = sorted(
-            key
-            for key, value in prepared.protocol.items()
-            if key != "hash" and (found.protocol or {}).get(key) != value
-        )
+    # As JSON, in which the baseline's was written.
+    own = json.loads(json.dumps(prepared.protocol))
+    said = found.protocol or {}
+    differing = sorted(
+        key
+        for key in {*own, *said} - {"hash"}
+        if (key in own, own.get(key)) != (key in said, said.get(key))
+    )
+    if theirs != own["hash"]:
         raise SettingsError(
             f"The baseline '{baseline}' was measured under another protocol (they differ in "
-            f"{', '.join(differing)}); evaluate both models on the same data with the same "
-            f"settings."
+            f"{', '.join(differing) or 'its hash'}); evaluate both models on the same data with "
+            f"the same settings."
+        )
+    if changed := [key for key in differing if key not in _PLACES]:
+        raise DataError(
+            f"The baseline '{baseline}' says another protocol ({', '.join(changed)}) than the one "
+            f"that its hash stands for, so it was changed; evaluate that model again."
         )
     return found
+
+
+def _require_pairs(baseline: Path, reference: Samples, samples: Samples) -> None:
+    """Require that a baseline holds a number for each of this run's."""
+    for name, values in samples.items():
+        theirs = reference.get(name, [])
+        if len(theirs) != len(values) or any(map(math.isnan, theirs)):
+            raise DataError(
+                f"The baseline '{baseline}' has {len(theirs)} samples of {name} "
+                f"({sum(map(math.isnan, theirs))} of them not a number), but {len(values)} are "
+                f"compared with them; evaluate that model again."
+            )
 
 
 def _data_hash(protocol: dict[str, Any]) -> str:  # Any: JSON values
