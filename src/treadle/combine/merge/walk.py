@@ -99,7 +99,8 @@ class Walk:
         if left := [part for part in known if part not in named]:
             raise SettingsError(
                 f"The recipe's 'modules' say nothing about the parts {', '.join(left)} of the "
-                f"models, which the output needs; add a module for each."
+                f"models, which the output needs; add a module for each with the models as a "
+                f"whole ({left[0]}: {{models: [...]}}) or with slices."
             )
 
     def _main(self, module: OutputModule, parts: frozenset[str]) -> Tower | None:
