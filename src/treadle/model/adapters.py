@@ -121,7 +121,7 @@ class Adapter:
                     f"The adapter {self.folder} changes '{name}', which {model.folder} does not "
                     f"have; give the model that it was trained on{self.trained_on}. If this is it, "
                     f"its tensors are stored in another form: load and save it with transformers "
-                    f"(from_pretrained, save_pretrained), and give that folder."
+                    f"(save_pretrained(OUT, save_original_format=False)), and give that folder."
                 )
             self.require_shape(name, model.tensors[stored].shape, str(model.folder))
         named = Path(str(model.config.get("_name_or_path") or "")).name

@@ -223,7 +223,8 @@ def _class(config: Config, made: "PretrainedConfig") -> "type[PreTrainedModel]":
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     )
 
-    named = (config.get("architectures") or [""])[0]
+    classes = config.get("architectures")
+    named = classes[0] if isinstance(classes, list) and classes else ""
     found = getattr(transformers, str(named), None) if named else None
     if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
         wanted = getattr(found, "config_class", None)

@@ -113,3 +113,11 @@ def test_experts_in_one_tensor_are_averaged_with_a_note(tiny_model, tmp_path):
     np.testing.assert_allclose(found[experts], 0.5 * (first[experts] + second[experts]), rtol=1e-6)
     query = "model.layers.0.self_attn.q_proj.weight"
     assert not np.allclose(found[query], 0.5 * (first[query] + second[query]), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("window_tokens", "is_noted"), [(64, False), (160, True)])
+def test_windows_beyond_the_positions_are_noted(family, window_tokens, is_noted, tmp_path):
+    options = {"text": ["stdlib:calibration"], "num_windows": 1, "window_tokens": window_tokens}
+    notes = merge(family.experts[:2], tmp_path / "out", "regmean", **options).notes
+    said = [note for note in notes if "longer than the model's 128 positions" in note]
+    assert len(said) == 2 * is_noted

@@ -244,3 +244,22 @@ def test_ranges_of_a_model_with_two_stacks_ask_for_modules(tmp_path: Path) -> No
 
 def test_the_zoo_has_every_kind() -> None:
     assert set(KINDS) <= set(ZOO)
+
+
+@pytest.mark.parametrize("model_type", ["t5", "bart"])
+def test_the_part_that_two_towers_share_is_asked_for_as_it_is_given(model_type, tmp_path) -> None:
+    model = save(model_type, tmp_path / "model")
+    models = f"{{models: [{{model: {model}}}]}}"
+    lines = ["merge_method: passthrough", "modules:"]
+    lines += [f"  {name}: {models}" for name in ("encoder", "decoder")]
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text("\n".join(lines))
+    with pytest.raises(
+        SettingsError, match=r"with the models as a whole \(shared: {models: "
+    ) as told:
+        merge_yaml(recipe, tmp_path / "out")
+    assert "parts shared of" in str(told.value)
+    recipe.write_text("\n".join([*lines, f"  shared: {models}"]))
+    merge_yaml(recipe, tmp_path / "out")
+    first, found = (loaded(model_type, folder).state_dict() for folder in (model, tmp_path / "out"))
+    assert all(torch.equal(found[name], value) for name, value in first.items())

@@ -130,7 +130,8 @@ class _Planner:
         self.notes += [*walk.notes, *self._unread(walk.stacks)]
         self.notes += idle_filters(self.recipe, names | {job.inputs.name for job in jobs})
         self.notes += zeros(job.method for job in jobs)
-        self.notes += () if self.data is None else self.data.averaged()
+        if self.data is not None:
+            self.notes += [*self.data.averaged(), *self.data.beyond_positions()]
         return MergePlan(jobs, config, self.parent, self.vocabulary, self.notes, self.data)
 
     def _config(self, stacks: list[Stack], jobs: list[TensorJob]) -> Config:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from treadle.combine.merge.inputs.compatibility import form_mend
 from treadle.combine.merge.inputs.models import Model, Models, branch_ends
 from treadle.combine.merge.inputs.towers import Name, Tower, part_named
 from treadle.combine.merge.recipe.grammar import MergeRecipe, ModelRef, OutputModule, OutputSlice
@@ -98,7 +99,8 @@ class Walk:
         if left := [part for part in known if part not in named]:
             raise SettingsError(
                 f"The recipe's 'modules' say nothing about the parts {', '.join(left)} of the "
-                f"models, which the output needs; add a module for each."
+                f"models, which the output needs; add a module for each with the models as a "
+                f"whole ({left[0]}: {{models: [...]}}) or with slices."
             )
 
     def _main(self, module: OutputModule, parts: frozenset[str]) -> Tower | None:
@@ -209,9 +211,9 @@ class Walk:
         model = self._models[ref]
         tower = _same(model, main)
         if tower is None:
+            mend = form_mend(model, main.prefixes[0]) or "merge models of one architecture."
             raise CheckpointError(
-                f"'{ref}' has no layers '{main.label}', which the recipe slices; merge models of "
-                f"one architecture."
+                f"'{ref}' has no layers '{main.label}', which the recipe slices; {mend}"
             )
         self._require_known(model, tower)
         first, stop = asked or (0, tower.num_layers)

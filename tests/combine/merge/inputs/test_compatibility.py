@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from combine.merge.models import arrays_of, bytes_of, run, variant, with_config
+from products import few
 from treadle.combine.merge import merge_yaml
 from treadle.core.errors import CheckpointError, SettingsError
+from treadle.model import tiny
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
@@ -50,6 +54,60 @@ def test_other_architectures_are_refused_in_any_order(tiny_model, other, tmp_pat
             run(models, tmp_path / "out", "linear")
         assert "llama LlamaForCausalLM" in str(caught.value)
         assert f"a {other} " in str(caught.value)
+
+
+@pytest.mark.parametrize("said", [True, "LlamaForCausalLM", [1], {}])
+@pytest.mark.parametrize("place", [0, 1])
+def test_architectures_that_are_no_list_of_names(family, said, place, tmp_path):
+    bad = variant(family.base, tmp_path / "bad", 1)
+    with_config(bad, architectures=said)
+    models = [family.experts[0]]
+    models.insert(place, bad)
+    with pytest.raises(CheckpointError, match=r"bad' says architectures: .*; correct it"):
+        run(models, tmp_path / "out", "linear")
+
+
+def in_form(kind: str, folder: Path, seed: int, is_published: bool) -> Path:
+    """Write one model as hubs have it, or as transformers' module names its tensors."""
+    if kind in tiny.WRAPPERS:
+        return tiny.build_wrapper(kind, folder, seed, is_original=is_published)
+    if kind != "gpt2":
+        return tiny.build(kind, folder, seed, is_stacked=not is_published)
+    tiny.build(kind, folder, seed)
+    if is_published:
+        file = folder / "model.safetensors"
+        tensors = {n.removeprefix("transformer."): t for n, t in load_file(file).items()}
+        save_file(tensors, file, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("kind", few(["gpt2", "qwen3_moe", "mixtral", "gemma3"], "gpt2", "mixtral"))
+@pytest.mark.parametrize("is_sliced", [False, True])
+def test_two_forms_of_one_model_are_told_with_the_mend_that_works(kind, is_sliced, tmp_path):
+    pair = [in_form(kind, tmp_path / f"m{seed}", seed, seed == 0) for seed in (0, 1)]
+    layers = ", layer_range: [0, 2]" if is_sliced else ""
+    key = "slices: [{sources: [" if is_sliced else "models: ["
+    end = "]}]" if is_sliced else "]"
+
+    def merged(models, out):
+        listed = ", ".join(f"{{model: {model}{layers}}}" for model in models)
+        recipe = tmp_path / "recipe.yml"
+        recipe.write_text(f"merge_method: linear\n{key}{listed}{end}\n")
+        merge_yaml(recipe, out)
+
+    for models in (pair, pair[::-1]):
+        with pytest.raises(CheckpointError, match=r"same under other names, .* load and save both"):
+            merged(models, tmp_path / "out")
+    kept = [tmp_path / "kept0", tmp_path / "kept1"]
+    whole = AutoModelForImageTextToText if kind in tiny.WRAPPERS else AutoModelForCausalLM
+    for model, folder in zip(pair, kept, strict=True):
+        whole.from_pretrained(model).save_pretrained(folder, save_original_format=False)
+    merged(kept, tmp_path / "out")
+    first, second, found = (
+        whole.from_pretrained(m).state_dict() for m in (*pair, tmp_path / "out")
+    )
+    for name, value in found.items():
+        torch.testing.assert_close(value, (first[name] + second[name]) / 2, rtol=1e-5, atol=1e-6)
 
 
 def test_the_brave_may_merge_other_architectures(family, tmp_path):

@@ -7,7 +7,10 @@ from treadle.combine.merge.inputs.sources import TensorSource
 from treadle.combine.merge.recipe.extras import ALLOW_ARCHITECTURES
 from treadle.core.errors import CheckpointError
 
-__all__ = ["namesakes", "require_one_architecture"]
+__all__ = ["form_mend", "namesakes", "require_one_architecture"]
+
+_EXPERTS = ".experts."
+"""What stands before the experts' own names, whether in a tensor each or in one for all."""
 
 
 def require_one_architecture(models: Sequence[Model]) -> None:
@@ -36,6 +39,26 @@ def _architecture(model: Model) -> tuple[str, str]:
     return str(config.get("model_type") or ""), str(classes[0])
 
 
+def form_mend(model: Model, name: str) -> str:
+    """Return what to do where a model has a tensor in another form: empty where it has none.
+
+    Args:
+        model: The one that has no tensor of the name.
+        name: A tensor of another model, or the start of names.
+    """
+    from treadle.model import facts
+
+    start = facts.own_name(name).partition(_EXPERTS)[0]
+    alike = [own for own in model.names if facts.own_name(own).startswith(start)]
+    if not alike or (_EXPERTS in name and not any(_EXPERTS in own for own in alike)):
+        return ""
+    return (
+        f"it stores the same under other names, such as '{alike[0]}': load and save both models "
+        f"with transformers (from_pretrained, then save_pretrained(OUT, "
+        f"save_original_format=False)), and merge those folders."
+    )
+
+
 def namesakes(members: Sequence[tuple[Model, str]]) -> list[TensorSource]:
     """Return one tensor of each model, under its name there.
 
@@ -47,9 +70,11 @@ def namesakes(members: Sequence[tuple[Model, str]]) -> list[TensorSource]:
     if len(sources) < len(found):
         (lacking, name) = members[found.index(None)]
         owner = next(m.ref for (m, _), s in zip(members, found, strict=True) if s is not None)
+        mend = form_mend(lacking, name) or (
+            "merge models of one architecture (treadle merge inspect shows where they differ)."
+        )
         raise CheckpointError(
-            f"'{lacking.ref}' has no tensor '{name}', which '{owner}' has; merge models of one "
-            f"architecture (treadle merge inspect shows where they differ)."
+            f"'{lacking.ref}' has no tensor '{name}', which '{owner}' has; {mend}"
         )
     for (model, name), source in zip(members, sources, strict=True):
         if source.shape != sources[0].shape:

@@ -162,6 +162,15 @@ class Data:
         self._wanted.append(_Known(self, place, self._models[place].reader.tied.get(name, name)))
         return self._wanted[-1]
 
+    def beyond_positions(self) -> Iterator[str]:
+        """Yield a note on each model whose windows are longer than its positions."""
+        from treadle.model import facts
+
+        for model in self._models:
+            config = facts.base_config(model.reader.config)
+            for note in facts.position_notes(config, self._request.window_tokens):
+                yield f"'{model.ref}': {note}"
+
     def averaged(self) -> Iterator[str]:
         """Yield a note on the matrices of blocks whose inputs are not looked at."""
         if self._need != "gram":

@@ -176,6 +176,13 @@ class Model:
                 f"'{self.ref}' is quantised, and only float weights can be merged; give the model "
                 f"that it was made from."
             )
+        classes = self.config.get("architectures")
+        is_list = isinstance(classes, list) and all(isinstance(one, str) for one in classes)
+        if classes is not None and not is_list:
+            raise CheckpointError(
+                f"config.json of '{self.ref}' says architectures: {classes!r}, but a list of class "
+                f"names was expected; correct it, or download it again."
+            )
 
 
 class Models:
