@@ -18,7 +18,16 @@ from treadle.runtime.request import Request, SamplingParams
 if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
 
-__all__ = ["Messages", "Prompt", "Prompts", "TokenArray", "as_list", "plain", "text_in"]
+__all__ = [
+    "Messages",
+    "Prompt",
+    "Prompts",
+    "TokenArray",
+    "as_list",
+    "is_broken_template",
+    "plain",
+    "text_in",
+]
 
 
 @runtime_checkable
@@ -37,6 +46,18 @@ Prompt = str | Sequence[int] | TokenArray | Mapping[str, Any]  # Any: vLLM's two
 """A text, token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``."""
 Messages = Sequence[Mapping[str, Any]]  # Any: what a chat template reads
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def is_broken_template(tokenizer: "Tokenizer") -> bool:
+    """Say whether a chat template fails for the plainest message, too, and not on purpose."""
+    hello = [{"role": "user", "content": "Hello"}]
+    try:
+        tokenizer.apply_chat_template(hello, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # a template raises what it likes
+        # What it refuses by `raise_exception` is of this very type; a missing jinja2 is no fault of
+        # the template.
+        return type(error).__name__ != "TemplateError" and not isinstance(error, ImportError)
+    return False
 
 
 class Prompts:
@@ -116,6 +137,12 @@ class Prompts:
                 list(messages), add_generation_prompt=True, tokenize=False
             )
         except Exception as error:  # a template raises what it likes
+            if is_broken_template(self.tokenizer):
+                raise DataError(
+                    f"The chat template of '{self._folder}' is broken, as it fails for any message "
+                    f"({type(error).__name__}: {error}); copy chat_template.jinja or "
+                    f"tokenizer_config.json of the original model into the folder."
+                ) from error
             raise DataError(
                 f"The chat template of '{self._folder}' refuses the messages ({error}); give each "
                 f"a role and a content, in the order that the model was tuned on."

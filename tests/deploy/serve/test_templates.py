@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from treadle.core.errors import DataError
 from treadle.deploy.http.asked import Message, Tool
 from treadle.deploy.http.errors import ApiError
 from treadle.deploy.serve.catalogue import ServedModel
@@ -56,6 +57,16 @@ def test_a_template_that_refuses_and_none_at_all(model):
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ApiError, match="roles must alternate"):
         text_of(model, TALK[:1], [])
+    for broken in ("{% for %}", "{{ nobody.at_home }}", "{{ 1 / 0 }}", "{{ messages[0] | none }}"):
+        tokenizer.chat_template = broken
+        with pytest.raises(ApiError, match="is broken, as it fails for any message") as found:
+            text_of(model, TALK[:1], [])
+        assert found.value.status == 500
+        with pytest.raises(DataError, match=r"is broken, .*copy chat_template.jinja"):
+            model.llm.prompts.chat([{"role": "user", "content": "hi"}])
+    tokenizer.chat_template = "{{ messages[0].content.strip() }}"
+    with pytest.raises(DataError, match=r"refuses the messages .*give each a role and a content"):
+        model.llm.prompts.chat([{"role": "user"}])
     tokenizer.chat_template = None
     with pytest.raises(ApiError, match="no chat template; use /v1/completions"):
         text_of(model, TALK[:1], [])

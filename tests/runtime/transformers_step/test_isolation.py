@@ -8,7 +8,7 @@ import torch
 
 from runtime.flat import rows_of
 from runtime.zoo import ARCHITECTURES, small
-from treadle.core.errors import UnsupportedModelError
+from treadle.core.errors import CheckpointError, UnsupportedModelError
 from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.transformers_step.generic import GenericExecutor
 
@@ -96,3 +96,18 @@ def test_every_architecture_is_right_or_refused(model_type):
         pytest.skip("these settings make no small model of it")
     with suppress(UnsupportedModelError):
         assert apart(model) < MOST_APART
+
+
+def test_a_model_that_fails_by_itself_is_not_sent_to_transformers():
+    model = small("mixtral")
+    model.config.num_experts_per_tok = 9
+    for module in model.modules():
+        if hasattr(module, "top_k"):
+            module.top_k = 9
+    with pytest.raises(Exception, match="out of range") as own:
+        model(input_ids=torch.zeros(1, 6, dtype=torch.int64))
+    with pytest.raises(
+        CheckpointError, match=r"fails in transformers, too.*compare config"
+    ) as found:
+        GenericExecutor(model)
+    assert str(own.value).splitlines()[0] in str(found.value)

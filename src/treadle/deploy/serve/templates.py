@@ -7,6 +7,7 @@ from typing import Any
 from treadle.deploy.http.asked import Message, TextPart, Tool
 from treadle.deploy.http.errors import ApiError
 from treadle.deploy.serve.catalogue import ServedModel
+from treadle.runtime.prompts import is_broken_template
 
 __all__ = ["conversation"]
 
@@ -51,6 +52,15 @@ def conversation(
             plain, tools=shown or None, add_generation_prompt=True, tokenize=False
         )
     except Exception as error:  # a template raises what it likes
+        if is_broken_template(tokenizer):
+            raise ApiError(
+                500,
+                f"The chat template of '{model.name}' is broken, as it fails for any message "
+                f"({type(error).__name__}: {error}); whoever serves it shall copy the template of "
+                f"the original model into its folder.",
+                "chat_template_broken",
+                "model",
+            ) from error
         raise ApiError(
             400,
             f"The chat template of '{model.name}' refuses the messages ({error}); give the roles "

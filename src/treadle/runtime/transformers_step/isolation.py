@@ -35,6 +35,7 @@ def require_isolation(module: Any, executor: Executor, device: Any) -> None:
 
     Raises:
         UnsupportedModelError: They differ.
+        CheckpointError: The model fails by itself, too.
     """
     import torch
 

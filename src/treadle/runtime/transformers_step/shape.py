@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from treadle.core.errors import UnsupportedModelError
+from treadle.core.errors import CheckpointError, TreadleError, UnsupportedModelError
 from treadle.runtime.executor import ModelShape
 from treadle.runtime.logits import require_sound
 from treadle.runtime.transformers_step.attention import require_plain
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["not_paged", "shape_of"]
+
+_NUM_TRIED = 6
+"""Tokens of a text on which a model is tried by itself."""
 
 
 class _Layer(NamedTuple):
@@ -108,8 +111,20 @@ def shape_of(
     return shape, tuple(layer.heads for layer in layers)
 
 
-def not_paged(module: Any, error: Exception) -> UnsupportedModelError:
-    """Return what to say of a model that fails when its attention is replaced."""
+def not_paged(module: Any, error: Exception) -> TreadleError:
+    """Return what to say of a model that fails when its attention is replaced, or anyway."""
+    import torch
+
+    tokens = torch.zeros(1, _NUM_TRIED, dtype=torch.int64, device=next(module.parameters()).device)
+    try:
+        with torch.inference_mode():
+            module(input_ids=tokens)
+    except Exception as own:  # a model raises what it likes
+        return CheckpointError(
+            f"{type(module).__name__} fails in transformers, too, when it reads {_NUM_TRIED} "
+            f"tokens ({type(own).__name__}: {own}); compare config.json with that of the original "
+            f"model, or download it again."
+        )
     return UnsupportedModelError(
         f"{type(module).__name__} does not run over pages ({type(error).__name__}: {error}); run "
         f"this model with transformers."
