@@ -56,11 +56,7 @@ def test_what_all_inputs_lack_is_refused(model_type: str, tmp_path: Path) -> Non
     models = [changed(save(model_type, tmp_path / f"m{seed}", seed), lost) for seed in (1, 2)]
     layer = re.search(r"\.\d+\.", lost)
     assert layer is not None
-<<<<<<< HEAD
-    says = rf"m1' lacks '.*{re.escape(layer[0])}.*', which its config.json needs; download it again"
-=======
     says = rf"m1' lacks '.*{re.escape(layer[0])}.*', which its config.json needs; download it"
->>>>>>> h-mendA
     with pytest.raises(CheckpointError, match=says):
         merge(models, tmp_path / "out", "linear")
     assert not (tmp_path / "out").exists()
