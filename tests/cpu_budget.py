@@ -20,7 +20,7 @@ import pytest
 DEFAULT_SECONDS = 20
 BUDGETS = {
     "app": 25,
-    "combine/merge": 25,
+    "combine/merge": 30,
     "core": 10,
     "deploy/serve": 30,
     "house": 50,

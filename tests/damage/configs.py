@@ -98,7 +98,7 @@ def _words() -> Iterator[tuple[str, Damage]]:
     for value in ("yes", 7, [True], "false"):
         yield f"tie {value!r}", said(tie_word_embeddings=value)
     yield "untied without a head", said(tie_word_embeddings=False)
-    for value in ([], "LlamaForCausalLM", [7], ["BertModel"], None):
+    for value in ([], "LlamaForCausalLM", [7], ["BertModel"], None, True, {"a": 1}):
         yield f"architectures {value!r}", said(architectures=value)
 
 

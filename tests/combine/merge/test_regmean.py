@@ -121,3 +121,12 @@ def test_windows_beyond_the_positions_are_noted(family, window_tokens, is_noted,
     notes = merge(family.experts[:2], tmp_path / "out", "regmean", **options).notes
     said = [note for note in notes if "longer than the model's 128 positions" in note]
     assert len(said) == 2 * is_noted
+
+
+def test_windows_start_as_it_is_asked(tiny_model, text: str, tmp_path: Path) -> None:
+    """A start that the tokenizer does not have is refused, and one without a text has no effect."""
+    models = [tiny_model("llama")] * 2
+    with pytest.raises(SettingsError, match="has no BOS token"):
+        merge(models, tmp_path / "out", "regmean", text=[text], bos="each")
+    with pytest.raises(SettingsError, match="bos = 'each' has no effect without a text"):
+        merge(models, tmp_path / "out", "linear", bos="each")

@@ -29,6 +29,7 @@ from treadle.core.errors import SettingsError
 from treadle.core.progress import steps
 from treadle.core.result import Result
 from treadle.core.run import Recording, recorded
+from treadle.model.text import Bos
 
 if TYPE_CHECKING:
     from treadle.combine.merge.plan import MergePlan
@@ -51,6 +52,7 @@ def merge(
     text: list[str] | None = None,
     num_windows: int = 32,
     window_tokens: int = 512,
+    bos: Bos = "auto",
     allow_different: list[str] | None = None,
     keep_zeros: bool = False,
     workers: int | None = None,
@@ -78,6 +80,8 @@ def merge(
             stdlib:calibration for all models, or one for each in their order.
         num_windows: Windows drawn from each text by the seed.
         window_tokens: Tokens in each window.
+        bos: Start each window with the tokenizer's BOS token, which Gemma needs: each, none, or
+            auto, as the tokenizer itself starts a text.
         allow_different: Keys of config.json, such as rope_theta, that may differ between models
             though they compute with them; the output takes the base's, or the first model's.
         keep_zeros: Keep a weight at zero where it is zero in every sparse input (the base is one,
@@ -105,7 +109,11 @@ def merge(
         settings["allow_different"] = list(allow_different)
     if keep_zeros:
         recipe.extras[KEEP_ZEROS] = settings["keep_zeros"] = True
-    data = DataRequest(tuple(text), num_windows, window_tokens) if text else None
+    if bos != "auto" and not text:
+        raise SettingsError(
+            f"bos = '{bos}' has no effect without a text; add --text, or leave it out."
+        )
+    data = DataRequest(tuple(text), num_windows, window_tokens, bos) if text else None
     if data is not None:
         settings |= data.settings()
     request = _Request(recipe, chosen, settings, data, _workers(workers), verify, seed)

@@ -53,6 +53,12 @@ def read_config(file: Path) -> dict[str, Any]:
             f"{file} has an empty quantization_config, which says neither that the weights are "
             f"floats nor how they are quantised; remove the key if they are floats."
         )
+    classes = config.get("architectures")
+    if not isinstance(classes, list | str | None):
+        raise CheckpointError(
+            f"{file} says architectures: {classes!r}, but a list of class names was expected; "
+            f"correct it."
+        )
     for key in ("dtype", "torch_dtype"):
         if not isinstance(config.get(key), str | dict | None):
             raise CheckpointError(

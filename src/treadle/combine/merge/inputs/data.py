@@ -21,6 +21,7 @@ from treadle.core.checkpoint.header import read_header
 from treadle.core.checkpoint.publish import remove
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.core.result import Input, digest
+from treadle.model.text import Bos
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,7 @@ class DataRequest(NamedTuple):
     text: tuple[str, ...]
     num_windows: int
     window_tokens: int
+    bos: Bos
 
     def settings(self) -> dict[str, Any]:  # Any: JSON values
         """Return what determines the statistics beside the texts' content."""
@@ -105,7 +107,8 @@ class Data:
         text = request.text[place if len(request.text) > 1 else 0]
         tokenizer = load_tokenizer(model.reader.folder)
         return sampled_windows(
-            text, tokenizer, request.num_windows, request.window_tokens, self._seed
+            *(text, tokenizer, request.num_windows, request.window_tokens),
+            *(self._seed, request.bos),
         )
 
     def inputs(self) -> list[Input]:
