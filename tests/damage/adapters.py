@@ -1,6 +1,5 @@
 """Damage to LoRA adapters in peft's format, by rule; not a test itself."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from damage import configs
 from damage.configs import GONE, Damage, file, instead
 from damage.weight_files import LFS
 
@@ -18,12 +18,8 @@ SECOND = FIRST.replace("lora_A", "lora_B")
 
 
 def said(**fields: Any) -> Damage:
-    def damage(folder: Path) -> None:
-        config = json.loads((folder / CONFIG).read_text()) | fields
-        kept = {key: value for key, value in config.items() if value is not GONE}
-        (folder / CONFIG).write_text(json.dumps(kept))
-
-    return damage
+    """Say something else in the adapter's config."""
+    return configs.said(CONFIG, **fields)
 
 
 def tensors(change: Any) -> Damage:

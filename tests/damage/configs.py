@@ -10,13 +10,13 @@ CONFIG = "config.json"
 GONE = object()
 
 
-def said(**fields: Any) -> Damage:
-    """Say something else in config.json; GONE takes a key away."""
+def said(file: str = CONFIG, /, **fields: Any) -> Damage:
+    """Say something else in a folder's JSON file; GONE takes a key away."""
 
     def damage(folder: Path) -> None:
-        config = json.loads((folder / CONFIG).read_text()) | fields
+        config = json.loads((folder / file).read_text()) | fields
         kept = {key: value for key, value in config.items() if value is not GONE}
-        (folder / CONFIG).write_text(json.dumps(kept))
+        (folder / file).write_text(json.dumps(kept))
 
     return damage
 

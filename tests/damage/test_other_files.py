@@ -48,8 +48,12 @@ def test_a_damaged_gguf_file(
 def _answers(folder: Path, out: Path, text: str, sound: Path) -> np.ndarray:
     llm = LLM(sound, cache_bytes=1 << 20)
     llm.add_adapter("a", folder)
+    return _read(llm, "a")
+
+
+def _read(llm: LLM, adapter: str | None = None) -> np.ndarray:
     params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
-    (answer,) = llm.generate([[5, 6, 7, 8]], params, adapter="a")
+    (answer,) = llm.generate([[5, 6, 7, 8]], params, adapter=adapter)
     chosen = zip(answer.prompt_logprobs[1:], [6, 7, 8], strict=True)
     return np.array([place[token] for place, token in chosen])
 
@@ -57,11 +61,7 @@ def _answers(folder: Path, out: Path, text: str, sound: Path) -> np.ndarray:
 def _merged(folder: Path, out: Path, text: str, sound: Path) -> np.ndarray:
     merge([f"{sound}+{folder}"], out, "passthrough", workers=1)
     made = out.rename(out.with_name("merged"))
-    llm = LLM(made, cache_bytes=1 << 20, weights="fp32")
-    params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
-    (answer,) = llm.generate([[5, 6, 7, 8]], params)
-    chosen = zip(answer.prompt_logprobs[1:], [6, 7, 8], strict=True)
-    return np.array([place[token] for place, token in chosen])
+    return _read(LLM(made, cache_bytes=1 << 20, weights="fp32"))
 
 
 def _scored(folder: Path, out: Path, text: str, sound: Path) -> None:

@@ -39,19 +39,14 @@ def text_model(reader: CheckpointReader) -> TextModel:
     base, shapes = base_config(reader.config), shapes_of(reader)
     architecture, module = facts.facts_of(base), skeleton(reader)
     names: dict[str, str] = {}
+    experts: set[str] = set()
     for layer in range(facts.num_layers(base)):
-        own, stored = (
-            architecture.blocks.format(layer=layer),
-            facts.block_prefix(base, layer, shapes),
-        )
+        own = architecture.blocks.format(layer=layer)
+        stored = facts.block_prefix(base, layer, shapes)
         for matrix in facts.linears(base, layer, shapes):
             names[matrix.tensor] = own + matrix.tensor.removeprefix(stored)
-    experts = {
-        architecture.blocks.format(layer=layer) + matrix.parameter
-        for layer in range(facts.num_layers(base))
-        for matrix in facts.linears(base, layer, shapes)
-        if matrix.expert is not None
-    }
+            if matrix.expert is not None:
+                experts.add(own + matrix.parameter)
     for name, _ in module.named_parameters(remove_duplicate=False):
         if name in experts:
             continue

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = [
     "disk_name",
     "require_all_read",
-    "require_coupled",
     "require_filled",
     "require_named",
     "require_shapes",
@@ -92,7 +91,7 @@ def require_shapes(module: "PreTrainedModel", reader: CheckpointReader) -> None:
             elif matrix.expert is not None:
                 _require_expert(matrix, parameters[stem + matrix.parameter], reader)
         if is_uneven:
-            require_coupled(matrices, base, shapes, str(reader.folder))
+            _require_coupled(matrices, base, shapes, str(reader.folder))
     for name, parameter in parameters.items():
         if architecture.num_experts and ".experts." in name and name not in shapes:
             continue  # one parameter holds many tensors, which were looked at above
@@ -133,7 +132,7 @@ def _misshapen(
     )
 
 
-def require_coupled(
+def _require_coupled(
     matrices: Sequence[facts.Linear], config: facts.Config, shapes: facts.Shapes, folder: str
 ) -> None:
     """Check that the matrices of a block fit each other, whatever widths it has.

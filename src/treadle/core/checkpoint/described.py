@@ -6,11 +6,12 @@ from typing import Any
 
 from treadle.core.errors import CheckpointError
 
-__all__ = ["read_config", "read_object"]
+__all__ = ["NONUNIFORM", "read_config", "read_object"]
 
 _OBJECTS = ("quantization_config", "text_config", "treadle_base", "vision_config", "auto_map")
 """Keys of config.json that hold objects, where they hold anything."""
-_NONUNIFORM = "treadle_nonuniform"
+NONUNIFORM = "treadle_nonuniform"
+"""`model_type` of a folder whose blocks differ in width: foreign loaders refuse it by name."""
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -70,9 +71,9 @@ def read_config(file: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file} says model_type: {model_type!r}, but a name was expected; download it again."
         )
-    if model_type == _NONUNIFORM and not config.get("treadle_base"):
+    if model_type == NONUNIFORM and not config.get("treadle_base"):
         raise CheckpointError(
-            f"{file} says {_NONUNIFORM}, but has no treadle_base, the config of the architecture; "
+            f"{file} says {NONUNIFORM}, but has no treadle_base, the config of the architecture; "
             f"prune the dense model again."
         )
     return config

@@ -159,7 +159,7 @@ def _expert_linears(
     if not fused:
         if not each.isdisjoint(shapes):
             _require(shapes, sorted(each))
-            return [*_single_experts(facts, layer, prefix, shapes, count)]
+            return [*_each_expert(facts, layer, prefix, shapes, count, False)]
         return []
     if not each.isdisjoint(shapes):
         raise CheckpointError(
@@ -174,57 +174,33 @@ def _expert_linears(
                 f"Tensor '{name}' has shape {list(shapes[name])}, but config.json says {count} "
                 f"experts, so [{count}, out, in] was expected; download both again from one place."
             )
-    return [*_stacked_experts(facts, layer, stem, shapes, count)]
+    return [*_each_expert(facts, layer, f"{stem}.", shapes, count, True)]
 
 
-def _single_experts(
-    facts: Architecture, layer: int, prefix: str, shapes: Shapes, count: int
+def _each_expert(
+    facts: Architecture, layer: int, stem: str, shapes: Shapes, count: int, is_stacked: bool
 ) -> Iterator[Linear]:
-    for expert in range(count):
-        for fact in facts.expert_linears:
-            tensor = prefix + fact.tensor.format(expert=expert)
-            size = shapes[tensor][0]
-            rows = {"gate": slice(0, size), "up": slice(size, 2 * size)}.get(fact.role, slice(None))
-            home = renamed(fact.tensor.split(".{expert}")[0], facts)
-            yield Linear(
-                role=fact.role,
-                input=f"{fact.input}.{expert}",
-                layer=layer,
-                tensor=tensor,
-                parameter=f"{home}.{_fused(fact)}",
-                rows=slice(None),
-                transposed=False,
-                expert=expert,
-                parameter_rows=rows,
-            )
-
-
-def _stacked_experts(
-    facts: Architecture, layer: int, stem: str, shapes: Shapes, count: int
-) -> Iterator[Linear]:
+    """Yield the matrices of all experts; `stem` precedes the names of tensors on disk."""
     home = renamed(facts.expert_linears[0].tensor.split(".{expert}")[0], facts)
     for expert in range(count):
         for fact in facts.expert_linears:
-            tensor = f"{stem}.{_fused(fact)}"
-            half = shapes[tensor][1] // 2
-            rows = {"gate": slice(0, half), "up": slice(half, None)}.get(fact.role, slice(None))
+            fused = "down_proj" if fact.role == "down" else "gate_up_proj"
+            tensor = stem + (fused if is_stacked else fact.tensor.format(expert=expert))
+            size = shapes[tensor][1] // 2 if is_stacked else shapes[tensor][0]
+            # Gate and up are one parameter of the module, one above the other.
+            part = {"gate": slice(0, size), "up": slice(size, 2 * size)}.get(fact.role, slice(None))
             yield Linear(
                 role=fact.role,
                 input=f"{fact.input}.{expert}",
                 layer=layer,
                 tensor=tensor,
-                parameter=f"{home}.{_fused(fact)}",
-                rows=rows,
+                parameter=f"{home}.{fused}",
+                rows=part if is_stacked else slice(None),
                 transposed=False,
                 expert=expert,
-                parameter_rows=rows,
-                place=expert,
+                parameter_rows=part,
+                place=expert if is_stacked else None,
             )
-
-
-def _fused(fact: LinearFact) -> str:
-    """Return what transformers calls the parameter that holds a role's matrices of all experts."""
-    return "down_proj" if fact.role == "down" else "gate_up_proj"
 
 
 def disk_names(name: str, facts: Architecture) -> list[str]:

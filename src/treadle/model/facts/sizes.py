@@ -4,6 +4,7 @@ import json
 from functools import lru_cache
 from typing import Any
 
+from treadle.core.checkpoint.described import NONUNIFORM
 from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
 from treadle.core.registry import near
 from treadle.model.facts.architectures import ARCHITECTURES, Architecture
@@ -29,8 +30,6 @@ __all__ = [
 ]
 
 Config = dict[str, Any]  # Any: JSON values of config.json
-NONUNIFORM = "treadle_nonuniform"
-"""`model_type` of a folder whose blocks differ in width: foreign loaders refuse it by name."""
 
 
 _OLD_WORDS = {

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from treadle.core.checkpoint.described import read_object
 from treadle.core.checkpoint.publish import write_text
 from treadle.core.errors import CheckpointError, UnsupportedModelError
 
@@ -166,17 +167,7 @@ def read_json(file: Path) -> Json:
     Raises:
         CheckpointError: The file holds something else.
     """
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{file} is not JSON ({error}); copy or download it again."
-        ) from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} holds no JSON object; copy or download it again.")
-    return value
+    return read_object(file) if file.is_file() else {}
 
 
 def vocabulary_of(folder: Path) -> dict[str, int] | None:
