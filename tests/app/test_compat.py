@@ -114,6 +114,17 @@ def test_weights_of_another_config(llama: Path, tmp_path: Path) -> None:
     assert "transformers cannot build the model that config.json of" in compat(odd)
 
 
+def test_layers_that_the_config_does_not_count(llama: Path, tmp_path: Path) -> None:
+    short = edited(llama, tmp_path / "short", lambda config: config.update(num_hidden_layers=1))
+    AutoModelForCausalLM.from_pretrained(short)  # the oracle: it loads
+    found = verdicts_of(short)
+    assert found["transformers"].takes is True
+    assert "leaves out 9 tensors that config.json has no place for" in found["transformers"].why
+    assert found["treadle"].takes is False
+    assert "correct num_hidden_layers (2 layers are stored)" in found["treadle"].why
+    assert all(found[loader.name].takes is None for loader in FOREIGN)
+
+
 def test_a_missing_shard(llama: Path, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     shutil.copytree(llama, folder)

@@ -93,9 +93,13 @@ def test_what_is_no_gguf_file_is_named(tmp_path):
     path = tmp_path / "model.gguf"
     with pytest.raises(CheckpointError, match="There is no file"):
         open_gguf(path)
-    for content in (b"", b"PK\x03\x04 something else"):
+    for content, what in (
+        (b"", "is empty"),
+        (b"PK\x03\x04 something else", "is a zip archive"),
+        (b"something else", r"begins with b'.*a GGUF file begins with b'GG"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"begins with b'.*a GGUF file begins with b'GG"):
+        with pytest.raises(CheckpointError, match=what):
             open_gguf(path)
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 1, 0, 0))
     with pytest.raises(CheckpointError, match=r"is GGUF version 1.*convert the model again"):

@@ -10,8 +10,9 @@ from treadle.core.checkpoint.described import read_object
 from treadle.core.checkpoint.sidefiles import check_side_file
 from treadle.core.codec import DTYPES
 from treadle.core.errors import CheckpointError, UnsupportedModelError
+from treadle.core.mistaken import pointed
 from treadle.model import facts
-from treadle.model.belonging import shapes_of
+from treadle.model.belonging import UnreadTensorsError, shapes_of
 from treadle.model.facts import NONUNIFORM, base_config
 from treadle.model.load import described, resolve, skeleton
 
@@ -45,6 +46,8 @@ class _Findings(NamedTuple):
     unbuildable: str
     """Why transformers cannot build the config's model; empty where it can, or was not asked."""
     required: tuple[SideFile, ...]
+    num_unread: int = 0
+    """Tensors that the config has no place for; `refusal` says which."""
 
     @property
     def is_nonuniform(self) -> bool:
@@ -186,6 +189,7 @@ def _check_adapter(folder: Path) -> tuple[Verdict, ...]:
 
 def _inspect(reader: CheckpointReader) -> _Findings:
     fault = refusal = unbuildable = ""
+    num_unread = 0
     try:
         described(reader)
     except UnsupportedModelError:
@@ -198,12 +202,22 @@ def _inspect(reader: CheckpointReader) -> _Findings:
             _require_tensors(reader)
     except UnsupportedModelError as error:
         refusal = str(error)
+    except UnreadTensorsError as error:
+        refusal, num_unread = str(error), error.num_tensors
     except CheckpointError as error:
         fault = str(error)
+    fault = fault or _pointer_in(reader.folder)
     manifest = read_manifest(reader.folder)
     side_files = manifest.side_files if manifest else ()
     required = tuple(f for f in side_files if f.required and f.path != "config.json")
-    return _Findings(reader, base_config(reader.config), fault, refusal, unbuildable, required)
+    config = base_config(reader.config)
+    return _Findings(reader, config, fault, refusal, unbuildable, required, num_unread)
+
+
+def _pointer_in(folder: Path) -> str:
+    """Return what is said of a small file that Git LFS has not fetched; empty if all are there."""
+    files = (file for pattern in ("*.json", *_TOKENIZERS) for file in sorted(folder.glob(pattern)))
+    return next((f"{file} is {what}" for file in files if (what := pointed(file))), "")
 
 
 def _require_tensors(reader: CheckpointReader) -> None:
@@ -261,6 +275,8 @@ def _judge_transformers(found: _Findings) -> tuple[bool | None, str]:
     if (found.reader.folder / _ADAPTER_CONFIG).is_file():
         return None, f"with peft installed it loads the base that {_ADAPTER_CONFIG} names instead"
     shapes = "whether the shapes fit was not checked" if found.refusal else "the shapes fit"
+    if found.num_unread:
+        shapes = f"it leaves out {found.num_unread} tensors that config.json has no place for"
     return True, f"{loads} of {version} knows model_type '{model_type}'; {shapes}"
 
 
@@ -269,6 +285,11 @@ def _judge(found: _Findings, loader: Loader) -> tuple[bool | None, str]:
         return refused
     if found.unbuildable:
         return None, "transformers refuses its config.json: not checked here"
+    if found.num_unread:
+        return None, (
+            f"{found.num_unread} tensors have no place in what config.json describes: whether it "
+            f"leaves them out was not checked here"
+        )
     name = found.architecture
     if name not in loader.listed:
         if name not in LOOKED_FOR:

@@ -18,14 +18,13 @@ from treadle.core.checkpoint import (
     model_card,
     prepare_target,
     read_manifest,
-    require_finite,
 )
 from treadle.core.checkpoint.publish import PROCESSORS, carry_files
 from treadle.core.codec import DTYPES, FLOATS
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.core.progress import steps
 from treadle.model import facts
-from treadle.model.belonging import require_filled, shapes_of
+from treadle.model.belonging import require_filled, require_finite_where_read, shapes_of
 from treadle.model.facts import NONUNIFORM, base_config, is_wrapper
 from treadle.model.load import resolve, skeleton
 
@@ -230,7 +229,7 @@ def _stream(
         for name, tensor in planned.items():
             if tensor.name not in already:
                 values = reader.array(name)
-                require_finite(name, values, reader.tensors[name].file)
+                require_finite_where_read(name, reader)
                 writer.write(tensor.name, padded(values, tensor.shape, padding.places.get(name)))
                 reader.release(name)
                 finished.append(tensor.name)

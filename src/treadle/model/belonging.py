@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from treadle.core.checkpoint import CheckpointReader
+from treadle.core.checkpoint import CheckpointReader, require_finite
 from treadle.core.codec import FLOATS
 from treadle.core.errors import CheckpointError, UnsupportedModelError
 from treadle.model import facts
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = [
+    "UnreadTensorsError",
     "disk_name",
     "require_all_read",
     "require_filled",
+    "require_finite_where_read",
     "require_named",
     "require_shapes",
     "require_so_many",
@@ -26,6 +28,14 @@ __all__ = [
 
 # Buffers that older versions of transformers saved, and that are computed now.
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.bias|attention\.bias|masked_bias)$")
+
+
+class UnreadTensorsError(CheckpointError):
+    """Tensors lie in a folder that its config has no place for: others leave them out."""
+
+    def __init__(self, message: str, num_tensors: int) -> None:
+        super().__init__(message)
+        self.num_tensors = num_tensors
 
 
 def shapes_of(reader: CheckpointReader) -> dict[str, tuple[int, ...]]:
@@ -201,6 +211,32 @@ def require_sound_numbers(module: "PreTrainedModel", reader: CheckpointReader) -
         )
 
 
+def require_finite_where_read(name: str, reader: CheckpointReader) -> None:
+    """Check that a tensor's numbers are finite, unless its model has no place for it.
+
+    Raises:
+        CheckpointError: One is NaN or infinite.
+    """
+    try:
+        require_finite(name, reader.array(name), reader.tensors[name].file)
+    except CheckpointError:
+        if _has_place(name, reader):
+            raise
+
+
+def _has_place(name: str, reader: CheckpointReader) -> bool:
+    """Say whether a model computes with a tensor; it does where transformers cannot say."""
+    from treadle.model.anatomy import Anatomy, Unbuilt
+
+    if _COMPUTED.search(name):
+        return False
+    try:
+        fit = Anatomy(facts.whole_config(reader.config)).fit(shapes_of(reader))
+    except Unbuilt:
+        return True
+    return name not in fit.unread
+
+
 def require_filled(reader: CheckpointReader) -> None:
     """Check that all towers of a model are whole, where transformers knows its config.
 
@@ -242,9 +278,9 @@ def require_all_read(
         config: Of the architecture.
 
     Raises:
-        CheckpointError: There are blocks beyond the config's last one (layers that predict further
-            tokens, num_nextn_predict_layers, are known and left out), or tensors in a block that
-            the model has no place for.
+        UnreadTensorsError: There are blocks beyond the config's last one (layers that predict
+            further tokens, num_nextn_predict_layers, are known and left out), or tensors in a block
+            that the model has no place for.
     """
     shapes = {name: info.shape for name, info in reader.tensors.items()}
     stem = facts.block_prefix(config, 0, shapes).removesuffix("0.")
@@ -257,11 +293,12 @@ def require_all_read(
     most = num_layers + int(config.get("num_nextn_predict_layers") or 0)
     beyond = [name for name, layer in inside.items() if layer >= most]
     if beyond:
-        raise CheckpointError(
+        raise UnreadTensorsError(
             f"config.json of '{reader.folder}' makes {num_layers} layers, but {len(beyond)} "
             f"tensors belong to layers behind them (the first is '{beyond[0]}'); download both "
             f"again from one place, or correct num_hidden_layers ({max(inside.values()) + 1} "
-            f"layers are stored)."
+            f"layers are stored).",
+            len(beyond),
         )
     known = _places(module, config)
     for layer in range(num_layers):
@@ -272,10 +309,11 @@ def require_all_read(
         if layer < num_layers and name not in known and not _is_harmless(name, reader)
     ]
     if unread:
-        raise CheckpointError(
+        raise UnreadTensorsError(
             f"{len(unread)} tensors of '{reader.folder}' have no place in the model that "
             f"config.json describes (the first is '{unread[0]}'), so that it would compute "
-            f"something else; download both again from one place, or correct config.json."
+            f"something else; download both again from one place, or correct config.json.",
+            len(unread),
         )
 
 

@@ -17,7 +17,7 @@ from treadle.core.errors import CapacityError
 from treadle.core.progress import steps
 from treadle.core.shapes import Float, Int, Tensor
 from treadle.model import facts
-from treadle.model.belonging import shapes_of
+from treadle.model.belonging import require_finite_where_read, shapes_of
 from treadle.model.facts import base_config
 from treadle.model.in_step import Stream, run_in_step
 from treadle.model.kept import KeptHidden
@@ -179,7 +179,7 @@ def _copy_rest(reader: CheckpointReader, writer: CheckpointWriter, replaced: set
     rest = [name for name in reader.tensors if name not in replaced and name not in reader.tied]
     todo = [name for name in rest if name not in done]
     for name in todo:
-        require_finite(name, reader.array(name), reader.tensors[name].file)
+        require_finite_where_read(name, reader)
         writer.write(name, reader.array(name))
     writer.mark_done(todo)
 

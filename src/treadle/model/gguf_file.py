@@ -14,6 +14,7 @@ from treadle.core.checkpoint import TensorInfo
 from treadle.core.checkpoint.header import MappedFiles
 from treadle.core.codec import Array
 from treadle.core.errors import CheckpointError, UnsupportedModelError
+from treadle.core.mistaken import mistaken
 
 __all__ = ["SUFFIX", "GgufFile", "GgufTensor"]
 
@@ -76,6 +77,8 @@ class GgufFile:
         with path.open("rb") as stream:
             found = stream.read(len(_MAGIC))
         if found != _MAGIC:
+            if what := mistaken(path):
+                raise CheckpointError(f"'{path}' is {what}.")
             raise CheckpointError(
                 f"'{path}' begins with {found!r}, but a GGUF file begins with {_MAGIC!r}; give a "
                 f"GGUF file, or {_COPY_AGAIN}."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle.core.checkpoint import CheckpointReader, require_finite, require_understood
 from treadle.core.errors import CheckpointError, DataError, UnsupportedModelError
+from treadle.core.mistaken import mistaken
 from treadle.model import facts
 from treadle.model.belonging import (
     disk_name,
@@ -356,6 +357,9 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         loaded("a")  # a wrong model_max_length, say, is seen when a text is read
     except Exception as error:  # damaged files raise many unrelated types
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        for file in sorted(folder.glob("*token*")):
+            if what := mistaken(file):
+                raise DataError(f"The tokenizer file '{file}' is {what}.") from error
         raise DataError(
             f"'{folder}' has no tokenizer that can be read ({reason}); copy the tokenizer files of "
             f"the original model into it."

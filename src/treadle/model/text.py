@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from treadle.core.errors import DataError, SettingsError
+from treadle.core.mistaken import mistaken, pointed
 from treadle.core.result import digest
 from treadle.core.seed import numpy_stream
 from treadle.core.shapes import Int, Tensor
@@ -89,12 +90,13 @@ def read_text(source: str) -> tuple[str, str]:
             f"No text at '{source}'; give a .txt or .jsonl file, or one of "
             f"{', '.join(_STDLIB + split for split in _SPLITS)}."
         )
+    if what := pointed(path):
+        raise DataError(f"'{path}' is {what}.")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"'{path}' is not UTF-8 (byte {error.start}); convert it with iconv."
-        ) from error
+        what = mistaken(path) or f"not UTF-8 (byte {error.start}); convert it with iconv"
+        raise DataError(f"'{path}' is {what}.") from error
     if path.suffix == ".jsonl":
         return "\n\n".join(_rows(path, text)), "\\n\\n"
     return text, "file"

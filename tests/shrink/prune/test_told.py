@@ -5,8 +5,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
@@ -14,9 +16,11 @@ from judge.evaluate.runs import measure
 from naive import weights_of
 from products import few
 from shrink.prune.runs import needs_text, run, zeros_of
-from treadle.core.errors import SettingsError
+from treadle.app.export import export
+from treadle.core.checkpoint import CheckpointReader
+from treadle.core.errors import CheckpointError, SettingsError
 from treadle.model.text import sampled_windows, windows
-from treadle.shrink.prune import METRICS
+from treadle.shrink.prune import METRICS, prune
 from treadle.shrink.quantize import quantize
 
 WAYS = [(metric, pattern) for metric in METRICS.table for pattern in ("rows", "2:4", "global")]
@@ -155,3 +159,21 @@ def test_zeros_are_kept_where_that_is_asked_and_told_where_they_go(
 def test_kept_zeros_without_effect_are_refused(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="keep_zeros would have no effect"):
         run(llama, tmp_path / "out", "magnitude", pattern="neurons", keep_zeros=True)
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.self_attn.rotary_emb.inv_freq", "score.weight"])
+def test_what_no_config_reads_is_copied_as_it_is(name: str, llama: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(llama, tmp_path / "model"))
+    weights = load_file(model / "model.safetensors") | {name: np.full(4, np.nan, np.float32)}
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    for out in (tmp_path / "pruned", tmp_path / "exported"):
+        if out.name == "pruned":
+            prune(model, out, "magnitude", sparsity=0.5)
+        else:
+            export(model, out, dtype="bfloat16")
+        with CheckpointReader(out) as reader:
+            assert np.isnan(reader.array(name).astype(np.float32)).all()
+    weights["model.norm.weight"] = np.full(64, np.nan, np.float32)
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"'model.norm.weight' in .* holds nan"):
+        prune(model, tmp_path / "out", "magnitude", sparsity=0.5)

@@ -42,14 +42,14 @@ def inputs_of(models: Sequence[Model], base: ModelRef | None) -> list[Input]:
 
 def account_for(run: Recording, plan: "MergePlan", models: Models) -> None:
     """Note what was merged."""
-    num_parameters = sum(job.inputs.num_elements for job in plan.jobs)
+    num_parameters = sum(one.num_elements for one in plan.planned)
     run.measurements += [
         Measurement(name="parameters", value=num_parameters, unit="numbers in the output"),
         Measurement(name="models", value=len(models.all()), unit="models read"),
     ]
     run.bytes |= {
         "input": sum(model.reader.num_bytes for model in models.all()),
-        "output": sum(job.planned.num_bytes for job in plan.jobs),
+        "output": sum(one.num_bytes for one in plan.planned),
     }
 
 

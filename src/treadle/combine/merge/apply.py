@@ -12,6 +12,7 @@ from treadle.combine.merge.account import (
     manifest_of,
 )
 from treadle.combine.merge.base import MergeMethod
+from treadle.combine.merge.carried import write_carried
 from treadle.combine.merge.inputs.data import DataRequest
 from treadle.combine.merge.inputs.models import Models
 from treadle.combine.merge.recipe.extras import ALLOW_DIFFERENT, KEEP_ZEROS
@@ -197,7 +198,7 @@ def _run(request: _Request, out: Path, overwrite: bool) -> Result:
                 plan.data.collect(out)
             with CheckpointWriter(
                 out,
-                [job.planned for job in plan.jobs],
+                plan.planned,
                 parent=plan.parent.reader,
                 config=plan.config,
                 overwrite=overwrite,
@@ -229,6 +230,7 @@ def _merge_all(
 
     num_bytes = sum(job.planned.num_bytes for job in plan.jobs)
     with steps(f"merge ({request.recipe.method})", num_bytes * (1 + request.verify)) as bar:
+        write_carried(plan.carried, writer)
         if num_resumed := merge_jobs(plan, writer, request.workers, bar):
             run.resumed(f"had written {num_resumed} of {len(plan.jobs)} tensors")
         if request.verify:

@@ -19,6 +19,7 @@ from treadle.combine.merge.tokens.numbering import compared
 from treadle.combine.merge.tokens.tokenizer import vocabulary_of
 from treadle.combine.merge.tokens.vocabulary import EMBEDDINGS
 from treadle.core.arguments import checked
+from treadle.core.codec import FLOATS
 from treadle.core.errors import CheckpointError, SettingsError
 from treadle.core.progress import steps
 from treadle.core.result import Figure, Measurement, Result, Series
@@ -69,6 +70,8 @@ def merge_inspect(
         root = None
         if base is not None:
             root = opened[of_models("linear", [str(base)]).slices[0].sources[0].model]
+        for other in {*compared[1:], *([] if root is None else [root])} - {compared[0]}:
+            other.call_as(compared[0])
         settings = {"base": None if base is None else str(base)}
         with recorded("merge", settings=settings, action="inspect", out=out, overwrite=None) as run:
             for place, model in enumerate(compared, 1):
@@ -164,6 +167,10 @@ class _Comparison:
     def _sites(self) -> Iterator[Inputs]:
         everyone = [*self.models, *([self.base] if self.base else [])]
         for name in dict.fromkeys(n for model in everyone for n in model.names):
+            infos = filter(None, (model.info(name) for model in everyone))
+            if others := sorted({info.dtype for info in infos} - FLOATS):
+                self.differences.append(_Difference(name, f"no floats ({', '.join(others)})"))
+                continue
             found = [model.source(name) for model in everyone]
             sources = [source for source in found if source is not None]
             shapes = {source.shape for source in sources}

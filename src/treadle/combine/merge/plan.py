@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from treadle.combine.merge.base import MergeMethod
+from treadle.combine.merge.carried import Carried, carried, is_left_out
 from treadle.combine.merge.inputs.agreement import require_agreement, require_one_kind
 from treadle.combine.merge.inputs.compatibility import namesakes, require_one_architecture
 from treadle.combine.merge.inputs.configs import Layering, merged_config, section
 from treadle.combine.merge.inputs.data import Data, DataRequest
 from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.inputs.sources import Inputs, TensorSource
-from treadle.combine.merge.inputs.sparsity import SPARSE, zero_shares
+from treadle.combine.merge.inputs.sparsity import SPARSE
 from treadle.combine.merge.inputs.towers import HEADS, Name, depth_keys, parse_name
 from treadle.combine.merge.inputs.wholeness import (
     require_complete,
@@ -19,6 +20,7 @@ from treadle.combine.merge.inputs.wholeness import (
     require_whole,
     spelt,
 )
+from treadle.combine.merge.jobs import TensorJob, counted
 from treadle.combine.merge.recipe.extras import (
     ALLOW_ARCHITECTURES,
     ALLOW_DIFFERENT,
@@ -36,7 +38,7 @@ from treadle.combine.merge.recipe.remarks import (
 from treadle.combine.merge.recipe.settings import base_of, made, models_of, require_known, resolve
 from treadle.combine.merge.site import Knowledge
 from treadle.combine.merge.tables import METHODS
-from treadle.combine.merge.tokens.vocabulary import EMBEDDINGS, Vocabulary
+from treadle.combine.merge.tokens.vocabulary import BY_TOKEN, Lender, Vocabulary
 from treadle.combine.merge.tokens.vocabulary import plan as plan_vocabulary
 from treadle.combine.merge.walk import Place, Stack, Walk
 from treadle.core.checkpoint import PlannedTensor
@@ -44,41 +46,32 @@ from treadle.core.codec import FLOATS, dtype_code
 from treadle.core.errors import SettingsError
 from treadle.core.seed import stream_seed
 
-__all__ = ["MergePlan", "TensorJob", "make_plan"]
+__all__ = ["MergePlan", "make_plan"]
 
 Config = dict[str, Any]  # Any: JSON values of config.json
 _WIDTHS = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 
 
-class TensorJob(NamedTuple):
-    """One tensor of the output."""
-
-    inputs: Inputs
-    dtype: str
-    method: MergeMethod
-    scale: float = 1.0
-    """Factor of the merged tensor."""
-    zero_shares: tuple[float, ...] = ()
-    """Which share of each model and of the base is zero, about; nothing where all are dense."""
-    keeps_zeros: bool = False
-    """Whether zeros stay that all sparse inputs share."""
-
-    @property
-    def planned(self) -> PlannedTensor:
-        """The tensor as the writer knows it."""
-        return PlannedTensor(self.inputs.name, self.dtype, self.inputs.shape)
+Member = tuple[ModelRef, str]
+"""A model, and its name of a tensor."""
 
 
 class MergePlan(NamedTuple):
     """A whole merge, checked: nothing but numbers can still go wrong."""
 
     jobs: list[TensorJob]
+    carried: list[Carried]
     config: dict[str, Any]  # Any: JSON values
     parent: Model
     """Whose config, tokenizer and other small files the output takes."""
     vocabulary: Vocabulary | None
     notes: list[str]
     data: Data | None
+
+    @property
+    def planned(self) -> list[PlannedTensor]:
+        """All tensors of the output, as the writer knows them."""
+        return [job.planned for job in self.jobs] + [one.planned for one in self.carried]
 
 
 class _Planner:
@@ -101,6 +94,9 @@ class _Planner:
             for source in output_slice.sources:
                 models[source.model]
         self.parent = models[recipe.base] if recipe.base else models.all()[0]
+        for model in models.all():
+            if model is not self.parent:
+                model.call_as(self.parent)
         for output_slice in recipe.slices:
             self._require_inputs(output_slice)
         if not recipe.extras.get(ALLOW_ARCHITECTURES, False):
@@ -119,22 +115,39 @@ class _Planner:
             self.recipe.extras.get(REPEAT_SCALE, 1.0),
         )
         keeps_zeros = self.recipe.extras.get(KEEP_ZEROS, False)
-        jobs = [_counted(self._job(place), keeps_zeros) for place in walk.places()]
+        jobs, taken = self._jobs(walk, keeps_zeros)
         if keeps_zeros and not any(job.zero_shares for job in jobs):
             raise SettingsError(
                 f"keep_zeros has nothing to keep: in no matrix of any model {SPARSE:.0%} of the "
                 f"weights are zero; leave it out."
             )
-        config = self._config(walk.stacks, jobs)
+        config = self._config(walk.stacks, jobs, taken)
         names = {name for model in self.models.all() for name in model.names}
         self.notes += [*walk.notes, *self._unread(walk.stacks)]
         self.notes += idle_filters(self.recipe, names | {job.inputs.name for job in jobs})
         self.notes += zeros(job.method for job in jobs)
         if self.data is not None:
             self.notes += [*self.data.averaged(), *self.data.beyond_positions()]
-        return MergePlan(jobs, config, self.parent, self.vocabulary, self.notes, self.data)
+        return MergePlan(jobs, taken, config, self.parent, self.vocabulary, self.notes, self.data)
 
-    def _config(self, stacks: list[Stack], jobs: list[TensorJob]) -> Config:
+    def _jobs(self, walk: Walk, keeps_zeros: bool) -> tuple[list[TensorJob], list[Carried]]:
+        """Return what is merged, and what is taken over as it is."""
+        jobs: list[TensorJob] = []
+        taken: list[Carried] = []
+        for place in walk.places():
+            pairs, base = self._members(place)
+            members = [(self.models[ref], name) for ref, name in (*pairs, *base)]
+            self._read.update([*pairs, *base])
+            if note := is_left_out(members):
+                self.notes.append(note)
+            elif (found := carried(members, place.out)) is not None:
+                self.notes.append(found.note)
+                taken.append(found)
+            else:
+                jobs.append(counted(self._job(place, pairs, base), keeps_zeros))
+        return jobs, taken
+
+    def _config(self, stacks: list[Stack], jobs: list[TensorJob], taken: list[Carried]) -> Config:
         """Return the output's config, checked against its tensors and its layers."""
         layerings = [self._layering(stack, 0) for stack in stacks]
         config, unsaid = merged_config(
@@ -145,9 +158,10 @@ class _Planner:
         for stack in stacks:
             self._require_one_kind(stack, config)
         shapes = {job.inputs.name: job.inputs.shape for job in jobs}
+        shapes |= {one.name: one.info.shape for one in taken}
         moved = [(found, _first_of(found, shapes)) for found in layerings if not found.is_as_before]
         require_same_layers(config, moved, unsaid)
-        is_uniform = self.parent.config is self.parent.reader.config
+        is_uniform = not self.parent.is_nonuniform
         self.notes += require_whole(config, shapes, self.models.all(), is_uniform)
         if is_uniform:
             return config
@@ -257,32 +271,35 @@ class _Planner:
         opened.sort(key=lambda model: model is not self.parent)  # the first lends its tokenizer
         self.notes += [note for model in opened for note in model.notes]
         base = 0 if self.recipe.base else None
-        pairs = [(model.ref, model.reader) for model in opened]
+        lenders = [Lender(m.ref, m.reader, m.num_rows, m.token_folder) for m in opened]
         option = "tokenizer_source: " if self.fixed is None else "--tokenizer "
         found, note = plan_vocabulary(
-            self.recipe.tokenizer, pairs, base, self.recipe.chat_template, option
+            self.recipe.tokenizer, lenders, base, self.recipe.chat_template, option
         )
         if note:
             self.notes.append(note)
         return found
 
-    def _job(self, place: Place) -> TensorJob:
-        output_slice, name, layers = place.slice, place.name, place.layers
-        listed = output_slice.sources
+    def _members(self, place: Place) -> tuple[list[Member], list[Member]]:
+        """Return the models that the method sees at a place, and its base, if it has one."""
+        listed, name, layers = place.slice.sources, place.name, place.layers
         names = [name.in_layer(layer) for layer in layers] or [name.before] * len(listed)
-        chosen = self._models_of(output_slice)
-        pairs = [(s, own) for s, own in zip(listed, names, strict=True) if s in chosen]
-        refs, own_names = [s.model for s, _ in pairs], [own for _, own in pairs]
-        members = list(zip(refs, own_names, strict=True))
-        base = self._base_of(output_slice)
-        if base is not None:
-            members.append((base, self._base_name(base, output_slice, names, name, layers)))
-        sources = self._sources(members)
-        known = () if self.data is None else self._known(own_names)
+        chosen = self._models_of(place.slice)
+        pairs = [(s.model, own) for s, own in zip(listed, names, strict=True) if s in chosen]
+        base = self._base_of(place.slice)
+        if base is None:
+            return pairs, []
+        return pairs, [(base, self._base_name(base, place.slice, names, name, layers))]
+
+    def _job(self, place: Place, pairs: list[Member], base: list[Member]) -> TensorJob:
+        output_slice = place.slice
+        refs, own_names = [ref for ref, _ in pairs], [own for _, own in pairs]
+        sources = self._sources([*pairs, *base])
+        known = () if self.data is None else self._known(refs, own_names)
         inputs = Inputs(
             place.out,
             tuple(sources[: len(pairs)]),
-            None if base is None else sources[-1],
+            sources[-1] if base else None,
             self._keys(refs, place.out),
             known,
         )
@@ -307,8 +324,7 @@ class _Planner:
         return name.in_layer(layers[0]) if layers else name.before
 
     def _sources(self, members: list[tuple[ModelRef, str]]) -> list[TensorSource]:
-        self._read.update(members)
-        if self.vocabulary is None or not members[0][1].endswith((*EMBEDDINGS, *HEADS)):
+        if self.vocabulary is None or not members[0][1].endswith(BY_TOKEN):
             return namesakes([(self.models[ref], name) for ref, name in members])
         everyone = self.models.all()
         return [
@@ -316,9 +332,10 @@ class _Planner:
             for ref, name in members
         ]
 
-    def _known(self, names: list[str]) -> tuple[Knowledge, ...]:
+    def _known(self, refs: list[ModelRef], names: list[str]) -> tuple[Knowledge, ...]:
         assert self.data is not None
-        return tuple(self.data.known(place, name) for place, name in enumerate(names))
+        stored = [self.models[ref].own_name(name) for ref, name in zip(refs, names, strict=True)]
+        return tuple(self.data.known(place, name) for place, name in enumerate(stored))
 
     def _keys(self, refs: list[ModelRef], tensor: str) -> tuple[int, ...]:
         """Return the key of each model's random streams: by content, whatever the order."""
@@ -344,13 +361,6 @@ class _Planner:
 
     def _dtype_name(self, jobs: list[TensorJob]) -> str:
         return Counter(job.dtype for job in jobs).most_common(1)[0][0]
-
-
-def _counted(job: TensorJob, keeps_zeros: bool) -> TensorJob:
-    """Return a job that knows its inputs' zeros, where one of them is sparse."""
-    shares = zero_shares(job.inputs)
-    is_sparse = max(shares) >= SPARSE
-    return job._replace(zero_shares=shares, keeps_zeros=keeps_zeros) if is_sparse else job
 
 
 def _first_of(layering: Layering, names: Iterable[str]) -> str:

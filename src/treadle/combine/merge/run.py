@@ -9,7 +9,8 @@ import numpy as np
 
 from treadle.combine.merge.base import Floats
 from treadle.combine.merge.inputs.sparsity import shared_zeros
-from treadle.combine.merge.plan import MergePlan, TensorJob
+from treadle.combine.merge.jobs import TensorJob
+from treadle.combine.merge.plan import MergePlan
 from treadle.core.checkpoint import CheckpointWriter
 from treadle.core.codec import DTYPES, Array
 from treadle.core.errors import CheckpointError

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from treadle.combine.merge.inputs.compatibility import form_mend
-from treadle.combine.merge.inputs.models import Model, Models, branch_ends
+from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.inputs.towers import Name, Tower, part_named
 from treadle.combine.merge.recipe.grammar import MergeRecipe, ModelRef, OutputModule, OutputSlice
 from treadle.core.errors import CheckpointError, SettingsError
@@ -279,7 +279,7 @@ class Walk:
         self._seen[ref, layer] += 1
         if not is_repeated or self._repeat_scale == 1.0:
             return {}
-        return dict.fromkeys(branch_ends(self._models[ref].reader, layer), self._repeat_scale)
+        return dict.fromkeys(self._models[ref].branch_ends(layer), self._repeat_scale)
 
 
 def _same(model: Model, tower: Tower) -> Tower | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from treadle.core.errors import CheckpointError
+from treadle.core.mistaken import mistaken
 
 __all__ = ["NONUNIFORM", "read_config", "read_object"]
 
@@ -27,9 +28,8 @@ def read_object(file: Path) -> dict[str, Any]:
             f"{file} cannot be read ({error.strerror}); copy it again."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{file} is not JSON ({error}); copy or download it again."
-        ) from error
+        what = mistaken(file) or f"not JSON ({error}); copy or download it again"
+        raise CheckpointError(f"{file} is {what}.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{file} holds no JSON object; copy or download it again.")
     return value

@@ -14,6 +14,7 @@ import numpy as np
 
 from treadle.core.codec import DTYPES, Array
 from treadle.core.errors import CheckpointError
+from treadle.core.mistaken import mistaken
 
 __all__ = ["MappedFiles", "PlannedTensor", "TensorInfo", "build_header", "read_header"]
 
@@ -69,6 +70,7 @@ def read_header(file: Path) -> list[TensorInfo]:
         num_header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == _LENGTH_BYTES else 0
         first_byte = _LENGTH_BYTES + num_header_bytes
         if len(prefix) < _LENGTH_BYTES or first_byte > num_file_bytes:
+            _refuse_mistaken(file)
             raise CheckpointError(
                 f"{file} is truncated: its header ends at byte {first_byte}, but the file has "
                 f"{num_file_bytes} bytes; {_COPY_AGAIN}."
@@ -79,6 +81,7 @@ def read_header(file: Path) -> list[TensorInfo]:
         _require_strings(entries.pop("__metadata__", {}))
         tensors = [_parse_entry(file, name, entry, first_byte) for name, entry in entries.items()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        _refuse_mistaken(file)
         raise CheckpointError(
             f"{file} has a broken header ({error!r} in its JSON of {num_header_bytes} bytes); "
             f"{_COPY_AGAIN}."
@@ -86,6 +89,12 @@ def read_header(file: Path) -> list[TensorInfo]:
     tensors.sort(key=lambda tensor: (tensor.start_byte, tensor.num_bytes))
     _check_extents(file, tensors, first_byte, num_file_bytes)
     return tensors
+
+
+def _refuse_mistaken(file: Path) -> None:
+    """Refuse a file of which can be said what it is instead."""
+    if what := mistaken(file):
+        raise CheckpointError(f"{file} is {what}.")
 
 
 def _require_strings(metadata: Any) -> None:  # Any: a JSON value

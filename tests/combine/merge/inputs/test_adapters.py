@@ -172,6 +172,44 @@ def test_many_rows_are_changed_in_runs(
     assert np.allclose(whole(with_it), weights + 2 * change(tensors, DOWN), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        lambda name: name.replace(".weight", ".default.weight"),
+        lambda name: name.replace(".weight", ".mine.weight"),
+        lambda name: name.removesuffix(".weight"),
+        lambda name: name.removeprefix("base_model.model."),
+        lambda name: f"module.{name}",
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"base_model.model.{name}",
+        lambda name: name.replace(".self_attn.", "._fsdp_wrapped_module.self_attn._orig_mod."),
+    ],
+)
+def test_keys_as_other_programs_write_them(
+    write: Write, llama: Path, files: WeightFiles, spelt: Callable[[str], str]
+) -> None:
+    tensors = factors(QUERY, 64, 64)
+    adapter = write({spelt(name): array for name, array in tensors.items()})
+    assert adapter.require_fit(CheckpointReader(llama)) is None
+    with_it, _, weights = applied(adapter, f"{QUERY}.weight", llama, files)
+    assert np.allclose(whole(with_it), weights + 2 * change(tensors, QUERY), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["norm.modules_to_save", "norm.modules_to_save.default"])
+def test_whole_modules_under_the_names_that_peft_has_inside(
+    write: Write, llama: Path, files: WeightFiles, name: str
+) -> None:
+    norm = np.arange(64, dtype=np.float32)
+    stem = "base_model.model.model"
+    shadowed = {f"{stem}.norm.original_module.weight": np.full(64, np.nan, np.float32)}
+    adapter = write({f"{stem}.{name}.weight": norm, **shadowed}, modules_to_save=["norm"])
+    with_it, _, _ = applied(adapter, "model.norm.weight", llama, files)
+    assert np.array_equal(whole(with_it), norm)
+    mlp = {f"{stem}.layers.0.mlp.modules_to_save.up_proj.weight": np.ones((96, 64), np.float32)}
+    with_it, _, _ = applied(write(mlp), "model.layers.0.mlp.up_proj.weight", llama, files)
+    assert (whole(with_it) == 1).all()
+
+
 def test_the_hash_is_of_the_content(write: Write, tmp_path: Path) -> None:
     first = write(factors(QUERY, 64, 64)).content_hash
     assert len(first) == 64
@@ -233,7 +271,6 @@ def test_other_kinds_of_adapters(write: Write, config: dict[str, Any], what: str
             UnsupportedModelError,
             "'base_model.model.a.lora_magnitude_vector'.*no part of a plain LoRA adapter",
         ),
-        ({"a.lora_A.weight": np.ones((4, 2), np.float32)}, UnsupportedModelError, "'a.lora_A"),
         (
             {"base_model.model.a.lora_A.weight": np.ones((4, 2), np.int8)},
             UnsupportedModelError,
@@ -245,6 +282,20 @@ def test_other_kinds_of_adapters(write: Write, config: dict[str, Any], what: str
             r"Module 'a' in .* has factors of shapes \{'A': \[4, 2\]\}, but two matrices",
         ),
         (factors("a", 6, 5, rank=3), CheckpointError, r"gives it rank 4; give the config"),
+        (
+            factors("a", 6, 5) | {"a.lora_A.default.weight": np.ones((4, 5), np.float32)},
+            CheckpointError,
+            r"which mean one tensor; save the adapter again",
+        ),
+        (
+            {
+                f"a.lora_{letter}.{name}.weight": np.ones((4, 4), np.float32)
+                for letter in "AB"
+                for name in ("one", "two")
+            },
+            UnsupportedModelError,
+            r"holds the adapters one, two, but one was expected",
+        ),
     ],
 )
 def test_files_that_do_not_fit(

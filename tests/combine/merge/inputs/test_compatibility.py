@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from combine.merge.models import arrays_of, bytes_of, run, variant, with_config
 from products import few
-from treadle.combine.merge import merge_yaml
+from treadle.app.export import export
+from treadle.combine.merge import merge, merge_yaml
+from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CheckpointError, SettingsError
 from treadle.model import tiny
 
@@ -83,31 +85,55 @@ def in_form(kind: str, folder: Path, seed: int, is_published: bool) -> Path:
 
 @pytest.mark.parametrize("kind", few(["gpt2", "qwen3_moe", "mixtral", "gemma3"], "gpt2", "mixtral"))
 @pytest.mark.parametrize("is_sliced", [False, True])
-def test_two_forms_of_one_model_are_told_with_the_mend_that_works(kind, is_sliced, tmp_path):
+def test_two_forms_of_one_model_are_merged(kind, is_sliced, tmp_path):
     pair = [in_form(kind, tmp_path / f"m{seed}", seed, seed == 0) for seed in (0, 1)]
     layers = ", layer_range: [0, 2]" if is_sliced else ""
     key = "slices: [{sources: [" if is_sliced else "models: ["
     end = "]}]" if is_sliced else "]"
-
-    def merged(models, out):
-        listed = ", ".join(f"{{model: {model}{layers}}}" for model in models)
-        recipe = tmp_path / "recipe.yml"
+    whole = AutoModelForImageTextToText if kind in tiny.WRAPPERS else AutoModelForCausalLM
+    ours, theirs = (whole.from_pretrained(model).state_dict() for model in pair)
+    for place, models in enumerate((pair, pair[::-1])):
+        weighed = ((models[0], 3.0), (models[1], 1.0))
+        listed = ", ".join(
+            f"{{model: {model}{layers}, parameters: {{weight: {weight}}}}}"
+            for model, weight in weighed
+        )
+        recipe, out = tmp_path / "recipe.yml", tmp_path / f"out{place}"
         recipe.write_text(f"merge_method: linear\n{key}{listed}{end}\n")
         merge_yaml(recipe, out)
+        with CheckpointReader(out) as made, CheckpointReader(models[0]) as first:
+            assert set(made.tensors) == set(first.tensors), "the first model's form"
+        found = whole.from_pretrained(out).state_dict()
+        shares = (0.75, 0.25) if place == 0 else (0.25, 0.75)
+        assert ours.keys() == found.keys()
+        for name, value in found.items():
+            expected = shares[0] * ours[name] + shares[1] * theirs[name]
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
 
-    for models in (pair, pair[::-1]):
-        with pytest.raises(CheckpointError, match=r"same under other names, .* load and save both"):
-            merged(models, tmp_path / "out")
-    kept = [tmp_path / "kept0", tmp_path / "kept1"]
-    whole = AutoModelForImageTextToText if kind in tiny.WRAPPERS else AutoModelForCausalLM
-    for model, folder in zip(pair, kept, strict=True):
-        whole.from_pretrained(model).save_pretrained(folder, save_original_format=False)
-    merged(kept, tmp_path / "out")
-    first, second, found = (
-        whole.from_pretrained(m).state_dict() for m in (*pair, tmp_path / "out")
-    )
-    for name, value in found.items():
-        torch.testing.assert_close(value, (first[name] + second[name]) / 2, rtol=1e-5, atol=1e-6)
+
+def test_layers_that_only_one_of_two_forms_has(tmp_path):
+    short = in_form("gpt2", tmp_path / "short", 0, is_published=True)
+    deep = tiny.build("gpt2", tmp_path / "deep", 1, num_hidden_layers=3)
+    recipe = tmp_path / "recipe.yml"
+    slices = [
+        f"{{sources: [{{model: {m}, layer_range: [{n}]}}]}}"
+        for m, n in ((short, "0, 2"), (deep, "1, 3"))
+    ]
+    recipe.write_text(f"merge_method: passthrough\nslices: [{', '.join(slices)}]\n")
+    merge_yaml(recipe, tmp_path / "out")
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    last = AutoModelForCausalLM.from_pretrained(deep).state_dict()
+    name = "transformer.h.{}.mlp.c_fc.weight"
+    torch.testing.assert_close(found[name.format(3)], last[name.format(2)])
+
+
+def test_a_text_model_and_a_wrapper_around_one_tell_the_mend(tmp_path):
+    text = tiny.build("gemma3_text", tmp_path / "text")
+    wrapper = tiny.build_wrapper("gemma3", tmp_path / "wrapper")
+    with pytest.raises(CheckpointError, match=rf"treadle export {wrapper} OUT --text-only"):
+        merge([text, wrapper], tmp_path / "out", "linear")
+    export(wrapper, tmp_path / "tower", text_only=True)
+    merge([text, tmp_path / "tower"], tmp_path / "out", "linear")
 
 
 def test_the_brave_may_merge_other_architectures(family, tmp_path):

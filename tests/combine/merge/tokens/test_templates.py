@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from combine.merge.tokens.pairs import NAME, A, B, C, Make, Pairs
+from combine.merge.tokens.pairs import NAME, A, B, C, Make, Pairs, lenders
 from treadle.combine.merge.inputs.sources import TensorSource, WeightFiles, stored
 from treadle.combine.merge.recipe.grammar import ModelRef
 from treadle.combine.merge.tokens.vocabulary import plan
@@ -10,7 +10,7 @@ from treadle.core.errors import SettingsError
 
 
 def template_of(request: str, pairs: Pairs, folder: Path) -> str | None:
-    vocabulary, _ = plan(None, pairs, 0, request)
+    vocabulary, _ = plan(None, lenders(pairs), 0, request)
     assert vocabulary is not None
     vocabulary.write(folder)
     file = folder / "chat_template.jinja"
@@ -28,7 +28,7 @@ def test_chat_templates(make: Make, files: WeightFiles, tmp_path: Path) -> None:
     assert template_of("{{ 3 }}", pairs, tmp_path) == "{{ 3 }}"
     with pytest.raises(SettingsError, match=r"chat_template 'alpaca' is no .*\(chatml, llama3\)"):
         template_of("alpaca", pairs, tmp_path)
-    vocabulary, _ = plan(None, pairs, 0, "auto")
+    vocabulary, _ = plan(None, lenders(pairs), 0, "auto")
     assert vocabulary is not None
     sources: dict[ModelRef, TensorSource | None] = {ref: stored(r, NAME, files) for ref, r in pairs}
     assert vocabulary.permuted(B, NAME, sources) is sources[B]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from combine.merge.tokens.pairs import NAME, A, B, C, Make, Pairs
+from combine.merge.tokens.pairs import NAME, A, B, C, Make, Pairs, lenders
 from treadle.combine.merge.base import Floats
 from treadle.combine.merge.inputs.sources import TensorSource, WeightFiles, stored
 from treadle.combine.merge.recipe.grammar import ModelRef, TokenizerRequest, TokenSource
@@ -37,7 +37,7 @@ def embedding(vocabulary: Vocabulary, model: ModelRef, pairs: Pairs, files: Weig
 
 
 def planned(request: TokenizerRequest, pairs: Pairs, base: int | None = 0) -> Vocabulary:
-    vocabulary, _ = plan(request, pairs, base)
+    vocabulary, _ = plan(request, lenders(pairs), base)
     assert vocabulary is not None
     return vocabulary
 
@@ -133,7 +133,7 @@ def test_identical_tokenizers_permute_nothing(
 ) -> None:
     pairs = [(A, make("a", ("alpha",), padding=7)), (B, make("b", ("alpha",), padding=7))]
     for request in (UNION, TokenizerRequest("base"), TokenizerRequest(B)):
-        vocabulary, note = plan(request, pairs, 0)
+        vocabulary, note = plan(request, lenders(pairs), 0)
         assert vocabulary is not None
         assert note is None
         sources: dict[ModelRef, TensorSource | None] = {
@@ -141,7 +141,7 @@ def test_identical_tokenizers_permute_nothing(
         }
         for ref in (A, B):
             assert vocabulary.permuted(ref, NAME, sources) is sources[ref]
-    assert plan(None, pairs, 0) == (None, None)
+    assert plan(None, lenders(pairs), 0) == (None, None)
     vocabulary.write(out := tmp_path)
     assert (out / "tokenizer.json").read_bytes() == (
         pairs[0][1].folder / "tokenizer.json"
@@ -184,7 +184,7 @@ def test_the_tokenizer_of_the_base_or_of_a_model(
         assert np.array_equal(found, np.concatenate([a, b[320:]]))
     assert "beta" in ids(vocabulary, tmp_path / "out")
     with pytest.raises(SettingsError, match="source 'other' is no model of the merge; choose one"):
-        plan(TokenizerRequest(ModelRef("other")), pairs, 0)
+        plan(TokenizerRequest(ModelRef("other")), lenders(pairs), 0)
 
 
 def test_rows_that_the_recipe_chooses(make: Make, files: WeightFiles) -> None:
@@ -198,7 +198,7 @@ def test_rows_that_the_recipe_chooses(make: Make, files: WeightFiles) -> None:
         "newer": TokenSource("model_token", B, token_id=5),
         "bare": TokenSource("default"),
     }
-    vocabulary, note = plan(TokenizerRequest("union", tokens), pairs, 0)
+    vocabulary, note = plan(TokenizerRequest("union", tokens), lenders(pairs), 0)
     assert vocabulary is not None
     assert note is not None
     assert note.startswith("1 token starts from zeros, as no model has a row for it: 'bare'")
@@ -222,7 +222,7 @@ def test_rows_that_the_recipe_chooses(make: Make, files: WeightFiles) -> None:
 def test_rows_that_no_model_has(make: Make, source: TokenSource, message: str) -> None:
     pairs = [(A, make("a")), (B, make("b"))]
     with pytest.raises(SettingsError, match=message):
-        plan(TokenizerRequest("union", {"new": source}), pairs, 0)
+        plan(TokenizerRequest("union", {"new": source}), lenders(pairs), 0)
 
 
 def test_no_request(make: Make) -> None:
@@ -231,21 +231,21 @@ def test_no_request(make: Make) -> None:
         (B, make("b", ("beta", "alpha"))),
         (C, make("c", padding=2)),
     ]
-    vocabulary, note = plan(None, pairs[:2], 0)
+    vocabulary, note = plan(None, lenders(pairs[:2]), 0)
     assert vocabulary is None
     assert note is not None
     assert "2 tokens of 'b' have other ids than in 'a'" in note
     (pairs[2][1].folder / "tokenizer.json").unlink()
-    assert "'b'" in str(plan(None, pairs, 0)[1])
+    assert "'b'" in str(plan(None, lenders(pairs), 0)[1])
     longer = [*pairs, (ModelRef("d"), make("d"))]
     with pytest.raises(CheckpointError) as caught:
-        plan(None, longer, 0)
+        plan(None, lenders(longer), 0)
     assert str(caught.value) == (
         "The vocabularies differ: 'a' has 322 rows of embeddings and 'd' has 320; give --tokenizer "
         "union to keep the tokens of all models, or --tokenizer base for the base's."
     )
     with pytest.raises(CheckpointError, match=r"c has no tokenizer.json, so its tokens are unkn"):
-        plan(UNION, pairs, 0)
+        plan(UNION, lenders(pairs), 0)
 
 
 def test_tensors_that_do_not_fit(make: Make, files: WeightFiles) -> None:

@@ -6,14 +6,13 @@ from treadle.combine.merge.base import Floats
 from treadle.combine.merge.inputs.sources import CHUNK_ELEMENTS, TensorSource
 from treadle.core.checkpoint import TensorInfo
 from treadle.core.errors import CheckpointError
-from treadle.model import adapters
-from treadle.model.adapters import Factors
+from treadle.model.adapters import Adapter, Factors
 from treadle.native import elements
 
 __all__ = ["Adapted", "AdapterSource"]
 
 
-class AdapterSource(adapters.Adapter):
+class AdapterSource(Adapter):
     """A LoRA adapter that changes the tensors of a merge's input."""
 
     def applied(self, name: str, source: TensorSource) -> TensorSource:

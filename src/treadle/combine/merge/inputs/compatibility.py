@@ -6,6 +6,7 @@ from treadle.combine.merge.inputs.models import Model
 from treadle.combine.merge.inputs.sources import TensorSource
 from treadle.combine.merge.recipe.extras import ALLOW_ARCHITECTURES
 from treadle.core.errors import CheckpointError
+from treadle.model.facts import base_config, is_wrapper, own_name, whole_config
 
 __all__ = ["form_mend", "namesakes", "require_one_architecture"]
 
@@ -25,15 +26,26 @@ def require_one_architecture(models: Sequence[Model]) -> None:
         if any(a != b for a, b in zip(ours, theirs, strict=True) if a and b):
             raise CheckpointError(
                 f"'{first.ref}' is a {' '.join(filter(None, ours))} and '{other.ref}' a "
-                f"{' '.join(filter(None, theirs))}; merge models of one architecture. If you know "
-                f"that both compute alike, write '{ALLOW_ARCHITECTURES}: true' into a YAML recipe."
+                f"{' '.join(filter(None, theirs))}; {_mend(first, other)}"
             )
+
+
+def _mend(first: Model, other: Model) -> str:
+    for outer, inner in ((first, other), (other, first)):
+        text = base_config(outer.reader.config).get("model_type")
+        if is_wrapper(outer.config) and text == inner.config.get("model_type"):
+            return (
+                f"take the text model out of '{outer.ref}' first (treadle export "
+                f"{outer.ref.path} OUT --text-only), and merge that."
+            )
+    return (
+        f"merge models of one architecture. If you know that both compute alike, write "
+        f"'{ALLOW_ARCHITECTURES}: true' into a YAML recipe."
+    )
 
 
 def _architecture(model: Model) -> tuple[str, str]:
     """Return the model type and the class that a config names; empty where it names none."""
-    from treadle.model.facts import whole_config
-
     config = whole_config(model.reader.config)
     classes = config.get("architectures") or [""]
     return str(config.get("model_type") or ""), str(classes[0])
@@ -46,10 +58,8 @@ def form_mend(model: Model, name: str) -> str:
         model: The one that has no tensor of the name.
         name: A tensor of another model, or the start of names.
     """
-    from treadle.model import facts
-
-    start = facts.own_name(name).partition(_EXPERTS)[0]
-    alike = [own for own in model.names if facts.own_name(own).startswith(start)]
+    start = own_name(name).partition(_EXPERTS)[0]
+    alike = [own for own in model.names if own_name(own).startswith(start)]
     if not alike or (_EXPERTS in name and not any(_EXPERTS in own for own in alike)):
         return ""
     return (

@@ -3,10 +3,15 @@
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treadle.combine.merge.inputs.adapters import AdapterSource
-from treadle.combine.merge.inputs.sources import TensorSource, WeightFiles, stored
+from treadle.combine.merge.inputs.sources import (
+    PiecedSource,
+    TensorSource,
+    WeightFiles,
+    stored,
+)
 from treadle.combine.merge.inputs.towers import (
     TEXT,
     Name,
@@ -17,28 +22,23 @@ from treadle.combine.merge.inputs.towers import (
     part_of,
 )
 from treadle.combine.merge.recipe.grammar import ModelRef
-from treadle.core.checkpoint import CheckpointReader, content_hash, require_understood
+from treadle.core.checkpoint import (
+    CheckpointReader,
+    TensorInfo,
+    content_hash,
+    require_understood,
+)
+from treadle.core.checkpoint.described import NONUNIFORM
 from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
+from treadle.model.facts import whole_config, with_text
 
-__all__ = ["Model", "Models", "branch_ends"]
+if TYPE_CHECKING:
+    from treadle.combine.merge.inputs.naming import Assembly
+
+__all__ = ["Model", "Models"]
 
 _BUFFERS = re.compile(r"rotary_emb\.inv_freq$|\.(attn|attention)\.(masked_)?bias$")
 """Constants that old versions of transformers saved: angles and causal masks."""
-
-
-def branch_ends(reader: CheckpointReader, layer: int) -> list[str]:
-    """Return the tensors of a layer that add to the residual stream: of attention and MLP.
-
-    Raises:
-        UnsupportedModelError: The architecture has no facts.
-    """
-    from treadle.model import facts
-    from treadle.model.belonging import shapes_of
-
-    matrices = facts.linears(facts.base_config(reader.config), layer, shapes_of(reader))
-    names = list(dict.fromkeys(m.tensor for m in matrices if m.role in ("o", "down")))
-    biases = [name.removesuffix("weight") + "bias" for name in names]
-    return names + [bias for bias in biases if bias in reader.tensors]
 
 
 def _adapter_folder(adapter: str) -> Path:
@@ -70,24 +70,73 @@ class Model:
         require_understood(self.reader.folder)
         self._adapter = None if ref.adapter is None else AdapterSource(_adapter_folder(ref.adapter))
         self._require_plain()
-        self._has_encoder = has_encoder_of(self.reader.tensors)
+        self._own: dict[str, str] = {}
+        """Name of a tensor in the merge -> its name on disk, where that is another one."""
+        self._pieced: dict[str, Assembly] = {}
+        self._consumed: set[str] = set()
+        """Names on disk of what `_pieced` is made of."""
         self.notes: list[str] = []
+        self.unread: frozenset[str] = frozenset()
+        """Names on disk that the config has no place for, as far as transformers can say."""
         self.tied = self.reader.tied
         """Head -> the embedding that it shares, with the adapter."""
         if self._adapter is not None:
             self._fit(self._adapter)
 
+    def call_as(self, other: "Model") -> None:
+        """Call the tensors as another model of the merge does; before any is looked up.
+
+        Raises:
+            UnsupportedModelError: The adapter changes experts that are stored otherwise there.
+        """
+        from treadle.combine.merge.inputs.naming import called_as, pieced_as
+
+        self._pieced = pieced_as(self.reader, other.reader)
+        theirs = called_as(
+            [*self.reader.tensors, *self.tied], [*other.reader.tensors, *other.reader.tied]
+        )
+        self._own = {called: own for own, called in theirs.items() if called != own}
+        self.tied = {theirs[head]: theirs[embedding] for head, embedding in self.tied.items()}
+        self._consumed = {part.tensor for made in self._pieced.values() for part in made.parts}
+        if self._adapter is not None and not self._consumed.isdisjoint(self._adapter.all_names):
+            raise UnsupportedModelError(
+                f"The adapter of '{self.ref}' changes experts, which '{other.ref}' stores in "
+                f"another form; merge the adapter first (treadle merge passthrough MODEL+ADAPTER), "
+                f"and give the result."
+            )
+
+    def own_name(self, name: str) -> str:
+        """Return what a tensor of the merge is called on disk."""
+        return self._own.get(name, name)
+
     @cached_property
     def config(self) -> dict[str, Any]:  # Any: JSON values
         """The config of the architecture, also of a folder whose blocks differ in width."""
-        from treadle.model.facts import whole_config
+        config = whole_config(self.reader.config)
+        return config if self.num_rows is None else with_text(config, {"vocab_size": self.num_rows})
 
-        return whole_config(self.reader.config)
+    @property
+    def is_nonuniform(self) -> bool:
+        """Whether blocks differ in width."""
+        return self.reader.config.get("model_type") == NONUNIFORM
+
+    @property
+    def num_rows(self) -> int | None:
+        """Rows of the embedding, where the adapter has others than the model's file."""
+        return None if self._adapter is None else self._adapter.num_rows
+
+    @property
+    def token_folder(self) -> Path | None:
+        """The folder of the tokenizer, where the adapter brings one for a vocabulary of its own."""
+        if self._adapter is None or self.num_rows is None:
+            return None
+        folder = self._adapter.folder
+        return folder if (folder / "tokenizer.json").is_file() else None
 
     @cached_property
     def towers(self) -> list[Tower]:
         """The stacks of layers."""
-        return find_towers(self.reader.tensors, self.config)
+        return find_towers(self._stored_names, self.config)
 
     @cached_property
     def parts(self) -> list[str]:
@@ -97,6 +146,16 @@ class Model:
     def part_of(self, name: str) -> str:
         """Return the part that a tensor belongs to."""
         return part_of(name, self._has_encoder)
+
+    @cached_property
+    def _has_encoder(self) -> bool:
+        return has_encoder_of(self._stored_names)
+
+    @cached_property
+    def _stored_names(self) -> list[str]:
+        called = {own: name for name, own in self._own.items()}
+        whole = [name for name in self.reader.tensors if name not in self._consumed]
+        return [*(called.get(name, name) for name in whole), *self._pieced]
 
     def require_tower(self, part: str | None) -> Tower:
         """Return the tower that layer ranges speak of.
@@ -147,20 +206,73 @@ class Model:
 
         Tied heads are left out, and buffers that every loader computes again.
         """
-        known = dict.fromkeys([*self.reader.tensors, *self.reader.tied])
+        called = {own: name for name, own in self._own.items()}
+        tied = [called.get(head, head) for head in self.reader.tied]
+        known = dict.fromkeys([*self._stored_names, *tied])
         return [n for n in known if n not in self.tied and not _BUFFERS.search(n)]
+
+    def info(self, name: str) -> TensorInfo | None:
+        """Return where a tensor lies, or None if it lies nowhere as one."""
+        own = self.own_name(name)
+        return self.reader.tensors.get(self.reader.tied.get(own, own))
+
+    def has(self, name: str) -> bool:
+        """Say whether the model has a tensor of the name."""
+        return name in self._pieced or self.info(name) is not None
+
+    def is_unread(self, name: str) -> bool:
+        """Say whether the model has a tensor that its own config has no place for."""
+        return self.has(name) and self.own_name(name) in self.unread
 
     def source(self, name: str) -> TensorSource | None:
         """Return a tensor, with the adapter's change, or None if the model has none of the name."""
-        found = stored(self.reader, name, self._files)
+        if name in self._pieced:
+            return self._joined(self._pieced[name])
+        own = self.own_name(name)
+        found = stored(self.reader, own, self._files)
         if found is None or self._adapter is None:
             return found
-        return self._adapter.applied(self.tied.get(name, name), found)
+        return self._adapter.applied(self.own_name(self.tied.get(name, name)), found)
+
+    def branch_ends(self, layer: int) -> list[str]:
+        """Return the tensors of a layer that add to the residual stream: of attention and MLP.
+
+        Raises:
+            UnsupportedModelError: The architecture has no facts.
+        """
+        from treadle.model import facts
+        from treadle.model.belonging import shapes_of
+
+        config = facts.base_config(self.reader.config)
+        matrices = facts.linears(config, layer, shapes_of(self.reader))
+        stored = dict.fromkeys(m.tensor for m in matrices if m.role in ("o", "down"))
+        ends = [*stored, *(name.removesuffix("weight") + "bias" for name in stored)]
+        return [name for name in self.names if self._ends(name, set(ends))]
+
+    def _ends(self, name: str, ends: set[str]) -> bool:
+        """Say whether a tensor of the merge is one of those on disk."""
+        if name in self._pieced:
+            return all(part.tensor in ends for part in self._pieced[name].parts)
+        return self.own_name(name) in ends
+
+    def _joined(self, made: "Assembly") -> TensorSource:
+        parts = []
+        for piece in made.parts:
+            found = stored(self.reader, piece.tensor, self._files)
+            assert found is not None, "pieces are of stored tensors"
+            parts.append((found, piece.first, piece.num_elements))
+        return PiecedSource(made.shape, parts)
 
     def _fit(self, adapter: AdapterSource) -> None:
         """Check that the adapter is one for this model, and untie what it changes alone."""
         if note := adapter.require_fit(self.reader):
             self.notes.append(note)
+        if adapter.num_rows is not None:
+            whose = "the adapter's" if self.token_folder else "the model's, as it brings none"
+            self.notes.append(
+                f"The adapter of '{self.ref}' has a vocabulary of {adapter.num_rows} rows of its "
+                f"own; the tokenizer is {whose}."
+            )
         if adapter.unties(self.reader):
             (head, embedding), *_ = self.reader.tied.items()
             self.tied = {}
@@ -176,7 +288,7 @@ class Model:
                 f"'{self.ref}' is quantised, and only float weights can be merged; give the model "
                 f"that it was made from."
             )
-        classes = self.config.get("architectures")
+        classes = whole_config(config).get("architectures")
         is_list = isinstance(classes, list) and all(isinstance(one, str) for one in classes)
         if classes is not None and not is_list:
             raise CheckpointError(

@@ -3,7 +3,9 @@
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -16,7 +18,15 @@ from treadle.core.codec import DTYPES, FLOATS
 from treadle.core.errors import CheckpointError, SettingsError
 from treadle.native import elements
 
-__all__ = ["CHUNK_ELEMENTS", "Inputs", "StoredSource", "TensorSource", "WeightFiles", "stored"]
+__all__ = [
+    "CHUNK_ELEMENTS",
+    "Inputs",
+    "PiecedSource",
+    "StoredSource",
+    "TensorSource",
+    "WeightFiles",
+    "stored",
+]
 
 CHUNK_ELEMENTS = 1 << 16
 """Elements of a run: a quarter of a megabyte of float32 for each input, so that a run of all of
@@ -117,6 +127,27 @@ class StoredSource(TensorSource):
             f"element {first + position}, but finite numbers were expected; repair or retrain the "
             f"model, or leave it out."
         )
+
+
+class PiecedSource(TensorSource):
+    """A tensor that lies on disk as runs of others."""
+
+    def __init__(self, shape: tuple[int, ...], parts: Sequence[tuple[StoredSource, int, int]]):
+        """Make it of runs: of each the tensor, its first element and how many there are."""
+        self.shape, self.dtype = shape, parts[0][0].dtype
+        self._parts = parts
+        self._ends = list(accumulate(count for _, _, count in parts))
+
+    def read(self, first: int, target: Floats) -> None:
+        """Read the runs that hold the elements, each into its place."""
+        done = 0
+        while done < target.size:
+            place = bisect_right(self._ends, first + done)
+            source, start, count = self._parts[place]
+            inside = first + done - (self._ends[place] - count)
+            size = min(count - inside, target.size - done)
+            source.read(start + inside, target[done : done + size])
+            done += size
 
 
 def stored(reader: CheckpointReader, name: str, files: WeightFiles) -> StoredSource | None:

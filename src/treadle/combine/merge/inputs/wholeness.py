@@ -76,7 +76,7 @@ def require_whole(
 
 
 def require_complete(models: Sequence[Model]) -> None:
-    """Check that each input has all that its own config needs.
+    """Check that each input has all that its own config needs, and let it know what else it has.
 
     Raises:
         CheckpointError: A tensor is missing, or the config describes no model.
@@ -86,7 +86,10 @@ def require_complete(models: Sequence[Model]) -> None:
         _require_so_few(model.config, len(shapes), str(model.ref))
         _require_experts(model.config, str(model.ref))
         fit = _fit(json.dumps(model.config, sort_keys=True), shapes)
-        if not isinstance(fit, str) and fit.missing:
+        if isinstance(fit, str):
+            continue
+        model.unread = frozenset(fit.unread)
+        if fit.missing:
             more = f", and {len(fit.missing) - 1} more" if len(fit.missing) > 1 else ""
             raise CheckpointError(
                 f"'{model.ref}' lacks '{fit.missing[0]}'{more}, which its config.json needs; "

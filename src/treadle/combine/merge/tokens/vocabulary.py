@@ -21,12 +21,19 @@ from treadle.core.checkpoint import CheckpointReader
 from treadle.core.checkpoint.publish import write_text
 from treadle.core.errors import CheckpointError, SettingsError
 
-__all__ = ["EMBEDDINGS", "Permuted", "Vocabulary", "plan"]
+__all__ = ["BY_TOKEN", "EMBEDDINGS", "Lender", "Permuted", "Vocabulary", "plan"]
 
 Ids = npt.NDArray[np.int64]
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+BY_TOKEN = (
+    *EMBEDDINGS,
+    *("shared.weight", "lm_head.weight", "lm_head.bias", "embed_out.weight", "embed_out.bias"),
+    *("lm_head.decoder.weight", "lm_head.decoder.bias", "cls.predictions.bias"),
+    *("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"),
+)
+"""What has a row for each token."""
 _GENERATION = "generation_config.json"
 
 
@@ -203,6 +210,22 @@ class Vocabulary:
             )
 
 
+class Lender(NamedTuple):
+    """A model of the merge, as far as its vocabulary goes."""
+
+    ref: ModelRef
+    reader: CheckpointReader
+    num_rows: int | None = None
+    """Rows of its embedding, where an adapter gives it others than its file has."""
+    tokens: Path | None = None
+    """The folder of its tokenizer; None for its own."""
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer lies."""
+        return self.tokens or self.reader.folder
+
+
 class _Vocab(NamedTuple):
     """One model's vocabulary."""
 
@@ -214,7 +237,7 @@ class _Vocab(NamedTuple):
 
 def plan(
     request: TokenizerRequest | None,
-    readers: Sequence[tuple[ModelRef, CheckpointReader]],
+    lenders: Sequence[Lender],
     base: int | None,
     chat_template: str | None = None,
     option: str = "--tokenizer ",
@@ -223,7 +246,7 @@ def plan(
 
     Args:
         request: Which tokenizer the output has; None for the base's, with rows as they are.
-        readers: The models, in their order.
+        lenders: The models, in their order.
         base: Which of them is the base; without one, the first lends its tokenizer and config,
             and a token that several others have starts from the mean of them.
         chat_template: "auto", a model's name, or a jinja text; None for the tokenizer's own.
@@ -234,23 +257,26 @@ def plan(
             is missing or damaged.
         SettingsError: The request names a model that is none of these, or a row that is missing.
     """
-    num_rows = [_num_rows(reader) for _, reader in readers]
+    if request is None and lenders[base or 0].tokens is not None:
+        request = TokenizerRequest("base")  # its config and tokenizer are another's than its files
+    num_rows = [_num_rows(one.reader) if one.num_rows is None else one.num_rows for one in lenders]
     if request is not None:
-        return _aligned(request, readers, num_rows, base, chat_template)
-    _require_equal(readers, num_rows, option)
-    if chat_template is None and _have_one_file([reader.folder for _, reader in readers]):
+        return _aligned(request, lenders, num_rows, base, chat_template)
+    _require_equal(lenders, num_rows, option)
+    folders = [one.tokenizer_folder for one in lenders]
+    if chat_template is None and _have_one_file(folders):
         return None, None
-    tokenizers = [_tokenizer_or_none(reader) for _, reader in readers]
-    refs = [str(ref) for ref, _ in readers]
+    tokenizers = [_tokenizer_or_none(folder) for folder in folders]
+    refs = [str(one.ref) for one in lenders]
     note = differing_ids(refs, tokenizers, num_rows[0], option)
     if chat_template is None:
         return None, note
-    first = tokenizers[base or 0] or Tokenizer(readers[base or 0][1].folder)
+    first = tokenizers[base or 0] or Tokenizer(folders[base or 0])
     template = chosen_template(chat_template, refs, tokenizers)
     # As every row stays in its place, all models get the base's tokenizer.
     models = [
-        _Vocab(ref, reader.folder, first, rows)
-        for (ref, reader), rows in zip(readers, num_rows, strict=True)
+        _Vocab(one.ref, one.reader.folder, first, rows)
+        for one, rows in zip(lenders, num_rows, strict=True)
     ]
     plain = TokenizerRequest("base")
     return Vocabulary(models, base, first, base or 0, plain, template), note
@@ -258,16 +284,15 @@ def plan(
 
 def _aligned(
     request: TokenizerRequest,
-    readers: Sequence[tuple[ModelRef, CheckpointReader]],
+    lenders: Sequence[Lender],
     num_rows: Sequence[int],
     base: int | None,
     chat_template: str | None,
 ) -> tuple[Vocabulary, str | None]:
+    tokenizers = _shared([one.tokenizer_folder for one in lenders])
     models = [
-        _Vocab(ref, reader.folder, tokenizer, rows)
-        for (ref, reader), tokenizer, rows in zip(
-            readers, _shared([reader.folder for _, reader in readers]), num_rows, strict=True
-        )
+        _Vocab(one.ref, one.reader.folder, tokenizer, rows)
+        for one, tokenizer, rows in zip(lenders, tokenizers, num_rows, strict=True)
     ]
     owner = _owner(request.source, models, base or 0)
     others = [model.tokenizer for index, model in enumerate(models) if index != owner]
@@ -350,21 +375,18 @@ def _num_rows(reader: CheckpointReader) -> int:
     return found
 
 
-def _require_equal(
-    readers: Sequence[tuple[ModelRef, CheckpointReader]], num_rows: Sequence[int], option: str
-) -> None:
-    for (ref, _), rows in zip(readers, num_rows, strict=True):
+def _require_equal(lenders: Sequence[Lender], num_rows: Sequence[int], option: str) -> None:
+    for one, rows in zip(lenders, num_rows, strict=True):
         if rows != num_rows[0]:
             raise CheckpointError(
-                f"The vocabularies differ: '{readers[0][0]}' has {num_rows[0]} rows of embeddings "
-                f"and '{ref}' has {rows}; give {option}union to keep the tokens of all models, or "
-                f"{option}base for the base's."
+                f"The vocabularies differ: '{lenders[0].ref}' has {num_rows[0]} rows of embeddings "
+                f"and '{one.ref}' has {rows}; give {option}union to keep the tokens of all models, "
+                f"or {option}base for the base's."
             )
 
 
-def _tokenizer_or_none(reader: CheckpointReader) -> Tokenizer | None:
-    has_one = (reader.folder / "tokenizer.json").is_file()
-    return Tokenizer(reader.folder) if has_one else None
+def _tokenizer_or_none(folder: Path) -> Tokenizer | None:
+    return Tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
 
 
 def _note(orphans: Sequence[str]) -> str | None:

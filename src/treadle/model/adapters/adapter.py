@@ -2,36 +2,23 @@
 
 import hashlib
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from treadle.core.checkpoint import CheckpointReader, TensorInfo
-from treadle.core.checkpoint.described import read_object
 from treadle.core.checkpoint.header import MappedFiles, read_header
 from treadle.core.codec import FLOATS, Array
 from treadle.core.errors import CheckpointError, UnsupportedModelError
 from treadle.model import facts
+from treadle.model.adapters.config import CONFIG_FILE, matching, read_config, require_plain_lora
+from treadle.model.adapters.keys import adapters_of, read_key
 
 __all__ = ["Adapter", "Factors"]
 
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."
-_FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
-# Settings of peft that change what an adapter computes, and what they are called.
-_REFUSED = {
-    "use_dora": "DoRA",
-    "use_qalora": "QALoRA",
-    "lora_bias": "a bias in lora_B",
-    "layer_replication": "replicated layers",
-    "target_parameters": "LoRA of bare parameters",
-    "trainable_token_indices": "trained single tokens",
-    "alora_invocation_tokens": "activated LoRA",
-    "arrow_config": "Arrow routing",
-}
-# Initialisations that take something off the base; peft adds it when it loads such an adapter.
-_INITIALISATIONS = ("pissa", "olora", "corda", "loftq")
+_WEIGHTS = "adapter_model.safetensors"
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+_HEADS = tuple(f"{name}.{kind}" for name in ("lm_head", "embed_out") for kind in ("weight", "bias"))
 
 
 class Factors(NamedTuple):
@@ -66,8 +53,8 @@ class Adapter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.config = _read_config(self.folder)
-        _require_plain_lora(self.folder, self.config)
+        self.config = read_config(self.folder)
+        require_plain_lora(self.folder, self.config)
         if not (self.folder / _WEIGHTS).is_file():
             raise CheckpointError(
                 f"{self.folder} has no {_WEIGHTS}; save the adapter as safetensors "
@@ -80,6 +67,8 @@ class Adapter:
         """Name of a tensor -> what takes its place as a whole."""
         self._embeddings: set[str] = set()
         """Of the changes those of embeddings, whose factors lie the other way round."""
+        self._regrown: dict[str, tuple[int, ...]] = {}
+        """Names of vocabulary tensors -> their shape, where the adapter has other tokens."""
         self._sort(read_header(self.folder / _WEIGHTS))
         self._require_saved()
         if not (self.changes or self.replacements):
@@ -93,7 +82,7 @@ class Adapter:
         for module in self.config.get("modules_to_save") or ():
             if not any(f".{module}." in f".{name}" for name in self.replacements):
                 raise CheckpointError(
-                    f"{self.folder / _CONFIG} says that '{module}' was trained as a whole "
+                    f"{self.folder / CONFIG_FILE} says that '{module}' was trained as a whole "
                     f"(modules_to_save), but {_WEIGHTS} holds no weights of it; save the adapter "
                     f"again."
                 )
@@ -103,8 +92,13 @@ class Adapter:
         """The SHA-256 of the adapter's two files."""
         with (self.folder / _WEIGHTS).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256")
-        digest.update((self.folder / _CONFIG).read_bytes())
+        digest.update((self.folder / CONFIG_FILE).read_bytes())
         return digest.hexdigest()
+
+    @property
+    def all_names(self) -> set[str]:
+        """The names of all tensors that it changes."""
+        return {*self.changes, *self.replacements}
 
     def require_fit(self, model: CheckpointReader) -> str | None:
         """Check that a model has all that the adapter changes; return a note if names differ.
@@ -114,6 +108,7 @@ class Adapter:
         """
         self.call_as({*model.tensors, *model.tied})
         self._turn(model)
+        self._regrow(model)
         for name in [*self.changes, *self.replacements]:
             stored = model.tied.get(name, name)
             if stored not in model.tensors:
@@ -126,6 +121,47 @@ class Adapter:
             self.require_shape(name, model.tensors[stored].shape, str(model.folder))
         named = Path(str(model.config.get("_name_or_path") or "")).name
         return self.note_on_base({model.folder.name, named}, str(model.folder))
+
+    @property
+    def num_rows(self) -> int | None:
+        """How many rows the vocabulary has with the adapter; None where that is the model's."""
+        return next((shape[0] for shape in self._regrown.values()), None)
+
+    def _regrow(self, model: CheckpointReader) -> None:
+        """Find the tensors whose rows are another vocabulary's than the model's.
+
+        Raises:
+            CheckpointError: Not all of them have the same number of rows.
+        """
+        heads = [name for name in model.tensors if name.endswith(_HEADS)]
+        embeddings = [name for name in model.tensors if name.endswith(_EMBEDDINGS)]
+        rows = {model.tensors[name].shape[0] for name in embeddings}
+        if len(rows) != 1:
+            return
+        own = [*embeddings, *heads, *model.tied]
+        for name in own:
+            found, stored = self.replacements.get(name), model.tensors[model.tied.get(name, name)]
+            if (
+                found is None
+                or found.shape[1:] != stored.shape[1:]
+                or found.shape in ((), stored.shape)
+            ):
+                continue
+            self._regrown[name] = found.shape
+        for alias, source in model.tied.items():  # what shares a tensor grows with it
+            for name, other in ((alias, source), (source, alias)):
+                if name in self._regrown and other not in self.replacements:
+                    self._regrown[other] = self._regrown[name]
+        sizes = {name: self._regrown[name][0] for name in own if name in self._regrown}
+        lacking = [name for name in own if name not in sizes]
+        if sizes and (lacking or len(set(sizes.values())) > 1):
+            name, size = next(iter(sizes.items()))
+            other = lacking[0] if lacking else next(n for n in own if sizes[n] != size)
+            raise CheckpointError(
+                f"The adapter {self.folder} gives '{name}' {size} rows and '{other}' "
+                f"{sizes.get(other, rows.pop())}, but both have a row for each token; save it "
+                f"again with both (save_pretrained(OUT, save_embedding_layers=True))."
+            )
 
     def call_as(self, present: Iterable[str]) -> None:
         """Call what the adapter changes as a model's tensors are called that are present.
@@ -164,6 +200,8 @@ class Adapter:
         for pair in model.tied.items():
             if changed.isdisjoint(pair):
                 continue
+            if self._regrown and not changed.issuperset(pair):
+                return False  # the other one has no rows for the new tokens but these
             both = [self.replacements[name] for name in pair if name in self.replacements]
             if len(both) < 2 or not self.changes.keys().isdisjoint(pair):
                 return True
@@ -187,24 +225,31 @@ class Adapter:
     def _sort(self, tensors: list[TensorInfo]) -> None:
         """Sort the tensors of the file into pairs of factors and full replacements."""
         factors: dict[tuple[str, bool], dict[str, TensorInfo]] = {}
+        adapters = adapters_of(info.name for info in tensors)
+        if len(adapters) > 1:
+            raise UnsupportedModelError(
+                f"{self.folder / _WEIGHTS} holds the adapters {', '.join(adapters)}, but one was "
+                f"expected; save each alone (save_pretrained(OUT, selected_adapters=['NAME']))."
+            )
         for info in tensors:
-            found = _FACTOR.fullmatch(info.name)
-            if (
-                not info.name.startswith(_PREFIX)
-                or info.dtype not in FLOATS
-                or "lora_magnitude" in (info.name)
-            ):
+            key = read_key(info.name, adapters)
+            if key.kind == "shadowed":
+                continue
+            if key.kind == "other" or info.dtype not in FLOATS:
                 raise UnsupportedModelError(
                     f"{info.file} holds '{info.name}' ({info.dtype}), which is no part of a plain "
                     f"LoRA adapter; merge the adapter into its model with peft and give that model."
                 )
-            if found is None:
-                # peft saves the embedding below the factors along with them.
-                name = info.name.removeprefix(_PREFIX).replace(".base_layer.", ".")
-                self.replacements[name] = info
-            else:
-                module = found.group(1).removeprefix(_PREFIX)
-                factors.setdefault((module, bool(found.group(2))), {})[found.group(3)] = info
+            known = self.replacements
+            if key.kind == "factor":
+                known = factors.setdefault((key.name, key.is_embedding), {})
+            own = key.letter or key.name
+            if own in known:
+                raise CheckpointError(
+                    f"{info.file} holds '{known[own].name}' and '{info.name}', which mean one "
+                    f"tensor; save the adapter again."
+                )
+            known[own] = info
         self._embeddings = {f"{module}.weight" for module, is_embedding in factors if is_embedding}
         for (module, is_embedding), pair in factors.items():
             self.changes[f"{module}.weight"] = self._factors(module, is_embedding, pair)
@@ -212,8 +257,8 @@ class Adapter:
     def _factors(self, module: str, is_embedding: bool, pair: Mapping[str, TensorInfo]) -> Factors:
         ranks = self.config.get("rank_pattern") or {}
         alphas = self.config.get("alpha_pattern") or {}
-        rank = int(_matching(ranks, module, self.config["r"]))
-        alpha = float(_matching(alphas, module, self.config.get("lora_alpha", 8)))
+        rank = int(matching(ranks, module, self.config["r"]))
+        alpha = float(matching(alphas, module, self.config.get("lora_alpha", 8)))
         shapes = {letter: list(info.shape) for letter, info in sorted(pair.items())}
         if list(shapes) != ["A", "B"] or len(shapes["A"]) != 2 or len(shapes["B"]) != 2:
             raise CheckpointError(
@@ -223,7 +268,8 @@ class Adapter:
         if not rank == shapes["A"][0] == shapes["B"][1]:
             raise CheckpointError(
                 f"Module '{module}' in {self.folder} has factors of shapes {shapes}, but "
-                f"{_CONFIG} gives it rank {rank}; give the config that the weights were saved with."
+                f"{CONFIG_FILE} gives it rank {rank}; give the config that the weights were saved "
+                f"with."
             )
         scale = alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
         if is_embedding or self.config.get("fan_in_fan_out"):
@@ -236,6 +282,7 @@ class Adapter:
         Raises:
             CheckpointError: It has another one.
         """
+        shape = self._regrown.get(name, shape)
         for change in (self.replacements.get(name), self.changes.get(name)):
             if change is not None and change.shape != shape:
                 raise CheckpointError(
@@ -263,77 +310,3 @@ def _transposed(config: Mapping[str, Any]) -> frozenset[str] | None:  # Any: JSO
         return frozenset(map(facts.own_name, Anatomy(base).transposed))
     except Unbuilt:
         return None
-
-
-def _read_config(folder: Path) -> dict[str, Any]:  # Any: JSON values
-    file = folder / _CONFIG
-    if not file.is_file():
-        raise CheckpointError(
-            f"{folder} has no {_CONFIG}, so it is no adapter; give the folder that peft saved."
-        )
-    config = read_object(file)
-    for key, value in config.items():
-        if key == "r" and not _is_rank(value):
-            raise _unusable(file, key, value, "a whole number above 0")
-        if key == "lora_alpha" and not _is_number(value):
-            raise _unusable(file, key, value, "a number")
-        if key in _PATTERNS and not _are_patterns(value, _PATTERNS[key]):
-            raise _unusable(file, key, value, "a map of names, or patterns of them, to numbers")
-        if key == "modules_to_save" and not _are_names(value):
-            raise _unusable(file, key, value, "a list of names")
-    return config
-
-
-def _unusable(file: Path, key: str, value: Any, wanted: str) -> CheckpointError:  # Any: JSON
-    return CheckpointError(
-        f"{file} says {key}: {value!r}, but {wanted} was expected; save the adapter again."
-    )
-
-
-def _is_number(value: Any) -> bool:  # Any: a JSON value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
-
-
-def _is_rank(value: Any) -> bool:  # Any: a JSON value
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _are_names(value: Any) -> bool:  # Any: a JSON value
-    return value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value))
-
-
-def _are_patterns(value: Any, fits: Callable[[Any], bool]) -> bool:  # Any: a JSON value
-    if not isinstance(value, dict | None):
-        return False
-    try:
-        for pattern in value or {}:
-            re.compile(pattern)
-    except re.error:
-        return False
-    return all(map(fits, (value or {}).values()))
-
-
-_PATTERNS = {"rank_pattern": _is_rank, "alpha_pattern": _is_number}
-
-
-def _require_plain_lora(folder: Path, config: Mapping[str, Any]) -> None:  # Any: JSON values
-    kind = config.get("peft_type")
-    start = str(config.get("init_lora_weights")).lower()
-    found = [what for key, what in _REFUSED.items() if config.get(key)]
-    found += [kind for kind in _INITIALISATIONS if start.startswith(kind)]
-    if kind != "LORA" or "r" not in config:
-        found = [f"an adapter of type {kind!r}"]
-    if found:
-        raise UnsupportedModelError(
-            f"{folder / _CONFIG} says {', '.join(map(str, found))}, but only plain LoRA can be "
-            f"applied; merge the adapter into its model with peft and give that model."
-        )
-
-
-def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:  # Any: numbers
-    """Return the value of the first pattern that fits the module's name or its end."""
-    for pattern, value in patterns.items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
-            return value
-    return default

@@ -1,0 +1,36 @@
+"""One tensor of a merge: what it is made of, and by which method."""
+
+from typing import NamedTuple
+
+from treadle.combine.merge.base import MergeMethod
+from treadle.combine.merge.inputs.sources import Inputs
+from treadle.combine.merge.inputs.sparsity import SPARSE, zero_shares
+from treadle.core.checkpoint import PlannedTensor
+
+__all__ = ["TensorJob", "counted"]
+
+
+class TensorJob(NamedTuple):
+    """One tensor of the output."""
+
+    inputs: Inputs
+    dtype: str
+    method: MergeMethod
+    scale: float = 1.0
+    """Factor of the merged tensor."""
+    zero_shares: tuple[float, ...] = ()
+    """Which share of each model and of the base is zero, about; nothing where all are dense."""
+    keeps_zeros: bool = False
+    """Whether zeros stay that all sparse inputs share."""
+
+    @property
+    def planned(self) -> PlannedTensor:
+        """The tensor as the writer knows it."""
+        return PlannedTensor(self.inputs.name, self.dtype, self.inputs.shape)
+
+
+def counted(job: TensorJob, keeps_zeros: bool) -> TensorJob:
+    """Return a job that knows its inputs' zeros, where one of them is sparse."""
+    shares = zero_shares(job.inputs)
+    is_sparse = max(shares) >= SPARSE
+    return job._replace(zero_shares=shares, keeps_zeros=keeps_zeros) if is_sparse else job
