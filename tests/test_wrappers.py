@@ -1,5 +1,7 @@
 """Wrappers around a text model: every verb runs the text, and leaves the other towers alone."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from products import few
 from treadle.app.compat import compat
 from treadle.app.export import export
 from treadle.core.checkpoint import CheckpointReader
-from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
 from treadle.model import facts, tiny
 from treadle.runtime import LLM, SamplingParams
 from treadle.shrink.prune import METRICS, prune
@@ -153,3 +155,44 @@ def test_what_a_config_leaves_out_is_its_class_s_default() -> None:
     # Mistral's heads are shared by four, whatever its config leaves unsaid.
     mistral = facts.base_config({"model_type": "mistral", "hidden_size": 4096, "vocab_size": 32000})
     assert facts.num_kv_heads(mistral) == 8
+
+
+@pytest.mark.parametrize(
+    ("said", "mend"),
+    [
+        ({"model_type": "my_lm"}, "says text_config.model_type 'my_lm', for which treadle has no"),
+        ({"num_hidden_layers": None}, "none of the keys text_config.num_hidden_layers"),
+        ({"num_key_value_heads": 0}, None),
+    ],
+)
+def test_advice_names_the_key_where_it_stands(
+    said: dict[str, object], mend: str | None, wrapper: Wrap, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(wrapper("gemma3", True), tmp_path / "model"))
+    config = config_of(folder)
+    inner = {k: v for k, v in {**config["text_config"], **said}.items() if v is not None}
+    (folder / "config.json").write_text(json.dumps({**config, "text_config": inner}))
+    with pytest.raises((CheckpointError, UnsupportedModelError), match=mend):
+        prune(folder, tmp_path / "out", "magnitude", sparsity=0.5)
+
+
+def test_an_inner_model_type_that_is_left_to_the_class(wrapper: Wrap, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(wrapper("gemma3", True), tmp_path / "model"))
+    config = config_of(folder)
+    del config["text_config"]["model_type"]
+    (folder / "config.json").write_text(json.dumps(config))
+    answers = [
+        LLM(model, weights="fp32").generate([[5, 6, 7]], SamplingParams(temperature=0))[0]
+        for model in (folder, wrapper("gemma3", True))
+    ]
+    assert answers[0].outputs[0].token_ids == answers[1].outputs[0].token_ids
+    prune(folder, tmp_path / "out", "magnitude", sparsity=0.5)
+
+
+def test_a_text_model_that_facts_do_not_know_is_no_crash(wrapper: Wrap, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(wrapper("gemma3", True), tmp_path / "model"))
+    config = config_of(folder)
+    config["text_config"]["model_type"] = "my_lm"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match="no max_position_embeddings"):
+        LLM(folder)

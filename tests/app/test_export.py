@@ -20,7 +20,7 @@ from treadle.model.load import full
 from treadle.shrink.prune.methods.uniform import Uniform
 
 MODELS = sorted(facts.ARCHITECTURES)
-WITHOUT_HEAD_WIDTH = ("gpt2", "gpt_neox", "opt")
+WITHOUT_HEAD_WIDTH = ("gpt2", "gpt_neox", "opt", "phi")
 
 
 def logits_of(model: torch.nn.Module) -> torch.Tensor:

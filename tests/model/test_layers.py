@@ -47,7 +47,7 @@ def test_a_sharded_bfloat16_checkpoint(model_type: str, tmp_path: Path) -> None:
     sizes = {"hidden_size": 48, "word_embed_proj_dim": 48} if model_type == "opt" else {}
     folder = tmp_path / "m"
     tiny.model(model_type, **(sizes or {"hidden_size": 48})).bfloat16().save_pretrained(
-        folder, max_shard_size="60KB"
+        folder, max_shard_size="50KB"
     )
     assert len(list(folder.glob("*.safetensors"))) > 2
     tokens = tokens_of(2, 30)

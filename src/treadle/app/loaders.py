@@ -13,21 +13,27 @@ _COMMON = (
     "MistralForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
+    "GemmaForCausalLM",
     "Gemma2ForCausalLM",
     "Gemma3ForCausalLM",
+    "GraniteForCausalLM",
+    "Cohere2ForCausalLM",
+    "Starcoder2ForCausalLM",
+    "PhiForCausalLM",
     "Phi3ForCausalLM",
     "GPTNeoXForCausalLM",
     "GPT2LMHeadModel",
     "MixtralForCausalLM",
     "Qwen3MoeForCausalLM",
 )
-LOOKED_FOR = frozenset((*_COMMON, "OPTForCausalLM", "Qwen2MoeForCausalLM"))
+LOOKED_FOR = frozenset((*_COMMON, "OPTForCausalLM", "Qwen2MoeForCausalLM", "SmolLM3ForCausalLM"))
 """The classes (`architectures` of config.json) of treadle's facts, each looked for in each list."""
 OWN_HEAD_WIDTH = frozenset(
     (
         "LlamaForCausalLM",
         "MistralForCausalLM",
         "Qwen3ForCausalLM",
+        "GemmaForCausalLM",
         "Gemma2ForCausalLM",
         "Gemma3ForCausalLM",
         "Qwen3MoeForCausalLM",

@@ -296,8 +296,8 @@ def require_all_read(
         raise UnreadTensorsError(
             f"config.json of '{reader.folder}' makes {num_layers} layers, but {len(beyond)} "
             f"tensors belong to layers behind them (the first is '{beyond[0]}'); download both "
-            f"again from one place, or correct num_hidden_layers ({max(inside.values()) + 1} "
-            f"layers are stored).",
+            f"again from one place, or correct {facts.spelt_key(config, 'num_hidden_layers')} "
+            f"({max(inside.values()) + 1} layers are stored).",
             len(beyond),
         )
     known = _places(module, config)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treadle.core.checkpoint import CheckpointReader, require_finite, require_understood
+from treadle.core.checkpoint.described import read_config
 from treadle.core.errors import CheckpointError, DataError, UnsupportedModelError
 from treadle.core.mistaken import mistaken
 from treadle.model import facts
@@ -19,7 +20,7 @@ from treadle.model.belonging import (
     shapes_of,
 )
 from treadle.model.coded import DecodedReader
-from treadle.model.facts import base_config
+from treadle.model.facts import base_config, whole_config
 from treadle.model.gguf_file import SUFFIX
 from treadle.model.hub import downloaded
 from treadle.model.source import open_model
@@ -347,6 +348,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
     Raises:
         DataError: The folder has none that transformers can read.
+        CheckpointError: Its config is damaged.
     """
     from transformers import AutoTokenizer
 
@@ -357,6 +359,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         loaded("a")  # a wrong model_max_length, say, is seen when a text is read
     except Exception as error:  # damaged files raise many unrelated types
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        _require_config(folder)  # a tokenizer's class is looked up in it
         for file in sorted(folder.glob("*token*")):
             if what := mistaken(file):
                 raise DataError(f"The tokenizer file '{file}' is {what}.") from error
@@ -365,3 +368,21 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
             f"the original model into it."
         ) from error
     return loaded
+
+
+def _require_config(folder: Path) -> None:
+    """Check that a folder's config, if it has one, can be read as one."""
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        return
+    fields = whole_config(read_config(folder / "config.json"))
+    try:
+        AutoConfig.for_model(**fields)
+    except Exception as error:  # configs raise many unrelated types
+        if "auto_map" in fields or "nrecognized" in str(error):
+            return
+        raise CheckpointError(
+            f"transformers cannot read config.json of '{folder}' ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}); correct it, or download it again."
+        ) from error

@@ -24,6 +24,7 @@ __all__ = [
     "Windows",
     "puts_bos",
     "read_text",
+    "require_template",
     "sampled_windows",
     "tokenizer_hash",
     "windows",
@@ -271,3 +272,24 @@ def sampled_windows(
     _want(source, len(rows), num_windows, length)
     order = numpy_stream(seed, "calibration windows").permutation(len(rows))
     return _select(rows, num_bytes, fields, np.sort(order[:num_windows]))
+
+
+def require_template(text: str) -> None:
+    """Check that a chat template is one that transformers can read.
+
+    Raises:
+        SettingsError: It is no jinja text.
+    """
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    empty = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
+    message = {"role": "user", "content": "a"}
+    try:
+        empty.apply_chat_template([message], chat_template=text, tokenize=False)
+    except Exception as error:  # a template may refuse this message: only its own grammar counts
+        if type(error).__name__ == "TemplateSyntaxError":
+            raise SettingsError(
+                f"The chat template is no jinja text ({error}, line "
+                f"{getattr(error, 'lineno', '?')}); mend it."
+            ) from error

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from treadle.combine.merge import merge
+from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CheckpointError
 from treadle.model import tiny
 from treadle.runtime import LLM
@@ -105,3 +106,23 @@ def _tensor(adapter: Path, name: str) -> np.ndarray:
     from safetensors.numpy import load_file
 
     return load_file(adapter / "adapter_model.safetensors")[f"base_model.model.{name}.weight"]
+
+
+def test_the_bias_of_a_head_follows_its_tokens(tmp_path: Path) -> None:
+    """phi has one: under a union each number goes where the token's row goes."""
+    pair = [tiny.build("phi", tmp_path / f"m{seed}", seed) for seed in (0, 1)]
+    vocabulary = json.loads((pair[1] / "tokenizer.json").read_text())
+    words = vocabulary["model"]["vocab"]
+    first, second = sorted(words, key=words.__getitem__)[5:7]
+    words[first], words[second] = words[second], words[first]
+    (pair[1] / "tokenizer.json").write_text(json.dumps(vocabulary))
+    merge(pair, tmp_path / "out", "linear", tokenizer="union")
+    ours, theirs, found = (_bias(folder) for folder in (*pair, tmp_path / "out"))
+    moved = theirs.copy()
+    moved[[5, 6]] = moved[[6, 5]]
+    np.testing.assert_allclose(found, (ours + moved) / 2, atol=1e-6)
+
+
+def _bias(folder: Path) -> np.ndarray:
+    with CheckpointReader(folder) as reader:
+        return reader.array("lm_head.bias").astype(np.float32)

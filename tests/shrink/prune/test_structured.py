@@ -19,7 +19,7 @@ from treadle.shrink.prune import METRICS
 
 MODELS = sorted(facts.ARCHITECTURES)
 # Their configs derive a head's width from hidden size / heads.
-WITHOUT_HEAD_WIDTH = ("gpt2", "gpt_neox", "opt")
+WITHOUT_HEAD_WIDTH = ("gpt2", "gpt_neox", "opt", "phi")
 
 
 def masked_losses(dense: Path, pruned: Path, tokens: torch.Tensor) -> torch.Tensor:

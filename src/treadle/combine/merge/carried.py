@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from treadle.combine.merge.inputs.models import Model
+from treadle.combine.merge.inputs.towers import parse_name
 from treadle.core.checkpoint import CheckpointWriter, PlannedTensor, TensorInfo, require_finite
 from treadle.core.codec import FLOATS
 from treadle.core.errors import CheckpointError
@@ -33,10 +34,10 @@ class Carried(NamedTuple):
 def is_left_out(members: Members) -> str:
     """Return a note if the output does without a tensor: no config reads it, and a model lacks it.
 
-    Empty where it is merged.
+    Empty where it is merged. Inside a layer such a tensor says that a config is another model's.
     """
     having = [(model, name) for model, name in members if model.has(name)]
-    if len(having) == len(members) or not all(model.is_unread(name) for model, name in having):
+    if len(having) == len(members) or not all(_is_extra(model, name) for model, name in having):
         return ""
     (owner, name), lacking = having[0], next(m for m, own in members if not m.has(own))
     return (
@@ -62,7 +63,7 @@ def carried(members: Members, out: str) -> Carried | None:
         return Carried(
             out, model, info, f"'{out}' holds {info.dtype}, so it is taken over as it is."
         )
-    if having and all(model.is_unread(name) for model, name in members):
+    if having and all(_is_extra(model, name) for model, name in members):
         for model, info in having:
             try:
                 require_finite(info.name, model.reader.array(info.name))
@@ -83,6 +84,10 @@ def write_carried(tensors: Sequence[Carried], writer: CheckpointWriter) -> None:
         writer.write(one.name, one.model.reader.array(one.info.name))
         one.model.reader.release(one.info.name)
     writer.mark_done([one.name for one in todo])
+
+
+def _is_extra(model: Model, name: str) -> bool:
+    return model.is_unread(name) and parse_name(name).layer is None
 
 
 def _require_equal(model: Model, info: TensorInfo, other: Model, theirs: TensorInfo) -> None:

@@ -65,6 +65,13 @@ def _gated(
     )
 
 
+def _ungated(fc: str, down: str) -> tuple[LinearFact, ...]:
+    return (
+        LinearFact("fc", f"{fc}.weight", "mlp_in"),
+        LinearFact("down", f"{down}.weight", "down_in"),
+    )
+
+
 _LLAMA = Architecture("model.layers.{layer}.", _ATTENTION + _gated("mlp"))
 _QWEN_EXPERTS = _gated("mlp.experts.{expert}", "expert_")
 
@@ -73,8 +80,24 @@ ARCHITECTURES = {
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "gemma": _LLAMA,
     "gemma2": _LLAMA,
     "gemma3_text": _LLAMA,
+    "granite": _LLAMA,
+    "smollm3": _LLAMA,
+    "cohere2": _LLAMA,
+    "starcoder2": Architecture(
+        "model.layers.{layer}.", _ATTENTION + _ungated("mlp.c_fc", "mlp.c_proj")
+    ),
+    "phi": Architecture(
+        "model.layers.{layer}.",
+        (
+            *_ATTENTION[:3],
+            LinearFact("o", "self_attn.dense.weight", "o_in"),
+            *_ungated("mlp.fc1", "mlp.fc2"),
+        ),
+        head_width="",
+    ),
     "phi3": Architecture(
         "model.layers.{layer}.",
         (

@@ -24,12 +24,17 @@ __all__ = [
     "number",
     "position_notes",
     "require_positions",
+    "spelt_key",
     "text_config",
     "whole_config",
     "with_text",
 ]
 
 Config = dict[str, Any]  # Any: JSON values of config.json
+
+
+class _Inner(dict[str, Any]):  # Any: JSON values
+    """The text model's part of a wrapper's config: messages say so."""
 
 
 _OLD_WORDS = {
@@ -46,6 +51,11 @@ def base_config(config: Config) -> Config:
     vision or audio towers), and completed where it leaves a number to its class's default.
     """
     return _completed(text_config(config))
+
+
+def spelt_key(config: Config, key: str) -> str:
+    """Return a key of a language model's config as config.json has it: inside of a wrapper's."""
+    return f"text_config.{key}" if isinstance(config, _Inner) else key
 
 
 def whole_config(config: Config) -> Config:
@@ -70,7 +80,10 @@ def text_config(config: Config) -> Config:
     if not isinstance(inner, dict) or str(config.get("model_type", "")) in ARCHITECTURES:
         return config
     shared = ("tie_word_embeddings", "quantization_config", "dtype", "torch_dtype", "auto_map")
-    found = {key: config[key] for key in shared if key in config} | inner
+    found = _Inner({key: config[key] for key in shared if key in config} | inner)
+    if not found.get("model_type"):  # as its class has it
+        defaults = _defaults(json.dumps(config, sort_keys=True, default=str)).get("text_config")
+        found["model_type"] = (defaults or {}).get("model_type", "")
     if config.get("quantization_config"):  # of all towers
         found["quantization_config"] = config["quantization_config"]
     return found
@@ -98,7 +111,8 @@ def _completed(config: Config) -> Config:
     if not lacking:
         return config
     defaults = _defaults(json.dumps(config, sort_keys=True, default=str))
-    return config | {k: v for k, v in defaults.items() if k in lacking and v is not None}
+    filled = {k: v for k, v in defaults.items() if k in lacking and v is not None}
+    return type(config)(config | filled)
 
 
 @lru_cache(maxsize=32)
@@ -124,9 +138,9 @@ def facts_of(config: Config) -> Architecture:
     model_type = str(config.get("model_type", ""))
     if model_type not in ARCHITECTURES:
         raise UnsupportedModelError(
-            f"config.json says model_type '{model_type}', for which treadle has no facts. "
-            f"{near(model_type, ARCHITECTURES)} To add an architecture, write its line in "
-            f"ARCHITECTURES of treadle/model/facts/architectures.py and a config in "
+            f"config.json says {spelt_key(config, 'model_type')} '{model_type}', for which treadle "
+            f"has no facts. {near(model_type, ARCHITECTURES)} To add an architecture, write its "
+            f"line in ARCHITECTURES of treadle/model/facts/architectures.py and a config in "
             f"treadle/model/tiny.py; the conformance tests then cover it."
         )
     return ARCHITECTURES[model_type]
@@ -145,14 +159,14 @@ def number(config: Config, *keys: str) -> int:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise CheckpointError(
-                f"config.json says {key}: {value!r}, but a positive whole number was expected; "
-                f"download it again."
+                f"config.json says {spelt_key(config, key)}: {value!r}, but a positive whole "
+                f"number was expected; download it again."
             )
         return value
     raise UnsupportedModelError(
         f"config.json of model_type '{config.get('model_type')}' has none of the keys "
-        f"{', '.join(keys)}; "
-        f"add the one that this architecture uses."
+        f"{', '.join(spelt_key(config, key) for key in keys)}; add the one that this architecture "
+        f"uses."
     )
 
 

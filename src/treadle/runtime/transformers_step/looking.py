@@ -59,7 +59,7 @@ def _blocks(module: Any) -> list[Any]:  # Any: modules of torch
     """Return the decoder blocks: the first list of as many modules as the model has layers."""
     import torch
 
-    num_layers = int(module.config.num_hidden_layers)
+    num_layers = int(module.config.get_text_config().num_hidden_layers)
     for part in module.modules():
         if isinstance(part, torch.nn.ModuleList) and len(part) == num_layers:
             return list(part)

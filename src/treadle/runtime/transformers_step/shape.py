@@ -73,7 +73,7 @@ def shape_of(
     """
     import torch
 
-    config, num_layers = module.config, int(module.config.num_hidden_layers)
+    config, num_layers = module.config, int(module.config.get_text_config().num_hidden_layers)
     longest = getattr(config, "max_position_embeddings", None)
     if longest is None:
         raise UnsupportedModelError(

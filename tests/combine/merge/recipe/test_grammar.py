@@ -259,6 +259,19 @@ def test_own_keys_are_kept() -> None:
     assert parse(document, "here").extras == {"x-search": {"budget": 6}}
 
 
+def test_keys_at_the_top_that_nobody_knows_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yml"
+    file.write_text(
+        "x-models: &models [{model: a}]\nmerge_method: linear\nmodels: *models\nlicence: mit\n"
+        "tags: [merge]\n"
+    )
+    recipe = load(file)
+    assert [source.model for source in recipe.sources] == [ModelRef("a")]
+    assert recipe.notes == [
+        f"The key '{key}' has no effect here." for key in ("x-models", "licence", "tags")
+    ]
+
+
 def test_the_command_line() -> None:
     recipe = of_models("ties", ["a", "b+lora"], "base", "float32", "bfloat16", "union")
     assert [source.model for source in recipe.slices[0].sources] == [
@@ -283,11 +296,18 @@ def sliced(source: str, more: str = "") -> str:
 
 REFUSED = [
     ("", "is empty; write a merge"),
-    (f"{ONE}---\n{ONE}", "holds 2 YAML documents, but one merge was expected"),
+    (f"{ONE}---\n{ONE}", "holds 2 YAML documents, as files of mergekit-multi do, but one"),
     ("[a]", r"found \['a'\], expected a mapping"),
     ("models: [{model: a}]", "the key 'merge_method' is missing; add it"),
     (f"{ONE}dtipe: float16", "unknown key 'dtipe'. Did you mean 'dtype'"),
+    (f"{ONE}x-keep-zero: true", "unknown key 'x-keep-zero'. Did you mean 'x-keep-zeros'"),
     (f"{ONE}1: 2", "the key 1 is no text"),
+    ("gate_mode: hidden\nbase_model: a\nexperts: []", "a file of mergekit-moe, which makes a mixt"),
+    ("base_model: a\nexperts: [{source_model: b}]", "a file of mergekit-moe"),
+    ("genome: {models: [a]}\ntasks: [b]", "a file of mergekit-evolve"),
+    ("steps: [{prune: {}}]", "recipe of several steps; run it with: treadle run FILE"),
+    ("steps: [{prune: {}}]\nover: {}", "this is a sweep; run it with: treadle sweep FILE"),
+    ("- prune: {method: wanda}", "found a list, as recipes of several steps have"),
     (f"{ONE}dtype: floa16", "key 'dtype': unknown dtype 'floa16'. Did you mean 'float16'"),
     (f"{ONE}merge_method: ties", "line 3: the key 'merge_method' stands twice"),
     ("merge_method: linear", "found none of the contradictory keys"),

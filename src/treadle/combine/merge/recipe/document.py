@@ -31,11 +31,7 @@ class Node(NamedTuple):
         for key in self.value:
             if not isinstance(key, str):
                 raise self.refusal(f"the key {key!r} is no text; put it in quotes.")
-            if (
-                keys is not None
-                and key not in keys
-                and not (key.startswith("x-") and not self.path)
-            ):
+            if keys is not None and key not in keys:
                 raise self.refusal(f"unknown key '{key}'. {near(key, list(keys))}")
         prefix = f"{self.path}." if self.path else ""
         return {

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from treadle.core.errors import SettingsError
-from treadle.core.registry import near
 
 __all__ = [
     "ALLOW_ARCHITECTURES",
     "ALLOW_DIFFERENT",
     "KEEP_ZEROS",
+    "OWN_KEYS",
     "REPEAT_SCALE",
     "check_extras",
 ]
@@ -25,16 +25,17 @@ KEEP_ZEROS = "x-keep-zeros"
 """Keep the zeros that all sparse inputs share."""
 
 
+OWN_KEYS = (REPEAT_SCALE, ALLOW_ARCHITECTURES, ALLOW_DIFFERENT, KEEP_ZEROS)
+"""All of them."""
+
+
 def check_extras(extras: Mapping[str, Any]) -> None:  # Any: YAML values
-    """Check the names and the values of a recipe's own keys.
+    """Check the values of a recipe's own keys; `recipe.kinds` tells of others.
 
     Raises:
-        SettingsError: One is unknown, or of the wrong type.
+        SettingsError: One is of the wrong type.
     """
-    known = [REPEAT_SCALE, ALLOW_ARCHITECTURES, ALLOW_DIFFERENT, KEEP_ZEROS]
     for key, value in extras.items():
-        if key not in known:
-            raise SettingsError(f"Unknown key '{key}'. {near(key, known)}")
         if key in (ALLOW_ARCHITECTURES, KEEP_ZEROS) and not isinstance(value, bool):
             raise SettingsError(f"{key} = {value!r}; write true or false.")
         if key == ALLOW_DIFFERENT and not _are_texts(value):

@@ -1,6 +1,7 @@
 """The grammar of merge recipes: mergekit's YAML, read as it is into plain data.
 
-Keys that begin with ``x-`` are treadle's own and stand at the top level; others are refused.
+Keys that begin with ``x-`` are treadle's own and stand at the top level. Other keys there that
+nobody knows are told as notes, as mergekit passes over them; further inside they are refused.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from treadle.combine.merge.recipe.document import Node, read
+from treadle.combine.merge.recipe.kinds import require_own_kind, unknown_keys
 from treadle.combine.merge.recipe.references import ModelRef, read_reference
 from treadle.core.errors import SettingsError
 from treadle.core.registry import near
@@ -125,8 +127,9 @@ def load(path: Path) -> MergeRecipe:
         raise SettingsError(f"'{path}' is empty; write a merge into it: merge_method and models.")
     if len(documents) != 1:
         raise SettingsError(
-            f"'{path}' holds {len(documents)} YAML documents, but one merge was expected; write "
-            f"each into a file of its own and name the output of one as a model of the next."
+            f"'{path}' holds {len(documents)} YAML documents, as files of mergekit-multi do, but "
+            f"one merge was expected; write each into a file of its own and name the output of one "
+            f"as a model of the next."
         )
     return parse(documents[0], f"'{path}'")
 
@@ -138,7 +141,9 @@ def parse(document: Any, where: str) -> MergeRecipe:  # Any: whatever the YAML h
         SettingsError: What it says is unknown, contradictory or of the wrong type.
     """
     root = Node(document, where)
-    entries = root.mapping(_RECIPE)
+    require_own_kind(root)
+    entries = root.mapping()
+    unknown = unknown_keys(root, entries, _RECIPE)
     recipe = MergeRecipe(
         method=root.needed(entries, "merge_method").text(),
         modules=_content(root, entries),
@@ -149,7 +154,7 @@ def parse(document: Any, where: str) -> MergeRecipe:  # Any: whatever the YAML h
         chat_template=entries["chat_template"].text() if "chat_template" in entries else None,
         parameters=_parameters(entries),
         extras={key: node.value for key, node in entries.items() if key.startswith("x-")},
-        notes=[],
+        notes=unknown,
     )
     recipe.notes.extend(_notes(recipe, document))
     return recipe

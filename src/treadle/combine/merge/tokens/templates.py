@@ -1,10 +1,12 @@
-"""Chat templates: the models' own, and the two formats that recipes call by name."""
+"""Chat templates: the models' own, and the formats that recipes call by name."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 from treadle.combine.merge.tokens.tokenizer import Tokenizer
 from treadle.core.errors import SettingsError
+from treadle.core.registry import near
+from treadle.model.text import require_template
 
 __all__ = ["NAMED", "chosen_template"]
 
@@ -26,7 +28,51 @@ _LLAMA3 = """\
 {{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
 {%- endif -%}
 """
-NAMED = {"chatml": _CHATML, "llama3": _LLAMA3}
+_ALPACA = """\
+{%- for message in messages -%}
+{%- set title = {'user': '### Instruction:\\n', 'user_context': '### Input:\\n',
+                 'assistant': '### Response:\\n', 'system': ''}[message['role']] -%}
+{{ title + message['content'] | trim + '\\n\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ '### Response:\\n' }}
+{%- endif -%}
+"""
+_MISTRAL = """\
+{{- bos_token -}}
+{%- set told = namespace(text='') -%}
+{%- for message in messages -%}
+{%- if message['role'] == 'system' and loop.first -%}
+{%- set told.text = message['content'] + '\\n\\n' -%}
+{%- elif message['role'] == 'user' -%}
+{{ ' [INST] ' + told.text + message['content'] + ' [/INST]' }}
+{%- set told.text = '' -%}
+{%- elif message['role'] == 'assistant' -%}
+{{ ' ' + message['content'] + eos_token }}
+{%- else -%}
+{{ raise_exception('Only user, assistant and a first system message have a place here.') }}
+{%- endif -%}
+{%- endfor -%}
+"""
+_EXAONE = """\
+{%- if messages[0]['role'] != 'system' -%}
+{{ '[|system|][|endofturn|]\\n' }}
+{%- endif -%}
+{%- for message in messages -%}
+{%- set end = '' if message['role'] == 'user' else '[|endofturn|]' -%}
+{{ '[|' + message['role'] + '|]' + message['content'] + end + '\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ '[|assistant|]' }}
+{%- endif -%}
+"""
+NAMED = {
+    "alpaca": _ALPACA,
+    "chatml": _CHATML,
+    "exaone": _EXAONE,
+    "llama3": _LLAMA3,
+    "mistral": _MISTRAL,
+}
 """Name in a recipe -> the jinja text."""
 
 
@@ -49,14 +95,15 @@ def chosen_template(
         counts = Counter(template.strip() for template in found if template is not None)
         return counts.most_common(1)[0][0] if counts else None
     if "{" in request:
+        require_template(request)
         return request
     if request in NAMED and request not in names:
         return NAMED[request]
     if request not in names:
+        close = near(request, [*NAMED, "auto", *names])
         raise SettingsError(
-            f"chat_template '{request}' is no jinja text and no template that is kept by name here "
-            f"({', '.join(NAMED)}); choose one of those, write the text itself, 'auto', or one of "
-            f"the models: {', '.join(names)}."
+            f"chat_template '{request}' is no jinja text, no template that is kept by name here "
+            f"and no model of the merge. {close} Or write the jinja text itself."
         )
     template = found[names.index(request)]
     if template is None:

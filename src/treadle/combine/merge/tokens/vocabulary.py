@@ -20,6 +20,7 @@ from treadle.combine.merge.tokens.tokenizer import Tokenizer, read_json
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.checkpoint.publish import write_text
 from treadle.core.errors import CheckpointError, SettingsError
+from treadle.model.facts import spelt_key, text_config
 
 __all__ = ["BY_TOKEN", "EMBEDDINGS", "Lender", "Permuted", "Vocabulary", "plan"]
 
@@ -365,12 +366,13 @@ def _num_rows(reader: CheckpointReader) -> int:
     for name, info in reader.tensors.items():
         if name.endswith(EMBEDDINGS):
             return info.shape[0]
-    config = reader.config
-    found = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    config = text_config(reader.config)
+    found = config.get("vocab_size")
+    key = spelt_key(config, "vocab_size")
     if not isinstance(found, int):
         raise CheckpointError(
             f"{reader.folder} has no token embedding that is known here ({', '.join(EMBEDDINGS)}) "
-            f"and no vocab_size in config.json; add vocab_size there."
+            f"and no {key} in config.json; add {key} there."
         )
     return found
 
