@@ -271,7 +271,7 @@ def test_a_full_disk_is_told(file, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("treadle.app.sweep.pool.write_job", write)
-    with pytest.raises(CapacityError, match=r"No room is left where .* free some"):
+    with pytest.raises(CapacityError, match=r"There is no room for .* Free some"):
         list(sweep(file, tmp_path / "out"))
 
 

@@ -29,7 +29,7 @@ POINTER = (
         (b"/annex/objects/SHA256E-s5--ab.bin\n", "git-annex pointer"),
         (b"<!DOCTYPE html>\n<html>Sign in</html>", "a page of the web"),
         (b"PK\x03\x04" + bytes(99), "a zip archive"),
-        (gzip.compress(b"text"), "gzip-compressed"),
+        (gzip.compress(b"text", mtime=0), "gzip-compressed"),
         (b"GGUF" + bytes(20), "a GGUF file"),
         (b"", "empty"),
         (b'{"a": 1}', ""),

@@ -69,10 +69,11 @@ def test_a_result_is_replaced_only_when_asked(tmp_path: Path) -> None:
 
 
 def test_two_runs_at_once_do_not_replace_each_other(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="holds a result already"):  # noqa: SIM117
-        with recorded("decide", out=tmp_path):
-            fast = run(tmp_path).result
-    assert read_result(tmp_path) == fast
+    with recorded("decide", out=tmp_path) as slow:
+        for overwrite in (False, True):
+            with pytest.raises(SettingsError, match=r"is being written by process \d+ on .*; wait"):
+                run(tmp_path, overwrite=overwrite)
+    assert read_result(tmp_path) == slow.result
 
 
 def test_a_folder_that_the_verb_publishes_itself(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_damaged_journal_begins_anew(tmp_path: Path) -> None:
 def test_two_writers_of_one_folder_are_refused(tmp_path: Path) -> None:
     with (
         begin(tmp_path / "out"),
-        pytest.raises(SettingsError, match=r"Another process is writing .*; wait for it, stop it"),
+        pytest.raises(SettingsError, match=r"is being written by process \d+ on .*; wait for it"),
     ):
         begin(tmp_path / "out")
 

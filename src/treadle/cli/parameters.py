@@ -3,6 +3,8 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -88,19 +90,29 @@ def _read_list(annotation: Any, tokens: Sequence[Any]) -> Any:  # Any: a type, c
         raise ValueError(f"{found.expected}, found {found.value!r}.") from error
 
 
+def _kinds(annotation: Any) -> Iterator[Any]:  # Any: types
+    """Yield the plain types that a type is made of, without their bounds."""
+    if get_origin(annotation) is Annotated:
+        yield from _kinds(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _kinds(member)
+    else:
+        yield annotation
+
+
 def _is_number(annotation: Any) -> bool:  # Any: a type
-    """Return whether a type is a whole number, or one of several kinds of numbers."""
-    members = (
-        get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    )
-    return int in members and set(members) <= {int, float, type(None)}
+    """Return whether a type is a number, or one of several kinds of numbers."""
+    members = set(_kinds(annotation))
+    return not members.isdisjoint({int, float}) and members <= {int, float, type(None)}
 
 
 def _read_number(annotation: Any, tokens: Sequence[Any]) -> Any:  # Any: a type, cyclopts' tokens
     """Return a number as it is written: cyclopts would round 2.7 to a whole one without a word."""
     (word,) = [token.value for token in tokens]
     is_fraction = any(sign in word.lower() for sign in (".", "e", "n"))  # 1.0, 1e3, inf, nan
-    kind = float if is_fraction and float in get_args(annotation) else annotation
+    members = get_args(annotation)
+    kind = float if is_fraction and {int, float} <= set(members) else annotation
     try:
         return TypeAdapter(kind).validate_python(word)
     except ValidationError as error:
@@ -122,6 +134,8 @@ def annotated(
         annotation = str | None if type(None) in get_args(annotation) else str
     elif _is_number(annotation):
         extras["converter"] = _read_number
+        # Bounds are checked by what declares them, which says them in words.
+        annotation = reduce(or_, _kinds(annotation))
     return Annotated[annotation, Parameter(help=text, **extras)]
 
 

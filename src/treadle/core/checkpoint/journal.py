@@ -1,12 +1,9 @@
 """The tensors that a partial checkpoint holds for certain, even after a power cut."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-
-from treadle.core.errors import SettingsError
 
 __all__ = ["JOURNAL_FILE", "Journal"]
 
@@ -14,25 +11,11 @@ JOURNAL_FILE = ".treadle-journal"
 
 
 class Journal:
-    """One line that names the plan, then one JSON list of finished tensors a line.
-
-    An open journal is also the lock of its folder.
-
-    Raises:
-        SettingsError: another process holds it.
-    """
+    """One line that names the plan, then one JSON list of finished tensors a line."""
 
     def __init__(self, folder: Path, plan: str) -> None:
         self._plan = plan
         self._stream = (folder / JOURNAL_FILE).open("a+b", buffering=0)
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._stream.close()
-            raise SettingsError(
-                f"Another process is writing {folder}; wait for it, stop it, or choose another "
-                "folder."
-            ) from error
 
     def read(self) -> set[str] | None:
         """Return the finished tensors, or None if the journal is of another plan, or of none."""
@@ -58,7 +41,7 @@ class Journal:
         self._append(sorted(names))
 
     def close(self) -> None:
-        """Release the lock."""
+        """Close the file."""
         self._stream.close()
 
     def _append(self, value: str | list[str]) -> None:

@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -28,7 +28,9 @@ from treadle.core.checkpoint.publish import (
     write_text,
 )
 from treadle.core.checkpoint.reader import INDEX_FILE, CheckpointReader
+from treadle.core.claim import claimed
 from treadle.core.codec import DTYPES, Array, as_numpy, cast
+from treadle.core.disk import FULL
 from treadle.core.errors import CapacityError, CheckpointError, SettingsError, TreadleError
 
 if TYPE_CHECKING:
@@ -41,7 +43,6 @@ MAX_SHARD_BYTES = 5_000_000_000
 logger = logging.getLogger(__name__)
 
 _CHUNK_ELEMENTS = 4 << 20  # what a cast holds in memory at a time: 16 MiB of float32
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # File systems that cannot reserve space still write; they fail later if it runs out.
 _CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -91,14 +92,14 @@ class CheckpointWriter:
         self._done: set[str] = set()
         self._files = MappedFiles()
         self._descriptors: dict[Path, int] = {}
-        _make(self.folder)
-        self._journal = Journal(self.folder, f"{fingerprint} {self._layout.digest()}")
-        try:
+        with ExitStack() as held:
+            held.enter_context(claimed(self.out))
+            _make(self.folder)
+            self._journal = Journal(self.folder, f"{fingerprint} {self._layout.digest()}")
+            held.callback(self._close_files)
             with self._room():
                 self._open()
-        except BaseException:
-            self.close()
-            raise
+            self._held = held.pop_all()
 
     @property
     def done(self) -> set[str]:
@@ -195,7 +196,10 @@ class CheckpointWriter:
         return manifest
 
     def close(self) -> None:
-        """Close all files; a partial folder stays where it is."""
+        """Close all files, and let the output go; a partial folder stays where it is."""
+        self._held.close()
+
+    def _close_files(self) -> None:
         self._journal.close()
         self._files.close()
         while self._descriptors:
@@ -210,10 +214,11 @@ class CheckpointWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self._close_files()
         if isinstance(error, TreadleError):
             # The same call would meet the same mistake: nothing is left to resume.
             shutil.rmtree(self.folder, ignore_errors=True)
+        self.close()
 
     def _open(self) -> None:
         done = self._resumable()
@@ -241,7 +246,9 @@ class CheckpointWriter:
             return done
         if any(path.name != JOURNAL_FILE for path in self.folder.iterdir()):
             logger.warning(
-                "Discarding %s: it was begun with other settings or inputs.", self.folder
+                "Discarding what an interrupted run left for %s: it was begun with other "
+                "settings or inputs.",
+                self.out,
             )
         return None
 
@@ -284,7 +291,7 @@ class CheckpointWriter:
             self._discard()
             raise
         except OSError as error:
-            if error.errno not in _DISK_FULL:
+            if error.errno not in FULL:
                 raise
             self._discard()
             raise CapacityError(

@@ -1,0 +1,63 @@
+"""What the system says of a disk or a folder, in words that say what to do."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from treadle.core.errors import CapacityError, DataError, SettingsError
+
+__all__ = ["FULL", "told"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No room: on the disk, in the user's share of it, or in what one file may have."""
+_REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP),
+    *(errno.EISDIR, errno.EINVAL, errno.ENOENT),
+)
+
+
+@contextlib.contextmanager
+def told(out: Path) -> Iterator[None]:
+    """Turn the system's errors where `out` is written into ones that name it and the mend.
+
+    Raises:
+        CapacityError: There is no room; what was there before stays.
+        SettingsError: Something there may not be written.
+        DataError: A file elsewhere may not be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise CapacityError(
+                f"There is no room for '{out}' ({error.strerror}): what was there before stays. "
+                f"Free some space, or choose a folder on another disk, and give the command again."
+            ) from error
+        if error.errno not in _REFUSED or error.filename is None:
+            raise
+        found = Path(os.fsdecode(error.filename))
+        if _is_part(found, out):
+            raise SettingsError(
+                f"'{out}' cannot be written ({error.strerror}); choose another output, or mend "
+                f"'{_existing(out)}'."
+            ) from error
+        raise DataError(
+            f"'{found}' cannot be used ({error.strerror}); mend it, or give another one."
+        ) from error
+
+
+def _is_part(found: Path, out: Path) -> bool:
+    """Say whether a file is the output, in it, above it, or what grows beside it."""
+    path, place = Path(os.path.abspath(found)), Path(os.path.abspath(out))
+    is_beside = any(
+        one.parent == place.parent and one.name.startswith(f".{place.name}.")
+        for one in (path, *path.parents)
+    )
+    return is_beside or path == place or place in path.parents or path in place.parents
+
+
+def _existing(out: Path) -> Path:
+    """Return the first folder above an output that is there."""
+    return next((one for one in Path(out).absolute().parents if one.exists()), Path("/"))
