@@ -4,18 +4,22 @@ pyarrow and the readers' packages are imported where they are used: the base ins
 """
 
 from treadle.core.table.parts import PartWriter, cut, refuse_full_disk, write_parquet
+from treadle.core.table.records import NotJson, fields_in, read_object
 from treadle.core.table.source import batches_of, open_source
 from treadle.core.table.units import LineParser, ParsedLines, Source, Unit
 
 __all__ = [
     "LineParser",
+    "NotJson",
     "ParsedLines",
     "PartWriter",
     "Source",
     "Unit",
     "batches_of",
     "cut",
+    "fields_in",
     "open_source",
+    "read_object",
     "refuse_full_disk",
     "write_parquet",
 ]

@@ -5,7 +5,6 @@ import mmap
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import IO
 
 import numpy as np
@@ -17,12 +16,14 @@ from treadle.core.table import batches
 from treadle.core.table.batches import (
     EMPTY_ID,
     LINE_SCHEMA,
+    Mended,
     Record,
     Reject,
     TableBatch,
     batched,
     fitted,
 )
+from treadle.core.table.records import NotJson, read_object, rest_of
 from treadle.core.table.units import ParsedLines, Source, Unit
 from treadle.core.table.unnamed import name_of_text
 
@@ -42,7 +43,7 @@ def line_batches(source: Source, unit: Unit) -> Iterator[TableBatch]:
     row = unit.first_row
     for region in _plain_regions(unit) if unit.kind == "lines" else _stream_regions(unit):
         if region is None:
-            yield TableBatch(source.schema.empty_table(), [Reject(unit.name, row, _TOO_LONG)])
+            yield TableBatch(source.schema.empty_table(), [Reject(unit.name, row, _TOO_LONG)], [])
             row += 1
             continue
         start = 0
@@ -76,15 +77,16 @@ def _batch_of(parsed: ParsedLines, source: Source, unit: Unit, row: int) -> Tabl
     ids = _strings(parsed.ids[: ends[1, -1]].copy(), ends[1])
     if not parsed.is_named[chosen].all():
         ids = _named(ids, parsed.texts, ends[0], parsed.is_named[chosen])
-    metas = _metas(parsed.rests, ends[2])
-    if metas is None:
+    try:
+        metas, mended = _metas(parsed.rests, ends[2], chosen + row, unit)
+    except NotJson:
         return None
     rejects = [
         Reject(unit.name, row + line, "empty")
         for line in np.flatnonzero(parsed.kinds == _EMPTY).tolist()
     ]
     table = pa.Table.from_arrays([ids, texts, metas], schema=LINE_SCHEMA)
-    return TableBatch(fitted(table, source.schema), rejects)
+    return TableBatch(fitted(table, source.schema), rejects, mended)
 
 
 def _strings(content: Bytes, ends: npt.NDArray[np.int64]) -> pa.Array:
@@ -104,71 +106,65 @@ def _named(
     return pa.array(names, pa.large_string())
 
 
-def _metas(rests: Bytes, ends: npt.NDArray[np.int64]) -> pa.Array | None:
-    """Return the rests as Python would write them; None if one of them is no JSON."""
-    import orjson
+def _metas(
+    rests: Bytes, ends: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], unit: Unit
+) -> tuple[pa.Array, list[Mended]]:
+    """Return the rests as Python would write them, and what was replaced in them.
 
-    if not ends[-1]:
-        return pa.nulls(len(ends) - 1, pa.large_string())
-    content, places = rests[: ends[-1]].tobytes(), ends.tolist()
-    try:
-        found = [
-            orjson.dumps(orjson.loads(content[start:stop])).decode() if start < stop else None
-            for start, stop in pairwise(places)
-        ]
-    except orjson.JSONDecodeError:
-        return None
-    return pa.array(found, pa.large_string())
+    Raises:
+        NotJson: One of them is none.
+    """
+    if not ends[-1] and not unit.partition:
+        return pa.nulls(len(ends) - 1, pa.large_string()), []
+    content, extra = rests[: ends[-1]].tobytes(), dict(unit.partition)
+    found: list[str | None] = []
+    mended = []
+    for start, stop, row in zip(ends[:-1].tolist(), ends[1:].tolist(), rows.tolist(), strict=True):
+        meta, mends = rest_of(content[start:stop] or b"{}", extra)
+        found.append(meta)
+        mended += [Mended(unit.name, row, what) for what in mends]
+    return pa.array(found, pa.large_string()), mended
 
 
-def _records(source: Source, unit: Unit, row: int, lines: list[bytes]) -> Iterator[Record | Reject]:
-    import orjson
-
-    text_column, id_column = source.text_column, source.id_column
+def _records(
+    source: Source, unit: Unit, row: int, lines: list[bytes]
+) -> Iterator[Record | Reject | Mended]:
     for number, line in enumerate(lines, row):
         if len(line) > batches.MAX_DOCUMENT_BYTES:
             yield Reject(unit.name, number, _TOO_LONG)
-            continue
-        try:
-            record = orjson.loads(line)
-            text = record.pop(text_column)
-            if not text or text.isspace():
-                yield Reject(unit.name, number, "empty" if text == "" or text else _NO_TEXT)
+        elif line.strip():
+            try:
+                record, mends = _record(source, unit, line)
+            except NotJson as refusal:
+                yield Reject(unit.name, number, str(refusal))
                 continue
-            name = record.pop(id_column, None)
-        except (orjson.JSONDecodeError, AttributeError, TypeError, KeyError):
-            if line.strip():
-                yield Reject(unit.name, number, _why_no_record(line))
-            continue
-        if refused := _why_no_id(name):
-            yield Reject(unit.name, number, refused)
-            continue
-        name = name if name is None or type(name) is str else str(name)
-        yield name, text, orjson.dumps(record).decode() if record else None
+            yield from (Mended(unit.name, number, what) for what in mends)
+            yield record
 
 
-def _why_no_id(name: object) -> str | None:
+def _record(source: Source, unit: Unit, line: bytes) -> tuple[Record, list[str]]:
+    """Return what a line says, and what was replaced in it.
+
+    Raises:
+        NotJson: It is no document; says why.
+    """
+    found = read_object(line)
+    try:
+        text = found.text(source.text_column)
+    except KeyError:
+        text = None
+    if text is None:
+        raise NotJson(_NO_TEXT)
+    if not text or text.isspace():
+        raise NotJson("empty")
+    name = found.name(source.id_column)
     if isinstance(name, bool | dict | list):
-        return "an id that is no text or number"
-    return EMPTY_ID if name == "" else None
-
-
-def _why_no_record(line: bytes) -> str:
-    import orjson
-
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return _why_no_json(line)
-    return _NO_TEXT if isinstance(record, dict) else "not a JSON object"
-
-
-def _why_no_json(line: bytes) -> str:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return "not UTF-8"
-    return "not JSON"
+        raise NotJson("an id that is no text or number")
+    if name == "":
+        raise NotJson(EMPTY_ID)
+    name = name if name is None or type(name) is str else str(name)
+    rest = found.rest(dict(unit.partition))
+    return (name, text, rest), found.mends
 
 
 def _plain_regions(unit: Unit) -> Iterator[Bytes | None]:

@@ -12,11 +12,12 @@ from treadle.core.run import Recording
 from treadle.core.table import Source
 from treadle.text.curate.base import CurateMethod, Verdicts
 from treadle.text.curate.corpus import Corpus, Measured
-from treadle.text.curate.writing import DATA, DECISIONS, INDEX, REJECTS, STATISTICS
+from treadle.text.curate.writing import DATA, DECISIONS, INDEX, MENDED, REJECTS, STATISTICS
 
 __all__ = [
     "account_for",
     "account_for_share",
+    "listed_in",
     "manifest_of",
     "reading_of",
     "require_documents",
@@ -39,20 +40,27 @@ def require_documents(corpus: Corpus) -> None:
     )
 
 
-def reading_of(corpus: Corpus) -> tuple[Measurement, list[str]]:
-    """Return how many records were refused, and notes on what was read and what was not."""
+def reading_of(corpus: Corpus) -> tuple[list[Measurement], list[str]]:
+    """Return how many records were refused and mended, and notes on what was read and what not."""
     rejects = Counter(reason for _, _, reason in corpus.rejects())
     refused = [f"Not read: {count} records, {reason}." for reason, count in sorted(rejects.items())]
-    rejected = Measurement(
-        name="rejected", value=sum(rejects.values()), unit="records that are no documents"
-    )
-    return rejected, [*corpus.source.notes, *refused, *_twins(corpus)]
+    mends = corpus.mended()
+    mended = Counter(what for _, _, what in mends)
+    replaced = [f"Mended: in {n} records {what}." for what, n in sorted(mended.items())]
+    num_mended = len({(file, row) for file, row, _ in mends})
+    counted = [
+        Measurement(
+            name="rejected", value=sum(rejects.values()), unit="records that are no documents"
+        ),
+        Measurement(name="mended", value=num_mended, unit="documents, something else in them"),
+    ]
+    return counted, [*corpus.source.notes, *refused, *replaced, *_twins(corpus)]
 
 
 def account_for(run: Recording, corpus: Corpus, verdicts: Verdicts, folder: Path) -> None:
     """Note what became of the documents."""
     is_kept = verdicts.reason < 0
-    rejected, notes = reading_of(corpus)
+    reading, notes = reading_of(corpus)
     counted = (
         ("documents", len(corpus), "read"),
         ("kept", int(is_kept.sum()), "documents"),
@@ -63,7 +71,7 @@ def account_for(run: Recording, corpus: Corpus, verdicts: Verdicts, folder: Path
     state = corpus.state_bytes() / len(corpus)
     run.measurements += [
         *(Measurement(name=name, value=value, unit=unit) for name, value, unit in counted),
-        rejected,
+        *reading,
         Measurement(name="kept_text_fraction", value=share, unit="of the bytes of text"),
         Measurement(name="state_bytes_per_document", value=state, unit="kept on disk meanwhile"),
     ]
@@ -130,6 +138,12 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.parquet"))
 
 
+def listed_in(folder: Path) -> dict[str, str]:
+    """Return which lists of records an output has, each with its kind of side file."""
+    lists = {REJECTS: "rejects", MENDED: "mended"}
+    return {path: kind for path, kind in lists.items() if (folder / path).exists()}
+
+
 def manifest_of(run: Recording, method: CurateMethod, source: Source, folder: Path) -> Manifest:
     """Return the output's manifest; it is published, so folders go by their names."""
     kinds = {RESULT_FILE: "result", DECISIONS: "decisions"}
@@ -137,8 +151,7 @@ def manifest_of(run: Recording, method: CurateMethod, source: Source, folder: Pa
         kinds[STATISTICS] = "statistics"
     if (folder / INDEX).exists():
         kinds[INDEX] = "index"
-    if (folder / REJECTS).exists():
-        kinds[REJECTS] = "rejects"
+    kinds |= listed_in(folder)
     files = [side_file(kind, path, source.content_hash) for path, kind in kinds.items()]
     parents = [Parent(name=source.path.name, content_hash=source.content_hash)]
     return run.manifest(files, parents)

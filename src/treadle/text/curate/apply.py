@@ -139,7 +139,7 @@ def curate(
         num_resumed += write_parts(
             Written(chosen, corpus, verdicts, folder, source.content_hash, everything, index)
         )
-        write_rejects(corpus.rejects(), folder)
+        write_rejects(corpus, folder)
         account_for(run, corpus, verdicts, folder)
         if num_resumed:
             run.resumed(f"had left {num_resumed} of its parts")

@@ -18,7 +18,12 @@ from treadle.core.result import RESULT_FILE, Figure, Measurement, Result, Series
 from treadle.core.run import Recording, recorded
 from treadle.core.table import open_source, refuse_full_disk, write_parquet
 from treadle.native.text import parse_lines
-from treadle.text.curate.account import account_for_share, reading_of, require_documents
+from treadle.text.curate.account import (
+    account_for_share,
+    listed_in,
+    reading_of,
+    require_documents,
+)
 from treadle.text.curate.corpus import Corpus, measure
 from treadle.text.curate.engines import EngineName, choose_engine
 from treadle.text.curate.folders import (
@@ -32,7 +37,7 @@ from treadle.text.curate.intact import PIECES, write_pieces
 from treadle.text.curate.ledger_tables import write_ledger
 from treadle.text.curate.shards import read_shard
 from treadle.text.curate.tokenise import Tokenise, tokenise
-from treadle.text.curate.writing import REJECTS, write_rejects
+from treadle.text.curate.writing import write_rejects
 
 __all__ = ["pack"]
 
@@ -127,7 +132,7 @@ def pack(
         corpus, num_resumed, _ = measured
         require_documents(corpus)
         _write(corpus, encoder, made, folder)
-        write_rejects(corpus.rejects(), folder)
+        write_rejects(corpus, folder)
         ledger = open_ledger(folder)
         write_ledger(ledger)
         write_pieces(ledger)
@@ -188,10 +193,10 @@ def _account_for(run: Recording, corpus: Corpus, ledger: Ledger) -> None:
         ("bytes_per_token", num_bytes / num_tokens, "of text"),
         ("unused_tokens", unused, "at the end, too few for a row"),
     )
-    rejected, notes = reading_of(corpus)
+    reading, notes = reading_of(corpus)
     files = (ledger.folder / f"{TOKENS}.{kind}" for kind in ("bin", "idx"))
     run.measurements += [Measurement(name=name, value=n, unit=unit) for name, n, unit in counted]
-    run.measurements.append(rejected)
+    run.measurements += reading
     run.bytes |= {"text": num_bytes, "output": sum(file.stat().st_size for file in files)}
     run.figures.append(_lengths(sizes))
     run.notes += notes
@@ -219,8 +224,7 @@ def _manifest(run: Recording, source: str, folder: Path) -> Manifest:
         "ledger.parquet": "ledger",
         "spans.parquet": "spans",
     }
-    if (folder / REJECTS).exists():
-        kinds[REJECTS] = "rejects"
+    kinds |= listed_in(folder)
     base = run.inputs[0].content_hash
     files = [side_file(kind, path, base) for path, kind in kinds.items()]
     return run.manifest(files, [Parent(name=source, content_hash=base)])

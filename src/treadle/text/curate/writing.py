@@ -21,6 +21,7 @@ __all__ = [
     "DECISIONS",
     "INDEX",
     "INDEXED_BY",
+    "MENDED",
     "REJECTS",
     "STATISTICS",
     "Written",
@@ -31,7 +32,7 @@ __all__ = [
 DATA, DECISIONS, STATISTICS, INDEX = "data", "decisions", "statistics", "index"
 INDEXED_BY = b"treadle.index"
 """Where a file of the index says what its columns are made by."""
-REJECTS = "rejects.parquet"
+REJECTS, MENDED = "rejects.parquet", "mended.parquet"
 Integers = npt.NDArray[np.int64]
 
 
@@ -217,11 +218,18 @@ class _Parts:
         return pa.Table.from_pydict(columns)
 
 
-def write_rejects(rejects: list[tuple[str, int, str]], folder: Path) -> None:
-    """Write what was no document, if there is any of it."""
+def write_rejects(corpus: Corpus, folder: Path) -> None:
+    """Write which records were no documents, and in which ones something was replaced."""
+    for name, column, said in (
+        (REJECTS, "reason", corpus.rejects()),
+        (MENDED, "what", corpus.mended()),
+    ):
+        if said:
+            files, rows, what = zip(*said, strict=True)
+            _write_list(folder / name, {"file": files, "row": rows, column: what})
+
+
+def _write_list(file: Path, columns: dict[str, tuple[object, ...]]) -> None:
     import pyarrow as pa
 
-    if rejects:
-        files, rows, reasons = zip(*rejects, strict=True)
-        columns = {"file": files, "row": rows, "reason": reasons}
-        write_parquet(pa.Table.from_pydict(columns), folder / REJECTS)
+    write_parquet(pa.Table.from_pydict(columns), file)
