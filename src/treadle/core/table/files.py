@@ -5,6 +5,7 @@ import os
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -50,6 +51,7 @@ _LEAST_SHARDS = 0.1
 _STDLIB = "stdlib:sources"
 _AND = " + "
 """Between several sources that are read as one."""
+_ANY_DEPTH = "**"
 _PARTS = "data"
 """Folder of the text inside an output of ours, beside the side-cars."""
 _NOT_SOURCES = {"__pycache__", "site-packages", "dist-packages", "test", "tests", "idlelib"}
@@ -99,11 +101,17 @@ def find(data: str | Path, is_one_of_several: bool) -> Found:
     elif len(shards) < len(files):
         num_ignored = len(files) - len(shards)
         notes += [f"{num_ignored} files beside the shards of '{root}' are no shards and not read."]
+    base = _base_of(root, is_one_of_several and roots == (root,))
+    return Found(root, roots, base, shards or files, bool(shards), notes)
+
+
+def _base_of(root: Path, is_one_of_several: bool) -> Path:
+    """Return what names are counted from."""
     # Of several trees the names of their folders tell documents of equal paths apart.
-    is_inside = root.is_dir() and not (is_one_of_several and roots == (root,))
-    return Found(
-        root, roots, root if is_inside else root.parent, shards or files, bool(shards), notes
-    )
+    base = root if root.is_dir() and not is_one_of_several else root.parent
+    while any(_pairs(f"{base.name}/")):  # lang=en says something, even where it is the source
+        base = base.parent
+    return base
 
 
 def _resolve(data: str | Path) -> tuple[Path, tuple[Path, ...]]:
@@ -125,15 +133,32 @@ def _resolve(data: str | Path) -> tuple[Path, tuple[Path, ...]]:
 
 
 def _matches(pattern: str) -> tuple[Path, tuple[Path, ...]]:
-    found = sorted(map(Path, glob.glob(pattern, recursive=True)), key=lambda path: path.as_posix())
+    """Return the folder that a pattern begins with, and what it matches."""
+    parts = Path(pattern).parts
+    num_plain = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    base, rest = Path(*parts[:num_plain]), parts[num_plain:]
+    if _ANY_DEPTH in rest:  # the library would go round in links for ever
+        files = _files_of(base, Counter()) if base.is_dir() else []
+        found = [one for one in files if _fits(one.relative_to(base).parts, rest)]
+    else:
+        found = sorted(map(Path, glob.glob(pattern)), key=lambda path: path.as_posix())
     if not found:
         raise DataError(
             f"Nothing matches '{pattern}'; look at the folder it begins with, and quote the "
             f"pattern so that the shell leaves it."
         )
-    parts = Path(pattern).parts
-    num_plain = next(place for place, part in enumerate(parts) if glob.has_magic(part))
-    return Path(*parts[:num_plain]), tuple(found)
+    return base, tuple(found)
+
+
+def _fits(names: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether a path is what a pattern means; ** stands for any number of folders."""
+    if not pattern:
+        return not names
+    first, *others = pattern
+    if first == _ANY_DEPTH:
+        rest = tuple(others) or ("*",)
+        return any(_fits(names[place:], rest) for place in range(len(names)))
+    return bool(names) and fnmatchcase(names[0], first) and _fits(names[1:], tuple(others))
 
 
 def _once(files: list[Path]) -> list[Path]:

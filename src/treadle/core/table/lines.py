@@ -34,6 +34,8 @@ _NO_TEXT = "no text in its field"
 _TOO_LONG = "longer than a document may be"
 _CHUNK_BYTES = 1 << 20
 _COMPRESSED_BYTES = 64 << 10
+_WINDOW_BYTES = 1 << 31
+"""The longest window of zstd (--long=31); it takes memory only where a frame asks for it."""
 _DOCUMENT, _EMPTY = 0, 2
 _LINE_END = b"\n"
 
@@ -243,13 +245,14 @@ def _zstd_chunks(raw: IO[bytes]) -> Iterator[bytes]:
     """Decode frame after frame; zstandard's own stream takes a cut file for a whole one."""
     import zstandard
 
-    decoder, is_inside = zstandard.ZstdDecompressor().decompressobj(), False
+    decoders = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
+    decoder, is_inside = decoders.decompressobj(), False
     while chunk := raw.read(_COMPRESSED_BYTES):
         while chunk:
             is_inside = True
             yield decoder.decompress(chunk)
             chunk = decoder.unused_data if decoder.eof else b""
             if decoder.eof:
-                decoder, is_inside = zstandard.ZstdDecompressor().decompressobj(), False
+                decoder, is_inside = decoders.decompressobj(), False
     if is_inside:
         raise EOFError("it ends in the middle of a frame")

@@ -24,7 +24,7 @@ from treadle.core.table.unnamed import name_of_text
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-__all__ = ["Shard", "open_parquet", "parquet_batches", "shard_of"]
+__all__ = ["ShardColumns", "open_parquet", "parquet_batches", "shard_of"]
 
 _ENCRYPTED = b"PARE"
 _NO_UTF8 = "not UTF-8"
@@ -62,18 +62,18 @@ def _is_encrypted(file: Path) -> bool:
     return head == _ENCRYPTED or b"ENCRYPT" in head
 
 
-class Place(NamedTuple):
+class ColumnPath(NamedTuple):
     """A column, and the way to a field of it."""
 
     column: int
     inner: tuple[str, ...]
 
 
-class Shard(NamedTuple):
+class ShardColumns(NamedTuple):
     """Where a Parquet file has what documents are made of."""
 
-    text: Place
-    id: Place | None
+    text: ColumnPath
+    id: ColumnPath | None
     others: dict[str, int]
     """Of each name the first column; text and id are none of them."""
     schema: pa.Schema
@@ -84,7 +84,7 @@ class Shard(NamedTuple):
 
 def shard_of(
     schema: pa.Schema, file: Path, text_column: str, id_column: str, partition: tuple[str, ...] = ()
-) -> Shard:
+) -> ShardColumns:
     """Return where the columns of documents are.
 
     Raises:
@@ -117,7 +117,7 @@ def shard_of(
     fields = [pa.field(name, _movable(schema.field(n).type)) for name, n in others.items()]
     fields += [pa.field(key, pa.large_string()) for key in partition if key not in others]
     names = schema.names
-    return Shard(
+    return ShardColumns(
         text,
         name,
         others,
@@ -126,11 +126,11 @@ def shard_of(
     )
 
 
-def _place(schema: pa.Schema, column: str) -> Place | None:
+def _place(schema: pa.Schema, column: str) -> ColumnPath | None:
     """Return where a column is; one that is named as in "meta.text" may be a field of another."""
     names = schema.names
     if column in names:
-        return Place(names.index(column), ())
+        return ColumnPath(names.index(column), ())
     outer, *inner = column.split(".")
     if outer not in names:
         return None
@@ -139,10 +139,10 @@ def _place(schema: pa.Schema, column: str) -> Place | None:
         if not pa.types.is_struct(kind) or kind.get_field_index(one) < 0:
             return None
         kind = kind.field(one).type
-    return Place(place, tuple(inner)) if inner else None
+    return ColumnPath(place, tuple(inner)) if inner else None
 
 
-def _kind(schema: pa.Schema, place: Place) -> pa.DataType:
+def _kind(schema: pa.Schema, place: ColumnPath) -> pa.DataType:
     kind = schema.field(place.column).type
     for one in place.inner:
         kind = kind.field(one).type
@@ -200,7 +200,9 @@ def parquet_batches(source: Source, unit: Unit) -> Iterator[TableBatch]:
             row += len(group)
 
 
-def _batch_of(table: pa.Table, shard: Shard, source: Source, unit: Unit, row: int) -> TableBatch:
+def _batch_of(
+    table: pa.Table, shard: ShardColumns, source: Source, unit: Unit, row: int
+) -> TableBatch:
     import pyarrow.compute as pc
 
     text, bad = _strings(_values(table, shard.text))
@@ -232,7 +234,7 @@ def _batch_of(table: pa.Table, shard: Shard, source: Source, unit: Unit, row: in
     )
 
 
-def _values(table: pa.Table, place: Place) -> pa.ChunkedArray:
+def _values(table: pa.Table, place: ColumnPath) -> pa.ChunkedArray:
     import pyarrow.compute as pc
 
     column = table.column(place.column)
@@ -273,7 +275,9 @@ def _unwrapped(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return _unwrapped(pa.chunked_array(chunks, kind))
 
 
-def _ids(table: pa.Table, shard: Shard, text: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
+def _ids(
+    table: pa.Table, shard: ShardColumns, text: pa.ChunkedArray
+) -> tuple[pa.ChunkedArray, list[int]]:
     """Return the ids, those of the texts where there are none, and which ones had to be mended."""
     ids, bad = pa.nulls(len(table), pa.large_string()), list[int]()
     if shard.id is not None:

@@ -1,6 +1,5 @@
 """One reader a format; those of JSON lines, Parquet and WARC have their own files."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from treadle.core.table.batches import Record, Reject, TableBatch, batched
 from treadle.core.table.files import name_of_path, partition_of
 from treadle.core.table.lines import line_batches
 from treadle.core.table.parquet import parquet_batches
+from treadle.core.table.records import rest_of
 from treadle.core.table.units import Source, Unit
 from treadle.core.table.warc import warc_records
 
@@ -43,6 +43,5 @@ def _file_records(unit: Unit) -> Iterator[Record | Reject]:
         except UnicodeDecodeError:
             yield Reject(name, 0, "not UTF-8")
             continue
-        meta = json.dumps(dict(partition_of(name)), ensure_ascii=False)
-        said = None if meta == "{}" else meta
-        yield (name, text, said) if text and not text.isspace() else Reject(name, 0, "empty")
+        meta, _ = rest_of(b"{}", dict(partition_of(name)))
+        yield (name, text, meta) if text and not text.isspace() else Reject(name, 0, "empty")

@@ -109,11 +109,12 @@ class JsonRecord:
         return self._key(found) if isinstance(found, str) else found
 
     def rest(self, extra: Mapping[str, str | None]) -> str | None:
-        """Return the other fields as JSON, behind them those `extra` ones that they lack."""
+        """Return the other fields as JSON, with those `extra` ones that they lack."""
         import orjson
 
-        fields = self._fields if self._is_strict else self._settled(self._fields)
-        fields = {**fields, **{name: extra[name] for name in extra if name not in fields}}
+        if not self._is_strict:
+            self._settle()
+        fields = {**extra, **self._fields} if extra else self._fields
         return orjson.dumps(fields).decode() if fields else None
 
     def strings(self) -> list[str]:
@@ -128,19 +129,31 @@ class JsonRecord:
                 held += reversed(list(value.values()) if isinstance(value, dict) else value)
         return found
 
+    def _settle(self) -> None:
+        """Put what can be written in place of all that cannot; nesting may be too deep to call."""
+        held: list[Any] = [self._fields]  # Any: JSON values
+        while held:
+            values = held.pop()
+            if isinstance(values, dict):
+                pairs = [(self._key(key), self._settled(one)) for key, one in values.items()]
+                values.clear()
+                values.update(pairs)
+            else:
+                values[:] = [self._settled(one) for one in values]
+            inner = values.values() if isinstance(values, dict) else values
+            held += [one for one in inner if isinstance(one, dict | list)]
+
     def _settled(self, value: Any) -> Any:  # Any: JSON values
         import orjson
 
         if isinstance(value, str):
             return self._clean(value)
-        if isinstance(value, _Written):
-            if value.is_beyond:
-                self._mends.append(_BEYOND)
-                return None
-            return orjson.Fragment(value.digits)
-        if isinstance(value, dict):
-            return {self._key(key): self._settled(one) for key, one in value.items()}
-        return [self._settled(one) for one in value] if isinstance(value, list) else value
+        if not isinstance(value, _Written):
+            return value
+        if value.is_beyond:
+            self._mends.append(_BEYOND)
+            return None
+        return orjson.Fragment(value.digits)
 
     def _clean(self, text: str) -> str:
         """Return a text with U+FFFD in place of what is no character."""
