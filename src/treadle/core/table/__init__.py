@@ -3,6 +3,7 @@
 pyarrow and the readers' packages are imported where they are used: the base install has none.
 """
 
+from treadle.core.table.line_parts import LineWriter, PartFormat
 from treadle.core.table.parts import PartWriter, cut, refuse_full_disk, write_parquet
 from treadle.core.table.records import NotJson, fields_in, read_object
 from treadle.core.table.source import batches_of, open_source
@@ -10,8 +11,10 @@ from treadle.core.table.units import LineParser, ParsedLines, Source, Unit
 
 __all__ = [
     "LineParser",
+    "LineWriter",
     "NotJson",
     "ParsedLines",
+    "PartFormat",
     "PartWriter",
     "Source",
     "Unit",

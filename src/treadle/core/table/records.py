@@ -7,7 +7,7 @@ replacement has a name; the same object gives the same record whichever way it c
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
@@ -116,6 +116,14 @@ class JsonRecord:
             self._settle()
         fields = {**extra, **self._fields} if extra else self._fields
         return orjson.dumps(fields).decode() if fields else None
+
+    def set_apart(self, names: Iterable[str], prefix: str) -> None:
+        """Put a prefix before the names of those fields that would stand for something else."""
+        taken = frozenset(names)
+        if taken & self._fields.keys():
+            self._fields = {
+                prefix + key if key in taken else key: one for key, one in self._fields.items()
+            }
 
     def strings(self) -> list[str]:
         """Return every text in the fields, in their order."""
@@ -302,12 +310,15 @@ class _Reader:
     def _number(digits: str) -> Any:  # Any: a number, or how it is written
         import orjson
 
+        is_integer = digits.removeprefix("-").isdecimal()
         try:
             value = orjson.loads(digits)
             if len(digits) < _SAFE_CHARS and "e" not in digits.lower():
                 return value
         except orjson.JSONDecodeError:
-            return _Written(digits, not digits.removeprefix("-").isdecimal())
+            return _Written(digits, not is_integer)
+        if is_integer and isinstance(value, float):
+            return _Written(digits, False)
         try:
             is_kept = Decimal(digits) == Decimal(orjson.dumps(value).decode())
         except InvalidOperation:  # an exponent beyond all numbers

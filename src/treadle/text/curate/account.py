@@ -135,7 +135,7 @@ def _twins(corpus: Corpus) -> list[str]:
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.parquet"))
+    return sum(file.stat().st_size for file in folder.glob("part-*"))
 
 
 def listed_in(folder: Path) -> dict[str, str]:

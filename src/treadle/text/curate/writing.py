@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.core.progress import track
-from treadle.core.table import PartWriter, cut, write_parquet
+from treadle.core.table import LineWriter, PartFormat, PartWriter, cut, write_parquet
 from treadle.core.table.parts import PartCut
 from treadle.text.curate.base import CurateMethod, Verdicts
 from treadle.text.curate.corpus import Corpus, documents_of
@@ -47,6 +47,8 @@ class Written(NamedTuple):
     everything: Corpus
     """The corpus that the verdicts' numbers of documents are of."""
     has_index: bool = False
+    part_format: PartFormat = "parquet"
+    """Of the documents; all else is Parquet."""
 
     @property
     def kinds(self) -> list[str]:
@@ -60,7 +62,14 @@ class Written(NamedTuple):
 
     def file(self, kind: str, part: int) -> Path:
         """Return the file of a part."""
-        return self.folder / kind / f"part-{part:05d}.parquet"
+        end = self.part_format if kind == DATA else "parquet"
+        return self.folder / kind / f"part-{part:05d}.{end}"
+
+    def writer(self, kind: str, part: int, schema: "pa.Schema") -> PartWriter | LineWriter:
+        """Return what writes the file of a part."""
+        file = self.file(kind, part)
+        is_parquet = kind != DATA or self.part_format == "parquet"
+        return PartWriter(file, schema) if is_parquet else LineWriter(file)
 
 
 def write_parts(written: Written) -> int:
@@ -128,12 +137,12 @@ class _Parts:
     def _write_part(
         self, part: int, groups: "Iterator[tuple[int, pa.Table]]", is_wanted: bool
     ) -> None:
-        writers: dict[str, PartWriter] = {}
+        writers: dict[str, PartWriter | LineWriter] = {}
         for _ in range(len(self._cuts.edges(part)) - 1):
             first, group = next(groups)
             for kind, table in self._tables(first, group).items() if is_wanted else ():
                 if kind not in writers:
-                    writers[kind] = PartWriter(self._written.file(kind, part), table.schema)
+                    writers[kind] = self._written.writer(kind, part, table.schema)
                 writers[kind].write(table)
         for writer in writers.values():
             writer.close()
