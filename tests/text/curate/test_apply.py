@@ -244,9 +244,16 @@ def test_output_inside_the_source_is_refused(tmp_path):
 
 
 def test_source_without_a_document_is_refused_with_the_reasons(tmp_path):
-    data = corpora.write_lines(tmp_path / "a.jsonl", [{"body": "x"}])
-    with pytest.raises(DataError, match=r"no document \(no text in its field\).*--text-column"):
-        curate(data, tmp_path / "out", "exact")
+    rows = [{"body": "x", "n": 1, "meta": {"text": "y"}}]
+    for name in ("a.jsonl", "a.jsonl.gz"):
+        data = corpora.write_lines(tmp_path / name, rows)
+        says = (
+            r"no document \(no text in its field\).*\(texts are in: body, meta.text\) with --text-c"
+        )
+        with pytest.raises(DataError, match=says):
+            curate(data, tmp_path / "out", "exact")
+    curate(data, tmp_path / "out", "exact", text_column="meta.text")
+    assert [row["text"] for row in corpora.kept(tmp_path / "out")] == ["y"]
 
 
 def test_wrong_number_of_workers_is_refused(tmp_path):

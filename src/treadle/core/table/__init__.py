@@ -6,7 +6,7 @@ pyarrow and the readers' packages are imported where they are used: the base ins
 from treadle.core.table.line_parts import LineWriter, PartFormat
 from treadle.core.table.parts import PartWriter, cut, refuse_full_disk, write_parquet
 from treadle.core.table.records import NotJson, fields_in, read_object
-from treadle.core.table.source import batches_of, open_source
+from treadle.core.table.source import batches_of, fields_of, open_source
 from treadle.core.table.units import LineParser, ParsedLines, Source, Unit
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "batches_of",
     "cut",
     "fields_in",
+    "fields_of",
     "open_source",
     "read_object",
     "refuse_full_disk",

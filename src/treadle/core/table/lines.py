@@ -27,7 +27,7 @@ from treadle.core.table.records import NotJson, read_object, rest_of
 from treadle.core.table.units import ParsedLines, Source, Unit
 from treadle.core.table.unnamed import name_of_text
 
-__all__ = ["line_batches"]
+__all__ = ["fields_of_texts", "line_batches"]
 
 Bytes = npt.NDArray[np.uint8]
 _NO_TEXT = "no text in its field"
@@ -36,6 +36,8 @@ _CHUNK_BYTES = 1 << 20
 _COMPRESSED_BYTES = 64 << 10
 _WINDOW_BYTES = 1 << 31
 """The longest window of zstd (--long=31); it takes memory only where a frame asks for it."""
+_LOOKED_AT = 100
+"""Records whose fields are named where none has a text."""
 _DOCUMENT, _EMPTY = 0, 2
 _LINE_END = b"\n"
 
@@ -61,6 +63,20 @@ def line_batches(source: Source, unit: Unit) -> Iterator[TableBatch]:
             lines.pop()
         yield from batched(_records(source, unit, row, lines), source.schema)
         row += len(lines)
+
+
+def fields_of_texts(unit: Unit) -> list[str]:
+    """Return the names of fields that hold texts in the first records of a unit of JSON lines."""
+    regions = _plain_regions(unit) if unit.kind == "lines" else _stream_regions(unit)
+    found: dict[str, None] = {}
+    region = next(regions, None)
+    lines = [] if region is None else region.tobytes().split(_LINE_END)
+    for line in lines[:_LOOKED_AT]:
+        try:
+            found |= dict.fromkeys(read_object(line).names_of_texts())
+        except NotJson:
+            continue
+    return list(found)
 
 
 def _parsed(source: Source, content: Bytes) -> "ParsedLines | None":

@@ -125,6 +125,16 @@ class JsonRecord:
                 prefix + key if key in taken else key: one for key, one in self._fields.items()
             }
 
+    def names_of_texts(self) -> list[str]:
+        """Return the names of the fields that hold texts, those in another as "meta.text"."""
+        found, held = list[str](), [("", self._fields)]
+        while held:
+            prefix, fields = held.pop()
+            found += [prefix + name for name, one in fields.items() if isinstance(one, str)]
+            inner = [(name, one) for name, one in fields.items() if isinstance(one, dict)]
+            held += [(f"{prefix}{name}.", one) for name, one in inner]
+        return found
+
     def strings(self) -> list[str]:
         """Return every text in the fields, in their order."""
         found: list[str] = []

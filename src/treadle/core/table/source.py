@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from treadle.core.table.batches import TableBatch
 
-__all__ = ["batches_of", "open_source"]
+__all__ = ["batches_of", "fields_of", "open_source"]
 
 _UNIT_BYTES = 16 << 20
 _UNIT_FILES = 2000
@@ -57,6 +57,18 @@ def _refuse_unreadable() -> Iterator[None]:
             f"'{error.filename}' cannot be read ({error.strerror}); change its permissions, or "
             f"move it out of the source."
         ) from error
+
+
+def fields_of(source: Source) -> list[str]:
+    """Return the names of fields that hold texts in the first JSON lines of a source.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    from treadle.core.table.lines import fields_of_texts
+
+    lines = [unit for unit in source.units if unit.kind in ("lines", "gzip", "zstd")]
+    return fields_of_texts(lines[0]) if lines else []
 
 
 def open_source(

@@ -9,7 +9,7 @@ from treadle.core.checkpoint import Manifest, Parent, side_file
 from treadle.core.errors import DataError
 from treadle.core.result import RESULT_FILE, Figure, Measurement, Series
 from treadle.core.run import Recording
-from treadle.core.table import Source
+from treadle.core.table import Source, fields_of
 from treadle.text.curate.base import CurateMethod, Verdicts
 from treadle.text.curate.corpus import Corpus, Measured
 from treadle.text.curate.writing import DATA, DECISIONS, INDEX, MENDED, REJECTS, STATISTICS
@@ -32,11 +32,13 @@ def require_documents(corpus: Corpus) -> None:
     """
     if len(corpus):
         return
+    source = corpus.source
     reasons = sorted({reason for _, _, reason in corpus.rejects()}) or ["nothing in it"]
+    fields = fields_of(source)
+    given = f" (texts are in: {', '.join(fields)})" if fields else ""
     raise DataError(
-        f"'{corpus.source.path}' holds no document ({', '.join(reasons)}); give files whose "
-        f"records have a text in '{corpus.source.text_column}', or name the "
-        f"field with --text-column."
+        f"'{source.path}' holds no document ({', '.join(reasons)}); give files whose records have "
+        f"a text in '{source.text_column}', or name the field{given} with --text-column."
     )
 
 
