@@ -36,7 +36,7 @@ from treadle.text.curate.folders import (
 from treadle.text.curate.intact import PIECES, write_pieces
 from treadle.text.curate.ledger_tables import write_ledger
 from treadle.text.curate.shards import read_shard
-from treadle.text.curate.tokenise import Tokenise, tokenise
+from treadle.text.curate.tokenise import SpecialTokens, Tokenise, tokenise
 from treadle.text.curate.writing import write_rejects
 
 __all__ = ["pack"]
@@ -55,6 +55,7 @@ def pack(
     seed: int = 0,
     order: Literal["shuffled", "given"] = "shuffled",
     end_token: str | None = None,
+    special_tokens: SpecialTokens = "text",
     text_column: str = "text",
     id_column: str = "id",
     workers: int | None = None,
@@ -78,12 +79,15 @@ def pack(
     Args:
         data: As for the methods of treadle curate: a corpus in shards, a tree, or an output.
         out: Folder to write.
-        tokenizer: Folder with tokenizer.json, that file, or "bytes" for the bytes of UTF-8.
+        tokenizer: Folder with tokenizer.json, that file, packaged:smollm2, or "bytes" for the bytes
+            of UTF-8.
         seq_len: Tokens that a row predicts.
         rows: Rows of a step, over all devices.
         seed: Of the shuffles of documents and rows.
         order: Whether documents and rows are shuffled, or come as given (for a curriculum).
         end_token: What stands after each document (default: the tokenizer's eos token).
+        special_tokens: What a special token such as </s> is where a document writes it: text like
+            all else, or a control token (for texts that a chat template made).
         text_column: Field or column that holds the text.
         id_column: Field or column that holds the id.
         workers: Threads, or tasks at a time, that share the tokenising (default: the cores).
@@ -102,7 +106,7 @@ def pack(
     out = Path(out)
     chosen_engine, share = choose_engine(engine, workers), read_shard(shard)
     prepare(out, ORDER, overwrite)
-    encoder = tokenise(tokenizer, end_token)
+    encoder = tokenise(tokenizer, end_token, special_tokens)
     made = RowOrder(
         seq_len=seq_len,
         rows=rows,
@@ -113,7 +117,7 @@ def pack(
         tokenizer_hash=encoder.content_hash,
     )
     columns = {"text_column": text_column, "id_column": id_column}
-    settings = {**made.model_dump(), **columns}
+    settings = {**made.model_dump(), **columns, "special_tokens": special_tokens}
     with recorded(
         "curate", settings=settings, action="pack", seed=seed, out=out, overwrite=None
     ) as run:
@@ -137,6 +141,7 @@ def pack(
         write_ledger(ledger)
         write_pieces(ledger)
         _account_for(run, corpus, ledger)
+        run.notes += _on_special(corpus, special_tokens)
         if num_resumed:
             run.resumed(f"had left {num_resumed} of its parts")
         run.finish(folder)
@@ -200,6 +205,26 @@ def _account_for(run: Recording, corpus: Corpus, ledger: Ledger) -> None:
     run.bytes |= {"text": num_bytes, "output": sum(file.stat().st_size for file in files)}
     run.figures.append(_lengths(sizes))
     run.notes += notes
+
+
+def _on_special(corpus: Corpus, special_tokens: SpecialTokens) -> list[str]:
+    """Return notes on the special tokens that documents write."""
+    written, control = (
+        corpus.column(name).astype(np.int64, copy=False) for name in ("num_special", "num_control")
+    )
+    says = f"{written.sum()} special tokens stand in the texts of {(written > 0).sum()} documents"
+    if not written.any() and not control.any():
+        return []
+    if special_tokens == "control":
+        return [f"{says}; {control.sum()} control tokens were made of them."]
+    notes = [f"{says}, and are packed as text (--special-tokens control: as control tokens)."]
+    if control.any():
+        notes.append(
+            f"This tokenizer has special tokens in its plain vocabulary, too: it made "
+            f"{control.sum()} of them from the texts of {(control > 0).sum()} documents, which "
+            f"nothing tells from a real one; clean those texts, or take another tokenizer."
+        )
+    return notes
 
 
 def _lengths(sizes: Integers) -> Figure:
