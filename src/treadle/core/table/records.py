@@ -27,8 +27,23 @@ _ESCAPE = "a backslash that escapes nothing was kept as one"
 _STRAY = "\udc5c"
 """Stands for a backslash that escapes nothing, until it is known where it stands."""
 
-_LONG = re.compile(rb"[0-9][0-9.]{15,}|[0-9.][eE][+-]?[0-9]{3,}")
-"""Any number that a float might change: more than 15 digits, or an exponent of three."""
+_SHAPE = bytes(
+    ord(
+        "0"
+        if chr(b) in "0123456789."
+        else "e"
+        if chr(b) in "eE"
+        else "-"
+        if chr(b) in "+-"
+        else " "
+    )
+    for b in range(256)
+)
+"""Of every byte, what it can be in a number."""
+_LONG_SHAPES = (b"0" * 16, b"0e000", b"0e-000")
+"""In any number that a float might change: more than 15 digits, or an exponent of three."""
+_SHORT_BYTES = 500
+"""Up to here two texts are sooner compared than looked through."""
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _TOKENS = re.compile(rf'{_STRING}|[^\s\[\]{{}},:"]+', re.DOTALL)
 _BRACKETS = re.compile(rf"{_STRING}|[\[\]{{}}]", re.DOTALL)
@@ -230,7 +245,7 @@ def fields_in(meta: str) -> dict[str, Any]:  # Any: JSON values
     """Return the fields of a JSON text that `rest` wrote, with all digits of integers."""
     import orjson
 
-    if _LONG.search(meta.encode()):
+    if _long_numbers(meta.encode()):
         whole: dict[str, Any] = json.loads(meta, parse_int=_integer)
         return whole
     found: dict[str, Any] = orjson.loads(meta)
@@ -243,10 +258,31 @@ def _integer(digits: str) -> int | str:
 
 def _is_faithful(content: bytes, written: bytes) -> bool:
     """Whether writing what was read has lost no digit and no key (each has a colon)."""
-    numbers = _LONG.findall(content)
-    if numbers and numbers != _LONG.findall(written):
+    if content.count(b":") != written.count(b":"):
         return False
-    return content.count(b":") == written.count(b":")
+    shape = content.translate(_SHAPE)
+    if not any(one in shape for one in _LONG_SHAPES):
+        return True
+    if len(content) < _SHORT_BYTES and _squeezed(content) == _squeezed(written):
+        return True
+    return _long_numbers(content) == _long_numbers(written)
+
+
+def _squeezed(content: bytes) -> bytes:
+    return content.replace(b": ", b":").replace(b", ", b",")
+
+
+def _long_numbers(content: bytes) -> list[bytes]:
+    """Return all that looks like a number which a float might change."""
+    shape, found = content.translate(_SHAPE), []
+    for one in _LONG_SHAPES:
+        place = shape.find(one)
+        while place >= 0:
+            start, stop = shape.rfind(b" ", 0, place) + 1, shape.find(b" ", place)
+            stop = stop if stop >= 0 else len(shape)
+            found.append(content[start:stop])
+            place = shape.find(one, stop)
+    return found
 
 
 class _Reader:
