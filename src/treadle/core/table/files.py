@@ -13,7 +13,15 @@ from urllib.parse import unquote
 from treadle.core.errors import DataError
 from treadle.core.table.units import Kind
 
-__all__ = ["Found", "find", "kind_of", "name_of_path", "partition_of", "split_sources"]
+__all__ = [
+    "Found",
+    "files_below",
+    "find",
+    "kind_of",
+    "name_of_path",
+    "partition_of",
+    "split_sources",
+]
 
 _SUFFIXES: dict[str, Kind] = {
     ".jsonl": "lines",
@@ -90,7 +98,7 @@ def find(data: str | Path, is_one_of_several: bool) -> Found:
     """
     root, roots = _resolve(data)
     skipped: Counter[str] = Counter()
-    files = _once([file for one in roots for file in _files_of(one, skipped)])
+    files = _once([file for one in roots for file in files_below(one, skipped)])
     shards = [file for file in files if kind_of(file) is not None]
     if len(shards) < _LEAST_SHARDS * len(files):
         shards = []
@@ -138,7 +146,7 @@ def _matches(pattern: str) -> tuple[Path, tuple[Path, ...]]:
     num_plain = next(place for place, part in enumerate(parts) if glob.has_magic(part))
     base, rest = Path(*parts[:num_plain]), parts[num_plain:]
     if _ANY_DEPTH in rest:  # the library would go round in links for ever
-        files = _files_of(base, Counter()) if base.is_dir() else []
+        files = files_below(base, Counter()) if base.is_dir() else []
         found = [one for one in files if _fits(one.relative_to(base).parts, rest)]
     else:
         found = sorted(map(Path, glob.glob(pattern)), key=lambda path: path.as_posix())
@@ -202,8 +210,8 @@ def _notes_on_tables(files: list[Path], root: Path) -> list[str]:
     return notes
 
 
-def _files_of(root: Path, skipped: "Counter[str]") -> list[Path]:
-    """Return the files below a folder in the order of their names, without hidden ones."""
+def files_below(root: Path, skipped: "Counter[str]") -> list[Path]:
+    """Return the files below a folder in the order of their names, and count what is skipped."""
     if not root.is_dir():
         return [root] if root.is_file() else _count(skipped, _SPECIAL)
     is_stdlib = root == Path(sysconfig.get_path("stdlib"))

@@ -7,11 +7,11 @@ replacement has a name; the same object gives the same record whichever way it c
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
-__all__ = ["JsonRecord", "NotJson", "fields_in", "read_object", "rest_of"]
+__all__ = ["JsonRecord", "NotJson", "fields_in", "read_object", "rest_of", "strings_in"]
 
 _MAX_DEPTH = 254
 """What orjson writes at most."""
@@ -152,15 +152,7 @@ class JsonRecord:
 
     def strings(self) -> list[str]:
         """Return every text in the fields, in their order."""
-        found: list[str] = []
-        held: list[Any] = [self._fields]  # Any: JSON values
-        while held:
-            value = held.pop()
-            if isinstance(value, str):
-                found.append(self._clean(value))
-            elif isinstance(value, dict | list):
-                held += reversed(list(value.values()) if isinstance(value, dict) else value)
-        return found
+        return [self._clean(text) for text in strings_in(self._fields)]
 
     def _settle(self) -> None:
         """Put what can be written in place of all that cannot; nesting may be too deep to call."""
@@ -203,6 +195,17 @@ class JsonRecord:
         if _SURROGATES.search(known) and _NO_UTF8 not in self._mends:
             self._mends.append(_SURROGATE)
         return known
+
+
+def strings_in(value: Any) -> Iterator[str]:  # Any: JSON values
+    """Yield every text in a value, in order; nesting may be too deep to call."""
+    held = [value]
+    while held:
+        one = held.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict | list | tuple):
+            held += reversed(list(one.values()) if isinstance(one, dict) else one)
 
 
 def read_object(line: bytes) -> JsonRecord:
