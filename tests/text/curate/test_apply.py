@@ -1,6 +1,7 @@
 """What holds for every method: same bytes however it is run, whatever is cut, killed or broken."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -365,3 +366,48 @@ def test_an_index_of_json_lines_is_refused(tmp_path):
     data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
     with pytest.raises(SettingsError, match="leave --index or --output-format jsonl out"):
         run(data, tmp_path / "out", "exact", index=True, output_format="jsonl")
+
+
+def test_json_lines_go_on_after_a_crash(tmp_path, monkeypatch):
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    settings = {"output_format": "jsonl.zst", "workers": 1}
+    run(data, tmp_path / "whole", "exact", **settings)
+    real = os.replace
+
+    def replace(source, target):
+        if "part-00002" in str(target):
+            raise RuntimeError("the machine went down")
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", replace)
+        with pytest.raises(RuntimeError, match="went down"):
+            run(data, tmp_path / "out", "exact", **settings)
+    result = run(data, tmp_path / "out", "exact", **settings)
+    assert any("Resumed" in note for note in result.notes)
+    whole, found = (sorted((tmp_path / out / "data").iterdir()) for out in ("whole", "out"))
+    assert [file.read_bytes() for file in found] == [file.read_bytes() for file in whole]
+
+
+def test_an_output_around_the_source_is_refused(tmp_path):
+    first = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    run(first, tmp_path / "out", "exact", output_format="jsonl")
+    inside = tmp_path / "out" / "data" / "part-0000[0-9].jsonl"
+    with pytest.raises(SettingsError, match="or the source in it"):
+        run(inside, tmp_path / "out", "exact", overwrite=True)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "far").symlink_to(tmp_path / "out" / "data")
+    with pytest.raises(SettingsError, match="or the source in it"):
+        run(tmp_path / "linked", tmp_path / "out", "exact", overwrite=True)
+
+
+def test_numbers_beyond_floats_rank_and_name(tmp_path):
+    rows = [{"id": n, "text": "same", "score": s} for n, s in enumerate((1, 10**400, -(10**400)))]
+    rows += [{"id": 9, "text": "other", "source": 10**30}]
+    data = corpora.write_lines(tmp_path / "a.jsonl", rows)
+    curate(data, tmp_path / "out", {"method": "exact", "keep": "best:score"})
+    assert [row["id"] for row in corpora.kept(tmp_path / "out")] == ["1", "9"]
+    override = (f"{10**30}: num_chars<10",)
+    rules = {"method": "rules", "preset": (), "drop": ("num_chars<2",), "override": override}
+    curate(data, tmp_path / "rules", rules)
+    assert [row["id"] for row in corpora.kept(tmp_path / "rules")] == ["0", "1", "2"]

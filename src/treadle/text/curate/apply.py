@@ -68,7 +68,8 @@ def curate(
     The output is a folder: data/ holds the documents that stay, with their ids, texts and whatever
     else the source says of them; decisions/ has a row for every document, with the reason it went
     for, and for a copy its cluster, the id that was kept, and their Jaccard similarity. Records
-    that are no documents are counted and listed. The bytes do not depend on the number of workers,
+    that are no documents are counted and listed (rejects.parquet), and so is what was replaced in
+    those that are (mended.parquet). The bytes do not depend on the number of workers,
     nor on how the documents are cut into shards; a killed run goes on where it stopped when it is
     started again.
 
@@ -79,7 +80,7 @@ def curate(
         out: Folder to write.
         method: How documents are judged: a name, a mapping of it and its settings such as
             {"method": "minhash", "preset": "fineweb"}, or METHODS.resolve of one.
-        text_column: Field or column that holds the text.
+        text_column: Field or column that holds the text; "meta.text" is a field in another.
         id_column: Field or column that holds the id; where it is missing, a hash of the text stands
             for it, and a number behind it from the second document of that text on. A file of a
             tree goes by its path.

@@ -114,7 +114,7 @@ def _number(value: object) -> float:
         try:
             return float(value)
         except OverflowError:  # Python's integers go further
-            return math.copysign(math.inf, value)
+            return math.inf if value > 0 else -math.inf
     text = str(value or "").strip()
     if re.match(r"\d{4}-\d\d", text):
         moment = text.removesuffix("Z").replace(" ", "T", 1)
