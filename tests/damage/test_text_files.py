@@ -15,7 +15,7 @@ from products import few
 from treadle import curate, curate_pack
 from treadle.core.ledger import open_ledger
 from treadle.core.result import Result
-from treadle.core.table import lines, source
+from treadle.core.table import packed, source
 
 SAMPLE = (
     *("lines: NaN in a field", "lines: too deep", "lines: a torn line", "lines: a linked folder"),
@@ -76,7 +76,7 @@ def test_random_damage_is_named(
     kind: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "_UNIT_BYTES", 100)
-    monkeypatch.setattr(lines, "_CHUNK_BYTES", 64)
+    monkeypatch.setattr(packed, "_CHUNK_BYTES", 64)
     whole = {
         "a.jsonl": text_files.WHOLE,
         "a.jsonl.gz": text_files.PACKED,

@@ -328,3 +328,25 @@ def test_numbers_beyond_floats_rank_and_name(tmp_path):
     rules = {"method": "rules", "preset": (), "drop": ("num_chars<2",), "override": override}
     curate(data, tmp_path / "rules", rules)
     assert [row["id"] for row in corpora.kept(tmp_path / "rules")] == ["0", "1", "2"]
+
+
+def test_what_was_mended_does_not_depend_on_workers_or_the_kernel(tmp_path, monkeypatch):
+    from treadle.text.curate import apply
+
+    rows = [
+        {**row, "ppl": float("nan"), "n": 10**30} if n % 3 else row for n, row in enumerate(ROWS)
+    ]
+    data = corpora.write_lines(tmp_path / "a.jsonl", rows)
+    result = run(data, tmp_path / "one", "exact", workers=1)
+    run(data, tmp_path / "four", "exact", workers=4)
+    monkeypatch.setattr(apply, "parse_lines", None)
+    run(data, tmp_path / "python", "exact")
+    found = [corpora.content(tmp_path / out) for out in ("one", "four", "python")]
+    assert found[0] == found[1] == found[2]
+    assert "mended.parquet" in found[0]
+    num_mended = sum(n % 3 > 0 for n in range(len(ROWS)))
+    assert result.measurement("mended").value == num_mended
+    assert result.measurement("documents").value == len(ROWS)
+    assert any(note.startswith(f"Mended: in {num_mended} records a value") for note in result.notes)
+    manifest = json.loads((tmp_path / "one" / "treadle.json").read_text())
+    assert "mended.parquet" in [file["path"] for file in manifest["side_files"]]

@@ -1,17 +1,13 @@
 """JSON lines, plain or compressed: regions of whole lines, read by the parser or by Python."""
 
-import gzip
 import mmap
-import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from treadle.core.errors import DataError
 from treadle.core.table import batches
 from treadle.core.table.batches import (
     EMPTY_ID,
@@ -23,6 +19,7 @@ from treadle.core.table.batches import (
     batched,
     fitted,
 )
+from treadle.core.table.packed import unpacked
 from treadle.core.table.records import NotJson, read_object, rest_of
 from treadle.core.table.units import ParsedLines, Source, Unit
 from treadle.core.table.unnamed import name_of_text
@@ -32,10 +29,6 @@ __all__ = ["fields_of_texts", "line_batches"]
 Bytes = npt.NDArray[np.uint8]
 _NO_TEXT = "no text in its field"
 _TOO_LONG = "longer than a document may be"
-_CHUNK_BYTES = 1 << 20
-_COMPRESSED_BYTES = 64 << 10
-_WINDOW_BYTES = 1 << 31
-"""The longest window of zstd (--long=31); it takes memory only where a frame asks for it."""
 _LOOKED_AT = 100
 """Records whose fields are named where none has a text."""
 _DOCUMENT, _EMPTY = 0, 2
@@ -208,7 +201,7 @@ def _plain_regions(unit: Unit) -> Iterator[Bytes | None]:
 def _stream_regions(unit: Unit) -> Iterator[Bytes | None]:
     held: list[bytes] = []
     num_held, is_too_long = 0, False
-    for chunk in _without_mark(_chunks(unit)):
+    for chunk in _without_mark(unpacked(unit.files[0])):
         end = chunk.rfind(_LINE_END) + 1
         if end and is_too_long:
             yield None
@@ -236,39 +229,3 @@ def _without_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
             break
     yield head.removeprefix(BOM_UTF8)
     yield from chunks
-
-
-def _chunks(unit: Unit) -> Iterator[bytes]:
-    import zstandard
-
-    file = unit.files[0]
-    try:
-        with file.open("rb") as raw:
-            yield from _gzip_chunks(raw) if unit.kind == "gzip" else _zstd_chunks(raw)
-    except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
-        raise DataError(
-            f"'{file}' is damaged: {error}. Fetch the file again, or move it out of the source."
-        ) from error
-
-
-def _gzip_chunks(raw: IO[bytes]) -> Iterator[bytes]:
-    with gzip.GzipFile(fileobj=raw) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            yield chunk
-
-
-def _zstd_chunks(raw: IO[bytes]) -> Iterator[bytes]:
-    """Decode frame after frame; zstandard's own stream takes a cut file for a whole one."""
-    import zstandard
-
-    decoders = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
-    decoder, is_inside = decoders.decompressobj(), False
-    while chunk := raw.read(_COMPRESSED_BYTES):
-        while chunk:
-            is_inside = True
-            yield decoder.decompress(chunk)
-            chunk = decoder.unused_data if decoder.eof else b""
-            if decoder.eof:
-                decoder, is_inside = decoders.decompressobj(), False
-    if is_inside:
-        raise EOFError("it ends in the middle of a frame")

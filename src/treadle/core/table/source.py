@@ -43,19 +43,19 @@ def batches_of(source: Source, unit: Unit) -> "Iterator[TableBatch]":
     """
     from treadle.core.table.readers import read_unit
 
-    with _refuse_unreadable():
+    with _refuse_unreadable(unit.files[0]):
         yield from read_unit(source, unit)
 
 
 @contextmanager
-def _refuse_unreadable() -> Iterator[None]:
+def _refuse_unreadable(path: Path) -> Iterator[None]:
     """Turn what the system says of a file into an error that says what to do."""
     try:
         yield
     except OSError as error:
         raise DataError(
-            f"'{error.filename}' cannot be read ({error.strerror}); change its permissions, or "
-            f"move it out of the source."
+            f"'{error.filename or path}' cannot be read ({error.strerror or error}); change its "
+            f"permissions, or move it out of the source."
         ) from error
 
 
@@ -130,7 +130,7 @@ class _Cutter:
         Raises:
             DataError: One of them cannot be read.
         """
-        with _refuse_unreadable():
+        with _refuse_unreadable(found.root):
             if not found.has_shards:
                 self._add_tree(found.files, found.base)
             for file in found.files if found.has_shards else ():

@@ -7,6 +7,7 @@ from typing import Any
 from treadle.core.errors import DataError
 from treadle.core.table import batches
 from treadle.core.table.batches import Record, Reject
+from treadle.core.table.packed import opened
 from treadle.core.table.records import rest_of
 from treadle.core.table.units import Unit
 
@@ -28,7 +29,7 @@ def warc_records(unit: Unit) -> Iterator[Record | Reject]:
     file = unit.files[0]
     kinds = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.unknown
     try:
-        with file.open("rb") as stream:
+        with opened(file) as stream:
             records = ArchiveIterator(stream, record_types=kinds, parse_http=True)
             for row, record in enumerate(records):
                 if record.record_type == WarcRecordType.unknown:
