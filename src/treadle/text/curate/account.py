@@ -54,7 +54,9 @@ def reading_of(corpus: Corpus) -> tuple[list[Measurement], list[str]]:
         Measurement(
             name="rejected", value=sum(rejects.values()), unit="records that are no documents"
         ),
-        Measurement(name="mended", value=num_mended, unit="documents, something else in them"),
+        Measurement(
+            name="mended", value=num_mended, unit="documents in which something was replaced"
+        ),
     ]
     return counted, [*corpus.source.notes, *refused, *replaced, *_twins(corpus)]
 
