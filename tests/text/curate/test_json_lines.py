@@ -14,7 +14,7 @@ from treadle import curate
 from treadle.core.errors import SettingsError
 from treadle.core.table import parts, source
 
-ROWS = corpora.records()
+ROWS = corpora.records(20)
 
 
 @pytest.fixture(autouse=True)
