@@ -88,7 +88,7 @@ def test_json_lines_go_on_after_a_crash(tmp_path, monkeypatch):
     real = os.replace
 
     def replace(source, target):
-        if "part-00002" in str(target):
+        if "part-00001" in str(target):
             raise RuntimeError("the machine went down")
         real(source, target)
 
