@@ -170,7 +170,7 @@ def parse_step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
         raise SettingsError(
             f"Step {number} must be one verb with its settings, as in 'prune: {{...}}'."
         )
-    ((name, settings),) = entry.items()
+    name, settings = _as_verb(*next(iter(entry.items())))
     if name not in VERBS:
         raise SettingsError(
             f"Step {number} names an unknown verb '{name}'. {near(str(name), VERBS)}"
@@ -199,6 +199,16 @@ def parse_step(number: int, entry: Any) -> Step:  # Any: whatever the YAML holds
     if settings.get("out") is None:
         raise SettingsError(f"Step {number} ({name}): the setting 'out' is missing; add it.")
     return Step(number, verb, settings, name)
+
+
+def _as_verb(name: Any, settings: Any) -> tuple[Any, Any]:  # Any: whatever the YAML holds
+    """Return a step that is called as on the command line ("curate pack"), or as in Python."""
+    for mark in " _":
+        verb, _, action = str(name).partition(mark)
+        is_action = verb in VERBS and VERBS[verb].action(action) is not None
+        if is_action and isinstance(settings, dict | None) and "action" not in (settings or {}):
+            return verb, {**(settings or {}), "action": action}
+    return name, settings
 
 
 def _action(where: str, verb: Verb, name: object) -> Verb:

@@ -11,7 +11,8 @@ import xxhash
 import zstandard
 
 from treadle.core.errors import CapacityError, DataError
-from treadle.core.table import batches, batches_of, cut, lines, open_source, parts, source
+from treadle.core.table import batches, batches_of, cut, open_source, parts, source
+from treadle.core.table import packed as table_packed
 from treadle.native.text import parse_lines
 
 ROWS = [{"id": f"n{i}", "text": f"text {i} 中文\n", "url": f"u{i}"} for i in range(50)]
@@ -33,8 +34,8 @@ def made_of(text):
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
 def test_lines_are_read_whole_however_they_are_cut(tmp_path, monkeypatch, suffix, unit_bytes):
     monkeypatch.setattr(source, "_UNIT_BYTES", unit_bytes)
-    monkeypatch.setattr(lines, "_CHUNK_BYTES", 7)
-    monkeypatch.setattr(lines, "_COMPRESSED_BYTES", 5)
+    monkeypatch.setattr(table_packed, "_CHUNK_BYTES", 7)
+    monkeypatch.setattr(table_packed, "_COMPRESSED_BYTES", 5)
     packed = {".gz": gzip.compress, ".zst": zstandard.compress}.get(suffix[-3:], bytes)
     packed = zstandard.compress if suffix.endswith(".zst") else packed
     file = tmp_path / f"docs{suffix}"
@@ -48,8 +49,8 @@ def test_lines_are_read_whole_however_they_are_cut(tmp_path, monkeypatch, suffix
 @pytest.mark.parametrize("parser", [None, parse_lines])
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
 def test_a_byte_order_mark_costs_no_document(tmp_path, monkeypatch, suffix, parser):
-    monkeypatch.setattr(lines, "_CHUNK_BYTES", 2)
-    monkeypatch.setattr(lines, "_COMPRESSED_BYTES", 2)
+    monkeypatch.setattr(table_packed, "_CHUNK_BYTES", 2)
+    monkeypatch.setattr(table_packed, "_COMPRESSED_BYTES", 2)
     packed = {".gz": gzip.compress, "zst": zstandard.compress}.get(suffix[-3:], bytes)
     file = tmp_path / f"docs{suffix}"
     for unit_bytes in (1, 1 << 20):

@@ -4,6 +4,7 @@ import gzip
 import json
 
 import pytest
+import zstandard
 
 from treadle.core.errors import DataError
 from treadle.core.table import batches_of, open_source
@@ -96,3 +97,26 @@ def test_an_archive_is_curated(tmp_path):
     assert result.measurement("rejected").value == 3
     kept = [row["id"] for row in corpora.kept(tmp_path / "out")]
     assert len(kept) == 2  # the three pages say the same
+
+
+@pytest.mark.parametrize("window", [20, 28, 30])
+def test_any_window_of_zstd_is_read(tmp_path, window):
+    parameters = zstandard.ZstdCompressionParameters(window_log=window)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    packed = compressor.compress(b"".join(RECORDS)) + compressor.flush()
+    file = tmp_path / "crawl.warc.zst"
+    file.write_bytes(packed)
+    rows, rejects = read(file)
+    assert (len(rows), len(rejects)) == (4, 3)
+    file.write_bytes(packed[:-30])
+    with pytest.raises(DataError, match=r"crawl.warc.zst' is damaged: .*frame"):
+        read(file)
+
+
+def test_a_record_without_an_id_or_of_no_known_kind_ends_nothing(tmp_path):
+    named = RECORDS[1].replace(b"WARC-Record-ID: <urn:uuid:1>\r\n", b"")
+    unknown = RECORDS[-1].replace(b"Type: conversion", b"Type: konversion")
+    (tmp_path / "crawl.warc").write_bytes(named + unknown)
+    rows, rejects = read(tmp_path / "crawl.warc")
+    assert [row["id"][:5] for row in rows] == ["xxh3:"]
+    assert [(row, reason) for _, row, reason in rejects] == [(1, "a record of no known kind")]

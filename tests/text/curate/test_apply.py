@@ -244,9 +244,16 @@ def test_output_inside_the_source_is_refused(tmp_path):
 
 
 def test_source_without_a_document_is_refused_with_the_reasons(tmp_path):
-    data = corpora.write_lines(tmp_path / "a.jsonl", [{"body": "x"}])
-    with pytest.raises(DataError, match=r"no document \(no text in its field\).*--text-column"):
-        curate(data, tmp_path / "out", "exact")
+    rows = [{"body": "x", "n": 1, "meta": {"text": "y"}}]
+    for name in ("a.jsonl", "a.jsonl.gz"):
+        data = corpora.write_lines(tmp_path / name, rows)
+        says = (
+            r"no document \(no text in its field\).*\(texts are in: body, meta.text\) with --text-c"
+        )
+        with pytest.raises(DataError, match=says):
+            curate(data, tmp_path / "out", "exact")
+    curate(data, tmp_path / "out", "exact", text_column="meta.text")
+    assert [row["text"] for row in corpora.kept(tmp_path / "out")] == ["y"]
 
 
 def test_wrong_number_of_workers_is_refused(tmp_path):
@@ -297,3 +304,49 @@ def test_base_install_needs_no_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "kept" in done.stdout
+
+
+def test_an_output_around_the_source_is_refused(tmp_path):
+    first = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    run(first, tmp_path / "out", "exact", output_format="jsonl")
+    inside = tmp_path / "out" / "data" / "part-0000[0-9].jsonl"
+    with pytest.raises(SettingsError, match="or the source in it"):
+        run(inside, tmp_path / "out", "exact", overwrite=True)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "far").symlink_to(tmp_path / "out" / "data")
+    with pytest.raises(SettingsError, match="or the source in it"):
+        run(tmp_path / "linked", tmp_path / "out", "exact", overwrite=True)
+
+
+def test_numbers_beyond_floats_rank_and_name(tmp_path):
+    rows = [{"id": n, "text": "same", "score": s} for n, s in enumerate((1, 10**400, -(10**400)))]
+    rows += [{"id": 9, "text": "other", "source": 10**30}]
+    data = corpora.write_lines(tmp_path / "a.jsonl", rows)
+    curate(data, tmp_path / "out", {"method": "exact", "keep": "best:score"})
+    assert [row["id"] for row in corpora.kept(tmp_path / "out")] == ["1", "9"]
+    override = (f"{10**30}: num_chars<10",)
+    rules = {"method": "rules", "preset": (), "drop": ("num_chars<2",), "override": override}
+    curate(data, tmp_path / "rules", rules)
+    assert [row["id"] for row in corpora.kept(tmp_path / "rules")] == ["0", "1", "2"]
+
+
+def test_what_was_mended_does_not_depend_on_workers_or_the_kernel(tmp_path, monkeypatch):
+    from treadle.text.curate import apply
+
+    rows = [
+        {**row, "ppl": float("nan"), "n": 10**30} if n % 3 else row for n, row in enumerate(ROWS)
+    ]
+    data = corpora.write_lines(tmp_path / "a.jsonl", rows)
+    result = run(data, tmp_path / "one", "exact", workers=1)
+    run(data, tmp_path / "four", "exact", workers=4)
+    monkeypatch.setattr(apply, "parse_lines", None)
+    run(data, tmp_path / "python", "exact")
+    found = [corpora.content(tmp_path / out) for out in ("one", "four", "python")]
+    assert found[0] == found[1] == found[2]
+    assert "mended.parquet" in found[0]
+    num_mended = sum(n % 3 > 0 for n in range(len(ROWS)))
+    assert result.measurement("mended").value == num_mended
+    assert result.measurement("documents").value == len(ROWS)
+    assert any(note.startswith(f"Mended: in {num_mended} records a value") for note in result.notes)
+    manifest = json.loads((tmp_path / "one" / "treadle.json").read_text())
+    assert "mended.parquet" in [file["path"] for file in manifest["side_files"]]

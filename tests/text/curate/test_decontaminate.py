@@ -79,3 +79,20 @@ def test_missing_and_useless_sets_are_refused(tmp_path):
     (tmp_path / "bad.jsonl").write_text("{")
     with pytest.raises(DataError, match="cannot be read as an evaluation set"):
         curate(data, tmp_path / "out", "decontaminate", against=[str(tmp_path / "bad.jsonl")])
+
+
+def test_evaluation_sets_are_read_as_corpora_are(tmp_path):
+    question = "which of these planets is the farthest one from our sun on a clear day"
+    data = corpora.write_lines(tmp_path / "a.jsonl", [{"id": "q", "text": question}, {"text": "x"}])
+    sets = tmp_path / "sets"
+    (sets / "far").mkdir(parents=True)
+    (sets / ".hidden").write_bytes(b"\xff")
+    (sets / "a.jsonl").write_text(f'\ufeff{{"score": NaN, "q": ["{question}"]}}\n\n["list"]\n')
+    result = curate(data, tmp_path / "one", "decontaminate", against=[str(sets)])
+    assert result.measurement("dropped").value == 1
+    (sets / "a.jsonl").write_text('{"q": "x"}\n{"q": "torn')
+    with pytest.raises(DataError, match=r"a.jsonl' cannot be read .*line 2 of it is not JSON"):
+        curate(data, tmp_path / "two", "decontaminate", against=[str(sets)])
+    (sets / "a.jsonl").write_text(f'{{"a": {"[" * 900}"{question}"{"]" * 900}}}')
+    with pytest.raises(DataError, match="holds no text as long as a run"):  # it lies too deep
+        curate(data, tmp_path / "two", "decontaminate", against=[str(sets / "a.jsonl")])

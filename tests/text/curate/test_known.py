@@ -94,3 +94,18 @@ def test_indexes_of_other_keys_are_refused(tmp_path):
         curate(data, tmp_path / "out", "lines", known=[tmp_path / "one"])
     with pytest.raises(SettingsError, match="'lines' compares no documents; leave --index out"):
         curate(data, tmp_path / "out", "lines", index=True)
+
+
+def test_long_ids_join_by_every_digit(tmp_path):
+    names = [10**30 + n for n in range(4)]
+    texts = [f"document {n} says its own words" for n in (0, 1, 1, 2)]
+    rows = [{"id": name, "text": text} for name, text in zip(names, texts, strict=True)]
+    first = corpora.write_lines(tmp_path / "a.jsonl", rows)
+    curate(first, tmp_path / "one", "exact", index=True)
+    decided = corpora.decisions(tmp_path / "one")
+    assert list(decided) == [str(name) for name in names]
+    assert decided[str(names[2])]["kept_id"] == str(names[1])
+    again = corpora.write_lines(tmp_path / "b.jsonl", [{"id": 2 * 10**30, "text": texts[3]}])
+    curate(again, tmp_path / "two", "exact", known=[tmp_path / "one"])
+    (row,) = corpora.decisions(tmp_path / "two").values()
+    assert (row["id"], row["kept_id"]) == (str(2 * 10**30), str(names[3]))

@@ -272,3 +272,33 @@ def test_the_command_line_and_a_recipe_pack(tmp_path):
     assert len(list(run_recipe(recipe))) == 2
     assert files(tmp_path / "one") == files(tmp_path / "two" / "p")
     assert (tmp_path / "two" / "seen" / "digests.parquet").is_file()
+
+
+def test_a_log_with_a_loss_that_is_no_number_is_compared(tmp_path):
+    ledger, _ = packed(tmp_path)
+    log = tmp_path / "log.jsonl"
+    log.write_text(f'{{"step": 0, "loss": NaN, "digest": "{ledger.digest(0)}"}}\n{{"loss": NaN}}\n')
+    result = replay(tmp_path / "packed", tmp_path / "seen", against=log)
+    assert result.measurement("steps_compared").value == 1
+    log.write_text('{"step": 0, "digest": "x"\n')
+    with pytest.raises(DataError, match=r"holds no steps and digests \(line 1 is not JSON\)"):
+        replay(tmp_path / "packed", tmp_path / "again", against=log)
+
+
+@pytest.mark.parametrize("name", ["curate pack", "curate_pack"])
+def test_a_recipe_takes_the_names_of_the_other_doors(tmp_path, name):
+    from treadle import curate_pack
+    from treadle.recipe import run_recipe
+
+    assert curate_pack is pack
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    settings = f"data: '{data}', tokenizer: bytes, seq_len: 32, rows: 4, out: p"
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"out: {tmp_path / 'out'}\nsteps:\n  - {name}: {{{settings}}}\n")
+    assert len(list(run_recipe(recipe))) == 1
+    curate_pack(data, tmp_path / "p", tokenizer="bytes", seq_len=32, rows=4)
+    assert files(tmp_path / "out" / "p") == files(tmp_path / "p")
+    for wrong in (f"{name}: {{action: replay, {settings}}}", f"{name}: [1]", "curate_x: {out: p}"):
+        recipe.write_text(f"out: {tmp_path / 'two'}\nsteps:\n  - {wrong}\n")
+        with pytest.raises(SettingsError, match="unknown verb"):
+            list(run_recipe(recipe))

@@ -54,6 +54,9 @@ KINDS: Mapping[str, SideFileKind] = MappingProxyType(
         "rejects": SideFileKind(
             False, "records that are no documents", columns=("file", "row", "reason")
         ),
+        "mended": SideFileKind(
+            False, "what was replaced in documents", columns=("file", "row", "what")
+        ),
         "order": SideFileKind(
             True, "how tokens are cut into rows and steps", model="treadle.core.ledger:Order"
         ),

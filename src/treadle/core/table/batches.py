@@ -13,6 +13,7 @@ __all__ = [
     "EMPTY_ID",
     "LINE_SCHEMA",
     "MAX_DOCUMENT_BYTES",
+    "Mended",
     "Record",
     "Reject",
     "TableBatch",
@@ -42,23 +43,35 @@ class Reject(NamedTuple):
     reason: str
 
 
+class Mended(NamedTuple):
+    """A record that is a document, and something that was replaced in it."""
+
+    file: str
+    row: int
+    what: str
+
+
 class TableBatch(NamedTuple):
-    """Some documents of a unit in their order, and what was refused among them."""
+    """Some documents of a unit in their order, what was refused among them, and what replaced."""
 
     table: pa.Table
     rejects: list[Reject]
+    mended: list[Mended]
 
 
-def batched(records: Iterator[Record | Reject], schema: pa.Schema) -> Iterator[TableBatch]:
-    """Gather records into batches."""
+def batched(records: Iterator[Record | Reject | Mended], schema: pa.Schema) -> Iterator[TableBatch]:
+    """Gather records into batches; what was mended in a record stands before it."""
     ids: list[str] = []
     texts: list[str] = []
     metas: list[str | None] = []
     rejects: list[Reject] = []
+    mended: list[Mended] = []
     held = 0
     for record in records:
         if isinstance(record, Reject):
             rejects.append(record)
+        elif isinstance(record, Mended):
+            mended.append(record)
         else:
             name, text, meta = record
             ids.append(name_of_text(text.encode()) if name is None else name)
@@ -66,10 +79,10 @@ def batched(records: Iterator[Record | Reject], schema: pa.Schema) -> Iterator[T
             metas.append(meta)
             held += len(text)
         if held >= BATCH_BYTES or len(ids) + len(rejects) >= BATCH_ROWS:
-            yield TableBatch(_table((ids, texts, metas), schema), rejects)
-            ids, texts, metas, rejects, held = [], [], [], [], 0
-    if ids or rejects:
-        yield TableBatch(_table((ids, texts, metas), schema), rejects)
+            yield TableBatch(_table((ids, texts, metas), schema), rejects, mended)
+            ids, texts, metas, rejects, mended, held = [], [], [], [], [], 0
+    if ids or rejects or mended:
+        yield TableBatch(_table((ids, texts, metas), schema), rejects, mended)
 
 
 def _table(columns: tuple[list[Any], ...], schema: pa.Schema) -> pa.Table:  # Any: text or None

@@ -1,38 +1,36 @@
 """JSON lines, plain or compressed: regions of whole lines, read by the parser or by Python."""
 
-import gzip
 import mmap
-import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from itertools import pairwise
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from treadle.core.errors import DataError
 from treadle.core.table import batches
 from treadle.core.table.batches import (
     EMPTY_ID,
     LINE_SCHEMA,
+    Mended,
     Record,
     Reject,
     TableBatch,
     batched,
     fitted,
 )
+from treadle.core.table.packed import unpacked
+from treadle.core.table.records import NotJson, read_object, rest_of
 from treadle.core.table.units import ParsedLines, Source, Unit
 from treadle.core.table.unnamed import name_of_text
 
-__all__ = ["line_batches"]
+__all__ = ["fields_of_texts", "line_batches"]
 
 Bytes = npt.NDArray[np.uint8]
 _NO_TEXT = "no text in its field"
 _TOO_LONG = "longer than a document may be"
-_CHUNK_BYTES = 1 << 20
-_COMPRESSED_BYTES = 64 << 10
+_LOOKED_AT = 100
+"""Records whose fields are named where none has a text."""
 _DOCUMENT, _EMPTY = 0, 2
 _LINE_END = b"\n"
 
@@ -42,7 +40,7 @@ def line_batches(source: Source, unit: Unit) -> Iterator[TableBatch]:
     row = unit.first_row
     for region in _plain_regions(unit) if unit.kind == "lines" else _stream_regions(unit):
         if region is None:
-            yield TableBatch(source.schema.empty_table(), [Reject(unit.name, row, _TOO_LONG)])
+            yield TableBatch(source.schema.empty_table(), [Reject(unit.name, row, _TOO_LONG)], [])
             row += 1
             continue
         start = 0
@@ -58,6 +56,20 @@ def line_batches(source: Source, unit: Unit) -> Iterator[TableBatch]:
             lines.pop()
         yield from batched(_records(source, unit, row, lines), source.schema)
         row += len(lines)
+
+
+def fields_of_texts(unit: Unit) -> list[str]:
+    """Return the names of fields that hold texts in the first records of a unit of JSON lines."""
+    regions = _plain_regions(unit) if unit.kind == "lines" else _stream_regions(unit)
+    found: dict[str, None] = {}
+    region = next(regions, None)
+    lines = [] if region is None else region.tobytes().split(_LINE_END)
+    for line in lines[:_LOOKED_AT]:
+        try:
+            found |= dict.fromkeys(read_object(line).names_of_texts())
+        except NotJson:
+            continue
+    return list(found)
 
 
 def _parsed(source: Source, content: Bytes) -> "ParsedLines | None":
@@ -76,15 +88,16 @@ def _batch_of(parsed: ParsedLines, source: Source, unit: Unit, row: int) -> Tabl
     ids = _strings(parsed.ids[: ends[1, -1]].copy(), ends[1])
     if not parsed.is_named[chosen].all():
         ids = _named(ids, parsed.texts, ends[0], parsed.is_named[chosen])
-    metas = _metas(parsed.rests, ends[2])
-    if metas is None:
+    try:
+        metas, mended = _metas(parsed.rests, ends[2], chosen + row, unit)
+    except NotJson:
         return None
     rejects = [
         Reject(unit.name, row + line, "empty")
         for line in np.flatnonzero(parsed.kinds == _EMPTY).tolist()
     ]
     table = pa.Table.from_arrays([ids, texts, metas], schema=LINE_SCHEMA)
-    return TableBatch(fitted(table, source.schema), rejects)
+    return TableBatch(fitted(table, source.schema), rejects, mended)
 
 
 def _strings(content: Bytes, ends: npt.NDArray[np.int64]) -> pa.Array:
@@ -104,71 +117,65 @@ def _named(
     return pa.array(names, pa.large_string())
 
 
-def _metas(rests: Bytes, ends: npt.NDArray[np.int64]) -> pa.Array | None:
-    """Return the rests as Python would write them; None if one of them is no JSON."""
-    import orjson
+def _metas(
+    rests: Bytes, ends: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], unit: Unit
+) -> tuple[pa.Array, list[Mended]]:
+    """Return the rests as Python would write them, and what was replaced in them.
 
-    if not ends[-1]:
-        return pa.nulls(len(ends) - 1, pa.large_string())
-    content, places = rests[: ends[-1]].tobytes(), ends.tolist()
-    try:
-        found = [
-            orjson.dumps(orjson.loads(content[start:stop])).decode() if start < stop else None
-            for start, stop in pairwise(places)
-        ]
-    except orjson.JSONDecodeError:
-        return None
-    return pa.array(found, pa.large_string())
+    Raises:
+        NotJson: One of them is none.
+    """
+    if not ends[-1] and not unit.partition:
+        return pa.nulls(len(ends) - 1, pa.large_string()), []
+    content, extra = rests[: ends[-1]].tobytes(), dict(unit.partition)
+    found: list[str | None] = []
+    mended = []
+    for start, stop, row in zip(ends[:-1].tolist(), ends[1:].tolist(), rows.tolist(), strict=True):
+        meta, mends = rest_of(content[start:stop] or b"{}", extra)
+        found.append(meta)
+        mended += [Mended(unit.name, row, what) for what in mends]
+    return pa.array(found, pa.large_string()), mended
 
 
-def _records(source: Source, unit: Unit, row: int, lines: list[bytes]) -> Iterator[Record | Reject]:
-    import orjson
-
-    text_column, id_column = source.text_column, source.id_column
+def _records(
+    source: Source, unit: Unit, row: int, lines: list[bytes]
+) -> Iterator[Record | Reject | Mended]:
     for number, line in enumerate(lines, row):
         if len(line) > batches.MAX_DOCUMENT_BYTES:
             yield Reject(unit.name, number, _TOO_LONG)
-            continue
-        try:
-            record = orjson.loads(line)
-            text = record.pop(text_column)
-            if not text or text.isspace():
-                yield Reject(unit.name, number, "empty" if text == "" or text else _NO_TEXT)
+        elif line.strip():
+            try:
+                record, mends = _record(source, unit, line)
+            except NotJson as refusal:
+                yield Reject(unit.name, number, str(refusal))
                 continue
-            name = record.pop(id_column, None)
-        except (orjson.JSONDecodeError, AttributeError, TypeError, KeyError):
-            if line.strip():
-                yield Reject(unit.name, number, _why_no_record(line))
-            continue
-        if refused := _why_no_id(name):
-            yield Reject(unit.name, number, refused)
-            continue
-        name = name if name is None or type(name) is str else str(name)
-        yield name, text, orjson.dumps(record).decode() if record else None
+            yield from (Mended(unit.name, number, what) for what in mends)
+            yield record
 
 
-def _why_no_id(name: object) -> str | None:
+def _record(source: Source, unit: Unit, line: bytes) -> tuple[Record, list[str]]:
+    """Return what a line says, and what was replaced in it.
+
+    Raises:
+        NotJson: It is no document; says why.
+    """
+    found = read_object(line)
+    try:
+        text = found.text(source.text_column)
+    except KeyError:
+        text = None
+    if text is None:
+        raise NotJson(_NO_TEXT)
+    if not text or text.isspace():
+        raise NotJson("empty")
+    name = found.name(source.id_column)
     if isinstance(name, bool | dict | list):
-        return "an id that is no text or number"
-    return EMPTY_ID if name == "" else None
-
-
-def _why_no_record(line: bytes) -> str:
-    import orjson
-
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return _why_no_json(line)
-    return _NO_TEXT if isinstance(record, dict) else "not a JSON object"
-
-
-def _why_no_json(line: bytes) -> str:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return "not UTF-8"
-    return "not JSON"
+        raise NotJson("an id that is no text or number")
+    if name == "":
+        raise NotJson(EMPTY_ID)
+    name = name if name is None or type(name) is str else str(name)
+    rest = found.rest(dict(unit.partition))
+    return (name, text, rest), found.mends
 
 
 def _plain_regions(unit: Unit) -> Iterator[Bytes | None]:
@@ -194,7 +201,7 @@ def _plain_regions(unit: Unit) -> Iterator[Bytes | None]:
 def _stream_regions(unit: Unit) -> Iterator[Bytes | None]:
     held: list[bytes] = []
     num_held, is_too_long = 0, False
-    for chunk in _without_mark(_chunks(unit)):
+    for chunk in _without_mark(unpacked(unit.files[0])):
         end = chunk.rfind(_LINE_END) + 1
         if end and is_too_long:
             yield None
@@ -222,38 +229,3 @@ def _without_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
             break
     yield head.removeprefix(BOM_UTF8)
     yield from chunks
-
-
-def _chunks(unit: Unit) -> Iterator[bytes]:
-    import zstandard
-
-    file = unit.files[0]
-    try:
-        with file.open("rb") as raw:
-            yield from _gzip_chunks(raw) if unit.kind == "gzip" else _zstd_chunks(raw)
-    except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
-        raise DataError(
-            f"'{file}' is damaged: {error}. Fetch the file again, or move it out of the source."
-        ) from error
-
-
-def _gzip_chunks(raw: IO[bytes]) -> Iterator[bytes]:
-    with gzip.GzipFile(fileobj=raw) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            yield chunk
-
-
-def _zstd_chunks(raw: IO[bytes]) -> Iterator[bytes]:
-    """Decode frame after frame; zstandard's own stream takes a cut file for a whole one."""
-    import zstandard
-
-    decoder, is_inside = zstandard.ZstdDecompressor().decompressobj(), False
-    while chunk := raw.read(_COMPRESSED_BYTES):
-        while chunk:
-            is_inside = True
-            yield decoder.decompress(chunk)
-            chunk = decoder.unused_data if decoder.eof else b""
-            if decoder.eof:
-                decoder, is_inside = zstandard.ZstdDecompressor().decompressobj(), False
-    if is_inside:
-        raise EOFError("it ends in the middle of a frame")

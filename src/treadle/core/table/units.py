@@ -27,6 +27,8 @@ class Unit(NamedTuple):
     """First byte of lines, or the row group of a Parquet file."""
     stop: int
     first_row: int
+    partition: tuple[tuple[str, str | None], ...] = ()
+    """Columns that the path says, as in lang=en/part-0.parquet."""
 
     @property
     def is_sequential(self) -> bool:

@@ -9,14 +9,15 @@ from treadle.core.checkpoint import Manifest, Parent, side_file
 from treadle.core.errors import DataError
 from treadle.core.result import RESULT_FILE, Figure, Measurement, Series
 from treadle.core.run import Recording
-from treadle.core.table import Source
+from treadle.core.table import Source, fields_of
 from treadle.text.curate.base import CurateMethod, Verdicts
 from treadle.text.curate.corpus import Corpus, Measured
-from treadle.text.curate.writing import DATA, DECISIONS, INDEX, REJECTS, STATISTICS
+from treadle.text.curate.writing import DATA, DECISIONS, INDEX, MENDED, REJECTS, STATISTICS
 
 __all__ = [
     "account_for",
     "account_for_share",
+    "listed_in",
     "manifest_of",
     "reading_of",
     "require_documents",
@@ -31,28 +32,39 @@ def require_documents(corpus: Corpus) -> None:
     """
     if len(corpus):
         return
+    source = corpus.source
     reasons = sorted({reason for _, _, reason in corpus.rejects()}) or ["nothing in it"]
+    fields = fields_of(source)
+    given = f" (texts are in: {', '.join(fields)})" if fields else ""
     raise DataError(
-        f"'{corpus.source.path}' holds no document ({', '.join(reasons)}); give files whose "
-        f"records have a text in '{corpus.source.text_column}', or name the "
-        f"field with --text-column."
+        f"'{source.path}' holds no document ({', '.join(reasons)}); give files whose records have "
+        f"a text in '{source.text_column}', or name the field{given} with --text-column."
     )
 
 
-def reading_of(corpus: Corpus) -> tuple[Measurement, list[str]]:
-    """Return how many records were refused, and notes on what was read and what was not."""
+def reading_of(corpus: Corpus) -> tuple[list[Measurement], list[str]]:
+    """Return how many records were refused and mended, and notes on what was read and what not."""
     rejects = Counter(reason for _, _, reason in corpus.rejects())
     refused = [f"Not read: {count} records, {reason}." for reason, count in sorted(rejects.items())]
-    rejected = Measurement(
-        name="rejected", value=sum(rejects.values()), unit="records that are no documents"
-    )
-    return rejected, [*corpus.source.notes, *refused, *_twins(corpus)]
+    mends = corpus.mended()
+    mended = Counter(what for _, _, what in mends)
+    replaced = [f"Mended: in {n} records {what}." for what, n in sorted(mended.items())]
+    num_mended = len({(file, row) for file, row, _ in mends})
+    counted = [
+        Measurement(
+            name="rejected", value=sum(rejects.values()), unit="records that are no documents"
+        ),
+        Measurement(
+            name="mended", value=num_mended, unit="documents in which something was replaced"
+        ),
+    ]
+    return counted, [*corpus.source.notes, *refused, *replaced, *_twins(corpus)]
 
 
 def account_for(run: Recording, corpus: Corpus, verdicts: Verdicts, folder: Path) -> None:
     """Note what became of the documents."""
     is_kept = verdicts.reason < 0
-    rejected, notes = reading_of(corpus)
+    reading, notes = reading_of(corpus)
     counted = (
         ("documents", len(corpus), "read"),
         ("kept", int(is_kept.sum()), "documents"),
@@ -63,7 +75,7 @@ def account_for(run: Recording, corpus: Corpus, verdicts: Verdicts, folder: Path
     state = corpus.state_bytes() / len(corpus)
     run.measurements += [
         *(Measurement(name=name, value=value, unit=unit) for name, value, unit in counted),
-        rejected,
+        *reading,
         Measurement(name="kept_text_fraction", value=share, unit="of the bytes of text"),
         Measurement(name="state_bytes_per_document", value=state, unit="kept on disk meanwhile"),
     ]
@@ -127,7 +139,13 @@ def _twins(corpus: Corpus) -> list[str]:
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.parquet"))
+    return sum(file.stat().st_size for file in folder.glob("part-*"))
+
+
+def listed_in(folder: Path) -> dict[str, str]:
+    """Return which lists of records an output has, each with its kind of side file."""
+    lists = {REJECTS: "rejects", MENDED: "mended"}
+    return {path: kind for path, kind in lists.items() if (folder / path).exists()}
 
 
 def manifest_of(run: Recording, method: CurateMethod, source: Source, folder: Path) -> Manifest:
@@ -137,8 +155,7 @@ def manifest_of(run: Recording, method: CurateMethod, source: Source, folder: Pa
         kinds[STATISTICS] = "statistics"
     if (folder / INDEX).exists():
         kinds[INDEX] = "index"
-    if (folder / REJECTS).exists():
-        kinds[REJECTS] = "rejects"
+    kinds |= listed_in(folder)
     files = [side_file(kind, path, source.content_hash) for path, kind in kinds.items()]
     parents = [Parent(name=source.path.name, content_hash=source.content_hash)]
     return run.manifest(files, parents)

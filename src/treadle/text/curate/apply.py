@@ -12,7 +12,7 @@ from treadle.core.checkpoint.publish import write_text
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.result import Result
 from treadle.core.run import recorded
-from treadle.core.table import Source, open_source
+from treadle.core.table import PartFormat, Source, open_source
 from treadle.native.text import parse_lines
 from treadle.text.curate.account import (
     account_for,
@@ -57,6 +57,7 @@ def curate(
     against: list[str] | None = None,
     known: list[Path] | None = None,
     index: bool = False,
+    output_format: PartFormat = "parquet",
     workers: int | None = None,
     engine: EngineName = "threads",
     shard: str | None = None,
@@ -67,17 +68,19 @@ def curate(
     The output is a folder: data/ holds the documents that stay, with their ids, texts and whatever
     else the source says of them; decisions/ has a row for every document, with the reason it went
     for, and for a copy its cluster, the id that was kept, and their Jaccard similarity. Records
-    that are no documents are counted and listed. The bytes do not depend on the number of workers,
+    that are no documents are counted and listed (rejects.parquet), and so is what was replaced in
+    those that are (mended.parquet). The bytes do not depend on the number of workers,
     nor on how the documents are cut into shards; a killed run goes on where it stopped when it is
     started again.
 
     Args:
         data: JSONL (also .gz, .zst), Parquet or WARC, a folder of such shards, a tree of text
-            files, an output of this verb, stdlib:sources, or several as "A + B".
+            files, a pattern such as "data/**/*.jsonl", an output of this verb, stdlib:sources, or
+            several as "A + B". Folders such as lang=en are columns of what lies in them.
         out: Folder to write.
         method: How documents are judged: a name, a mapping of it and its settings such as
             {"method": "minhash", "preset": "fineweb"}, or METHODS.resolve of one.
-        text_column: Field or column that holds the text.
+        text_column: Field or column that holds the text; "meta.text" is a field in another.
         id_column: Field or column that holds the id; where it is missing, a hash of the text stands
             for it, and a number behind it from the second document of that text on. A file of a
             tree goes by its path.
@@ -88,6 +91,9 @@ def curate(
         known: For exact and minhash: outputs of earlier runs with an index, whose documents stay;
             copies of them go, too.
         index: Keep in the output what later runs need to know its documents (8 bytes a band).
+        output_format: Files of data/: parquet, jsonl or jsonl.zst. As JSON lines a document has its
+            id, its text and its other fields in one object (one called as a column is "meta.NAME";
+            dates are text, a number that JSON does not have is null).
         workers: Threads, or tasks at a time, that share the work (default: the cores).
         engine: What runs the work: threads, or ray (a cluster whose nodes see the same paths, at
             $RAY_ADDRESS, or this machine); what comes out is the same.
@@ -110,7 +116,8 @@ def curate(
     prepare(out, DATA, overwrite)
     settings = {**chosen.settings(), "text_column": text_column, "id_column": id_column}
     settings |= {"index": True} if index else {}
-    _require_index(chosen, index)
+    settings |= {"output_format": output_format} if output_format != "parquet" else {}
+    _require_index(chosen, index, output_format)
     with recorded("curate", chosen, settings, out=out, overwrite=None) as run:
         source = open_source(data, text_column, id_column, parse_lines)
         require_elsewhere(source, out)
@@ -137,9 +144,12 @@ def curate(
         everything = Joined(earlier, corpus) if earlier else corpus
         verdicts = sliced(chosen.decide(everything), everything.num_known)
         num_resumed += write_parts(
-            Written(chosen, corpus, verdicts, folder, source.content_hash, everything, index)
+            Written(
+                *(chosen, corpus, verdicts, folder, source.content_hash, everything, index),
+                output_format,
+            )
         )
-        write_rejects(corpus.rejects(), folder)
+        write_rejects(corpus, folder)
         account_for(run, corpus, verdicts, folder)
         if num_resumed:
             run.resumed(f"had left {num_resumed} of its parts")
@@ -150,7 +160,12 @@ def curate(
     return run.result
 
 
-def _require_index(method: CurateMethod, index: bool) -> None:
+def _require_index(method: CurateMethod, index: bool, output_format: PartFormat) -> None:
+    if index and output_format != "parquet":
+        raise SettingsError(
+            f"An index finds texts by their place in Parquet; leave --index or --output-format "
+            f"{output_format} out."
+        )
     if index and not method.index:
         raise SettingsError(f"'{method.name}' compares no documents; leave --index out.")
 

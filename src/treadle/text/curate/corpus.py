@@ -28,11 +28,13 @@ from treadle.text.curate.shards import Shard
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from treadle.core.table.batches import Reject
+    from treadle.core.table.batches import Mended, Reject
 
 __all__ = ["Corpus", "Measured", "documents_of", "measure"]
 
-_REJECTS = "rejects.json"
+_REJECTS, _MENDED = "rejects.json", "mended.json"
+Said = tuple[str, int, str]
+"""Of a record: file, row, and what there is to say of it."""
 Integers = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
 
@@ -106,7 +108,7 @@ class Corpus:
             if end <= first or start >= stop:
                 continue
             place = start
-            for table, _ in batches_of(self.source, unit):
+            for table, _, _ in batches_of(self.source, unit):
                 low, high = max(first - place, 0), min(stop - place, len(table))
                 if low < high:
                     inside = table.slice(low, high - low)
@@ -122,19 +124,26 @@ class Corpus:
         for unit, first, stop in self._units():
             inside = documents[(documents >= first) & (documents < stop)]
             place = first
-            for table, _ in batches_of(self.source, unit) if len(inside) else ():
+            for table, _, _ in batches_of(self.source, unit) if len(inside) else ():
                 some = inside[(inside >= place) & (inside < place + len(table))]
                 if len(some):
                     taken = table.take(pa.array(some - place))
                     yield some, documents_of(taken).texts
                 place += len(table)
 
-    def rejects(self) -> list[tuple[str, int, str]]:
-        """Return the records that are no documents: file, row and reason."""
-        found = []
+    def rejects(self) -> list[Said]:
+        """Return the records that are no documents, each with the reason."""
+        return self._said(_REJECTS)
+
+    def mended(self) -> list[Said]:
+        """Return the records of which something was replaced, each with what it was."""
+        return self._said(_MENDED)
+
+    def _said(self, name: str) -> list[Said]:
+        found: list[Said] = []
         for unit in self.source.units:
-            content = (self._place(unit) / _REJECTS).read_text()
-            found += [(file, row, reason) for file, row, reason in json.loads(content)]
+            content = (self._place(unit) / name).read_text()
+            found += [(file, row, what) for file, row, what in json.loads(content)]
         return found
 
     def state_bytes(self) -> int:
@@ -206,13 +215,16 @@ class _Measuring(NamedTuple):
     def measure(self, unit: Unit) -> None:
         """Write what is to be remembered of a unit's documents."""
         runs: dict[str, list[npt.NDArray[np.generic]]] = {}
-        rejects: list[tuple[str, int, str]] = []
-        nothing: tuple[pa.Table, list[Reject]] = (
+        rejects: list[Reject] = []
+        mends: list[Mended] = []
+        nothing: tuple[pa.Table, list[Reject], list[Mended]] = (
             self.source.schema.empty_table(),
             [],
+            [],
         )  # so that every unit has every column
-        for table, refused in chain([nothing], batches_of(self.source, unit)):
-            rejects += [(reject.file, reject.row, reject.reason) for reject in refused]
+        for table, refused, mended in chain([nothing], batches_of(self.source, unit)):
+            rejects += refused
+            mends += mended
             for name, column in self._columns(table).items():
                 runs.setdefault(name, []).append(column)
         beside = self.folder / f".{unit.number:05d}"
@@ -224,6 +236,7 @@ class _Measuring(NamedTuple):
                 whole = np.cumsum(whole, dtype=np.int64)
             np.save(beside / f"{name}.npy", whole)
         (beside / _REJECTS).write_text(json.dumps(rejects))
+        (beside / _MENDED).write_text(json.dumps(mends))
         os.rename(beside, _folder_of(unit, self.folder))
 
     def _columns(self, table: "pa.Table") -> Columns:

@@ -34,10 +34,13 @@ def prepare(out: Path, marker: str, overwrite: bool) -> None:
 
 
 def require_elsewhere(source: Source, out: Path) -> None:
-    """Refuse an output inside the source, and a source inside the output."""
+    """Refuse an output inside the source, and a source inside the output, also behind links."""
     target = out.resolve()
-    for root in (one.resolve() for one in source.roots if one.is_dir()):
-        if target == root or root in target.parents or target in root.parents:
+    folders = {root.resolve() for root in source.roots if root.is_dir()}
+    files = {file.parent for unit in source.units for file in unit.files}
+    for root in folders | {folder.resolve() for folder in files}:
+        is_within = root in folders and root in target.parents
+        if target == root or is_within or target in root.parents:
             raise SettingsError(
                 f"The output '{out}' lies in the source '{root}', or the source in it; choose "
                 f"another folder."

@@ -18,7 +18,12 @@ from treadle.core.result import RESULT_FILE, Figure, Measurement, Result, Series
 from treadle.core.run import Recording, recorded
 from treadle.core.table import open_source, refuse_full_disk, write_parquet
 from treadle.native.text import parse_lines
-from treadle.text.curate.account import account_for_share, reading_of, require_documents
+from treadle.text.curate.account import (
+    account_for_share,
+    listed_in,
+    reading_of,
+    require_documents,
+)
 from treadle.text.curate.corpus import Corpus, measure
 from treadle.text.curate.engines import EngineName, choose_engine
 from treadle.text.curate.folders import (
@@ -31,8 +36,8 @@ from treadle.text.curate.folders import (
 from treadle.text.curate.intact import PIECES, write_pieces
 from treadle.text.curate.ledger_tables import write_ledger
 from treadle.text.curate.shards import read_shard
-from treadle.text.curate.tokenise import Tokenise, tokenise
-from treadle.text.curate.writing import REJECTS, write_rejects
+from treadle.text.curate.tokenise import SpecialTokens, Tokenise, tokenise
+from treadle.text.curate.writing import write_rejects
 
 __all__ = ["pack"]
 
@@ -50,6 +55,7 @@ def pack(
     seed: int = 0,
     order: Literal["shuffled", "given"] = "shuffled",
     end_token: str | None = None,
+    special_tokens: SpecialTokens = "text",
     text_column: str = "text",
     id_column: str = "id",
     workers: int | None = None,
@@ -73,12 +79,15 @@ def pack(
     Args:
         data: As for the methods of treadle curate: a corpus in shards, a tree, or an output.
         out: Folder to write.
-        tokenizer: Folder with tokenizer.json, that file, or "bytes" for the bytes of UTF-8.
+        tokenizer: Folder with tokenizer.json, that file, packaged:smollm2, or "bytes" for the bytes
+            of UTF-8.
         seq_len: Tokens that a row predicts.
         rows: Rows of a step, over all devices.
         seed: Of the shuffles of documents and rows.
         order: Whether documents and rows are shuffled, or come as given (for a curriculum).
         end_token: What stands after each document (default: the tokenizer's eos token).
+        special_tokens: What a special token such as </s> is where a document writes it: text like
+            all else, or a control token (for texts that a chat template made).
         text_column: Field or column that holds the text.
         id_column: Field or column that holds the id.
         workers: Threads, or tasks at a time, that share the tokenising (default: the cores).
@@ -97,7 +106,7 @@ def pack(
     out = Path(out)
     chosen_engine, share = choose_engine(engine, workers), read_shard(shard)
     prepare(out, ORDER, overwrite)
-    encoder = tokenise(tokenizer, end_token)
+    encoder = tokenise(tokenizer, end_token, special_tokens)
     made = RowOrder(
         seq_len=seq_len,
         rows=rows,
@@ -108,7 +117,7 @@ def pack(
         tokenizer_hash=encoder.content_hash,
     )
     columns = {"text_column": text_column, "id_column": id_column}
-    settings = {**made.model_dump(), **columns}
+    settings = {**made.model_dump(), **columns, "special_tokens": special_tokens}
     with recorded(
         "curate", settings=settings, action="pack", seed=seed, out=out, overwrite=None
     ) as run:
@@ -127,11 +136,12 @@ def pack(
         corpus, num_resumed, _ = measured
         require_documents(corpus)
         _write(corpus, encoder, made, folder)
-        write_rejects(corpus.rejects(), folder)
+        write_rejects(corpus, folder)
         ledger = open_ledger(folder)
         write_ledger(ledger)
         write_pieces(ledger)
         _account_for(run, corpus, ledger)
+        run.notes += _on_special(corpus, special_tokens)
         if num_resumed:
             run.resumed(f"had left {num_resumed} of its parts")
         run.finish(folder)
@@ -188,13 +198,33 @@ def _account_for(run: Recording, corpus: Corpus, ledger: Ledger) -> None:
         ("bytes_per_token", num_bytes / num_tokens, "of text"),
         ("unused_tokens", unused, "at the end, too few for a row"),
     )
-    rejected, notes = reading_of(corpus)
+    reading, notes = reading_of(corpus)
     files = (ledger.folder / f"{TOKENS}.{kind}" for kind in ("bin", "idx"))
     run.measurements += [Measurement(name=name, value=n, unit=unit) for name, n, unit in counted]
-    run.measurements.append(rejected)
+    run.measurements += reading
     run.bytes |= {"text": num_bytes, "output": sum(file.stat().st_size for file in files)}
     run.figures.append(_lengths(sizes))
     run.notes += notes
+
+
+def _on_special(corpus: Corpus, special_tokens: SpecialTokens) -> list[str]:
+    """Return notes on the special tokens that documents write."""
+    written, control = (
+        corpus.column(name).astype(np.int64, copy=False) for name in ("num_special", "num_control")
+    )
+    says = f"{written.sum()} special tokens stand in the texts of {(written > 0).sum()} documents"
+    if not written.any() and not control.any():
+        return []
+    if special_tokens == "control":
+        return [f"{says}; {control.sum()} control tokens were made of them."]
+    notes = [f"{says}, and are packed as text (--special-tokens control: as control tokens)."]
+    if control.any():
+        notes.append(
+            f"This tokenizer has special tokens in its plain vocabulary, too: it made "
+            f"{control.sum()} of them from the texts of {(control > 0).sum()} documents, which "
+            f"nothing tells from a real one; clean those texts, or take another tokenizer."
+        )
+    return notes
 
 
 def _lengths(sizes: Integers) -> Figure:
@@ -219,8 +249,7 @@ def _manifest(run: Recording, source: str, folder: Path) -> Manifest:
         "ledger.parquet": "ledger",
         "spans.parquet": "spans",
     }
-    if (folder / REJECTS).exists():
-        kinds[REJECTS] = "rejects"
+    kinds |= listed_in(folder)
     base = run.inputs[0].content_hash
     files = [side_file(kind, path, base) for path, kind in kinds.items()]
     return run.manifest(files, [Parent(name=source, content_hash=base)])

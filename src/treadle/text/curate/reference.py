@@ -1,14 +1,18 @@
 """Texts that a corpus is compared with: evaluation sets in whatever form they come."""
 
+from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.result import Input, digest
+from treadle.core.table import NotJson, files_below, read_object, strings_in
+from treadle.core.table.parquet import open_parquet
 from treadle.native.text import Texts
 from treadle.text.curate.base import CurateMethod
 
@@ -58,7 +62,7 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         is_ours = (path / "data").is_dir() and (path / "result.json").is_file()
         root = path / "data" if is_ours else path
-        return sorted(file for file in root.rglob("*") if file.is_file())
+        return files_below(root, Counter())
     if not path.is_file():
         raise DataError(f"No evaluation set at '{path}'; give a file or a folder.")
     return [path]
@@ -66,19 +70,16 @@ def _files(path: Path) -> list[Path]:
 
 def _strings(file: Path) -> Iterator[str]:
     """Yield every string of a file's records, or the text of a plain file."""
-    import orjson
-    import pyarrow.parquet as pq
-
     try:
         if file.suffix == ".parquet":
-            yield from _strings_of(pq.read_table(file).to_pylist())
+            yield from _strings_of_parquet(file)
         elif file.suffix in (".jsonl", ".ndjson"):
-            for line in file.read_bytes().splitlines():
-                yield from _strings_of(orjson.loads(line) if line.strip() else None)
+            for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
+                yield from _strings_of(line, f"line {number} of it is ")
         elif file.suffix == ".json":
-            yield from _strings_of(orjson.loads(file.read_bytes()))
+            yield from _strings_of(file.read_bytes(), "it is ")
         else:
-            yield file.read_text()
+            yield file.read_text("utf-8")
     except (ValueError, OSError) as error:
         raise DataError(
             f"'{file}' cannot be read as an evaluation set ({error}); give text, JSON, JSON lines "
@@ -86,11 +87,19 @@ def _strings(file: Path) -> Iterator[str]:
         ) from error
 
 
-def _strings_of(value: Any) -> Iterator[str]:  # Any: JSON values
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from _strings_of(list(value.values()))
-    elif isinstance(value, list):
-        for entry in value:
-            yield from _strings_of(entry)
+def _strings_of(content: bytes, where: str) -> list[str]:
+    """Return the strings of any JSON value."""
+    value = content.removeprefix(BOM_UTF8).strip()
+    if not value:
+        return []
+    try:
+        return read_object(b'{"": ' + value + b"}").strings()
+    except NotJson as refusal:
+        raise ValueError(f"{where}{refusal}") from refusal
+
+
+def _strings_of_parquet(file: Path) -> Iterator[str]:
+    with open_parquet(file) as opened:
+        for batch in opened.iter_batches():
+            for column in batch.columns:
+                yield from strings_in(column.to_pylist())

@@ -1,5 +1,6 @@
 """The action replay: what steps of a packed corpus see, again, and whether it is what they saw."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,8 @@ from treadle.core.errors import DataError, SettingsError
 from treadle.core.ledger import Ledger, open_ledger
 from treadle.core.result import Measurement, Result, digest
 from treadle.core.run import recorded
-from treadle.core.table import write_parquet
+from treadle.core.table import NotJson, read_object, write_parquet
+from treadle.core.table.parquet import open_parquet
 from treadle.text.curate.folders import begin, finish, prepare
 from treadle.text.curate.intact import require_intact
 from treadle.text.curate.ledger_tables import seen_table
@@ -114,19 +116,30 @@ def _compare(digests: dict[int, str], against: Path) -> int:
 
 
 def _logged(path: Path) -> dict[int, str]:
-    import orjson
-    import pyarrow.parquet as pq
-
     file = path / _DIGESTS if path.is_dir() else path
     if not file.is_file():
         raise DataError(f"No digests at '{file}'; give the output of treadle curate replay.")
     try:
-        if file.suffix == ".parquet":
-            rows = pq.read_table(file, columns=["step", "digest"]).to_pylist()
-        else:
-            rows = [orjson.loads(line) for line in file.read_bytes().splitlines() if line.strip()]
-        return {int(row["step"]): str(row["digest"]) for row in rows if "digest" in row}
-    except (ValueError, KeyError, TypeError) as error:
+        return dict(_pairs_of_parquet(file) if file.suffix == ".parquet" else _pairs_of_lines(file))
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(
             f"'{file}' holds no steps and digests ({error}); give JSON lines with both, or Parquet."
         ) from error
+
+
+def _pairs_of_parquet(file: Path) -> Iterator[tuple[int, str]]:
+    with open_parquet(file) as opened:
+        for row in opened.read(columns=["step", "digest"]).to_pylist():
+            yield int(row["step"]), str(row["digest"])
+
+
+def _pairs_of_lines(file: Path) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = read_object(line)  # the loss beside them may be NaN
+        except NotJson as refusal:
+            raise ValueError(f"line {number} is {refusal}") from refusal
+        if (digest := record.name("digest")) is not None:
+            yield int(record.take("step")), str(digest)

@@ -1,6 +1,8 @@
 """Which of several copies stays: an order of all documents that no sharding changes."""
 
+import math
 import re
+from decimal import Decimal
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -9,7 +11,7 @@ from pydantic import Field
 
 from treadle.core.errors import DataError
 from treadle.core.registry import near
-from treadle.core.table import batches_of
+from treadle.core.table import batches_of, fields_in
 from treadle.native.text import unite
 from treadle.text.curate.corpus import Corpus
 from treadle.text.curate.documents import Columns, Documents
@@ -74,18 +76,16 @@ def unranked(keep: str, corpus: Corpus) -> tuple[str, ...]:
 
 def _fields_of(corpus: Corpus) -> list[str]:
     """Return the columns of the first documents, and the fields of what else JSON lines say."""
-    import orjson
-
     found: dict[str, None] = {}
     for unit in corpus.source.units:
-        for table, _ in batches_of(corpus.source, unit):
+        for table, _, _ in batches_of(corpus.source, unit):
             found |= dict.fromkeys(name for name in table.schema.names if name != "meta")
             metas = (
                 table["meta"].slice(0, _LOOKED_AT).to_pylist()
                 if "meta" in table.schema.names
                 else []
             )
-            found |= dict.fromkeys(name for text in metas if text for name in orjson.loads(text))
+            found |= dict.fromkeys(name for text in metas if text for name in fields_in(text))
             if len(table):
                 return list(found)
     return list(found)
@@ -97,8 +97,6 @@ def values_of(documents: Documents, column: str, purpose: str, setting: str) -> 
     Raises:
         DataError: The table has neither.
     """
-    import orjson
-
     table = documents.table
     if column in table.schema.names:
         return list(table[column].to_pylist())
@@ -107,13 +105,16 @@ def values_of(documents: Documents, column: str, purpose: str, setting: str) -> 
             f"The documents have no column '{column}' {purpose} (they have: "
             f"{', '.join(table.schema.names)}); name one of them in {setting}."
         )
-    return [orjson.loads(text).get(column) if text else None for text in table["meta"].to_pylist()]
+    return [fields_in(text).get(column) if text else None for text in table["meta"].to_pylist()]
 
 
 def _number(value: object) -> float:
     """Return a number, or a date as one; NaN where there is none."""
-    if isinstance(value, bool | int | float):
-        return float(value)
+    if isinstance(value, bool | int | float | Decimal):
+        try:
+            return float(value)
+        except OverflowError:  # Python's integers go further
+            return math.inf if value > 0 else -math.inf
     text = str(value or "").strip()
     if re.match(r"\d{4}-\d\d", text):
         moment = text.removesuffix("Z").replace(" ", "T", 1)

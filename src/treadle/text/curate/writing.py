@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.core.progress import track
-from treadle.core.table import PartWriter, cut, write_parquet
+from treadle.core.table import LineWriter, PartFormat, PartWriter, cut, write_parquet
 from treadle.core.table.parts import PartCut
 from treadle.text.curate.base import CurateMethod, Verdicts
 from treadle.text.curate.corpus import Corpus, documents_of
@@ -21,6 +21,7 @@ __all__ = [
     "DECISIONS",
     "INDEX",
     "INDEXED_BY",
+    "MENDED",
     "REJECTS",
     "STATISTICS",
     "Written",
@@ -31,7 +32,7 @@ __all__ = [
 DATA, DECISIONS, STATISTICS, INDEX = "data", "decisions", "statistics", "index"
 INDEXED_BY = b"treadle.index"
 """Where a file of the index says what its columns are made by."""
-REJECTS = "rejects.parquet"
+REJECTS, MENDED = "rejects.parquet", "mended.parquet"
 Integers = npt.NDArray[np.int64]
 
 
@@ -46,6 +47,8 @@ class Written(NamedTuple):
     everything: Corpus
     """The corpus that the verdicts' numbers of documents are of."""
     has_index: bool = False
+    part_format: PartFormat = "parquet"
+    """Of the documents; all else is Parquet."""
 
     @property
     def kinds(self) -> list[str]:
@@ -59,7 +62,14 @@ class Written(NamedTuple):
 
     def file(self, kind: str, part: int) -> Path:
         """Return the file of a part."""
-        return self.folder / kind / f"part-{part:05d}.parquet"
+        end = self.part_format if kind == DATA else "parquet"
+        return self.folder / kind / f"part-{part:05d}.{end}"
+
+    def writer(self, kind: str, part: int, schema: "pa.Schema") -> PartWriter | LineWriter:
+        """Return what writes the file of a part."""
+        file = self.file(kind, part)
+        is_parquet = kind != DATA or self.part_format == "parquet"
+        return PartWriter(file, schema) if is_parquet else LineWriter(file)
 
 
 def write_parts(written: Written) -> int:
@@ -127,12 +137,12 @@ class _Parts:
     def _write_part(
         self, part: int, groups: "Iterator[tuple[int, pa.Table]]", is_wanted: bool
     ) -> None:
-        writers: dict[str, PartWriter] = {}
+        writers: dict[str, PartWriter | LineWriter] = {}
         for _ in range(len(self._cuts.edges(part)) - 1):
             first, group = next(groups)
             for kind, table in self._tables(first, group).items() if is_wanted else ():
                 if kind not in writers:
-                    writers[kind] = PartWriter(self._written.file(kind, part), table.schema)
+                    writers[kind] = self._written.writer(kind, part, table.schema)
                 writers[kind].write(table)
         for writer in writers.values():
             writer.close()
@@ -217,11 +227,18 @@ class _Parts:
         return pa.Table.from_pydict(columns)
 
 
-def write_rejects(rejects: list[tuple[str, int, str]], folder: Path) -> None:
-    """Write what was no document, if there is any of it."""
+def write_rejects(corpus: Corpus, folder: Path) -> None:
+    """Write which records were no documents, and in which ones something was replaced."""
+    for name, column, said in (
+        (REJECTS, "reason", corpus.rejects()),
+        (MENDED, "what", corpus.mended()),
+    ):
+        if said:
+            files, rows, what = zip(*said, strict=True)
+            _write_list(folder / name, {"file": files, "row": rows, column: what})
+
+
+def _write_list(file: Path, columns: dict[str, tuple[object, ...]]) -> None:
     import pyarrow as pa
 
-    if rejects:
-        files, rows, reasons = zip(*rejects, strict=True)
-        columns = {"file": files, "row": rows, "reason": reasons}
-        write_parquet(pa.Table.from_pydict(columns), folder / REJECTS)
+    write_parquet(pa.Table.from_pydict(columns), file)

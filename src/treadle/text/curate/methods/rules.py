@@ -14,6 +14,7 @@ from treadle.text.curate.base import Columns, CurateMethod, Documents, Verdicts
 from treadle.text.curate.c4_lines import clean_lines
 from treadle.text.curate.overrides import Override, Scoped, read_override, scoped
 from treadle.text.curate.rulesets import PRESETS, Preset, Rule, read_rule
+from treadle.text.curate.scripts import language_notes, scripts_of
 from treadle.text.curate.statistics import COSTLY, STATISTICS, document_statistics
 from treadle.text.curate.survivors import values_of
 
@@ -118,12 +119,14 @@ class Rules(CurateMethod):
         return tuple(name for name in COSTLY if name in asked)
 
     def label(self, documents: Documents) -> Columns:
-        """Return the place of each document's source among those that have overrides, or -1."""
+        """Return each document's script, and the place of its source (-1: it has no override)."""
+        script: Columns = {"script": scripts_of(documents.texts)}
         if not self.override:
-            return {}
+            return script
         places = {name: place for place, name in enumerate(self._sources)}
         values = values_of(documents, self.source_column, "to tell sources by", "--source-column")
-        return {"source": np.array([places.get(str(value), -1) for value in values], np.int16)}
+        found = np.array([places.get(str(value), -1) for value in values], np.int16)
+        return {**script, "source": found}
 
     def measure(self, documents: Documents) -> Columns:
         """Return the statistics of each document, with c4 of the lines that it leaves."""
@@ -155,7 +158,9 @@ class Rules(CurateMethod):
         figures = [_figure("bar", "What each rule alone would drop", "rule", [bars])]
         for _, _, curve in sorted(curves, key=lambda entry: entry[:2], reverse=True)[:6]:
             figures.append(_figure("line", f"Drop curve: {curve.name}", "threshold", [curve]))
-        return Verdicts(names, reason, value, figures=tuple(figures))
+        scripts = corpus.column("script").astype(np.int8, copy=False)
+        notes = language_notes(scripts, reason, rules, self.unit)
+        return Verdicts(names, reason, value, figures=tuple(figures), notes=notes)
 
     def edit(self, documents: Documents, verdicts: Verdicts, first: int) -> list[str] | None:
         """Return the lines that c4 leaves."""
