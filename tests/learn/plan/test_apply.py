@@ -156,6 +156,8 @@ def test_clipping_is_reported_and_blocks_early_updates(gpt2):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"budget": 24}, "budget = 24 is 24 bytes, .* write it with its unit: '24GiB'"),
+        ({"budget": "24"}, "'24' has no unit; write 24GiB"),
         ({"budget": "24 gallons"}, "'24 gallons' cannot be read, expected a number and a unit"),
         ({"budget": "1e400GB"}, "1e400GB' is inf bytes"),
         ({"clip_norm": float("nan")}, "clip_norm is nan"),
