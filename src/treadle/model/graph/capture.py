@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from treadle.core.errors import SettingsError
 from treadle.model.graph.canonical import canonical
+from treadle.model.graph.inputs import Inputs
 from treadle.model.graph.schema import Graph
-from treadle.model.graph.trace import Binding, Inputs, Loss, TracedOptimizer, trace_step
+from treadle.model.graph.trace import Binding, Loss, TracedOptimizer, trace_step
 from treadle.model.graph.update import OptimizerName, rule_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Captured(NamedTuple):
     """What the placeholders of `module` stand for, in order."""
     values: dict[str, tuple[int, ...]]
     """Of each node, the values in which its tensors lie; a view's are its base's."""
+    notes: tuple[str, ...] = ()
+    """How the step differs from the module's eager one."""
 
 
 def capture_step(
@@ -46,11 +49,14 @@ def capture_step(
 ) -> Captured:
     """Capture forward, loss, backward and update of any module; nothing is computed.
 
-    Dropout draws stay in program order; a module in evaluation mode has none.
+    Dropout draws stay in program order, and checkpointed blocks draw the same again; a module in
+    evaluation mode has none. Experts of transformers' models compute as one batched product, whose
+    shapes depend on no data: the same up to rounding, and a note says so.
 
     Args:
         build: Makes the module; called under fake tensors, so that it allocates nothing.
-        inputs: The batch by keyword, or what makes it.
+        inputs: The batch by keyword, or what makes it: tensors, lists and dicts of them (each is
+            then called KEYWORD.PLACE), and settings, which are fixed.
         loss: From the module and the batch to a scalar; by default the `loss` that the module's
             result carries.
         optimizer: adamw (PyTorch's fused kernel, no scratch), adamw_foreach or sgd (momentum 0.9).
@@ -62,7 +68,7 @@ def capture_step(
         name: Name of the graph.
 
     Raises:
-        UnsupportedModelError: An operator cannot be captured; the message names it.
+        UnsupportedModelError: Something cannot be captured; the message names what, and where.
         SettingsError: The optimizer is unknown, nothing is trained, or the loss is no scalar.
     """
     if clip_norm is not None and not clip_norm > 0:
@@ -78,10 +84,10 @@ def capture_step(
         loss = chunked(chunked_loss)
     by = TracedOptimizer(optimizer, rule_of(optimizer), learning_rate, clip_norm)
     traced = trace_step(build, inputs, loss or own_loss, by)
-    return Captured(*canonical(traced, name, by))
+    return Captured(*canonical(traced, name, by), traced.notes)
 
 
-def own_loss(module: "nn.Module", data: "dict[str, Tensor]") -> "Tensor":
+def own_loss(module: "nn.Module", data: dict[str, Any]) -> "Tensor":  # Any: inputs
     """Return the loss that the module's own result carries.
 
     Raises:

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from treadle.core.errors import UnsupportedModelError
 from treadle.model.graph.canonical import canonical
 from treadle.model.graph.capture import Captured
+from treadle.model.graph.nodes import tensors_of
 from treadle.model.graph.trace import Binding, Traced
+from treadle.model.graph.values import fill_values
 
 if TYPE_CHECKING:
     import torch
@@ -52,11 +54,13 @@ def capture_backward(module: "torch.fx.GraphModule", saved: SavedHalf) -> Captur
 
 
 def _capture(module: "torch.fx.GraphModule", name: str, saved: SavedHalf) -> Captured:
+    fill_values(module)
     bindings: list[Binding] = []
     first: dict[int, str] = {}
     same_storage: dict[str, str] = {}
-    for node in module.graph.find_nodes(op="placeholder"):
+    for node in module.graph.nodes:
         _require_fixed(node)
+    for node in module.graph.find_nodes(op="placeholder"):
         value = saved.values.get(node.name)
         can_die = value in saved.temporary or "tangent" in node.name
         bindings.append(Binding(node.name, "temporary" if can_die else "data", node.name))
@@ -71,13 +75,18 @@ def _require_fixed(node: "torch.fx.Node") -> None:
     import torch
 
     value = node.meta.get("val")
-    symbolic = isinstance(value, torch.SymInt) or (
-        isinstance(value, torch.Tensor)
-        and any(isinstance(size, torch.SymInt) for size in value.shape)
-    )
-    if symbolic:
+    is_symbol = isinstance(value, torch.SymInt)
+    tensors = tensors_of(value)
+    symbolic = [one for one in tensors if any(isinstance(n, torch.SymInt) for n in one.shape)]
+    if not is_symbol and not symbolic:
+        return
+    if node.op == "placeholder":
         raise UnsupportedModelError(
             f"The input '{node.name}' has the dynamic shape {getattr(value, 'shape', value)}, and "
             f"a plan needs fixed ones; pass dynamic=False to torch.compile, which then plans each "
             f"shape by itself."
         )
+    raise UnsupportedModelError(
+        f"The result of '{node.target}' has a shape or a value that depends on data, and a plan "
+        f"needs fixed ones; use a form of fixed size, such as a mask instead of an index list."
+    )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from treadle.core.errors import SettingsError
-from treadle.model.graph.trace import Inputs, Loss
+from treadle.model.graph.inputs import Inputs
+from treadle.model.graph.trace import Loss
 from treadle.model.graph.update import OptimizerName, rule_of
 
 if TYPE_CHECKING:
