@@ -210,9 +210,9 @@ def test_folders_that_hold_no_model_are_refused_with_the_mend(step, tmp_path):
     plan(step, out)
     with pytest.raises(CheckpointError, match=r"give '.*out/graph.json'"):
         plan(out)
-    folder = tiny.build("gpt2", tmp_path / "t5")
-    (folder / "config.json").write_text('{"model_type": "t5", "d_model": 16, "num_layers": 1}')
-    with pytest.raises(UnsupportedModelError, match="no causal language model of the type 't5'"):
+    folder = tiny.build("gpt2", tmp_path / "sound")
+    (folder / "config.json").write_text('{"model_type": "wav2vec2"}')
+    with pytest.raises(UnsupportedModelError, match="no class for the type 'wav2vec2'"):
         plan(folder, batch=1, seq=8)
 
 
