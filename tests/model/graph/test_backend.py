@@ -76,8 +76,17 @@ def test_buffers_and_dropout_have_eagers_bits():
         assert torch.equal(wanted.grad, found.grad)
 
 
-@pytest.mark.parametrize("use_reentrant", [False, True])
-@pytest.mark.parametrize("name", ["dropout", "llama", "mixtral"])
+@pytest.mark.parametrize(
+    ("name", "use_reentrant"),
+    [
+        ("dropout", False),
+        ("dropout", True),
+        ("llama", False),
+        pytest.param("llama", True, marks=pytest.mark.slow),
+        pytest.param("mixtral", False, marks=pytest.mark.slow),
+        pytest.param("mixtral", True, marks=pytest.mark.slow),
+    ],
+)
 def test_checkpointed_blocks_have_eagers_bits(name, use_reentrant):
     """Blocks that run again draw the same numbers again."""
     if name == "dropout":

@@ -169,7 +169,9 @@ def planned(captured, fraction):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("form", ["program", "planned", "arena"])
+@pytest.mark.parametrize(
+    "form", [pytest.param("program", marks=pytest.mark.slow), "planned", "arena"]
+)
 def test_a_captured_step_trains_as_eager_does(case, form):
     build, batch = CASES[case]
     torch.manual_seed(0)
@@ -195,8 +197,19 @@ def numbers_of_a_model(batch=2, seq=12):
     return {"input_ids": ids, "labels": ids, "use_cache": False}
 
 
-@pytest.mark.parametrize("use_reentrant", [None, False, True])
-@pytest.mark.parametrize("model_type", ["llama", "mixtral", "qwen3_moe"])
+@pytest.mark.parametrize(
+    ("model_type", "use_reentrant"),
+    [
+        ("llama", True),
+        ("mixtral", False),
+        pytest.param("llama", False, marks=pytest.mark.slow),
+        *(
+            pytest.param(name, kind, marks=pytest.mark.slow)
+            for name, kind in [("mixtral", None), ("mixtral", True), ("qwen3_moe", None)]
+        ),
+        *(pytest.param("qwen3_moe", kind, marks=pytest.mark.slow) for kind in (False, True)),
+    ],
+)
 def test_models_of_transformers_train_as_eager_does(model_type, use_reentrant):
     """Experts, whose eager form depends on the data, up to rounding."""
 
