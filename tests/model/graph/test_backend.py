@@ -193,6 +193,7 @@ def test_inductor_takes_the_reordered_halves():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # Inductor's own import
 def test_inductor_takes_dropout():
     torch.manual_seed(0)
     model = Body(False)

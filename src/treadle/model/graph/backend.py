@@ -144,9 +144,9 @@ def compile_step(
             inner = getattr(error, "inner_exception", None)
             if isinstance(inner, TreadleError):
                 raise inner from error
-            first = str(error).strip().splitlines()[0]
+            said = str(inner or error).strip().splitlines() or [""]
             raise UnsupportedModelError(
-                f"The step cannot be compiled: {type(inner or error).__name__}: {first}. Run it "
+                f"The step cannot be compiled: {type(inner or error).__name__}: {said[0]}. Run it "
                 f"once eagerly on the same inputs: if it fails there too, mend it; if not, replace "
                 f"what depends on values by tensor operations such as torch.where."
             ) from error
