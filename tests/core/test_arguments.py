@@ -53,7 +53,7 @@ def test_what_is_right_passes_in_pythons_own_types() -> None:
     assert (found["rate"], type(found["count"]), found["kind"]) == (1, int, 4)
     assert (found["words"], found["size"]) == (["x"], 2000)
     assert type(drive("m", rate=np.float32(0.5))["rate"]) is float
-    assert drive(Path("m"), size=3)["size"] == 3
+    assert drive(Path("m"), size=3000)["size"] == 3000
     assert drive("m", gloss=3)["gloss"] == 3, "methods are left to their tables"
 
 

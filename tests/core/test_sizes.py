@@ -3,6 +3,7 @@ from typing import Annotated
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from treadle.core.arguments import checked
 from treadle.core.errors import SettingsError
 from treadle.core.sizes import WRITTEN, Bytes, is_bytes, parse_bytes, spoken, written
 
@@ -56,6 +57,19 @@ def test_python_takes_numbers_and_what_is_written_takes_units():
     for value in (2000, "2000", 2e3):
         with pytest.raises(ValidationError, match="has no unit"):
             adapter.validate_python(value, context=WRITTEN)
+
+
+@pytest.mark.parametrize("number", [1, 24, 80, 1023])
+def test_a_small_bare_number_in_python_is_refused_with_the_unit(number):
+    @checked
+    def verb(budget: Bytes | str | None = None, cache_bytes: Bytes = 1) -> object:
+        return budget, cache_bytes
+
+    with pytest.raises(SettingsError, match=f"budget = {number} is {number} bytes.*'{number}GiB'"):
+        verb(budget=number)
+    assert verb(budget=f"{number}B", cache_bytes=number) == (number, number)
+    assert verb(budget=4096) == (4096, 1)
+    assert verb() == (None, 1)
 
 
 def test_sizes_are_known_by_their_type():

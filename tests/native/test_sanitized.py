@@ -33,6 +33,10 @@ def use(number):
         text.run_documents(own, "characters", 4)
         text.jaccard(sets, np.zeros(3, np.int64), np.zeros(3, np.int64))
         text.similar_pieces(own, np.array([0, 1]), 0.2, 8, 4)
+        many, none = np.zeros(40, np.int64), np.zeros(40, bool)
+        for keys in (None, np.arange(80, dtype=np.uint64).reshape(40, 2)):
+            text.leaders(sets, many, many, none, 0.8, keys)
+        text.stars(keys % 7, none)
         text.unite(np.arange(9), np.arange(8), np.arange(1, 9))
         text.parse_lines(np.frombuffer(b'{"text": "a", "id": 1}\\n' * 9, np.uint8), "text", "id")
 with ThreadPoolExecutor(8) as pool:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args,
 from treadle.core.errors import SettingsError
 from treadle.core.registry import Registry
 from treadle.core.settings import Settings, Without, make_settings
-from treadle.core.sizes import is_bytes, parse_bytes
+from treadle.core.sizes import is_bytes, parse_bytes, require_size
 
 __all__ = ["checked"]
 
@@ -88,6 +88,8 @@ def _checked(name: str, parameter: inspect.Parameter, value: Any) -> Any:  # Any
     for one in kinds:
         is_right, plain = _fits(one, value)
         if is_right:
+            if is_bytes(annotation) and plain is not None:
+                require_size(name, plain)
             return plain
     takes_lists = any(get_origin(one) in (list, tuple) for one in kinds)
     if takes_lists and isinstance(value, str | os.PathLike):

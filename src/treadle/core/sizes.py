@@ -8,11 +8,13 @@ from pydantic_core import PydanticCustomError
 
 from treadle.core.errors import SettingsError
 
-__all__ = ["WRITTEN", "Bytes", "is_bytes", "parse_bytes", "spoken", "written"]
+__all__ = ["WRITTEN", "Bytes", "is_bytes", "parse_bytes", "require_size", "spoken", "written"]
 
 WRITTEN = {"is_written": True}
 """Validation context of what a person wrote in a shell or a recipe: there, sizes need a unit."""
 
+_LEAST_BARE = 1024
+"""A bare number below it was surely meant in another unit than bytes."""
 _UNITS = {"b": 1}
 for _power, _letter in enumerate("kmgt", 1):
     _UNITS[f"{_letter}b"] = 1000**_power
@@ -44,6 +46,21 @@ def parse_bytes(text: str) -> int:
             f"has, with its unit, as in 24GiB."
         )
     return int(num_bytes)
+
+
+def require_size(name: str, num_bytes: int) -> None:
+    """Refuse a bare number that is so small that another unit was meant.
+
+    A setting whose name ends in `_bytes` says its unit, so that any number is honest there.
+
+    Raises:
+        SettingsError: The number is below a KiB, and the name does not say bytes.
+    """
+    if 0 < num_bytes < _LEAST_BARE and not name.endswith("_bytes"):
+        raise SettingsError(
+            f"{name} = {num_bytes} is {num_bytes} bytes, which is surely not meant; write it with "
+            f"its unit: '{num_bytes}GiB', '{num_bytes}MB' or, for single bytes, '{num_bytes}B'."
+        )
 
 
 def spoken(num_bytes: float) -> str:

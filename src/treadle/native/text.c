@@ -3,6 +3,7 @@
 #include "text_room.h"
 #include "text_json.h"
 #include "text_similar.h"
+#include "text_leaders.h"
 
 /* The hashes of the runs of `size` words (lower-cased runs of letters, digits and marks; an ideograph is a word) or of
  * `size` such characters. Returns how many; they stand in room->gram. A shingle

@@ -26,11 +26,13 @@ __all__ = [
     "Unit",
     "count_documents",
     "jaccard",
+    "leaders",
     "minhash_documents",
     "parse_lines",
     "run_documents",
     "shingle_documents",
     "similar_pieces",
+    "stars",
     "unite",
 ]
 
@@ -236,6 +238,61 @@ def jaccard(sets: Shingles, left: Integers, right: Integers) -> npt.NDArray[np.f
         *(ctypes.c_int64(len(left)), pointer(found)),
     )
     return found
+
+
+def leaders(
+    sets: Shingles,
+    places: Integers,
+    clusters: Integers,
+    stays: npt.NDArray[np.bool_],
+    threshold: float,
+    keys: Keys | None = None,
+) -> tuple[Integers, npt.NDArray[np.float64]]:
+    """Return for each row the first of those that stay to which it is similar, and how much.
+
+    A row for which there is none stays, and is given -1 and NaN.
+
+    Args:
+        sets: Shingles.
+        places: Each row's set; the preferred rows first.
+        clusters: Of each row; those of one stand together, and others are not compared.
+        stays: Rows that go for none.
+        threshold: Least Jaccard similarity, above 0.
+        keys: Bands of each row, one of which must agree as well.
+    """
+    kernel = _kernel()
+    if kernel is None:
+        return twins.leaders(sets, places, clusters, stays, threshold, keys)
+    leader, similar = np.full(len(places), -1, np.int64), np.full(len(places), np.nan)
+    bands = 0 if keys is None else keys.shape[1]
+    held = np.zeros((1, 1), np.uint64) if keys is None else np.ascontiguousarray(keys)
+    done = kernel.leaders(
+        *(pointer(sets.values), pointer(sets.starts), pointer(places), pointer(clusters)),
+        *(pointer(stays.astype(np.uint8)), ctypes.c_int64(len(places))),
+        *(ctypes.c_double(threshold), pointer(held), ctypes.c_int64(bands)),
+        *(pointer(leader), pointer(similar)),
+    )
+    return _checked(done, (leader, similar))
+
+
+def stars(keys: Keys, stays: npt.NDArray[np.bool_]) -> Integers:
+    """Return for each row the first of those that stay with which it shares a band.
+
+    A row for which there is none stays, and is given -1.
+
+    Args:
+        keys: Bands of each row, [rows, bands]; the preferred rows first.
+        stays: Rows that go for none.
+    """
+    kernel = _kernel()
+    if kernel is None:
+        return twins.stars(keys, stays)
+    leader, held = np.full(len(keys), -1, np.int64), np.ascontiguousarray(keys)
+    done = kernel.stars(
+        *(pointer(held), ctypes.c_int64(keys.shape[1]), pointer(stays.astype(np.uint8))),
+        *(ctypes.c_int64(len(keys)), pointer(leader)),
+    )
+    return _checked(done, leader)
 
 
 def similar_pieces(

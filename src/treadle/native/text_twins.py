@@ -17,10 +17,12 @@ __all__ = [
     "COUNTS",
     "count_documents",
     "jaccard",
+    "leaders",
     "minhash_documents",
     "run_documents",
     "shingle_documents",
     "similar_pieces",
+    "stars",
     "stop_word_table",
     "unite",
 ]
@@ -305,6 +307,42 @@ def _similarity(sets: Shingles, left: int, right: int) -> float:
     both = len(np.intersect1d(one, other, assume_unique=True))
     union = len(one) + len(other) - both
     return both / union if union else 0.0
+
+
+def leaders(
+    sets: Shingles,
+    places: Integers,
+    clusters: Integers,
+    stays: npt.NDArray[np.bool_],
+    threshold: float,
+    keys: npt.NDArray[np.uint64] | None,
+) -> tuple[Integers, npt.NDArray[np.float64]]:
+    """Compare each row with all before it that stay."""
+    leader, similar = np.full(len(places), -1, np.int64), np.full(len(places), np.nan)
+    for row, place in enumerate(places.tolist()):
+        for other in range(row if not stays[row] else 0):
+            is_met = keys is None or bool((keys[row] == keys[other]).any())
+            if leader[other] >= 0 or clusters[other] != clusters[row] or not is_met:
+                continue
+            found = _similarity(sets, place, int(places[other]))
+            if found >= threshold:
+                leader[row], similar[row] = other, found
+                break
+    return leader, similar
+
+
+def stars(keys: npt.NDArray[np.uint64], stays: npt.NDArray[np.bool_]) -> Integers:
+    """Remember of each key of a band who stays first with it."""
+    leader = np.full(len(keys), -1, np.int64)
+    owner: dict[tuple[int, int], int] = {}
+    for row, own in enumerate(keys.tolist()):
+        met = [owner[key] for key in enumerate(own) if key in owner]
+        if met and not stays[row]:
+            leader[row] = min(met)
+            continue
+        for key in enumerate(own):
+            owner.setdefault(key, row)
+    return leader
 
 
 def similar_pieces(

@@ -156,6 +156,8 @@ def test_clipping_is_reported_and_blocks_early_updates(gpt2):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"budget": 24}, "budget = 24 is 24 bytes, .* write it with its unit: '24GiB'"),
+        ({"budget": "24"}, "'24' has no unit; write 24GiB"),
         ({"budget": "24 gallons"}, "'24 gallons' cannot be read, expected a number and a unit"),
         ({"budget": "1e400GB"}, "1e400GB' is inf bytes"),
         ({"clip_norm": float("nan")}, "clip_norm is nan"),
@@ -208,9 +210,9 @@ def test_folders_that_hold_no_model_are_refused_with_the_mend(step, tmp_path):
     plan(step, out)
     with pytest.raises(CheckpointError, match=r"give '.*out/graph.json'"):
         plan(out)
-    folder = tiny.build("gpt2", tmp_path / "t5")
-    (folder / "config.json").write_text('{"model_type": "t5", "d_model": 16, "num_layers": 1}')
-    with pytest.raises(UnsupportedModelError, match="no causal language model of the type 't5'"):
+    folder = tiny.build("gpt2", tmp_path / "sound")
+    (folder / "config.json").write_text('{"model_type": "wav2vec2"}')
+    with pytest.raises(UnsupportedModelError, match="no class for the type 'wav2vec2'"):
         plan(folder, batch=1, seq=8)
 
 

@@ -13,6 +13,7 @@ from treadle.model.graph.backend import Backend, compile_step
 from treadle.model.graph.measure import allocated_bytes
 from treadle.model.graph.order import least_peak, peak_bytes
 
+from .test_wild_modules import ROWS, Body, seeded
 from .training import OPTIMIZERS, token_batches, trained
 
 
@@ -75,6 +76,90 @@ def test_buffers_and_dropout_have_eagers_bits():
         assert torch.equal(wanted.grad, found.grad)
 
 
+@pytest.mark.parametrize(
+    ("name", "use_reentrant"),
+    [
+        ("dropout", False),
+        ("dropout", True),
+        ("llama", False),
+        pytest.param("llama", True, marks=pytest.mark.slow),
+        pytest.param("mixtral", False, marks=pytest.mark.slow),
+        pytest.param("mixtral", True, marks=pytest.mark.slow),
+    ],
+)
+def test_checkpointed_blocks_have_eagers_bits(name, use_reentrant):
+    """Blocks that run again draw the same numbers again."""
+    if name == "dropout":
+        torch.manual_seed(0)
+        model, run = Body(use_reentrant), lambda model: model(ROWS).square().mean()
+    else:
+        model = tiny.model(name, num_hidden_layers=1).train()
+        model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+        ids = token_batches(1)[0]["input_ids"]
+        run = lambda model: loss_of(model)(ids)  # noqa: E731
+    own = copy.deepcopy(model)
+    compiled = compile_step(lambda: run(own), Backend(roam))
+    losses = [seeded(run)(model), seeded(compiled)()]
+    for loss in losses:
+        loss.backward()
+    assert torch.equal(*losses)
+    for wanted, found in zip(model.parameters(), own.parameters(), strict=True):
+        assert torch.equal(wanted.grad, found.grad)
+
+
+class Choosing(nn.Module):
+    """Chooses a layer by data, in the form that a graph can hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+
+    def forward(self, rows):
+        first, second = self.layers
+        return torch.cond(rows.sum() > 0, lambda x: first(x), lambda x: second(x).tanh(), (rows,))
+
+
+class Broken(nn.Module):
+    """Reads a number in the middle, so that dynamo makes several graphs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, rows):
+        rows = self.first(rows)
+        if rows.sum().item() > 0:
+            rows = rows * 2
+        torch._dynamo.graph_break()
+        return self.last(rows[rows > -9].reshape(-1, 4).tanh())
+
+
+@pytest.mark.filterwarnings("ignore:.*grad attribute of a Tensor:UserWarning")  # dynamo's own
+@pytest.mark.parametrize("build", [Choosing, Broken])
+def test_branches_and_several_graphs_have_eagers_bits(build):
+    torch.manual_seed(0)
+    model = build()
+    own = copy.deepcopy(model)
+    for module in (model, torch.compile(own, backend=Backend(), dynamic=False)):
+        module(ROWS).square().mean().backward()
+    for wanted, found in zip(model.parameters(), own.parameters(), strict=True):
+        assert (wanted.grad is None) == (found.grad is None)
+        assert wanted.grad is None or torch.equal(wanted.grad, found.grad)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda rows: rows[rows > 0], "result of 'aten.* depends on data"),
+        (lambda rows: rows * 2 if rows.sum().item() > 0 else rows, "cannot be compiled.*UserErr"),
+        (lambda rows: rows @ rows, "cannot be compiled|no single graph"),
+    ],
+)
+def test_what_is_no_fixed_graph_is_named(function, message):
+    with pytest.raises(UnsupportedModelError, match=message):
+        compile_step(function)(torch.ones(3, 4, requires_grad=True))
+
+
 def test_backend_takes_any_planner():
     asked = []
 
@@ -105,6 +190,16 @@ def test_inductor_takes_the_reordered_halves():
     compiled = compile_step(loss_of(own), Backend(lower_by="inductor"))
     losses, _ = train_compiled(own, batches, compiled)
     torch.testing.assert_close(losses, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # Inductor's own import
+def test_inductor_takes_dropout():
+    torch.manual_seed(0)
+    model = Body(False)
+    own = copy.deepcopy(model)
+    losses = [seeded(f)(ROWS) for f in (model, compile_step(own, Backend(lower_by="inductor")))]
+    torch.testing.assert_close(*losses)
 
 
 def test_graph_break_is_named():

@@ -7,7 +7,9 @@ import pytest
 from tests.text.curate import corpora
 
 from treadle import curate
+from treadle.native.text import Texts
 from treadle.text.curate import METHODS
+from treadle.text.curate.base import Documents
 
 NUM_SHINGLES = 120
 
@@ -113,6 +115,92 @@ def test_a_chain_does_not_pull_its_far_end_along(tmp_path):
         for other in kept:
             if one != other:
                 assert similarity(texts[int(one)], texts[int(other)]) < 0.87
+
+
+def chain(length, step=12, words=100):
+    """Return texts of which each is a near copy of the next alone."""
+    return [" ".join(f"w{n}" for n in range(step * k, step * k + words)) for k in range(length)]
+
+
+def test_a_chain_is_one_cluster_and_the_result_says_how_far_it_reached(tmp_path):
+    decided, result = run(tmp_path, chain(40), bands=20, rows=4)
+    copies = [row for row in decided.values() if not row["is_kept"]]
+    assert len(copies) == 39
+    assert result.measurement("least_similarity").value == 0.0
+    beyond = result.measurement("distant_copies_fraction")
+    knee = (1 / 20) ** 0.25
+    assert beyond.value == np.mean([row["jaccard"] < knee for row in copies]) > 0.6
+    (note,) = [note for note in result.notes if "reached down to a similarity of 0.00" in note]
+    assert "--clusters stars takes only what was found together with what is kept" in note
+
+
+def test_stars_keep_one_of_what_was_found_together(tmp_path):
+    texts = chain(40)
+    decided, result = run(tmp_path, texts, bands=20, rows=4, clusters="stars")
+    kept = {name for name, row in decided.items() if row["is_kept"]}
+    assert 5 < len(kept) < 35
+    for row in decided.values():
+        assert row["is_kept"] or row["kept_id"] in kept
+    assert result.measurement("least_similarity").value > 0.1
+    assert result.measurement("distant_copies_fraction").value < 0.4
+    assert not any("--clusters stars" in note for note in result.notes)
+    strict, _ = run(tmp_path, texts, bands=20, rows=4, clusters="stars", threshold=0.7)
+    for name, row in strict.items():
+        if not row["is_kept"]:
+            assert similarity(texts[int(name)], texts[int(row["kept_id"])]) >= 0.7
+    assert sum(row["is_kept"] for row in strict.values()) >= len(kept)
+
+
+def test_stars_are_what_a_naive_search_finds(tmp_path):
+    """In the order of preference, each goes for the first that stays and shares a band with it."""
+    texts = [str(row["text"]) for row in corpora.records(60)] + chain(20)
+    method = METHODS.resolve({"method": "minhash", "bands": 20, "rows": 2})
+    decided, _ = run(tmp_path, texts, bands=20, rows=2, clusters="stars")
+    documents = Documents(Texts.of(texts), None)
+    columns = method.measure(documents)
+    keys = np.stack([columns[f"key_{band}"] for band in range(20)], axis=1)
+    ranked = sorted(range(len(texts)), key=lambda n: (-len(texts[n].encode()), n))
+    kept, wanted = [], {}
+    for n in ranked:
+        met = next((k for k in kept if (keys[k] == keys[n]).any()), None)
+        wanted[f"{n:05d}"] = None if met is None else f"{met:05d}"
+        kept += [n] if met is None else []
+    assert {name: row["kept_id"] for name, row in decided.items()} == wanted
+
+
+@pytest.mark.parametrize("clusters", ["linked", "stars"])
+@pytest.mark.parametrize("threshold", [0, 0.6])
+def test_decisions_do_not_depend_on_order_or_workers(tmp_path, clusters, threshold):
+    texts = [*chain(30), *(str(row["text"]) for row in corpora.records(30))]
+    found = []
+    for order, workers in ((1, 1), (-1, 2)):
+        rows = [{"id": f"{n:05d}", "text": text} for n, text in enumerate(texts)][::order]
+        data = corpora.write_lines(tmp_path / "a.jsonl", rows)
+        settings = {"bands": 40, "rows": 2, "clusters": clusters, "threshold": threshold}
+        method = {"method": "minhash", **settings}
+        curate(data, tmp_path / "out", method, overwrite=True, workers=workers)
+        decided = corpora.decisions(tmp_path / "out")
+        found.append({name: (row["kept_id"], row["jaccard"]) for name, row in decided.items()})
+    assert found[0] == found[1]
+    assert any(kept for kept, _ in found[0].values())
+
+
+def test_every_door_takes_stars(tmp_path, capsys):
+    from treadle.cli import main
+    from treadle.recipe import run_recipe
+
+    rows = [{"id": f"{n:05d}", "text": text} for n, text in enumerate(chain(30))]
+    data = corpora.write_lines(tmp_path / "a.jsonl", rows)
+    asked = ["--bands", "64", "--rows", "2", "--clusters", "stars"]
+    assert main(["curate", "minhash", str(data), str(tmp_path / "shell"), *asked]) == 0
+    (tmp_path / "r.yaml").write_text(
+        f"out: {tmp_path}/runs\nsteps:\n  - curate: {{method: minhash, data: {data}, bands: 64, "
+        f"rows: 2, clusters: stars, out: recipe}}\n"
+    )
+    assert len(list(run_recipe(tmp_path / "r.yaml"))) == 1
+    found = [corpora.decisions(tmp_path / out) for out in ("shell", "runs/recipe")]
+    assert found[0] == found[1]
+    assert sum(row["is_kept"] for row in found[0].values()) > 3
 
 
 @pytest.mark.parametrize("preset", ["fineweb", "map-cc"])

@@ -125,11 +125,26 @@ def _chunked(step: TrainingStep) -> Graph | None:
 def _what_else(step: TrainingStep, plan: Plan, budget_bytes: int) -> str:
     """Return what would help that changes the training, in the imperative."""
     if plan.graph.persistent_bytes >= budget_bytes:
+        less = _less_to_hold(step)
         if step.settings().get("optimizer", "sgd") != "sgd":
-            return "Choose --optimizer sgd, which keeps one state less, or a smaller model."
-        return "Choose a smaller model, or shard it over several devices."
+            return f"Choose --optimizer sgd, which keeps one state less, or a smaller model.{less}"
+        return f"Choose a smaller model, or shard it over several devices.{less}"
     if step.clip_norm is not None:
         return "Leave out --clip-norm, which holds all gradients until the last is there."
+    if not step.is_file and not step.checkpointing:
+        return "Switch on --checkpointing, or lower --batch or --seq."
     if (step.batch or 1) > 1:
         return f"Lower --batch (here {step.batch}) or --seq."
     return "Lower --seq, or choose a smaller model."
+
+
+def _less_to_hold(step: TrainingStep) -> str:
+    """Return a sentence on what makes parameters, gradients and states fewer or smaller."""
+    if step.is_file:
+        return ""
+    found = []
+    if step.lora_rank is None and step.learn is None:
+        found.append("--lora-rank 16 (a part learns)")
+    if step.settings()["dtype"] == "float32":
+        found.append("--dtype bfloat16 (all takes half)")
+    return f" Or give {' or '.join(found)}." if found else ""

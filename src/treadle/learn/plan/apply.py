@@ -1,7 +1,7 @@
 """The verb: capture a step, plan it, say whether it fits and what would make it fit."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from treadle.core.arguments import checked
 from treadle.core.registry import Choice
@@ -36,20 +36,28 @@ def plan(
     optimizer: str | None = None,
     clip_norm: float | None = None,
     chunked_loss: int | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    autocast: Literal["bfloat16", "float16"] | None = None,
+    checkpointing: bool | None = None,
+    lora_rank: int | None = None,
+    learn: str | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Result:
     """Plan the memory of a training step: say whether it fits, and what makes it fit.
 
     The step (forward, loss, backward, update) is captured under fake tensors, so planning takes
-    the memory of the graph alone. Nothing is trained.
+    the memory of the graph alone. Nothing is trained, and a folder needs no more than its config:
+    what its class is trained for (next tokens, encoder and decoder, masked tokens, classes of
+    texts, tokens or images) is planned.
 
     Args:
         model: Hugging Face folder, packaged:smollm2, a hub id, or a graph.json of an earlier plan.
         out: Folder for plan.json, graph.json and result.json (default: nothing is written).
         method: What is planned.
         batch: Rows of a batch (default 1).
-        seq: Tokens of a row (default 512, or the model's positions where these are fewer).
+        seq: Tokens of a row (default 512, or the model's positions where these are fewer); of
+            encoder and decoder alike, none where the model sees images.
         budget: Memory that the step may take, such as 24GiB.
         order: In what order operators run.
         layout: Where values lie.
@@ -58,6 +66,12 @@ def plan(
             adamw).
         clip_norm: Clip the norm of all gradients together (default: no clipping).
         chunked_loss: Compute the loss in so many chunks of tokens, so that logits are never whole.
+        dtype: Numbers of parameters, gradients and optimizer states (default float32).
+        autocast: Numbers of the forward pass, where parameters stay in `dtype` (mixed precision).
+        checkpointing: Keep each block's input alone, and make the rest again in the backward pass.
+        lora_rank: Freeze the model and let factors of this rank learn beside its linear layers.
+        learn: Regular expression found in the names of the parameters that learn (with lora_rank:
+            of the linear layers that get factors).
         seed: Seed of random orders and of hill climbing.
         overwrite: Replace a plan in `out`.
 
@@ -75,7 +89,11 @@ def plan(
     ordering, placing = ORDERS.resolve(order, "roam"), LAYOUTS.resolve(layout, "nested")
     budget_bytes = parse_bytes(budget) if isinstance(budget, str) else budget
     out = None if out is None else Path(out)
-    step = TrainingStep(str(model), batch, seq, optimizer, clip_norm, chunked_loss)
+    step = TrainingStep(
+        str(model),
+        *(batch, seq, optimizer, clip_norm, chunked_loss),
+        *(dtype, autocast, checkpointing, lora_rank, learn),
+    )
     settings: dict[str, Any] = {  # Any: JSON values
         **planner.settings(),
         **step.settings(),

@@ -19,7 +19,8 @@ from treadle.model.graph.schema import Graph, GraphValue, Operator
 __all__ = ["Recomputed", "recompute"]
 
 _NOT_REPEATABLE = ("dropout", "bernoulli", "rand", "batch_norm")
-"""Parts of operators' names that draw numbers or count their calls."""
+"""Parts of operators' names that draw numbers or count their calls; graphs of older files say it by
+names alone."""
 
 
 class Recomputed(NamedTuple):
@@ -86,6 +87,7 @@ class _Search:
             index
             for index, operator in enumerate(graph.operators)
             if _writes_inputs(operator)
+            or operator.is_random
             or any(part in operator.op for part in _NOT_REPEATABLE)
             or changed & set(operator.outputs)
         }

@@ -11,7 +11,7 @@ from treadle.model.graph.schema import Graph, load_graph
 
 __all__ = ["StepSource", "TrainingStep", "read_step"]
 
-_BATCH, _SEQ, _OPTIMIZER = 1, 512, "adamw"
+_BATCH, _SEQ, _OPTIMIZER, _DTYPE = 1, 512, "adamw", "float32"
 
 
 class TrainingStep(NamedTuple):
@@ -23,6 +23,11 @@ class TrainingStep(NamedTuple):
     optimizer: str | None = None
     clip_norm: float | None = None
     chunked_loss: int | None = None
+    dtype: str | None = None
+    autocast: str | None = None
+    checkpointing: bool | None = None
+    lora_rank: int | None = None
+    learn: str | None = None
 
     @property
     def is_file(self) -> bool:
@@ -39,6 +44,11 @@ class TrainingStep(NamedTuple):
             "optimizer": _OPTIMIZER if self.optimizer is None else self.optimizer,
             "clip_norm": self.clip_norm,
             "chunked_loss": self.chunked_loss,
+            "dtype": _DTYPE if self.dtype is None else self.dtype,
+            "autocast": self.autocast,
+            "checkpointing": bool(self.checkpointing),
+            "lora_rank": self.lora_rank,
+            "learn": self.learn,
         }
 
 
@@ -81,24 +91,46 @@ def _from_file(step: TrainingStep) -> StepSource:
 def _captured(step: TrainingStep) -> StepSource:
     from treadle.model.graph.capture import capture_model
     from treadle.model.graph.causal_lm import config_of, differences
+    from treadle.model.graph.training import Training
     from treadle.model.graph.update import OptimizerName
 
     asked = step.settings()
+    training = Training(**{name: asked.pop(name) for name in Training._fields})
     if asked["optimizer"] not in get_args(OptimizerName):
         known = list(get_args(OptimizerName))
         raise SettingsError(
             f"Unknown optimizer '{asked['optimizer']}'. {near(asked['optimizer'], known)}"
         )
     config, _ = config_of(step.model, "sdpa")
-    most = getattr(config, "max_position_embeddings", None)
-    if asked["seq"] is None:
-        asked["seq"] = _SEQ if most is None else min(_SEQ, most)
-    if most is not None and asked["seq"] > most:
-        raise SettingsError(
-            f"seq = {asked['seq']} is longer than the {most} positions of '{step.model}'; lower it."
-        )
-    graph = capture_model(step.model, **asked).graph
+    asked["seq"] = _seq_of(step, config)
+    captured = capture_model(step.model, **asked, training=training)
     read = Input(
         name="config", path=step.model, content_hash=digest(config.to_dict()), role="config"
     )
-    return StepSource(graph, read, differences(step.model))
+    return StepSource(captured.graph, read, differences(step.model, training))
+
+
+def _seq_of(step: TrainingStep, config: Any) -> int:  # Any: transformers' own
+    """Return the tokens of a row: as asked, or as many as the model can, up to a bound.
+
+    Raises:
+        SettingsError: The model has fewer positions, or none at all.
+    """
+    from treadle.model.graph.tasks import image_shape, num_positions, task_of
+
+    task = task_of(config)
+    if not task.has_tokens:
+        if step.seq is not None:
+            raise SettingsError(
+                f"seq = {step.seq} has no effect on '{step.model}', {task.name} of images of "
+                f"{image_shape(config)}; leave it out."
+            )
+        return 0
+    most = num_positions(config)
+    if step.seq is None:
+        return _SEQ if most is None else min(_SEQ, most)
+    if most is not None and step.seq > most:
+        raise SettingsError(
+            f"seq = {step.seq} is longer than the {most} positions of '{step.model}'; lower it."
+        )
+    return step.seq

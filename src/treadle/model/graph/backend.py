@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.core.errors import SettingsError, TreadleError, UnsupportedModelError
 from treadle.model.graph.capture import Captured
 from treadle.model.graph.execute import reordered
 from treadle.model.graph.half import SavedHalf, capture_backward, capture_forward
@@ -22,6 +22,11 @@ Planner = Callable[[Graph], Sequence[int]]
 
 Lowering = Literal["eager", "inductor"]
 _Compiled = Callable[[list[Any]], Any]  # Any: tensors in, tensors out
+_INDUCTOR: dict[str, Any] = {  # Any: its settings
+    "reorder_for_peak_memory": False,
+    "fallback_random": True,
+}
+"""Random numbers by eager's kernels: Inductor's own are put in before it sees a half."""
 logger = logging.getLogger(__name__)
 
 
@@ -48,9 +53,11 @@ class Backend:
 
         lower_by = self._lowering(options or {})
         if lower_by == "inductor":
+            from torch._inductor import config
             from torch._inductor.decomposition import select_decomp_table
 
-            extra = {"decompositions": select_decomp_table()}
+            with config.patch(_INDUCTOR):
+                extra = {"decompositions": select_decomp_table()}
         else:
             extra = {}
         halves = _Halves(self, lower_by)
@@ -106,7 +113,7 @@ def _by_inductor(module: "torch.fx.GraphModule", inputs: Sequence[Any], name: st
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
 
-    with config.patch(reorder_for_peak_memory=False):
+    with config.patch(_INDUCTOR):
         compiled: _Compiled = compile_fx_inner(module, inputs, is_backward=name == "backward")
     return compiled
 
@@ -117,7 +124,7 @@ def compile_step(
     """Return `function` compiled as one graph of fixed shapes, by `backend` or least peak first.
 
     Raises (on the first call):
-        UnsupportedModelError: The graph breaks; the message names where.
+        UnsupportedModelError: The graph breaks, or cannot be compiled; the message names where.
     """
     import torch
     from torch._dynamo import exc
@@ -133,9 +140,15 @@ def compile_step(
                 f"The step is no single graph: {first}. Replace what breaks it by tensor "
                 f"operations, or compile the part that is one."
             ) from error
-        except exc.BackendCompilerFailed as error:
-            if isinstance(error.inner_exception, UnsupportedModelError | SettingsError):
-                raise error.inner_exception from error
-            raise
+        except exc.TorchDynamoException as error:
+            inner = getattr(error, "inner_exception", None)
+            if isinstance(inner, TreadleError):
+                raise inner from error
+            said = str(inner or error).strip().splitlines() or [""]
+            raise UnsupportedModelError(
+                f"The step cannot be compiled: {type(inner or error).__name__}: {said[0]}. Run it "
+                f"once eagerly on the same inputs: if it fails there too, mend it; if not, replace "
+                f"what depends on values by tensor operations such as torch.where."
+            ) from error
 
     return run

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from treadle.core.errors import UnsupportedModelError
 from treadle.model.graph.aliasing import donations, sums_gradients
 from treadle.model.graph.flops import count_flops
-from treadle.model.graph.nodes import is_random, tensors_of, written_nodes
+from treadle.model.graph.nodes import (
+    draws,
+    has_effect,
+    is_random,
+    is_state,
+    tensors_of,
+    written_nodes,
+)
 from treadle.model.graph.schema import Graph, GraphValue, Kind, Operator, Phase
 from treadle.model.graph.trace import Binding, Traced, TracedOptimizer
 from treadle.model.graph.update import UpdateRule, writes
@@ -100,6 +107,7 @@ class _Walk:
             }
             return
         self._after_loss = self._after_loss or node.name == self._tangent
+        node.meta.setdefault("val", None)  # of what returns nothing
         tensors = self._tensors(node)
         if node.name in self._same_storage:
             self._storages.join(tensors[0], self.values_of[self._same_storage[node.name]][0])
@@ -108,16 +116,18 @@ class _Walk:
         fresh = [number for number in dict.fromkeys(self.values_of[node.name]) if number >= known]
         if node.op in ("placeholder", "get_attr"):
             self._persistent(node, tensors, fresh)
-        elif fresh or written_nodes(node):
+        elif fresh or written_nodes(node) or has_effect(node):
             self._operator(node, tensors, fresh)
         else:
             self._view(node)
 
     def _tensors(self, node: "torch.fx.Node") -> "list[Tensor]":
         if node.op == "get_attr":
-            tensors = tensors_of(getattr(node.graph.owning_module, str(node.target)))
+            held = getattr(node.graph.owning_module, str(node.target))
+            tensors = tensors_of(held)
             _require_real(node, tensors)
-            node.meta["val"] = tensors[0]
+            # Not a tensor: the graph of a branch of torch.cond and the like.
+            node.meta["val"] = tensors[0] if tensors else held
             return tensors
         return tensors_of(node.meta.get("val"))
 
@@ -139,7 +149,10 @@ class _Walk:
         source = getattr(node.args[0] if node.args else None, "name", "")
         if node.target is operator.getitem and source in self._operator_of:
             self.members[self._operator_of[source]].append(node.name)
-            self._plain[node.name] = self.values_of[node.name][0]
+            if isinstance(node.meta.get("val"), torch.Tensor):
+                self._plain[node.name] = self.values_of[node.name][0]
+            else:  # results of an operator within another one
+                self._operator_of[node.name] = self._operator_of[source]
         elif node.target is torch.ops.aten.detach.default and source in self._plain:
             self._plain[node.name] = self._plain[source]
 
@@ -150,7 +163,7 @@ class _Walk:
             number for source in written_nodes(node) for number in self.values_of[source.name]
         }
         update = writes(node.target) >= 0
-        phase = self._phase(inputs, written, update)
+        phase = self._phase(node, inputs, written)
         made = {self._storages.number(tensor): tensor for tensor in reversed(tensors)}
         for place, number in enumerate(fresh):
             label = node.name if len(fresh) == 1 else f"{node.name}.{place}"
@@ -173,11 +186,12 @@ class _Walk:
                 eager_in_place=tuple(
                     pair for pair in pairs if sums and pair[0] == self._plain_value(node.args[0])
                 ),
+                is_random=draws(node) or is_state(node),
             )
         )
         if len(fresh) == 1:
             self._plain[node.name] = fresh[0]
-        elif not fresh and (changed := self._plain_value(node.args[0])) is not None:
+        elif written and (changed := self._plain_value(node.args[0])) is not None:
             self._plain[node.name] = changed
         self.members.append([node.name])
         self._operator_of[node.name] = index
@@ -199,10 +213,11 @@ class _Walk:
         """
         return self._plain.get(getattr(source, "name", ""))
 
-    def _phase(self, inputs: tuple[int, ...], written: set[int], update: bool) -> Phase:
-        if update:
+    def _phase(self, node: "torch.fx.Node", inputs: tuple[int, ...], written: set[int]) -> Phase:
+        if writes(node.target) >= 0:
             return "update"
-        if self._varying.isdisjoint(inputs) and self._varying.isdisjoint(written):
+        is_fixed = self._varying.isdisjoint(inputs) and self._varying.isdisjoint(written)
+        if is_fixed and not is_state(node):
             return "constant"
         return "backward" if self._after_loss else "forward"
 

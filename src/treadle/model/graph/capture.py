@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from treadle.core.errors import SettingsError
 from treadle.model.graph.canonical import canonical
+from treadle.model.graph.inputs import Inputs
 from treadle.model.graph.schema import Graph
-from treadle.model.graph.trace import Binding, Inputs, Loss, TracedOptimizer, trace_step
+from treadle.model.graph.tasks import task_of
+from treadle.model.graph.trace import Binding, Loss, TracedOptimizer, trace_step
+from treadle.model.graph.training import PLAIN, Training
 from treadle.model.graph.update import OptimizerName, rule_of
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ class Captured(NamedTuple):
     """What the placeholders of `module` stand for, in order."""
     values: dict[str, tuple[int, ...]]
     """Of each node, the values in which its tensors lie; a view's are its base's."""
+    notes: tuple[str, ...] = ()
+    """How the step differs from the module's eager one."""
 
 
 def capture_step(
@@ -46,11 +51,14 @@ def capture_step(
 ) -> Captured:
     """Capture forward, loss, backward and update of any module; nothing is computed.
 
-    Dropout draws stay in program order; a module in evaluation mode has none.
+    Dropout draws stay in program order, and checkpointed blocks draw the same again; a module in
+    evaluation mode has none. Experts of transformers' models compute as one batched product, whose
+    shapes depend on no data: the same up to rounding, and a note says so.
 
     Args:
         build: Makes the module; called under fake tensors, so that it allocates nothing.
-        inputs: The batch by keyword, or what makes it.
+        inputs: The batch by keyword, or what makes it: tensors, lists and dicts of them (each is
+            then called KEYWORD.PLACE), and settings, which are fixed.
         loss: From the module and the batch to a scalar; by default the `loss` that the module's
             result carries.
         optimizer: adamw (PyTorch's fused kernel, no scratch), adamw_foreach or sgd (momentum 0.9).
@@ -62,13 +70,13 @@ def capture_step(
         name: Name of the graph.
 
     Raises:
-        UnsupportedModelError: An operator cannot be captured; the message names it.
+        UnsupportedModelError: Something cannot be captured; the message names what, and where.
         SettingsError: The optimizer is unknown, nothing is trained, or the loss is no scalar.
     """
     if clip_norm is not None and not clip_norm > 0:
         raise SettingsError(f"clip_norm is {clip_norm}, expected more than 0; leave it out.")
     if chunked_loss is not None:
-        if loss is not None or chunked_loss < 1:
+        if loss is not None:
             raise SettingsError(
                 f"chunked_loss = {chunked_loss} stands for a loss of 1 chunk or more; give it or "
                 f"`loss`, not both."
@@ -78,10 +86,10 @@ def capture_step(
         loss = chunked(chunked_loss)
     by = TracedOptimizer(optimizer, rule_of(optimizer), learning_rate, clip_norm)
     traced = trace_step(build, inputs, loss or own_loss, by)
-    return Captured(*canonical(traced, name, by))
+    return Captured(*canonical(traced, name, by), traced.notes)
 
 
-def own_loss(module: "nn.Module", data: "dict[str, Tensor]") -> "Tensor":
+def own_loss(module: "nn.Module", data: dict[str, Any]) -> "Tensor":  # Any: inputs
     """Return the loss that the module's own result carries.
 
     Raises:
@@ -105,46 +113,44 @@ def capture_model(
     clip_norm: float | None = None,
     chunked_loss: int | None = None,
     attention: Literal["auto", "sdpa", "eager"] = "auto",
+    training: Training = PLAIN,
 ) -> Captured:
-    """Capture a training step of a causal language model from its config alone, in float32.
+    """Capture a training step of a model of transformers from its config alone.
 
-    Dropout is off.
+    What it is trained for follows from the class that its config names (`tasks.TASKS`). Dropout is
+    off.
 
     Args:
         model: Hugging Face folder, hub id, packaged:smollm2, or a config.
-        batch: Rows of token ids.
-        seq: Tokens of a row.
+        batch: Rows of token ids, or images.
+        seq: Tokens of a row, of the encoder and the decoder alike; images have none.
         optimizer: As in `capture_step`.
         learning_rate: Of the optimizer.
         clip_norm: As in `capture_step`.
         chunked_loss: As in `capture_step`.
         attention: Which of transformers' forms of attention; auto is what it takes by itself.
+        training: In which numbers, and what learns.
 
     Raises:
         CheckpointError: There is no such model.
         UnsupportedModelError: The model cannot be captured, or its loss not chunked.
     """
-    from treadle.model.graph.causal_lm import build_model, config_of, whole
+    from treadle.model.graph.causal_lm import build_model, config_of, loss_of
 
-    if batch < 1 or seq < 2:
+    config, name = config_of(model, attention)
+    task = task_of(config)
+    if batch < 1 or (task.has_tokens and seq < 2):
         raise SettingsError(
             f"batch = {batch}, seq = {seq}: expected 1 row or more, of 2 tokens or more, since "
             f"each token but the first is predicted."
         )
-    config, name = config_of(model, attention)
+    rows = f"batch {batch} seq {seq}" if task.has_tokens else f"batch {batch}"
     return capture_step(
-        lambda: build_model(config),
-        inputs=lambda: {"input_ids": _token_ids(batch, seq)},
-        loss=whole if chunked_loss is None else None,
+        lambda: build_model(config, training),
+        inputs=lambda: task.batch(config, batch, seq),
+        loss=loss_of(chunked_loss, training),
         optimizer=optimizer,
         learning_rate=learning_rate,
         clip_norm=clip_norm,
-        chunked_loss=chunked_loss,
-        name=f"{name} batch {batch} seq {seq} {optimizer}",
+        name=" ".join([name, rows, optimizer, *training.words()]),
     )
-
-
-def _token_ids(batch: int, seq: int) -> "Tensor":
-    import torch
-
-    return torch.zeros(batch, seq, dtype=torch.long)

@@ -1,10 +1,11 @@
 """Running a captured step in another order."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.model.graph.capture import Captured
+from treadle.model.graph.inputs import flat_tensors
 from treadle.model.graph.out_forms import out_form
 from treadle.model.graph.trace import STEP
 
@@ -53,14 +54,15 @@ def _check_like(name: str, tensor: "Tensor", like: "Tensor") -> None:
 
 
 def fill_inputs(
-    captured: Captured, tensors: "Mapping[str, Tensor]", data: "Mapping[str, Tensor]"
+    captured: Captured, tensors: "Mapping[str, Tensor]", data: Mapping[str, Any]
 ) -> None:
-    """Copy a batch to where the step reads it.
+    """Copy a batch to where the step reads it; what is no tensor was fixed by the capture.
 
     Raises:
         DataError: An input is missing or unknown, or has another shape than was captured.
     """
     names = {binding.name for binding in captured.bindings if binding.kind == "data"}
+    data = flat_tensors(data)
     if names != set(data):
         raise DataError(
             f"The batch holds {', '.join(sorted(data)) or 'nothing'}, the step reads "
@@ -208,7 +210,7 @@ class ReorderedStep:
         chosen = range(len(captured.graph.operators)) if order is None else order
         self._run = reordered(captured, chosen, donated)
 
-    def __call__(self, **data: "Tensor") -> "Tensor":
+    def __call__(self, **data: Any) -> "Tensor":  # Any: what was captured
         """Run one step on a batch: update parameters, buffers and states; return the loss."""
         import torch
 

@@ -25,9 +25,11 @@ def count_flops(node: "torch.fx.Node") -> int:
     from torch.utils import flop_counter as counter
 
     args, kwargs = pytree.tree_map_only(
-        torch.fx.Node, lambda source: source.meta["val"], (node.args, node.kwargs)
+        torch.fx.Node, lambda source: source.meta.get("val"), (node.args, node.kwargs)
     )
-    target, made = node.target, tensors_of(node.meta.get("val"))
+    value = node.meta.get("val")
+    target, args, value = _inner(node.target, args, value)
+    made = tensors_of(value)
     # PyTorch's table leaves its own CPU kernel of attention out.
     if str(target).startswith(_CPU_ATTENTION):
         is_backward = "_backward" in str(target)
@@ -37,8 +39,24 @@ def count_flops(node: "torch.fx.Node") -> int:
         return int(count(*(tensor.shape for tensor in args[: 4 if is_backward else 3])))
     formula = counter.flop_registry.get(_functional(target))
     if formula is not None:
-        return int(formula(*args, **kwargs, out_val=node.meta["val"]))
+        return int(formula(*args, **kwargs, out_val=value))
     return sum(tensor.numel() for tensor in made or tensors_of(args)[:1])
+
+
+def _inner(
+    target: Any, args: tuple[Any, ...], value: Any
+) -> tuple[Any, tuple[Any, ...], Any]:  # Any: of fx nodes
+    """Return the operator, its arguments and its result where it runs within another one.
+
+    AOTAutograd wraps random operators into ones that remember or set the state of random numbers.
+    """
+    import torch
+
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        for place, one in enumerate(args[:2]):
+            if isinstance(one, torch._ops.OpOverload):
+                return one, args[place + 1 :], value[-1] if place == 0 else value
+    return target, args, value
 
 
 def _functional(target: Any) -> Any:  # Any: the target of an fx node

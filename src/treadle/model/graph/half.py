@@ -1,16 +1,20 @@
 """The halves of a step as torch.compile hands them over: forward or backward, updates outside."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.core.errors import UnsupportedModelError
 from treadle.model.graph.canonical import canonical
 from treadle.model.graph.capture import Captured
+from treadle.model.graph.nodes import tensors_of
 from treadle.model.graph.trace import Binding, Traced
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["SavedHalf", "capture_backward", "capture_forward"]
+
+_STATE = "rng_state_output"
+"""In the names of placeholders that stand for a state of random numbers."""
 
 
 class SavedHalf(NamedTuple):
@@ -52,11 +56,13 @@ def capture_backward(module: "torch.fx.GraphModule", saved: SavedHalf) -> Captur
 
 
 def _capture(module: "torch.fx.GraphModule", name: str, saved: SavedHalf) -> Captured:
+    _fill_values(module)
     bindings: list[Binding] = []
     first: dict[int, str] = {}
     same_storage: dict[str, str] = {}
-    for node in module.graph.find_nodes(op="placeholder"):
+    for node in module.graph.nodes:
         _require_fixed(node)
+    for node in module.graph.find_nodes(op="placeholder"):
         value = saved.values.get(node.name)
         can_die = value in saved.temporary or "tangent" in node.name
         bindings.append(Binding(node.name, "temporary" if can_die else "data", node.name))
@@ -71,13 +77,70 @@ def _require_fixed(node: "torch.fx.Node") -> None:
     import torch
 
     value = node.meta.get("val")
-    symbolic = isinstance(value, torch.SymInt) or (
-        isinstance(value, torch.Tensor)
-        and any(isinstance(size, torch.SymInt) for size in value.shape)
-    )
-    if symbolic:
+    is_symbol = isinstance(value, torch.SymInt)
+    tensors = tensors_of(value)
+    symbolic = [one for one in tensors if any(isinstance(n, torch.SymInt) for n in one.shape)]
+    if not is_symbol and not symbolic:
+        return
+    if node.op == "placeholder":
         raise UnsupportedModelError(
             f"The input '{node.name}' has the dynamic shape {getattr(value, 'shape', value)}, and "
             f"a plan needs fixed ones; pass dynamic=False to torch.compile, which then plans each "
             f"shape by itself."
         )
+    raise UnsupportedModelError(
+        f"The result of '{node.target}' has a shape or a value that depends on data, and a plan "
+        f"needs fixed ones; use a form of fixed size, such as a mask instead of an index list."
+    )
+
+
+def _fill_values(module: "torch.fx.GraphModule") -> None:
+    """Give every call of `module` its fake value, if one has none.
+
+    AOTAutograd leaves out those of operators that it adds itself: with gradient checkpointing, the
+    random ones that run again from a remembered state. All are made anew then, since which of them
+    share a storage is read off them together.
+    """
+    import torch
+    from torch.utils import _pytree as pytree
+
+    calls = [node for node in module.graph.nodes if node.op == "call_function"]
+    if all("val" in node.meta for node in calls):
+        return
+    values: dict[torch.fx.Node, Any] = {}  # Any: what nodes carry
+    with _mode_of(module) as mode:
+        for node in module.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = node.meta["val"] = _state(node)
+            elif node.op == "get_attr":
+                found = getattr(module, str(node.target))
+                is_tensor = isinstance(found, torch.Tensor)
+                values[node] = mode.from_tensor(found) if is_tensor else found
+            elif node.op == "call_function":
+                args, kwargs = pytree.tree_map_only(
+                    torch.fx.Node, values.__getitem__, (node.args, node.kwargs)
+                )
+                values[node] = node.meta["val"] = node.target(*args, **kwargs)
+
+
+def _state(node: "torch.fx.Node") -> Any:  # Any: what nodes carry
+    """Return a placeholder's value; that of a remembered state of random numbers in its true size.
+
+    AOTAutograd gives that size a symbol, though it never changes.
+    """
+    import torch
+
+    value = node.meta.get("val")
+    if _STATE not in node.name or not isinstance(value, torch.Tensor):
+        return value
+    sizes = [getattr(getattr(size, "node", None), "hint", size) for size in value.shape]
+    return torch.empty(sizes, dtype=value.dtype, device=value.device)
+
+
+def _mode_of(module: "torch.fx.GraphModule") -> Any:  # Any: a mode of fake tensors
+    """Return the mode in which the placeholders were made."""
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+    values = [node.meta.get("val") for node in module.graph.find_nodes(op="placeholder")]
+    modes = [value.fake_mode for value in values if isinstance(value, FakeTensor)]
+    return modes[0] if modes else FakeTensorMode(allow_non_fake_inputs=True)

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from treadle.core.errors import SettingsError
-from treadle.model.graph.trace import Inputs, Loss
+from treadle.model.graph.building import built
+from treadle.model.graph.inputs import Inputs
+from treadle.model.graph.tasks import task_of
+from treadle.model.graph.trace import Loss
+from treadle.model.graph.training import PLAIN, Training
 from treadle.model.graph.update import OptimizerName, rule_of
 
 if TYPE_CHECKING:
@@ -140,8 +144,10 @@ def eager_peak(
             "clip_norm needs all gradients at once, which updates in the backward pass free; leave "
             "one of the two out."
         )
-    with FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext():
-        trainer = _EagerTrainer(build(), loss, optimizer, clip_norm, update)
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
+    module = build() if mode is None else built(build, mode)
+    with nullcontext() if mode is None else mode:
+        trainer = _EagerTrainer(module, loss, optimizer, clip_norm, update)
         data = dict(inputs() if callable(inputs) else inputs)
         trainer.step(data)
         existing = [*trainer.persistent(), *data.values()]
@@ -161,17 +167,16 @@ def eager_model_peak(
     attention: Literal["auto", "sdpa", "eager"] = "auto",
     update: UpdateTime = "after",
     fake: bool = False,
+    training: Training = PLAIN,
 ) -> int:
-    """Return `eager_peak` of a causal language model, with the arguments of `capture_model`."""
-    import torch
-
-    from treadle.model.graph.causal_lm import build_model, chunked, config_of, whole
+    """Return `eager_peak` of a model of transformers, with the arguments of `capture_model`."""
+    from treadle.model.graph.causal_lm import build_model, config_of, loss_of
 
     config, _ = config_of(model, attention)
     return eager_peak(
-        lambda: build_model(config),
-        inputs=lambda: {"input_ids": torch.zeros(batch, seq, dtype=torch.long)},
-        loss=whole if chunked_loss is None else chunked(chunked_loss),
+        lambda: build_model(config, training),
+        inputs=lambda: task_of(config).batch(config, batch, seq),
+        loss=loss_of(chunked_loss, training),
         optimizer=optimizer,
         clip_norm=clip_norm,
         update=update,

@@ -8,7 +8,21 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["is_random", "tensors_of", "written_nodes"]
+__all__ = [
+    "RNG_STATE",
+    "draws",
+    "has_effect",
+    "is_random",
+    "is_state",
+    "tensors_of",
+    "written_nodes",
+]
+
+RNG_STATE = "treadle_random."
+"""Begins the names of the operators that read and set the state of random numbers."""
+_DRAWS_AND_REMEMBERS = "run_and_save_rng_state"
+"""AOTAutograd's operator around one that a checkpointed block repeats with the same numbers."""
+_ATTENTION, _DROPOUT = "aten._scaled_dot_product", "dropout_p"
 
 
 def tensors_of(value: Any) -> "list[Tensor]":  # Any: what fx nodes carry as their value
@@ -43,11 +57,37 @@ def written_nodes(node: "torch.fx.Node") -> "list[torch.fx.Node]":
 
 
 def is_random(node: "torch.fx.Node") -> bool:
-    """Return whether the node draws from the global stream of random numbers."""
+    """Return whether the node's place among those that use the stream of random numbers counts."""
     import torch
 
     target = node.target
+    if str(target) == _DRAWS_AND_REMEMBERS or is_state(node):
+        return True
     return (
         isinstance(target, torch._ops.OpOverload)
         and torch.Tag.nondeterministic_seeded in target.tags
     )
+
+
+def draws(node: "torch.fx.Node") -> bool:
+    """Return whether the node draws random numbers; attention without dropout does not."""
+    import torch
+
+    if not is_random(node) or is_state(node):
+        return False
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or not str(target).startswith(_ATTENTION):
+        return True
+    names = [argument.name for argument in target._schema.arguments]
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    return bool(given.get(_DROPOUT, 0.0))
+
+
+def is_state(node: "torch.fx.Node") -> bool:
+    """Return whether the node reads or sets the state of random numbers."""
+    return str(node.target).startswith(RNG_STATE)
+
+
+def has_effect(node: "torch.fx.Node") -> bool:
+    """Return whether a node without a result does something all the same."""
+    return str(node.target).startswith(f"{RNG_STATE}set_")

@@ -65,6 +65,9 @@ class Operator(NamedTuple):
     """Those of `in_place` that PyTorch's own engine takes when it runs eagerly and the input dies
     here: where it sums the gradients of a tensor that was used twice. A simulation of eager must
     honour them, and only them, to agree with what is measured."""
+    is_random: bool = False
+    """Whether it uses the stream of random numbers, so that run again it would make other values.
+    """
 
 
 class Graph(NamedTuple):

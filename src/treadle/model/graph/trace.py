@@ -1,11 +1,13 @@
 """Tracing a training step under fake tensors: no weight is read, no memory is used."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.core.errors import SettingsError
+from treadle.model.graph.building import built, with_fixed_experts
+from treadle.model.graph.explained import explained
+from treadle.model.graph.inputs import Inputs, flat_tensors, nested
+from treadle.model.graph.randomness import drop_idle_states, traced_states
 from treadle.model.graph.schema import Kind
 from treadle.model.graph.update import UpdateRule
 
@@ -14,13 +16,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-__all__ = ["STEP", "Binding", "Inputs", "Loss", "Traced", "TracedOptimizer", "trace_step"]
+__all__ = ["STEP", "Binding", "Loss", "Traced", "TracedOptimizer", "trace_step"]
 
 STEP = "step"
 """Name of the state that counts the steps, from 1."""
 
-Inputs = Callable[[], "dict[str, Tensor]"] | Mapping[str, "Tensor"]
-Loss = Callable[["nn.Module", "dict[str, Tensor]"], "Tensor"]
+Loss = Callable[["nn.Module", "dict[str, Any]"], "Tensor"]
+
+
+_REENTRANT = "use_reentrant=True"
+"""In the error of reentrant checkpointing, which no call but `backward()` differentiates."""
 
 
 class Binding(NamedTuple):
@@ -52,6 +57,8 @@ class Traced(NamedTuple):
     """The node that stands for the loss's gradient; what was traced after it is backward."""
     same_storage: Mapping[str, str] = {}
     """Of placeholders that share a storage with an earlier one, that one's name."""
+    notes: tuple[str, ...] = ()
+    """How the step differs from the module's eager one."""
 
 
 def trace_step(
@@ -67,49 +74,83 @@ def trace_step(
         SettingsError: There is nothing to train, or the loss is no scalar.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, _explained():
-        module = build()
-        given = inputs() if callable(inputs) else inputs
-        data = {name: _faked(mode, value) for name, value in given.items()}
-        parameters = {name: _faked(mode, value) for name, value in module.named_parameters()}
-        buffers = {name: _faked(mode, value) for name, value in module.named_buffers()}
-        trained = [name for name, value in parameters.items() if value.requires_grad]
-        if not trained:
-            raise SettingsError("No parameter requires a gradient; unfreeze what is to be trained.")
-        run = _Step(_with_loss(module, loss), trained, by.clip_norm)
-        traced = make_fx(run, tracing_mode="real")(parameters, buffers, data)
-        names: list[tuple[Kind, str]] = [
-            *(("parameter", name) for name in parameters),
-            *(("state", name) for name in buffers),
-            *(("data", name) for name in data),
-        ]
-        return _with_updates(traced, names, parameters, run.updated, by)
+    with explained():
+        module = built(build, mode)
+        with mode, with_fixed_experts(module) as notes:
+            given = inputs() if callable(inputs) else inputs
+            data = {name: _faked(mode, value) for name, value in flat_tensors(given).items()}
+            parameters = {name: _faked(mode, value) for name, value in module.named_parameters()}
+            buffers = {name: _faked(mode, value) for name, value in module.named_buffers()}
+            trained = [name for name, value in parameters.items() if value.requires_grad]
+            if not trained:
+                raise SettingsError(
+                    "No parameter requires a gradient; unfreeze what is to be trained."
+                )
+
+            def compute(tensors: "dict[str, Tensor]") -> "Tensor":
+                return loss(module, nested(given, tensors))
+
+            run = _Step(module, compute, trained, by.clip_norm)
+            traced = _traced(run, parameters, buffers, data)
+            names: list[tuple[Kind, str]] = [
+                *(("parameter", name) for name in parameters),
+                *(("state", name) for name in buffers),
+                *(("data", name) for name in data),
+            ]
+            return _with_updates(traced, names, parameters, run.updated, by, tuple(notes))
 
 
-def _with_loss(module: "nn.Module", loss: Loss) -> "nn.Module":
-    """Return a module that computes the loss, with `module` as its `body`."""
+def _traced(
+    run: "_Step",
+    parameters: "dict[str, Tensor]",
+    buffers: "dict[str, Tensor]",
+    data: "dict[str, Tensor]",
+) -> "torch.fx.GraphModule":
+    """Trace a step; one that only `backward()` can differentiate by that."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with traced_states():
+        try:
+            return make_fx(run, tracing_mode="real")(parameters, buffers, data)
+        except RuntimeError as error:
+            if _REENTRANT not in str(error):
+                raise
+        run.by_backward = True
+        return make_fx(run, tracing_mode="real")(parameters, buffers, data)
+
+
+def _calling(module: "nn.Module", function: Callable[..., Any]) -> "nn.Module":  # Any: its own
+    """Return a module that calls `function`, with `module` as its `body`."""
     from torch import nn
 
-    class WithLoss(nn.Module):
+    class Calling(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.body = module
 
-        def forward(self, data: "dict[str, Tensor]") -> "Tensor":
-            return loss(self.body, data)
+        def forward(self, *args: Any) -> Any:  # Any: the function's own
+            return function(*args)
 
-    return WithLoss()
+    return Calling()
 
 
 class _Step:
     """Forward, loss, backward and clipping as a function of tensors."""
 
-    def __init__(self, module: "nn.Module", trained: list[str], clip_norm: float | None) -> None:
-        self._module, self._trained, self._clip_norm = module, trained, clip_norm
+    def __init__(
+        self,
+        module: "nn.Module",
+        loss: "Callable[[dict[str, Tensor]], Tensor]",
+        trained: list[str],
+        clip_norm: float | None,
+    ) -> None:
+        self._module, self._loss = module, loss
+        self._trained, self._clip_norm = trained, clip_norm
         self.updated: list[str] = []
+        self.by_backward = False
+        """Whether gradients are summed into `grad`, as the engine does in training."""
 
     def __call__(
         self,
@@ -122,15 +163,20 @@ class _Step:
         from torch.func import functional_call
 
         given = {f"body.{name}": value for name, value in {**parameters, **buffers}.items()}
-        loss = functional_call(self._module, given, (data,), tie_weights=True)
-        if loss.dim() != 0:
-            raise SettingsError(
-                f"The loss has the shape {tuple(loss.shape)}, expected a scalar; reduce it, for "
-                f"example by mean()."
-            )
-        tangent = torch.ones_like(loss)
         trained = [parameters[name] for name in self._trained]
-        found = torch.autograd.grad(loss, trained, tangent, allow_unused=True)
+
+        def step(data: "dict[str, Tensor]") -> "tuple[Tensor, Tensor, list[Tensor | None]]":
+            """Run all, so that blocks that run again in the backward pass read the same tensors."""
+            loss = self._loss(data)
+            _require_loss(loss)
+            tangent = torch.ones_like(loss)
+            return loss, tangent, self._gradients(loss, tangent, trained)
+
+        module = _calling(self._module, step)
+        loss, tangent, found = functional_call(module, given, (data,), tie_weights=True)
+        for name, buffer in buffers.items():
+            if given[f"body.{name}"] is not buffer:  # assigned anew, not changed in place
+                buffer.copy_(given[f"body.{name}"])
         gradients = {
             name: gradient
             for name, gradient in zip(self._trained, found, strict=True)
@@ -139,6 +185,41 @@ class _Step:
         self.updated = list(gradients)
         own = _owned(gradients, parameters)
         return [loss, tangent, _clip_factor(own, self._clip_norm), *own]
+
+    def _gradients(
+        self, loss: "Tensor", tangent: "Tensor", trained: "list[Tensor]"
+    ) -> "list[Tensor | None]":
+        import torch
+
+        if not self.by_backward:
+            return list(torch.autograd.grad(loss, trained, tangent, allow_unused=True))
+        for parameter in trained:
+            parameter.grad = None
+        torch.autograd.backward(loss, tangent)
+        found = [parameter.grad for parameter in trained]
+        for parameter in trained:
+            parameter.grad = None
+        return found
+
+
+def _require_loss(loss: Any) -> None:  # Any: whatever the user's function returns
+    import torch
+
+    if not isinstance(loss, torch.Tensor):
+        raise SettingsError(
+            f"The loss is a {type(loss).__name__}, expected a tensor with one number; return the "
+            f"loss alone."
+        )
+    if loss.dim() != 0:
+        raise SettingsError(
+            f"The loss has the shape {tuple(loss.shape)}, expected a scalar; reduce it, for "
+            f"example by mean()."
+        )
+    if not loss.requires_grad:
+        raise SettingsError(
+            "The loss depends on no parameter that learns; compute it from the module's result, "
+            "outside of torch.no_grad() and without detach()."
+        )
 
 
 def _owned(gradients: "dict[str, Tensor]", parameters: "dict[str, Tensor]") -> "list[Tensor]":
@@ -174,6 +255,7 @@ def _with_updates(
     parameters: "dict[str, Tensor]",
     updated: list[str],
     by: TracedOptimizer,
+    notes: tuple[str, ...],
 ) -> Traced:
     """Append one node for each parameter with a gradient, and placeholders for its states."""
     graph = traced.graph
@@ -210,9 +292,10 @@ def _with_updates(
             )
         node.meta["val"] = None
     output.args = (loss,)
+    drop_idle_states(graph)
     graph.eliminate_dead_code(lambda node: node.target is by.rule.update or node.is_impure())
     traced.recompile()
-    return Traced(traced, tuple(bindings), tangent.name)
+    return Traced(traced, tuple(bindings), tangent.name, notes=notes)
 
 
 def _scalar() -> "Tensor":
@@ -225,39 +308,3 @@ def _faked(mode: "FakeTensorMode", value: "Tensor") -> "Tensor":
     from torch._subclasses.fake_tensor import FakeTensor
 
     return value if isinstance(value, FakeTensor) else mode.from_tensor(value, static_shapes=True)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turn what fake tensors cannot follow into an error that names the operator and the mend."""
-    from torch._subclasses import fake_tensor as fake
-
-    try:
-        yield
-    except fake.DataDependentOutputException as error:
-        raise UnsupportedModelError(
-            f"The step reads a number out of a tensor by '{error.func}', which has no value while "
-            f"the step is captured; replace `.item()`, `if tensor:` and the like by tensor "
-            f"operations such as torch.where."
-        ) from error
-    except fake.DynamicOutputShapeException as error:
-        raise UnsupportedModelError(
-            f"The shape of the result of '{error.func}' depends on data, and a plan needs fixed "
-            f"shapes; use a form of fixed size (a mask instead of an index list; for experts, "
-            f"a batched implementation)."
-        ) from error
-    except fake.UnsupportedOperatorException as error:
-        raise _without_fake_form(str(error.func)) from error
-    except RuntimeError as error:
-        # A custom operator says so in words alone.
-        found = re.search(r"no fake impl registered for <CustomOpDef\((.*?)\)>", str(error))
-        if found is None:
-            raise
-        raise _without_fake_form(found.group(1)) from error
-
-
-def _without_fake_form(operator: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"The operator '{operator}' says nothing of its result's shape; register a fake form with "
-        f"torch.library.register_fake, or replace it."
-    )

@@ -78,6 +78,7 @@ def account_for(run: Recording, corpus: Corpus, verdicts: Verdicts, folder: Path
         *reading,
         Measurement(name="kept_text_fraction", value=share, unit="of the bytes of text"),
         Measurement(name="state_bytes_per_document", value=state, unit="kept on disk meanwhile"),
+        *verdicts.measurements,
     ]
     run.bytes |= {
         "input": corpus.source.num_bytes,

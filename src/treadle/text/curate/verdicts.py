@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from treadle.core.result import Figure
+from treadle.core.result import Figure, Measurement
 
 __all__ = ["Pieces", "Verdicts"]
 
@@ -36,3 +36,4 @@ class Verdicts(NamedTuple):
     pieces: Pieces | None = None
     figures: tuple[Figure, ...] = ()
     notes: tuple[str, ...] = ()
+    measurements: tuple[Measurement, ...] = ()

@@ -7,12 +7,12 @@ import numpy.typing as npt
 from pydantic import Field
 
 from treadle.core.method import Paper
-from treadle.core.result import Figure, Series
+from treadle.core.result import Figure, Measurement, Series
 from treadle.core.seed import numpy_stream
 from treadle.native.text import Unit, minhash_documents
 from treadle.text.curate.base import Columns, CurateMethod, Documents, Verdicts
 from treadle.text.curate.hashing import hash_texts
-from treadle.text.curate.similarity import Copies, copies_of
+from treadle.text.curate.similarity import Copies, Likeness, copies_of
 from treadle.text.curate.survivors import Keep, best_of, clusters, join, preference, unranked
 
 if TYPE_CHECKING:
@@ -40,14 +40,20 @@ _PRESETS = {
 }
 
 
+_ROUNDING = 1e-6
+"""Similarities are written in float32."""
+
+
 class MinHash(CurateMethod):
     """Keep one of documents that share most of their shingles.
 
     Slot p of a document is the least h_p over its shingles, so that two documents agree in it with
     the probability of their Jaccard similarity s; they are found together if all r slots of any of
     b bands agree, P(s) = 1 - (1 - s^r)^b. h_p(x) = (a_p x + c_p mod 2^64) >> 32 on 32-bit hashes of
-    shingles. Clusters are what bands connect; each copy is compared with what is kept of them, by
-    the true Jaccard similarity of shingle sets, and with a threshold it goes only if it reaches it.
+    shingles. Clusters are what bands connect, over any number of documents between; of each the
+    preferred one stays, and each copy is compared with it by the true Jaccard similarity of shingle
+    sets. With a threshold a copy goes only for a kept one to which it reaches it; in stars only for
+    one with which it shares a band itself. What stays for want of one is kept, too.
     A document shorter than a shingle is a copy of equal ones only. Words are runs of letters and
     digits in lower case; an ideograph is a word.
 
@@ -71,6 +77,9 @@ class MinHash(CurateMethod):
     """Slots in a group, all of which must agree."""
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     """Jaccard similarity to the kept document from which on a copy goes; 0 takes all found."""
+    clusters: Literal["linked", "stars"] = "linked"
+    """linked: what bands connect, in chains of any length, is one cluster; stars: each copy shares
+    a band with the one that is kept."""
     keep: Keep = "longest"
     """Which copy stays: longest, first (by id), best:COLUMN or earliest:COLUMN; ties by id."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -113,14 +122,14 @@ class MinHash(CurateMethod):
 
     def decide(self, corpus: "Corpus") -> Verdicts:
         """Return the copies of each cluster."""
-        unit, shingle, bands, _, threshold = self.chosen
+        bands = self.chosen.bands
         notes = unranked(self.keep, corpus)
         parent = np.arange(len(corpus), dtype=np.int64)
         for band in range(bands):
             join(parent, corpus.column(f"key_{band}").astype(np.uint64, copy=False))
         ranking = best_of(corpus, clusters(parent))
         is_short = corpus.column("is_short").astype(np.bool_, copy=False)
-        copies = copies_of(corpus, ranking, unit, shingle, threshold, is_short, corpus.num_known)
+        copies = copies_of(corpus, ranking, is_short, self._likeness(corpus))
         cluster = np.full(len(corpus), -1, np.int64)
         cluster[ranking.order] = ranking.best
         return Verdicts(
@@ -131,7 +140,23 @@ class MinHash(CurateMethod):
             jaccard=copies.jaccard,
             figures=(self._curve(), _similarities(copies)),
             notes=(*notes, *self._notes(copies)),
+            measurements=_reach(copies, self._knee),
         )
+
+    def _likeness(self, corpus: "Corpus") -> Likeness:
+        unit, shingle, bands, _, threshold = self.chosen
+
+        def keys(documents: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+            columns = (corpus.column(f"key_{band}")[documents] for band in range(bands))
+            return np.stack([one.astype(np.uint64, copy=False) for one in columns], axis=1)
+
+        return Likeness(unit, shingle, threshold, keys if self.clusters == "stars" else None)
+
+    @property
+    def _knee(self) -> float:
+        """The threshold, or where there is none the similarity about which bands find pairs."""
+        bands, rows = self.chosen.bands, self.chosen.rows
+        return float(self.chosen.threshold or (1 / bands) ** (1 / rows)) - _ROUNDING
 
     def _curve(self) -> Figure:
         places = np.linspace(0, 1, 41)
@@ -146,11 +171,46 @@ class MinHash(CurateMethod):
         )
 
     def _notes(self, copies: Copies) -> tuple[str, ...]:
-        found = copies.jaccard[~np.isnan(copies.jaccard)]
+        found = copies.jaccard[copies.kept >= 0]
         if not len(found):
             return ()
-        low = float((found < 0.5).mean())
-        return (f"Of {len(found)} copies, {low:.1%} are less than half similar to what was kept.",)
+        low, knee = float((found < 0.5).mean()), self._knee
+        beyond = float((found < knee).mean())
+        notes = [f"Of {len(found)} copies, {low:.1%} are less than half similar to what was kept."]
+        if beyond:
+            mend = (
+                "; --clusters stars takes only what was found together with what is kept, "
+                f"--threshold {knee:.2f} only what is so similar"
+            )
+            notes.append(
+                f"Clusters reached down to a similarity of {float(found.min()):.2f} to the kept "
+                f"document; {beyond:.1%} of the copies are below {knee:.2f}, about which bands "
+                f"find pairs{mend if self.clusters == 'linked' else ''}."
+            )
+        return tuple(notes)
+
+
+def _reach(copies: Copies, knee: float) -> tuple[Measurement, ...]:
+    """Return how far copies are from what was kept for them."""
+    found = copies.jaccard[copies.kept >= 0]
+    if not len(found):
+        return ()
+    note = f"of copies, below a similarity of {knee:.2f} to the kept document"
+    return (
+        Measurement(
+            name="least_similarity",
+            value=float(found.min()),
+            unit="Jaccard, of a copy to the kept document",
+            better="higher",
+        ),
+        Measurement(
+            name="distant_copies_fraction",
+            value=float((found < knee).mean()),
+            unit="of the copies",
+            note=note,
+            better="lower",
+        ),
+    )
 
 
 def _similarities(copies: Copies) -> Figure:
