@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from treadle.core.checkpoint.publish import remove
+from treadle.core.disk import told
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.registry import near
 from treadle.core.result import FORMAT, RESULT_FILE, digest, read_result
@@ -366,8 +367,10 @@ def run_plan(plan: RecipePlan, dry_run: bool = False) -> Iterator[str]:
         if dry_run:
             yield f"{label}: would run"
             continue
-        yield f"{label}: {_run_step(plan, step)}"
-        plan.clear(step.number)
+        with told(recipe.out):
+            said = _run_step(plan, step)
+            plan.clear(step.number)
+        yield f"{label}: {said}"
 
 
 def _run_step(plan: RecipePlan, step: Step) -> str:

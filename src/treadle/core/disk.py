@@ -1,21 +1,33 @@
-"""What the system says of a disk or a folder, in words that say what to do."""
+"""What the system says of a disk or a folder, in words that say what to do.
+
+And writers that let it speak: some libraries pass over what it says, or say it in their own class.
+"""
 
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from treadle.core.errors import CapacityError, DataError, SettingsError
 
-__all__ = ["FULL", "told"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["FULL", "save_array", "system_errors", "told"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No room: on the disk, in the user's share of it, or in what one file may have."""
 _REFUSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP),
-    *(errno.EISDIR, errno.EINVAL, errno.ENOENT),
+    *(errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EEXIST),
 )
+
+
+_SAID = re.compile(r"\(os error (\d+)\)")
+"""What Rust's libraries write behind the system's words."""
 
 
 @contextlib.contextmanager
@@ -46,6 +58,37 @@ def told(out: Path) -> Iterator[None]:
         raise DataError(
             f"'{found}' cannot be used ({error.strerror}); mend it, or give another one."
         ) from error
+
+
+@contextlib.contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise what the system said to a library of Rust, such as safetensors, as an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        found = _SAID.search(str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+
+
+class _Plain:
+    """A stream that numpy does not take for a file: it writes files past every check."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.write = stream.write
+
+
+def save_array(stream: BinaryIO, array: "npt.NDArray[Any]") -> None:
+    """Write an array as `np.save` does, and see it where the disk is full.
+
+    `np.save` hands files to C, which finds out when it closes them, and nobody asks.
+    """
+    import numpy as np
+
+    np.lib.format.write_array(_Plain(stream), array, allow_pickle=False)
 
 
 def _is_part(found: Path, out: Path) -> bool:

@@ -250,12 +250,22 @@ def fingerprint(
 
 
 def write_result(result: Result, folder: Path) -> Path:
-    """Write `result` as `folder`/result.json, beside and renamed into place."""
+    """Write `result` as `folder`/result.json, beside and renamed into place.
+
+    Where that fails, a folder that it made goes again.
+    """
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RESULT_FILE
     beside = folder / f".{RESULT_FILE}.{os.getpid()}"
-    beside.write_text(result.model_dump_json(indent=2) + "\n")
-    os.replace(beside, path)
+    try:
+        beside.write_text(result.model_dump_json(indent=2) + "\n")
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        if is_new:
+            folder.rmdir()
+        raise
     return path
 
 

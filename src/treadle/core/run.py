@@ -6,7 +6,8 @@ Every verb that leaves a result runs inside `recorded`.
 import contextlib
 import datetime
 import platform
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -215,10 +216,25 @@ def recorded(
             held.enter_context(claimed(out, is_whole=True, is_shared=is_shared))
             held.enter_context(told(out))
         _require_vacant(out, overwrite)
+        if out is not None and overwrite is False and not out.exists():
+            held.push(_leaving_nothing(out))
         run = Recording(verb, action, method, own, seed, out)
         yield run
         if not run.is_finished:
             run.finish(out)
+
+
+def _leaving_nothing(out: Path) -> Callable[..., None]:
+    """Return what removes an output that an error left without a result, as an ExitStack calls it.
+
+    An interrupted run may have left there what the next one goes on with.
+    """
+
+    def leave(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            shutil.rmtree(out, ignore_errors=True)
+
+    return leave
 
 
 def _require_vacant(out: Path | None, overwrite: bool | None) -> None:

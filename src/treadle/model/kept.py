@@ -1,6 +1,5 @@
 """What a walk over a model's blocks keeps on disk: statistics by hash, and where it stands."""
 
-import errno
 import logging
 import os
 import shutil
@@ -12,6 +11,7 @@ import numpy as np
 
 from treadle.core.cache import cache_folder
 from treadle.core.checkpoint import content_hash
+from treadle.core.disk import FULL, save_array
 from treadle.core.errors import CapacityError, TreadleError
 from treadle.core.result import digest
 from treadle.core.shapes import Int, Tensor
@@ -108,12 +108,12 @@ class KeptHidden:
         try:
             with beside.open("wb") as file:
                 for hidden in streams:
-                    np.save(file, hidden.numpy())
-                np.save(file, np.asarray(drift, np.float64))
+                    save_array(file, hidden.numpy())
+                save_array(file, np.asarray(drift, np.float64))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL:
                 raise
             num_bytes = sum(hidden.nbytes for hidden in streams)
             raise CapacityError(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from treadle.core.disk import system_errors
 from treadle.core.errors import CheckpointError
 from treadle.core.progress import steps
 from treadle.core.shapes import Float, Int, Tensor
@@ -303,7 +304,8 @@ def save_statistics(statistics: BlockStatistics, path: Path) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, beside)
+    with system_errors():
+        save_file(tensors, beside)
     os.replace(beside, path)
 
 

@@ -86,7 +86,6 @@ class CheckpointWriter:
         self._parent = parent
         self._config = _choose_config(config, parent)
         self._layout = plan_layout(self.folder, tensors, max_shard_bytes)
-        prepare_target(self.out, overwrite)
         self._lock = threading.Lock()
         self._written: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._done: set[str] = set()
@@ -94,6 +93,7 @@ class CheckpointWriter:
         self._descriptors: dict[Path, int] = {}
         with ExitStack() as held:
             held.enter_context(claimed(self.out))
+            prepare_target(self.out, overwrite)
             _make(self.folder)
             self._journal = Journal(self.folder, f"{fingerprint} {self._layout.digest()}")
             held.callback(self._close_files)

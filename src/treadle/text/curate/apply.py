@@ -118,7 +118,10 @@ def curate(
     settings |= {"index": True} if index else {}
     settings |= {"output_format": output_format} if output_format != "parquet" else {}
     _require_index(chosen, index, output_format)
-    with recorded("curate", chosen, settings, out=out, overwrite=None) as run:
+    with recorded(
+        "curate", chosen, settings, out=out, overwrite=None, is_shared=share is not None
+    ) as run:
+        prepare(out, DATA, overwrite)  # another run may have ended here meanwhile
         source = open_source(data, text_column, id_column, parse_lines)
         require_elsewhere(source, out)
         run.read("data", data, source.content_hash, "data")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from treadle.core.disk import save_array
 from treadle.core.progress import track
 from treadle.core.table import Source, Unit, batches_of
 from treadle.native.text import Texts
@@ -234,7 +235,8 @@ class _Measuring(NamedTuple):
             whole = np.concatenate(parts)
             if name == "id_ends":
                 whole = np.cumsum(whole, dtype=np.int64)
-            np.save(beside / f"{name}.npy", whole)
+            with (beside / f"{name}.npy").open("wb") as stream:
+                save_array(stream, whole)
         (beside / _REJECTS).write_text(json.dumps(rejects))
         (beside / _MENDED).write_text(json.dumps(mends))
         os.rename(beside, _folder_of(unit, self.folder))

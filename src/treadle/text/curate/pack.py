@@ -119,8 +119,14 @@ def pack(
     columns = {"text_column": text_column, "id_column": id_column}
     settings = {**made.model_dump(), **columns, "special_tokens": special_tokens}
     with recorded(
-        "curate", settings=settings, action="pack", seed=seed, out=out, overwrite=None
+        *("curate", "", settings),
+        action="pack",
+        seed=seed,
+        out=out,
+        overwrite=None,
+        is_shared=share is not None,
     ) as run:
+        prepare(out, ORDER, overwrite)  # another run may have ended here meanwhile
         source = open_source(data, text_column, id_column, parse_lines)
         require_elsewhere(source, out)
         run.read("data", data, source.content_hash, "data")

@@ -70,6 +70,7 @@ def replay(
     with recorded(
         "curate", settings=settings, action="replay", seed=seed, out=out, overwrite=None
     ) as run:
+        prepare(out, _DIGESTS, overwrite)  # another run may have ended here meanwhile
         run.read("data", data, content_hash, "data")
         steps = range(first_step, first_step + num_steps)
         run.notes += require_intact(ledger, steps)

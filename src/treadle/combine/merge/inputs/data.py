@@ -19,6 +19,7 @@ from treadle.combine.merge.site import Floats
 from treadle.core.checkpoint import TensorInfo
 from treadle.core.checkpoint.header import read_header
 from treadle.core.checkpoint.publish import remove
+from treadle.core.disk import system_errors
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.core.result import Input, digest
 from treadle.model.text import Bos
@@ -157,7 +158,8 @@ class Data:
         collect = {"importance": collect_importance, "gram": collect_grams}[self._need]
         found = collect(model.reader.folder, tokens)
         beside = file.with_suffix(".partial")
-        save_file(found, beside)
+        with system_errors():
+            save_file(found, beside)
         os.replace(beside, file)
 
     def known(self, place: int, name: str) -> _Known:

@@ -1,0 +1,90 @@
+"""Every verb that writes, on inputs that are as small as can be; not a test itself."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from treadle import bench, curate, evaluate, merge, plan, prune, quantize
+from treadle.app.export import export
+from treadle.app.sweep.apply import sweep
+from treadle.combine.merge import merge_inspect, merge_yaml
+from treadle.model import tiny
+from treadle.recipe import run_recipe
+from treadle.text.curate import pack, replay, trial
+
+__all__ = ["OF_A_SERVER", "WRITERS", "Inputs", "make_inputs"]
+
+WORDS = [f"word{place}" for place in range(20)]
+
+
+class Inputs(NamedTuple):
+    """What the verbs read."""
+
+    model: Path
+    other: Path
+    text: Path
+    corpus: Path
+    packed: Path
+    heldout: Path
+    recipe: Path
+    steps: Path
+    cells: Path
+
+
+def make_inputs(folder: Path) -> Inputs:
+    model, other = (tiny.build("llama", folder / name, seed) for name, seed in (("m", 0), ("o", 1)))
+    text, corpus = folder / "text.txt", folder / "corpus.jsonl"
+    text.write_text(" ".join(WORDS * 60))
+    documents = [" ".join(WORDS[place:] + WORDS[:place]) for place in range(12)]
+    corpus.write_text("".join(json.dumps({"text": one}) + "\n" for one in documents))
+    packed = [folder / name for name in ("packed", "heldout")]
+    for place in packed:
+        pack(corpus, place, tokenizer=str(model), seq_len=32, rows=2)
+    recipe, steps, cells = (folder / f"{name}.yaml" for name in ("merge", "steps", "cells"))
+    recipe.write_text(f"merge_method: linear\nmodels: [{{model: {model}}}, {{model: {other}}}]\n")
+    pruned = f"prune: {{method: magnitude, model: {model}, sparsity: 0.5, out: pruned}}"
+    windows = "num_windows: 1, window_tokens: 16"
+    score = f"evaluate: {{method: perplexity, model: pruned, data: {text}, {windows}, out: score}}"
+    steps.write_text(f"name: steps\nout: none\nsteps:\n- {pruned}\n")
+    cells.write_text(
+        f"name: cells\nout: none\nsteps:\n- {pruned}\n- {score}\n"
+        f"over: {{prune.sparsity: [0.25, 0.5]}}\nscores: [perplexity]\n"
+    )
+    return Inputs(model, other, text, corpus, *packed, recipe, steps, cells)
+
+
+def _trial(inputs: Inputs, out: Path) -> object:
+    sizes = {"num_steps": 1, "num_seeds": 1, "hidden": 16, "layers": 1, "heldout_rows": 2}
+    return trial([inputs.packed], out, heldout=[inputs.heldout], **sizes)
+
+
+def _evaluate(inputs: Inputs, out: Path) -> object:
+    task = {"method": "perplexity", "num_windows": 1, "window_tokens": 16}
+    return evaluate(inputs.model, out, task, data=str(inputs.text))
+
+
+WRITERS: dict[str, Callable[[Inputs, Path], object]] = {
+    "curate": lambda own, out: curate(own.corpus, out, "exact"),
+    "curate pack": lambda own, out: pack(
+        own.corpus, out, tokenizer=str(own.model), seq_len=32, rows=2
+    ),
+    "curate replay": lambda own, out: replay(own.packed, out),
+    "curate trial": _trial,
+    "plan": lambda own, out: plan(own.model, out, "memory", batch=1, seq=8),
+    "prune": lambda own, out: prune(own.model, out, "magnitude", sparsity=0.5),
+    "quantize": lambda own, out: quantize(own.model, out, "rtn", group=32),
+    "merge": lambda own, out: merge([own.model, own.other], out, "linear"),
+    "merge yaml": lambda own, out: merge_yaml(own.recipe, out),
+    "merge inspect": lambda own, out: merge_inspect([own.model, own.other], out=out),
+    "evaluate": _evaluate,
+    "bench": lambda own, out: bench(
+        own.model, out, {"method": "latency", "prompt_tokens": 8, "new_tokens": 2, "rounds": 1}
+    ),
+    "export": lambda own, out: export(own.model, out, dtype="float16"),
+    "run": lambda own, out: list(run_recipe(own.steps, out=out)),
+    "sweep": lambda own, out: list(sweep(own.cells, out)),
+}
+"""Every verb and action that writes -> a call of it; those that measure a server are left out, as
+they write what `core.run.recorded` writes and nothing else."""
+OF_A_SERVER = frozenset({"serve probe", "bench load", "bench replay"})
