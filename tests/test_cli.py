@@ -95,6 +95,35 @@ def test_ctrl_c_says_how_to_go_on(model, tmp_path, capsys, monkeypatch):
     assert "The same command goes on where it stopped" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["prune", "MODEL", "wanda", "out", "--sparsity", "0.5"],
+            "'wanda' comes first: treadle prune wanda MODEL out --sparsity 0.5",
+        ),
+        (["curate", "data", "out", "minhash"], "'minhash' comes first: treadle curate minhash"),
+        (["curate", "data", "pack", "out"], "'pack' comes first: treadle curate pack data out"),
+        (["curate", "minhash", "new", "HERE"], "data and out may have changed places"),
+    ],
+)
+def test_words_in_another_order(words, says, tmp_path, capsys):
+    words = [str(tmp_path) if word == "HERE" else word for word in words]
+    assert main(words) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["1.5", "nan", "-1"])
+def test_bounds_of_a_setting_that_may_be_left_out(value, tmp_path, capsys):
+    (tmp_path / "data.jsonl").write_text('{"text": "a"}\n')
+    words = ["curate", "minhash", str(tmp_path / "data.jsonl"), str(tmp_path / "out")]
+    assert main([*words, f"--threshold={value}"]) == 2
+    said = capsys.readouterr().err
+    assert "threshold = " in said
+    assert "is refused: expected" in said
+    assert "pydantic" not in said
+
+
 def test_an_output_that_cannot_be_made(model, capsys):
     assert main(["prune", "magnitude", str(model), "/proc/none/o"]) == 2
     said = capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Arguments of verbs are checked where Python hands them in."""
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from treadle.core.arguments import checked
-from treadle.core.errors import SettingsError
+from treadle.core.errors import DataError, SettingsError
 from treadle.core.method import Method
 from treadle.core.registry import Registry
 from treadle.core.settings import Settings, Without
@@ -97,3 +98,49 @@ def test_fields_of_settings_are_keywords_too() -> None:
 def test_every_verb_and_action_checks_its_arguments(name) -> None:
     for verb in (VERBS[name], *VERBS[name].actions):
         assert hasattr(verb.function(), "__wrapped__"), f"{name} {verb.name} is not checked"
+
+
+@checked
+def read(
+    data: str | Path,
+    out: Path,
+    method: Method | str | dict[str, object] = "fine",
+    *,
+    overwrite: bool = False,
+    **method_settings: object,
+) -> object:
+    if not Path(data).exists():
+        raise DataError(f"Nothing at '{data}'; give a corpus.")
+    if isinstance(method, dict) and "overwite" in method:
+        raise SettingsError("method 'fine' has no setting 'overwite'. It has none.")
+    assert not method_settings
+    return method
+
+
+def test_settings_of_the_method_are_keywords_too(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert read(tmp_path, out, threshold=0.8) == {"method": "fine", "threshold": 0.8}
+    assert read(tmp_path, out, "rough", threshold=0.8) == {"method": "rough", "threshold": 0.8}
+    assert read(tmp_path, out, {"method": "a", "b": 1}, c=2) == {"method": "a", "b": 1, "c": 2}
+    assert read(tmp_path, out, "rough") == "rough"
+    with pytest.raises(SettingsError, match=r"Unknown keyword 'overwite'. Did you mean 'overwr"):
+        read(tmp_path, out, overwite=True)
+    with pytest.raises(SettingsError, match="with its settings already, so threshold has no eff"):
+        read(tmp_path, out, Method(), threshold=0.8)
+
+
+def test_two_places_in_the_wrong_order_are_recognised(tmp_path: Path) -> None:
+    missing = tmp_path / "new"
+    with pytest.raises(DataError, match=r"'.*new' does not exist and '.*' does: data and out may"):
+        read(missing, tmp_path)
+    with pytest.raises(DataError, match=r"^Nothing at '.*new'"):
+        read(missing, tmp_path / "out")
+    with pytest.raises(DataError, match=r"^Nothing at 'packaged:x'"):
+        read("packaged:x", tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if verb.table])
+def test_every_verb_with_methods_takes_their_settings_as_keywords(name: str) -> None:
+    taken = inspect.signature(VERBS[name].function()).parameters["method_settings"]
+    assert taken.kind is inspect.Parameter.VAR_KEYWORD
+    assert "method_settings" not in VERBS[name].parameters()

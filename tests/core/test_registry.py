@@ -3,6 +3,7 @@
 import importlib.metadata
 import sys
 import types
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import pytest
@@ -94,6 +95,19 @@ def test_methods_are_imported_on_use() -> None:
     lazy = Registry("finish", {"paint": "no.such.module:Paint"})
     with pytest.raises(ModuleNotFoundError):
         lazy["paint"]
+
+
+def test_its_names(table: Registry[Method]) -> None:
+    assert list(table) == list(table.table)
+    assert len(table) == len(table.table) > 0
+    assert next(iter(table)) in table
+    assert "none" not in table
+    assert 0 not in table
+
+
+def test_a_path_where_a_name_belongs(table: Registry[Method], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="It is a path: have two arguments changed places"):
+        table[str(tmp_path / "out")]
 
 
 def test_the_table_is_a_copy() -> None:

@@ -19,7 +19,8 @@ from treadle.cli.parameters import (
     read_all,
     verb_flag,
 )
-from treadle.core.errors import TreadleError
+from treadle.core.disk import told
+from treadle.core.errors import SettingsError, TreadleError
 from treadle.core.verb import Verb, argument_help
 from treadle.verbs import VERBS, WINGS
 
@@ -164,12 +165,26 @@ def _family(verb: Verb, rest: Sequence[str], group: Group) -> App:
         app.default(_verb_command(verb, None, rest))
         _list_actions(app, verb)
         return app
+    _require_first(verb, [*table, *(action.name for action in verb.actions)], rest)
     app.help = _body(inspect.getdoc(verb.function()) or "")
     for name in [only] if only in table.table else table.table:
         app.command(_verb_command(verb, name, rest), name=name)
     if only not in table.table:
         _list_actions(app, verb)
     return app
+
+
+def _require_first(verb: Verb, names: Sequence[str], rest: Sequence[str]) -> None:
+    """Check that a method that is named stands before what it is applied to."""
+    places = [place for place, word in enumerate(rest) if not word.startswith("-")]
+    if not places or places[0] > 0 or rest[0] in names:
+        return
+    found = next((place for place in places if rest[place] in names), None)
+    if found is not None:
+        others = [word for place, word in enumerate(rest) if place != found]
+        raise SettingsError(
+            f"'{rest[found]}' comes first: treadle {verb.name} {' '.join([rest[found], *others])}"
+        )
 
 
 def _list_actions(app: App, verb: Verb) -> None:
@@ -228,7 +243,8 @@ def main(words: list[str] | None = None) -> int:
     logging.getLogger("treadle.deploy").setLevel(logging.INFO)  # where a server listens
     warnings.formatwarning = lambda message, *_: f"WARNING: {message}\n"
     try:
-        build(words)(words, exit_on_error=False, result_action="return_value")
+        with told(None):
+            build(words)(words, exit_on_error=False, result_action="return_value")
     except CycloptsError:
         return 2
     except TreadleError as error:

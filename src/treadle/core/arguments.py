@@ -8,12 +8,13 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
-from treadle.core.errors import SettingsError
+from treadle.core.errors import SettingsError, TreadleError
 from treadle.core.registry import Registry
 from treadle.core.settings import Settings, Without, make_settings
 from treadle.core.sizes import is_bytes, parse_bytes, require_size
@@ -22,6 +23,9 @@ __all__ = ["checked"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_SETTINGS = "method_settings"
+"""Of a verb that takes settings of its method as keywords: ``**method_settings``."""
+_LIKE = 0.75
 _WORDS = {
     bool: "True or False",
     int: "a whole number",
@@ -36,19 +40,79 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Let a verb refuse arguments of a wrong type, before it does anything.
 
     Numbers and texts are taken as such only (numpy's numbers too), paths also as texts; of choices
-    one must be named. Fields of an object of settings may be given as keywords of the verb.
-    Methods of axes are left to their tables.
+    one must be named. Fields of an object of settings may be given as keywords of the verb, and so
+    may settings of its method where the verb takes ``**method_settings``; it then finds them in
+    `method`. Methods of axes are left to their tables. Two places given in the wrong order are
+    recognised.
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def verb(*args: P.args, **kwargs: P.kwargs) -> R:
         bound = signature.bind(*args, **_gathered(signature, kwargs))
+        extra: dict[str, Any] = bound.arguments.pop(_SETTINGS, {})
+        if extra:
+            default = signature.parameters["method"].default
+            chosen = bound.arguments.get("method", default)
+            bound.arguments["method"] = _with_settings(chosen, extra)
         for name, value in bound.arguments.items():
             bound.arguments[name] = _checked(name, signature.parameters[name], value)
-        return function(*bound.args, **bound.kwargs)
+        try:
+            return function(*bound.args, **bound.kwargs)
+        except SettingsError as error:
+            raise _misspelt(error, extra, signature) or _swapped(error, bound) or error from error
+        except TreadleError as error:
+            raise _swapped(error, bound) or error from error
 
     return verb
+
+
+def _with_settings(method: Any, settings: Mapping[str, Any]) -> Any:  # Any: a method, its settings
+    """Return the method in question with further settings."""
+    if isinstance(method, str | NoneType):
+        return {"method": method, **settings} if method else dict(settings)
+    if isinstance(method, Mapping):
+        return {**method, **settings}
+    raise SettingsError(
+        f"The method is given with its settings already, so {', '.join(settings)} has no effect; "
+        f"give the method by its name, or leave it out."
+    )
+
+
+def _misspelt(
+    error: SettingsError, extra: Mapping[str, Any], signature: inspect.Signature
+) -> SettingsError | None:
+    """Return what to say of a keyword that is nearly one of the verb's own parameters."""
+    own = [name for name in signature.parameters if name not in (_SETTINGS, "method")]
+    for name in extra:
+        close = get_close_matches(name, own, n=1, cutoff=_LIKE)
+        if close and f"has no setting '{name}'" in str(error):
+            return SettingsError(f"Unknown keyword '{name}'. Did you mean '{close[0]}'?")
+    return None
+
+
+def _swapped(error: TreadleError, bound: inspect.BoundArguments) -> TreadleError | None:
+    """Return an error that asks whether two places were given in the wrong order, if it seems so.
+
+    The output then exists, and what should be read does not.
+    """
+    places = {
+        name: bound.arguments[name]
+        for name, parameter in bound.signature.parameters.items()
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+        and isinstance(bound.arguments.get(name), str | os.PathLike)
+        and name != "method"
+    }
+    out = places.pop("out", None)
+    if out is None or not Path(out).exists():
+        return None
+    for name, place in places.items():
+        if not Path(place).exists() and ":" not in str(place):
+            return type(error)(
+                f"'{place}' does not exist and '{out}' does: {name} and out may have changed "
+                f"places. If they have not: {error}"
+            )
+    return None
 
 
 def _settings_of(annotation: Any) -> type[Settings] | None:  # Any: a type

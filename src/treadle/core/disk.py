@@ -31,8 +31,10 @@ _SAID = re.compile(r"\(os error (\d+)\)")
 
 
 @contextlib.contextmanager
-def told(out: Path) -> Iterator[None]:
+def told(out: Path | None) -> Iterator[None]:
     """Turn the system's errors where `out` is written into ones that name it and the mend.
+
+    Without an `out` they name the file that the system names.
 
     Raises:
         CapacityError: There is no room; what was there before stays.
@@ -43,14 +45,15 @@ def told(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
+            place = out or error.filename or "the output"
             raise CapacityError(
-                f"There is no room for '{out}' ({error.strerror}): what was there before stays. "
+                f"There is no room for '{place}' ({error.strerror}): what was there before stays. "
                 f"Free some space, or choose a folder on another disk, and give the command again."
             ) from error
         if error.errno not in _REFUSED or error.filename is None:
             raise
         found = Path(os.fsdecode(error.filename))
-        if _is_part(found, out):
+        if out is not None and _is_part(found, out):
             raise SettingsError(
                 f"'{out}' cannot be written ({error.strerror}); choose another output, or mend "
                 f"'{_existing(out)}'."

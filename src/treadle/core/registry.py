@@ -1,9 +1,11 @@
 """A table from names to lazily imported methods."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
@@ -40,6 +42,16 @@ class Registry(Generic[M]):
             if owner == axis and name:
                 self.table[name] = entry.value
 
+    def __iter__(self) -> Iterator[str]:
+        """Yield the methods' names."""
+        return iter(self.table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.table
+
     def __getitem__(self, name: str) -> type[M]:
         """Import and return the class called `name`.
 
@@ -49,7 +61,9 @@ class Registry(Generic[M]):
         if not isinstance(name, str):
             raise SettingsError(f"The {self.axis} {name!r} is no name. {near('', self.table)}")
         if name not in self.table:
-            raise SettingsError(f"Unknown {self.axis} '{name}'. {near(name, self.table)}")
+            is_place = os.sep in name or Path(name).exists()
+            swapped = " It is a path: have two arguments changed places?" if is_place else ""
+            raise SettingsError(f"Unknown {self.axis} '{name}'.{swapped} {near(name, self.table)}")
         module, _, attribute = self.table[name].partition(":")
         found: type[M] = getattr(import_module(module), attribute)
         return found

@@ -153,7 +153,7 @@ def _parameters(function: Callable[..., Any]) -> dict[str, VerbParameter]:  # An
     helps = argument_help(function)
     found: dict[str, VerbParameter] = {}
     for name, parameter in inspect.signature(function).parameters.items():
-        if name == "method":
+        if name == "method" or parameter.kind is inspect.Parameter.VAR_KEYWORD:
             continue
         for entry in _entries(parameter, helps.get(name, "")):
             assert entry.name not in found, f"{function.__name__}: two parameters '{entry.name}'"

@@ -60,6 +60,7 @@ def merge(
     verify: bool = False,
     seed: int = 0,
     overwrite: bool = False,
+    **method_settings: Any,  # Any: validated by the table
 ) -> Result:
     """Merge models of one architecture and write the merged model.
 
@@ -91,6 +92,8 @@ def merge(
         verify: Merge everything once more and compare it with what was written.
         seed: Seed of the methods that drop weights at random, and of the windows.
         overwrite: Replace an existing output folder once the new one is complete.
+        method_settings: Settings of the method as keywords, such as threshold=0.8, where the method
+            is given by its name.
 
     Returns:
         The account of the run, as in the folder's result.json.

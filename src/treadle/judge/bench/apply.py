@@ -1,6 +1,7 @@
 """The driver of benchmarks: load a model into the runtime, measure, write the result."""
 
 from pathlib import Path
+from typing import Any
 
 from treadle.core.arguments import checked
 from treadle.core.result import Measurement, Result, digest
@@ -23,6 +24,7 @@ def bench(
     seed: int = 0,
     overwrite: bool = False,
     trust_remote_code: bool = False,
+    **method_settings: Any,  # Any: validated by the table
 ) -> Result:
     """Measure what a model costs on this machine and write the result.
 
@@ -37,6 +39,8 @@ def bench(
         seed: Seed of the prompts.
         overwrite: Replace the result in `out`.
         trust_remote_code: Run code that the checkpoint brings along.
+        method_settings: Settings of the method as keywords, such as threshold=0.8, where the method
+            is given by its name.
 
     Returns:
         The account of the run, as in the folder's result.json.

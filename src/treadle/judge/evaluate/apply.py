@@ -46,6 +46,7 @@ def evaluate(
     seed: int = 0,
     overwrite: bool = False,
     trust_remote_code: bool = False,
+    **method_settings: Any,  # Any: validated by the table
 ) -> Result:
     """Measure a model's quality on a text or task and write the result.
 
@@ -69,6 +70,8 @@ def evaluate(
         seed: Seed of the bootstrap of the comparison.
         overwrite: Replace the result in `out`.
         trust_remote_code: Run code that the checkpoint brings along.
+        method_settings: Settings of the method as keywords, such as threshold=0.8, where the method
+            is given by its name.
 
     Returns:
         The account of the run, as in the folder's result.json.

@@ -43,6 +43,7 @@ def plan(
     learn: str | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    **method_settings: Any,  # Any: validated by the table
 ) -> Result:
     """Plan the memory of a training step: say whether it fits, and what makes it fit.
 
@@ -74,6 +75,8 @@ def plan(
             of the linear layers that get factors).
         seed: Seed of random orders and of hill climbing.
         overwrite: Replace a plan in `out`.
+        method_settings: Settings of the method as keywords, such as threshold=0.8, where the method
+            is given by its name.
 
     Returns:
         The account of the run, as in the folder's result.json.

@@ -1,7 +1,7 @@
 """The verb: its parameters, checked and handed to a run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from treadle.core.arguments import checked
 from treadle.core.checkpoint import CheckpointReader
@@ -37,6 +37,7 @@ def prune(
     allow_nonuniform: bool = False,
     overwrite: bool = False,
     trust_remote_code: bool = False,
+    **method_settings: Any,  # Any: validated by the table
 ) -> Result:
     """Remove weights of a model and write the pruned model.
 
@@ -70,6 +71,8 @@ def prune(
             loads.
         overwrite: Replace an existing output folder once the new one is complete.
         trust_remote_code: Run code that the checkpoint brings along.
+        method_settings: Settings of the method as keywords, such as threshold=0.8, where the method
+            is given by its name.
 
     Returns:
         The account of the run, as in the folder's result.json.

@@ -1,7 +1,7 @@
 """The verb: its parameters, checked and handed to a run."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from treadle.core.arguments import checked
 from treadle.core.checkpoint import CheckpointReader
@@ -31,6 +31,7 @@ def quantize(
     seed: int = 0,
     overwrite: bool = False,
     trust_remote_code: bool = False,
+    **method_settings: Any,  # Any: validated by the table
 ) -> Result:
     """Round the matrices of a model's blocks to codes of few bits and write the smaller model.
 
@@ -57,6 +58,8 @@ def quantize(
         seed: Seed of the windows and of methods that round by chance.
         overwrite: Replace an existing output folder once the new one is complete.
         trust_remote_code: Run code that the checkpoint brings along.
+        method_settings: Settings of the method as keywords, such as threshold=0.8, where the method
+            is given by its name.
 
     Returns:
         The account of the run, as in the folder's result.json.

@@ -62,6 +62,7 @@ def curate(
     engine: EngineName = "threads",
     shard: str | None = None,
     overwrite: bool = False,
+    **method_settings: Any,  # Any: validated by the table
 ) -> Result:
     """Clean a corpus or remove its copies, and say of every document why.
 
@@ -100,6 +101,8 @@ def curate(
         shard: Do only a share of the measuring, as in 3/16, into the unfinished output; jobs with
             all the shares may run anywhere, and the same command without it ends the work.
         overwrite: Replace an existing output folder once the new one is complete.
+        method_settings: Settings of the method as keywords, such as threshold=0.8, where the method
+            is given by its name.
 
     Returns:
         The account of the run, as in the folder's result.json; of a share only what it measured.
