@@ -84,6 +84,12 @@ VERBS = {
                     "Say how alike models are, and how to merge them.",
                     "treadle.combine.merge:merge_inspect",
                 ),
+                Verb(
+                    "extract-lora",
+                    "combine",
+                    "Write what a model learned as a LoRA adapter of its base.",
+                    "treadle.combine.merge:merge_extract_lora",
+                ),
             ),
         ),
         Verb(

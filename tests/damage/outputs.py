@@ -8,7 +8,7 @@ from typing import NamedTuple
 from treadle import bench, curate, evaluate, merge, plan, prune, quantize
 from treadle.app.export import export
 from treadle.app.sweep.apply import sweep
-from treadle.combine.merge import merge_inspect, merge_yaml
+from treadle.combine.merge import merge_extract_lora, merge_inspect, merge_yaml
 from treadle.model import tiny
 from treadle.recipe import run_recipe
 from treadle.text.curate import pack, replay, trial
@@ -77,6 +77,7 @@ WRITERS: dict[str, Callable[[Inputs, Path], object]] = {
     "merge": lambda own, out: merge([own.model, own.other], out, "linear"),
     "merge yaml": lambda own, out: merge_yaml(own.recipe, out),
     "merge inspect": lambda own, out: merge_inspect([own.model, own.other], out=out),
+    "merge extract-lora": lambda own, out: merge_extract_lora(own.model, own.other, out),
     "evaluate": _evaluate,
     "bench": lambda own, out: bench(
         own.model, out, {"method": "latency", "prompt_tokens": 8, "new_tokens": 2, "rounds": 1}

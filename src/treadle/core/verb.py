@@ -86,8 +86,9 @@ class Verb(NamedTuple):
     """What the verb does beside its methods; their names are no method's."""
 
     def action(self, name: object) -> "Verb | None":
-        """Return the action called `name`, if there is one."""
-        return next((action for action in self.actions if action.name == name), None)
+        """Return the action called `name`, if there is one; Python writes _ where words have -."""
+        spelt = str(name).replace("_", "-")
+        return next((one for one in self.actions if one.name.replace("_", "-") == spelt), None)
 
     def function(self) -> Callable[..., Any]:  # Any: each verb has its own signature
         """Import and return the verb's function."""

@@ -74,6 +74,15 @@ class Anatomy:
         """The names of everything that a checkpoint may hold, in transformers' words."""
         return frozenset(self._module.state_dict())
 
+    def class_of(self, parameter: str) -> str:
+        """Return the class of the module that holds a parameter: Embedding for any table."""
+        import torch
+
+        module = self._module.get_submodule(parameter.rpartition(".")[0])
+        # Gemma scales the rows of a table that it derives from torch's.
+        is_table = isinstance(module, torch.nn.Embedding)
+        return "Embedding" if is_table else type(module).__name__
+
     @cached_property
     def transposed(self) -> frozenset[str]:
         """The names of the weights that are stored as [in, out]."""

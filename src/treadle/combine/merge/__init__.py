@@ -1,7 +1,8 @@
 """Merge: what is the merged tensor? Every published way, streamed in float32 runs."""
 
 from treadle.combine.merge.apply import merge, merge_yaml
+from treadle.combine.merge.extract import merge_extract_lora
 from treadle.combine.merge.inspect import merge_inspect
 from treadle.combine.merge.tables import METHODS
 
-__all__ = ["METHODS", "merge", "merge_inspect", "merge_yaml"]
+__all__ = ["METHODS", "merge", "merge_extract_lora", "merge_inspect", "merge_yaml"]

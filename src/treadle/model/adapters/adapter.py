@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from treadle.core.checkpoint import CheckpointReader, TensorInfo
 from treadle.core.checkpoint.header import MappedFiles, read_header
 from treadle.core.codec import FLOATS, Array
@@ -14,9 +16,9 @@ from treadle.model import facts
 from treadle.model.adapters.config import CONFIG_FILE, matching, read_config, require_plain_lora
 from treadle.model.adapters.keys import adapters_of, read_key
 
-__all__ = ["Adapter", "Factors"]
+__all__ = ["WEIGHTS_FILE", "Adapter", "Factors", "transposed_in"]
 
-_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS_FILE = "adapter_model.safetensors"
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 _HEADS = tuple(f"{name}.{kind}" for name in ("lm_head", "embed_out") for kind in ("weight", "bias"))
 
@@ -55,9 +57,9 @@ class Adapter:
         self.folder = Path(folder)
         self.config = read_config(self.folder)
         require_plain_lora(self.folder, self.config)
-        if not (self.folder / _WEIGHTS).is_file():
+        if not (self.folder / WEIGHTS_FILE).is_file():
             raise CheckpointError(
-                f"{self.folder} has no {_WEIGHTS}; save the adapter as safetensors "
+                f"{self.folder} has no {WEIGHTS_FILE}; save the adapter as safetensors "
                 f"(save_pretrained(OUT, safe_serialization=True)) and give that folder."
             )
         self._maps = MappedFiles()
@@ -69,12 +71,12 @@ class Adapter:
         """Of the changes those of embeddings, whose factors lie the other way round."""
         self._regrown: dict[str, tuple[int, ...]] = {}
         """Names of vocabulary tensors -> their shape, where the adapter has other tokens."""
-        self._sort(read_header(self.folder / _WEIGHTS))
+        self._sort(read_header(self.folder / WEIGHTS_FILE))
         self._require_saved()
         if not (self.changes or self.replacements):
             raise CheckpointError(
-                f"{self.folder / _WEIGHTS} holds no tensors, so the adapter changes nothing; save "
-                f"it again with the weights that were trained."
+                f"{self.folder / WEIGHTS_FILE} holds no tensors, so the adapter changes nothing; "
+                f"save it again with the weights that were trained."
             )
 
     def _require_saved(self) -> None:
@@ -83,14 +85,14 @@ class Adapter:
             if not any(f".{module}." in f".{name}" for name in self.replacements):
                 raise CheckpointError(
                     f"{self.folder / CONFIG_FILE} says that '{module}' was trained as a whole "
-                    f"(modules_to_save), but {_WEIGHTS} holds no weights of it; save the adapter "
-                    f"again."
+                    f"(modules_to_save), but {WEIGHTS_FILE} holds no weights of it; save the "
+                    f"adapter again."
                 )
 
     @property
     def content_hash(self) -> str:
         """The SHA-256 of the adapter's two files."""
-        with (self.folder / _WEIGHTS).open("rb") as stream:
+        with (self.folder / WEIGHTS_FILE).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256")
         digest.update((self.folder / CONFIG_FILE).read_bytes())
         return digest.hexdigest()
@@ -180,7 +182,7 @@ class Adapter:
         `fan_in_fan_out` holds what was true of the last module that peft changed, so it counts only
         where transformers does not know the model.
         """
-        transposed = _transposed(model.config)
+        transposed = transposed_in(model.config)
         if transposed is None:
             return
         for name, change in self.changes.items():
@@ -202,11 +204,27 @@ class Adapter:
                 continue
             if self._regrown and not changed.issuperset(pair):
                 return False  # the other one has no rows for the new tokens but these
-            both = [self.replacements[name] for name in pair if name in self.replacements]
-            if len(both) < 2 or not self.changes.keys().isdisjoint(pair):
-                return True
-            return self.read(both[0]).tobytes() != self.read(both[1]).tobytes()
+            return not self._are_alike(*pair)
         return False
+
+    def _are_alike(self, first: str, second: str) -> bool:
+        """Say whether two tensors that were one are still one."""
+        kept, other_kept = self.replacements.get(first), self.replacements.get(second)
+        if kept is None or other_kept is None:
+            if kept is not other_kept:
+                return False
+        elif self.read(kept).tobytes() != self.read(other_kept).tobytes():
+            return False
+        made, other_made = self.changes.get(first), self.changes.get(second)
+        if made is None or other_made is None:
+            return made is other_made
+        pairs = zip(self._oriented(made), self._oriented(other_made), strict=True)
+        return made.scale == other_made.scale and all(np.array_equal(*pair) for pair in pairs)
+
+    def _oriented(self, factors: Factors) -> tuple[Array, Array]:
+        """Return left [rows, rank] and right [rank, columns] of a change."""
+        pair = self.read(factors.left), self.read(factors.right)
+        return (pair[0].T, pair[1].T) if factors.is_transposed else pair
 
     def note_on_base(self, names: Iterable[str], model: str) -> str | None:
         """Return a note if the adapter says that it was trained on none of `names`."""
@@ -228,8 +246,8 @@ class Adapter:
         adapters = adapters_of(info.name for info in tensors)
         if len(adapters) > 1:
             raise UnsupportedModelError(
-                f"{self.folder / _WEIGHTS} holds the adapters {', '.join(adapters)}, but one was "
-                f"expected; save each alone (save_pretrained(OUT, selected_adapters=['NAME']))."
+                f"{self.folder / WEIGHTS_FILE} holds the adapters {', '.join(adapters)}, but one "
+                f"was expected; save each alone (save_pretrained(OUT, selected_adapters=['NAME']))."
             )
         for info in tensors:
             key = read_key(info.name, adapters)
@@ -298,7 +316,7 @@ class Adapter:
         return f" ('{named}')" if named else ""
 
 
-def _transposed(config: Mapping[str, Any]) -> frozenset[str] | None:  # Any: JSON values
+def transposed_in(config: Mapping[str, Any]) -> frozenset[str] | None:  # Any: JSON values
     """Return the own names of the weights stored as [in, out]; None for an unknown model."""
     base = facts.whole_config(dict(config))
     known = facts.ARCHITECTURES.get(str(base.get("model_type")))

@@ -8,7 +8,10 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-__all__ = ["Key", "adapters_of", "read_key"]
+__all__ = ["PREFIX", "Key", "adapters_of", "read_key"]
+
+PREFIX = "base_model.model."
+"""What peft puts before the names of the model."""
 
 _AROUND = re.compile(r"^((_orig_mod|module|_fsdp_wrapped_module|base_model\.model)\.)+")
 _INSIDE = re.compile(r"\.(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")

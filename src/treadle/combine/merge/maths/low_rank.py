@@ -1,0 +1,73 @@
+"""The nearest matrix of a low rank, and how much of a matrix it holds."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from treadle.combine.merge.site import Floats
+
+__all__ = ["LowRankParts", "nearest"]
+
+_EXACT = 1024
+"""Up to this smaller side the whole decomposition is cheap."""
+_BEYOND = 16
+"""Directions that a sketch has beside those that are wanted."""
+_ROUNDS = 4
+"""Power iterations: each one parts directions by the square of their singular values again."""
+
+
+class LowRankParts(NamedTuple):
+    """left @ right, [rows, rank] @ [rank, columns]: both have the roots of the singular values."""
+
+    left: Floats
+    right: Floats
+    energy: float
+    """Share of the squared Frobenius norm that they hold."""
+
+
+def nearest(
+    matrix: Floats, rank: int, energy: float | None, draw: np.random.Generator
+) -> LowRankParts:
+    """Return the nearest matrix of at most `rank` (Eckart and Young, 1936).
+
+    Where the smaller side is above 1024 and far above the rank, the leading directions come from a
+    sketch with four power iterations (Halko, Martinsson and Tropp, 2011), otherwise from the whole
+    decomposition.
+
+    Args:
+        matrix: [rows, columns] in float32, with something in it.
+        rank: At most.
+        energy: Take the fewest directions that hold this share of the squared norm; None for all
+            `rank`.
+        draw: For the sketch.
+    """
+    total = float(np.square(matrix, dtype=np.float64).sum())
+    smaller = min(matrix.shape)
+    rank = min(rank, smaller)
+    if smaller <= _EXACT or 4 * (rank + _BEYOND) > smaller:
+        left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    else:
+        left, values, right = _sketched(matrix, rank + _BEYOND, draw)
+    held = np.cumsum(np.square(values.astype(np.float64))) / total
+    count = min(rank, int(np.count_nonzero(values > values[0] * np.finfo(np.float32).eps)))
+    if energy is not None:
+        count = min(count, 1 + int(np.searchsorted(held[:count], energy - 1e-12)))
+    roots = np.sqrt(values[:count])
+    return LowRankParts(
+        np.ascontiguousarray(left[:, :count] * roots),
+        np.ascontiguousarray(roots[:, None] * right[:count]),
+        min(1.0, float(held[count - 1])),
+    )
+
+
+def _sketched(
+    matrix: Floats, width: int, draw: np.random.Generator
+) -> tuple[Floats, Floats, Floats]:
+    found = matrix @ draw.standard_normal((matrix.shape[1], width), dtype=np.float32)
+    for _ in range(_ROUNDS):
+        basis, _ = np.linalg.qr(found)
+        other, _ = np.linalg.qr(matrix.T @ basis)
+        found = matrix @ other
+    basis, _ = np.linalg.qr(found)
+    inner, values, right = np.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return basis @ inner, values, right
