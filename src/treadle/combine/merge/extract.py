@@ -10,7 +10,7 @@ import numpy as np
 
 from treadle.combine.merge.base import Floats
 from treadle.combine.merge.carried import carried, is_left_out
-from treadle.combine.merge.extracted import Pair, Part, account_for_parts, write_adapter
+from treadle.combine.merge.extracted import Part, TunedPair, account_for_parts, write_adapter
 from treadle.combine.merge.inputs.compatibility import namesakes
 from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.maths.low_rank import nearest
@@ -95,7 +95,7 @@ def merge_extract_lora(
             run.read("base", str(pair[0].ref), pair[0].content_hash, "base")
             run.read("model", str(pair[1].ref), pair[1].content_hash, "model")
             kept, left = tuple(whole or ()), tuple(leave_out or ())
-            request = _Request(Pair(*pair), rank, energy, kept, left, dtype_code(dtype), seed)
+            request = _Request(TunedPair(*pair), rank, energy, kept, left, dtype_code(dtype), seed)
             folder = _begun(out, run.fingerprint)
             try:
                 parts = _extracted(request, folder / _PARTS, run)
@@ -115,7 +115,7 @@ def merge_extract_lora(
 class _Request(NamedTuple):
     """What is asked, of which models."""
 
-    pair: Pair
+    pair: TunedPair
     rank: int
     energy: float | None
     whole: tuple[str, ...]

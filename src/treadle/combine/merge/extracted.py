@@ -18,10 +18,10 @@ from treadle.core.run import Recording
 from treadle.model.adapters import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from treadle.model.adapters.naming import Shelf
 
-__all__ = ["Pair", "Part", "account_for_parts", "write_adapter"]
+__all__ = ["Part", "TunedPair", "account_for_parts", "write_adapter"]
 
 
-class Pair(NamedTuple):
+class TunedPair(NamedTuple):
     """A model and the base that it was tuned from."""
 
     base: Model
@@ -62,7 +62,7 @@ class Part(NamedTuple):
         )
 
 
-def write_adapter(folder: Path, parts: Sequence[Part], pair: Pair, title: str) -> None:
+def write_adapter(folder: Path, parts: Sequence[Part], pair: TunedPair, title: str) -> None:
     """Write peft's two files, the tokenizer where it is another one, and a card."""
     products = {module for part in parts if part.rank for module in part.modules}
     files = {
@@ -102,7 +102,7 @@ def _key(name: str, shelf: Shelf, products: set[str]) -> str:
     return name.removesuffix("bias") + "base_layer.bias" if is_below else name
 
 
-def _config(parts: Sequence[Part], pair: Pair) -> dict[str, Any]:  # Any: JSON values
+def _config(parts: Sequence[Part], pair: TunedPair) -> dict[str, Any]:  # Any: JSON values
     """Return adapter_config.json: alpha is the rank everywhere, so that the scale is 1."""
     products = {module: part.rank for part in parts if part.rank for module in part.modules}
     whole = [part.shelf for part in parts if not part.rank]
@@ -129,7 +129,7 @@ def _config(parts: Sequence[Part], pair: Pair) -> dict[str, Any]:  # Any: JSON v
     }
 
 
-def account_for_parts(run: Recording, parts: Sequence[Part], pair: Pair) -> None:
+def account_for_parts(run: Recording, parts: Sequence[Part], pair: TunedPair) -> None:
     """Note what the adapter has, and what it lacks."""
     change = sum(part.change for part in parts)
     missing = sum(part.missing for part in parts)
