@@ -296,6 +296,6 @@ def test_factors_that_nobody_can_follow_are_refused(tiny_model):
 
 
 def test_heads_that_turn_in_part_are_none_of_the_native_step(tiny_model):
-    rotary = plain_model(tiny_model("phi3", partial_rotary_factor=0.5)).model.rotary_emb
+    model = plain_model(tiny_model("phi3", partial_rotary_factor=0.5))
     with pytest.raises(UnsupportedModelError, match="turns 8 of a head's 16 numbers"):
-        ropes_of(rotary, 16, ())
+        ropes_of(model.model.rotary_emb, 16, RotaryFactors(model))
