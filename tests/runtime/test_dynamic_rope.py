@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from naive import plain_model
-from runtime.flat import EXECUTORS, executor_of
-from runtime.rope_models import HEAD_DIM, overrides, parameters, told
+from runtime.flat import EXECUTORS, executor_of, pool_of, rows_of
+from runtime.rope_models import overrides, parameters, told
+from runtime.zoo import ARCHITECTURES, small
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import DataError, UnsupportedModelError
-from treadle.model import facts, tiny
+from treadle.model import tiny
 from treadle.model.layers import LayeredModel
-from treadle.model.rope import RopeLengths, RotaryFactors
+from treadle.model.rope import RopeLengths
 from treadle.model.scoring import BlockScorer
 from treadle.runtime import LLM, SamplingParams
 from treadle.runtime.cache.pages import page_bytes
@@ -26,6 +27,7 @@ from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.probe import Probe, probe_text
 from treadle.runtime.request import RequestState
 from treadle.runtime.scoring import RuntimeScorer
+from treadle.runtime.transformers_step.generic import GenericExecutor
 
 FIRST, LONGEST = 64, 256
 TOLERANCE = 5e-5
@@ -288,85 +290,34 @@ def test_prompts_beyond_the_stretched_length_are_refused(dynamic):
         make().generate([tokens_of(LONGEST)], PARAMS)
 
 
-@pytest.mark.parametrize(
-    ("rope", "longest"),
-    [
-        ({"rope_type": "dynamic", "factor": 2.5}, 160),
-        ({"type": "dynamic", "factor": 2}, 128),
-        ({"rope_type": "dynamic", "factor": 4, "original_max_position_embeddings": 16}, 64),
-        ({"rope_type": "dynamic", "factor": 8, "original_max_position_embeddings": 16}, 128),
-        ({"rope_type": "dynamic", "factor": 4.0, "alpha": 1000.0}, 64),
-        ({"rope_type": "dynamic", "factor": float("inf")}, 64),
-        ({"rope_type": "dynamic", "factor": None}, 64),
-        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, 256),
-        ({"rope_type": "yarn", "factor": 4.0}, 64),
-        ({"rope_type": "linear", "factor": 4.0}, 64),
-        ({"rope_type": "default"}, 64),
-        (None, 64),
-    ],
-)
-def test_the_length_that_a_config_promises(rope, longest):
-    assert facts.context_length({"max_position_embeddings": 64, "rope_parameters": rope}) == longest
-    assert facts.context_length({"max_position_embeddings": 64, "rope_scaling": rope}) == longest
-
-
-class _Remembers(torch.nn.Module):
-    """As InternLM2's own code does it: what a long text set stays for short ones."""
-
-    def __init__(self, first, hides=False):
-        super().__init__()
-        self.first, self.hidden = first, [None] if hides else None
-        self.register_buffer("inv_freq", self.frequencies(10_000.0), persistent=False)
-
-    @staticmethod
-    def frequencies(base):
-        return 1.0 / (base ** (torch.arange(0, HEAD_DIM, 2).float() / HEAD_DIM))
-
-    def forward(self, x, position_ids):
-        length = int(position_ids.max()) + 1
-        if length > self.first:
-            self.inv_freq = self.frequencies(10_000.0 * (4 * length / self.first - 3) ** 1.1)
-            if self.hidden is not None:
-                self.hidden[0] = self.inv_freq
-        frequencies = self.inv_freq
-        if self.hidden is not None and self.hidden[0] is not None:
-            frequencies = self.hidden[0]
-        turned = position_ids[..., None].float() * frequencies
-        both = torch.cat((turned, turned), -1)
-        return both.cos(), both.sin()
-
-
-def test_rotary_embeddings_of_a_checkpoints_own_code(tiny_model):
-    model = plain_model(folder_of(tiny_model))
-    model.model.rotary_emb = _Remembers(FIRST)
-    factors = RotaryFactors(model)
-    assert factors.lengths == RopeLengths((), FIRST)
-    places = torch.arange(90)[None]
-    values = torch.zeros(1)
-    right = [_Remembers(FIRST)(values, position_ids=places[:, :n]) for n in (90, 70, 40)]
-    for length, turned in zip((90, 70, 40), right, strict=True):
-        regimes = torch.full((length,), factors.lengths.regime(length))
-        with factors.by_text(regimes):
-            found = model.model.rotary_emb(values, position_ids=places[:, :length])
-        assert all(torch.equal(one, other) for one, other in zip(found, turned, strict=True))
-    model.model.rotary_emb = _Remembers(FIRST, hides=True)
-    with pytest.raises(UnsupportedModelError, match="what it remembers is not found"):
-        RotaryFactors(model)
-
-
-def test_dynamic_factors_that_nobody_can_follow_are_refused(tiny_model):
-    class Hidden(torch.nn.Module):
-        def forward(self, values, places):
-            raise NotImplementedError
-
-    model = plain_model(folder_of(tiny_model))
-    model.model.rotary_emb = Hidden()
-    with pytest.raises(UnsupportedModelError, match="has dynamic rotary factors, and it has no"):
-        RotaryFactors(model)
-    kinds = ["sliding_attention", "full_attention"]
-    both = {kinds[0]: parameters("longrope", bound=20), kinds[1]: parameters("dynamic")}
-    mixed = plain_model(
-        folder_of(tiny_model, "gemma3_text", layer_types=kinds, rope_parameters=both)
-    )
-    with pytest.raises(UnsupportedModelError, match=r"beyond \[64\] tokens and by a second set"):
-        RotaryFactors(mixed)
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("rope", ["dynamic", "yarn"])
+def test_each_architecture_is_exact_beyond_the_first_length_or_refused(model_type, rope):
+    turned = {"rope_type": rope, "rope_theta": 10_000.0, "factor": 4.0}
+    if rope == "yarn":
+        turned["original_max_position_embeddings"] = FIRST
+    module = small(model_type, rope_parameters=turned, max_position_embeddings=FIRST)
+    if module is None:
+        pytest.skip("these settings do not make one")
+    with torch.no_grad():
+        module(input_ids=torch.tensor([[1, 2]]))  # what was tried on it is forgotten
+    reference = copy.deepcopy(module)
+    try:
+        step = GenericExecutor(module)
+    except UnsupportedModelError:
+        return
+    for length in (100, 80, 40, FIRST, FIRST + 1, 200):
+        if length > step.shape.max_positions:
+            continue
+        tokens, pool, found = tokens_of(length), pool_of(step), []
+        for first in range(0, length, 37):
+            part = tokens[first : first + 37]
+            pages = list(range(-(-(first + len(part)) // pool.page_size)))
+            rows = rows_of([(part, first, pages)], text_lengths=np.asarray([length], np.int32))
+            found.append(step.forward(rows, pool))
+        with torch.no_grad():
+            right = copy.deepcopy(reference)(input_ids=torch.tensor([tokens])).logits[0]
+        apart = np.abs(np.concatenate(found) - right.numpy()).max()
+        assert apart < 1e-3 * float(right.std())
