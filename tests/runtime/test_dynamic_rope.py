@@ -15,7 +15,7 @@ from runtime.flat import EXECUTORS, executor_of, pool_of, rows_of
 from runtime.rope_models import overrides, parameters, told
 from runtime.zoo import ARCHITECTURES, small
 from treadle.core.checkpoint import CheckpointReader
-from treadle.core.errors import DataError, UnsupportedModelError
+from treadle.core.errors import DataError, SettingsError, UnsupportedModelError
 from treadle.model import tiny
 from treadle.model.layers import LayeredModel
 from treadle.model.rope import RopeLengths
@@ -208,6 +208,8 @@ def _moved(source, target, prompt):
     while request.num_new < 8:
         source.step()
     source.pause("r")
+    with pytest.raises(SettingsError, match=r"has \d pages to export"):
+        source.export_pages("r", 10)
     rest = source.export_pages("r", first.num_pages)
     assert rest.first_page == first.num_pages > 0
     target.import_pages(rest)

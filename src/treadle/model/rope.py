@@ -234,7 +234,8 @@ class _Trial:
         try:
             self._ask(part, kind, self._longest)
         except UnsupportedModelError:
-            if self._is_said:
+            own = _type_of(part, kind)  # where it says so, the config speaks of another one
+            if "dynamic" in own if own else self._is_said:
                 raise
             return False
         return True
