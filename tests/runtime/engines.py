@@ -11,7 +11,7 @@ from treadle.runtime.admit.queue import Queue, choose_admission
 from treadle.runtime.cache.pages import KeyValues, PagePool
 from treadle.runtime.cache.radix import PrefixTree
 from treadle.runtime.evict.keeping import Keeping
-from treadle.runtime.executor import ModelShape, Segment, StepRows
+from treadle.runtime.executor import ModelShape, StepRows
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.runner import Runner
 from treadle.runtime.schedule.batch import Batch
@@ -50,7 +50,7 @@ class EchoExecutor(TimedExecutor):
         logits = super().forward(rows, pool)
         size, plain = pool.page_size, rows.slots >= 0
         pages, offsets = rows.slots[plain] // size, rows.slots[plain] % size
-        regimes = rows.rope_regimes(self.shape.rope_bounds)
+        regimes = rows.rope_regimes(self.shape)
         for layer in pool.layers:
             layer.keys[pages, :, 0, offsets] = rows.tokens[plain][:, None]
             layer.values[pages, :, offsets, 1] = rows.positions[plain][:, None]
@@ -60,7 +60,7 @@ class EchoExecutor(TimedExecutor):
         for number, part in enumerate(rows.segments()):
             own = -1 if rows.heads is None else int(rows.heads.numbers[number])
             if own >= 0:
-                for row, token in self._kept(rows, pool, part, own, regimes):
+                for row, token in self._kept(rows, pool, number, own, regimes):
                     if row in wanted:
                         logits[wanted[row], token] = 5
                 continue
@@ -74,14 +74,22 @@ class EchoExecutor(TimedExecutor):
                     places = layer.values[part.pages[slots // size], -1, slots % size, 1]
                     assert (places == slots).all()
                     held = layer.values[part.pages[slots // size], :, slots % size, 0]
-                    assert (held == regimes[row]).all()
+                    right = self._regimes_of(rows, number, regimes[row], slots)
+                    assert (held == right[:, None]).all()
                 held = pool.layers[-1].keys[part.pages[slots // size], -1, 0, slots % size]
                 logits[wanted[row], next_token(held.astype(int))] = 5
         return logits
 
-    def _kept(self, rows: StepRows, pool: KeyValues, part: Segment, own: int, regimes: np.ndarray):
+    def _regimes_of(self, rows: StepRows, number: int, regime: int, places: np.ndarray):
+        """What the entries must be of that a row of `regime` reads, at these places before it."""
+        first = self.shape.rope_dynamic_from
+        if first is None:
+            return np.full(len(places), regime)
+        return (np.maximum(places + 1, rows.text_lengths[number]) - first).clip(0)
+
+    def _kept(self, rows: StepRows, pool: KeyValues, segment: int, own: int, regimes: np.ndarray):
         """Yield what each row of a segment says whose heads have their own tables."""
-        size, arena = pool.page_size, pool.arena
+        size, arena, part = pool.page_size, pool.arena, list(rows.segments())[segment]
         lengths, planes = rows.heads.lengths[own], rows.heads.planes[own]
         assert part.context_length == lengths.max()
         for number in range(part.num_rows):
@@ -93,7 +101,9 @@ class EchoExecutor(TimedExecutor):
                 arena.positions[at] = rows.positions[row]
                 arena.values[(*at, 0)] = regimes[row]
                 found = (table[slots // size], slots % size)
-                assert (arena.values[(*found, 0)] == regimes[row]).all()
+                places = arena.positions[found]
+                right = self._regimes_of(rows, segment, regimes[row], places)
+                assert (arena.values[(*found, 0)] == right).all()
                 order = arena.positions[found].argsort()
                 held += [*arena.keys[found[0], 0, found[1]][order], len(slots)]
             yield row, next_token(held)
@@ -122,10 +132,11 @@ class Small:
         row_seconds: float = 1.0,
         ageing_seconds: float = 1e9,
         rope_bounds: tuple[int, ...] = (),
+        rope_dynamic_from: int | None = None,
         **limits: object,
     ) -> None:
         self.clock = VirtualClock()
-        shape = SHAPE._replace(rope_bounds=rope_bounds)
+        shape = SHAPE._replace(rope_bounds=rope_bounds, rope_dynamic_from=rope_dynamic_from)
         self.executor = executor(shape, self.clock.advance, 0.0, row_seconds)
         self.pool = PagePool(KeyValues(SHAPE.kv_heads, SHAPE.head_dim, num_pages, page_size))
         self.tree = PrefixTree(self.pool)
@@ -137,7 +148,11 @@ class Small:
 
     def add(self, name: str, prompt: Sequence[int], count: int, **fields: object) -> Request:
         params = fields.pop("params", None) or SamplingParams(temperature=0, max_tokens=count)
-        fields["rope_bounds"] = self.executor.shape.rope_bounds
+        shape = self.executor.shape
+        fields |= {
+            "rope_bounds": shape.rope_bounds,
+            "rope_dynamic_from": shape.rope_dynamic_from,
+        }
         request = Request(name, list(prompt), len(prompt), params, 0, **fields)
         self.batch.add(request, len(prompt) + count)
         return request

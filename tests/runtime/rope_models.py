@@ -41,6 +41,8 @@ def overrides(model_type: str, rope: str) -> dict[str, Any]:
         return common
     if model_type == "gpt_neox":
         return {**common, "rope_parameters": {**parameters(rope, 4), "partial_rotary_factor": 0.25}}
+    if model_type == "phi":
+        return {**common, "rope_parameters": {**parameters(rope, 8), "partial_rotary_factor": 0.5}}
     if model_type == "gemma3_text":
         kinds = ["sliding_attention", "full_attention"]
         turned = {kinds[0]: parameters("default"), kinds[1]: parameters(rope)}

@@ -30,6 +30,12 @@ LENGTHS = (100, BOUND - NEW // 2, 40)
 SETTINGS = {"cache_bytes": 2**20, "max_num_batched_tokens": 24, "page_size": 8}
 PARAMS = SamplingParams(temperature=0, max_tokens=NEW, ignore_eos=True, logprobs=0)
 
+KNOWN = {
+    "phi3": {"default", "longrope"},
+    "phi": ROPES.keys() - {"proportional"},  # which turns whole heads, and phi a part
+}
+"""Architecture -> the rope types that transformers computes with it, where these are not all."""
+
 
 def crosses() -> list:
     """Every architecture by every rope type by both steps; the fast ones cross each pair that
@@ -37,7 +43,7 @@ def crosses() -> list:
     found = []
     for model_type, rope, executor in product(tiny.CONFIGS, ROPES, EXECUTORS):
         is_native = executor == "native"
-        is_known = rope in ("default", "longrope") if model_type == "phi3" else True
+        is_known = rope in KNOWN.get(model_type, ROPES)
         if (is_native and model_type not in LLAMA_LIKE) or not is_known:
             continue
         if model_type in PLACED and rope != "default":
@@ -296,6 +302,6 @@ def test_factors_that_nobody_can_follow_are_refused(tiny_model):
 
 
 def test_heads_that_turn_in_part_are_none_of_the_native_step(tiny_model):
-    rotary = plain_model(tiny_model("phi3", partial_rotary_factor=0.5)).model.rotary_emb
+    model = plain_model(tiny_model("phi3", partial_rotary_factor=0.5))
     with pytest.raises(UnsupportedModelError, match="turns 8 of a head's 16 numbers"):
-        ropes_of(rotary, 16, ())
+        ropes_of(model.model.rotary_emb, 16, RotaryFactors(model))

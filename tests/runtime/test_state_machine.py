@@ -56,7 +56,7 @@ class Engine(RuleBasedStateMachine):
         watermark=st.sampled_from([0.0, 0.3]),
         beside=st.sampled_from([None, 0, 1]),
         less_served=st.sampled_from([None, 1, 2]),
-        rope_bounds=st.sampled_from([(), (9,), (4, 13)]),
+        rope=st.sampled_from([((), None), ((9,), None), ((4, 13), None), ((), 5)]),
     )
     def start(
         self,
@@ -68,7 +68,7 @@ class Engine(RuleBasedStateMachine):
         watermark,
         beside,
         less_served,
-        rope_bounds,
+        rope,
     ):
         self.small = Small(
             NUM_PAGES,
@@ -82,7 +82,8 @@ class Engine(RuleBasedStateMachine):
             watermark_fraction=watermark,
             rows_beside_urgent=beside,
             rows_beside_less_served=less_served,
-            rope_bounds=rope_bounds,
+            rope_bounds=rope[0],
+            rope_dynamic_from=rope[1],
         )
         self.all: list[Request] = []
 

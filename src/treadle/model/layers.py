@@ -4,7 +4,7 @@ One block, the embedding and the head are in memory.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from treadle.core import hardware
@@ -15,7 +15,7 @@ from treadle.model import facts
 from treadle.model.belonging import shapes_of
 from treadle.model.facts import base_config
 from treadle.model.load import materialise, materialise_rest, parameter_view, set_widths, skeleton
-from treadle.model.rope import RotaryFactors
+from treadle.model.rope import RopeLengths, RotaryFactors
 from treadle.model.seams import replaced_forward, tensor_of
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ class LayeredModel:
         self._calls: dict[tuple[int, ...], list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
 
     @property
-    def rope_bounds(self) -> tuple[int, ...]:
-        """Lengths beyond which a text's positions turn by other factors (see `model.rope`)."""
-        return self._rotary.bounds
+    def rope_lengths(self) -> RopeLengths:
+        """How rotary factors follow from the length of a text (see `model.rope`)."""
+        return self._rotary.lengths
 
     def matrices(self, layer: int) -> list[facts.Linear]:
         """Return the matrices of block `layer`."""
@@ -108,8 +108,8 @@ class LayeredModel:
 
         Args:
             tokens: Rows of equal length.
-            regime: How many of `rope_bounds` the texts are longer than that rows are the start of;
-                None: rows are whole texts.
+            regime: By `rope_lengths`, of the texts that rows are the start of; None: rows are whole
+                texts.
 
         Raises:
             SettingsError: The model has fewer positions than a row has tokens.
@@ -142,9 +142,9 @@ class LayeredModel:
             return hidden
 
         backbone = self._module.get_submodule(self._module.base_model_prefix)
-        turned: AbstractContextManager[None] = nullcontext()
-        if regime is not None:
-            turned = self._rotary.by_text(torch.full((tokens.shape[1],), regime))
+        num_tokens = tokens.shape[1]
+        regime = self.rope_lengths.regime(num_tokens) if regime is None else regime
+        turned = self._rotary.by_text(torch.full((num_tokens,), regime))
         blocks = replaced_forward(self._blocks, [remember] * self.num_layers)
         with torch.no_grad(), turned, blocks:
             backbone(input_ids=tokens, use_cache=False)

@@ -29,8 +29,8 @@ def token_losses(
     """Return -log p of every token but the first of each row, in nats; softmax in float32.
 
     The last token of a row is only foreseen, so it is not run. Rows may end in padding: attention
-    is causal, so what stands behind a token does not change its loss; but rows that are longer than
-    one of the model's `rope_bounds` and such that are not must stand in batches of their own.
+    is causal, so what stands behind a token does not change its loss; but rows whose texts are of
+    different regimes (the model's `rope_lengths`) must stand in batches of their own.
 
     Raises:
         SettingsError: The model has fewer positions than a row has tokens.

@@ -1,6 +1,5 @@
 """Models as Scorers: one decoder block in memory at a time."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -32,7 +31,7 @@ class BlockScorer:
 
         Rows of one length run as one batch; others in batches of similar length, whose ends are
         filled up: attention is causal, so what stands behind a token does not change its loss. Rows
-        whose positions turn by other factors (`LayeredModel.rope_bounds`) never share a batch.
+        whose positions turn by other factors (`LayeredModel.rope_lengths`) never share a batch.
         """
         import torch
 
@@ -44,7 +43,7 @@ class BlockScorer:
         is_even = len({len(row) for row in rows}) == 1
         at_once = len(rows) if is_even else _BATCH_ROWS
         # Without its last token, which is not run.
-        regimes = groupby(order, lambda index: bisect_left(model.rope_bounds, len(rows[index]) - 1))
+        regimes = groupby(order, lambda index: model.rope_lengths.regime(len(rows[index]) - 1))
         members = [
             some[start : start + at_once]
             for some in (list(group) for _, group in regimes)

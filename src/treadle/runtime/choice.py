@@ -1,6 +1,7 @@
 """Which executor runs a model: the native step where it can and agrees, else the generic one."""
 
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from treadle.core.errors import SettingsError, UnsupportedModelError
-from treadle.model.rope import first_place
 from treadle.model.source import open_model
 from treadle.native import SlowPathWarning
 from treadle.runtime import agreed
@@ -167,11 +167,16 @@ def agreement(folder: Path, native: LlamaStep, draw: int = 0) -> Agreement:
     Raises:
         CheckpointError: The model computes no numbers, or the same for all tokens.
     """
-    num_tokens = min((_NUM_TOKENS, *native.shape.rope_bounds))
+    lengths = native.shape.rope_lengths
+    num_tokens = lengths.within_first(_NUM_TOKENS)
     tokens = np.random.default_rng(draw).integers(0, native.shape.vocab_size, num_tokens)
-    expected = _expected(folder, tokens)
+    regimes: Sequence[int] = range(len(lengths.bounds) + 1)
+    if (
+        lengths.dynamic_from is not None
+    ):  # every length is one: the first and the last stand for all
+        regimes = (0, 1, lengths.regime(native.shape.max_positions))
+    expected = _expected(folder, tokens, regimes)
     require_sound(expected, folder, "fp32")
-    regimes = range(len(native.shape.rope_bounds) + 1)
     found = np.concatenate([_found(native, tokens.astype(np.int32), r) for r in regimes])
     if native.weights.forms != {"fp32"}:
         require_sound(found, folder, ", ".join(sorted(native.weights.forms)))
@@ -187,14 +192,14 @@ def _found(native: LlamaStep, tokens: np.ndarray, regime: int) -> Floats:
     places, pages = np.arange(count, dtype=np.int32), np.arange(num_pages, dtype=np.int32)
     starts, context = np.array([0, count], np.int32), np.array([count], np.int32)
     page_starts = np.array([0, num_pages], np.int32)
-    text = np.array([max(count, first_place(shape.rope_bounds, regime) + 1)], np.int32)
+    text = np.array([max(count, shape.rope_lengths.first_place(regime) + 1)], np.int32)
     rows = StepRows(
         *(tokens, places, places, starts, context, page_starts, pages, places), text_lengths=text
     )
     return native.forward(rows, pool)
 
 
-def _expected(folder: Path, tokens: np.ndarray) -> Floats:
+def _expected(folder: Path, tokens: np.ndarray, regimes: Sequence[int]) -> Floats:
     import torch
 
     from treadle.model.layers import LayeredModel
@@ -203,7 +208,7 @@ def _expected(folder: Path, tokens: np.ndarray) -> Floats:
     with open_model(folder) as reader, torch.no_grad():
         model = LayeredModel(reader)
         found = []
-        for regime in range(len(model.rope_bounds) + 1):
+        for regime in regimes:
             hidden = model.embed(rows, regime)
             for layer in range(model.num_layers):
                 with model.block(layer) as block:

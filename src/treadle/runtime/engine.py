@@ -213,6 +213,7 @@ class Engine:
                     parent=request_id if index else None,
                     keep=self._keep,
                     rope_bounds=self.shape.rope_bounds,
+                    rope_dynamic_from=self.shape.rope_dynamic_from,
                 )
                 try:
                     self._batch.add(request, self._max_length(request))
@@ -311,8 +312,9 @@ class Engine:
         """
         migrate.require_same(exported, self.origin)
         with self._turn:
-            bounds = list(self.shape.rope_bounds)  # of the same model
-            exported = exported._replace(state={**exported.state, "rope_bounds": bounds})
+            bounds, first = self.shape.rope_lengths  # of the same model
+            own = {"rope_bounds": list(bounds), "rope_dynamic_from": first}
+            exported = exported._replace(state={**exported.state, **own})
             request = Request.from_dict(exported.state)
             self._adapters.require_same(request)
             self.check(request.params)

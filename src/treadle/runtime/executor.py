@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.model.adapters import Adapter
+from treadle.model.rope import RopeLengths
 from treadle.runtime import head_windows
 from treadle.runtime.cache.pages import KeyValues
 
@@ -49,6 +50,14 @@ class ModelShape(NamedTuple):
     read a KV head sees, so that it must keep as much. None for a layer, or all, without."""
     rope_bounds: tuple[int, ...] = ()
     """Ascending lengths: all positions of a text of more tokens turn by other factors."""
+    rope_dynamic_from: int | None = None
+    """All positions of a prompt of more tokens turn by factors of its own length, and those that
+    follow by factors of the length up to them. None: no such factors."""
+
+    @property
+    def rope_lengths(self) -> RopeLengths:
+        """How rotary factors follow from the length of a text."""
+        return RopeLengths(self.rope_bounds, self.rope_dynamic_from)
 
     @property
     def num_layers(self) -> int:
@@ -157,14 +166,19 @@ class StepRows(NamedTuple):
     """[segments] slot of each request's adapter, -1 for none."""
     text_lengths: Ints | None = None
     """[segments] tokens of the text that each segment is a part of, by which the factors of its
-    rotary embedding are chosen. None: every text ends with its rows."""
+    rotary embedding are chosen; where these are dynamic, of its prompt. None: every text ends with
+    its rows, and is a prompt."""
 
-    def rope_regimes(self, bounds: Sequence[int]) -> Ints:
-        """Return [rows]: how many of `ModelShape.rope_bounds` each row's text is longer than."""
-        lengths = self.text_lengths
+    def rope_regimes(self, shape: ModelShape) -> Ints:
+        """Return [rows]: the regime (see `model.rope`) by whose factors each row turns."""
+        lengths: Ints | None = self.text_lengths
         if lengths is None:
             lengths = np.maximum.reduceat(self.positions, self.row_starts[:-1]) + 1
-        regimes = np.searchsorted(np.asarray(bounds, np.int32), lengths)
+        if shape.rope_dynamic_from is not None:
+            of_prompts = np.repeat(lengths, np.diff(self.row_starts))
+            beyond: Ints = np.maximum(of_prompts, self.positions + 1) - shape.rope_dynamic_from
+            return beyond.clip(0).astype(np.int32)
+        regimes = np.searchsorted(np.asarray(shape.rope_bounds, np.int32), lengths)
         return np.repeat(regimes, np.diff(self.row_starts)).astype(np.int32)
 
     def adapter_runs(self) -> list[AdapterRun]:

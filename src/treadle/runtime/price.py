@@ -94,7 +94,7 @@ def price_of(folder: Path, native: LlamaStep) -> Price:
 
 def _tokens(folder: Path, shape: ModelShape) -> tuple[Ints, bool]:
     """Return the tokens to be read, none of them beyond where positions turn otherwise."""
-    most = min((_MOST_TOKENS, shape.max_positions, *shape.rope_bounds))
+    most = shape.rope_lengths.within_first(min(_MOST_TOKENS, shape.max_positions))
     prompts = Prompts(folder, shape)
     if prompts.has_tokenizer:
         found = prompts.tokenizer(_TEXT).input_ids[:most]

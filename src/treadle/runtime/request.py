@@ -1,6 +1,5 @@
 """What is asked of a model, and how far each request has come."""
 
-from bisect import bisect_left
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -8,6 +7,7 @@ from typing import Any
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.registry import near
+from treadle.model.rope import RopeLengths
 from treadle.runtime.cache.entries import HeadEntries
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.structured import StructuredOutputs
@@ -251,6 +251,8 @@ class Request:
     rope_bounds: tuple[int, ...] = ()
     """Of the model: where a text grows beyond one of these lengths, all its positions turn by other
     factors, and what was computed of it is computed again."""
+    rope_dynamic_from: int | None = None
+    """Of the model: a prompt of more tokens turns by factors of its length, for good."""
     drafts: list[int] = field(default_factory=list)
     """Tokens that may follow: they run beside, and those that are not chosen are rolled back."""
     pages: list[int] = field(default_factory=list)
@@ -278,8 +280,13 @@ class Request:
 
     @property
     def regime(self) -> int:
-        """How many of `rope_bounds` its text is longer than."""
-        return bisect_left(self.rope_bounds, len(self.tokens))
+        """The regime (see `model.rope`) of its text, or of its prompt where factors are dynamic."""
+        return self.regime_at(len(self.tokens))
+
+    def regime_at(self, num_tokens: int) -> int:
+        """Return its regime as it is while its text has `num_tokens`."""
+        decides = num_tokens if self.rope_dynamic_from is None else self.num_prompt
+        return RopeLengths(self.rope_bounds, self.rope_dynamic_from).regime(decides)
 
     @property
     def cache_group(self) -> Hashable:

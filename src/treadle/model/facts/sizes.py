@@ -1,6 +1,7 @@
 """Numbers of a config, whatever the architecture calls them, and the text model in a wrapper."""
 
 import json
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +14,7 @@ __all__ = [
     "NONUNIFORM",
     "Config",
     "base_config",
+    "context_length",
     "facts_of",
     "head_dim",
     "hidden_size",
@@ -199,14 +201,46 @@ def head_dim(config: Config) -> int:
     return hidden_size(config) // num_heads(config)
 
 
+def context_length(config: Config) -> int | None:
+    """Return how many tokens a text may have, as a config says; None where it does not.
+
+    Where rotary factors stretch the length of a first training, some configs state the stretched
+    one as max_position_embeddings, and others the first. Of types whose parameters tell which
+    (dynamic; yarn that names its first length) the stretched one counts.
+    """
+    said = config.get("max_position_embeddings")
+    if not isinstance(said, int):
+        return None
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(rope, dict):
+        return said
+    kinds = {name: part for name, part in rope.items() if isinstance(part, dict)}
+    # Layers that slide do not see as far.
+    far = [part for name, part in kinds.items() if not name.startswith("sliding")]
+    return min(_stretched(part, said) for part in far or [*kinds.values()] or [rope])
+
+
+def _stretched(parameters: Config, said: int) -> int:
+    """Return the tokens that rotary parameters are made for, at least `said`."""
+    kind = parameters.get("rope_type") or parameters.get("type")
+    factor, first = parameters.get("factor"), parameters.get("original_max_position_embeddings")
+    if not isinstance(factor, int | float) or not 1 <= factor < math.inf:
+        return said
+    if kind == "dynamic" and not parameters.get("alpha"):  # with an alpha (Hunyuan) it is not
+        return max(said, int((first if isinstance(first, int) else said) * factor))
+    return max(said, int(first * factor)) if kind == "yarn" and isinstance(first, int) else said
+
+
 def position_notes(config: Config, num_tokens: int) -> list[str]:
     """Return what a reader should know of windows of `num_tokens`: nothing where they fit."""
-    said = config.get("max_position_embeddings")
-    if not isinstance(said, int) or num_tokens <= said or facts_of(config).has_learned_positions:
+    said = context_length(config)
+    if said is None or num_tokens <= said or facts_of(config).has_learned_positions:
         return []
+    is_stretched = said != config["max_position_embeddings"]
+    of = "max_position_embeddings" + (", stretched by its rotary factor" if is_stretched else "")
     return [
         f"Windows of {num_tokens} tokens are longer than the model's {said} positions "
-        f"(max_position_embeddings): what it computes behind them it was not trained for."
+        f"({of}): what it computes behind them it was not trained for."
     ]
 
 

@@ -155,7 +155,7 @@ class LlamaStep:
         self._bind(pool)
         width = self.shape.hidden_size if wants_hidden else self.shape.vocab_size
         out = np.empty((len(rows.wanted), width), np.float32)
-        regimes = rows.rope_regimes(self.shape.rope_bounds)
+        regimes = rows.rope_regimes(self.shape)
         full, sliding = self._ropes
         turns = [turn(full, rows.positions, regimes)] * 2
         if sliding is not full:
@@ -218,8 +218,8 @@ class LlamaStep:
                 f"'{config.get('model_type')}'."
             )
         module = skeleton(reader)
-        dim, bounds = facts.head_dim(config), RotaryFactors(module).bounds
-        self._ropes = ropes_of(module.model.rotary_emb, dim, bounds)
+        dim, factors = facts.head_dim(config), RotaryFactors(module)
+        self._ropes = ropes_of(module.model.rotary_emb, dim, factors)
         settings = module.config
         num_layers = facts.num_layers(config)
         is_gemma = config["model_type"].startswith("gemma")
@@ -264,9 +264,10 @@ class LlamaStep:
             dim,
             head.struct.rows,
             hidden,
-            settings.max_position_embeddings,
+            max(settings.max_position_embeddings, factors.longest),
             tuple(layer.heads.window or None for layer in self._layers),
-            rope_bounds=bounds,
+            rope_bounds=factors.bounds,
+            rope_dynamic_from=factors.lengths.dynamic_from,
         )
 
     def _layer(

@@ -9,7 +9,6 @@ rank and from all that do not run; so the first in rank of those that run always
 loses what it has computed (but where its text grows beyond one of `rope_bounds`), and ends.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable
 
 from treadle.core.errors import CapacityError, SettingsError
@@ -282,7 +281,7 @@ class Batch:
         """
         request = chunk.request
         num_tokens = len(request.tokens) - (chunk.num_choices - num_rejected)
-        regime = bisect_left(request.rope_bounds, num_tokens)  # that the rows were computed in
+        regime = request.regime_at(num_tokens)  # that the rows were computed in
         before = request.num_computed // self.pool.page_size
         self.holdings.add_rows(request, chunk.num_rows)
         self.holdings.roll_back(request, num_rejected)

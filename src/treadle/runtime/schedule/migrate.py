@@ -95,7 +95,8 @@ def export_pages(
     is_paused = request.state is RequestState.MIGRATING
     last = -(-request.num_computed // size) if is_paused else request.num_computed // size
     last = last if request.keep is None else 0
-    if request.regime:  # what was exported before it grew into this one is worth nothing
+    if request.rope_bounds and request.regime:
+        # What was exported before it grew into this one is worth nothing.
         last = max(first_page, last)
     if not 0 <= first_page <= last:
         raise SettingsError(

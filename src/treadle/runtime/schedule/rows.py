@@ -74,8 +74,14 @@ def rows_of(
         _joined(wanted),
         heads=_head_tables(chunks),
         adapters=_slots(chunks, adapters or {}),
-        text_lengths=np.asarray([len(c.request.tokens) for c in chunks], np.int32),
+        text_lengths=np.asarray([_length(c.request) for c in chunks], np.int32),
     )
+
+
+def _length(request: Request) -> int:
+    """Return the tokens by which rotary factors are chosen."""
+    is_dynamic = request.rope_dynamic_from is not None
+    return request.num_prompt if is_dynamic else len(request.tokens)
 
 
 def _places(request: Request, num_rows: int, page_size: int) -> tuple[Ints, Ints]:

@@ -75,7 +75,12 @@ class GenericExecutor:
                 config._attn_implementation = name
         self._rotary = RotaryFactors(module)
         shape, self._heads = shape_of(module, self._device, name)
-        self.shape = shape._replace(rope_bounds=self._rotary.bounds)
+        bounds, dynamic_from = self._rotary.lengths
+        self.shape = shape._replace(
+            max_positions=max(shape.max_positions, self._rotary.longest),
+            rope_bounds=bounds,
+            rope_dynamic_from=dynamic_from,
+        )
         self._own_windows = self.shape.windows
         self._windows: list[Window] = list(self._own_windows)
         self._adapters = HookedAdapters(module, self._device)
@@ -183,7 +188,7 @@ class GenericExecutor:
         import torch
 
         self._require_threads()
-        regimes = torch.from_numpy(rows.rope_regimes(self.shape.rope_bounds)).to(self._device)
+        regimes = torch.from_numpy(rows.rope_regimes(self.shape)).to(self._device)
         adapted = self._adapters.hooked(rows.adapter_runs(), len(rows.tokens))
         with adapted, self._rotary.by_text(regimes):
             return call(

@@ -40,7 +40,7 @@ def require_isolation(module: Any, executor: Executor, device: Any) -> None:
     import torch
 
     shape = executor.shape
-    most = min((_NUM_TOKENS, shape.max_positions, *shape.rope_bounds))
+    most = shape.rope_lengths.within_first(min(_NUM_TOKENS, shape.max_positions))
     tokens = np.random.default_rng(0).integers(0, shape.vocab_size, (2, most), np.int32)
     try:
         with torch.inference_mode():
