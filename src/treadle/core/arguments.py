@@ -14,7 +14,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
+from pydantic import ValidationError
+
 from treadle.core.errors import SettingsError, TreadleError
+from treadle.core.method import first_mistake
 from treadle.core.registry import Registry
 from treadle.core.settings import Settings, Without, make_settings
 from treadle.core.sizes import is_bytes, parse_bytes, require_size
@@ -63,6 +66,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             raise _misspelt(error, extra, signature) or _swapped(error, bound) or error from error
         except TreadleError as error:
             raise _swapped(error, bound) or error from error
+        except ValidationError as error:  # of an object that the verb makes of its arguments
+            found = first_mistake(error)
+            raise SettingsError(
+                f"{found.setting} = {found.value!r} is refused: {found.expected}; change it."
+            ) from error
 
     return verb
 

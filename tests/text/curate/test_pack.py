@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -302,3 +303,13 @@ def test_a_recipe_takes_the_names_of_the_other_doors(tmp_path, name):
         recipe.write_text(f"out: {tmp_path / 'two'}\nsteps:\n  - {wrong}\n")
         with pytest.raises(SettingsError, match="unknown verb"):
             list(run_recipe(recipe))
+
+
+@pytest.mark.parametrize(("setting", "value"), [("seq_len", 0), ("rows", 0), ("rows", -1)])
+def test_sizes_of_nothing_are_refused_in_plain_words(
+    setting: str, value: int, tmp_path: Path
+) -> None:
+    (tmp_path / "data.jsonl").write_text('{"text": "a"}\n')
+    says = f"{setting} = {value} is refused: expected greater than or equal to 1; change it"
+    with pytest.raises(SettingsError, match=says):
+        pack(tmp_path / "data.jsonl", tmp_path / "out", tokenizer="bytes", **{setting: value})

@@ -11,8 +11,9 @@ import numpy as np
 from treadle.combine.merge.base import Floats
 from treadle.combine.merge.carried import carried, is_left_out
 from treadle.combine.merge.extracted import Part, TunedPair, account_for_parts, write_adapter
-from treadle.combine.merge.inputs.compatibility import namesakes
+from treadle.combine.merge.inputs.compatibility import namesakes, require_one_architecture
 from treadle.combine.merge.inputs.models import Model, Models
+from treadle.combine.merge.inputs.wholeness import require_complete
 from treadle.combine.merge.maths.low_rank import nearest
 from treadle.combine.merge.recipe.grammar import of_models
 from treadle.combine.merge.tokens.vocabulary import BY_TOKEN
@@ -81,6 +82,8 @@ def merge_extract_lora(
     opened = Models()
     try:
         pair = [opened[of_models("linear", [str(one)]).sources[0].model] for one in (base, model)]
+        require_one_architecture(pair)
+        require_complete(pair)
         pair[1].call_as(pair[0])
         settings = {"rank": rank, "energy": energy, "whole": whole, "leave_out": leave_out}
         with recorded(
