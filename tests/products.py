@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-__all__ = ["few", "pairwise"]
+__all__ = ["each_kind", "few", "pairwise"]
+
+_ALIKE = frozenset({"cohere2", "gemma", "granite", "smollm3", "starcoder2"})
+"""Architectures whose facts are those of another one."""
 
 
 def few(values: Iterable[Any], *kept: Any) -> list[Any]:  # Any: parameters
@@ -21,6 +24,12 @@ def few(values: Iterable[Any], *kept: Any) -> list[Any]:  # Any: parameters
     return [
         value if value in kept else pytest.param(value, marks=pytest.mark.slow) for value in found
     ]
+
+
+def each_kind(model_types: Iterable[str]) -> list[Any]:
+    """Return all architectures, of which those are fast whose facts are like no other's."""
+    found = list(model_types)
+    return few(found, *(one for one in found if one not in _ALIKE))
 
 
 def pairwise(*axes: Iterable[Any]) -> list[Any]:  # Any: values of axes

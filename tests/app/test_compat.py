@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from naive import config_of, plain_model
+from products import each_kind
 from shrink.prune.runs import run
 from treadle.app.compat import Verdict, check, compat
 from treadle.app.export import export
@@ -51,7 +52,7 @@ def uneven(tiny_model, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", each_kind(MODELS))
 def test_a_plain_folder_of_every_architecture(model_type: str, tiny_model) -> None:
     found = verdicts_of(tiny_model(model_type))
     assert list(found) == ["transformers", "treadle", *PROGRAMS]

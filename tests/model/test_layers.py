@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from naive import plain_losses, plain_model, tokens_of
+from products import each_kind
 from treadle.core.checkpoint import CheckpointReader, copy_checkpoint
 from treadle.core.errors import SettingsError
 from treadle.model import facts, layers, tiny
@@ -30,7 +31,7 @@ def assert_same(folder: Path, tokens: torch.Tensor, found: torch.Tensor) -> None
     )
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", each_kind(MODELS))
 def test_losses_equal_transformers(
     model_type: str, tiny_model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,7 +42,7 @@ def test_losses_equal_transformers(
     assert_same(tiny_model(model_type), tokens, found)
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", each_kind(MODELS))
 def test_a_sharded_bfloat16_checkpoint(model_type: str, tmp_path: Path) -> None:
     # A hidden size whose square root bfloat16 cannot hold: Gemma scales its embedding by it.
     sizes = {"hidden_size": 48, "word_embed_proj_dim": 48} if model_type == "opt" else {}

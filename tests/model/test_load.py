@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from naive import plain_model, tokens_of
+from products import each_kind
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CheckpointError, DataError, SettingsError, UnsupportedModelError
 from treadle.model import facts, tiny
@@ -126,7 +127,7 @@ def test_trusted_code_from_the_checkpoint_runs(copy: Path) -> None:
         assert type(skeleton(reader, trust_remote_code=True)).__name__ == "OwnModel"
 
 
-@pytest.mark.parametrize("model_type", sorted(facts.ARCHITECTURES))
+@pytest.mark.parametrize("model_type", each_kind(sorted(facts.ARCHITECTURES)))
 def test_the_full_model_equals_transformers(model_type: str, tiny_model) -> None:
     tokens = tokens_of(2, 30)
     mine, theirs = full(tiny_model(model_type)), plain_model(tiny_model(model_type))

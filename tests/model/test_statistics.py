@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from naive import all_matrices, plain_model, tokens_of
+from products import each_kind
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CheckpointError
 from treadle.model import facts, layers, tiny
@@ -73,7 +74,7 @@ def _experts(see, layer: int):
     return hook
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", each_kind(MODELS))
 def test_inputs_equal_hooks_on_transformers(
     model_type: str, tiny_model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +193,7 @@ def test_a_hessian_that_is_not_positive_definite() -> None:
     assert "raise the update's damp_fraction or calibrate on more tokens" in str(caught.value)
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", each_kind(MODELS))
 def test_gradients_equal_autograd(model_type: str, tiny_model) -> None:
     folder, tokens = tiny_model(model_type), tokens_of(3, 12)
     found = collect_gradients(folder, tokens)

@@ -7,7 +7,7 @@ import pytest
 
 from combine.merge.models import arrays_of, bytes_of, needs_base, num_models, run, variant
 from naive import files_of, plain_losses, plain_model, tokens_of
-from products import few
+from products import each_kind, few
 from treadle.combine.merge import METHODS, merge_yaml
 from treadle.core.checkpoint import CheckpointReader, content_hash, copy_checkpoint, read_manifest
 from treadle.core.method import Control, Paper, Standard
@@ -133,7 +133,7 @@ def test_half_precision_is_the_float32_result_rounded_once(half_family, method, 
             assert np.array_equal(half.array(name).view(np.uint16), rounded.view(np.uint16)), name
 
 
-@pytest.mark.parametrize("architecture", sorted(facts.ARCHITECTURES))
+@pytest.mark.parametrize("architecture", each_kind(sorted(facts.ARCHITECTURES)))
 def test_every_architecture_merges(architecture, tiny_model, tmp_path) -> None:
     base = tiny_model(architecture)
     models = [variant(base, tmp_path / f"m{n}", n) for n in (1, 2)]

@@ -58,9 +58,7 @@ def missing(result: Result) -> float:
     return next(m.value for m in result.measurements if m.name == "missing change")
 
 
-@pytest.mark.parametrize(
-    "model_type", few(sorted(facts.ARCHITECTURES), "llama", "gpt2", "qwen2", "mixtral")
-)
+@pytest.mark.parametrize("model_type", few(sorted(facts.ARCHITECTURES), "llama", "gpt2"))
 def test_the_whole_rank_is_the_model(model_type: str, tmp_path: Path) -> None:
     base = tiny.build(model_type, tmp_path / "base")
     model = tuned(base, tmp_path / "model")

@@ -8,6 +8,7 @@ import torch
 
 from judge.evaluate.runs import measure
 from naive import plain_losses, plain_model
+from products import each_kind
 from treadle.core.intervals import bootstrap_mean
 from treadle.core.result import read_result
 from treadle.model import facts, tiny
@@ -20,7 +21,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.build("llama", tmp_path_factory.mktemp("other"), seed=3)
 
 
-@pytest.mark.parametrize("model_type", sorted(facts.ARCHITECTURES))
+@pytest.mark.parametrize("model_type", each_kind(sorted(facts.ARCHITECTURES)))
 def test_perplexity_equals_a_naive_loop(
     model_type: str, tiny_model, text: str, tmp_path: Path
 ) -> None:

@@ -230,7 +230,7 @@ def test_a_disk_that_fills_up_with_hidden_states(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(kept.np, "save", full)
+    monkeypatch.setattr(kept, "save_array", full)
     message = "The disk filled up while the 24576 bytes of the input of block 1 were kept in .*free"
     left = assert_refused(CapacityError, message, llama, old, "wanda", text)
     assert not left, "a full disk is not left fuller"

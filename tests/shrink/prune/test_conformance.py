@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from naive import files_of, num_threads, tokens_of, weights_of
-from products import few, pairwise
+from products import each_kind, few, pairwise
 from shrink.prune.runs import (
     assert_loads_anywhere,
     assert_sparsity,
@@ -118,7 +118,7 @@ def test_settings_round_trip(name: str) -> None:
     assert (other == method) == (not changed)
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", each_kind(MODELS))
 def test_wanda_on_every_architecture(
     model_type: str, tiny_model, text: str, tmp_path: Path
 ) -> None:
@@ -133,7 +133,7 @@ def test_wanda_on_every_architecture(
         assert torch.equal(weight[kept], before[name][kept]), "survivors keep their values"
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", each_kind(MODELS))
 def test_sparsegpt_on_every_architecture(
     model_type: str, tiny_model, text: str, tmp_path: Path
 ) -> None:

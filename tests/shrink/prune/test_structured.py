@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from naive import all_matrices, config_of, plain_losses, plain_model, tokens_of, weights_of
-from products import few
+from products import each_kind, few
 from shrink.prune.runs import assert_loads_anywhere, layered_losses, needs_text, run
 from treadle.core.checkpoint import CheckpointReader, content_hash, read_manifest
 from treadle.core.errors import SettingsError, UnsupportedModelError
@@ -54,7 +54,7 @@ def assert_equals_masked(dense: Path, pruned: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", each_kind(MODELS))
 def test_neurons_shrink_on_every_architecture(
     model_type: str, tiny_model, text: str, tmp_path: Path
 ) -> None:
@@ -74,7 +74,7 @@ def test_neurons_shrink_on_every_architecture(
     assert_loads_anywhere(tmp_path / "out")
 
 
-@pytest.mark.parametrize("model_type", [m for m in MODELS if m not in WITHOUT_HEAD_WIDTH])
+@pytest.mark.parametrize("model_type", each_kind(m for m in MODELS if m not in WITHOUT_HEAD_WIDTH))
 def test_heads_shrink_where_the_config_can_say_so(
     model_type: str, tiny_model, text: str, tmp_path: Path
 ) -> None:
