@@ -30,9 +30,9 @@ def nearest(
 ) -> LowRankParts:
     """Return the nearest matrix of at most `rank` (Eckart and Young, 1936).
 
-    Where the smaller side is above 1024 and far above the rank, the leading directions come from a
-    sketch with four power iterations (Halko, Martinsson and Tropp, 2011), otherwise from the whole
-    decomposition.
+    The leading directions are eigenvectors of the smaller product of the matrix with itself, in
+    float64. Where the smaller side is above 1024 and far above the rank, they come from a sketch
+    with four power iterations (Halko, Martinsson and Tropp, 2011).
 
     Args:
         matrix: [rows, columns] in float32, with something in it.
@@ -45,7 +45,7 @@ def nearest(
     smaller = min(matrix.shape)
     rank = min(rank, smaller)
     if smaller <= _EXACT or 4 * (rank + _BEYOND) > smaller:
-        left, values, right = np.linalg.svd(matrix, full_matrices=False)
+        left, values, right = _exact(matrix, rank)
     else:
         left, values, right = _sketched(matrix, rank + _BEYOND, draw)
     held = np.cumsum(np.square(values.astype(np.float64))) / total
@@ -58,6 +58,21 @@ def nearest(
         np.ascontiguousarray(roots[:, None] * right[:count]),
         min(1.0, float(held[count - 1])),
     )
+
+
+def _exact(matrix: Floats, rank: int) -> tuple[Floats, Floats, Floats]:
+    """Return the leading singular vectors and values [rows, rank], [rank], [rank, columns].
+
+    The square of float32's range fits float64, so that nothing is lost that float32 could hold.
+    """
+    is_wide = matrix.shape[0] <= matrix.shape[1]
+    wide = (matrix if is_wide else matrix.T).astype(np.float64)
+    squares, basis = np.linalg.eigh(wide @ wide.T)
+    values = np.sqrt(np.maximum(squares[::-1][:rank], 0.0))
+    basis = basis[:, ::-1][:, :rank]
+    others = (basis.T @ wide) / np.where(values > 0, values, 1.0)[:, None]
+    left, right = (basis, others) if is_wide else (others.T, basis.T)
+    return left.astype(np.float32), values.astype(np.float32), right.astype(np.float32)
 
 
 def _sketched(
