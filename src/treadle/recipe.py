@@ -1,8 +1,6 @@
 """Recipes: a YAML list of steps over named artefacts, each step one call of a verb.
 
-There are no loops, conditions or templates; Python is there for logic. A step whose result already
-exists (same settings, same input hashes) is skipped, so an interrupted recipe goes on where it
-stopped.
+A step whose result is there (same settings, same input hashes) is skipped.
 """
 
 import shutil
@@ -16,6 +14,7 @@ import yaml
 from treadle.core.checkpoint.publish import remove
 from treadle.core.disk import told
 from treadle.core.errors import DataError, SettingsError
+from treadle.core.mistaken import pointed
 from treadle.core.registry import near
 from treadle.core.result import FORMAT, RESULT_FILE, digest, read_result
 from treadle.core.verb import Verb
@@ -142,12 +141,13 @@ def read_document(path: Path, kind: str, keys: Sequence[str]) -> dict[str, Any]:
     """
     if not path.is_file():
         raise DataError(f"No {kind} at '{path}'; give a YAML file.")
+    if what := pointed(path):
+        raise DataError(f"'{path}' is {what}.")
     try:
         text = path.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as error:
-        raise DataError(
-            f"'{path}' cannot be read ({error}); give a YAML file in UTF-8 that you may read."
-        ) from error
+        what = f"'{path}' cannot be read ({error})"
+        raise DataError(f"{what}; give a YAML file in UTF-8 that you may read.") from error
     try:
         document = yaml.load(text, Loader=_UniqueKeys)  # a safe loader
     except (yaml.YAMLError, RecursionError) as error:

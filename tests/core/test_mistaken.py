@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from treadle import prune, quantize
 from treadle.app.compat import compat
+from treadle.app.export import export
+from treadle.combine.merge import merge_yaml
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.checkpoint.described import read_object
 from treadle.core.errors import CheckpointError, DataError
@@ -13,6 +16,7 @@ from treadle.core.mistaken import mistaken, pointed
 from treadle.model import tiny
 from treadle.model.load import load_tokenizer
 from treadle.model.text import read_text
+from treadle.recipe import load_recipe
 
 POINTER = (
     "version https://git-lfs.github.com/spec/v1\n"
@@ -67,3 +71,29 @@ def test_readers_tell_a_pointer(tmp_path: Path) -> None:
         (tmp_path / name).write_text(POINTER)
         with pytest.raises(DataError, match=rf"{name}' is a Git LFS pointer"):
             read_text(str(tmp_path / name))
+
+
+def test_writers_refuse_to_carry_a_pointer_along(tmp_path: Path) -> None:
+    folder = tiny.build("llama", tmp_path / "model")
+    (folder / "tokenizer.json").write_text(POINTER)
+    for write in (
+        lambda: prune(folder, tmp_path / "out", "magnitude", sparsity=0.5),
+        lambda: quantize(folder, tmp_path / "out", "rtn", group=32),
+        lambda: export(folder, tmp_path / "out", dtype="bfloat16"),
+    ):
+        with pytest.raises(CheckpointError, match=r"json', which goes along, is a Git LFS"):
+            write()
+        assert not (tmp_path / "out").exists()
+
+
+def test_recipes_and_pickles_that_are_pointers(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(POINTER)
+    for read in (lambda: merge_yaml(file, tmp_path / "out"), lambda: load_recipe(file)):
+        with pytest.raises(DataError, match=r"recipe.yaml' is a Git LFS pointer"):
+            read()
+    folder = tiny.build("llama", tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_text(POINTER)
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin is a Git LFS pointer"):
+        CheckpointReader(folder)

@@ -242,3 +242,10 @@ def test_a_tokenizer_that_loads_and_does_not_read(longest: object, copy: Path) -
         return
     with pytest.raises(DataError, match=rf"'{copy}' has no tokenizer that can be read"):
         load_tokenizer(copy)
+
+
+def test_a_model_with_an_adapter_is_told_where_it_may_stand(llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"only treadle merge takes like this: run treadle m"):
+        resolve(f"{llama}+{tmp_path / 'lora'}")

@@ -10,7 +10,7 @@ from treadle.core.checkpoint.described import read_object
 from treadle.core.checkpoint.sidefiles import check_side_file
 from treadle.core.codec import DTYPES
 from treadle.core.errors import CheckpointError, UnsupportedModelError
-from treadle.core.mistaken import pointed
+from treadle.core.mistaken import mistaken, pointed
 from treadle.model import facts
 from treadle.model.belonging import UnreadTensorsError, shapes_of
 from treadle.model.facts import NONUNIFORM, base_config
@@ -215,9 +215,10 @@ def _inspect(reader: CheckpointReader) -> _Findings:
 
 
 def _pointer_in(folder: Path) -> str:
-    """Return what is said of a small file that Git LFS has not fetched; empty if all are there."""
+    """Return what is said of a small file that is another one's pointer, or a page of the web."""
     files = (file for pattern in ("*.json", *_TOKENIZERS) for file in sorted(folder.glob(pattern)))
-    return next((f"{file} is {what}" for file in files if (what := pointed(file))), "")
+    said = ((file, mistaken(file) if file.suffix == ".json" else pointed(file)) for file in files)
+    return next((f"{file} is {what}" for file, what in said if what), "")
 
 
 def _require_tensors(reader: CheckpointReader) -> None:
@@ -270,8 +271,8 @@ def _judge_transformers(found: _Findings) -> tuple[bool | None, str]:
 
     version = importlib.metadata.version("transformers")
     model_type = str(found.reader.config.get("model_type", ""))
-    if (loads := auto_class(model_type)) is None:
-        return False, f"AutoModelForCausalLM of {version} does not know model_type '{model_type}'"
+    if (loads := auto_class(model_type, any_model=True)) is None:
+        return False, f"transformers {version} does not know model_type '{model_type}'"
     if (found.reader.folder / _ADAPTER_CONFIG).is_file():
         return None, f"with peft installed it loads the base that {_ADAPTER_CONFIG} names instead"
     shapes = "whether the shapes fit was not checked" if found.refusal else "the shapes fit"

@@ -19,7 +19,7 @@ from treadle.core.checkpoint import (
     prepare_target,
     read_manifest,
 )
-from treadle.core.checkpoint.publish import PROCESSORS, carry_files
+from treadle.core.checkpoint.publish import PROCESSORS, carry_files, require_carried
 from treadle.core.codec import DTYPES, FLOATS
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.core.progress import steps
@@ -204,6 +204,7 @@ def _write(
         )
         for name, own in plan.names.items()
     }
+    require_carried(reader.folder)
     with CheckpointWriter(
         out,
         list(planned.values()),

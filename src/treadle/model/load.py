@@ -70,10 +70,16 @@ def resolve(model: str | Path, takes_files: bool = False) -> Path:
             f"--through runtime read; give the Hugging Face folder of the model."
         )
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        base, plus, adapter = name.partition("+")
+        if plus and Path(adapter, "adapter_config.json").is_file():
+            raise CheckpointError(
+                f"'{name}' is a model with an adapter, which only treadle merge takes like this: "
+                f"run treadle merge passthrough {name} OUT and give OUT, or give '{base}' with "
+                f"the adapter beside it (LLM(..., adapters={{NAME: FOLDER}}), --adapter)."
+            )
         raise CheckpointError(
             f"No model folder at '{name}'; give a Hugging Face folder (config.json beside "
-            f"safetensors), "
-            f"'packaged:smollm2', or a hub id such as 'org/name'."
+            f"safetensors), 'packaged:smollm2', or a hub id such as 'org/name'."
         )
     return downloaded(name)
 
@@ -330,8 +336,11 @@ def materialise_rest(
         setattr(module.get_submodule(owner), leaf, done[source])
 
 
-def auto_class(model_type: str) -> str | None:
-    """Return which auto class of the installed transformers makes a language model of that type."""
+def auto_class(model_type: str, any_model: bool = False) -> str | None:
+    """Return which auto class of the installed transformers makes a language model of that type.
+
+    With `any_model` also AutoModel, of what is no language model.
+    """
     from transformers.models.auto import modeling_auto
 
     if model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -340,7 +349,8 @@ def auto_class(model_type: str) -> str | None:
         return "AutoModelForImageTextToText"
     if model_type in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
         return "AutoModelForSeq2SeqLM"
-    return None
+    known = model_type in modeling_auto.MODEL_MAPPING_NAMES
+    return "AutoModel" if known and any_model else None
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

@@ -172,6 +172,46 @@ def test_what_is_kept_whole_or_left_out(tmp_path: Path) -> None:
     assert config["modules_to_save"] == ["lm_head"]
 
 
+def test_experts_are_whole_blocks_of_one_rank(tmp_path: Path) -> None:
+    """transformers has them in one tensor, and peft joins them again."""
+
+    def one(name: str, values: np.ndarray) -> np.ndarray:
+        return noisy(name, values) if "experts.2.w1" in name else values
+
+    base = tiny.build("mixtral", tmp_path / "base")
+    model = tuned(base, tmp_path / "model", one)
+    result, merged = extracted(base, model, tmp_path / "out", rank=8, energy=0.5)
+    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    ranks = {t.shape[0] for n, t in tensors.items() if ".experts." in n and "lora_A" in n}
+    assert ranks == {8}
+    assert len([n for n in tensors if ".experts." in n]) == 2 * 2 * 4 * 3, "two blocks, whole"
+    assert any("one by one" in note for note in result.notes)
+    before, found = load_file(base / "model.safetensors"), load_file(merged / "model.safetensors")
+    changed = {n for n in before if not np.array_equal(before[n], found[n])}
+    assert changed == {n for n in before if "experts.2.w1" in n}
+    with pytest.raises(SettingsError, match=r"is a part of one tensor in transformers' module"):
+        merge_extract_lora(base, model, tmp_path / "no", whole=["experts"])
+
+
+def test_a_head_alone_kept_whole(tmp_path: Path) -> None:
+    base = tiny.build("qwen2", tmp_path / "base")
+    model = tuned(base, tmp_path / "model", lambda n, v: v * 2 if n == "lm_head.weight" else v)
+    _, merged = extracted(base, model, tmp_path / "out", whole=["lm_head"])
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["modules_to_save"] == ["lm_head"]
+    assert config["target_modules"] != ["lm_head"]
+    torch.testing.assert_close(logits(merged), logits(model), rtol=1e-4, atol=1e-4)
+
+
+def test_a_tied_head_is_told(tmp_path: Path) -> None:
+    base = tiny.build("llama", tmp_path / "base", tie_word_embeddings=True)
+    model = tuned(base, tmp_path / "model")
+    told = merge_extract_lora(base, model, tmp_path / "out").notes
+    assert any("merge_and_unload would add both" in note for note in told)
+    told = merge_extract_lora(base, model, tmp_path / "whole", whole=["embed_tokens"]).notes
+    assert not told
+
+
 def test_vectors_alone_still_make_an_adapter(tmp_path: Path) -> None:
     """peft takes none without a matrix."""
     base = tiny.build("llama", tmp_path / "base")
@@ -238,7 +278,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL
     result = merge_extract_lora(base, model, tmp_path / "out", rank=4)
     assert result.is_resumed
-    assert "had compared" in result.notes[-1]
+    assert any("had compared" in note for note in result.notes)
     merge_extract_lora(base, model, tmp_path / "alone", rank=4)
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()

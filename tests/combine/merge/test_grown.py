@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from treadle.combine.merge import merge
@@ -103,8 +103,6 @@ def test_rows_of_the_head_alone_are_refused(tmp_path: Path) -> None:
 
 
 def _tensor(adapter: Path, name: str) -> np.ndarray:
-    from safetensors.numpy import load_file
-
     return load_file(adapter / "adapter_model.safetensors")[f"base_model.model.{name}.weight"]
 
 
@@ -126,3 +124,46 @@ def test_the_bias_of_a_head_follows_its_tokens(tmp_path: Path) -> None:
 def _bias(folder: Path) -> np.ndarray:
     with CheckpointReader(folder) as reader:
         return reader.array("lm_head.bias").astype(np.float32)
+
+
+def test_a_product_beside_grown_rows_is_the_embeddings_alone(tmp_path: Path) -> None:
+    """As peft computes it: the head keeps the rows below the product, so both are stored."""
+    base = tiny.build("llama", tmp_path / "base", tie_word_embeddings=True)
+    draw = np.random.default_rng(2)
+    rows = draw.normal(size=(323, 64)).astype(np.float32)
+    first, second = (draw.normal(size=s).astype(np.float32) for s in ((4, 323), (64, 4)))
+    stem = "base_model.model.model.embed_tokens"
+    (tmp_path / "lora").mkdir()
+    save_file(
+        {
+            f"{stem}.base_layer.weight": rows,
+            f"{stem}.lora_embedding_A": first,
+            f"{stem}.lora_embedding_B": second,
+        },
+        tmp_path / "lora" / "adapter_model.safetensors",
+    )
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(settings))
+    merge([f"{base}+{tmp_path / 'lora'}"], tmp_path / "out", "passthrough")
+    module = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    head, embedding = module.get_output_embeddings(), module.get_input_embeddings()
+    torch.testing.assert_close(head.weight.data, torch.from_numpy(rows))
+    expected = torch.from_numpy(rows + 2 * (second @ first).T)
+    torch.testing.assert_close(embedding.weight.data, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_modules_that_peft_writes_three_times(tmp_path: Path) -> None:
+    """Plain names are those that it reads; the others are its own copies."""
+    base = tiny.build("llama", tmp_path / "base", tie_word_embeddings=False)
+    adapter = grown(tmp_path / "lora", base, saved=BOTH)
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    for name in BOTH:
+        stem = f"base_model.model.{name}"
+        tensors[f"{stem}.modules_to_save.weight"] = np.zeros((323, 64), np.float32)
+        tensors[f"{stem}.original_module.weight"] = np.ones((320, 64), np.float32)
+    save_file(tensors, file)
+    merge([f"{base}+{adapter}"], tmp_path / "out", "passthrough")
+    with CheckpointReader(tmp_path / "out") as reader:
+        for name in BOTH:
+            assert np.array_equal(reader.array(f"{name}.weight"), _tensor(adapter, name))

@@ -13,10 +13,11 @@ from treadle.combine.merge.carried import carried, is_left_out
 from treadle.combine.merge.extracted import Part, TunedPair, account_for_parts, write_adapter
 from treadle.combine.merge.inputs.compatibility import namesakes, require_one_architecture
 from treadle.combine.merge.inputs.models import Model, Models
+from treadle.combine.merge.inputs.towers import parse_name
 from treadle.combine.merge.inputs.wholeness import require_complete
 from treadle.combine.merge.maths.low_rank import nearest
 from treadle.combine.merge.recipe.grammar import of_models
-from treadle.combine.merge.tokens.vocabulary import BY_TOKEN
+from treadle.combine.merge.tokens.lenders import BY_TOKEN
 from treadle.core.arguments import checked
 from treadle.core.checkpoint import PlannedTensor
 from treadle.core.checkpoint.publish import publish, remove
@@ -186,6 +187,7 @@ def _extracted(request: _Request, folder: Path, run: Recording) -> list[Part]:
             if file.with_suffix(".json").is_file():
                 found.append(_read_part(name, places[name], file))
             bar.advance()
+    found = [part for part in found if part.change or not part.is_idle(found)]
     if num_resumed:
         run.resumed(f"had compared {num_resumed} of {len(todo)} tensors")
     if not found:
@@ -200,7 +202,9 @@ def _extracted(request: _Request, folder: Path, run: Recording) -> list[Part]:
 
 def _zeros(request: _Request, places: Mapping[str, Shelf], folder: Path) -> Iterator[Part]:
     """Yield a product of rank 1 that changes nothing."""
-    name = next((n for n, s in places.items() if s.kind == "linear"), None)
+    inside = (n for n, s in places.items() if s.kind == "linear" and s.is_known)
+    plain = (n for n in inside if parse_name(n).layer is not None and not n.endswith(BY_TOKEN))
+    name = next((n for n in plain if not any(part in n for part in request.whole)), None)
     source = None if name is None else request.pair.base.source(name)
     if name is None or source is None:
         return
@@ -221,11 +225,17 @@ def _read_part(name: str, shelf: Shelf, file: Path) -> Part:
 def _decompose(request: _Request, name: str, shelf: Shelf, file: Path, unchanged: Path) -> None:
     """Write what the adapter has of a tensor, or note that it has nothing."""
     old, new = _whole(request.pair.base, name), _whole(request.pair.model, name)
-    if old.shape == new.shape and np.array_equal(old, new):
+    is_part = not shelf.is_known and shelf.kind == "linear"  # of one tensor in peft's eyes
+    if old.shape == new.shape and np.array_equal(old, new) and not is_part:
         with unchanged.open("a") as stream:
             stream.write(f"{name}\n")
         return
     is_kept = shelf.kind == "whole" or any(part in name for part in request.whole)
+    if is_kept and is_part:
+        raise SettingsError(
+            f"'{name}' is a part of one tensor in transformers' module, so peft would leave it out "
+            f"if it were kept whole; leave it out of --whole."
+        )
     if old.shape != new.shape or is_kept:
         kept = cast(new, request.dtype, name)
         arrays = {
@@ -237,12 +247,15 @@ def _decompose(request: _Request, name: str, shelf: Shelf, file: Path, unchanged
     if shelf.kind == "none":
         raise CheckpointError(
             f"'{name}' differs, and its shape {list(new.shape)} has no place in a LoRA adapter. "
-            f"If it holds all experts of a block, load and save both models with transformers "
-            f"(save_pretrained(OUT, save_original_format=True)) and give those folders; or leave "
-            f"it out with --leave-out {name}."
+            f"If it holds all experts of a block, give a base whose folder has them one by one, as "
+            f"it was published (the model may be in either form); or leave it out with "
+            f"--leave-out {name}."
         )
     delta = np.ascontiguousarray((new - old).T) if shelf.is_transposed else new - old
-    parts = nearest(delta, request.rank, request.energy, numpy_stream(request.seed, name))
+    energy = None if is_part else request.energy
+    parts = nearest(delta, request.rank, energy, numpy_stream(request.seed, name))
+    if is_part:
+        parts = parts.filled(request.rank)  # peft joins them, which takes equal ranks
     left, right = (cast(one, request.dtype, name) for one in (parts.left, parts.right))
     missing = _squared(delta - _floats(left) @ _floats(right))
     _write_part(

@@ -52,6 +52,13 @@ class Part(NamedTuple):
         """Of the product; 0 where the tensor is kept whole."""
         return min(self.tensors[0].shape) if ".lora_" in self.tensors[0].name else 0
 
+    def is_idle(self, parts: Sequence["Part"]) -> bool:
+        """Say whether it is one of many parts of a tensor of which none has changed."""
+        if self.shelf.is_known:
+            return False
+        stem = self.shelf.module.partition(".experts.")[0]
+        return not any(one.change for one in parts if one.shelf.module.startswith(f"{stem}."))
+
     @property
     def modules(self) -> list[str]:
         """The modules that have it: an embedding may be the head, too."""
@@ -153,6 +160,24 @@ def account_for_parts(run: Recording, parts: Sequence[Part], pair: TunedPair) ->
     ]
     run.bytes |= {"input": pair.base.reader.num_bytes + model_bytes, "output": num_bytes}
     run.figures += _figures(parts)
+    run.notes += _notes(parts, pair)
+
+
+def _notes(parts: Sequence[Part], pair: TunedPair) -> Iterator[str]:
+    """Yield what whoever loads the adapter elsewhere should know."""
+    if any(not part.shelf.is_known for part in parts):
+        yield (
+            "Experts go by the names of the folder, one by one, and transformers' module has them "
+            "in one tensor: treadle merges BASE+OUT; peft 0.21 takes those of mixtral and "
+            "qwen3_moe and leaves those of qwen2_moe out without a word."
+        )
+    is_product = any(part.rank and len(part.modules) > 1 for part in parts)
+    if pair.is_tied and is_product:
+        yield (
+            "Head and embedding are one tensor, and each has the product beside it: peft's "
+            "merge_and_unload would add both into it; merge with treadle merge passthrough "
+            "BASE+OUT, or extract with the embedding kept whole (--whole)."
+        )
 
 
 def _figures(parts: Sequence[Part]) -> Iterator[Figure]:

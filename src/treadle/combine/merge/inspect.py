@@ -15,9 +15,9 @@ from treadle.combine.merge.inputs.sources import Inputs
 from treadle.combine.merge.inputs.towers import HEADS, TEXT, Name, Tower, parse_name
 from treadle.combine.merge.maths.order_statistics import Magnitudes
 from treadle.combine.merge.recipe.grammar import of_models
+from treadle.combine.merge.tokens.lenders import EMBEDDINGS
 from treadle.combine.merge.tokens.numbering import compared
 from treadle.combine.merge.tokens.tokenizer import vocabulary_of
-from treadle.combine.merge.tokens.vocabulary import EMBEDDINGS
 from treadle.core.arguments import checked
 from treadle.core.codec import FLOATS
 from treadle.core.errors import CheckpointError, SettingsError

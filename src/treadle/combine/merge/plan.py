@@ -38,7 +38,8 @@ from treadle.combine.merge.recipe.remarks import (
 from treadle.combine.merge.recipe.settings import base_of, made, models_of, require_known, resolve
 from treadle.combine.merge.site import Knowledge
 from treadle.combine.merge.tables import METHODS
-from treadle.combine.merge.tokens.vocabulary import BY_TOKEN, Lender, Vocabulary
+from treadle.combine.merge.tokens.lenders import BY_TOKEN, Lender
+from treadle.combine.merge.tokens.vocabulary import Vocabulary
 from treadle.combine.merge.tokens.vocabulary import plan as plan_vocabulary
 from treadle.combine.merge.walk import Place, Stack, Walk
 from treadle.core.checkpoint import PlannedTensor

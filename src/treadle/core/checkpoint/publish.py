@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from treadle.core.errors import SettingsError
+from treadle.core.errors import CheckpointError, SettingsError
+from treadle.core.mistaken import pointed
 
 __all__ = [
     "PROCESSORS",
@@ -16,6 +17,7 @@ __all__ = [
     "prepare_target",
     "publish",
     "remove",
+    "require_carried",
     "require_elsewhere",
     "sync",
     "write_text",
@@ -89,6 +91,18 @@ def carry_files(parent: Path, folder: Path, without: str = "") -> None:
             target = folder / file.name
             if file.is_file() and not target.exists():
                 shutil.copyfile(file, target)
+
+
+def require_carried(parent: Path) -> None:
+    """Check that none of the small files that `carry_files` copies is a pointer to a file.
+
+    Raises:
+        CheckpointError: One is: the output would load nowhere.
+    """
+    for pattern in _CARRIED:
+        for file in sorted(parent.glob(pattern)):
+            if what := pointed(file):
+                raise CheckpointError(f"'{file}', which goes along, is {what}.")
 
 
 def write_text(file: Path, content: str | Mapping[str, Any]) -> None:

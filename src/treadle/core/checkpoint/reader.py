@@ -12,6 +12,7 @@ from treadle.core.checkpoint.described import read_config, read_object
 from treadle.core.checkpoint.header import MappedFiles, TensorInfo, read_header
 from treadle.core.codec import FLOATS, Array, as_torch, dtype_code
 from treadle.core.errors import CheckpointError
+from treadle.core.mistaken import pointed
 
 if TYPE_CHECKING:
     import torch
@@ -223,6 +224,8 @@ def _weight_map(folder: Path) -> dict[str, str]:
 def _explain_missing_weights(folder: Path) -> str:
     expected = f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}"
     pickles = sorted(file.name for file in folder.glob("*.bin"))
+    if pickles and (what := pointed(folder / pickles[0])):
+        return f"{expected}, and {pickles[0]} is {what}."
     if pickles:
         return (
             f"{expected}, only PyTorch's {pickles[0]}, which can run code when it is opened; "

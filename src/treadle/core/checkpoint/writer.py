@@ -24,6 +24,7 @@ from treadle.core.checkpoint.publish import (
     prepare_target,
     publish,
     remove,
+    require_carried,
     sync,
     write_text,
 )
@@ -86,6 +87,8 @@ class CheckpointWriter:
         self._parent = parent
         self._config = _choose_config(config, parent)
         self._layout = plan_layout(self.folder, tensors, max_shard_bytes)
+        if parent is not None:
+            require_carried(parent.folder)
         self._lock = threading.Lock()
         self._written: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._done: set[str] = set()

@@ -19,6 +19,7 @@ from treadle.model.adapters.keys import adapters_of, read_key
 __all__ = ["WEIGHTS_FILE", "Adapter", "Factors", "transposed_in"]
 
 WEIGHTS_FILE = "adapter_model.safetensors"
+_INNER = ".modules_to_save."
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 _HEADS = tuple(f"{name}.{kind}" for name in ("lm_head", "embed_out") for kind in ("weight", "bias"))
 
@@ -154,6 +155,7 @@ class Adapter:
             for name, other in ((alias, source), (source, alias)):
                 if name in self._regrown and other not in self.replacements:
                     self._regrown[other] = self._regrown[name]
+                    self.replacements[other] = self.replacements[name]
         sizes = {name: self._regrown[name][0] for name in own if name in self._regrown}
         lacking = [name for name in own if name not in sizes]
         if sizes and (lacking or len(set(sizes.values())) > 1):
@@ -202,8 +204,6 @@ class Adapter:
         for pair in model.tied.items():
             if changed.isdisjoint(pair):
                 continue
-            if self._regrown and not changed.issuperset(pair):
-                return False  # the other one has no rows for the new tokens but these
             return not self._are_alike(*pair)
         return False
 
@@ -262,6 +262,12 @@ class Adapter:
             if key.kind == "factor":
                 known = factors.setdefault((key.name, key.is_embedding), {})
             own = key.letter or key.name
+            if key.kind == "whole" and own in known:
+                # peft writes embeddings of other sizes twice, and reads the plain name.
+                inner = [_INNER in one.name for one in (known[own], info)]
+                if inner[0] != inner[1]:
+                    known[own] = info if inner[0] else known[own]
+                    continue
             if own in known:
                 raise CheckpointError(
                     f"{info.file} holds '{known[own].name}' and '{info.name}', which mean one "

@@ -39,8 +39,10 @@ def read_config(folder: Path) -> dict[str, Any]:  # Any: JSON values
             f"{folder} has no {CONFIG_FILE}, so it is no adapter; give the folder that peft saved."
         )
     config = read_object(file)
+    if config.get("peft_type") == "LORA":
+        config.setdefault("r", 8)  # peft's own
     for key, value in config.items():
-        if key == "r" and not _is_rank(value):
+        if key == "r" and config.get("peft_type") == "LORA" and not _is_rank(value):
             raise _unusable(file, key, value, "a whole number above 0")
         if key == "lora_alpha" and not _is_number(value):
             raise _unusable(file, key, value, "a number")
@@ -94,7 +96,7 @@ def require_plain_lora(folder: Path, config: Mapping[str, Any]) -> None:  # Any:
     start = str(config.get("init_lora_weights")).lower()
     found = [what for key, what in _REFUSED.items() if config.get(key)]
     found += [kind for kind in _INITIALISATIONS if start.startswith(kind)]
-    if kind != "LORA" or "r" not in config:
+    if kind != "LORA":
         found = [f"an adapter of type {kind!r}"]
     if found:
         raise UnsupportedModelError(

@@ -253,6 +253,7 @@ def test_a_base_of_another_name_is_noted(write: Write, llama: Path) -> None:
     [
         ({"use_dora": True}, "DoRA"),
         ({"peft_type": "LOHA"}, "an adapter of type 'LOHA'"),
+        ({"peft_type": "OFT", "r": 0}, "an adapter of type 'OFT'"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
         ({"target_parameters": ["mlp.experts"]}, "LoRA of bare parameters"),
         ({"layer_replication": [[0, 4]]}, "replicated layers"),

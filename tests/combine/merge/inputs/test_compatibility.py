@@ -1,5 +1,6 @@
 """Models that do not fit together are refused, in any order; what loaders recompute is left out."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+)
 
 from combine.merge.models import arrays_of, bytes_of, run, variant, with_config
 from products import few
@@ -134,6 +140,43 @@ def test_a_text_model_and_a_wrapper_around_one_tell_the_mend(tmp_path):
         merge([text, wrapper], tmp_path / "out", "linear")
     export(wrapper, tmp_path / "tower", text_only=True)
     merge([text, tmp_path / "tower"], tmp_path / "out", "linear")
+
+
+def test_models_without_a_vocabulary(tmp_path):
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+    config = AutoConfig.for_model("vit", image_size=28, patch_size=14, **sizes)
+    pair = [tmp_path / "a", tmp_path / "b"]
+    for folder in pair:
+        AutoModel.from_config(config).save_pretrained(folder)
+    merge(pair, tmp_path / "out", "linear")
+    first, second, found = (AutoModel.from_pretrained(m) for m in (*pair, tmp_path / "out"))
+    for name, value in found.state_dict().items():
+        expected = (first.state_dict()[name] + second.state_dict()[name]) / 2
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(CheckpointError, match="its tokens cannot be brought in line"):
+        merge(pair, tmp_path / "no", "linear", tokenizer="union")
+
+
+@pytest.mark.parametrize("around", ["module.", "_orig_mod.", "base_model.model."])
+def test_names_of_a_module_inside_of_another_one(around, tmp_path):
+    folder = tiny.build("llama", tmp_path / "m")
+    file = folder / "model.safetensors"
+    save_file({f"{around}{n}": t for n, t in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"are called '{around}\.\.\.'.*save the model its"):
+        merge([folder, folder], tmp_path / "out", "linear")
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "llava"])
+def test_a_wrapper_that_counts_fewer_layers_than_it_has(kind, tmp_path):
+    folder = tiny.build_wrapper(kind, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 1
+    for key in ("layer_types",):
+        if key in config["text_config"]:
+            config["text_config"][key] = config["text_config"][key][:1]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="makes 1 layers, but 2 are stored"):
+        merge([folder, folder], tmp_path / "out", "linear")
 
 
 def test_the_brave_may_merge_other_architectures(family, tmp_path):

@@ -263,12 +263,12 @@ def test_keys_at_the_top_that_nobody_knows_are_told(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yml"
     file.write_text(
         "x-models: &models [{model: a}]\nmerge_method: linear\nmodels: *models\nlicence: mit\n"
-        "tags: [merge]\n"
+        "tags: [merge]\nlicense: apache-2.0\n"
     )
     recipe = load(file)
     assert [source.model for source in recipe.sources] == [ModelRef("a")]
     assert recipe.notes == [
-        f"The key '{key}' has no effect here." for key in ("x-models", "licence", "tags")
+        f"The key '{key}' has no effect here." for key in ("x-models", "licence", "tags", "license")
     ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from treadle.combine.merge.recipe.grammar import ModelRef
-from treadle.combine.merge.tokens.vocabulary import Lender
+from treadle.combine.merge.tokens.lenders import Lender
 from treadle.core.checkpoint import CheckpointReader
 
 NAME = "model.embed_tokens.weight"

@@ -12,6 +12,7 @@ from treadle.combine.merge.inputs.models import Model
 from treadle.combine.merge.inputs.remembered import remembered
 from treadle.combine.merge.inputs.towers import TEXT, parse_name
 from treadle.core.errors import CheckpointError, SettingsError
+from treadle.model.facts import own_name, text_config
 
 if TYPE_CHECKING:
     from treadle.model.anatomy import Anatomy, Filling, Unbuilt
@@ -21,6 +22,8 @@ __all__ = ["require_complete", "require_same_layers", "require_whole", "spelt"]
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 Shapes = Mapping[str, tuple[int, ...]]
 _TAP = "vision_feature_layer"
+_AROUND = ("module.", "_orig_mod.", "base_model.model.", "_fsdp_wrapped_module.")
+"""What DDP, torch.compile, peft and FSDP put around a model's names."""
 _DEPTHS = re.compile(r"(num_|n_)(\w+_)?layers?")
 _KEPT = 8
 """Configs that are remembered: of a merge's models, mostly one."""
@@ -88,12 +91,46 @@ def require_complete(models: Sequence[Model]) -> None:
         fit = _fit(json.dumps(model.config, sort_keys=True), shapes)
         if isinstance(fit, str):
             continue
-        model.unread = frozenset(fit.unread)
+        unread = {*fit.unread, *map(own_name, fit.unread)}  # in the module's words
+        model.unread = frozenset(
+            name for name, _ in shapes if name in unread or own_name(name) in unread
+        )
         if fit.missing:
             more = f", and {len(fit.missing) - 1} more" if len(fit.missing) > 1 else ""
             raise CheckpointError(
                 f"'{model.ref}' lacks '{fit.missing[0]}'{more}, which its config.json needs; "
-                f"download it again, or check that its config belongs to its weights."
+                f"{_mend_of(model)}."
+            )
+        _require_known_layers(model)
+
+
+def _mend_of(model: Model) -> str:
+    """Return what to do where a folder lacks what its config needs."""
+    names = list(model.reader.tensors)
+    around = next((one for one in _AROUND if all(name.startswith(one) for name in names)), None)
+    if around is not None:
+        return (
+            f"all its tensors are called '{around}...', as a module is inside of another one: save "
+            f"the model itself (model.module, model._orig_mod or model.get_base_model())"
+        )
+    return "download it again, or check that its config belongs to its weights"
+
+
+def _require_known_layers(model: Model) -> None:
+    """Check that no layers are stored behind the last one that the config speaks of."""
+    last: dict[str, int] = {}
+    for found in map(parse_name, model.reader.tensors.keys() - model.unread):
+        if found.layer is not None:
+            last[found.before] = max(last.get(found.before, 0), found.layer)
+    extra = int(text_config(model.config).get("num_nextn_predict_layers") or 0)
+    for name in sorted(model.unread):
+        found = parse_name(name)
+        if found.layer is not None and found.layer > last.get(found.before, found.layer) + extra:
+            most = last[found.before] + 1 + extra
+            raise CheckpointError(
+                f"config.json of '{model.ref}' makes {last[found.before] + 1} layers, but "
+                f"{found.layer + 1} are stored ('{found.before}{most}.' is the first beyond them); "
+                f"download both again from one place, or correct the number of layers there."
             )
 
 

@@ -24,6 +24,12 @@ class LowRankParts(NamedTuple):
     energy: float
     """Share of the squared Frobenius norm that they hold."""
 
+    def filled(self, rank: int) -> "LowRankParts":
+        """Return the same product with zeros up to a rank."""
+        missing = rank - self.left.shape[1]
+        left = np.pad(self.left, ((0, 0), (0, missing)))
+        return LowRankParts(left, np.pad(self.right, ((0, missing), (0, 0))), self.energy)
+
 
 def nearest(
     matrix: Floats, rank: int, energy: float | None, draw: np.random.Generator
@@ -35,13 +41,13 @@ def nearest(
     with four power iterations (Halko, Martinsson and Tropp, 2011).
 
     Args:
-        matrix: [rows, columns] in float32, with something in it.
+        matrix: [rows, columns] in float32; the product of a matrix of zeros is one of rank 1.
         rank: At most.
         energy: Take the fewest directions that hold this share of the squared norm; None for all
             `rank`.
         draw: For the sketch.
     """
-    total = float(np.square(matrix, dtype=np.float64).sum())
+    total = float(np.square(matrix, dtype=np.float64).sum()) or 1.0
     smaller = min(matrix.shape)
     rank = min(rank, smaller)
     if smaller <= _EXACT or 4 * (rank + _BEYOND) > smaller:
@@ -49,7 +55,8 @@ def nearest(
     else:
         left, values, right = _sketched(matrix, rank + _BEYOND, draw)
     held = np.cumsum(np.square(values.astype(np.float64))) / total
-    count = min(rank, int(np.count_nonzero(values > values[0] * np.finfo(np.float32).eps)))
+    count = int(np.count_nonzero(values > values[0] * np.finfo(np.float32).eps))
+    count = max(1, min(rank, count))
     if energy is not None:
         count = min(count, 1 + int(np.searchsorted(held[:count], energy - 1e-12)))
     roots = np.sqrt(values[:count])

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from treadle.core.errors import DataError, SettingsError
+from treadle.core.mistaken import pointed
 from treadle.core.registry import near
 
 __all__ = ["Node", "read"]
@@ -79,6 +80,8 @@ def read(path: Path) -> list[Any]:  # Any: YAML
     """
     if not path.is_file():
         raise DataError(f"No recipe at '{path}'; give a YAML file.")
+    if what := pointed(path):
+        raise DataError(f"'{path}' is {what}.")
     try:
         return [found for found in _documents(path) if found is not None]
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -10,6 +10,8 @@ from treadle.core.registry import near
 
 __all__ = ["require_own_kind", "unknown_keys"]
 
+_CARD = frozenset({"license", "licence", "language", "type", "template", "title", "author", "tags"})
+"""What model cards say, in files that are both."""
 _LIKE = 0.75
 """From this likeness on an unknown key is taken for a known one that is misspelt."""
 _OTHER_FILES = (
@@ -74,6 +76,6 @@ def _notes(
         choices = list(OWN_KEYS if key.startswith("x-") else known)
         if key in choices:
             continue
-        if get_close_matches(key, choices, n=1, cutoff=_LIKE):
+        if key not in _CARD and get_close_matches(key, choices, n=1, cutoff=_LIKE):
             raise root.refusal(f"unknown key '{key}'. {near(key, choices)}")
         yield f"The key '{key}' has no effect here."

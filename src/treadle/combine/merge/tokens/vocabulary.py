@@ -13,28 +13,19 @@ import numpy.typing as npt
 
 from treadle.combine.merge.inputs.sources import TensorSource
 from treadle.combine.merge.recipe.grammar import ModelRef, TokenizerRequest, TokenSource
+from treadle.combine.merge.tokens.lenders import Lender, require_rows
 from treadle.combine.merge.tokens.numbering import differing_ids
 from treadle.combine.merge.tokens.permuted import MEAN, OWN_MEAN, ZERO, Permuted
 from treadle.combine.merge.tokens.templates import chosen_template
 from treadle.combine.merge.tokens.tokenizer import Tokenizer, read_json
-from treadle.core.checkpoint import CheckpointReader
 from treadle.core.checkpoint.publish import write_text
 from treadle.core.errors import CheckpointError, SettingsError
-from treadle.model.facts import spelt_key, text_config
 
-__all__ = ["BY_TOKEN", "EMBEDDINGS", "Lender", "Permuted", "Vocabulary", "plan"]
+__all__ = ["Permuted", "Vocabulary", "plan"]
 
 Ids = npt.NDArray[np.int64]
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-BY_TOKEN = (
-    *EMBEDDINGS,
-    *("shared.weight", "lm_head.weight", "lm_head.bias", "embed_out.weight", "embed_out.bias"),
-    *("lm_head.decoder.weight", "lm_head.decoder.bias", "cls.predictions.bias"),
-    *("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"),
-)
-"""What has a row for each token."""
 _GENERATION = "generation_config.json"
 
 
@@ -211,22 +202,6 @@ class Vocabulary:
             )
 
 
-class Lender(NamedTuple):
-    """A model of the merge, as far as its vocabulary goes."""
-
-    ref: ModelRef
-    reader: CheckpointReader
-    num_rows: int | None = None
-    """Rows of its embedding, where an adapter gives it others than its file has."""
-    tokens: Path | None = None
-    """The folder of its tokenizer; None for its own."""
-
-    @property
-    def tokenizer_folder(self) -> Path:
-        """Where its tokenizer lies."""
-        return self.tokens or self.reader.folder
-
-
 class _Vocab(NamedTuple):
     """One model's vocabulary."""
 
@@ -260,7 +235,9 @@ def plan(
     """
     if request is None and lenders[base or 0].tokens is not None:
         request = TokenizerRequest("base")  # its config and tokenizer are another's than its files
-    num_rows = [_num_rows(one.reader) if one.num_rows is None else one.num_rows for one in lenders]
+    if request is None and chat_template is None and not any(one.rows for one in lenders):
+        return None, None  # models of images or sounds
+    num_rows = require_rows(lenders)
     if request is not None:
         return _aligned(request, lenders, num_rows, base, chat_template)
     _require_equal(lenders, num_rows, option)
@@ -359,22 +336,6 @@ def _permutations(models: Sequence[_Vocab], tokenizer: Tokenizer, num_rows: int)
         is_free[taken[taken < num_rows]] = False
         permutation[is_free] = np.flatnonzero(is_free)
     return permutations
-
-
-def _num_rows(reader: CheckpointReader) -> int:
-    """Return how many rows a model's embedding has."""
-    for name, info in reader.tensors.items():
-        if name.endswith(EMBEDDINGS):
-            return info.shape[0]
-    config = text_config(reader.config)
-    found = config.get("vocab_size")
-    key = spelt_key(config, "vocab_size")
-    if not isinstance(found, int):
-        raise CheckpointError(
-            f"{reader.folder} has no token embedding that is known here ({', '.join(EMBEDDINGS)}) "
-            f"and no {key} in config.json; add {key} there."
-        )
-    return found
 
 
 def _require_equal(lenders: Sequence[Lender], num_rows: Sequence[int], option: str) -> None:
