@@ -242,6 +242,7 @@ def _schema(units: list[Unit], text_column: str, id_column: str) -> "tuple[pa.Sc
             notes += [
                 f"Of the columns '{name}' of '{unit.name}' the first is read." for name in repeated
             ]
+        before = (found, schema)
         try:
             found = pa.unify_schemas([found, schema], promote_options="permissive")
         except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
@@ -249,7 +250,24 @@ def _schema(units: list[Unit], text_column: str, id_column: str) -> "tuple[pa.Sc
                 f"The columns of '{unit.files[0]}' do not fit those of the shards before it: "
                 f"{error}. Cast the column to one type, or curate the shards apart."
             ) from error
-    return found, notes
+        notes += [note for one in before for note in _notes_on_rounding(one, found)]
+    return found, list(dict.fromkeys(notes))
+
+
+def _notes_on_rounding(before: "pa.Schema", after: "pa.Schema") -> list[str]:
+    """Return notes on decimal columns that became floats."""
+    import pyarrow as pa
+
+    names = [
+        field.name
+        for field in before
+        if pa.types.is_decimal(field.type) and pa.types.is_floating(after.field(field.name).type)
+    ]
+    return [
+        f"The column '{name}' is decimal in some shards and float in others, and is read as float: "
+        f"digits that no float has are lost; cast it to one type to keep them."
+        for name in names
+    ]
 
 
 def _has_partition(unit: Unit) -> bool:
