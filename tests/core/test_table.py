@@ -233,7 +233,7 @@ def test_files_beside_shards_are_named_in_a_note(tmp_path):
     assert "1 files beside the shards" in open_source(tmp_path).notes[0]
 
 
-@pytest.mark.parametrize("name", ["c.csv", "c.TSV", "arr.json"])
+@pytest.mark.parametrize("name", ["c.csv", "c.TSV"])
 def test_a_table_is_no_text(tmp_path, name):
     file = tmp_path / name
     file.write_text('[{"id": "a", "text": "x"}]')

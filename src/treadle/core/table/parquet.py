@@ -26,6 +26,7 @@ from treadle.core.table.columns import (
 )
 from treadle.core.table.ids import names_of
 from treadle.core.table.mends import FOLDER_LOST, NO_UTF8
+from treadle.core.table.recognise import refuse_mistaken
 from treadle.core.table.units import Source, Unit
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def open_parquet(file: Path) -> "Iterator[pq.ParquetFile]":
             raise DataError(
                 f"'{file}' is encrypted; decrypt it first, or move it out of the source."
             ) from error
+        if file.is_file():
+            refuse_mistaken(file, "parquet")
         raise DataError(
             f"'{file}' is no whole Parquet file: {error}. Write it again, or move it out of the "
             f"source."

@@ -9,7 +9,7 @@ from treadle.core.checkpoint import Manifest, Parent, side_file
 from treadle.core.errors import DataError
 from treadle.core.result import RESULT_FILE, Figure, Measurement, Series
 from treadle.core.run import Recording
-from treadle.core.table import Source, fields_of
+from treadle.core.table import JSON_MEND, Source, fields_of, is_json_array
 from treadle.text.curate.base import CurateMethod, Verdicts
 from treadle.text.curate.corpus import Corpus, Measured
 from treadle.text.curate.writing import DATA, DECISIONS, INDEX, MENDED, REJECTS, STATISTICS
@@ -34,6 +34,9 @@ def require_documents(corpus: Corpus) -> None:
         return
     source = corpus.source
     reasons = sorted({reason for _, _, reason in corpus.rejects()}) or ["nothing in it"]
+    with source.units[0].files[0].open("rb") as stream:
+        if source.units[0].kind == "lines" and is_json_array(stream.read(64)):
+            raise DataError(f"'{source.path}' is one JSON array, not lines; {JSON_MEND}.")
     fields = fields_of(source)
     given = f" (texts are in: {', '.join(fields)})" if fields else ""
     raise DataError(

@@ -75,9 +75,10 @@ def curate(
     started again.
 
     Args:
-        data: JSONL (also .gz, .zst), Parquet or WARC, a folder of such shards, a tree of text
-            files, a pattern such as "data/**/*.jsonl", an output of this verb, stdlib:sources, or
-            several as "A + B". Folders such as lang=en are columns of what lies in them.
+        data: JSONL (also .gz, .zst, and .json that holds lines), Parquet or WARC, a folder of such
+            shards, a tree of text files, a pattern such as "data/**/*.jsonl", an output of this
+            verb, stdlib:sources, or several as "A + B". Folders such as lang=en are columns of
+            what lies in them.
         out: Folder to write.
         method: How documents are judged: a name, a mapping of it and its settings such as
             {"method": "minhash", "preset": "fineweb"}, or METHODS.resolve of one.
@@ -186,7 +187,8 @@ def _require_measuring(share: Shard | None, statistics: Path | None) -> None:
 def _load(method: CurateMethod, source: Source, out: Path) -> Columns:
     """Return the statistics that an earlier run measured of the same documents."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from treadle.core.table.parquet import open_parquet
 
     if not method.sidecar:
         raise SettingsError(
@@ -195,7 +197,10 @@ def _load(method: CurateMethod, source: Source, out: Path) -> Columns:
     files = sorted((out / STATISTICS).glob("part-*.parquet"))
     if not files:
         raise DataError(f"No statistics in '{out}'; give the output of treadle curate rules.")
-    read = [pq.read_table(file) for file in files]
+    read = []
+    for file in files:
+        with open_parquet(file) as opened:
+            read.append(opened.read())
     about = read[0].schema.metadata or {}
     if about.get(b"treadle.source", b"").decode() != source.content_hash:
         raise DataError(
