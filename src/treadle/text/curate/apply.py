@@ -25,7 +25,7 @@ from treadle.text.curate.corpus import measure
 from treadle.text.curate.engines import EngineName, choose_engine
 from treadle.text.curate.folders import (
     WORK,
-    begin,
+    Growing,
     finish,
     prepare,
     require_elsewhere,
@@ -122,16 +122,19 @@ def curate(
     settings |= {"index": True} if index else {}
     settings |= {"output_format": output_format} if output_format != "parquet" else {}
     _require_index(chosen, index, output_format)
-    with recorded(
-        "curate", chosen, settings, out=out, overwrite=None, is_shared=share is not None
-    ) as run:
+    with (
+        recorded(
+            "curate", chosen, settings, out=out, overwrite=None, is_shared=share is not None
+        ) as run,
+        Growing(out) as growing,
+    ):
         prepare(out, DATA, overwrite)  # another run may have ended here meanwhile
         source = open_source(data, text_column, id_column, parse_lines)
         require_elsewhere(source, out)
         run.read("data", data, source.content_hash, "data")
         reference, earlier = read_reference(chosen, against), open_known(known, chosen)
         run.inputs += [*reference.inputs, *known_inputs(earlier, known)]
-        folder = begin(out, run.fingerprint, share is not None)
+        folder = growing.begin(run.fingerprint, share is not None)
         loaded = {} if statistics is None else _load(chosen, source, Path(statistics))
         measured = measure(
             f"measure ({chosen.name})",
