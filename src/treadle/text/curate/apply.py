@@ -83,9 +83,10 @@ def curate(
         method: How documents are judged: a name, a mapping of it and its settings such as
             {"method": "minhash", "preset": "fineweb"}, or METHODS.resolve of one.
         text_column: Field or column that holds the text; "meta.text" is a field in another.
-        id_column: Field or column that holds the id; where it is missing, a hash of the text stands
-            for it, and a number behind it from the second document of that text on. A file of a
-            tree goes by its path.
+        id_column: Field or column that holds the id; where it is missing, empty or no text or
+            number, a hash of the text stands for it, and a number behind it from the second
+            document of that text on. Another one than "id" must be in some record. A file of a tree
+            goes by its path.
         statistics: Output of an earlier run of rules on the same documents: its statistics are
             taken instead of measuring them again.
         against: For decontaminate: the evaluation sets, each a text file, JSONL or Parquet, or a
