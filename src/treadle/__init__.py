@@ -16,12 +16,37 @@ def __getattr__(name: str) -> Callable[..., Any]:  # Any: each verb has its own 
     if verb_name in VERBS and (action := VERBS[verb_name].action(action_name)):
         return action.function()
     if name not in VERBS:
-        raise AttributeError(f"module 'treadle' has no verb '{name}'; it has {', '.join(VERBS)}")
+        raise AttributeError(_unknown(name))
+    if (table := VERBS[name].methods()) is not None:
+        table.actions = {one.name: _in_python(name, one.name) for one in VERBS[name].actions}
     return VERBS[name].function()
+
+
+def _unknown(name: str) -> str:
+    """Return what to say of a name that is no verb's."""
+    from treadle.verbs import VERBS
+
+    actions = {
+        _in_python(verb.name, one.name): one.name for verb in VERBS.values() for one in verb.actions
+    }
+    spelt = name.replace("-", "_")
+    meant = [key for key, one in actions.items() if one.replace("-", "_") == spelt]
+    hint = f"the action of that name is {' or '.join(meant)}; " if meant else ""
+    return (
+        f"module 'treadle' has no verb '{name}'; {hint}it has the verbs {', '.join(VERBS)} and the "
+        f"actions {', '.join(actions)}"
+    )
+
+
+def _in_python(verb: str, action: str) -> str:
+    """Return what an action is called in Python, where names have no hyphens."""
+    return f"{verb}_{action}".replace("-", "_")
 
 
 def __dir__() -> list[str]:
     from treadle.verbs import VERBS
 
-    actions = (f"{verb.name}_{action.name}" for verb in VERBS.values() for action in verb.actions)
+    actions = (
+        _in_python(verb.name, action.name) for verb in VERBS.values() for action in verb.actions
+    )
     return [*globals(), *VERBS, *actions]

@@ -1,5 +1,6 @@
 """Which files a source is: patterns, links, partitions; what is left unread is said."""
 
+import gzip
 import json
 import os
 import re
@@ -139,7 +140,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
     def closed(*_):
         raise PermissionError(13, "Permission denied", "a.jsonl.gz")
 
-    line(tmp_path / "a.jsonl.gz")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b""))
     monkeypatch.setattr(source, "_hash", closed)
     with pytest.raises(DataError, match=r"'a.jsonl.gz' cannot be read .* change its permissions"):
         open_source(tmp_path)

@@ -22,10 +22,32 @@ TEXTS = {
     "binary view": pa.binary_view(),
 }
 NAME = UUID(int=5)
+LONG = pa.array([Decimal(10**30 + n) for n in (1, 2)])
+LONG_DIGITS = [str(10**30 + n) for n in (1, 2)]
 IDS = {
     "uint64": (pa.array([2**64 - 1, 2**64 - 2], pa.uint64()), [str(2**64 - 1), str(2**64 - 2)]),
     "decimal": (pa.array([Decimal(10**30 + n) for n in (1, 2)]), [str(10**30 + n) for n in (1, 2)]),
+    "long decimal": (LONG.cast(pa.decimal128(38, 0)), LONG_DIGITS),
+    "longer decimal": (LONG.cast(pa.decimal256(76, 2)), [f"{one}.00" for one in LONG_DIGITS]),
+    "dictionary of decimals": (
+        pa.DictionaryArray.from_arrays(pa.array([1, 0]), LONG.cast(pa.decimal128(38, 0))),
+        LONG_DIGITS[::-1],
+    ),
     "float": (pa.array([7.0, float("nan")]), ["7", None]),
+    "large float": (pa.array([1e20, 1e20 + 2**14]), ["1e+20", "1.0000000000000002e+20"]),
+    "nanoseconds": (
+        pa.array([1, 2], pa.timestamp("ns")),
+        ["1970-01-01 00:00:00.000000001", "1970-01-01 00:00:00.000000002"],
+    ),
+    "a zone that nobody knows": (
+        pa.array([1603585800, 1603589400], pa.timestamp("us", "Nowhere/Land")),
+        ["1970-01-01 00:26:43.585800Z", "1970-01-01 00:26:43.589400Z"],
+    ),
+    "beyond all calendars": (pa.array([2**62, None], pa.timestamp("ms")), [str(2**62), None]),
+    "time": (pa.array([1, 2], pa.time64("ns")), ["00:00:00.000000001", "00:00:00.000000002"]),
+    "duration": (pa.array([1, 2], pa.duration("ns")), ["1", "2"]),
+    "truth": (pa.array([True, False]), [None, None]),
+    "bool8": (pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, 0], pa.int8())), [None] * 2),
     "binary": (pa.array([b"a", b"\xff"]), ["a", "\\xff"]),
     "digest": (pa.array([b"\xff\x00", None], pa.binary(2)), ["ff00", None]),
     "uuid": (pa.array([NAME.bytes, None], pa.uuid()), [str(NAME), None]),
@@ -139,3 +161,33 @@ def test_an_encrypted_file_is_refused_by_name(tmp_path):
     file.write_bytes(b"PARE" + bytes(40) + (20).to_bytes(4, "little") + b"PARE")
     with pytest.raises(DataError, match="is encrypted; decrypt it first"):
         open_source(file)
+
+
+def test_types_that_differ_between_shards_lose_nothing_unsaid(tmp_path):
+    def shards(first, second):
+        for name, column in (("a", first), ("b", second)):
+            table = pa.table({"id": [name], "text": [f"t {name}"], "n": column})
+            pq.write_table(table, tmp_path / f"{name}.parquet")
+        return tmp_path
+
+    rows, _, _ = read(shards(pa.array([2**53]), pa.array([0.5])))
+    assert [row["n"] for row in rows] == [2.0**53, 0.5]
+    with pytest.raises(DataError, match=r"a.parquet' has other types .* Cast the column"):
+        read(shards(pa.array([2**53 + 1]), pa.array([0.5])))
+    with pytest.raises(DataError, match=r"b.parquet' has other types .* Cast the column"):
+        read(shards(pa.array([-1]), pa.array([2**64 - 1], pa.uint64())))
+    long = Decimal(10**30 + 1)
+    rows, _, _ = read(shards(pa.array([long]), pa.array([2**63 - 1])))
+    assert [row["n"] for row in rows] == [long, 2**63 - 1]
+    (note,) = open_source(shards(pa.array([long]), pa.array([0.5]))).notes
+    assert "'n' is decimal in some shards" in note
+
+
+def test_where_a_folder_says_something_else_the_record_wins_and_it_is_told(tmp_path):
+    (tmp_path / "lang=en").mkdir()
+    table = pa.table({"id": ["a", "b", "c"], "text": ["t", "u", "v"], "lang": ["en", "de", None]})
+    pq.write_table(table, tmp_path / "lang=en" / "a.parquet")
+    rows, _, mended = read(tmp_path)
+    assert [row["lang"] for row in rows] == ["en", "de", None]
+    assert [one.row for one in mended] == [1, 2]
+    assert "the path says gave way" in mended[0].what

@@ -29,6 +29,8 @@ R = TypeVar("R")
 _SETTINGS = "method_settings"
 """Of a verb that takes settings of its method as keywords: ``**method_settings``."""
 _LIKE = 0.75
+_SPELT = {"shard": "(write '2/16' for the second share of sixteen)"}
+"""Of parameters whose texts have a form of their own, what that is."""
 _WORDS = {
     bool: "True or False",
     int: "a whole number",
@@ -166,9 +168,11 @@ def _checked(name: str, parameter: inspect.Parameter, value: Any) -> Any:  # Any
     takes_lists = any(get_origin(one) in (list, tuple) for one in kinds)
     if takes_lists and isinstance(value, str | os.PathLike):
         raise SettingsError(
-            f"{name} = {value!r} is one text, but a list was expected; write [{value!r}]."
+            f"{name} = {str(value)!r} is one text, but a list was expected; write [{str(value)!r}]."
         )
     expected = " or ".join(dict.fromkeys(map(_word, kinds)))
+    if name in _SPELT:
+        expected += f" {_SPELT[name]}"
     raise SettingsError(f"{name} = {value!r} is refused: expected {expected}; change it.")
 
 

@@ -37,6 +37,8 @@ class Registry(Generic[M]):
     def __init__(self, axis: str, table: dict[str, str]) -> None:
         self.axis = axis
         self.table = dict(table)
+        self.actions: dict[str, str] = {}
+        """Names that stand for no method, and what to call in Python instead."""
         for entry in entry_points(group="treadle.methods"):
             owner, _, name = entry.name.partition("/")
             if owner == axis and name:
@@ -60,6 +62,12 @@ class Registry(Generic[M]):
         """
         if not isinstance(name, str):
             raise SettingsError(f"The {self.axis} {name!r} is no name. {near('', self.table)}")
+        if name in self.actions:
+            call = self.actions[name]
+            raise SettingsError(
+                f"'{name}' is an action and no {self.axis}; call {call}(...), which is imported by "
+                f"'from treadle import {call}'."
+            )
         if name not in self.table:
             is_place = os.sep in name or Path(name).exists()
             swapped = " It is a path: have two arguments changed places?" if is_place else ""

@@ -96,3 +96,20 @@ def test_evaluation_sets_are_read_as_corpora_are(tmp_path):
     (sets / "a.jsonl").write_text(f'{{"a": {"[" * 900}"{question}"{"]" * 900}}}')
     with pytest.raises(DataError, match="holds no text as long as a run"):  # it lies too deep
         curate(data, tmp_path / "two", "decontaminate", against=[str(sets / "a.jsonl")])
+
+
+def test_an_evaluation_set_that_is_none_is_named(tmp_path):
+    data = corpora.write_lines(tmp_path / "a.jsonl", corpora.records(5))
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
+    for name in ("e.jsonl", "e.json", "e.txt", "e.parquet"):
+        (tmp_path / name).write_bytes(pointer)
+        with pytest.raises(DataError, match="is a Git LFS pointer, not the file of 12 bytes"):
+            curate(data, tmp_path / "out", "decontaminate", against=[str(tmp_path / name)])
+
+
+def test_an_evaluation_set_named_json_may_be_lines(tmp_path):
+    rows = corpora.records(5)
+    data = corpora.write_lines(tmp_path / "a.jsonl", rows)
+    against = corpora.write_lines(tmp_path / "e.json", rows[:2])
+    result = curate(data, tmp_path / "out", "decontaminate", against=[str(against)])
+    assert result.measurement("dropped").value >= 2

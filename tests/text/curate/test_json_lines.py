@@ -100,3 +100,22 @@ def test_json_lines_go_on_after_a_crash(tmp_path, monkeypatch):
     assert any("Resumed" in note for note in result.notes)
     whole, found = (sorted((tmp_path / out / "data").iterdir()) for out in ("whole", "out"))
     assert [file.read_bytes() for file in found] == [file.read_bytes() for file in whole]
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (pa.array([1], pa.timestamp("ns")), "1970-01-01 00:00:00.000000001"),
+        (pa.array([1], pa.time64("ns")), "00:00:00.000000001"),
+        (pa.array([1], pa.timestamp("us", "Nowhere/Land")), "1970-01-01 00:00:00.000001Z"),
+        (pa.array([2**60], pa.timestamp("ms")), str(2**60)),
+        (pa.array([2**30], pa.date32()), str(2**30)),
+        (pa.array([2**62], pa.duration("ms")), str(2**62)),
+    ],
+)
+def test_times_that_python_does_not_have_are_written(tmp_path, values, wanted):
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": ["a"], "text": ["t"], "when": values}), file)
+    curate(file, tmp_path / "out", "exact", output_format="jsonl")
+    (line,) = (tmp_path / "out" / "data" / "part-00000.jsonl").read_text().splitlines()
+    assert json.loads(line)["when"] == wanted

@@ -1,6 +1,7 @@
 """Packing: Megatron's files, the same bytes however it is run, and steps that can be replayed."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from tests.text.curate import corpora
 
-from treadle.core.errors import DataError, SettingsError
+from treadle import curate
+from treadle.core.errors import CapacityError, DataError, SettingsError, TreadleError
 from treadle.core.ledger import open_ledger
 from treadle.core.result import read_result
 from treadle.core.table import source
@@ -313,3 +315,59 @@ def test_sizes_of_nothing_are_refused_in_plain_words(
     says = f"{setting} = {value} is refused: expected greater than or equal to 1; change it"
     with pytest.raises(SettingsError, match=says):
         pack(tmp_path / "data.jsonl", tmp_path / "out", tokenizer="bytes", **{setting: value})
+
+
+def test_what_is_too_short_is_named_by_its_source_and_leaves_nothing(tmp_path):
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS[:2])
+    with pytest.raises(DataError, match=r"/a.jsonl' has \d+ tokens, too few .* shorten --seq-len"):
+        pack(data, tmp_path / "out", tokenizer="bytes", seq_len=99_999_999_999)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("verb", ["curate", "pack", "replay"])
+def test_without_room_nothing_is_left_and_no_hidden_name_is_told(tmp_path, verb):
+    packed(tmp_path, "packed")
+    before = sorted(file.name for file in tmp_path.iterdir())
+    data, out = tmp_path / "packed.jsonl", tmp_path / "out"
+    run = {
+        "curate": lambda: curate(data, out, "exact"),
+        "pack": lambda: pack(data, out, tokenizer="bytes", seq_len=32),
+        "replay": lambda: replay(tmp_path / "packed", out, num_steps=2),
+    }[verb]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(CapacityError) as refusal:
+            run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(out) in str(refusal.value)
+    assert "partial" not in str(refusal.value)
+    assert sorted(file.name for file in tmp_path.iterdir()) == before
+
+
+def test_work_is_kept_only_where_the_same_command_goes_on_with_it(tmp_path, monkeypatch):
+    def fail(error):
+        def raise_it(*_):
+            raise error
+
+        monkeypatch.setattr(sys.modules["treadle.text.curate.pack"], "write_rejects", raise_it)
+        with pytest.raises(TreadleError) as refusal:
+            packed(tmp_path, "out")
+        assert ".partial" not in str(refusal.value)
+        return (tmp_path / ".out.partial" / "work").exists()
+
+    assert fail(CapacityError(f"no room for '{tmp_path}/.out.partial/x'"))
+    assert not fail(DataError(f"'{tmp_path}/.out.partial/x' is no text"))
+    assert not fail(SettingsError("a setting is wrong"))
+
+
+def test_a_share_that_is_no_text_is_told_how_it_is_written(tmp_path):
+    data = corpora.write_lines(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(SettingsError, match=r"shard = \(2, 2\) .*write '2/16'"):
+        curate(data, tmp_path / "out", "exact", shard=(2, 2))
+    with pytest.raises(SettingsError, match=r"shard = \(2, 2\) .*write '2/16'"):
+        pack(data, tmp_path / "out", tokenizer="bytes", shard=(2, 2))
+    for known in ("d1", Path("d1")):
+        with pytest.raises(SettingsError, match=r"known = 'd1' is one text.* write \['d1'\]"):
+            curate(data, tmp_path / "out", "exact", known=known)

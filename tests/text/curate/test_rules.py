@@ -1,5 +1,7 @@
 """Rules: values by hand in English and Chinese, thresholds without text, published pitfalls."""
 
+import re
+
 import numpy as np
 import pytest
 from tests.text.curate import corpora
@@ -262,3 +264,13 @@ def test_costly_statistics_are_measured_where_a_rule_asks(tmp_path, name):
     value = corpora.read(tmp_path / "out", "statistics")[0][name]
     low, high = {"chinese_score": (0.9, 1), "english_score": (0, 0.1)}.get(name, (1.3, 3))
     assert low <= value <= high
+
+
+@pytest.mark.parametrize("wrong", [{"waive": ("nope",)}, {"override": ("wiki: nope",)}])
+def test_statistics_are_listed_once(wrong):
+    with pytest.raises(SettingsError, match="no rule on 'nope' to waive") as refusal:
+        METHODS.resolve({"method": "rules", **wrong})
+    listed = str(refusal.value).partition("Choose one of: ")[2]
+    names = re.findall(r"\w+", listed.partition(".")[0])
+    assert len(names) > 10
+    assert len(names) == len(set(names))

@@ -54,7 +54,9 @@ def test_what_fell_for_want_of_words_is_said_by_script(tmp_path, script):
     (note,) = notes_of(tmp_path, {"Latin": 3, script: 4}, drop=stop_words)
     assert note.startswith(f"Of 4 documents in {script} script 4 (100%) went for want of English")
     assert "(num_gopher_stop_words < 2: 4)" in note
-    assert note.endswith("(--waive num_gopher_stop_words).")
+    assert note.endswith(
+        "leave out num_gopher_stop_words < 2, which --drop or --override asks for."
+    )
 
 
 def test_each_rule_is_named_with_its_share(tmp_path):
@@ -75,3 +77,52 @@ def test_another_language_of_the_same_script_is_noted_where_it_is_a_share(tmp_pa
 
 def test_texts_that_stay_need_no_note(tmp_path):
     assert not notes_of(tmp_path, {"Latin": 2, "Cyrillic": 2}, drop=("digit_fraction>0.9",))
+
+
+LETTERS = {
+    "Thai": ("Thai", "กขคงจชซญดตถทธนบปผพภมยรลวสหอะาเแโ", "", " "),
+    "Chinese": ("Han", "".join(map(chr, range(0x4E00, 0x5200))), "", "。"),
+    "Japanese": ("Kana", "いろはにほへとちりぬるをわかよたれそつねならむうゐのおくやま", "", "。"),
+    "Russian": ("Cyrillic", "абвгдежзиклмнопрстуфхцчшыьэюя", " ", ". "),
+    "Arabic": ("Arabic", "ابتثجحخدذرزسشصضطظعغفقكلمنهوي", " ", "، "),
+    "Hindi": ("Devanagari", "कखगघचछजटठडतथदधनपफबभमयरलवशसहािीुू", " ", "। "),
+    "German": ("Latin", "abcdefghijklmnoprstuwzäöüß", " ", ". "),
+}
+
+
+def written_in(language, count=6):
+    """Return documents of words that nobody says, in a language's letters and spaces."""
+    _, letters, space, end = LETTERS[language]
+    draw = np.random.Generator(np.random.Philox(5))
+    known = ["".join(draw.choice(list(letters), draw.integers(3, 8))) for _ in range(80)]
+    rows = []
+    for number in range(count):
+        lines = []
+        for _ in range(6):
+            words = draw.choice(known, 30).tolist()
+            lines.append(space.join(words[:15]) + end + space.join(words[15:]) + end.strip())
+        rows.append({"id": f"{language}-{number}", "text": "\n".join(lines)})
+    return rows
+
+
+@pytest.mark.parametrize("preset", ["gopher", "fineweb", "matrix-en", "map-cc"])
+@pytest.mark.parametrize("language", LETTERS)
+def test_the_mend_of_the_note_keeps_what_it_says(tmp_path, language, preset):
+    data = corpora.write_lines(tmp_path / "a.jsonl", written_in(language))
+    settings = {"preset": preset}
+    result = curate(data, tmp_path / "before", "rules", **settings)
+    notes = [note for note in result.notes if "for want of" in note]
+    if not notes:
+        assert result.measurement("kept").value > 0
+        return
+    (note,) = notes
+    assert note.startswith(f"Of 6 documents in {LETTERS[language][0]} script 6 (100%) went")
+    is_unspaced = language in ("Thai", "Chinese", "Japanese") and preset != "map-cc"
+    assert ("no spaces between words" in note) == is_unspaced
+    waived = re.search(r"--waive ([\w,]+)\)", note)[1].split(",")
+    assert len(set(waived)) == len(waived)
+    others = re.search(r"Even so (\d+) of them go", note)
+    result = curate(data, tmp_path / "after", "rules", **settings, waive=waived)
+    assert result.measurement("kept").value == 6 - int(others[1] if others else 0)
+    assert not any("for want of" in note for note in result.notes)
+    assert others is None or preset == "map-cc"

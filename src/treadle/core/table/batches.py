@@ -10,7 +10,6 @@ from treadle.core.table.unnamed import name_of_text
 __all__ = [
     "BATCH_BYTES",
     "BATCH_ROWS",
-    "EMPTY_ID",
     "LINE_SCHEMA",
     "MAX_DOCUMENT_BYTES",
     "Mended",
@@ -25,8 +24,6 @@ MAX_DOCUMENT_BYTES = 256 << 20
 """Longer records are refused before they are held in memory."""
 BATCH_BYTES = 4 << 20
 BATCH_ROWS = 8192
-EMPTY_ID = "an empty id"
-"""Why a record is refused that says it has an id, and has none."""
 LINE_SCHEMA = pa.schema(
     [("id", pa.large_string()), ("text", pa.large_string()), ("meta", pa.large_string())]
 )

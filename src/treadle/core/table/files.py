@@ -4,13 +4,15 @@ import glob
 import os
 import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from treadle.core.errors import DataError
+from treadle.core.mistaken import pointed
+from treadle.core.table.recognise import JSON_MEND, JsonForm, json_form, refuse_mistaken
 from treadle.core.table.units import Kind
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "kind_of",
     "name_of_path",
     "partition_of",
+    "refused_columns",
     "split_sources",
 ]
 
@@ -28,6 +31,7 @@ _SUFFIXES: dict[str, Kind] = {
     ".ndjson": "lines",
     ".jsonl.gz": "gzip",
     ".ndjson.gz": "gzip",
+    ".json": "lines",
     ".json.gz": "gzip",
     ".jsonl.zst": "zstd",
     ".jsonl.zstd": "zstd",
@@ -40,6 +44,8 @@ _SUFFIXES: dict[str, Kind] = {
     ".warc.wet": "warc",
     ".warc.wet.gz": "warc",
 }
+_JSON = (".json", ".json.gz", ".json.zst")
+"""Ends of the names of files that hold lines of records, or something else in JSON."""
 _TABLES = (".csv", ".tsv", ".json")
 """Ends of the names of files that most often hold records, and are read as one text each."""
 _UNPACK = "unpack it and give the folder"
@@ -90,8 +96,10 @@ def split_sources(data: str | Path) -> list[str | Path]:
     return [data] if Path(data).exists() else list(str(data).split(_AND))
 
 
-def find(data: str | Path, is_one_of_several: bool) -> Found:
+def find(data: str | Path, is_one_of_several: bool, text_column: str = "text") -> Found:
     """Return the files of a file, a folder or a pattern such as "data/**/*.jsonl".
+
+    A file named .json is a shard if it holds lines of records.
 
     Raises:
         DataError: There is nothing, or something that cannot be read as documents.
@@ -99,16 +107,27 @@ def find(data: str | Path, is_one_of_several: bool) -> Found:
     root, roots = _resolve(data)
     skipped: Counter[str] = Counter()
     files = _once([file for one in roots for file in files_below(one, skipped)])
-    shards = [file for file in files if kind_of(file) is not None]
+    documents = {  # in JSON, each as a whole
+        file: form
+        for file in files
+        if file.name.lower().endswith(_JSON) and (form := json_form(file, text_column)) != "lines"
+    }
+    shards = [file for file in files if kind_of(file) is not None and file not in documents]
+    for file in documents if shards else ():
+        if what := pointed(file):
+            raise DataError(f"'{file}' is {what}.")
     if len(shards) < _LEAST_SHARDS * len(files):
         shards = []
     notes = [f"{n} entries of '{root}' are not read: {what}." for what, n in skipped.items()]
     if not shards:
-        _refuse_archives(files, roots)
+        _refuse_archives(files, roots, documents)
         notes += _notes_on_tables(files, root)
     elif len(shards) < len(files):
         num_ignored = len(files) - len(shards)
-        notes += [f"{num_ignored} files beside the shards of '{root}' are no shards and not read."]
+        notes += [
+            f"{num_ignored} files beside the shards of '{root}' are no shards and not read."
+            + _said_of(documents)
+        ]
     base = _base_of(root, is_one_of_several and roots == (root,))
     return Found(root, roots, base, shards or files, bool(shards), notes)
 
@@ -177,10 +196,26 @@ def _once(files: list[Path]) -> list[Path]:
     return list(seen.values())
 
 
-def _refuse_archives(files: list[Path], roots: tuple[Path, ...]) -> None:
-    """Refuse a file that holds records in another form, and a tree of nothing but archives."""
+def _said_of(documents: Mapping[Path, JsonForm]) -> str:
+    """Return the end of a note on files in JSON that hold no lines of records."""
+    if not documents:
+        return ""
+    first, form = next(iter(documents.items()))
+    return (
+        f" {len(documents)} of them are no JSON lines ('{first.name}' is one {form}): {JSON_MEND}."
+    )
+
+
+def _refuse_archives(
+    files: list[Path], roots: tuple[Path, ...], documents: Mapping[Path, JsonForm]
+) -> None:
+    """Refuse a file that holds records in another form, and a tree of nothing but such files."""
     mends = [_mend_of(file) for file in files]
-    if files and all(mends):
+    if files and all(mend or file in documents for mend, file in zip(mends, files, strict=True)):
+        if files[0] in documents:
+            refuse_mistaken(files[0], kind_of(files[0]) or "lines")
+            form = documents[files[0]] if files[0].stat().st_size else "file without content"
+            raise DataError(f"'{files[0]}' is one JSON {form}, not lines of records; {JSON_MEND}.")
         raise DataError(f"'{files[0]}' is of a kind that is not read; {mends[0]}.")
     table = next((one for one in roots if one.suffix.lower() in _TABLES and one.is_file()), None)
     if table is not None:
@@ -288,7 +323,13 @@ def partition_of(name: str, taken: Iterable[str] = ()) -> tuple[tuple[str, str |
         name: Path of a file inside its source.
         taken: Columns that no path can say.
     """
-    return tuple((key, value) for key, value in _pairs(name) if key not in {"id", "text", *taken})
+    refused = set(refused_columns(name, taken))
+    return tuple((key, value) for key, value in _pairs(name) if key not in refused)
+
+
+def refused_columns(name: str, taken: Iterable[str] = ()) -> list[str]:
+    """Return the columns that a path says and that documents have of their own."""
+    return [key for key, _ in _pairs(name) if key in {"id", "text", *taken}]
 
 
 def _pairs(name: str) -> Iterator[tuple[str, str | None]]:

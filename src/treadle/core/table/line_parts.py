@@ -55,7 +55,8 @@ class LineWriter:
 def _lines(group: "pa.Table") -> list[bytes]:
     import orjson
 
-    rows = group.to_pylist()
+    columns = {name: _values(group[name]) for name in group.column_names}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     found = []
     for row in rows:
         said = row.pop(_META, None)
@@ -67,6 +68,24 @@ def _lines(group: "pa.Table") -> list[bytes]:
         head = orjson.dumps(row, default=_plain)
         found.append((head[:-1] + b"," + meta[1:] if meta else head) + b"\n")
     return found
+
+
+def _values(column: "pa.ChunkedArray") -> list[Any]:  # Any: what stands in rows
+    """Return a column's values, times that Python does not have as Arrow writes them."""
+    import pyarrow as pa
+
+    from treadle.core.table.columns import written
+
+    # What becomes of nanoseconds would depend on whether pandas is installed.
+    is_time = pa.types.is_timestamp(column.type) or pa.types.is_time(column.type)
+    if is_time and column.type.unit == "ns":
+        return list(written(column).to_pylist())
+    try:
+        return list(column.to_pylist())
+    except (OverflowError, ValueError, KeyError):
+        if not pa.types.is_temporal(column.type):
+            raise
+        return list(written(column).to_pylist())
 
 
 def _fields_of(said: object, taken: list[str]) -> bytes | None:

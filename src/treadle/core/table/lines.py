@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from treadle.core.table import batches
 from treadle.core.table.batches import (
-    EMPTY_ID,
     LINE_SCHEMA,
     Mended,
     Record,
@@ -19,6 +18,7 @@ from treadle.core.table.batches import (
     batched,
     fitted,
 )
+from treadle.core.table.mends import EMPTY_ID, NO_ID
 from treadle.core.table.packed import unpacked
 from treadle.core.table.records import NotJson, read_object, rest_of
 from treadle.core.table.units import ParsedLines, Source, Unit
@@ -168,14 +168,13 @@ def _record(source: Source, unit: Unit, line: bytes) -> tuple[Record, list[str]]
         raise NotJson(_NO_TEXT)
     if not text or text.isspace():
         raise NotJson("empty")
-    name = found.name(source.id_column)
-    if isinstance(name, bool | dict | list):
-        raise NotJson("an id that is no text or number")
-    if name == "":
-        raise NotJson(EMPTY_ID)
+    name, mends = found.name(source.id_column), list[str]()
+    if name == "" or isinstance(name, bool | dict | list):
+        mends.append(EMPTY_ID if name == "" else NO_ID)
+        name = None
     name = name if name is None or type(name) is str else str(name)
     rest = found.rest(dict(unit.partition))
-    return (name, text, rest), found.mends
+    return (name, text, rest), [*mends, *found.mends]
 
 
 def _plain_regions(unit: Unit) -> Iterator[Bytes | None]:

@@ -8,6 +8,7 @@ from treadle.core.table.batches import Record, Reject, TableBatch, batched
 from treadle.core.table.files import name_of_path, partition_of
 from treadle.core.table.lines import line_batches
 from treadle.core.table.parquet import parquet_batches
+from treadle.core.table.recognise import why_no_text
 from treadle.core.table.records import rest_of
 from treadle.core.table.units import Source, Unit
 from treadle.core.table.warc import warc_records
@@ -35,8 +36,8 @@ def _file_records(unit: Unit) -> Iterator[Record | Reject]:
             yield Reject(name, 0, "longer than a document may be")
             continue
         content = file.read_bytes()
-        if b"\0" in content:
-            yield Reject(name, 0, "binary")
+        if refusal := why_no_text(file, content) or ("binary" if b"\0" in content else None):
+            yield Reject(name, 0, refusal)
             continue
         try:
             text = content.decode("utf-8-sig")

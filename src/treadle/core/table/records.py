@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
+from treadle.core.table.mends import FOLDER_LOST, NO_UTF8
+
 __all__ = ["JsonRecord", "NotJson", "fields_in", "read_object", "rest_of", "strings_in"]
 
 _MAX_DEPTH = 254
@@ -18,7 +20,6 @@ _MAX_DEPTH = 254
 _NO_VALUE = "a value that JSON does not have (such as NaN) became null"
 _BEYOND = "a number beyond float64 became null"
 _SURROGATE = "half a surrogate pair was replaced"
-_NO_UTF8 = "bytes that are no UTF-8 were replaced"
 _TWICE = "of a key that stands twice the last value was taken"
 _CONTROL = "a control character was escaped"
 _MARK = "a byte order mark was left out"
@@ -107,7 +108,7 @@ class JsonRecord:
             return None
         if self._is_strict or not _SURROGATES.search(found):
             return found
-        if _NO_UTF8 in self._mends and _FOREIGN.search(found):
+        if NO_UTF8 in self._mends and _FOREIGN.search(found):
             raise NotJson("not UTF-8")
         if _ESCAPE in self._mends and _STRAY in found:
             raise NotJson("not JSON")
@@ -129,6 +130,8 @@ class JsonRecord:
 
         if not self._is_strict:
             self._settle()
+        if any(_says_else(self._fields.get(key, one), one) for key, one in extra.items()):
+            self._mends.append(FOLDER_LOST)
         fields = {**extra, **self._fields} if extra else self._fields
         return orjson.dumps(fields).decode() if fields else None
 
@@ -192,9 +195,14 @@ class JsonRecord:
         if self._is_strict:
             return text
         known = text.replace(_STRAY, "\\") if _ESCAPE in self._mends else text
-        if _SURROGATES.search(known) and _NO_UTF8 not in self._mends:
+        if _SURROGATES.search(known) and NO_UTF8 not in self._mends:
             self._mends.append(_SURROGATE)
         return known
+
+
+def _says_else(value: Any, of_path: str | None) -> bool:  # Any: a JSON value
+    is_same = value == of_path or (isinstance(value, int | float) and json.dumps(value) == of_path)
+    return not is_same
 
 
 def strings_in(value: Any) -> Iterator[str]:  # Any: JSON values
@@ -299,7 +307,7 @@ class _Reader:
         try:
             text = line.decode()
         except UnicodeDecodeError:
-            always.append(_NO_UTF8)
+            always.append(NO_UTF8)
             text = line.decode(errors="surrogateescape")
         if text.startswith("\ufeff"):
             text = text[1:]
@@ -308,7 +316,7 @@ class _Reader:
             text = self._shallow(text, always)
         found = self._parsed(text)
         if found is None:
-            raise NotJson("not UTF-8" if _NO_UTF8 in always else "not JSON")
+            raise NotJson("not UTF-8" if NO_UTF8 in always else "not JSON")
         if not isinstance(found, dict):
             raise NotJson("not a JSON object")
         return JsonRecord(found, [*always, *self._mends], False)

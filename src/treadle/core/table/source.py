@@ -18,8 +18,10 @@ from treadle.core.table.files import (
     kind_of,
     name_of_path,
     partition_of,
+    refused_columns,
     split_sources,
 )
+from treadle.core.table.recognise import refuse_mistaken
 from treadle.core.table.units import Kind, LineParser, Source, Unit
 
 if TYPE_CHECKING:
@@ -92,7 +94,8 @@ def open_source(
     """
     named = split_sources(data)
     cutter = _Cutter((text_column, id_column))
-    sources = [find(part, len(named) > 1) for part in named]
+    with _refuse_unreadable(Path(str(data))):
+        sources = [find(part, len(named) > 1, text_column) for part in named]
     for found in sources:
         cutter.add(found)
     if not cutter.units:
@@ -109,7 +112,7 @@ def open_source(
         text_column,
         id_column,
         schema,
-        (*(note for found in sources for note in found.notes), *notes),
+        (*(note for found in sources for note in found.notes), *cutter.notes, *notes),
         parser,
         tuple(root for found in sources for root in found.roots),
     )
@@ -120,9 +123,18 @@ class _Cutter:
 
     def __init__(self, taken: tuple[str, str]) -> None:
         self._taken = taken
+        self._refused: dict[str, str] = {}
         self.units: list[Unit] = []
         self.digests: list[tuple[str, str]] = []
         self.num_bytes = 0
+
+    @property
+    def notes(self) -> list[str]:
+        """What folders say, and no column says again."""
+        return [
+            f"Folders such as '{name}' say no column '{key}': documents have that of their own."
+            for key, name in self._refused.items()
+        ]
 
     def add(self, found: Found) -> None:
         """Cut the files of a source.
@@ -142,6 +154,7 @@ class _Cutter:
         size = file.stat().st_size
         name = name_of_path(file, base)
         self.num_bytes += size
+        refuse_mistaken(file, kind)
         if kind == "lines":
             self._add_lines(file, name, size)
         else:
@@ -159,6 +172,7 @@ class _Cutter:
             size = file.stat().st_size
             self.num_bytes += size
             self.digests.append((name_of_path(file, base), _hash(file)))
+            self._look(name_of_path(file, base), ())
             if taken and (taken_bytes + size > _UNIT_BYTES or len(taken) >= _UNIT_FILES):
                 self._add("files", str(base), tuple(taken), 0, 0, 0)
                 taken, taken_bytes = [], 0
@@ -169,8 +183,14 @@ class _Cutter:
 
     def _add(self, kind: Kind, name: str, files: tuple[Path, ...], *place: int) -> None:
         partition = () if kind == "files" else partition_of(name, self._taken)
+        if kind != "files":
+            self._look(name, self._taken)
         start, stop, row = place
         self.units.append(Unit(len(self.units), kind, name, files, start, stop, row, partition))
+
+    def _look(self, name: str, taken: tuple[str, ...]) -> None:
+        for key in refused_columns(name, taken):
+            self._refused.setdefault(key, name)
 
     def _add_lines(self, file: Path, name: str, size: int) -> None:
         from xxhash import xxh3_128
@@ -242,6 +262,7 @@ def _schema(units: list[Unit], text_column: str, id_column: str) -> "tuple[pa.Sc
             notes += [
                 f"Of the columns '{name}' of '{unit.name}' the first is read." for name in repeated
             ]
+        before = (found, schema)
         try:
             found = pa.unify_schemas([found, schema], promote_options="permissive")
         except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
@@ -249,7 +270,24 @@ def _schema(units: list[Unit], text_column: str, id_column: str) -> "tuple[pa.Sc
                 f"The columns of '{unit.files[0]}' do not fit those of the shards before it: "
                 f"{error}. Cast the column to one type, or curate the shards apart."
             ) from error
-    return found, notes
+        notes += [note for one in before for note in _notes_on_rounding(one, found)]
+    return found, list(dict.fromkeys(notes))
+
+
+def _notes_on_rounding(before: "pa.Schema", after: "pa.Schema") -> list[str]:
+    """Return notes on decimal columns that became floats."""
+    import pyarrow as pa
+
+    names = [
+        field.name
+        for field in before
+        if pa.types.is_decimal(field.type) and pa.types.is_floating(after.field(field.name).type)
+    ]
+    return [
+        f"The column '{name}' is decimal in some shards and float in others, and is read as float: "
+        f"digits that no float has are lost; cast it to one type to keep them."
+        for name in names
+    ]
 
 
 def _has_partition(unit: Unit) -> bool:

@@ -7,11 +7,15 @@ import numpy as np
 
 from treadle.core.checkpoint import Manifest, Parent, side_file
 from treadle.core.errors import DataError
+from treadle.core.registry import near
 from treadle.core.result import RESULT_FILE, Figure, Measurement, Series
 from treadle.core.run import Recording
-from treadle.core.table import Source, fields_of
+from treadle.core.table import JSON_MEND, Source, Unit, fields_of, is_json_array
+from treadle.core.table.mends import EMPTY_ID, NO_ID
+from treadle.core.table.unnamed import UNNAMED
 from treadle.text.curate.base import CurateMethod, Verdicts
 from treadle.text.curate.corpus import Corpus, Measured
+from treadle.text.curate.survivors import fields_of_corpus
 from treadle.text.curate.writing import DATA, DECISIONS, INDEX, MENDED, REJECTS, STATISTICS
 
 __all__ = [
@@ -23,23 +27,67 @@ __all__ = [
     "require_documents",
 ]
 
+_USUAL_ID = "id"
+_UNNAMED_BYTES = len(UNNAMED) + 32
+"""Of an id that was made of a text: what it begins with, and 128 bits in hexadecimal."""
+
 
 def require_documents(corpus: Corpus) -> None:
-    """Refuse a source without documents.
+    """Refuse a source without documents, or without any id in the field that was asked for.
 
     Raises:
         DataError: There is none; it says why the records are none.
     """
     if len(corpus):
+        _require_ids(corpus)
         return
     source = corpus.source
     reasons = sorted({reason for _, _, reason in corpus.rejects()}) or ["nothing in it"]
+    with source.units[0].files[0].open("rb") as stream:
+        if source.units[0].kind == "lines" and is_json_array(stream.read(64)):
+            raise DataError(f"'{source.path}' is one JSON array, not lines; {JSON_MEND}.")
     fields = fields_of(source)
     given = f" (texts are in: {', '.join(fields)})" if fields else ""
     raise DataError(
         f"'{source.path}' holds no document ({', '.join(reasons)}); give files whose records have "
         f"a text in '{source.text_column}', or name the field{given} with --text-column."
     )
+
+
+def _require_ids(corpus: Corpus) -> list[str]:
+    """Return a note on documents without the id that was asked for by its field.
+
+    Raises:
+        DataError: None has it.
+    """
+    column = corpus.source.id_column
+    if column == _USUAL_ID:
+        return []
+    num_unnamed = sum(_unnamed(corpus, unit) for unit in corpus.source.units)
+    if not num_unnamed:
+        return []
+    has_any = any(what in (EMPTY_ID, NO_ID) for _, _, what in corpus.mended())
+    if num_unnamed == len(corpus) and not has_any:
+        fields = [name for name in fields_of_corpus(corpus) if name not in ("id", "text", "meta")]
+        mend = near(column, fields) if fields else "They have no other field: leave it out."
+        raise DataError(
+            f"No document has an id in '{column}'; name the field that holds it with --id-column. "
+            f"{mend}"
+        )
+    return [
+        f"{num_unnamed} of {len(corpus)} documents have no id in '{column}': a hash of the text "
+        f"stands for it."
+    ]
+
+
+def _unnamed(corpus: Corpus, unit: Unit) -> int:
+    """Return how many documents of a unit have an id that was made of their text."""
+    ends = corpus.unit_column(unit, "id_ends").astype(np.int64)
+    content = corpus.unit_column(unit, "id_bytes")
+    starts = np.concatenate([[0], ends])[:-1]
+    starts = starts[ends - starts == _UNNAMED_BYTES]
+    head = np.frombuffer(UNNAMED.encode(), np.uint8)
+    return int((content[starts[:, None] + np.arange(len(head))] == head).all(axis=1).sum())
 
 
 def reading_of(corpus: Corpus) -> tuple[list[Measurement], list[str]]:
@@ -58,7 +106,8 @@ def reading_of(corpus: Corpus) -> tuple[list[Measurement], list[str]]:
             name="mended", value=num_mended, unit="documents in which something was replaced"
         ),
     ]
-    return counted, [*corpus.source.notes, *refused, *replaced, *_twins(corpus)]
+    unnamed = _require_ids(corpus)
+    return counted, [*corpus.source.notes, *refused, *replaced, *unnamed, *_twins(corpus)]
 
 
 def account_for(run: Recording, corpus: Corpus, verdicts: Verdicts, folder: Path) -> None:

@@ -25,7 +25,7 @@ from treadle.text.curate.corpus import measure
 from treadle.text.curate.engines import EngineName, choose_engine
 from treadle.text.curate.folders import (
     WORK,
-    begin,
+    Growing,
     finish,
     prepare,
     require_elsewhere,
@@ -75,16 +75,18 @@ def curate(
     started again.
 
     Args:
-        data: JSONL (also .gz, .zst), Parquet or WARC, a folder of such shards, a tree of text
-            files, a pattern such as "data/**/*.jsonl", an output of this verb, stdlib:sources, or
-            several as "A + B". Folders such as lang=en are columns of what lies in them.
+        data: JSONL (also .gz, .zst, and .json that holds lines), Parquet or WARC, a folder of such
+            shards, a tree of text files, a pattern such as "data/**/*.jsonl", an output of this
+            verb, stdlib:sources, or several as "A + B". Folders such as lang=en are columns of
+            what lies in them.
         out: Folder to write.
         method: How documents are judged: a name, a mapping of it and its settings such as
             {"method": "minhash", "preset": "fineweb"}, or METHODS.resolve of one.
         text_column: Field or column that holds the text; "meta.text" is a field in another.
-        id_column: Field or column that holds the id; where it is missing, a hash of the text stands
-            for it, and a number behind it from the second document of that text on. A file of a
-            tree goes by its path.
+        id_column: Field or column that holds the id; where it is missing, empty or no text or
+            number, a hash of the text stands for it, and a number behind it from the second
+            document of that text on. Another one than "id" must be in some record. A file of a tree
+            goes by its path.
         statistics: Output of an earlier run of rules on the same documents: its statistics are
             taken instead of measuring them again.
         against: For decontaminate: the evaluation sets, each a text file, JSONL or Parquet, or a
@@ -121,16 +123,19 @@ def curate(
     settings |= {"index": True} if index else {}
     settings |= {"output_format": output_format} if output_format != "parquet" else {}
     _require_index(chosen, index, output_format)
-    with recorded(
-        "curate", chosen, settings, out=out, overwrite=None, is_shared=share is not None
-    ) as run:
+    with (
+        recorded(
+            "curate", chosen, settings, out=out, overwrite=None, is_shared=share is not None
+        ) as run,
+        Growing(out) as growing,
+    ):
         prepare(out, DATA, overwrite)  # another run may have ended here meanwhile
         source = open_source(data, text_column, id_column, parse_lines)
         require_elsewhere(source, out)
         run.read("data", data, source.content_hash, "data")
         reference, earlier = read_reference(chosen, against), open_known(known, chosen)
         run.inputs += [*reference.inputs, *known_inputs(earlier, known)]
-        folder = begin(out, run.fingerprint, share is not None)
+        folder = growing.begin(run.fingerprint, share is not None)
         loaded = {} if statistics is None else _load(chosen, source, Path(statistics))
         measured = measure(
             f"measure ({chosen.name})",
@@ -186,7 +191,8 @@ def _require_measuring(share: Shard | None, statistics: Path | None) -> None:
 def _load(method: CurateMethod, source: Source, out: Path) -> Columns:
     """Return the statistics that an earlier run measured of the same documents."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from treadle.core.table.parquet import open_parquet
 
     if not method.sidecar:
         raise SettingsError(
@@ -195,7 +201,10 @@ def _load(method: CurateMethod, source: Source, out: Path) -> Columns:
     files = sorted((out / STATISTICS).glob("part-*.parquet"))
     if not files:
         raise DataError(f"No statistics in '{out}'; give the output of treadle curate rules.")
-    read = [pq.read_table(file) for file in files]
+    read = []
+    for file in files:
+        with open_parquet(file) as opened:
+            read.append(opened.read())
     about = read[0].schema.metadata or {}
     if about.get(b"treadle.source", b"").decode() != source.content_hash:
         raise DataError(

@@ -6,11 +6,11 @@ import socket
 from pathlib import Path
 
 from treadle.core.checkpoint.publish import publish
-from treadle.core.errors import SettingsError
+from treadle.core.errors import DataError, SettingsError, TreadleError
 from treadle.core.result import RESULT_FILE
 from treadle.core.table import Source
 
-__all__ = ["WORK", "begin", "finish", "prepare", "require_elsewhere"]
+__all__ = ["WORK", "Growing", "finish", "prepare", "require_elsewhere"]
 
 WORK = "work"
 """What is only needed while a run lasts."""
@@ -47,28 +47,65 @@ def require_elsewhere(source: Source, out: Path) -> None:
             )
 
 
-def begin(out: Path, fingerprint: str, is_shared: bool = False) -> Path:
-    """Return the folder that grows beside `out`, empty unless the same run began it.
+class Growing:
+    """An output while it grows: a context that shows no hidden name, and cleans up.
 
-    Raises:
-        SettingsError: The work is shared between jobs, and what lies there is another run's.
+    What an error leaves stays where the same command goes on with it: measured units, unless the
+    error is of a setting or of the data, whose mend makes another run of it.
+
+    Args:
+        out: Where the output will be.
+        is_resumable: Whether the same command goes on with what an interrupted one left.
     """
-    folder = out.with_name(f".{out.name}.partial")
-    key = folder / _KEY
-    if key.is_file() and key.read_text() == fingerprint:
-        return folder
-    if is_shared and key.exists():
-        raise SettingsError(
-            f"'{folder}' holds a run with other settings or documents, which a share of the work "
-            f"may not replace; finish that run, or remove the folder."
-        )
-    if not is_shared:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".{_KEY}.{os.getpid()}.{socket.gethostname()}"
-    beside.write_text(fingerprint)
-    os.replace(beside, key)
-    return folder
+
+    def __init__(self, out: Path, is_resumable: bool = True) -> None:
+        self._out, self._is_resumable = out, is_resumable
+        self._folder = out.with_name(f".{out.name}.partial")
+        self._is_own = False
+
+    def __enter__(self) -> "Growing":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception):
+            return
+        if self._is_own and not self._is_wanted(error):
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if isinstance(error, TreadleError) and str(self._folder) in str(error):
+            shown = str(error).replace(str(self._folder), str(self._out))
+            raise type(error)(shown) from error
+
+    def _is_wanted(self, error: Exception) -> bool:
+        """Whether the same command could go on with what there is."""
+        cause = error.__cause__
+        is_passing = isinstance(cause, OSError) and cause.errno is not None
+        is_final = isinstance(error, DataError | SettingsError) and not is_passing
+        has_work = any((self._folder / WORK).glob("[0-9]*"))
+        return self._is_resumable and has_work and not is_final
+
+    def begin(self, fingerprint: str, is_shared: bool = False) -> Path:
+        """Return the folder that grows beside the output, empty unless the same run began it.
+
+        Raises:
+            SettingsError: The work is shared between jobs, and what lies there is another run's.
+        """
+        key = self._folder / _KEY
+        self._is_own = not is_shared
+        if key.is_file() and key.read_text() == fingerprint:
+            return self._folder
+        if is_shared and key.exists():
+            raise SettingsError(
+                f"The unfinished '{self._out}' holds a run with other settings or documents, which "
+                f"a share of the work may not replace; finish that run, choose another output, or "
+                f"begin anew by one run without --shard."
+            )
+        if not is_shared:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        beside = self._folder / f".{_KEY}.{os.getpid()}.{socket.gethostname()}"
+        beside.write_text(fingerprint)
+        os.replace(beside, key)
+        return self._folder
 
 
 def finish(folder: Path, out: Path) -> None:

@@ -22,6 +22,7 @@ from treadle.text.curate.writing import DATA, INDEX, INDEXED_BY
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 __all__ = ["Joined", "Known", "known_inputs", "open_known", "sliced"]
 
@@ -32,15 +33,13 @@ class Known:
     """The documents that an earlier run kept, with the keys it found them by."""
 
     def __init__(self, folder: Path, method: CurateMethod) -> None:
-        import pyarrow.parquet as pq
-
         self._folder = folder
         self._files = sorted((folder / INDEX).glob("part-*.parquet"))
         if not self._files:
             raise DataError(
                 f"No index in '{folder}'; curate that corpus again with --index and this method."
             )
-        heads = [pq.read_metadata(file) for file in self._files]
+        heads = [_head(file) for file in self._files]
         self._edges = np.cumsum([0, *(head.num_rows for head in heads)])
         found = (heads[0].metadata or {}).get(INDEXED_BY, b"").decode()
         if found != method.indexed_by:
@@ -108,6 +107,13 @@ class Known:
                         table = table.cast(pa.schema([("text", pa.large_string())]))
                         yield some, documents_of(table.take(pa.array(some - place))).texts
                     place = end
+
+
+def _head(file: Path) -> "pq.FileMetaData":
+    from treadle.core.table.parquet import open_parquet
+
+    with open_parquet(file) as opened:
+        return opened.metadata
 
 
 def open_known(folders: list[Path] | None, method: CurateMethod) -> list[Known]:

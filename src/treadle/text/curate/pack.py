@@ -11,6 +11,7 @@ from treadle.core.arguments import checked
 from treadle.core.checkpoint import Manifest, Parent, side_file
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import write_text
+from treadle.core.errors import DataError
 from treadle.core.ledger import DOCUMENTS, ORDER, TOKENS, Ledger, RowOrder, open_ledger
 from treadle.core.pack import token_dtype, write_tokens
 from treadle.core.permutation import Permutation
@@ -28,7 +29,7 @@ from treadle.text.curate.corpus import Corpus, measure
 from treadle.text.curate.engines import EngineName, choose_engine
 from treadle.text.curate.folders import (
     WORK,
-    begin,
+    Growing,
     finish,
     prepare,
     require_elsewhere,
@@ -118,20 +119,23 @@ def pack(
     )
     columns = {"text_column": text_column, "id_column": id_column}
     settings = {**made.model_dump(), **columns, "special_tokens": special_tokens}
-    with recorded(
-        *("curate", "", settings),
-        action="pack",
-        seed=seed,
-        out=out,
-        overwrite=None,
-        is_shared=share is not None,
-    ) as run:
+    with (
+        recorded(
+            *("curate", "", settings),
+            action="pack",
+            seed=seed,
+            out=out,
+            overwrite=None,
+            is_shared=share is not None,
+        ) as run,
+        Growing(out) as growing,
+    ):
         prepare(out, ORDER, overwrite)  # another run may have ended here meanwhile
         source = open_source(data, text_column, id_column, parse_lines)
         require_elsewhere(source, out)
         run.read("data", data, source.content_hash, "data")
         run.read("tokenizer", tokenizer, encoder.content_hash, "tokenizer")
-        folder = begin(out, run.fingerprint, share is not None)
+        folder = growing.begin(run.fingerprint, share is not None)
         kept = folder / WORK
         measured = measure(
             "tokenise", (encoder.measure,), source, kept, chosen_engine, {}, shard=share
@@ -141,6 +145,7 @@ def pack(
             return run.finish(None)
         corpus, num_resumed, _ = measured
         require_documents(corpus)
+        _require_row(corpus, seq_len)
         _write(corpus, encoder, made, folder)
         write_rejects(corpus, folder)
         ledger = open_ledger(folder)
@@ -155,6 +160,15 @@ def pack(
         write_text(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
         finish(folder, out)
     return run.result
+
+
+def _require_row(corpus: Corpus, seq_len: int) -> None:
+    num_tokens = int(corpus.column("num_tokens").sum())
+    if num_tokens <= seq_len:
+        raise DataError(
+            f"'{corpus.source.path}' has {num_tokens} tokens, too few for a row of {seq_len + 1}; "
+            f"shorten --seq-len, or give more text."
+        )
 
 
 def _write(corpus: Corpus, encoder: Tokenise, order: RowOrder, folder: Path) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.core.errors import DataError, SettingsError
+from treadle.core.mistaken import mistaken, pointed
 from treadle.core.result import Input, digest
-from treadle.core.table import NotJson, files_below, read_object, strings_in
+from treadle.core.table import NotJson, files_below, json_form, read_object, strings_in
 from treadle.core.table.parquet import open_parquet
 from treadle.native.text import Texts
 from treadle.text.curate.base import CurateMethod
@@ -70,10 +71,12 @@ def _files(path: Path) -> list[Path]:
 
 def _strings(file: Path) -> Iterator[str]:
     """Yield every string of a file's records, or the text of a plain file."""
+    if what := pointed(file):
+        raise DataError(f"'{file}' is {what}.")
     try:
         if file.suffix == ".parquet":
             yield from _strings_of_parquet(file)
-        elif file.suffix in (".jsonl", ".ndjson"):
+        elif file.suffix in (".jsonl", ".ndjson") or _has_lines(file):
             for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
                 yield from _strings_of(line, f"line {number} of it is ")
         elif file.suffix == ".json":
@@ -81,10 +84,16 @@ def _strings(file: Path) -> Iterator[str]:
         else:
             yield file.read_text("utf-8")
     except (ValueError, OSError) as error:
+        if what := mistaken(file):
+            raise DataError(f"'{file}' is {what}.") from error
         raise DataError(
             f"'{file}' cannot be read as an evaluation set ({error}); give text, JSON, JSON lines "
             f"or Parquet."
         ) from error
+
+
+def _has_lines(file: Path) -> bool:
+    return file.suffix == ".json" and json_form(file, "text") == "lines"
 
 
 def _strings_of(content: bytes, where: str) -> list[str]:

@@ -11,7 +11,7 @@ from treadle.core.result import Measurement, Result, digest
 from treadle.core.run import recorded
 from treadle.core.table import NotJson, read_object, write_parquet
 from treadle.core.table.parquet import open_parquet
-from treadle.text.curate.folders import begin, finish, prepare
+from treadle.text.curate.folders import Growing, finish, prepare
 from treadle.text.curate.intact import require_intact
 from treadle.text.curate.ledger_tables import seen_table
 
@@ -67,16 +67,19 @@ def replay(
     content_hash = digest([ledger.order.model_dump(), ledger.digest(0), len(ledger.tokens.tokens)])
     settings = {"first_step": first_step, "num_steps": num_steps}
     seed = ledger.order.seed
-    with recorded(
-        "curate", settings=settings, action="replay", seed=seed, out=out, overwrite=None
-    ) as run:
+    with (
+        recorded(
+            "curate", settings=settings, action="replay", seed=seed, out=out, overwrite=None
+        ) as run,
+        Growing(out, is_resumable=False) as growing,
+    ):
         prepare(out, _DIGESTS, overwrite)  # another run may have ended here meanwhile
         run.read("data", data, content_hash, "data")
         steps = range(first_step, first_step + num_steps)
         run.notes += require_intact(ledger, steps)
         digests = {step: ledger.digest(step) for step in steps}
         num_equal = _compare(digests, Path(against)) if against is not None else 0
-        folder = begin(out, run.fingerprint)
+        folder = growing.begin(run.fingerprint)
         seen = pa.concat_tables([seen_table(ledger, step) for step in steps])
         write_parquet(seen, folder / _SEEN)
         columns = {"step": list(digests), "digest": list(digests.values())}

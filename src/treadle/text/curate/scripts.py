@@ -1,7 +1,8 @@
 """What documents are written in, and what rules on the words of one language do to the others."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from treadle.native.text import Texts, Unit
 from treadle.text.curate.overrides import Scoped
 
-__all__ = ["SCRIPTS", "language_notes", "scripts_of"]
+__all__ = ["SCRIPTS", "Judged", "language_notes", "scripts_of"]
 
 _LOOKED_AT_BYTES = 2000
 """Of each document; so many say what it is written in."""
@@ -36,15 +37,25 @@ SCRIPTS = (*dict.fromkeys(name for name, _, _ in _BLOCKS), "no known")
 _EDGES = np.array([edge for _, first, last in _BLOCKS for edge in (first, last + 1)], np.uint32)
 _OF_EDGE = np.array([SCRIPTS.index(name) for name, _, _ in _BLOCKS])
 
-_STOP_WORDS = ("num_gopher_stop_words", "stop_word_fraction", "english_score")
-_WANTING = {
-    "words": (
-        *("num_words", "mean_word_length", "alpha_word_fraction", "num_sentences"),
-        *("ended_line_fraction", *_STOP_WORDS),
-    ),
-    "characters": ("chinese_score", "mean_segment_length"),
-}
-"""By unit, the statistics that another script can fail although nothing is wrong with the text."""
+_ENGLISH = ("num_gopher_stop_words", "stop_word_fraction", "english_score")
+_SPACED = (
+    *("num_words", "mean_word_length", "alpha_word_fraction", "non_alpha_fraction"),
+    *("num_sentences", "ended_line_fraction", "capital_word_fraction", *_ENGLISH),
+)
+_UNSPACED = (
+    *(*_SPACED, "short_line_fraction", "hashes_per_word", "ellipses_per_word"),
+    *("newlines_per_word", "unique_token_fraction", "unigram_entropy"),
+    *(f"top_{n}_gram_char_fraction" for n in (2, 3, 4)),
+    *(f"duplicate_{n}_gram_char_fraction" for n in range(5, 11)),
+)
+_CHINESE = ("chinese_score", "mean_segment_length")
+_OTHER_CHARACTERS = (
+    *(*_CHINESE, "num_sentences", "unique_token_fraction", "unigram_entropy"),
+    *(f"top_{n}_gram_char_fraction" for n in (2, 3, 4)),
+    *(f"duplicate_{n}_gram_char_fraction" for n in range(5, 11)),
+)
+"""Statistics that another script can fail although nothing is wrong with the text."""
+_WITHOUT_SPACES = ("Han", "Kana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
 _LANGUAGES = {"words": ("Latin", "English"), "characters": ("Han", "Chinese")}
 
 
@@ -61,31 +72,100 @@ def scripts_of(texts: Texts) -> npt.NDArray[np.int8]:
     return found
 
 
-def language_notes(
-    scripts: npt.NDArray[np.int8],
-    reason: npt.NDArray[np.int16],
-    rules: Sequence[Scoped],
-    unit: Unit,
-) -> tuple[str, ...]:
-    """Return for each script how many documents went for want of a language's words."""
-    own, language = _LANGUAGES[unit]
-    found = []
-    for place, script in enumerate(SCRIPTS):
-        wanting = _WANTING[unit] if script != own or unit == "characters" else _STOP_WORDS
-        numbers = [n for n, one in enumerate(rules) if one.rule.statistic in wanting]
-        reasons = reason[scripts == place]
-        gone = Counter(reasons[np.isin(reasons, numbers)].tolist())
-        least = _NOTED_FRACTION if script == own else 0.0
-        if gone.total() > least * len(reasons):
-            counts = ", ".join(f"{rules[n].name}: {count}" for n, count in gone.most_common())
-            share = gone.total() / len(reasons)
-            found.append(
-                f"Of {len(reasons)} documents in {script} script {gone.total()} ({share:.0%}) went "
-                f"for want of {language} words ({counts}); curate other languages apart, with "
-                f"rules for them, or waive these rules (--waive {_waived(rules, gone)})."
-            )
-    return tuple(found)
+class Judged(NamedTuple):
+    """What rules did to documents."""
+
+    scripts: npt.NDArray[np.int8]
+    """Of each document, the place in `SCRIPTS`."""
+    reason: npt.NDArray[np.int16]
+    """Of each document, the first rule that drops it, or -1."""
+    rules: Sequence[Scoped]
+    is_preset: Sequence[bool]
+    """Of each rule, whether it can be waived."""
+    unit: Unit
+    drops: Callable[[int], npt.NDArray[np.bool_]]
+    """Says of a rule, by its number, which documents it drops."""
 
 
-def _waived(rules: Sequence[Scoped], gone: "Counter[int]") -> str:
-    return ",".join(dict.fromkeys(rules[n].rule.statistic for n, _ in gone.most_common()))
+def language_notes(judged: Judged) -> tuple[str, ...]:
+    """Return for each script how many documents went for want of a language's words.
+
+    Each names all rules that say nothing of the script and drop one of them, the first ones and
+    those behind, so that they stay where all are waived; and the rules by which they go even then.
+    """
+    gone, scripts = _gone(judged), judged.scripts
+    noted = [
+        place
+        for place, script in enumerate(SCRIPTS)
+        if gone[scripts == place].sum() > _least(script, judged.unit) * (scripts == place).sum()
+    ]
+    if not noted:
+        return ()
+    fallen, is_foul = np.zeros((len(judged.rules), len(SCRIPTS)), np.int64), np.zeros_like(gone)
+    for number, one in enumerate(judged.rules):
+        dropped = judged.drops(number) & gone
+        fallen[number] = np.bincount(scripts[dropped], minlength=len(SCRIPTS))
+        is_foul |= dropped & ~_is_bound(one.rule.statistic, judged.unit)[scripts]
+    return tuple(_note(judged, place, gone, is_foul, fallen[:, place]) for place in noted)
+
+
+def _note(
+    judged: Judged,
+    place: int,
+    gone: npt.NDArray[np.bool_],
+    is_foul: npt.NDArray[np.bool_],
+    fallen: npt.NDArray[np.int64],
+) -> str:
+    script, rules, is_here = SCRIPTS[place], judged.rules, judged.scripts == place
+    first = Counter(judged.reason[gone & is_here].tolist()).most_common()
+    counts = ", ".join(f"{rules[n].name}: {count}" for n, count in first)
+    order = [n for n in np.argsort(-fallen, kind="stable").tolist() if fallen[n]]
+    bound = [n for n in order if rules[n].rule.statistic in _bound(script, judged.unit)]
+    others = ", ".join(rules[n].name for n in order if n not in bound)
+    num_foul, num_gone = int((is_foul & is_here).sum()), int((gone & is_here).sum())
+    is_unspaced = judged.unit == "words" and script in _WITHOUT_SPACES
+    return (
+        f"Of {is_here.sum()} documents in {script} script {num_gone} "
+        f"({num_gone / is_here.sum():.0%}) went for want of {_LANGUAGES[judged.unit][1]} words "
+        f"({counts}); "
+        + ("it has no spaces between words, so what counts words misjudges it: " * is_unspaced)
+        + f"curate other languages apart, with rules for them, or {_mend(judged, bound)}."
+        + (f" Even so {num_foul} of them go by other rules ({others})." if num_foul else "")
+    )
+
+
+def _mend(judged: Judged, numbers: Sequence[int]) -> str:
+    """Return how rules are left out: those of presets are waived, others were asked for."""
+    waived = [judged.rules[n].rule.statistic for n in numbers if judged.is_preset[n]]
+    asked = [judged.rules[n].name for n in numbers if not judged.is_preset[n]]
+    mends = []
+    if waived:
+        mends.append(f"waive these rules (--waive {','.join(dict.fromkeys(waived))})")
+    if asked:
+        mends.append(f"leave out {', '.join(asked)}, which --drop or --override asks for")
+    return " and ".join(mends)
+
+
+def _bound(script: str, unit: Unit) -> tuple[str, ...]:
+    """Return the statistics that say nothing of a text in a script."""
+    if unit == "characters":
+        return _CHINESE if script == "Han" else _OTHER_CHARACTERS
+    if script == "Latin":
+        return _ENGLISH
+    return _UNSPACED if script in _WITHOUT_SPACES else _SPACED
+
+
+def _is_bound(statistic: str, unit: Unit) -> npt.NDArray[np.bool_]:
+    """Return of each script whether a statistic says nothing of its texts."""
+    return np.array([statistic in _bound(script, unit) for script in SCRIPTS])
+
+
+def _gone(judged: Judged) -> npt.NDArray[np.bool_]:
+    """Return which documents went by a rule that says nothing of their script."""
+    bound = np.stack([_is_bound(one.rule.statistic, judged.unit) for one in judged.rules])
+    found: npt.NDArray[np.bool_] = (judged.reason >= 0) & bound[judged.reason, judged.scripts]
+    return found
+
+
+def _least(script: str, unit: Unit) -> float:
+    return _NOTED_FRACTION if script == _LANGUAGES[unit][0] else 0.0

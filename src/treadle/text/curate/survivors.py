@@ -3,7 +3,7 @@
 import math
 import re
 from decimal import Decimal
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ __all__ = [
     "Ranking",
     "best_of",
     "clusters",
+    "fields_of_corpus",
     "join",
     "preference",
     "unranked",
@@ -62,9 +63,11 @@ def unranked(keep: str, corpus: Corpus) -> tuple[str, ...]:
     wanted = corpus.column("preference").astype(np.float64, copy=False)[corpus.num_known :]
     num_unranked = int(np.isneginf(wanted).sum())
     if num_unranked == len(wanted) > 0:
+        fields = [name for name in _ranking_fields(corpus) if name != column]
+        mend = near(column, fields) if fields else "None does: take longest or first."
         raise DataError(
             f"No document has a number or a date in '{column}' to keep copies by; name a field "
-            f"that holds one in --keep. {near(column, _fields_of(corpus))}"
+            f"that holds one in --keep. {mend}"
         )
     if not num_unranked:
         return ()
@@ -74,21 +77,27 @@ def unranked(keep: str, corpus: Corpus) -> tuple[str, ...]:
     )
 
 
-def _fields_of(corpus: Corpus) -> list[str]:
-    """Return the columns of the first documents, and the fields of what else JSON lines say."""
-    found: dict[str, None] = {}
+def fields_of_corpus(corpus: Corpus) -> dict[str, list[object]]:
+    """Return the columns and fields of the first documents, each with the values it has there."""
+    found: dict[str, list[object]] = {}
     for unit in corpus.source.units:
         for table, _, _ in batches_of(corpus.source, unit):
-            found |= dict.fromkeys(name for name in table.schema.names if name != "meta")
-            metas = (
-                table["meta"].slice(0, _LOOKED_AT).to_pylist()
-                if "meta" in table.schema.names
-                else []
-            )
-            found |= dict.fromkeys(name for text in metas if text for name in fields_in(text))
+            for row in table.slice(0, _LOOKED_AT).to_pylist():
+                fields = _said(row.get("meta"))
+                for name, value in {**row, **fields}.items():
+                    found.setdefault(name, []).append(value)
             if len(table):
-                return list(found)
-    return list(found)
+                return found
+    return found
+
+
+def _ranking_fields(corpus: Corpus) -> list[str]:
+    fields = fields_of_corpus(corpus)
+    return [
+        name
+        for name, values in fields.items()
+        if name not in ("text", "meta") and not all(np.isnan(_number(value)) for value in values)
+    ]
 
 
 def values_of(documents: Documents, column: str, purpose: str, setting: str) -> list[object]:
@@ -105,7 +114,16 @@ def values_of(documents: Documents, column: str, purpose: str, setting: str) -> 
             f"The documents have no column '{column}' {purpose} (they have: "
             f"{', '.join(table.schema.names)}); name one of them in {setting}."
         )
-    return [fields_in(text).get(column) if text else None for text in table["meta"].to_pylist()]
+    return [_said(value).get(column) for value in table["meta"].to_pylist()]
+
+
+def _said(meta: object) -> dict[str, Any]:  # Any: JSON values
+    """Return the fields of what else JSON lines say; a column of that name may hold another."""
+    try:
+        found = fields_in(meta) if isinstance(meta, str) else {}
+    except ValueError:
+        found = {}
+    return found if isinstance(found, dict) else {}
 
 
 def _number(value: object) -> float:

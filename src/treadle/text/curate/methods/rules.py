@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BeforeValidator, model_validator
 
 from treadle.core.errors import SettingsError
@@ -14,7 +15,7 @@ from treadle.text.curate.base import Columns, CurateMethod, Documents, Verdicts
 from treadle.text.curate.c4_lines import clean_lines
 from treadle.text.curate.overrides import Override, Scoped, read_override, scoped
 from treadle.text.curate.rulesets import PRESETS, Preset, Rule, read_rule
-from treadle.text.curate.scripts import language_notes, scripts_of
+from treadle.text.curate.scripts import Judged, language_notes, scripts_of
 from treadle.text.curate.statistics import COSTLY, STATISTICS, document_statistics
 from treadle.text.curate.survivors import values_of
 
@@ -68,7 +69,9 @@ class Rules(CurateMethod):
                 f"the presets {', '.join(self.preset)} count words and Chinese characters; give "
                 f"those of one language, and curate the other one in a run of its own"
             )
-        known = [rule.statistic for name in self.preset for rule in PRESETS[name].rules]
+        known = list(
+            dict.fromkeys(rule.statistic for name in self.preset for rule in PRESETS[name].rules)
+        )
         for name in self.waive:
             if name not in known:
                 refusal = f"no rule on '{name}' to waive. {near(name, known)}"
@@ -95,7 +98,7 @@ class Rules(CurateMethod):
         return tuple(dict.fromkeys([*kept, *map(read_rule, self.drop)]))
 
     def _overrides(self) -> list[Override]:
-        known = [rule.statistic for rule in self.rules]
+        known = list(dict.fromkeys(rule.statistic for rule in self.rules))
         return [read_override(text, known) for text in self.override]
 
     @property
@@ -145,9 +148,9 @@ class Rules(CurateMethod):
         alone, curves = [], []
         rules = scoped(self.rules, self._overrides(), self._sources)
         for number, one in enumerate(rules):
-            values = corpus.column("statistics", self.sidecar.index(one.rule.statistic))
+            values = self._values(corpus, one)
             covered = one.covers(sources)
-            drops = one.rule.drops(values.astype(np.float32, copy=False)) & covered
+            drops = one.rule.drops(values) & covered
             alone.append(float(drops.mean()))
             if covered.any():
                 curves.append((alone[-1], number, _curve(one, values[covered])))
@@ -159,8 +162,22 @@ class Rules(CurateMethod):
         for _, _, curve in sorted(curves, key=lambda entry: entry[:2], reverse=True)[:6]:
             figures.append(_figure("line", f"Drop curve: {curve.name}", "threshold", [curve]))
         scripts = corpus.column("script").astype(np.int8, copy=False)
-        notes = language_notes(scripts, reason, rules, self.unit)
+        judged = Judged(
+            *(scripts, reason, rules, [self._is_preset(one) for one in rules], self.unit),
+            lambda n: (
+                rules[n].rule.drops(self._values(corpus, rules[n])) & rules[n].covers(sources)
+            ),
+        )
+        notes = language_notes(judged)
         return Verdicts(names, reason, value, figures=tuple(figures), notes=notes)
+
+    def _values(self, corpus: "Corpus", one: Scoped) -> npt.NDArray[np.float32]:
+        values = corpus.column("statistics", self.sidecar.index(one.rule.statistic))
+        return values.astype(np.float32, copy=False)
+
+    def _is_preset(self, one: Scoped) -> bool:
+        """Say whether waiving its statistic takes a rule away."""
+        return one.source is None and one.rule not in map(read_rule, self.drop)
 
     def edit(self, documents: Documents, verdicts: Verdicts, first: int) -> list[str] | None:
         """Return the lines that c4 leaves."""
