@@ -199,11 +199,11 @@ def test_a_config_that_names_no_class_is_planned_as_one_that_a_note_names(tmp_pa
 @pytest.mark.parametrize(
     "name",
     [
-        "BertForQuestionAnswering",
         "BertForPreTraining",
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in [
+                "BertForQuestionAnswering",
                 "BertForMultipleChoice",
                 "BertForNextSentencePrediction",
                 "ElectraForPreTraining",
@@ -293,9 +293,10 @@ def test_a_mixture_fits_where_its_step_does(tmp_path):
     ("rope", "most"),
     [
         ({"rope_type": "dynamic", "factor": 2.0}, 128),
-        (
+        pytest.param(
             {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
             256,
+            marks=pytest.mark.slow,
         ),
         pytest.param({"rope_type": "linear", "factor": 2.0}, 64, marks=pytest.mark.slow),
     ],
