@@ -19,15 +19,32 @@ from treadle.core.sizes import WRITTEN, Bytes, is_bytes, parse_bytes, spoken, wr
         ("1TB", 10**12),
         ("3 KiB", 3072),
         ("7B", 7),
+        ("24Gi", 24 * 2**30),
+        ("24gi", 24 * 2**30),
+        ("512Mi", 2**29),
+        ("24G", 24 * 10**9),
+        ("24g", 24 * 10**9),
+        ("4 G", 4 * 10**9),
+        ("1.5G", 15 * 10**8),
+        (".5 GB", 5 * 10**8),
+        ("512M", 512 * 10**6),
+        ("64k", 64_000),
+        ("64Ki", 65_536),
+        ("2T", 2 * 10**12),
+        ("2Ti", 2 * 2**40),
+        ("24 GiB", 24 * 2**30),
+        ("1.5e+9B", 15 * 10**8),
     ],
 )
 def test_a_budget_is_read(text, num_bytes):
     assert parse_bytes(text) == num_bytes
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-1GB", "4GBs", "4 G", "many", "1,5GB"])
+@pytest.mark.parametrize("text", ["", "GiB", "-1GB", "4GBs", "4i", ".G", "many", "1,5GB"])
 def test_a_budget_that_cannot_be_read_is_refused(text):
-    with pytest.raises(SettingsError, match="cannot be read, expected a number and a unit"):
+    with pytest.raises(
+        SettingsError, match=r"cannot be read, expected a number and a unit.*G, T\) in"
+    ):
         parse_bytes(text)
 
 

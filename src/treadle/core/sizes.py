@@ -17,17 +17,20 @@ _LEAST_BARE = 1024
 """A bare number below it was surely meant in another unit than bytes."""
 _UNITS = {"b": 1}
 for _power, _letter in enumerate("kmgt", 1):
-    _UNITS[f"{_letter}b"] = 1000**_power
-    _UNITS[f"{_letter}ib"] = 1024**_power
+    # Short forms as in Kubernetes. Slurm and docker mean 1024 by K: a budget read so is no larger.
+    _UNITS[f"{_letter}b"] = _UNITS[_letter] = 1000**_power
+    _UNITS[f"{_letter}ib"] = _UNITS[f"{_letter}i"] = 1024**_power
 
 
 def parse_bytes(text: str) -> int:
-    """Return the bytes of a size such as 24GiB, 800 MB or 1.5e9 B.
+    """Return the bytes of a size such as 24GiB, 800 MB or 1.5e9 B, in any case.
+
+    G is GB, powers of 1000, and Gi is GiB, powers of 1024, as in Kubernetes.
 
     Raises:
         SettingsError: The number or the unit cannot be read, or it is not more than 0.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*([a-z]*)\s*", str(text).lower())
+    found = re.fullmatch(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\+?\d+)?)\s*([a-z]*)\s*", str(text).lower())
     if found is not None and not found.group(2):
         number = found.group(1)
         raise SettingsError(
@@ -36,8 +39,9 @@ def parse_bytes(text: str) -> int:
         )
     if found is None or found.group(2) not in _UNITS:
         raise SettingsError(
-            f"The size '{text}' cannot be read, expected a number and a unit (B, KB, MB, GB, TB, "
-            f"KiB, MiB, GiB or TiB); write it as in 24GiB."
+            f"The size '{text}' cannot be read, expected a number and a unit: B, KB, MB, GB, TB "
+            f"(or K, M, G, T) in powers of 1000, KiB, MiB, GiB, TiB (or Ki, Mi, Gi, Ti) in powers "
+            f"of 1024; write it as in 24GiB."
         )
     num_bytes = float(found.group(1)) * _UNITS[found.group(2)]
     if not 1 <= num_bytes < 1e18:

@@ -200,9 +200,6 @@ def test_what_is_not_planned_as_it_would_be_trained_is_noted(gpt2, tmp_path):
     notes = plan(folder, batch=1, seq=8, order="program").notes
     assert any("without dropout (" in note and "resid_pdrop 0.1" in note for note in notes)
     assert any("Planned in float32; the config says bfloat16" in note for note in notes)
-    mixture = tiny.build("mixtral", tmp_path / "mixture")
-    notes = plan(mixture, batch=1, seq=8, order="program").notes
-    assert any("experts as one batched product" in note for note in notes)
 
 
 def test_folders_that_hold_no_model_are_refused_with_the_mend(step, tmp_path):

@@ -10,6 +10,7 @@ from treadle.learn.plan import ORDERS
 from treadle.learn.plan.problem import build_problem
 from treadle.model import tiny
 from treadle.model.graph.backend import Backend, compile_step
+from treadle.model.graph.capture import capture_step
 from treadle.model.graph.measure import allocated_bytes
 from treadle.model.graph.order import least_peak, peak_bytes
 
@@ -216,6 +217,32 @@ def test_dynamic_shape_is_named():
     compiled = torch.compile(model, backend=Backend(), dynamic=True)
     with pytest.raises(Exception, match=r"has the dynamic shape .* pass dynamic=False"):
         compiled(torch.ones(3, 4))
+
+
+class Looking(nn.Module):
+    """Looks rows up, with gradients of those rows alone where they are sparse."""
+
+    def __init__(self, kind, sparse):
+        super().__init__()
+        self.table, self.last = kind(8, 4, sparse=sparse), nn.Linear(4, 4)
+
+    def forward(self, ids):
+        return self.last(self.table(ids)).sum()
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_sparse_gradients_are_refused_by_their_setting(kind):
+    ids = torch.tensor([[1, 2, 1]])
+    with pytest.raises(UnsupportedModelError, match=r"layout sparse_coo.*leave sparse=True out"):
+        compile_step(Looking(kind, sparse=True))(ids).backward()
+    with pytest.raises(UnsupportedModelError, match=r"'table.weight' has .*leave sparse=True out"):
+        capture_step(
+            lambda: Looking(kind, sparse=True),
+            inputs={"ids": ids},
+            loss=lambda module, data: module(**data),
+        )
+    compile_step(Looking(kind, sparse=True).requires_grad_(False))(ids)  # no gradient, no matter
+    compile_step(Looking(kind, sparse=False))(ids).backward()
 
 
 def test_unknown_option_is_named():

@@ -19,8 +19,6 @@ NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "dropout
 
 def tiny_lm(model_type):
     model = tiny.model(model_type, **NO_DROPOUT).train()
-    if hasattr(model.config, "num_experts") or hasattr(model.config, "num_local_experts"):
-        model.config._experts_implementation = "batched_mm"
     model.config.loss_type = "ForCausalLM"
     return model
 
@@ -37,6 +35,18 @@ def require_both_ways(captured, module, expected, batches, order):
 @pytest.mark.parametrize("model_type", ["gpt2", "llama", "gemma2", "mixtral", "opt"])
 def test_architectures_train_to_the_same_bits(model_type):
     model, batches = tiny_lm(model_type), token_batches()
+    captured = capture_model(model.config, batch=2, seq=16, learning_rate=1e-2)
+    order = updates_early(captured.graph)
+    require_both_ways(captured, model, trained(model, batches), batches, order)
+
+
+def test_dynamic_rotary_factors_beyond_the_first_length_train_to_the_same_bits():
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    model = tiny.model(
+        "llama", num_hidden_layers=1, max_position_embeddings=8, rope_parameters=rope
+    ).train()
+    model.config.loss_type = "ForCausalLM"
+    batches = token_batches()
     captured = capture_model(model.config, batch=2, seq=16, learning_rate=1e-2)
     order = updates_early(captured.graph)
     require_both_ways(captured, model, trained(model, batches), batches, order)

@@ -49,8 +49,8 @@ def plan(
 
     The step (forward, loss, backward, update) is captured under fake tensors, so planning takes
     the memory of the graph alone. Nothing is trained, and a folder needs no more than its config:
-    what its class is trained for (next tokens, encoder and decoder, masked tokens, classes of
-    texts, tokens or images) is planned.
+    the class that it names is planned (next tokens, encoder and decoder, speech to text, masked
+    tokens, answers, choices, classes of texts, tokens or images), or refused.
 
     Args:
         model: Hugging Face folder, packaged:smollm2, a hub id, or a graph.json of an earlier plan.
@@ -59,7 +59,8 @@ def plan(
         batch: Rows of a batch (default 1).
         seq: Tokens of a row (default 512, or the model's positions where these are fewer); of
             encoder and decoder alike, none where the model sees images.
-        budget: Memory that the step may take, such as 24GiB.
+        budget: Memory that the step may take, such as 24GiB or 24Gi (powers of 1024), 24GB or 24G
+            (of 1000).
         order: In what order operators run.
         layout: Where values lie.
         optimizer: adamw (PyTorch's fused kernel, without temporaries), adamw_foreach (of whose

@@ -8,11 +8,13 @@ if TYPE_CHECKING:
     from torch import nn
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-__all__ = ["built", "with_fixed_experts"]
+__all__ = ["built", "grouped_products", "with_fixed_experts"]
 
-_FIXED = "batched_mm"
-"""transformers' form of experts that computes with shapes alone: the others loop over the experts
-that got tokens, or group tokens by their counts."""
+_GROUPED = "grouped_mm"
+"""transformers' form of experts where nothing else is asked for: tokens sorted by their experts,
+and one product in groups. Its rows are tokens x experts of a token in all, whoever gets them."""
+_FIXED = {_GROUPED, "batched_mm"}
+"""The forms whose shapes depend on no data; the others loop over the experts that got tokens."""
 
 
 def built(build: "Callable[[], nn.Module]", mode: "FakeTensorMode") -> "nn.Module":
@@ -94,16 +96,36 @@ def with_fixed_experts(module: "nn.Module") -> Iterator[list[str]]:
         if forms is None or not part._can_set_experts_implementation():
             continue
         before = forms()
-        if set(before.values()) != {_FIXED}:
+        if not set(before.values()) <= _FIXED:
             changed.append((part, before))
-            part.set_experts_implementation(_FIXED)
+            part.set_experts_implementation(_GROUPED)
     if changed:
+        said = sorted({str(form) for _, before in changed for form in before.values()} - _FIXED)
         notes.append(
-            "Planned with experts as one batched product for all tokens, because the other forms "
-            "depend on the data; they take much less memory, so that what fits here fits there."
+            f"Planned with experts as one product in groups (experts_implementation 'grouped_mm', "
+            f"transformers' own choice), because the shapes of {', '.join(said)} depend on the "
+            f"data; both take about the same memory."
         )
     try:
-        yield notes
+        with grouped_products():
+            yield notes
     finally:
         for part, before in reversed(changed):
             part.set_experts_implementation(before)
+
+
+@contextmanager
+def grouped_products() -> Iterator[None]:
+    """Let products in groups be transformers' own operator meanwhile, with the same results.
+
+    PyTorch's kernel, which it takes where it can, says of no numbers but bfloat16 what shape comes
+    out under fake tensors.
+    """
+    from transformers.integrations import moe
+
+    can_use = moe._can_use_grouped_mm
+    moe._can_use_grouped_mm = lambda *_: False
+    try:
+        yield
+    finally:
+        moe._can_use_grouped_mm = can_use

@@ -128,8 +128,8 @@ class _Walk:
             _require_real(node, tensors)
             # Not a tensor: the graph of a branch of torch.cond and the like.
             node.meta["val"] = tensors[0] if tensors else held
-            return tensors
-        return tensors_of(node.meta.get("val"))
+            return _dense(node, tensors)
+        return _dense(node, tensors_of(node.meta.get("val")))
 
     def _persistent(self, node: "torch.fx.Node", tensors: "list[Tensor]", fresh: list[int]) -> None:
         constant = Binding(node.name, "data", node.name)
@@ -264,6 +264,21 @@ def _value(tensor: "Tensor", kind: Kind, name: str) -> GraphValue:
         name=name,
         is_output=False,
     )
+
+
+def _dense(node: "torch.fx.Node", tensors: "list[Tensor]") -> "list[Tensor]":
+    import torch
+
+    for tensor in tensors:
+        if tensor.layout != torch.strided:
+            layout = str(tensor.layout).removeprefix("torch.")
+            raise UnsupportedModelError(
+                f"The tensor '{node.name}' (of {node.target}) has the layout {layout}, whose bytes "
+                f"depend on its values, and a plan needs fixed ones; make it dense: leave "
+                f"sparse=True out of nn.Embedding and nn.EmbeddingBag (their gradients are sparse "
+                f"by it), and to_sparse out of the step."
+            )
+    return tensors
 
 
 def _require_real(node: "torch.fx.Node", tensors: "list[Tensor]") -> None:

@@ -52,8 +52,8 @@ def capture_step(
     """Capture forward, loss, backward and update of any module; nothing is computed.
 
     Dropout draws stay in program order, and checkpointed blocks draw the same again; a module in
-    evaluation mode has none. Experts of transformers' models compute as one batched product, whose
-    shapes depend on no data: the same up to rounding, and a note says so.
+    evaluation mode has none. Experts of transformers' models compute as products in groups, whose
+    shapes depend on no data: the same up to rounding, and a note says where that was changed.
 
     Args:
         build: Makes the module; called under fake tensors, so that it allocates nothing.

@@ -1,13 +1,12 @@
 """Models of transformers as steps: the model from its config, and its loss, whole or in chunks."""
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
-from treadle.model.graph.tasks import CAUSAL, task_of, texts_of
+from treadle.model.graph.inputs import one_text_a_row
+from treadle.model.graph.tasks import CAUSAL, task_of, texts_of, trained_as
 from treadle.model.graph.trace import Loss
 from treadle.model.graph.training import PLAIN, Training, arranged
 from treadle.model.load import resolve
@@ -44,10 +43,6 @@ def config_of(
     for inner in _configs(config):
         for key, value in _rates(inner).items():
             setattr(inner, key, type(value)(0))
-        if is_mixture(inner):
-            # The other forms loop over the experts that got tokens, or group by their counts: both
-            # depend on data.
-            inner._experts_implementation = "batched_mm"
     config._attn_implementation = None if attention == "auto" else attention
     if task_of(config) is CAUSAL:
         config.loss_type = "ForCausalLM"  # what transformers takes anyway, after a warning
@@ -100,8 +95,12 @@ def build_model(config: "PretrainedConfig", training: Training = PLAIN) -> "nn.M
     import torch
     import transformers
 
-    auto = getattr(transformers, task_of(config).auto)
-    model: nn.Module = auto.from_config(config, dtype=getattr(torch, training.dtype))
+    name = trained_as(config).class_name
+    kind = getattr(transformers, name)
+    inner = [one for one in texts_of(config) if isinstance(one, kind.config_class)]
+    # As the auto classes do: a class of the text model alone takes the config inside.
+    own = inner[0] if inner and not isinstance(config, kind.config_class) else config
+    model: nn.Module = kind._from_config(own, dtype=getattr(torch, training.dtype))
     return arranged(model.train(), training)
 
 
@@ -114,13 +113,8 @@ def differences(model: str | Path, training: Training = PLAIN) -> list[str]:
     if rates:
         said = ", ".join(f"{key} {value:g}" for key, value in rates.items())
         found.append(f"Planned without dropout ({said}); training with it keeps masks, and more.")
-    if any(map(is_mixture, configs)):
-        found.append(
-            "Planned with experts as one batched product for all tokens, because the other forms "
-            "depend on the data; they take much less memory, so that what fits here fits there."
-        )
-        if training.lora_rank is not None:
-            found.append("Experts in one tensor get no factors; linear layers alone do.")
+    if training.lora_rank is not None and any(map(is_mixture, configs)):
+        found.append("Experts in one tensor get no factors; linear layers alone do.")
     if training.checkpointing:
         found.append(
             "Checkpointed blocks make again only what their backward pass reads; PyTorch's own "
@@ -131,9 +125,9 @@ def differences(model: str | Path, training: Training = PLAIN) -> list[str]:
         found.append(
             f"Planned in {training.dtype}; the config says {dtype} (--dtype {dtype} plans that)."
         )
-    task, names = task_of(config), config.architectures or []
-    if names and not any(name in task.classes(config) for name in names):
-        found.append(f"Planned as {task.name}; the config says {', '.join(names)}.")
+    task, class_name = trained_as(config)
+    if not config.architectures:
+        found.append(f"The config names no class: planned as {class_name}, {task.name}.")
     if texts_of(config) and task.has_tokens and not getattr(config, "is_encoder_decoder", False):
         found.append(
             "Planned on rows of text: what sees and hears is held, but does not run or learn."
@@ -147,7 +141,7 @@ def whole(module: "nn.Module", data: "dict[str, Tensor]") -> "Tensor":
     known = {} if "pixel_values" in data else {"use_cache": False}
     if not _takes(module, "use_cache"):
         known = {}
-    with _one_text_a_row():
+    with one_text_a_row(module):
         loss: Tensor = module(**{**data, "labels": labels}, **known).loss
     return loss
 
@@ -185,29 +179,12 @@ def chunked(num_chunks: int) -> Loss:
                 f"computed in chunks; leave chunked_loss out."
             )
         body, weight = _body_and_head(module)
-        with _one_text_a_row():
+        with one_text_a_row(module):
             hidden = body(**data, use_cache=False).last_hidden_state[:, :-1]
         labels = data["input_ids"][:, 1:]
         return chunked_cross_entropy(hidden.flatten(0, 1), weight, labels.flatten(), num_chunks)
 
     return loss
-
-
-@contextmanager
-def _one_text_a_row() -> Iterator[None]:
-    """Tell transformers that no row holds several texts.
-
-    It reads that off the positions, which fake tensors do not have, and would otherwise build
-    masks that the eager step does without.
-    """
-    from transformers import masking_utils
-
-    reads_positions = masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = lambda _: None
-    try:
-        yield
-    finally:
-        masking_utils.find_packed_sequence_indices = reads_positions
 
 
 def _body_and_head(module: Any) -> "tuple[nn.Module, Tensor]":  # Any: whatever the user trains

@@ -10,15 +10,16 @@ if TYPE_CHECKING:
 
 __all__ = ["count_flops"]
 
+_GROUPED = "transformers.grouped_mm_fallback"
 _CPU_ATTENTION = "aten._scaled_dot_product_flash_attention_for_cpu"
 
 
 def count_flops(node: "torch.fx.Node") -> int:
     """Return the floating-point operations of one node.
 
-    Matrix products, convolutions and attention by PyTorch's formulas (a multiplication and an
-    addition are two); anything else as one for each element that it makes, an update as one for
-    each element of its parameter.
+    Matrix products (also in groups), convolutions and attention by PyTorch's formulas (a
+    multiplication and an addition are two); anything else as one for each element that it makes,
+    an update as one for each element of its parameter.
     """
     import torch
     from torch.utils import _pytree as pytree
@@ -37,6 +38,10 @@ def count_flops(node: "torch.fx.Node") -> int:
             counter.sdpa_backward_flop_count if is_backward else counter.sdpa_flop_count
         )
         return int(count(*(tensor.shape for tensor in args[: 4 if is_backward else 3])))
+    if str(target).startswith(_GROUPED):
+        rows, weight = args[:2]
+        num_products = 2 if "_backward" in str(target) else 1
+        return int(2 * rows.shape[0] * weight.shape[1] * weight.shape[2] * num_products)
     formula = counter.flop_registry.get(_functional(target))
     if formula is not None:
         return int(formula(*args, **kwargs, out_val=value))

@@ -86,7 +86,7 @@ def _require_fixed(node: "torch.fx.Node") -> None:
         raise UnsupportedModelError(
             f"The input '{node.name}' has the dynamic shape {getattr(value, 'shape', value)}, and "
             f"a plan needs fixed ones; pass dynamic=False to torch.compile, which then plans each "
-            f"shape by itself."
+            f"shape by itself, and pad what is ragged (a nested tensor) to one length."
         )
     raise UnsupportedModelError(
         f"The result of '{node.target}' has a shape or a value that depends on data, and a plan "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from treadle.core.errors import SettingsError
-from treadle.model.graph.building import built
+from treadle.model.graph.building import built, grouped_products
 from treadle.model.graph.inputs import Inputs
 from treadle.model.graph.tasks import task_of
 from treadle.model.graph.trace import Loss
@@ -146,7 +146,7 @@ def eager_peak(
         )
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
     module = build() if mode is None else built(build, mode)
-    with nullcontext() if mode is None else mode:
+    with nullcontext() if mode is None else mode, grouped_products() if fake else nullcontext():
         trainer = _EagerTrainer(module, loss, optimizer, clip_norm, update)
         data = dict(inputs() if callable(inputs) else inputs)
         trainer.step(data)

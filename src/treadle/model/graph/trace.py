@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from treadle.core.errors import SettingsError
+from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model.graph.building import built, with_fixed_experts
 from treadle.model.graph.explained import explained
 from treadle.model.graph.inputs import Inputs, flat_tensors, nested
@@ -230,6 +230,7 @@ def _owned(gradients: "dict[str, Tensor]", parameters: "dict[str, Tensor]") -> "
     seen: set[int] = set()
     found = []
     for name, gradient in gradients.items():
+        _require_dense(name, gradient)
         storage, like = gradient.untyped_storage(), parameters[name]
         fits = gradient.stride() == like.stride() and storage.nbytes() == gradient.nbytes
         if not fits or storage._cdata in seen:
@@ -237,6 +238,17 @@ def _owned(gradients: "dict[str, Tensor]", parameters: "dict[str, Tensor]") -> "
         seen.add(gradient.untyped_storage()._cdata)
         found.append(gradient)
     return found
+
+
+def _require_dense(name: str, gradient: "Tensor") -> None:
+    import torch
+
+    if gradient.layout != torch.strided:
+        layout = str(gradient.layout).removeprefix("torch.")
+        raise UnsupportedModelError(
+            f"The gradient of '{name}' has the layout {layout}, whose bytes depend on its values; "
+            f"leave sparse=True out of the module that holds it (nn.Embedding, nn.EmbeddingBag)."
+        )
 
 
 def _clip_factor(gradients: "list[Tensor]", clip_norm: float | None) -> "Tensor | None":
