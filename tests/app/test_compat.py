@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from naive import config_of, plain_model
 from products import each_kind
@@ -123,6 +123,16 @@ def test_layers_that_the_config_does_not_count(llama: Path, tmp_path: Path) -> N
     assert found["treadle"].takes is False
     assert "correct num_hidden_layers (2 layers are stored)" in found["treadle"].why
     assert all(found[loader.name].takes is None for loader in FOREIGN)
+
+
+def test_a_model_of_images_is_one_that_transformers_loads(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+    config = AutoConfig.for_model("vit", image_size=28, patch_size=14, **sizes)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "vit")
+    AutoModel.from_pretrained(tmp_path / "vit")  # the oracle: it loads
+    found = verdicts_of(tmp_path / "vit")["transformers"]
+    assert found.takes is True
+    assert found.why.startswith("AutoModel of ")
 
 
 def test_a_missing_shard(llama: Path, tmp_path: Path) -> None:

@@ -135,8 +135,9 @@ def test_two_places_in_the_wrong_order_are_recognised(tmp_path: Path) -> None:
         read(missing, tmp_path)
     with pytest.raises(DataError, match=r"^Nothing at '.*new'"):
         read(missing, tmp_path / "out")
-    with pytest.raises(DataError, match=r"^Nothing at 'packaged:x'"):
-        read("packaged:x", tmp_path)
+    for source in ("packaged:x", "org/name", str(tmp_path / "*.jsonl"), f"{missing} + {missing}"):
+        with pytest.raises(DataError, match=r"^Nothing at"):
+            read(source, tmp_path)
 
 
 @pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if verb.table])

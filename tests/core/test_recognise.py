@@ -37,7 +37,7 @@ CONTENTS = {
     "a Git LFS pointer": POINTER,
     "a git-annex pointer": ANNEX,
     "a page of the web": PAGE,
-    "packed with gzip": gzip.compress(LINES),
+    "packed with gzip": gzip.compress(LINES, mtime=0),
     "packed with zstd": zstandard.compress(LINES),
     "a zip archive": zipped(),
     "a text in UTF-16": LINES.decode().encode("utf-16"),
@@ -83,7 +83,7 @@ def test_a_shard_of_another_kind_is_named(tmp_path, suffix, what):
 @pytest.mark.parametrize(
     ("suffix", "content", "wanted"),
     [
-        (".jsonl", gzip.compress(LINES), "name it 'x.jsonl.gz'"),
+        (".jsonl", gzip.compress(LINES, mtime=0), "name it 'x.jsonl.gz'"),
         (".jsonl.gz", LINES, "name it 'x.jsonl'"),
         (".jsonl.gz", zstandard.compress(LINES), "name it 'x.jsonl.zst'"),
         (".parquet", LINES, "name it 'x.jsonl'"),

@@ -21,7 +21,6 @@ __all__ = ["Verdict", "check", "compat"]
 _ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken")
 _SAYS = {True: "yes", False: "no", None: "?"}
-_HEADS = ("lm_head.weight", "embed_out.weight")
 
 
 class Verdict(NamedTuple):
@@ -321,5 +320,5 @@ def _has_unusual_heads(found: _Findings) -> bool:
 
 def _has_untied_head(found: _Findings) -> bool:
     """Whether a head is stored that is not the embedding, though the config says that it is."""
-    stored = any(name.endswith(_HEADS) for name in found.reader.tensors)
+    stored = any(name.endswith(facts.HEADS) for name in found.reader.tensors)
     return bool(found.config.get("tie_word_embeddings")) and stored and not found.reader.tied

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args,
 
 from pydantic import ValidationError
 
-from treadle.core.errors import SettingsError, TreadleError
+from treadle.core.errors import CheckpointError, DataError, SettingsError, TreadleError
 from treadle.core.method import first_mistake
 from treadle.core.registry import Registry
 from treadle.core.settings import Settings, Without, make_settings
@@ -29,6 +29,8 @@ R = TypeVar("R")
 _SETTINGS = "method_settings"
 """Of a verb that takes settings of its method as keywords: ``**method_settings``."""
 _LIKE = 0.75
+_OF_PLACES = (SettingsError, CheckpointError, DataError)
+"""What is raised of a place that is missing, or taken; kinds below them carry more than a text."""
 _SPELT = {"shard": "(write '2/16' for the second share of sixteen)"}
 """Of parameters whose texts have a form of their own, what that is."""
 _WORDS = {
@@ -104,7 +106,7 @@ def _misspelt(
 def _swapped(error: TreadleError, bound: inspect.BoundArguments) -> TreadleError | None:
     """Return an error that asks whether two places were given in the wrong order, if it seems so.
 
-    The output then exists, and what should be read does not.
+    The output then exists, what should be read does not, and the error is about one of them.
     """
     places = {
         name: bound.arguments[name]
@@ -114,11 +116,13 @@ def _swapped(error: TreadleError, bound: inspect.BoundArguments) -> TreadleError
         and name != "method"
     }
     out = places.pop("out", None)
-    if out is None or not Path(out).exists():
+    kind = type(error)
+    if out is None or not Path(out).exists() or kind not in _OF_PLACES:
         return None
     for name, place in places.items():
-        if not Path(place).exists() and ":" not in str(place):
-            return type(error)(
+        is_told = any(str(one) in str(error) for one in (place, out))
+        if is_told and _is_missing_path(str(place)):
+            return kind(
                 f"'{place}' does not exist and '{out}' does: {name} and out may have changed "
                 f"places. If they have not: {error}"
             )
@@ -147,6 +151,16 @@ def _gathered(
         if own:
             found[name] = {key: found.pop(key) for key in own}
     return found
+
+
+def _is_missing_path(place: str) -> bool:
+    """Say whether a text can only be a path to something that is not there.
+
+    It is no pattern, no list of sources, nothing with a scheme, and no hub id: the folder that a
+    path lies in exists.
+    """
+    is_path = not any(sign in place for sign in ":*?[+")
+    return is_path and not Path(place).exists() and Path(place).parent.exists()
 
 
 def _checked(name: str, parameter: inspect.Parameter, value: Any) -> Any:  # Any: an argument

@@ -20,7 +20,7 @@ from treadle.combine.merge.recipe.grammar import of_models
 from treadle.combine.merge.tokens.lenders import BY_TOKEN
 from treadle.core.arguments import checked
 from treadle.core.checkpoint import PlannedTensor
-from treadle.core.checkpoint.publish import publish, remove
+from treadle.core.checkpoint.publish import publish, remove, require_replaceable
 from treadle.core.codec import Array, cast, dtype_code
 from treadle.core.errors import CheckpointError, SettingsError, TreadleError
 from treadle.core.progress import steps
@@ -95,7 +95,8 @@ def merge_extract_lora(
             out=out,
             overwrite=None,
         ) as run:
-            _require_vacant(out, overwrite)
+            is_ours = (out / CONFIG_FILE).is_file()
+            require_replaceable(out, overwrite, is_ours, f"adapter (a folder with {CONFIG_FILE})")
             run.read("base", str(pair[0].ref), pair[0].content_hash, "base")
             run.read("model", str(pair[1].ref), pair[1].content_hash, "model")
             kept, left = tuple(whole or ()), tuple(leave_out or ())
@@ -133,20 +134,6 @@ def _require_bounds(rank: int, energy: float | None) -> None:
         raise SettingsError(f"rank = {rank}; give at least 1.")
     if energy is not None and not 0 < energy <= 1:
         raise SettingsError(f"energy = {energy} is outside of 0..1; give a share, such as 0.9.")
-
-
-def _require_vacant(out: Path, overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not overwrite:
-        raise SettingsError(
-            f"{out} already exists; choose another folder, or pass --overwrite (overwrite=True)."
-        )
-    if not (out / CONFIG_FILE).is_file():
-        raise SettingsError(
-            f"{out} exists and is no adapter (a folder with {CONFIG_FILE}), so it is not "
-            f"overwritten; choose another folder, or remove it yourself."
-        )
 
 
 def _differing(request: _Request, run: Recording) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -12,10 +12,9 @@ import numpy.typing as npt
 from treadle.combine.merge.base import Floats
 from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.inputs.sources import Inputs
-from treadle.combine.merge.inputs.towers import HEADS, TEXT, Name, Tower, parse_name
+from treadle.combine.merge.inputs.towers import TEXT, Name, Tower, parse_name
 from treadle.combine.merge.maths.order_statistics import Magnitudes
 from treadle.combine.merge.recipe.grammar import of_models
-from treadle.combine.merge.tokens.lenders import EMBEDDINGS
 from treadle.combine.merge.tokens.numbering import compared
 from treadle.combine.merge.tokens.tokenizer import vocabulary_of
 from treadle.core.arguments import checked
@@ -24,6 +23,7 @@ from treadle.core.errors import CheckpointError, SettingsError
 from treadle.core.progress import steps
 from treadle.core.result import Figure, Measurement, Result, Series
 from treadle.core.run import Recording, recorded
+from treadle.model.facts import EMBEDDINGS, HEADS
 
 __all__ = ["merge_inspect"]
 

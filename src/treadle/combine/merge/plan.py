@@ -13,7 +13,7 @@ from treadle.combine.merge.inputs.data import Data, DataRequest
 from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.inputs.sources import Inputs, TensorSource
 from treadle.combine.merge.inputs.sparsity import SPARSE
-from treadle.combine.merge.inputs.towers import HEADS, Name, depth_keys, parse_name
+from treadle.combine.merge.inputs.towers import Name, depth_keys, parse_name
 from treadle.combine.merge.inputs.wholeness import (
     require_complete,
     require_same_layers,
@@ -46,6 +46,7 @@ from treadle.core.checkpoint import PlannedTensor
 from treadle.core.codec import FLOATS, dtype_code
 from treadle.core.errors import SettingsError
 from treadle.core.seed import stream_seed
+from treadle.model.facts import HEADS
 
 __all__ = ["MergePlan", "make_plan"]
 

@@ -19,6 +19,7 @@ __all__ = [
     "remove",
     "require_carried",
     "require_elsewhere",
+    "require_replaceable",
     "sync",
     "write_text",
 ]
@@ -53,17 +54,33 @@ def prepare_target(out: Path, overwrite: bool) -> None:
     if aside.exists() and not out.exists():
         aside.rename(out)
         logger.warning("Restored %s, which an interrupted replacement had moved aside.", out)
+    is_replaceable = out.is_dir() and not out.is_symlink()
+    is_ours = is_replaceable and ((out / "config.json").is_file() or not any(out.iterdir()))
+    require_replaceable(out, overwrite, is_ours, "model folder (a folder with config.json)")
+
+
+def require_replaceable(out: Path, overwrite: bool, is_ours: bool, what: str) -> None:
+    """Check that `out` does not exist, or may be replaced.
+
+    Args:
+        out: The output.
+        overwrite: Whether the user lets it be replaced.
+        is_ours: Whether it is what is replaced without a loss.
+        what: That, for the message: no other folder is touched.
+
+    Raises:
+        SettingsError: It exists and may not, or cannot sensibly, be replaced.
+    """
     if not out.exists():
         return
     if not overwrite:
         raise SettingsError(
             f"{out} already exists; choose another folder, or pass --overwrite (overwrite=True)."
         )
-    is_replaceable = out.is_dir() and not out.is_symlink()
-    if not is_replaceable or (any(out.iterdir()) and not (out / "config.json").is_file()):
+    if not is_ours:
         raise SettingsError(
-            f"{out} exists and is no model folder (a folder with config.json), so it is not "
-            "overwritten; choose another folder, or remove it yourself."
+            f"{out} exists and is no {what}, so it is not overwritten; choose another folder, or "
+            f"remove it yourself."
         )
 
 

@@ -1,6 +1,5 @@
 """Parquet out: parts cut by the documents alone, so that equal documents make equal bytes."""
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from treadle.core.disk import FULL
 from treadle.core.errors import CapacityError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def refuse_full_disk(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in FULL:
             raise
         raise CapacityError(
             f"The disk is full while writing '{file}'; free some space, then give the same "

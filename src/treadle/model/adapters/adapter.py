@@ -20,8 +20,7 @@ __all__ = ["WEIGHTS_FILE", "Adapter", "Factors", "transposed_in"]
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _INNER = ".modules_to_save."
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-_HEADS = tuple(f"{name}.{kind}" for name in ("lm_head", "embed_out") for kind in ("weight", "bias"))
+_BIASES = tuple(head.replace("weight", "bias") for head in facts.HEADS)
 
 
 class Factors(NamedTuple):
@@ -136,8 +135,8 @@ class Adapter:
         Raises:
             CheckpointError: Not all of them have the same number of rows.
         """
-        heads = [name for name in model.tensors if name.endswith(_HEADS)]
-        embeddings = [name for name in model.tensors if name.endswith(_EMBEDDINGS)]
+        heads = [name for name in model.tensors if name.endswith((*facts.HEADS, *_BIASES))]
+        embeddings = [name for name in model.tensors if name.endswith(facts.EMBEDDINGS)]
         rows = {model.tensors[name].shape[0] for name in embeddings}
         if len(rows) != 1:
             return

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Shelf", "shelves"]
 
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-
 
 Kind = Literal["linear", "embedding", "whole", "none"]
 
@@ -63,7 +61,7 @@ def _kind(name: str, shape: tuple[int, ...], own: str) -> Kind:
         return "whole"
     if len(shape) > 2 or not name.endswith(".weight"):
         return "none"
-    if name.endswith(_EMBEDDINGS):
+    if name.endswith(facts.EMBEDDINGS):
         return "embedding" if own in ("", "Embedding") else "whole"
     return "linear" if own in ("", "Linear", "Conv1D") else "whole"
 

@@ -2,7 +2,7 @@
 
 from treadle.model.facts.architectures import ARCHITECTURES, Architecture, LinearFact
 from treadle.model.facts.matrices import Linear, Shapes, block_prefix, disk_names, linears, renamed
-from treadle.model.facts.names import names_among, own_name
+from treadle.model.facts.names import EMBEDDINGS, HEADS, names_among, own_name
 from treadle.model.facts.sizes import (
     NONUNIFORM,
     Config,
@@ -26,6 +26,8 @@ from treadle.model.facts.sizes import (
 
 __all__ = [
     "ARCHITECTURES",
+    "EMBEDDINGS",
+    "HEADS",
     "NONUNIFORM",
     "Architecture",
     "Config",

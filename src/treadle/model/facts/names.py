@@ -5,7 +5,12 @@ from collections.abc import Iterable
 
 from treadle.model.facts.architectures import ARCHITECTURES
 
-__all__ = ["names_among", "own_name"]
+__all__ = ["EMBEDDINGS", "HEADS", "names_among", "own_name"]
+
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+"""Ends of the names of tables of tokens."""
+HEADS = ("lm_head.weight", "embed_out.weight")
+"""Ends of the names of heads."""
 
 _PREFIXES = "|".join(sorted({re.escape(facts.prefix) for facts in ARCHITECTURES.values()}))
 _AROUND = re.compile(rf"^(model\.)?((language_model|text_model)\.)?({_PREFIXES})?")

@@ -5,7 +5,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from treadle.core.checkpoint.publish import publish
+from treadle.core.checkpoint.publish import publish, require_replaceable
 from treadle.core.errors import DataError, SettingsError, TreadleError
 from treadle.core.result import RESULT_FILE
 from treadle.core.table import Source
@@ -19,18 +19,9 @@ _KEY = "key.txt"
 
 def prepare(out: Path, marker: str, overwrite: bool) -> None:
     """Refuse an output that exists, unless it holds `marker` and a result and may be replaced."""
-    if not out.exists():
-        return
-    if not overwrite:
-        raise SettingsError(
-            f"{out} already exists; choose another folder, or pass --overwrite (overwrite=True)."
-        )
     is_ours = (out / marker).exists() and (out / RESULT_FILE).is_file()
-    if not is_ours and not (out.is_dir() and not any(out.iterdir())):
-        raise SettingsError(
-            f"{out} exists and is no output of treadle curate, so it is not overwritten; choose "
-            f"another folder, or remove it yourself."
-        )
+    is_empty = out.is_dir() and not any(out.iterdir())
+    require_replaceable(out, overwrite, is_ours or is_empty, "output of treadle curate")
 
 
 def require_elsewhere(source: Source, out: Path) -> None:

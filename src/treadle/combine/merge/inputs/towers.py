@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from treadle.core.errors import SettingsError
 from treadle.core.registry import near
+from treadle.model.facts import HEADS
 
 __all__ = [
-    "HEADS",
     "TEXT",
     "Name",
     "Tower",
@@ -25,7 +25,6 @@ __all__ = [
 ]
 
 Config = Mapping[str, Any]  # Any: JSON values of config.json
-HEADS = ("lm_head.weight", "embed_out.weight")
 TEXT = "text_decoder"
 """What recipes call the part that is no other one: the language model."""
 

@@ -7,11 +7,10 @@ from typing import NamedTuple
 from treadle.combine.merge.recipe.grammar import ModelRef
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CheckpointError
-from treadle.model.facts import spelt_key, text_config
+from treadle.model.facts import EMBEDDINGS, spelt_key, text_config
 
-__all__ = ["BY_TOKEN", "EMBEDDINGS", "Lender", "require_rows"]
+__all__ = ["BY_TOKEN", "Lender", "require_rows"]
 
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 BY_TOKEN = (
     *EMBEDDINGS,
     *("shared.weight", "lm_head.weight", "lm_head.bias", "embed_out.weight", "embed_out.bias"),
