@@ -43,6 +43,7 @@ async def read_body(request: Request, limits: ServerLimits) -> bytes:
             f"The body did not come within {limits.body_seconds:g} seconds; send it at once.",
             "timeout",
         ) from error
+    request.scope["treadle.body_bytes"] = num_bytes
     return b"".join(parts)
 
 

@@ -14,9 +14,10 @@ from treadle.deploy.http.errors import ApiError
 from treadle.deploy.http.gate import Gate, on_api_error, on_failure, on_http_error
 from treadle.deploy.http.openapi import document
 from treadle.deploy.serve import plain_endpoints as plain
-from treadle.deploy.serve.chats import chats
+from treadle.deploy.serve.chat.endpoint import chats
 from treadle.deploy.serve.completions import completions
 from treadle.deploy.serve.serving import Serving
+from treadle.deploy.serve.tokens import detokenize, tokenize
 from treadle.deploy.serve.vectors import embeddings, score
 
 __all__ = ["make_app"]
@@ -36,6 +37,7 @@ def make_app(serving: Serving, keys: Sequence[str]) -> Starlette:
         try:
             yield
         finally:
+            serving.preparing.close()
             await serving.engine.stop()
 
     app = Starlette(
@@ -47,8 +49,8 @@ def make_app(serving: Serving, keys: Sequence[str]) -> Starlette:
             Route("/v1/embeddings", embeddings, methods=["POST"]),
             Route("/v1/score", score, methods=["POST"]),
             Route("/score", score, methods=["POST"]),
-            Route("/tokenize", plain.tokenize, methods=["POST"]),
-            Route("/detokenize", plain.detokenize, methods=["POST"]),
+            Route("/tokenize", tokenize, methods=["POST"]),
+            Route("/detokenize", detokenize, methods=["POST"]),
             Route("/health", plain.health),
             Route("/metrics", plain.metrics),
             Route("/status", plain.status),

@@ -33,6 +33,7 @@ def serve(
     timeout_seconds: float = 600.0,
     drain_seconds: float = 60.0,
     tool_parser: str = "auto",
+    reasoning_parser: str = "auto",
     engine: ServeEngineSettings | None = None,
 ) -> None:
     """Serve models behind OpenAI's HTTP interface, with a status page at /.
@@ -55,6 +56,8 @@ def serve(
         drain_seconds: Time that requests have to end after SIGTERM.
         tool_parser: How the model writes calls of tools: hermes (and Qwen), llama3 or mistral; auto
             reads it off the chat template.
+        reasoning_parser: How the model marks what it thinks before it answers: think (between
+            <think> and </think>) or none; auto looks where the chat template knows the marks.
         engine: How each model is held and shared out.
 
     Raises:
@@ -65,13 +68,15 @@ def serve(
     from treadle.deploy.http.server import Server, listen
     from treadle.deploy.serve.app import make_app
     from treadle.deploy.serve.catalogue import Catalogue
+    from treadle.deploy.serve.chat.calls import require_format
+    from treadle.deploy.serve.chat.thoughts import require_parser
     from treadle.deploy.serve.serving import Serving
-    from treadle.deploy.serve.tools import require_format
 
     limits = ServerLimits(
         max_requests, max_body_bytes, timeout_seconds, drain_seconds=drain_seconds
     )
-    tool_format, keys = require_format(tool_parser), _keys(api_key)
+    tool_format, thoughts = require_format(tool_parser), require_parser(reasoning_parser)
+    keys = _keys(api_key)
     socket = listen(host, port)  # before the models load: a port in use is said at once
     try:
         served = _load(
@@ -79,7 +84,7 @@ def serve(
             adapter,
             engine or ServeEngineSettings(),
         )
-        serving = Serving(Catalogue(served), limits, tool_format)
+        serving = Serving(Catalogue(served), limits, tool_format, thoughts)
         address = f"http://{socket.getsockname()[0]}:{socket.getsockname()[1]}"
         _announce(address, served)
         Server(make_app(serving, keys), serving).run([socket])

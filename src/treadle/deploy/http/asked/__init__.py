@@ -1,0 +1,38 @@
+"""What a client may send: one model for each body, and how bodies are read."""
+
+from treadle.deploy.http.asked.base import IGNORED, REFUSED, AskedBody
+from treadle.deploy.http.asked.chat import (
+    AllowedTools,
+    AskedChat,
+    Message,
+    NamedTool,
+    ResponseFormat,
+    Tool,
+)
+from treadle.deploy.http.asked.generation import AskedCompletion, AskedGeneration
+from treadle.deploy.http.asked.plain import (
+    AskedDetokenize,
+    AskedEmbedding,
+    AskedScore,
+    AskedTokenize,
+)
+from treadle.deploy.http.asked.reading import parse
+
+__all__ = [
+    "IGNORED",
+    "REFUSED",
+    "AllowedTools",
+    "AskedBody",
+    "AskedChat",
+    "AskedCompletion",
+    "AskedDetokenize",
+    "AskedEmbedding",
+    "AskedGeneration",
+    "AskedScore",
+    "AskedTokenize",
+    "Message",
+    "NamedTool",
+    "ResponseFormat",
+    "Tool",
+    "parse",
+]
