@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from importlib import metadata
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +16,17 @@ from treadle.deploy.http.errors import ApiError, from_treadle
 from treadle.deploy.serve.serving import Serving
 from treadle.deploy.serve.templates import conversation
 
-__all__ = ["detokenize", "health", "metrics", "model", "models", "page", "status", "tokenize"]
+__all__ = [
+    "detokenize",
+    "health",
+    "metrics",
+    "model",
+    "models",
+    "page",
+    "status",
+    "tokenize",
+    "version",
+]
 
 
 def _serving(request: Request) -> Serving:
@@ -88,6 +99,11 @@ async def health(request: Request) -> Response:
     if serving.is_draining:
         return JSONResponse({"status": "draining"}, 503)
     return JSONResponse({"status": "ok"})
+
+
+async def version(request: Request) -> Response:
+    """Return treadle's version, as vLLM does its own."""
+    return JSONResponse({"version": metadata.version("treadle")})
 
 
 async def metrics(request: Request) -> Response:
