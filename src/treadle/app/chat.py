@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TextIO
 from treadle.app.remote_chat import RemoteChat
 from treadle.core.errors import SettingsError, TreadleError
 from treadle.core.registry import near
-from treadle.runtime.client import key_of_environment
+from treadle.runtime.address import is_address, key_of_environment
 
 __all__ = ["chat"]
 
@@ -55,10 +55,10 @@ def chat(
 
     Args:
         model: Hugging Face folder, GGUF file, packaged:smollm2 or hub id; or the address of a
-            server, such as http://127.0.0.1:8000.
+            server, such as http://127.0.0.1:8000 or unix:/run/serve.sock.
         system: How the model is to behave.
         name: Which of a server's models answers (default: its first).
-        api_key: Of the server (default: the one of TREADLE_API_KEY).
+        api_key: Of the server (default: that of TREADLE_API_KEY, else OPENAI_API_KEY).
         max_tokens: Of an answer (default: what the context has left).
         temperature: 0 always takes the most probable token.
         top_p: Choose among the most probable tokens that together reach this probability.
@@ -75,7 +75,7 @@ def chat(
     sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     if temperature > 0:
         sampling["top_p"] = top_p
-    if model.startswith(("http://", "https://")):
+    if is_address(model):
         remote = RemoteChat(model, name, api_key or key_of_environment())
         answer: Answerer = lambda talk: (Piece(*p) for p in remote.answer(talk, sampling))  # noqa: E731
     else:

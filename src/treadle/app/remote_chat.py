@@ -2,11 +2,13 @@
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from treadle.core.errors import SettingsError
+from treadle.runtime.address import ServerAddress
 
 __all__ = ["RemoteChat"]
 
@@ -20,11 +22,10 @@ class RemoteChat:
         """Find the server; `address` may end with /v1.
 
         Raises:
-            SettingsError: It cannot be reached, or refuses the key.
+            SettingsError: `address` is none, or the server cannot be reached, or refuses the key.
         """
-        parts = urlsplit(address)
-        self._address, self._is_secure = address, parts.scheme == "https"
-        self._host, self._path = parts.netloc, parts.path.rstrip("/").removesuffix("/v1")
+        self._address = ServerAddress.parse(address)
+        self._path = urlsplit(self._address.url).path
         self._headers = {"Content-Type": "application/json"}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
@@ -40,8 +41,7 @@ class RemoteChat:
     def _send(
         self, method: str, path: str, body: dict[str, Any] | None = None
     ) -> http.client.HTTPResponse:
-        kind = http.client.HTTPSConnection if self._is_secure else http.client.HTTPConnection
-        connection = kind(self._host, timeout=_SECONDS)
+        connection = _connection(self._address)
         # The answer keeps the socket, and closing it closes that.
         headers = {**self._headers, "Connection": "close"}
         content = None if body is None else json.dumps(body)
@@ -95,6 +95,28 @@ class RemoteChat:
                 yield text, 0
         if usage := chunk.get("usage"):
             yield "", int(usage["completion_tokens"])
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """A connection through a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_SECONDS)
+        self._socket_path = path
+
+    def connect(self) -> None:
+        """Connect; the base class calls it."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_SECONDS)
+        self.sock.connect(self._socket_path)
+
+
+def _connection(address: ServerAddress) -> http.client.HTTPConnection:
+    if address.socket is not None:
+        return _UnixConnection(address.socket)
+    parts = urlsplit(address.url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(unquote(parts.netloc.rpartition("@")[2]), timeout=_SECONDS)
 
 
 def _message(text: str, status: int) -> str:

@@ -1,27 +1,21 @@
 """A client of OpenAI-style servers: this one's, vLLM's, llama.cpp's and others that speak it."""
 
 import json
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from treadle.core.errors import SettingsError
+from treadle.runtime.address import ServerAddress, key_of_environment
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Endpoint", "RefusedError", "ServedName", "key_of_environment"]
+__all__ = ["Endpoint", "RefusedError", "ServedName"]
 
 _OK = 200
 _DONE = "[DONE]"
-_KEY_VARIABLE = "TREADLE_API_KEY"
-
-
-def key_of_environment() -> str | None:
-    """Return the first key of TREADLE_API_KEY, where a server reads those that it accepts."""
-    return os.environ.get(_KEY_VARIABLE, "").split(",")[0].strip() or None
 
 
 class RefusedError(SettingsError):
@@ -50,20 +44,17 @@ class Endpoint:
         """Prepare to ask the server at `address`, which may end with /v1.
 
         Args:
-            address: Such as http://127.0.0.1:8000.
-            key: Sent as a bearer token; unless given, the one of TREADLE_API_KEY.
+            address: Such as http://127.0.0.1:8000, http://[::1]:8000 or unix:/run/serve.sock.
+            key: Sent as a bearer token; unless given, the one of TREADLE_API_KEY, else that of
+                OPENAI_API_KEY.
             timeout_seconds: Longest silence of the server.
 
         Raises:
-            SettingsError: `address` is no HTTP address, or httpx is not installed.
+            SettingsError: `address` is none of a server, or httpx is not installed.
         """
-        if not address.startswith(("http://", "https://")):
-            raise SettingsError(
-                f"Found the address '{address}', expected one such as http://127.0.0.1:8000; start "
-                f"a server with 'treadle serve MODEL'."
-            )
-        self.address = address.rstrip("/").removesuffix("/v1")
-        self._http = _new_client(self.address, key, timeout_seconds)
+        place = ServerAddress.parse(address)
+        self.address = str(place)
+        self._http = _new_client(place, key, timeout_seconds)
 
     async def __aenter__(self) -> Self:
         """Open it."""
@@ -169,7 +160,9 @@ class Endpoint:
             ) from error
 
 
-def _new_client(address: str, key: str | None, timeout_seconds: float) -> "httpx.AsyncClient":
+def _new_client(
+    place: ServerAddress, key: str | None, timeout_seconds: float
+) -> "httpx.AsyncClient":
     try:
         import httpx
     except ModuleNotFoundError as error:
@@ -177,12 +170,13 @@ def _new_client(address: str, key: str | None, timeout_seconds: float) -> "httpx
             "Asking a server needs httpx; run: pip install 'treadle[serve]'"
         ) from error
     key = key or key_of_environment()
+    # An open loop opens as many connections as requests are on their way.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
     return httpx.AsyncClient(
-        base_url=address,
+        base_url=place.url,
         headers={} if key is None else {"Authorization": f"Bearer {key}"},
         timeout=httpx.Timeout(timeout_seconds, connect=min(30.0, timeout_seconds)),
-        # An open loop opens as many connections as requests are on their way.
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+        transport=httpx.AsyncHTTPTransport(uds=place.socket, limits=limits, trust_env=False),
         trust_env=False,
     )
 

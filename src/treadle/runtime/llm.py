@@ -20,13 +20,14 @@ from treadle.model.source import name_later
 from treadle.runtime.admit.queue import choose_admission
 from treadle.runtime.answer.embedding import HiddenMean
 from treadle.runtime.answer.outputs import Delta, RequestOutput, completion
+from treadle.runtime.conversation import Messages
 from treadle.runtime.engine import Engine
 from treadle.runtime.evict.keeping import choose_keeping
 from treadle.runtime.executor import Executor, Floats
 from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.lora import base_names
 from treadle.runtime.linear.packed import AUTO
-from treadle.runtime.prompts import Messages, Prompt, Prompts, as_list, text_in
+from treadle.runtime.prompts import Prompt, Prompts, as_list, text_in
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.schedule.limits import limits_of
 from treadle.runtime.settings import EngineSettings, show_as_keywords
@@ -158,7 +159,19 @@ class LLM(Engine):
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         **options: Any,
     ) -> list[RequestOutput]:
-        """Answer conversations: as `generate` with the model's chat template around them."""
+        """Answer conversations: as `generate` with the model's chat template around them.
+
+        Args:
+            messages: One conversation, or a list of them. A message has a role (system, developer,
+                user, assistant or tool) and a content: a text, or a list of parts
+                ``{"type": "text", "text": ...}``; calls of tools stand in it as in OpenAI's
+                interface.
+            sampling_params: For all conversations, or one for each.
+            options: Of `generate`.
+
+        Raises:
+            DataError: A role or a part is unknown, or the template refuses the messages.
+        """
         is_list = isinstance(messages, Sequence) and not isinstance(messages, str)
         are_several = is_list and not any(isinstance(message, Mapping) for message in messages)
         talks = cast(Sequence[Messages], messages if are_several else [messages])

@@ -12,6 +12,7 @@ from treadle.model.gguf_file import GgufFile
 from treadle.model.gguf_tokenizer import end_tokens, gguf_tokenizer, has_tokenizer
 from treadle.model.load import load_tokenizer
 from treadle.runtime.answer.text import TextStream
+from treadle.runtime.conversation import Messages, plain_messages
 from treadle.runtime.executor import ModelShape
 from treadle.runtime.request import Request, SamplingParams
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
 
 __all__ = [
-    "Messages",
     "Prompt",
     "Prompts",
     "TokenArray",
@@ -44,7 +44,6 @@ class TokenArray(Protocol):
 
 Prompt = str | Sequence[int] | TokenArray | Mapping[str, Any]  # Any: vLLM's two forms of a prompt
 """A text, token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``."""
-Messages = Sequence[Mapping[str, Any]]  # Any: what a chat template reads
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -119,7 +118,8 @@ class Prompts:
         """Return the tokens of a conversation, up to where the model answers.
 
         Raises:
-            DataError: The tokenizer has no chat template, or it refuses the messages.
+            DataError: The tokenizer has no chat template, a role or a part of a message is unknown,
+                or the template refuses the messages.
         """
         is_list = isinstance(messages, Sequence) and bool(messages)
         if not is_list or not all(isinstance(message, Mapping) for message in messages):
@@ -127,6 +127,7 @@ class Prompts:
                 f"Found {_shown(messages)} as a conversation, expected a list of messages; give "
                 f'[{{"role": "user", "content": "Hello"}}].'
             )
+        plain = plain_messages(messages)
         if not self.tokenizer.chat_template:
             raise DataError(
                 f"The tokenizer of '{self._folder}' has no chat template; use generate with a "
@@ -134,7 +135,7 @@ class Prompts:
             )
         try:
             text = self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=False
+                plain, add_generation_prompt=True, tokenize=False
             )
         except Exception as error:  # a template raises what it likes
             if is_broken_template(self.tokenizer):

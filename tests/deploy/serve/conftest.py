@@ -43,5 +43,6 @@ def client(server: Running) -> Iterator[openai.OpenAI]:
 @pytest.fixture(scope="session")
 def web(server: Running) -> Iterator[httpx.Client]:
     """Return a plain client of that server, which keeps its connection."""
-    with httpx.Client(base_url=server.url, timeout=120) as found:
+    headers = {"Content-Type": "application/json"}
+    with httpx.Client(base_url=server.url, headers=headers, timeout=120) as found:
         yield found

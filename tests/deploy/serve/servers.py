@@ -11,6 +11,7 @@ import numpy as np
 
 from treadle.deploy.http.limits import ServerLimits
 from treadle.deploy.http.server import Server, listen
+from treadle.deploy.http.visitors import Visitors
 from treadle.deploy.serve.app import make_app
 from treadle.deploy.serve.catalogue import Catalogue, ServedModel
 from treadle.deploy.serve.serving import Serving
@@ -45,9 +46,10 @@ def running(
     limits: ServerLimits | None = None,
     keys: Sequence[str] = (),
     tool_format: str = "auto",
+    visitors: Visitors | None = None,
 ) -> Iterator[Running]:
     serving = Serving(Catalogue(served), limits or ServerLimits(), tool_format)
-    server = Server(make_app(serving, keys), serving)
+    server = Server(make_app(serving, keys, visitors), serving)
     with listen("127.0.0.1", 0) as socket:
         url = f"http://127.0.0.1:{socket.getsockname()[1]}"
         thread = threading.Thread(target=server.run, args=([socket],))

@@ -26,6 +26,7 @@ from .servers import Gated, Running, eventually, loaded, running
 
 BODY = {"prompt": "def", "max_tokens": 900, "ignore_eos": True, "temperature": 0}
 EVERYTHING = 10_000
+JSON = {"Content-Type": "application/json"}
 
 
 def post(url: str, path: str = "/v1/completions", **body) -> httpx.Response:
@@ -35,7 +36,8 @@ def post(url: str, path: str = "/v1/completions", **body) -> httpx.Response:
 def begin(url: str, **body) -> http.client.HTTPResponse:
     """Send a request for a stream and return once its first piece has come."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=120)
-    connection.request("POST", "/v1/completions", json.dumps({**BODY, "stream": True, **body}))
+    content = json.dumps({**BODY, "stream": True, **body})
+    connection.request("POST", "/v1/completions", content, JSON)
     answer = connection.getresponse()
     assert answer.status == 200
     assert answer.readline().startswith(b"data: ")
@@ -62,7 +64,8 @@ def test_a_client_that_leaves_frees_its_pages(chatty, is_streamed):
             sent = socket.create_connection(("127.0.0.1", int(found.url.rpartition(":")[2])))
             body = json.dumps(BODY).encode()
             head = (
-                f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+                "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             )
             sent.sendall(head.encode() + body)
             assert eventually(lambda: any(answers.parts for answers in found.serving.open))
@@ -190,7 +193,8 @@ def test_a_body_over_the_limit(chatty):
         assert sized.status_code == 413
         assert sized.json()["error"]["code"] == "body_too_large"
         pieces = iter([b'{"prompt": "', b"x" * 1000, b'"}'])
-        assert httpx.post(f"{found.url}/v1/completions", content=pieces).status_code == 413
+        long = httpx.post(f"{found.url}/v1/completions", content=pieces, headers=JSON)
+        assert long.status_code == 413
         # The answer reaches the client a moment before its request is counted out.
         until = time.monotonic() + 120
         while found.serving.num_inside and time.monotonic() < until:
@@ -201,7 +205,8 @@ def test_a_body_over_the_limit(chatty):
 def test_a_body_that_does_not_come(chatty):
     with running(loaded(chatty), ServerLimits(body_seconds=0.1)) as found:
         sent = socket.create_connection(("127.0.0.1", int(found.url.rpartition(":")[2])))
-        sent.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+        sent.sendall(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
         assert sent.recv(100).startswith(b"HTTP/1.1 408")
         sent.close()
 

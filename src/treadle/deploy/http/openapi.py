@@ -25,6 +25,7 @@ _PAGES = {
     "/v1/models": ("List the models and adapters.", "application/json"),
     "/health": ("Say whether requests are taken.", "application/json"),
     "/metrics": ("Return metrics for Prometheus.", "text/plain"),
+    "/version": ("Return treadle's version.", "application/json"),
     "/status": ("Return what the status page shows.", "application/json"),
     "/openapi.json": ("Return this document.", "application/json"),
     "/": ("Show the status page.", "text/html"),
@@ -32,10 +33,12 @@ _PAGES = {
 _REFUSALS = {
     "400": "The body is wrong.",
     "401": "The API key is missing or wrong.",
+    "403": "A page of another origin asks, or the server does not go by that name.",
     "404": "There is no such model.",
     "405": "The path takes another method.",
     "408": "The body took too long to come.",
     "413": "The body is too long.",
+    "415": "The body does not say that it is JSON in UTF-8, or is packed in an unknown way.",
     "429": "Too many requests wait.",
     "503": "The server is shutting down.",
     "504": "The answer took too long.",
@@ -110,5 +113,5 @@ def _refusal(meaning: str) -> Plain:
 def _get(text: str, media_type: str) -> Plain:
     schema: Plain = {} if media_type == "application/json" else {"type": "string"}
     answer = {"description": "The answer.", "content": {media_type: {"schema": schema}}}
-    refusals = {status: _refusal(_REFUSALS[status]) for status in ("401", "405")}
+    refusals = {status: _refusal(_REFUSALS[status]) for status in ("401", "403", "405")}
     return {"summary": text, "responses": {"200": answer, **refusals}}

@@ -27,7 +27,14 @@ class Server(uvicorn.Server):
     A second signal ends it at once.
     """
 
-    def __init__(self, app: Starlette, served: Service) -> None:
+    def __init__(self, app: Starlette, served: Service, is_behind_proxy: bool = False) -> None:
+        """Take an application.
+
+        Args:
+            app: What answers.
+            served: What is served.
+            is_behind_proxy: Whether whoever connects may say for whom, and not only this machine.
+        """
         super().__init__(
             uvicorn.Config(
                 app,
@@ -37,6 +44,7 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=1,
                 server_header=False,
+                forwarded_allow_ips="*" if is_behind_proxy else None,
                 ws="none",
             )
         )
@@ -81,20 +89,29 @@ class Server(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens; port 0 takes a free one.
 
+    Args:
+        host: A name or an address; of a name that has both kinds the IPv4 one.
+        port: 0 to 65535.
+
     Raises:
         SettingsError: The port is in use, or the host is none of this machine's.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio sends every piece at once (TCP_NODELAY), not 40 ms later.
-    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bare = host.removeprefix("[").removesuffix("]")
+    shown = f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
+    found: socket.socket | None = None
     try:
-        found.bind((host, port))
+        places = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, place = min(places, key=lambda entry: entry[0] != socket.AF_INET)
+        # With the protocol named, asyncio sends every piece at once (TCP_NODELAY), not 40 ms later.
+        found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(place)
         found.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
-        found.close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        if found is not None:
+            found.close()
         raise SettingsError(
-            f"Cannot listen on {host}:{port} ({error}); choose another --port (0 takes a free "
+            f"Cannot listen on {shown} ({error}); choose another --port (0 takes a free "
             f"one), end the program that has it, or give a --host of this machine."
         ) from error
     return found

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from treadle.deploy.http.errors import ApiError
 from treadle.deploy.http.gate import Gate, on_api_error, on_failure, on_http_error
 from treadle.deploy.http.openapi import document
+from treadle.deploy.http.visitors import Visitors
 from treadle.deploy.serve import plain_endpoints as plain
 from treadle.deploy.serve.chat.endpoint import chats
 from treadle.deploy.serve.completions import completions
@@ -28,8 +29,14 @@ async def openapi(request: Request) -> Response:
     return JSONResponse(document())
 
 
-def make_app(serving: Serving, keys: Sequence[str]) -> Starlette:
-    """Return the application; it runs the engine thread as long as it lives."""
+def make_app(serving: Serving, keys: Sequence[str], visitors: Visitors | None = None) -> Starlette:
+    """Return the application; it runs the engine thread as long as it lives.
+
+    Args:
+        serving: What is served.
+        keys: One of them must be shown; none: nobody is asked for one.
+        visitors: Who may ask; None for those who call it by an address of loopback.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -54,10 +61,11 @@ def make_app(serving: Serving, keys: Sequence[str]) -> Starlette:
             Route("/health", plain.health),
             Route("/metrics", plain.metrics),
             Route("/status", plain.status),
+            Route("/version", plain.version),
             Route("/openapi.json", openapi),
             Route("/", plain.page),
         ],
-        middleware=[Middleware(Gate, served=serving, keys=keys)],
+        middleware=[Middleware(Gate, served=serving, keys=keys, visitors=visitors or Visitors())],
         exception_handlers={
             ApiError: on_api_error,
             HTTPException: on_http_error,

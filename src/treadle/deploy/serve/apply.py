@@ -26,6 +26,10 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
+    uds: Path | None = None,
+    uds_mode: str = "600",
+    allow_host: tuple[str, ...] = (),
+    allow_origin: tuple[str, ...] = (),
     adapter: tuple[str, ...] = (),
     api_key: tuple[str, ...] = (),
     max_requests: int = 256,
@@ -46,6 +50,12 @@ def serve(
             another name for clients.
         host: Address to listen on; 0.0.0.0 lets other machines in.
         port: Port to listen on; 0 takes a free one.
+        uds: Unix socket to listen on instead; made here, and removed at the end.
+        uds_mode: Who may connect to it, as chmod writes it: 600 is you alone, 660 your group, too.
+        allow_host: Further names that clients may call the server by, such as a proxy's; * for any.
+            Without it, those that it listens on.
+        allow_origin: Origins whose pages may use the server from a browser, such as
+            https://app.example.org; * for all pages of the web.
         adapter: LoRA adapters as NAME=FOLDER, or MODEL/NAME=FOLDER where there are several models;
             each appears as a model.
         api_key: Keys that clients must show one of; also read from TREADLE_API_KEY, parted by
@@ -65,11 +75,12 @@ def serve(
         CheckpointError: A model cannot be read.
     """
     from treadle.deploy.http.limits import ServerLimits
-    from treadle.deploy.http.server import Server, listen
+    from treadle.deploy.http.server import Server
     from treadle.deploy.serve.app import make_app
     from treadle.deploy.serve.catalogue import Catalogue
     from treadle.deploy.serve.chat.calls import require_format
     from treadle.deploy.serve.chat.thoughts import require_parser
+    from treadle.deploy.serve.door import open_door
     from treadle.deploy.serve.serving import Serving
 
     limits = ServerLimits(
@@ -77,19 +88,23 @@ def serve(
     )
     tool_format, thoughts = require_format(tool_parser), require_parser(reasoning_parser)
     keys = _keys(api_key)
-    socket = listen(host, port)  # before the models load: a port in use is said at once
-    try:
+    # The door comes before the models load: a port in use, or a name that is none, is said at once.
+    with open_door(host, port, uds, uds_mode, allow_host, allow_origin) as door:
         served = _load(
             _pairs("model", models),
             adapter,
             engine or ServeEngineSettings(),
         )
         serving = Serving(Catalogue(served), limits, tool_format, thoughts)
-        address = f"http://{socket.getsockname()[0]}:{socket.getsockname()[1]}"
-        _announce(address, served)
-        Server(make_app(serving, keys), serving).run([socket])
-    finally:
-        socket.close()
+        if door.is_public and not keys:
+            _logger.warning(
+                "Other machines can reach this server, and it asks for no key: whoever finds it "
+                "may use its models. Give --api-key or set %s.",
+                _KEY_VARIABLE,
+            )
+        _announce(door.address, served)
+        app = make_app(serving, keys, door.visitors)
+        Server(app, serving, is_behind_proxy=uds is not None).run([door.socket])
 
 
 def _announce(address: str, served: Sequence["ServedModel"]) -> None:

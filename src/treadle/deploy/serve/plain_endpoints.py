@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from importlib import metadata
 from importlib.resources import files
 from typing import Any
 
@@ -17,6 +18,7 @@ __all__ = [
     "models",
     "page",
     "status",
+    "version",
 ]
 
 
@@ -45,6 +47,11 @@ async def health(request: Request) -> Response:
     if serving.is_draining:
         return JSONResponse({"status": "draining"}, 503)
     return JSONResponse({"status": "ok"})
+
+
+async def version(request: Request) -> Response:
+    """Return treadle's version, as vLLM does its own."""
+    return JSONResponse({"version": metadata.version("treadle")})
 
 
 async def metrics(request: Request) -> Response:

@@ -57,7 +57,7 @@ def bench_load(
         first_seconds: Goodput counts answers whose first piece came within it.
         token_seconds: Goodput counts answers whose further tokens took at most so long on average.
         model: Name of one of the server's models (default: its first).
-        api_key: Sent as a bearer token (default: the one of TREADLE_API_KEY).
+        api_key: Sent as a bearer token (default: that of TREADLE_API_KEY, else OPENAI_API_KEY).
         ignore_eos: Ask for answers of exactly the given length, as treadle and vLLM can; switch it
             off for servers that refuse it.
         num_warm_ups: Requests sent before, one after the other, that do not count.
@@ -152,7 +152,7 @@ def bench_replay(
         first_seconds: Goodput counts answers whose first piece came within it.
         token_seconds: Goodput counts answers whose further tokens took at most so long on average.
         model: Name of one of the server's models (default: its first).
-        api_key: Sent as a bearer token (default: the one of TREADLE_API_KEY).
+        api_key: Sent as a bearer token (default: that of TREADLE_API_KEY, else OPENAI_API_KEY).
         ignore_eos: Ask for answers of exactly the traced length, as treadle and vLLM can; switch it
             off for servers that refuse it.
         num_warm_ups: Requests sent before, one after the other, that do not count.
