@@ -17,6 +17,9 @@ from treadle.deploy.http.visitors import Visitors
 from treadle.deploy.serve import plain_endpoints as plain
 from treadle.deploy.serve.chat.endpoint import chats
 from treadle.deploy.serve.completions import completions
+from treadle.deploy.serve.messages.endpoint import count_tokens, messages
+from treadle.deploy.serve.responses.endpoint import input_items, responses, stored
+from treadle.deploy.serve.responses.kept import Kept
 from treadle.deploy.serve.serving import Serving
 from treadle.deploy.serve.tokens import detokenize, tokenize
 from treadle.deploy.serve.vectors import embeddings, score
@@ -53,6 +56,11 @@ def make_app(serving: Serving, keys: Sequence[str], visitors: Visitors | None = 
             Route("/v1/models/{name:path}", plain.model),
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/v1/chat/completions", chats, methods=["POST"]),
+            Route("/v1/responses", responses, methods=["POST"]),
+            Route("/v1/responses/{name}", stored, methods=["GET", "DELETE"]),
+            Route("/v1/responses/{name}/input_items", input_items),
+            Route("/v1/messages", messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
             Route("/v1/embeddings", embeddings, methods=["POST"]),
             Route("/v1/score", score, methods=["POST"]),
             Route("/score", score, methods=["POST"]),
@@ -74,4 +82,5 @@ def make_app(serving: Serving, keys: Sequence[str], visitors: Visitors | None = 
         lifespan=lifespan,
     )
     app.state.serving = app.state.served = serving
+    app.state.kept = Kept()
     return app

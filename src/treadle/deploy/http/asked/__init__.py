@@ -10,6 +10,7 @@ from treadle.deploy.http.asked.chat import (
     Tool,
 )
 from treadle.deploy.http.asked.generation import AskedCompletion, AskedGeneration
+from treadle.deploy.http.asked.messages import AskedCount, AskedMessages
 from treadle.deploy.http.asked.plain import (
     AskedDetokenize,
     AskedEmbedding,
@@ -17,6 +18,7 @@ from treadle.deploy.http.asked.plain import (
     AskedTokenize,
 )
 from treadle.deploy.http.asked.reading import parse
+from treadle.deploy.http.asked.responses import AskedResponse
 
 __all__ = [
     "IGNORED",
@@ -25,9 +27,12 @@ __all__ = [
     "AskedBody",
     "AskedChat",
     "AskedCompletion",
+    "AskedCount",
     "AskedDetokenize",
     "AskedEmbedding",
     "AskedGeneration",
+    "AskedMessages",
+    "AskedResponse",
     "AskedScore",
     "AskedTokenize",
     "Message",

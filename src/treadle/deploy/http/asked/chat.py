@@ -120,7 +120,7 @@ class Message(AskedPart):
 class Function(AskedPart):
     """What a tool does, for the model, and the JSON schema of its arguments."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None

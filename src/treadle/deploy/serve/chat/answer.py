@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Collection
 from typing import NamedTuple
 
+from treadle.deploy.serve.chat.arguments import arguments_of
 from treadle.deploy.serve.chat.calls import CallReader
 from treadle.deploy.serve.chat.pieces import ChatPiece, Plain
 from treadle.deploy.serve.chat.scan import CallScanner
@@ -39,6 +40,11 @@ class Called:
     def __init__(self, name: str) -> None:
         self.name, self.arguments = name, ""
         self.id = f"call_{secrets.token_hex(12)}"
+
+    @property
+    def input(self) -> Plain:
+        """Its arguments as an object; what was cut off is closed."""
+        return arguments_of(self.arguments)
 
     def to_dict(self) -> Plain:
         """Return it as OpenAI's chats write it."""

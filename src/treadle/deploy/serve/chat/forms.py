@@ -3,16 +3,15 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from treadle.core.errors import SettingsError
 from treadle.deploy.http.asked import ResponseFormat, Tool
 from treadle.deploy.http.errors import ApiError
 from treadle.deploy.serve.chat.answer import Turn
 from treadle.deploy.serve.chat.calls import FORMATS
 from treadle.deploy.serve.chat.pieces import Plain
 from treadle.deploy.serve.chat.thoughts import BEGIN, END
-from treadle.runtime.structured import StructuredOutputs
+from treadle.runtime.structured import FormError, StructuredOutputs
 
-__all__ = ["blame", "form_of"]
+__all__ = ["blame", "form_of", "schemas_of"]
 
 _ANY: Plain = {"type": "object"}
 _BLANKS = r"[ \n]?"
@@ -117,37 +116,50 @@ def _embedded(schema: Plain, is_strict: bool = True) -> str:
     return json.dumps({**schema, "x-guidance": options})
 
 
+def schemas_of(
+    tools: Mapping[int, Tool], form: ResponseFormat | None, tool_place: str, form_place: str
+) -> dict[str, str]:
+    """Return where a client wrote each schema -> the schema as it is to be kept.
+
+    Args:
+        tools: Place in the request -> tool that may be called.
+        form: Of what the answer says.
+        tool_place: Of a tool's schema, with ``{}`` for the tool's place.
+        form_place: Of the form's schema.
+    """
+    schema = _schema_of(form)
+    found = {} if schema is None else {form_place: _embedded(schema)}
+    for number, tool in tools.items():
+        where = f"{tool_place.format(number)} (of '{tool.function.name}')"
+        found[where] = _embedded(*_arguments(tool))
+    return found
+
+
 def blame(
     check: Callable[[StructuredOutputs], None],
-    tools: Mapping[int, Tool],
-    form: ResponseFormat | None,
-    error: SettingsError,
+    schemas: Mapping[str, str],
+    form_param: str,
+    error: FormError,
 ) -> ApiError:
     """Return which schema of a request cannot be kept, in terms of what the client sent.
 
     Args:
-        check: Compiles a form; raises SettingsError where it cannot.
-        tools: Place in the request -> tool that may be called.
-        form: Of the request.
+        check: Compiles a form; raises FormError where it cannot.
+        schemas: Of the request; see `schemas_of`.
+        form_param: Parameter in which the form of what is said stands.
         error: Of the whole form.
     """
-    schema = _schema_of(form)
-    places: list[tuple[str, str, Plain, bool]] = []
-    if schema is not None:
-        places.append(("response_format", "response_format.json_schema.schema", schema, True))
-    for number, tool in tools.items():
-        where = f"tools[{number}].function.parameters (of '{tool.function.name}')"
-        places.append(("tools", where, *_arguments(tool)))
-    for param, where, given, is_strict in places:
+    for where, schema in schemas.items():
         try:
-            check(StructuredOutputs(grammar=f"start: %json {_embedded(given, is_strict)}"))
-        except SettingsError as own:
-            reason = getattr(own, "reason", str(own))
+            check(StructuredOutputs(grammar=f"start: %json {schema}"))
+        except FormError as own:
+            param = "tools" if where.startswith("tools[") else form_param
             return ApiError(
                 400,
-                f"The schema at {where} cannot be kept: {reason}; change what it names.",
+                f"The schema at {where} cannot be kept: {own.reason}; change what it names.",
                 "invalid_schema",
                 param,
             )
-    reason = getattr(error, "reason", str(error))
-    return ApiError(400, f"The form of the answer cannot be kept: {reason}.", "invalid_schema")
+    return ApiError(
+        400, f"The form of the answer cannot be kept: {error.reason}.", "invalid_schema"
+    )

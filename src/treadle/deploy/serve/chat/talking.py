@@ -12,7 +12,7 @@ from treadle.deploy.serve.catalogue import ServedModel
 from treadle.deploy.serve.chat.answer import ChatAnswer, Turn
 from treadle.deploy.serve.chat.calls import format_of
 from treadle.deploy.serve.chat.conversation import Talk, written
-from treadle.deploy.serve.chat.forms import blame, form_of
+from treadle.deploy.serve.chat.forms import blame, form_of, schemas_of
 from treadle.deploy.serve.chat.pieces import ChatPiece, Plain
 from treadle.deploy.serve.chat.thoughts import BEGIN, END, thinks
 from treadle.deploy.serve.preparing import Wanted
@@ -20,9 +20,22 @@ from treadle.deploy.serve.sampling import sampling_params
 from treadle.deploy.serve.serving import Answers, Prepared, Serving
 from treadle.runtime.answer.outputs import Delta
 from treadle.runtime.request import SamplingParams
-from treadle.runtime.structured import FormError
+from treadle.runtime.structured import FormError, StructuredOutputs
 
-__all__ = ["Talking", "begin", "talk_of"]
+__all__ = ["Talking", "Words", "begin", "talk_of"]
+
+
+class Words(NamedTuple):
+    """How an interface calls things, for errors, and what it does where the context ends."""
+
+    form_param: str = "response_format"
+    form_place: str = "response_format.json_schema.schema"
+    tool_place: str = "tools[{}].function.parameters"
+    is_capped: bool = False
+    """Whether an answer that asks for more than the context has left gets what is left."""
+
+
+_CHATS = Words()
 
 
 class Talking(NamedTuple):
@@ -47,7 +60,7 @@ class Talking(NamedTuple):
 
 
 async def begin(
-    serving: Serving, request: Request, asked: AskedChat, *, is_capped: bool = False
+    serving: Serving, request: Request, asked: AskedChat, words: Words = _CHATS
 ) -> Talking:
     """Let a conversation wait for its answers.
 
@@ -55,7 +68,7 @@ async def begin(
         serving: Who answers.
         request: Of the client.
         asked: What it wants, in OpenAI's words.
-        is_capped: Whether an answer that asks for more than the context has left gets what is left.
+        words: Of the interface that asks.
 
     Raises:
         ApiError: The request is refused.
@@ -64,7 +77,7 @@ async def begin(
     turns: list[Turn] = []
 
     def prepare(wanted: Wanted) -> list[Prepared]:
-        turn, prepared = _prepared(serving, model, asked, is_capped)
+        turn, prepared = _prepared(serving, model, asked, words)
         turns.append(turn)
         return [prepared]
 
@@ -153,7 +166,7 @@ def _turn(serving: Serving, model: ServedModel, asked: AskedChat, talk: Talk) ->
 
 
 def _prepared(
-    serving: Serving, model: ServedModel, asked: AskedChat, is_capped: bool
+    serving: Serving, model: ServedModel, asked: AskedChat, words: Words
 ) -> tuple[Turn, Prepared]:
     talk = talk_of(asked, model)
     text = written(model, talk)
@@ -164,38 +177,45 @@ def _prepared(
     )
     tokens = model.tokens(text, adds_special=False)
     most = asked.max_completion_tokens or asked.max_tokens
-    if is_capped and most is not None:
+    if words.is_capped and most is not None:
         most = min(most, model.max_length - len(tokens))
-    params = _params(asked, model, talk, turn, model.max_tokens(len(tokens), most))
+    try:
+        params = _params(asked, model, talk, turn, model.max_tokens(len(tokens), most))
+    except FormError as error:
+        raise _blamed(asked, model, talk, words, error) from error
+    except TreadleError as error:
+        raise from_treadle(error) from error
     return turn, (tokens, params)
 
 
 def _params(
     asked: AskedChat, model: ServedModel, talk: Talk, turn: Turn, most: int
 ) -> SamplingParams:
-    try:
-        params = sampling_params(
-            asked,
-            most,
-            logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
-            form=form_of(talk.tools, asked.response_format, turn),
-            shows_special_tokens=turn.reads_calls or _marks_are_special(model, turn),
-        )
-        if params.structured_outputs is not None:
-            model.llm.check(params)
-        return params
-    except FormError as error:
-        if asked.structured_outputs is not None:
-            raise from_treadle(error) from error
-        check = model.llm.check
-        raise blame(
-            lambda form: check(SamplingParams(max_tokens=1, structured_outputs=form)),
-            {place: tool for place, tool in enumerate(asked.tools or []) if tool in talk.tools},
-            asked.response_format,
-            error,
-        ) from error
-    except TreadleError as error:
-        raise from_treadle(error) from error
+    params = sampling_params(
+        asked,
+        most,
+        logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+        form=form_of(talk.tools, asked.response_format, turn),
+        shows_special_tokens=turn.reads_calls or _marks_are_special(model, turn),
+    )
+    if params.structured_outputs is not None:
+        model.llm.check(params)
+    return params
+
+
+def _blamed(
+    asked: AskedChat, model: ServedModel, talk: Talk, words: Words, error: FormError
+) -> ApiError:
+    """Return which of a request's schemas cannot be kept."""
+    if asked.structured_outputs is not None:
+        return from_treadle(error)
+
+    def check(form: StructuredOutputs) -> None:
+        model.llm.check(SamplingParams(max_tokens=1, structured_outputs=form))
+
+    tools = {place: tool for place, tool in enumerate(asked.tools or []) if tool in talk.tools}
+    schemas = schemas_of(tools, asked.response_format, words.tool_place, words.form_place)
+    return blame(check, schemas, words.form_param, error)
 
 
 def _marks_are_special(model: ServedModel, turn: Turn) -> bool:
