@@ -111,8 +111,7 @@ def _help_of(call: list[str]) -> str:
 
 def parameters_page() -> str:
     """Return the tables of the server's parameters: supported, ignored and refused."""
-    from treadle.deploy.http.asked import IGNORED, REFUSED
-    from treadle.deploy.http.openapi import document
+    from treadle.deploy.http.openapi import bodies, document
 
     found = document()
     parts = [NOTICE + "# Parameters of the server\n"]
@@ -127,9 +126,15 @@ def parameters_page() -> str:
             star = " (required)" if name in schema.get("required", []) else ""
             text = " ".join(field["description"].split()).replace("|", "\\|")
             parts.append(f"| `{name}`{star} | {_values(field)} | {text} |\n")
-    for title, table in (("Accepted and ignored", IGNORED), ("Refused", REFUSED)):
-        parts.append(f"\n## {title}\n\n| parameter | why |\n|---|---|\n")
-        parts += [f"| `{name}` | {why} |\n" for name, why in table.items()]
+    for title, attribute in (("Accepted and ignored", "ignored"), ("Refused", "refused")):
+        parts.append(f"\n## {title}\n\n| parameter | where | why |\n|---|---|---|\n")
+        where: dict[tuple[str, str], list[str]] = {}
+        for path, kind in bodies().items():
+            for entry in getattr(kind, attribute).items():
+                where.setdefault(entry, []).append(path)
+        for (name, why), paths in where.items():
+            shown = ", ".join(f"`{path}`" for path in paths)
+            parts.append(f"| `{name}` | {shown} | {why} |\n")
     parts.append("\nAny other name is refused, and the message says the near one.\n")
     return "".join(parts)
 

@@ -95,6 +95,13 @@ def eventually(is_so: Callable[[], bool]) -> bool:
     return is_so()
 
 
+def taken(found: Running) -> int:
+    """Return how many requests the engine has, or has been handed while it steps."""
+    serving = found.serving
+    parts = [part for answers in serving.open for part in answers.parts]
+    return sum(len(part.requests) for part in parts) + len(serving.engine._jobs)
+
+
 def loaded(folder: Path, name: str = "tiny", **settings) -> list[ServedModel]:
     llm = LLM(folder, weights="fp32", policy="fair_priority", **settings)
     return [ServedModel(name, llm), *(ServedModel(a, llm, a, name) for a in llm.adapters)]

@@ -1,6 +1,7 @@
 """Vectors, scores, tokens, models and adapters, metrics, the document; and bytes of all kinds."""
 
 import base64
+import copy
 import json
 
 import httpx
@@ -11,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.adapters import write_adapter
-from treadle.deploy.http.asked import IGNORED, REFUSED
 from treadle.runtime import SamplingParams
 
 from .servers import loaded, running
@@ -61,12 +61,23 @@ def test_tokens_there_and_back(web, llm):
     back = web.post("/detokenize", json={"tokens": found["tokens"]})
     assert back.json() == {"prompt": TEXTS[0]}
     messages = [{"role": "user", "content": "hello"}]
-    talk = web.post("/tokenize", json={"messages": messages}).json()
+    talk = web.post("/tokenize", json={"messages": messages, "return_token_strs": True}).json()
     assert talk["tokens"] == llm.prompts.chat(messages)
+    assert "".join(talk["token_strs"]) == llm.prompts.tokenizer.decode(talk["tokens"])
+    tool = {"type": "function", "function": {"name": "look"}}
+    with_tools = web.post("/tokenize", json={"messages": messages, "tools": [tool]}).json()
+    asked = {"messages": messages, "tools": [tool], "max_tokens": 1}
+    usage = web.post("/v1/chat/completions", json=asked).json()["usage"]
+    assert with_tools["count"] == usage["prompt_tokens"] > talk["count"]
+    long = web.post("/tokenize", json={"prompt": "x" * 3000})
+    assert long.json()["count"] == 3000
     for path, body in (
         ("tokenize", {}),
         ("tokenize", {"prompt": "a", "messages": messages}),
         ("tokenize", {"messages": []}),
+        ("tokenize", {"prompt": "a", "tools": [tool]}),
+        ("tokenize", {"messages": messages, "add_special_tokens": False}),
+        ("tokenize", {"messages": messages, "continue_final_message": True}),
         ("detokenize", {"tokens": [5000]}),
         ("detokenize", {"tokens": [-1]}),
     ):
@@ -83,6 +94,27 @@ def test_models_and_paths(web, client):
     assert wrong.status_code == 405
     assert wrong.headers["Allow"]
     assert wrong.json()["error"]["code"] == "method_not_allowed"
+
+
+def test_names_of_one_model_share_its_weights(chatty, llama):
+    from treadle.deploy.serve import apply
+
+    sources = {"gpt": str(chatty), "other": str(llama), "claude": f"{chatty}/."}
+    first = apply._first_names(sources)
+    assert first == {"gpt": "gpt", "other": "other", "claude": "gpt"}
+    served = apply._load(sources, (), apply.ServeEngineSettings(weights="fp32"))
+    assert served[0].llm is served[2].llm is not served[1].llm
+    with running([served[0], served[2]]) as found:
+        client = openai.OpenAI(base_url=f"{found.url}/v1", api_key="any", max_retries=0)
+        models = {model.id: model.root for model in client.models.list()}
+        assert models == {"gpt": "gpt", "claude": "gpt"}
+        ask = {"prompt": TEXTS[0], "max_tokens": 6, "temperature": 0}
+        found = [client.completions.create(model=m, **ask) for m in ("gpt", "claude")]
+        assert found[0].choices[0].text == found[1].choices[0].text
+        assert [answer.model for answer in found] == ["gpt", "claude"]
+        client.close()
+    named = apply._beside({"claude/polite": "x"}, first, list(sources))
+    assert named == {"gpt": {"polite": "x"}, "other": {}}
 
 
 def test_adapters_are_models_and_models_stand_side_by_side(chatty, llama, tmp_path, llm):
@@ -145,9 +177,10 @@ def test_the_document_names_every_parameter_and_every_path(web):
     assert schema["properties"]["temperature"]["description"]
     assert schema["additionalProperties"] is False
     for path, entry in found["paths"].items():
-        (method,) = entry
-        answer = web.request(method, path, content=b"" if method == "post" else None)
-        assert str(answer.status_code) in entry[method]["responses"]
+        for method in set(entry) - {"parameters"}:
+            there = path.replace("{name}", "nobody")
+            answer = web.request(method, there, content=b"" if method == "post" else None)
+            assert str(answer.status_code) in entry[method]["responses"]
 
 
 def test_every_parameter_has_help_and_none_is_listed_twice():
@@ -156,7 +189,7 @@ def test_every_parameter_has_help_and_none_is_listed_twice():
     for kind, _ in _BODIES.values():
         for name, field in kind.model_fields.items():
             assert field.description, f"{kind.__name__}.{name}"
-            assert name not in {**IGNORED, **REFUSED}
+            assert name not in {**kind.ignored, **kind.refused}
 
 
 def test_the_page_is_whole_by_itself(web):
@@ -168,7 +201,7 @@ def test_the_page_is_whole_by_itself(web):
 
 
 PATHS = ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/score"]
-PATHS += ["/tokenize", "/detokenize"]
+PATHS += ["/tokenize", "/detokenize", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"]
 SEEDS = [
     {"prompt": "a", "max_tokens": 2, "stop": ["b"], "logprobs": 1, "echo": True, "n": 1},
     {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2, "logit_bias": {"5": 1}},
@@ -176,7 +209,33 @@ SEEDS = [
     {"text_1": "a", "text_2": ["b"], "kind": "loglikelihood"},
     {"prompt": "a", "add_special_tokens": False},
     {"tokens": [1, 2]},
-]
+    {
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+            {"type": "reasoning", "id": "1", "summary": []},
+            {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "1", "output": "b"},
+        ],
+        "max_output_tokens": 2,
+        "tools": [{"type": "function", "name": "f", "parameters": {}}],
+        "text": {"format": {"type": "json_object"}},
+    },
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "a"}]},
+            {"role": "assistant", "content": [
+                {"type": "tool_use", "id": "1", "name": "f", "input": {}}]},
+            {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "1", "content": [
+                    {"type": "text", "text": "b"}]}]},
+        ],
+        "max_tokens": 2,
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+        "tool_choice": {"type": "auto"},
+        "system": "be",
+    },
+    {"messages": [{"role": "user", "content": "a"}]},
+]  # fmt: skip
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -192,14 +251,30 @@ VALUES = st.recursive(
 def require_sound(answer: httpx.Response) -> None:
     assert answer.status_code < 500, answer.text
     if answer.status_code != 200:
-        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        found = answer.json()
+        is_anthropic = found.get("type") == "error"
+        own = {"message", "type"} if is_anthropic else {"message", "type", "param", "code"}
+        assert set(found["error"]) == own
+
+
+def places_in(body: object, above: tuple = ()) -> list[tuple]:
+    """Return the paths of all that stands in a body."""
+    inner = body.items() if isinstance(body, dict) else ()
+    inner = enumerate(body) if isinstance(body, list) else inner
+    return [above, *(place for key, value in inner for place in places_in(value, (*above, key)))]
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_bodies_give_no_500(web, data):
     place = data.draw(st.integers(0, len(PATHS) - 1))
-    body = dict(SEEDS[place])
+    body = copy.deepcopy(SEEDS[place])
+    *above, last = data.draw(st.sampled_from(places_in(body)[1:]))
+    holder = body
+    for step in above:
+        holder = holder[step]
+    if data.draw(st.booleans()):
+        holder[last] = data.draw(VALUES)
     names = st.sampled_from([*body, "temperature", "stream", "tools", "seed", "response_format",
                              "structured_outputs", "stop_token_ids", "priority", "tool_choice",
                              "top_logprobs", "top_k", "stream_options", "cache_salt"])  # fmt: skip

@@ -22,7 +22,7 @@ from treadle.deploy.http.limits import ServerLimits
 from treadle.deploy.http.server import listen
 from treadle.deploy.serve.apply import serve
 
-from .servers import Gated, Running, eventually, loaded, running
+from .servers import Gated, Running, eventually, loaded, running, taken
 
 BODY = {"prompt": "def", "max_tokens": 900, "ignore_eos": True, "temperature": 0}
 EVERYTHING = 10_000
@@ -99,7 +99,7 @@ def test_drain_loses_nothing(chatty):
     gate = Gated(chatty)
     with running(loaded(chatty, executor=gate, max_num_seqs=2)) as found:
         asked = ask_many(5, lambda: post(found.url, max_tokens=20))
-        assert eventually(lambda: found.serving.num_generating == 5)
+        assert eventually(lambda: taken(found) == 5)
         found.server.drain()
         refused = post(found.url, max_tokens=1)
         assert refused.status_code == 503
@@ -120,7 +120,7 @@ def test_drain_gives_up_in_time_and_says_so(chatty, caplog):
         gate.let(2)
         answer = begin(found.url)
         (whole,) = ask_many(1, lambda: post(found.url))
-        assert eventually(lambda: found.serving.num_generating == 2)
+        assert eventually(lambda: taken(found) == 2)
         found.server.drain()
         events = answer.read().decode().strip().split("\n\n")
         assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "shut_down"
@@ -216,7 +216,7 @@ def test_a_full_queue_and_an_answer_that_takes_too_long(chatty):
     limits = ServerLimits(max_requests=2, timeout_seconds=0.3)
     with running(loaded(chatty, executor=gate), limits) as found:
         first = ask_many(2, lambda: post(found.url))
-        assert eventually(lambda: found.serving.num_generating == 2)
+        assert eventually(lambda: taken(found) == 2)
         refused = post(found.url, n=3, temperature=1)
         assert refused.json()["error"]["code"] == "too_many_answers"
         refused = post(found.url)
@@ -258,7 +258,7 @@ def test_the_lower_priority_number_and_the_client_served_least_come_first(chatty
         ):
             threads.append(threading.Thread(target=ask, args=(name,), kwargs=more))
             threads[-1].start()
-            assert eventually(lambda n=number: found.serving.num_generating == n)
+            assert eventually(lambda n=number: taken(found) == n)
         gate.open()
         for thread in threads:
             thread.join(30)
@@ -301,7 +301,7 @@ def test_a_port_in_use_and_names_that_stand_twice(chatty, capsys):
     with pytest.raises(SettingsError, match="called 'a'"):
         serve([f"a={chatty}", f"a={chatty}"], port=0)
     with pytest.raises(SettingsError, match="MODEL/NAME"):
-        serve([f"a={chatty}", f"b={chatty}"], port=0, adapter=("x=y",))
+        serve([f"a={chatty}", "b=other"], port=0, adapter=("x=y",))
     with pytest.raises(SettingsError, match="adapter name 'a' is empty or in use"):
         serve([f"a={chatty}"], port=0, adapter=("a=y",))
     with pytest.raises(SettingsError, match="no header can carry"):

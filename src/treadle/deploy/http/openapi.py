@@ -8,7 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from treadle.deploy.http import asked
 
-__all__ = ["document"]
+__all__ = ["bodies", "document"]
 
 Plain = dict[str, Any]
 """JSON values."""
@@ -69,6 +69,11 @@ _ERROR: Plain = {
         }
     },
 }
+
+
+def bodies() -> dict[str, type[Any]]:
+    """Return path -> model of its body."""
+    return {path: kind for path, (kind, _) in _BODIES.items()}
 
 
 @cache

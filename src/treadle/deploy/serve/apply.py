@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,7 @@ def serve(
 
     Args:
         models: Hugging Face folders, GGUF files, packaged:smollm2, or hub ids; NAME=MODEL gives one
-            another name for clients.
+            another name for clients, and several names of one MODEL share its weights.
         host: Address to listen on; 0.0.0.0 lets other machines in.
         port: Port to listen on; 0 takes a free one.
         uds: Unix socket to listen on instead; made here, and removed at the end.
@@ -150,23 +150,42 @@ def _load(
     from treadle.deploy.serve.catalogue import ServedModel
     from treadle.runtime import LLM
 
-    beside = _beside(_pairs("adapter", adapters), list(sources))
+    first = _first_names(sources)
+    beside = _beside(_pairs("adapter", adapters), first, list(sources))
+    llms = {
+        name: LLM(sources[name], adapters=beside[name], settings=settings)
+        for name in dict.fromkeys(first.values())
+    }
     served = []
-    for name, source in sources.items():
-        llm = LLM(source, adapters=beside[name], settings=settings)
-        served.append(ServedModel(name, llm))
-        served += [ServedModel(own, llm, own, name) for own in beside[name]]
+    for name in sources:
+        llm = llms[first[name]]
+        served.append(ServedModel(name, llm, root=first[name]))
+        if first[name] == name:
+            served += [ServedModel(own, llm, own, name) for own in beside[name]]
     return served
 
 
-def _beside(adapters: dict[str, str], models: list[str]) -> dict[str, dict[str, str]]:
-    """Return for each model the adapters that are loaded beside it."""
-    found: dict[str, dict[str, str]] = {model: {} for model in models}
+def _first_names(sources: Mapping[str, str]) -> dict[str, str]:
+    """Return each name -> the first name of the same model, whose weights are loaded once."""
+    found: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for name, source in sources.items():
+        path = Path(source)
+        found[name] = names.setdefault(str(path.resolve()) if path.exists() else source, name)
+    return found
+
+
+def _beside(
+    adapters: Mapping[str, str], first: Mapping[str, str], models: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Return for each loaded model, by its first name, the adapters that are loaded beside it."""
+    loaded = list(dict.fromkeys(first.values()))
+    found: dict[str, dict[str, str]] = {model: {} for model in loaded}
     for name, folder in adapters.items():
         model, sign, own = name.rpartition("/")
-        if not sign and len(models) == 1:
-            model, own = models[0], name
-        if model not in found:
+        if not sign and len(loaded) == 1:
+            model, own = loaded[0], name
+        if model not in first:
             raise SettingsError(
                 f"Found adapter '{name}' beside the models {', '.join(models)}; write "
                 f"MODEL/NAME=FOLDER with one of them."
@@ -177,5 +196,5 @@ def _beside(adapters: dict[str, str], models: list[str]) -> dict[str, dict[str, 
                 f"The adapter name '{own}' is empty or in use; clients ask for it as for a model: "
                 f"choose another."
             )
-        found[model][own] = folder
+        found[first[model]][own] = folder
     return found
