@@ -154,13 +154,21 @@ def test_settings_of_the_door_that_contradict(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("host", "keys", "warns"), [("0.0.0.0", (), True), ("0.0.0.0", ("k",), False),
-                                ("127.0.0.1", (), False)]
-)  # fmt: skip
-def test_a_warning_where_strangers_may_come_in(host, keys, warns, chatty, monkeypatch, caplog):
+    ("given", "says"),
+    [
+        ({"host": "0.0.0.0"}, "Other machines can reach this server, and it asks for no key"),
+        ({"host": "0.0.0.0", "api_key": ("k",)}, ""),
+        ({"allow_origin": ("*",)}, "All pages of the web can reach this server"),
+        ({"allow_origin": ("*",), "api_key": ("k",)}, ""),
+        ({"allow_origin": ("http://localhost:3000",)}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_warning_where_strangers_may_come_in(given, says, chatty, monkeypatch, caplog):
     monkeypatch.setattr(apply, "_load", lambda *_: loaded(chatty))
     monkeypatch.setattr(Server, "run", lambda *_: None)
     with caplog.at_level(logging.INFO):
-        serve([f"a={chatty}"], host=host, port=0, api_key=keys)
-    assert ("asks for no key" in caplog.text) is warns
+        serve([f"a={chatty}"], port=0, **given)
+    assert says in caplog.text
+    assert ("WARNING" in caplog.text) is bool(says)
     assert "Serving tiny at http://127.0.0.1:" in caplog.text
