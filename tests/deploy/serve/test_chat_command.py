@@ -2,8 +2,7 @@
 
 import io
 import json
-import subprocess
-import sys
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from inspect import signature
@@ -116,6 +115,8 @@ def test_a_server_that_refuses_or_is_not_there(chatty, server, monkeypatch):
 def stuck(chatty, tmp_path_factory):
     """A model that says one word for ever: its blocks add nothing, and one token is longest."""
     folder = copytree(chatty, tmp_path_factory.mktemp("stuck") / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 400}))
     weights = load_file(folder / "model.safetensors")
     for name, weight in weights.items():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -150,21 +151,21 @@ def test_an_answer_that_goes_round_is_stopped_and_remembered_once(
         last = stuck_server.serving.metrics.recent
         assert eventually(lambda: last and last[0]["finish_reason"] == "abort")
         assert last[0]["prompt_tokens"] < 100  # the first answer went along told once
-        assert last[0]["new_tokens"] < 800
+        assert last[0]["new_tokens"] < 300
 
 
 @pytest.mark.parametrize("is_remote", [False, True])
 def test_answers_that_are_cut_off_say_why(stuck, stuck_server, is_remote, monkeypatch, capsys):
     where = stuck_server.url if is_remote else str(stuck)
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
-    chat(where, max_tokens=300, allow_repeats=True)
+    chat(where, max_tokens=100, allow_repeats=True)
     said = capsys.readouterr()
-    assert said.out.split() == ["c"] * 300
-    assert "cut off: it has 300 tokens; --max-tokens lets it have more." in said.err
+    assert said.out.split() == ["c"] * 100
+    assert "cut off: it has 100 tokens; --max-tokens lets it have more." in said.err
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
     chat(where, allow_repeats=True)
     said = capsys.readouterr()
-    assert 900 < len(said.out.split()) < 1024
+    assert 300 < len(said.out.split()) < 400
     assert "cut off: its context is full; /reset forgets the conversation." in said.err
 
 
@@ -176,11 +177,14 @@ def test_a_pipe_that_is_no_text(chatty, errors, monkeypatch, capsys):
         chat(str(chatty), **SETTINGS)
 
 
-def test_whoever_reads_the_answers_may_leave(stuck):
-    command = f"yes hello | {sys.executable} -m treadle chat {stuck} --allow-repeats | head -c 3"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
-    assert done.stdout == " c "
-    assert "Traceback" not in done.stderr
+def test_whoever_reads_the_answers_may_leave(stuck, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody:
+        monkeypatch.setattr("sys.stdout", nobody)
+        monkeypatch.setattr("sys.stdin", io.StringIO("hello\nhello\n"))
+        chat(str(stuck), max_tokens=3)  # ends, and says nothing
+        print("what else is written goes nowhere", file=nobody)
 
 
 class Foreign(BaseHTTPRequestHandler):
