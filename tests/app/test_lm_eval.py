@@ -75,7 +75,8 @@ def test_answers_end_where_the_task_says(models):
     settings = {"until": ["\n", "e"], "max_gen_toks": 12, "do_sample": False}
     requests = [asked("Question: why?\nAnswer:", dict(settings)) for _ in range(2)]
     found, expected = (model.generate_until(requests, disable_tqdm=True) for model in models)
-    assert found == expected
+    # transformers shows signs for the bytes of a character that was cut off.
+    assert found == [text.rstrip("�") for text in expected]
     assert all("e" not in text for text in found)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import fields
 from inspect import signature
 from pathlib import Path
@@ -17,7 +18,7 @@ from treadle.core.registry import near
 from treadle.model.load import resolve
 from treadle.model.source import name_later
 from treadle.runtime.admit.queue import choose_admission
-from treadle.runtime.answer.embedding import mean_hidden
+from treadle.runtime.answer.embedding import HiddenMean
 from treadle.runtime.answer.outputs import Delta, RequestOutput, completion
 from treadle.runtime.conversation import Messages
 from treadle.runtime.engine import Engine
@@ -181,12 +182,26 @@ class LLM(Engine):
         """Return a vector [prompts, hidden] for each prompt: its mean last hidden state."""
         found: list[Floats] = []
         for prompt in as_list(prompts):
-            tokens = self.prompts.tokens(prompt, is_continued=False)
-            with self._turn:
-                slot = self._adapters.slot_of(adapter)
-                found.append(mean_hidden(self._batch, self._runner.executor, tokens, slot))
+            with self._turn, closing(self.embedding(prompt, adapter)) as mean:
+                vector = mean.step()
+                while vector is None:
+                    vector = mean.step()
+                found.append(vector)
         empty = np.empty((0, self.shape.hidden_size), np.float32)
         return np.stack(found) if found else empty
+
+    def embedding(self, prompt: Prompt, adapter: str | None = None) -> HiddenMean:
+        """Return the vector of `embed` in the making, for who steps it between other work.
+
+        Only one thread may step the engine and this meanwhile; close it at the end.
+
+        Raises:
+            CapacityError: The cache has no room for it now.
+        """
+        tokens = self.prompts.tokens(prompt, is_continued=False)
+        with self._turn:
+            slot = self._adapters.slot_of(adapter)
+            return HiddenMean(self._batch, self._runner.executor, tokens, slot)
 
     def get_tokenizer(self) -> "Tokenizer":
         """Return the model's tokenizer (the name is vLLM's).
@@ -257,6 +272,7 @@ class LLM(Engine):
                 return None
             first, seen[request.id] = seen[request.id], request.num_new
             is_finished = request.state is RequestState.FINISHED
+            text = self._runner.texts.get(request.id)
             return Delta(
                 request.id,
                 index,
@@ -265,6 +281,7 @@ class LLM(Engine):
                 None if request.params.logprobs is None else request.logprobs[first:],
                 request.finish_reason,
                 request.stop_reason,
+                [] if text is None else text.offsets[first : request.num_new],
             )
 
     def _show(self, request: Request, is_finished: bool) -> str:

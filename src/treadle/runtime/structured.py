@@ -8,9 +8,18 @@ from typing import Any
 from treadle.core.errors import SettingsError
 from treadle.core.registry import near
 
-__all__ = ["StructuredOutputs"]
+__all__ = ["FormError", "StructuredOutputs"]
 
 _FORMS = ("json", "regex", "choice", "grammar")
+
+
+class FormError(SettingsError):
+    """A form that cannot be compiled."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """What is wrong with it, without the form itself."""
 
 
 @dataclass(frozen=True)

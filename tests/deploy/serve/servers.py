@@ -46,9 +46,10 @@ def running(
     limits: ServerLimits | None = None,
     keys: Sequence[str] = (),
     tool_format: str = "auto",
+    reasoning_parser: str = "auto",
     visitors: Visitors | None = None,
 ) -> Iterator[Running]:
-    serving = Serving(Catalogue(served), limits or ServerLimits(), tool_format)
+    serving = Serving(Catalogue(served), limits or ServerLimits(), tool_format, reasoning_parser)
     server = Server(make_app(serving, keys, visitors), serving)
     with listen("127.0.0.1", 0) as socket:
         url = f"http://127.0.0.1:{socket.getsockname()[1]}"

@@ -150,7 +150,7 @@ def test_mistakes_are_named(web, body, code, says):
 def test_the_clients_exceptions(client):
     with pytest.raises(openai.NotFoundError, match="Did you mean 'tiny'"):
         client.completions.create(model="tinny", prompt="x")
-    with pytest.raises(openai.BadRequestError, match="context of 'tiny' is 1024"):
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 1024 tokens"):
         client.completions.create(model="tiny", prompt="x" * 3000)
 
 

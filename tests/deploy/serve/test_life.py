@@ -68,7 +68,7 @@ def test_a_client_that_leaves_frees_its_pages(chatty, is_streamed):
                 f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             )
             sent.sendall(head.encode() + body)
-            assert eventually(lambda: found.serving.num_generating == 1)
+            assert eventually(lambda: any(answers.parts for answers in found.serving.open))
             sent.close()
         gate.let(1)
         assert eventually(lambda: found.serving.num_generating == 0 and not found.serving.open)
@@ -113,20 +113,24 @@ def test_drain_loses_nothing(chatty):
         assert not found.thread.is_alive()
 
 
-def test_drain_gives_up_in_time(chatty):
+def test_drain_gives_up_in_time_and_says_so(chatty, caplog):
     gate = Gated(chatty)
     limits = ServerLimits(drain_seconds=0.2)
     with running(loaded(chatty, executor=gate), limits) as found:
         gate.let(2)
         answer = begin(found.url)
+        (whole,) = ask_many(1, lambda: post(found.url))
+        assert eventually(lambda: found.serving.num_generating == 2)
         found.server.drain()
-        with pytest.raises(http.client.IncompleteRead):
-            answer.read()
+        events = answer.read().decode().strip().split("\n\n")
+        assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "shut_down"
+        assert whole.result(30).status_code == 503
         gate.open()
         found.thread.join(20)
         assert not found.thread.is_alive()
         answer.connection.close()
         answer.close()
+    assert "Traceback" not in caplog.text
 
 
 def test_the_command_serves_drains_on_sigterm_and_ends_with_zero(chatty):

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from treadle.model.load import load_tokenizer
-from treadle.runtime.answer.text import TextStream
+from treadle.runtime.answer.text import TextStream, offsets_in
 from treadle.runtime.request import Request, SamplingParams
 
 
@@ -48,9 +48,23 @@ def test_bytes_of_a_character_are_held_back(tokenizer):
     assert shown[: len(tokens) - 1] == [""] * (len(tokens) - 1)
 
 
-def test_incomplete_end_is_shown_as_it_is(tokenizer):
-    stream, _ = stream_of(tokenizer, encode(tokenizer, "a🚲")[:-1])
-    assert stream.text.startswith("a�")
+def test_of_a_character_that_was_cut_off_no_byte_is_shown(tokenizer):
+    tokens = encode(tokenizer, "a🚲")
+    for cut in range(2, len(tokens)):
+        stream, shown = stream_of(tokenizer, tokens[:cut])
+        assert "".join(shown) == stream.text == "a"
+    stream, shown = stream_of(tokenizer, encode(tokenizer, "a�"))  # written on purpose
+    assert "".join(shown) == stream.text == "a�"
+
+
+@given(text=st.text("aé🚲 ", max_size=12))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_offsets_are_places_in_the_text(tokenizer, text):
+    tokens = encode(tokenizer, text)
+    stream, _ = stream_of(tokenizer, tokens)
+    assert stream.offsets == offsets_in(tokenizer, tokens)
+    ends = [len(tokenizer.decode(tokens[:count]).rstrip("�")) for count in range(len(tokens))]
+    assert stream.offsets == ends
 
 
 @given(

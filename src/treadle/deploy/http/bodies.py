@@ -44,6 +44,7 @@ async def read_body(request: Request, limits: ServerLimits) -> bytes:
     pieces = unpacked(body, ",".join(codings)) if codings else None
     if pieces is not None:
         body = b"".join([part async for part in _within(_in_turn(pieces), limits.max_body_bytes)])
+    request.scope["treadle.body_bytes"] = len(body)
     return body.removeprefix(codecs.BOM_UTF8)
 
 

@@ -35,9 +35,30 @@ class ApiError(Exception):
         }
         return {"error": error}
 
-    def response(self) -> JSONResponse:
-        """Return it as an HTTP response."""
-        return JSONResponse(self.to_dict(), self.status, self.headers)
+    def to_anthropic(self) -> dict[str, Any]:  # Any: JSON values
+        """Return the object that Anthropic's clients read."""
+        kind = _ANTHROPIC.get(self.status, "api_error" if self.status >= 500 else _WRONG)
+        # By these words agents know that they must shorten the conversation.
+        words = "prompt is too long: " if self.code == "context_length_exceeded" else ""
+        return {"type": "error", "error": {"type": kind, "message": words + self.message}}
+
+    def response(self, path: str) -> JSONResponse:
+        """Return it as an HTTP response, in the words of the interface that has `path`."""
+        is_anthropic = path.startswith("/v1/messages")
+        found = self.to_anthropic() if is_anthropic else self.to_dict()
+        return JSONResponse(found, self.status, self.headers)
+
+
+_WRONG = "invalid_request_error"
+_ANTHROPIC = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 def _kind(status: int) -> str:
@@ -47,7 +68,7 @@ def _kind(status: int) -> str:
         429: "rate_limit_error",
         503: "service_unavailable_error",
     }
-    return kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return kinds.get(status, "server_error" if status >= 500 else _WRONG)
 
 
 def from_treadle(error: TreadleError) -> ApiError:

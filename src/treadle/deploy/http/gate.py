@@ -57,7 +57,7 @@ class Gate:
             self._check(scope, headers)
         except ApiError as error:
             self._served.refuse(error.status)
-            await error.response()(scope, receive, answer)
+            await error.response(scope["path"])(scope, receive, answer)
             return
         self._served.num_inside += 1
         try:
@@ -157,7 +157,7 @@ async def on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     served: Service = request.app.state.served
     served.refuse(error.status)
-    return error.response()
+    return error.response(request.url.path)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -171,7 +171,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     codes = {404: "not_found", 405: "method_not_allowed"}
     code = codes.get(error.status_code, "http_error")
     headers = error.headers
-    return ApiError(error.status_code, message, code, headers=headers).response()
+    return ApiError(error.status_code, message, code, headers=headers).response(request.url.path)
 
 
 async def on_failure(request: Request, error: Exception) -> Response:
@@ -179,7 +179,7 @@ async def on_failure(request: Request, error: Exception) -> Response:
     _logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     response = ApiError(
         500, "The server failed; its log says where. Please report it.", "internal_error"
-    ).response()
+    ).response(request.url.path)
     if told := request.scope.get(_ANSWERS):  # it is sent past the gate
         _tell(response.headers, told)
     return response

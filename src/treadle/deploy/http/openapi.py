@@ -16,6 +16,9 @@ Plain = dict[str, Any]
 _BODIES: dict[str, tuple[type[Any], str]] = {
     "/v1/completions": (asked.AskedCompletion, "Continue a text."),
     "/v1/chat/completions": (asked.AskedChat, "Continue a conversation."),
+    "/v1/responses": (asked.AskedResponse, "Answer items of a conversation; what agents use."),
+    "/v1/messages": (asked.AskedMessages, "Continue a conversation, as Anthropic's clients ask."),
+    "/v1/messages/count_tokens": (asked.AskedCount, "Count the tokens of a conversation."),
     "/v1/embeddings": (asked.AskedEmbedding, "Return texts as vectors of length one."),
     "/v1/score": (asked.AskedScore, "Say how alike texts are, or how likely one is."),
     "/tokenize": (asked.AskedTokenize, "Return the tokens of a text or a conversation."),
@@ -30,6 +33,13 @@ _PAGES = {
     "/openapi.json": ("Return this document.", "application/json"),
     "/": ("Show the status page.", "text/html"),
 }
+_NAMED = {
+    "/v1/models/{name}": ("Say what a model or adapter is.", ""),
+    "/v1/responses/{name}": ("Return a response that was stored.", "Forget a response."),
+    "/v1/responses/{name}/input_items": ("Return what came with its request.", ""),
+}
+"""Path -> what GET does, and what DELETE does."""
+_NAME: Plain = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 _REFUSALS = {
     "400": "The body is wrong.",
     "401": "The API key is missing or wrong.",
@@ -70,7 +80,11 @@ def document() -> Plain:
         ref_template="#/components/schemas/{model}",
     )
     paths = {path: {"post": _post(kind.__name__, text)} for path, (kind, text) in _BODIES.items()}
-    pages = {path: {"get": _get(*entry)} for path, entry in _PAGES.items()}
+    pages: Plain = {path: {"get": _get(*entry)} for path, entry in _PAGES.items()}
+    for path, (text, gone) in _NAMED.items():
+        pages[path] = {"parameters": [_NAME], "get": _found(text)}
+        if gone:
+            pages[path]["delete"] = _found(gone)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -108,6 +122,11 @@ def _post(body: str, text: str) -> Plain:
 def _refusal(meaning: str) -> Plain:
     schema = {"schema": {"$ref": "#/components/schemas/Error"}}
     return {"description": meaning, "content": {"application/json": schema}}
+
+
+def _found(text: str) -> Plain:
+    entry = _get(text, "application/json")
+    return {**entry, "responses": {**entry["responses"], "404": _refusal("There is no such.")}}
 
 
 def _get(text: str, media_type: str) -> Plain:

@@ -20,6 +20,9 @@ class Service(Protocol):
     def refuse(self, status: int) -> None:
         """Count a request that was refused."""
 
+    def abort(self) -> None:
+        """End what is not done, with an error for each; the time to shut down is over."""
+
 
 class Closable(Protocol):
     """Answers that end when nobody reads them any more."""

@@ -21,6 +21,8 @@ _KEEP_ALIVE_SECONDS = 65
 _PROXIES = ("FORWARDED_ALLOW_IPS", "127.0.0.1,::1")
 """Who may say for whom it asks: uvicorn's variable, and both addresses of this machine."""
 
+_LAST_WORDS_SECONDS = 2.0
+
 
 class Server(uvicorn.Server):
     """Answers 503 to new requests after SIGTERM or Ctrl+C, and ends when the others are done.
@@ -51,6 +53,7 @@ class Server(uvicorn.Server):
         )
         self._served = served
         self._drain_until: float | None = None
+        self._end_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain, or end at once if that has begun."""
@@ -68,12 +71,22 @@ class Server(uvicorn.Server):
         if self._drain_until is not None:
             is_late = time.monotonic() > self._drain_until
             if is_late and self._served.num_inside:
-                _logger.warning(
-                    "%d requests were not done in time and are cancelled", self._served.num_inside
-                )
-            if is_late or not self._served.num_inside:
+                self._end_late()
+            if not self._served.num_inside or self._is_over():
                 self.should_exit = True
         return await super().on_tick(counter)
+
+    def _end_late(self) -> None:
+        """Let requests that are late end with an error; they have a moment to tell it."""
+        if self._end_at is None:
+            _logger.warning(
+                "%d requests were not done in time and are cancelled", self._served.num_inside
+            )
+            self._end_at = time.monotonic() + _LAST_WORDS_SECONDS
+            self._served.abort()
+
+    def _is_over(self) -> bool:
+        return self._end_at is not None and time.monotonic() > self._end_at
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -16,11 +16,15 @@ from treadle.deploy.http.gate import Gate, on_api_error, on_failure, on_http_err
 from treadle.deploy.http.openapi import document
 from treadle.deploy.http.visitors import Visitors
 from treadle.deploy.serve import plain_endpoints as plain
-from treadle.deploy.serve.chats import chats
+from treadle.deploy.serve.chat.endpoint import chats
 from treadle.deploy.serve.completions import completions
 from treadle.deploy.serve.history import History
+from treadle.deploy.serve.messages.endpoint import count_tokens, messages
+from treadle.deploy.serve.responses.endpoint import input_items, responses, stored
+from treadle.deploy.serve.responses.kept import Kept
 from treadle.deploy.serve.serving import Serving
 from treadle.deploy.serve.status import busy_of, status, version
+from treadle.deploy.serve.tokens import detokenize, tokenize
 from treadle.deploy.serve.vectors import embeddings, score
 
 __all__ = ["make_app"]
@@ -49,6 +53,7 @@ def make_app(serving: Serving, keys: Sequence[str], visitors: Visitors | None = 
             yield
         finally:
             keeping.cancel()
+            serving.preparing.close()
             await serving.engine.stop()
 
     app = Starlette(
@@ -57,11 +62,16 @@ def make_app(serving: Serving, keys: Sequence[str], visitors: Visitors | None = 
             Route("/v1/models/{name:path}", plain.model),
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/v1/chat/completions", chats, methods=["POST"]),
+            Route("/v1/responses", responses, methods=["POST"]),
+            Route("/v1/responses/{name}", stored, methods=["GET", "DELETE"]),
+            Route("/v1/responses/{name}/input_items", input_items),
+            Route("/v1/messages", messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
             Route("/v1/embeddings", embeddings, methods=["POST"]),
             Route("/v1/score", score, methods=["POST"]),
             Route("/score", score, methods=["POST"]),
-            Route("/tokenize", plain.tokenize, methods=["POST"]),
-            Route("/detokenize", plain.detokenize, methods=["POST"]),
+            Route("/tokenize", tokenize, methods=["POST"]),
+            Route("/detokenize", detokenize, methods=["POST"]),
             Route("/health", plain.health),
             Route("/metrics", plain.metrics),
             Route("/status", status),
@@ -79,4 +89,5 @@ def make_app(serving: Serving, keys: Sequence[str], visitors: Visitors | None = 
     )
     app.state.serving = app.state.served = serving
     app.state.history = history
+    app.state.kept = Kept()
     return app

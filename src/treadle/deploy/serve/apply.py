@@ -38,6 +38,7 @@ def serve(
     timeout_seconds: float = 600.0,
     drain_seconds: float = 60.0,
     tool_parser: str = "auto",
+    reasoning_parser: str = "auto",
     engine: ServeEngineSettings | None = None,
 ) -> None:
     """Serve models behind OpenAI's HTTP interface, with a status page at /.
@@ -66,6 +67,8 @@ def serve(
         drain_seconds: Time that requests have to end after SIGTERM.
         tool_parser: How the model writes calls of tools: hermes (and Qwen), llama3 or mistral; auto
             reads it off the chat template.
+        reasoning_parser: How the model marks what it thinks before it answers: think (between
+            <think> and </think>) or none; auto looks where the chat template knows the marks.
         engine: How each model is held and shared out.
 
     Raises:
@@ -76,14 +79,16 @@ def serve(
     from treadle.deploy.http.server import Server
     from treadle.deploy.serve.app import make_app
     from treadle.deploy.serve.catalogue import Catalogue
+    from treadle.deploy.serve.chat.calls import require_format
+    from treadle.deploy.serve.chat.thoughts import require_parser
     from treadle.deploy.serve.door import open_door
     from treadle.deploy.serve.serving import Serving
-    from treadle.deploy.serve.tools import require_format
 
     limits = ServerLimits(
         max_requests, max_body_bytes, timeout_seconds, drain_seconds=drain_seconds
     )
-    tool_format, keys = require_format(tool_parser), _keys(api_key)
+    tool_format, thoughts = require_format(tool_parser), require_parser(reasoning_parser)
+    keys = _keys(api_key)
     # The door comes before the models load: a port in use, or a name that is none, is said at once.
     with open_door(host, port, uds, uds_mode, allow_host, allow_origin) as door:
         served = _load(
@@ -91,7 +96,7 @@ def serve(
             adapter,
             engine or ServeEngineSettings(),
         )
-        serving = Serving(Catalogue(served), limits, tool_format)
+        serving = Serving(Catalogue(served), limits, tool_format, thoughts)
         if not keys:
             _warn(door)
         _announce(door.address, served)

@@ -1,18 +1,26 @@
 """The models and adapters of one server, by the names that clients use."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treadle.core.errors import TreadleError
 from treadle.core.registry import near
 from treadle.deploy.http.errors import ApiError, from_treadle
+from treadle.deploy.serve.template import Shown, shown_by
 from treadle.deploy.serve.vocabulary import ServedVocabulary
 from treadle.runtime.llm import LLM
 
+if TYPE_CHECKING:
+    from treadle.model.classes import Tokenizer
+
 __all__ = ["Catalogue", "ServedModel"]
+
+_CHARACTERS = 8
+"""Of a text for each token of the context before it is read in parts: twice what texts have."""
+_UNSURE = 64
+"""Tokens by which a part of a text may have more than they are in the whole."""
 
 
 class ServedModel:
@@ -20,6 +28,7 @@ class ServedModel:
 
     def __init__(self, name: str, llm: LLM, adapter: str | None = None, root: str = "") -> None:
         self.name, self.llm, self.adapter, self.root = name, llm, adapter, root or name
+        self._shown: dict[tuple[str, bool], Shown] = {}
         self.created = int(time.time())
         report = llm.load_report()
         # The last token is chosen but never run.
@@ -33,45 +42,63 @@ class ServedModel:
 
     @property
     def chat_template(self) -> str:
-        """The template of conversations; empty where the model has none."""
+        """The template of conversations, or all of them; empty where the model has none."""
         if not self.llm.prompts.has_tokenizer:
             return ""
-        found = self.llm.prompts.tokenizer.chat_template
-        return found if isinstance(found, str) else ""
+        found: Any = self.llm.prompts.tokenizer.chat_template  # Any: text, several by name, None
+        return "\n".join(found.values()) if isinstance(found, dict) else found or ""
 
-    async def tokens(self, prompt: str | list[int]) -> list[int]:
+    def shown(self, has_tools: bool) -> Shown:
+        """Return what its template makes of a conversation, with tools or without."""
+        key = (self.chat_template, has_tools)
+        if key not in self._shown:
+            self._shown[key] = shown_by(self.llm.prompts.tokenizer, has_tools)
+        return self._shown[key]
+
+    def tokens(self, prompt: str | list[int], adds_special: bool = True) -> list[int]:
         """Return the tokens of a prompt that leaves place for an answer.
+
+        Args:
+            prompt: Text, or token ids.
+            adds_special: Whether the tokenizer's special tokens go around a text; a template writes
+                its own.
 
         Raises:
             ApiError: It is empty, too long, or has ids that the model does not know.
         """
-        if isinstance(prompt, list):
-            self._require_length(len(prompt))
         try:
-            found = await self._tokenised(prompt)
+            ids = prompt if isinstance(prompt, list) else self._read(prompt, adds_special)
+            self._require_length(len(ids))
+            return self.llm.prompts.tokens(ids)
         except TreadleError as error:
             raise from_treadle(error) from error
-        self._require_length(len(found))
-        return found
 
-    async def _tokenised(self, prompt: str | list[int]) -> list[int]:
-        prompts = self.llm.prompts
-        if isinstance(prompt, list):
-            return prompts.tokens(prompt)
-        ids = await asyncio.to_thread(lambda: prompts.tokenizer(prompt).input_ids)
-        self._require_length(len(ids))
-        return prompts.tokens(ids)
+    def _read(self, text: str, adds_special: bool) -> list[int]:
+        """Return the tokens of a text; of one that is far too long only a part is read."""
+        tokenizer = self.llm.prompts.tokenizer
+        length = _CHARACTERS * self.max_length
+        while length < len(text):
+            ids = _ids(tokenizer, text[:length], adds_special)
+            if len(ids) > self.max_length + _UNSURE:
+                raise self._too_long(f"{len(ids)} tokens in its first {length} characters alone")
+            # As long as the limit asks for where the rest is like this, and half of that more.
+            length = max(2 * length, int(1.5 * length * self.max_length / max(1, len(ids))))
+        return _ids(tokenizer, text, adds_special)
 
     def _require_length(self, num_tokens: int) -> None:
         if num_tokens >= self.max_length:
-            raise ApiError(
-                400,
-                f"The prompt has {num_tokens} tokens, and the context of '{self.name}' is "
-                f"{self.max_length} tokens, which must hold it and at least one more; shorten the "
-                f"prompt.",
-                "context_length_exceeded",
-                "prompt",
-            )
+            raise self._too_long(f"{num_tokens} tokens")
+
+    def _too_long(self, found: str) -> ApiError:
+        # litellm and others know this error by its first words.
+        return ApiError(
+            400,
+            f"This model's maximum context length is {self.max_length} tokens, for the prompt and "
+            f"at least one more, and the prompt has {found}; shorten the prompt, or ask a model "
+            f"with a longer context than '{self.name}'.",
+            "context_length_exceeded",
+            "prompt",
+        )
 
     def max_tokens(self, num_prompt: int, asked: int | None) -> int:
         """Return how many tokens an answer may have.
@@ -83,9 +110,9 @@ class ServedModel:
         if asked is not None and asked > left:
             raise ApiError(
                 400,
-                f"The prompt has {num_prompt} tokens and max_tokens is {asked}, and the context of "
-                f"'{self.name}' is {self.max_length} tokens; lower max_tokens to {left} or shorten "
-                f"the prompt.",
+                f"This model's maximum context length is {self.max_length} tokens, and {asked} "
+                f"(max_tokens) were asked for behind a prompt of {num_prompt}; lower max_tokens to "
+                f"{left}, or shorten the prompt.",
                 "context_length_exceeded",
                 "max_tokens",
             )
@@ -104,6 +131,11 @@ class ServedModel:
         }
 
 
+def _ids(tokenizer: "Tokenizer", text: str, adds_special: bool) -> list[int]:
+    found = tokenizer(text, add_special_tokens=adds_special, verbose=False).input_ids
+    return [int(token) for token in found]
+
+
 class Catalogue:
     """Finds what a client asks for."""
 
@@ -116,8 +148,12 @@ class Catalogue:
 
     @property
     def llms(self) -> dict[str, LLM]:
-        """The loaded models, without adapters, by name."""
-        return {m.name: m.llm for m in self._models.values() if m.adapter is None}
+        """The loaded models by their first name, without adapters."""
+        found: dict[LLM, str] = {}
+        for model in self._models.values():
+            if model.adapter is None:
+                found.setdefault(model.llm, model.name)
+        return {name: llm for llm, name in found.items()}
 
     def find(self, name: str | None) -> ServedModel:
         """Return the model or adapter called `name`.

@@ -14,10 +14,12 @@ from treadle.deploy.http.bodies import read_body, unless_gone
 from treadle.deploy.http.errors import ApiError, from_treadle
 from treadle.deploy.http.events import stream
 from treadle.deploy.serve.catalogue import ServedModel
+from treadle.deploy.serve.preparing import Wanted
 from treadle.deploy.serve.sampling import sampling_params
-from treadle.deploy.serve.serving import Answers, Serving
+from treadle.deploy.serve.serving import Answers, Prepared, Serving
 from treadle.runtime.answer.outputs import Delta
-from treadle.runtime.request import SamplingParams, TokenLogprobs
+from treadle.runtime.answer.text import offsets_in
+from treadle.runtime.request import TokenLogprobs
 
 __all__ = ["completions"]
 
@@ -33,12 +35,15 @@ class _Text:
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    """Of each token in the text."""
     finish_reason: str | None = None
 
     def take(self, delta: Delta) -> None:
         self.text += delta.text
         self.tokens += delta.token_ids
         self.logprobs += delta.logprobs or []
+        self.offsets += delta.text_offsets
         self.finish_reason = delta.finish_reason
 
 
@@ -48,12 +53,21 @@ async def completions(request: Request) -> Response:
     asked = parse(AskedCompletion, await read_body(request, serving.limits))
     _check(asked)
     model = serving.catalogue.find(asked.model)
-    prompts = [(await _prompt(model, asked, prompt)) for prompt in _prompts(asked)]
-    answers = await serving.ask(request, asked, model, prompts)
-    reply = _Reply(serving.new_id("cmpl"), model, asked, answers)
-    if asked.stream:
-        return stream(request, answers, reply.chunks())
-    return await unless_gone(request, reply.whole)
+    prompts = _prompts(asked)
+
+    def prepare(wanted: Wanted) -> list[Prepared]:
+        found = [_prompt(model, asked, prompt) for prompt in prompts if wanted]
+        if found and found[0][1].structured_outputs is not None:
+            model.llm.check(found[0][1])
+        return found
+
+    async def answer() -> Response:
+        num_answers = len(prompts) * (asked.n or 1)
+        answers = await serving.ask(request, asked, model, num_answers, prepare)
+        reply = _Reply(serving.new_id("cmpl"), model, asked, answers)
+        return stream(answers, reply.chunks()) if asked.stream else await reply.whole()
+
+    return await unless_gone(request, answer)
 
 
 def _check(asked: AskedCompletion) -> None:
@@ -107,10 +121,8 @@ def _prompts(asked: AskedCompletion) -> list[str | list[int]]:
     return [prompt for prompt in given if not isinstance(prompt, int)]
 
 
-async def _prompt(
-    model: ServedModel, asked: AskedCompletion, prompt: str | list[int]
-) -> tuple[list[int], SamplingParams]:
-    tokens = await model.tokens(prompt)
+def _prompt(model: ServedModel, asked: AskedCompletion, prompt: str | list[int]) -> Prepared:
+    tokens = model.tokens(prompt)
     most = model.max_tokens(
         len(tokens), _MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
     )
@@ -179,13 +191,18 @@ class _Reply:
     def _logprobs(self, place: int, found: _Text) -> dict[str, list[Any]] | None:  # Any: JSON
         if self._asked.logprobs is None:
             return None
-        tokens: list[int] = found.tokens
+        tokens, offsets = found.tokens, found.offsets
         entries: list[TokenLogprobs | None] = list(found.logprobs)
         if self._asked.echo:
             request = self._answers.parts[place // (self._asked.n or 1)].requests[0]
-            tokens = request.tokens[: request.num_prompt] + tokens
+            prompt = request.tokens[: request.num_prompt]
+            skips = self._asked.skip_special_tokens is not False
+            before = offsets_in(self._model.llm.prompts.tokenizer, prompt, skips)
+            length = len(self._prompt_text(place))
+            offsets = before + [length + offset for offset in offsets]
+            tokens = prompt + tokens
             entries = [None, *request.prompt_logprobs, *entries]
-        return self._model.vocabulary.lists(tokens, entries)
+        return self._model.vocabulary.lists(tokens, entries, offsets)
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:  # Any: JSON values
         """Give the pieces that are streamed."""
@@ -193,9 +210,8 @@ class _Reply:
         counts = bool(options and options.include_usage)
         more: dict[str, Any] = {"usage": None} if counts else {}  # Any: JSON values
         async for place, delta in self._answers.pieces():
-            before = self._texts[place]
-            logprobs = self._piece_logprobs(delta, len(before.text))
-            before.take(delta)
+            logprobs = self._piece_logprobs(delta)
+            self._texts[place].take(delta)
             if delta.text or logprobs or delta.finish_reason:
                 choice = {
                     "index": place,
@@ -207,9 +223,8 @@ class _Reply:
         if counts:
             yield {**self._head, "choices": [], "usage": self._usage()}
 
-    def _piece_logprobs(
-        self, delta: Delta, offset: int
-    ) -> dict[str, list[Any]] | None:  # Any: JSON
+    def _piece_logprobs(self, delta: Delta) -> dict[str, list[Any]] | None:  # Any: JSON
         if self._asked.logprobs is None or not delta.token_ids:
             return None
-        return self._model.vocabulary.lists(delta.token_ids, delta.logprobs or [], offset)
+        entries = delta.logprobs or []
+        return self._model.vocabulary.lists(delta.token_ids, entries, delta.text_offsets)

@@ -93,7 +93,7 @@ class EngineThread:
                 except Exception as error:  # handed to the caller
                     done.set_exception(error)
 
-        self._hand_over(job)
+        self.hand_over(job)
         return await asyncio.wrap_future(done)
 
     async def submit(
@@ -144,9 +144,10 @@ class EngineThread:
 
     def cancel(self, answering: Answering) -> None:
         """Let go of a prompt's unfinished answers and their pages."""
-        self._hand_over(lambda: self._close(answering))
+        self.hand_over(lambda: self._close(answering))
 
-    def _hand_over(self, job: Callable[[], None]) -> None:
+    def hand_over(self, job: Callable[[], None]) -> None:
+        """Let a job run between two steps; nobody is told what becomes of it."""
         with self._wake:
             self._jobs.append(job)
             self._wake.notify()

@@ -3,9 +3,9 @@
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -16,17 +16,29 @@ from treadle.deploy.http.limits import ServerLimits
 from treadle.deploy.serve.catalogue import Catalogue, ServedModel
 from treadle.deploy.serve.engine_thread import Answering, EngineThread
 from treadle.deploy.serve.metrics import Metrics
+from treadle.deploy.serve.preparing import Preparing, Wanted
 from treadle.runtime.answer.outputs import Delta
 from treadle.runtime.request import SamplingParams
 
-__all__ = ["Answers", "Serving"]
+__all__ = ["Answers", "Prepared", "Serving"]
+
+T = TypeVar("T")
+Prepared = tuple[list[int], SamplingParams]
+"""The tokens of a prompt, and how it is to be answered."""
 
 
 class Serving:
     """One server's models and what limits them."""
 
-    def __init__(self, catalogue: Catalogue, limits: ServerLimits, tool_format: str) -> None:
-        self.catalogue, self.limits, self.tool_format = catalogue, limits, tool_format
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        limits: ServerLimits,
+        tool_format: str = "auto",
+        reasoning_parser: str = "auto",
+    ) -> None:
+        self.catalogue, self.limits = catalogue, limits
+        self.tool_format, self.reasoning_parser = tool_format, reasoning_parser
         self.metrics = Metrics(catalogue.llms)
         self.engine = EngineThread(list(catalogue.llms.values()))
         self.is_draining = False
@@ -35,6 +47,7 @@ class Serving:
         self.num_inside = 0
         """HTTP requests that are not answered yet."""
         self.open: set[Answers] = set()
+        self.preparing = Preparing()
 
     def refuse(self, status: int) -> None:
         """Count a request that was refused."""
@@ -80,42 +93,80 @@ class Serving:
                 headers={"Retry-After": "1"},
             )
 
+    async def prepared(
+        self, request: Request, num_characters: int, work: Callable[[Wanted], T]
+    ) -> T:
+        """Run work that precedes an answer where it holds nobody up; see `Preparing`."""
+        return await self.preparing.run(self.client_of(request, None), num_characters, work)
+
     async def ask(
         self,
         request: Request,
         asked: AskedGeneration,
         model: ServedModel,
-        prompts: list[tuple[list[int], SamplingParams]],
+        num_answers: int,
+        prepare: Callable[[Wanted], list[Prepared]],
     ) -> "Answers":
         """Let prompts wait for their turn.
 
+        Args:
+            request: Of the client.
+            asked: Its body.
+            model: Which answers.
+            num_answers: To all prompts together.
+            prepare: Returns the prompts' tokens, and how to answer each; runs beside the event loop
+                once there is room for the answers.
+
         Raises:
-            ApiError: The queue is full, or the engine refuses one of them.
+            ApiError: The queue is full, or the engine refuses one of the prompts.
         """
-        num_answers = sum(params.n for _, params in prompts)
         self.require_room(num_answers)
         answers = Answers(self, model, num_answers)
+        answers.entering = asyncio.ensure_future(self._enter(request, asked, model, prepare))
         try:
-            form = prompts[0][1].structured_outputs
-            if form is not None:  # compiled here, where it holds nobody up
-                await asyncio.to_thread(model.llm.check, prompts[0][1])
-            answers.parts = await self.engine.submit(
-                model.llm,
-                prompts,
-                bool(asked.stream),
-                client=self.client_of(request, asked.user),
-                priority=asked.priority or 0,
-                cache_salt=asked.cache_salt or "",
-                adapter=model.adapter,
-                timeout_seconds=self.limits.timeout_seconds,
-            )
+            answers.parts = await answers.entering
         except TreadleError as error:
             answers.close()
             raise from_treadle(error) from error
+        except asyncio.CancelledError:
+            answers.close()
+            if answers.error is not None:
+                raise answers.error from None
+            raise
         except BaseException:
             answers.close()
             raise
         return answers
+
+    async def _enter(
+        self,
+        request: Request,
+        asked: AskedGeneration,
+        model: ServedModel,
+        prepare: Callable[[Wanted], list[Prepared]],
+    ) -> list[Answering]:
+        length = int(request.scope.get("treadle.body_bytes", 0))
+        return await self.engine.submit(
+            model.llm,
+            await self.prepared(request, length, prepare),
+            bool(asked.stream),
+            client=self.client_of(request, asked.user),
+            priority=asked.priority or 0,
+            cache_salt=asked.cache_salt or "",
+            adapter=model.adapter,
+            timeout_seconds=self.limits.timeout_seconds,
+        )
+
+    def abort(self) -> None:
+        """End what was not done when the time to shut down was over, with an error for each."""
+        error = ApiError(
+            503,
+            "The server shut down before the answer was done; try another, or again later.",
+            "shut_down",
+            headers={"Retry-After": "5", "Connection": "close"},
+        )
+        for answers in list(self.open):
+            answers.abort(error)
 
 
 class Answers:
@@ -125,9 +176,21 @@ class Answers:
         self._serving, self._model, self._num_answers = serving, model, num_answers
         self.parts: list[Answering] = []
         """One for each prompt, once the engine has taken them."""
+        self.entering: asyncio.Task[list[Answering]] | None = None
+        """What brings them to the engine."""
+        self.error: ApiError | None = None
+        """Why they were aborted."""
         self._is_closed = False
         serving.open.add(self)
         serving.num_generating += num_answers
+
+    def abort(self, error: ApiError) -> None:
+        """Let whoever waits for them or reads them find an error next."""
+        self.error = error
+        if self.entering is not None:
+            self.entering.cancel()
+        for part in self.parts:
+            part.put(error)
 
     def close(self) -> None:
         """Let go of what is unfinished, and count what became of all."""

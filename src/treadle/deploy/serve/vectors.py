@@ -1,7 +1,7 @@
 """/v1/embeddings and /v1/score: texts as vectors, and how alike they are."""
 
-import asyncio
 import base64
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,8 @@ from treadle.deploy.http.asked import AskedEmbedding, AskedGeneration, AskedScor
 from treadle.deploy.http.bodies import read_body, unless_gone
 from treadle.deploy.http.errors import ApiError, from_treadle
 from treadle.deploy.serve.catalogue import ServedModel
-from treadle.deploy.serve.serving import Serving
+from treadle.deploy.serve.preparing import Wanted
+from treadle.deploy.serve.serving import Prepared, Serving
 from treadle.runtime.executor import Floats
 from treadle.runtime.request import SamplingParams
 
@@ -30,8 +31,11 @@ async def embeddings(request: Request) -> Response:
     model = serving.catalogue.find(asked.model)
     texts = _texts(asked.input)
 
+    def read(wanted: Wanted) -> list[list[int]]:
+        return [model.tokens(text) for text in texts if wanted]
+
     async def work() -> Response:
-        tokens = [await model.tokens(text) for text in texts]
+        tokens = await serving.prepared(request, _num_characters(texts), read)
         vectors = await _vectors(serving, model, tokens)
         is_packed = asked.encoding_format == "base64"
         data = [
@@ -77,14 +81,29 @@ async def _vectors(serving: Serving, model: ServedModel, tokens: list[list[int]]
     try:
         found = []
         for ids in tokens:
-            embed = partial(model.llm.embed, [ids], model.adapter)
-            vector = (await serving.engine.call(embed))[0]
+            vector = await _vector(serving, model, ids)
             found.append(vector / max(float(np.linalg.norm(vector)), 1e-12))
         return found
     except TreadleError as error:
         raise from_treadle(error) from error
     finally:
         serving.num_generating -= 1
+
+
+async def _vector(serving: Serving, model: ServedModel, ids: list[int]) -> Floats:
+    """Return the mean hidden state of a text, a chunk of it between any two steps of others."""
+    call = serving.engine.call
+    mean = await call(partial(model.llm.embedding, ids, model.adapter))
+    try:
+        while (vector := await call(mean.step)) is None:
+            pass
+        return vector
+    finally:
+        serving.engine.hand_over(mean.close)
+
+
+def _num_characters(texts: Sequence[str | list[int]]) -> int:
+    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def _packed(vector: Floats) -> str:
@@ -139,7 +158,11 @@ async def _cosines(
     pairs: list[tuple[str, str]],
 ) -> tuple[list[float], list[list[int]]]:
     unique = list(dict.fromkeys(text for pair in pairs for text in pair))
-    tokens = {text: await model.tokens(text) for text in unique}
+
+    def read(wanted: Wanted) -> dict[str, list[int]]:
+        return {text: model.tokens(text) for text in unique if wanted}
+
+    tokens = await serving.prepared(request, _num_characters(unique), read)
     vectors = await _vectors(serving, model, list(tokens.values()))
     found = dict(zip(unique, vectors, strict=True))
     return [float(found[a] @ found[b]) for a, b in pairs], list(tokens.values())
@@ -153,16 +176,23 @@ async def _loglikelihoods(
     pairs: list[tuple[str, str]],
 ) -> tuple[list[float], list[list[int]]]:
     """Return the log-probability of each second text behind the first, in natural units."""
-    contexts = [await model.tokens(first) for first, _ in pairs]
-    wholes = [await _joined(model, pair, c) for pair, c in zip(pairs, contexts, strict=True)]
+    contexts: list[list[int]] = []
+    wholes: list[list[int]] = []
+
+    def prepare(wanted: Wanted) -> list[Prepared]:
+        for first, second in pairs:
+            if wanted:
+                contexts.append(model.tokens(first))
+                wholes.append(_joined(model, second, contexts[-1]))
+        # What stands before the second text needs no logits, and may come from the cache.
+        params = [
+            SamplingParams(max_tokens=1, prompt_logprobs=0, prompt_logprobs_start=len(context))
+            for context in contexts
+        ]
+        return list(zip(wholes, params, strict=True))
+
     generation = AskedGeneration(user=asked.user)
-    # What stands before the second text needs no logits, and may come from the cache.
-    params = [
-        SamplingParams(max_tokens=1, prompt_logprobs=0, prompt_logprobs_start=len(context))
-        for context in contexts
-    ]
-    asked_for = list(zip(wholes, params, strict=True))
-    answers = await serving.ask(request, generation, model, asked_for)
+    answers = await serving.ask(request, generation, model, len(pairs), prepare)
     async with answers.closing():
         async for _ in answers.pieces():
             pass
@@ -176,10 +206,9 @@ async def _loglikelihoods(
         return found, wholes
 
 
-async def _joined(model: ServedModel, pair: tuple[str, str], context: list[int]) -> list[int]:
+def _joined(model: ServedModel, text: str, context: list[int]) -> list[int]:
     """Return the tokens of a pair; the second text is encoded by itself, without specials."""
-    tokenizer = model.llm.prompts.tokenizer
-    ids = await asyncio.to_thread(lambda: tokenizer(pair[1], add_special_tokens=False).input_ids)
+    ids = model.tokens(text, adds_special=False) if text else []
     if not ids:
         raise ApiError(400, "A text_2 is empty; give at least one token.", "empty", "text_2")
-    return await model.tokens([*context, *ids])
+    return model.tokens([*context, *ids])

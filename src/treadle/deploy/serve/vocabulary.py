@@ -60,14 +60,17 @@ class ServedVocabulary:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in found)
 
     def lists(
-        self, tokens: Sequence[int], entries: Iterable[TokenLogprobs | None], offset: int = 0
+        self,
+        tokens: Sequence[int],
+        entries: Iterable[TokenLogprobs | None],
+        offsets: Sequence[int],
     ) -> dict[str, list[Any]]:  # Any: JSON values
         """Return log-probabilities in the form of completions: four lists of equal length.
 
         Args:
             tokens: What stands at each place.
             entries: Of each place: the chosen and the best tokens; None where nothing precedes.
-            offset: Of the first token in the text, in characters.
+            offsets: Of each token in the text, in characters.
         """
         texts = [self.text_of(token) for token in tokens]
         values: list[float | None] = []
@@ -75,14 +78,11 @@ class ServedVocabulary:
         for token, text, entry in zip(tokens, texts, entries, strict=True):
             values.append(None if entry is None else entry[token])
             tops.append(None if entry is None else self._top(token, text, entry))
-        offsets = [offset]
-        for text in texts[:-1]:
-            offsets.append(offsets[-1] + len(text))
         return {
             "tokens": texts,
             "token_logprobs": values,
             "top_logprobs": tops,
-            "text_offset": offsets[: len(texts)],
+            "text_offset": list(offsets),
         }
 
     def _top(self, token: int, text: str, entry: TokenLogprobs) -> dict[str, float]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.core.errors import DataError, SettingsError, TreadleError
-from treadle.runtime.structured import StructuredOutputs
+from treadle.runtime.structured import FormError, StructuredOutputs
 
 if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
@@ -159,9 +159,10 @@ def _grammar(library: Any, structured: StructuredOutputs) -> str:  # Any: the mo
 
 def _refused(structured: StructuredOutputs, reason: str) -> TreadleError:
     ((name, value),) = structured.to_dict().items()
-    return SettingsError(
-        f"structured_outputs.{name}={value!r} cannot be compiled: {_first_line(reason)}; change "
-        f"what it names."
+    line = _first_line(reason)
+    return FormError(
+        f"structured_outputs.{name}={value!r} cannot be compiled: {line}; change what it names.",
+        line,
     )
 
 

@@ -1,6 +1,6 @@
 """What comes back: answers, pieces of answers, and how busy the engine is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from treadle.runtime.request import Request, TokenLogprobs
 
@@ -60,6 +60,9 @@ class Delta:
     logprobs: list[TokenLogprobs] | None
     finish_reason: str | None
     stop_reason: int | str | None
+    text_offsets: list[int] = field(default_factory=list)
+    """For each token the place in the answer of the character that it begins or goes on; empty
+    where the model has no tokenizer."""
 
 
 @dataclass(frozen=True)

@@ -7,27 +7,82 @@ from treadle.runtime.request import Request
 if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
 
-__all__ = ["TextStream"]
+__all__ = ["TextStream", "offsets_in"]
 
 _CONTEXT_TOKENS = 6
 """Prompt tokens decoded along, so that the first new token knows whether a space precedes it."""
 _INCOMPLETE = "�"
 
 
+class _Decoding:
+    """Turns tokens into text one after another.
+
+    Decodes a token together with the few before it, because tokenizers join bytes and spaces over
+    tokens, and gives nothing while the bytes of a character are incomplete.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", num_read: int, skips_special: bool) -> None:
+        self._tokenizer, self._skips_special = tokenizer, skips_special
+        self.read = num_read
+        """Tokens whose text was given."""
+        self._prefix = max(0, num_read - _CONTEXT_TOKENS)
+
+    def step(self, tokens: list[int], last: int) -> str:
+        """Return what is certain of the text of the tokens up to `last`, and was not given."""
+        new = self._new(tokens, last)
+        if not new or new.endswith(_INCOMPLETE):
+            return ""
+        self._prefix, self.read = self.read, last
+        return new
+
+    def rest(self, tokens: list[int], last: int) -> str:
+        """Return what will not become more: all but bytes that are no whole character."""
+        new = self._new(tokens, last)
+        self.read = last
+        whole = new.rstrip(_INCOMPLETE)
+        if whole == new:
+            return new
+        # The sign itself is text where a model writes it on purpose.
+        sign = self._tokenizer(_INCOMPLETE, add_special_tokens=False).input_ids
+        return new if tokens[last - len(sign) : last] == list(sign) else whole
+
+    def _new(self, tokens: list[int], last: int) -> str:
+        before = self._decode(tokens[self._prefix : self.read])
+        return self._decode(tokens[self._prefix : last])[len(before) :]
+
+    def _decode(self, tokens: list[int]) -> str:
+        text: str = self._tokenizer.decode(
+            tokens, skip_special_tokens=self._skips_special, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+def offsets_in(tokenizer: "Tokenizer", tokens: list[int], skips_special: bool = True) -> list[int]:
+    """Return for each token the place in their text of the character that it begins or goes on."""
+    decoding = _Decoding(tokenizer, 0, skips_special)
+    offsets, length = [], 0
+    for last in range(1, len(tokens) + 1):
+        offsets.append(length)
+        length += len(decoding.step(tokens, last))
+    return offsets
+
+
 class TextStream:
     """The text of one request's new tokens.
 
-    Decodes a token together with the few before it, because tokenizers join bytes and spaces over
-    tokens; holds back what may still change: characters whose bytes are incomplete, and an end
-    that may be the start of a stop string.
+    Holds back what may still change: characters whose bytes are incomplete, and an end that may be
+    the start of a stop string.
     """
 
     def __init__(self, tokenizer: "Tokenizer", request: Request) -> None:
-        self._tokenizer, self._request, self._params = tokenizer, request, request.params
-        self._read = self._num_taken = request.num_prompt
-        self._prefix = max(0, self._read - _CONTEXT_TOKENS)
+        self._request, self._params = request, request.params
+        self._num_taken = request.num_prompt
+        skips = request.params.skip_special_tokens
+        self._decoding = _Decoding(tokenizer, request.num_prompt, skips)
         self.text = ""
         """All complete characters so far, cut at a stop string."""
+        self.offsets: list[int] = []
+        """For each new token the place in the text of the character that it begins or goes on."""
         self.stop: str | None = None
         """The stop string that was met."""
 
@@ -35,19 +90,11 @@ class TextStream:
         """Take in the request's tokens up to `num_tokens`, prompt included."""
         tokens = self._request.tokens
         for last in range(self._num_taken + 1, num_tokens + 1):
-            before = self._decode(tokens[self._prefix : self._read])
-            after = self._decode(tokens[self._prefix : last])
-            if len(after) > len(before) and not after.endswith(_INCOMPLETE):
-                self._extend(after[len(before) :], last - self._request.num_prompt)
-                self._prefix, self._read = self._read, last
+            self.offsets.append(len(self.text))
+            new = self._decoding.step(tokens, last)
+            if new:
+                self._extend(new, last - self._request.num_prompt)
             self._num_taken = last
-
-    def _decode(self, tokens: list[int]) -> str:
-        skip = self._params.skip_special_tokens
-        text: str = self._tokenizer.decode(
-            tokens, skip_special_tokens=skip, clean_up_tokenization_spaces=False
-        )
-        return text
 
     def _extend(self, new: str, num_new: int) -> None:
         if self.stop is not None:
@@ -67,12 +114,9 @@ class TextStream:
             self.text = self.text[: at + keep]
 
     def finish(self) -> None:
-        """Take what was held back as it is: no token will follow."""
-        if self.stop is None and self._read < self._num_taken:
-            tokens = self._request.tokens
-            before = self._decode(tokens[self._prefix : self._read])
-            self.text += self._decode(tokens[self._prefix : self._num_taken])[len(before) :]
-            self._read = self._num_taken
+        """Take what was held back, as no token will follow; of a cut character no byte is shown."""
+        if self.stop is None and self._decoding.read < self._num_taken:
+            self.text += self._decoding.rest(self._request.tokens, self._num_taken)
 
     def show(self, is_finished: bool) -> str:
         """Return the text that was not shown yet and can no longer change."""

@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from treadle.deploy.http.asked import Tool
-from treadle.deploy.serve.tools import CallReader, forced_schema, format_of
 from treadle.runtime import SamplingParams
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -120,7 +118,9 @@ def test_a_call_that_must_come(client, choice, is_streamed):
         chunks = list(client.chat.completions.create(**settings, stream=True))
         calls = [c for chunk in chunks for c in chunk.choices[0].delta.tool_calls or []]
         reason = chunks[-1].choices[0].finish_reason
-        assert [call.index for call in calls] == [0]
+        assert {call.index for call in calls} == {0}
+        assert len(calls) > 3  # as they are written
+        calls[0].function.arguments = "".join(call.function.arguments for call in calls)
     else:
         found = client.chat.completions.create(**settings).choices[0]
         calls, reason = found.message.tool_calls, found.finish_reason
@@ -145,62 +145,19 @@ def test_earlier_calls_and_their_results_are_taken(client):
 
 
 @pytest.mark.parametrize(
-    ("name", "pieces", "text", "calls"),
-    [
-        ("hermes", ['Hi <tool_call>\n{"name": "f", "arguments": {"a": 1}}', "\n</tool_call>"],
-         "Hi ", [("f", {"a": 1})]),
-        ("hermes", ['<tool', '_call>{"name":"f","arguments":{}}</tool_call>\n<tool_call>'
-                    '{"name":"g","arguments":{}}</tool_call>'], "", [("f", {}), ("g", {})]),
-        ("hermes", ["a <tool", "box>"], "a <toolbox>", []),
-        ("hermes", ["<tool_call>no json</tool_call>"], "no json", []),
-        ("hermes", ['<tool_call>{"name":"f","arguments":{}}'], "", [("f", {})]),
-        ("hermes", ["<tool_call>{"], "<tool_call>{", []),
-        ("llama3", ['{"name": "f", ', '"parameters": {"a": 1}}'], "", [("f", {"a": 1})]),
-        ("llama3", ['<|python_tag|>{"name":"f","parameters":{}}; {"name":"g","parameters":{}}'],
-         "", [("f", {}), ("g", {})]),
-        ("llama3", ['{"other": 1}'], '{"other": 1}', []),
-        ("llama3", ["Say {", "}"], "Say {}", []),
-        ("mistral", ["[TOOL_", 'CALLS] [{"name":"f","arguments":{"a":1}}]'], "", [("f", {"a": 1})]),
-        ("mistral", ["plain [TOOL"], "plain [TOOL", []),
-    ],
-)  # fmt: skip
-def test_each_familys_calls_are_found_piece_by_piece(name, pieces, text, calls):
-    whole = "".join(pieces)
-    for parts in (pieces, list(whole), [whole]):
-        reader = CallReader(name)
-        shown, found = "", []
-        for part in parts:
-            more, new = reader.feed(part)
-            shown, found = shown + more, found + new
-        rest, new = reader.finish()
-        assert shown + rest == text
-        assert [(c.name, json.loads(c.arguments)) for c in found + new] == calls
-
-
-def test_formats_are_read_off_templates():
-    assert format_of("x [TOOL_CALLS] y") == "mistral"
-    assert format_of("x <|python_tag|> y") == "llama3"
-    assert format_of("x <tool_call> y") == format_of("") == "hermes"
-    tools = [Tool.model_validate(tool) for tool in TOOLS]
-    assert forced_schema(tools, "look", False) == TOOLS[0]["function"]["parameters"]
-    assert forced_schema(tools, None, True)["maxItems"] == 1
-
-
-@pytest.mark.parametrize(
     ("body", "says"),
     [
         ({"messages": []}, "at least 1"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "it cannot be read"),
         ({"top_logprobs": 2}, "without logprobs"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "mean the same"),
         ({"tool_choice": "required"}, "without tools"),
-        ({"tools": TOOLS * 2}, "Two tools are called 'look'"),
+        ({"tools": TOOLS * 2}, "tools[0] and tools[1] are both called 'look'"),
         (
             {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}},
             "names 'x'",
         ),
-        ({"tools": TOOLS, "response_format": {"type": "json_object"}}, "beside tools"),
         ({"response_format": {"type": "json_schema"}}, "without json_schema"),
         (
             {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
@@ -209,8 +166,6 @@ def test_formats_are_read_off_templates():
         ({"functions": []}, "gave way to tools"),
         ({"audio": {}}, "text only"),
         ({"max_tokens": 5000}, "lower max_tokens"),
-        ({"tools": TOOLS, "messages": [{"role": "assistant", "tool_calls": [
-            {"id": "1", "function": {"name": "look", "arguments": "{"}}]}]}, "no JSON"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(web, body, says):

@@ -1,0 +1,1 @@
+"""A conversation goes on: templates, tools, thoughts, and the answer in pieces."""

@@ -1,0 +1,239 @@
+"""From a conversation to the text that a model was tuned on, tools included."""
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from treadle.deploy.http.asked import Message, Tool
+from treadle.deploy.http.errors import ApiError
+from treadle.deploy.serve.catalogue import ServedModel
+from treadle.deploy.serve.chat.arguments import arguments_of
+from treadle.deploy.serve.chat.pieces import Plain
+from treadle.deploy.serve.template import Shown, short_id
+from treadle.runtime.prompts import is_broken_template
+
+__all__ = ["Talk", "written"]
+
+_TOOLS = """You can call these functions:
+<tools>
+{tools}
+</tools>
+To call one, answer with an object of its name and arguments between tags, and nothing else:
+<tool_call>
+{{"name": NAME, "arguments": {{...}}}}
+</tool_call>"""
+"""For models whose template knows no tools; the form is Hermes'."""
+
+
+class Talk(NamedTuple):
+    """A conversation and what else a template reads."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    values: Mapping[str, Any] = {}
+    """Name -> JSON value, beside the messages."""
+    opens_answer: bool = True
+    """Whether the template opens an answer."""
+    continues: bool = False
+    """Whether the answer goes on with the last message."""
+
+
+def written(model: ServedModel, talk: Talk) -> str:
+    """Return a conversation as the model reads it, up to where it answers.
+
+    Nothing is lost: what the template does not show (tools, calls and their results, system
+    messages) is said in words that it does show.
+
+    Raises:
+        ApiError: The model has no chat template, or it refuses the messages.
+    """
+    _require_template(model)
+    _check_values(model, talk.values)
+    shown = model.shown(bool(talk.tools))
+    try:
+        return _render(model, talk, shown)
+    except Exception as error:  # a template raises what it likes
+        has_calls = any(message.tool_calls or message.role == "tool" for message in talk.messages)
+        if has_calls and shown.calls:  # such as two calls at once, which some refuse
+            return _written_plainly(model, talk, shown, error)
+        raise _refused(model, error) from error
+
+
+def _written_plainly(model: ServedModel, talk: Talk, shown: Shown, first: Exception) -> str:
+    try:
+        return _render(model, talk, shown._replace(calls=False))
+    except Exception as error:  # a template raises what it likes
+        raise _refused(model, first) from error
+
+
+def _require_template(model: ServedModel) -> None:
+    if not model.chat_template:
+        raise ApiError(
+            400,
+            f"'{model.name}' has no chat template; use /v1/completions, or a model that was tuned "
+            f"to chat.",
+            "no_chat_template",
+            "model",
+        )
+
+
+@cache
+def _reserved(kind: type) -> frozenset[str]:
+    """Return the names that are the server's own: what `apply_chat_template` takes."""
+    template: Any = kind.apply_chat_template  # type: ignore[attr-defined]  # a tokenizer's
+    return frozenset(inspect.signature(template).parameters) | {"messages"}
+
+
+def _check_values(model: ServedModel, values: Mapping[str, Any]) -> None:
+    kind: type = type(model.llm.prompts.tokenizer)
+    reserved = _reserved(kind)
+    for name in values:
+        if name in reserved:
+            raise ApiError(
+                400,
+                f"chat_template_kwargs sets '{name}', which the server decides; leave it out, or "
+                f"use the parameter of the body that is meant for it.",
+                "invalid_value",
+                "chat_template_kwargs",
+            )
+
+
+def _render(model: ServedModel, talk: Talk, shown: Shown) -> str:
+    messages = [_plain(message, shown) for message in talk.messages]
+    tools = [tool.model_dump(exclude_none=True) for tool in talk.tools]
+    if tools and not shown.tools:
+        messages, tools = _with_tools(messages, tools), []
+    if not shown.calls:
+        messages = _with_results(messages)
+    if not shown.system:
+        messages = _with_system(messages)
+    if shown.takes_parts:
+        messages = [_in_parts(message) for message in messages]
+    tokenizer = model.llm.prompts.tokenizer
+    return str(
+        tokenizer.apply_chat_template(
+            messages,
+            tools=tools or None,
+            add_generation_prompt=talk.opens_answer and not talk.continues,
+            continue_final_message=talk.continues,
+            tokenize=False,
+            **talk.values,
+        )
+    )
+
+
+def _refused(model: ServedModel, error: Exception) -> ApiError:
+    if is_broken_template(model.llm.prompts.tokenizer):
+        return ApiError(
+            500,
+            f"The chat template of '{model.name}' is broken, as it fails for any message "
+            f"({type(error).__name__}: {error}); whoever serves it shall copy the template of "
+            f"the original model into its folder.",
+            "chat_template_broken",
+            "model",
+        )
+    return ApiError(
+        400,
+        f"The chat template of '{model.name}' refuses the messages ({error}); give the roles "
+        f"in the order that the model was tuned on.",
+        "template_refused",
+        "messages",
+    )
+
+
+def _plain(message: Message, shown: Shown) -> Plain:
+    """Return a message as templates read it; its calls as text where they do not show them."""
+    found: Plain = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": message.text,
+    }
+    if message.name is not None:
+        found["name"] = message.name
+    if message.tool_call_id is not None:
+        given = message.tool_call_id
+        found["tool_call_id"] = short_id(given) if shown.short_ids else given
+    if message.thoughts:
+        found["reasoning_content"] = message.thoughts
+    calls = message.tool_calls or []
+    if calls and shown.calls:
+        found["tool_calls"] = [
+            {
+                "id": short_id(call.id) if shown.short_ids else call.id,
+                "type": "function",
+                "function": {
+                    "name": call.function.name,
+                    "arguments": _as_wanted(call.function.arguments, shown),
+                },
+            }
+            for call in calls
+        ]
+        if not message.text and shown.empty_as_null:
+            found["content"] = None
+    elif calls:
+        found["content"] = "\n".join(filter(None, [message.text, *map(_call_as_text, calls)]))
+    return found
+
+
+def _as_wanted(arguments: Any, shown: Shown) -> Any:  # Any: JSON, or what it says
+    found = arguments_of(arguments)
+    return json.dumps(found, ensure_ascii=False) if shown.arguments_as_text else found
+
+
+def _call_as_text(call: Any) -> str:  # Any: a ToolCall
+    function = {
+        "name": call.function.name,
+        "arguments": arguments_of(call.function.arguments),
+    }
+    return f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>"
+
+
+def _with_tools(messages: list[Plain], tools: list[Plain]) -> list[Plain]:
+    """Tell of the tools in the system message."""
+    said = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    text = _TOOLS.format(tools=said)
+    has_system = messages[0]["role"] == "system"
+    system = f"{messages[0]['content']}\n\n{text}" if has_system else text
+    return [{"role": "system", "content": system}, *messages[has_system:]]
+
+
+def _with_results(messages: list[Plain]) -> list[Plain]:
+    """Let the user tell of what tools returned; results behind each other are one message."""
+    found: list[Plain] = []
+    was_result = False
+    for message in messages:
+        is_result = message["role"] == "tool"
+        if is_result:
+            text = f"<tool_response>\n{message['content']}\n</tool_response>"
+            if was_result:
+                found[-1]["content"] += f"\n{text}"
+            else:
+                found.append({"role": "user", "content": text})
+        else:
+            found.append(message)
+        was_result = is_result
+    return found
+
+
+def _with_system(messages: list[Plain]) -> list[Plain]:
+    """Say what system messages say at the start of what the user says next."""
+    found: list[Plain] = []
+    said: list[str] = []
+    for message in messages:
+        if message["role"] == "system":
+            said.append(message["content"])
+            continue
+        if said and message["role"] == "user":
+            message = {**message, "content": "\n\n".join([*said, message["content"]])}
+            said = []
+        found.append(message)
+    if said:
+        found.append({"role": "user", "content": "\n\n".join(said)})
+    return found
+
+
+def _in_parts(message: Plain) -> Plain:
+    if message["content"] is None:
+        return message
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}

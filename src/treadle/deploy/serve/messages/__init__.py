@@ -1,0 +1,1 @@
+"""/v1/messages: Anthropic's interface, over the same conversations."""

@@ -1,0 +1,1 @@
+"""/v1/responses: OpenAI's interface for agents, over the same conversations."""
