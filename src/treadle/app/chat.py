@@ -1,15 +1,18 @@
 """`treadle chat`: a conversation in the terminal, with a model here or behind a server."""
 
 import contextlib
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TextIO
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, TextIO
 
-from treadle.app.remote_chat import RemoteChat
-from treadle.core.errors import SettingsError, TreadleError
+from treadle.app.remote_chat import Piece, RemoteChat
+from treadle.core.errors import DataError, SettingsError, TreadleError
 from treadle.core.registry import near
 from treadle.runtime.address import is_address, key_of_environment
+from treadle.runtime.answer.talk import TALK, RepeatWatch
+from treadle.runtime.request import SamplingParams
 
 __all__ = ["chat"]
 
@@ -21,16 +24,10 @@ _COMMANDS = {
     "/again": "answer the last message once more",
     "/exit": "leave, as Ctrl+D does",
 }
+_REPEATS = "repeats"
 
 
-class Piece(NamedTuple):
-    """What is new of an answer."""
-
-    text: str
-    num_tokens: int
-
-
-Answerer = Callable[[list[Message]], Iterator[Piece]]
+Answerer = Callable[[list[Message]], Generator[Piece]]
 
 
 def chat(
@@ -39,9 +36,12 @@ def chat(
     system: str | None = None,
     name: str | None = None,
     api_key: str | None = None,
-    max_tokens: int | None = None,
-    temperature: float = 0.7,
-    top_p: float = 0.9,
+    max_tokens: int = 1024,
+    temperature: float = TALK["temperature"],
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    allow_repeats: bool = False,
     seed: int | None = None,
     weights: str = "auto",
     num_threads: int | None = None,
@@ -59,9 +59,15 @@ def chat(
         system: How the model is to behave.
         name: Which of a server's models answers (default: its first).
         api_key: Of the server (default: that of TREADLE_API_KEY, else OPENAI_API_KEY).
-        max_tokens: Of an answer (default: what the context has left).
+        max_tokens: Of an answer at most; the context may end before.
         temperature: 0 always takes the most probable token.
-        top_p: Choose among the most probable tokens that together reach this probability.
+        top_p: Choose among the most probable tokens that together reach this probability (default:
+            0.9; 1 at temperature 0).
+        min_p: Drop tokens less probable than this fraction of the most probable one (default: 0.05;
+            0 at temperature 0).
+        repetition_penalty: Above 1, makes tokens that the conversation has less probable (default:
+            1.05; 1 at temperature 0).
+        allow_repeats: Let an answer say the same over and over; else it is stopped where it does.
         seed: Same seed, same answers.
         weights: How matrices are held: fp32, fp16, q8, q4_0 or q4_1; auto keeps the codes of a
             quantised model.
@@ -72,12 +78,14 @@ def chat(
         SettingsError: The server cannot be reached, or refuses.
         CheckpointError: The model cannot be read.
     """
+    own = {"top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
     sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-    if temperature > 0:
-        sampling["top_p"] = top_p
+    sampling |= {name: value for name, value in TALK.items() if name in own and temperature > 0}
+    sampling |= {name: value for name, value in own.items() if value is not None}
+    SamplingParams(**sampling)  # refuses here what a server would refuse at the first message
     if is_address(model):
         remote = RemoteChat(model, name, api_key or key_of_environment())
-        answer: Answerer = lambda talk: (Piece(*p) for p in remote.answer(talk, sampling))  # noqa: E731
+        answer: Answerer = lambda talk: remote.answer(talk, sampling)  # noqa: E731
     else:
         for flag, value in (("--name", name), ("--api-key", api_key)):
             if value is not None:
@@ -86,23 +94,45 @@ def chat(
                 )
         options = {"weights": weights, "num_threads": num_threads}
         answer = _local(model, sampling, trust_remote_code=trust_remote_code, **options)
-    talk = _Talk(answer, system)
-    if sys.stdin.isatty():
-        talk.interact(sys.stdin)
-    else:
-        for line in sys.stdin:
-            if line.strip():
-                talk.say(line.rstrip("\n"))
+    talk = _Talk(answer, system, max_tokens, not allow_repeats)
+    try:
+        if sys.stdin.isatty():
+            talk.interact(sys.stdin)
+        else:
+            for line in _lines(sys.stdin):
+                if line.strip():
+                    talk.say(line.rstrip("\r\n"))
+    except BrokenPipeError:  # whoever read the answers has gone, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _lines(source: TextIO) -> Iterator[str]:
+    """Give the lines of a pipe.
+
+    Raises:
+        DataError: One is no UTF-8.
+    """
+    num_read = 0
+    try:
+        for line in source:
+            line.encode()  # where the locale is C, bytes that are no text come as half characters
+            yield line
+            num_read += 1
+    except UnicodeError as error:
+        raise DataError(
+            f"The input is no text in UTF-8 behind its line {num_read} ({error}); convert it, as "
+            f"with iconv -t utf-8."
+        ) from error
 
 
 def _local(model: str, sampling: dict[str, Any], **options: Any) -> Answerer:  # Any: settings
     """Return what answers with a model of this machine."""
-    from treadle.runtime import LLM, SamplingParams
+    from treadle.runtime import LLM
 
     llm = LLM(model, max_num_seqs=1, **options)
     params = SamplingParams(**sampling)
 
-    def answer(messages: list[Message]) -> Iterator[Piece]:
+    def answer(messages: list[Message]) -> Generator[Piece]:
         (request,) = requests = llm.submit(llm.prompts.chat(messages), params)
         seen = {request.id: 0}
         try:
@@ -110,7 +140,7 @@ def _local(model: str, sampling: dict[str, Any], **options: Any) -> Answerer:  #
                 llm.step()
                 delta = llm.delta(request, 0, seen)
                 if delta is not None:
-                    yield Piece(delta.text, len(delta.token_ids))
+                    yield Piece(delta.text, len(delta.token_ids), delta.finish_reason)
         finally:
             llm.close(requests)
 
@@ -120,8 +150,10 @@ def _local(model: str, sampling: dict[str, Any], **options: Any) -> Answerer:  #
 class _Talk:
     """A conversation and how it is shown."""
 
-    def __init__(self, answer: Answerer, system: str | None) -> None:
-        self._answer = answer
+    def __init__(
+        self, answer: Answerer, system: str | None, max_tokens: int, stops_repeats: bool
+    ) -> None:
+        self._answer, self._max_tokens, self._stops_repeats = answer, max_tokens, stops_repeats
         self._out: TextIO = sys.stdout
         self._is_terminal = self._out.isatty()
         self.begin(system)
@@ -183,29 +215,63 @@ class _Talk:
         """Say something to the model and show its answer; a refused message is forgotten."""
         self.messages.append({"role": "user", "content": text})
         began = time.perf_counter()
-        first, num_tokens, parts = 0.0, 0, []
+        shown = _Shown()
         try:
-            for piece in self._answer(self.messages):
-                first = first or time.perf_counter()
-                num_tokens += piece.num_tokens
-                parts.append(piece.text)
-                self._write(piece.text)
+            with contextlib.closing(self._answer(self.messages)) as pieces:
+                self._show(pieces, shown)
         except KeyboardInterrupt:
             self._write(" …")
         except TreadleError:
             self.messages.pop()
             raise
-        self.messages.append({"role": "assistant", "content": "".join(parts)})
+        self.messages.append({"role": "assistant", "content": shown.watch.once()})
         self._write("\n")
-        if self._is_terminal and num_tokens:
-            seconds = time.perf_counter() - first
-            speed = f", then {(num_tokens - 1) / seconds:.1f} a second" if num_tokens > 1 else ""
-            self._note(f"{num_tokens} tokens, the first after {first - began:.2f} s{speed}")
+        self._tell(shown, began)
+
+    def _show(self, pieces: Iterator[Piece], shown: "_Shown") -> None:
+        for piece in pieces:
+            shown.first = shown.first or time.perf_counter()
+            shown.num_tokens += piece.num_tokens
+            shown.reason = piece.finish_reason or shown.reason
+            self._write(piece.text)
+            if shown.watch.feed(piece.text) and self._stops_repeats:
+                shown.reason = _REPEATS
+                return
+
+    def _tell(self, shown: "_Shown", began: float) -> None:
+        """Say why an answer ended early, and on a terminal how fast it came."""
+        if shown.reason == _REPEATS:
+            self._note("Stopped: the answer repeats itself (--allow-repeats lets it).")
+        elif shown.reason == "length":
+            is_full = shown.num_tokens < self._max_tokens
+            where = "its context is full; /reset forgets the conversation"
+            most = f"it has {self._max_tokens} tokens; --max-tokens lets it have more"
+            self._note(f"The answer is cut off: {where if is_full else most}.")
+        if self._is_terminal and shown.num_tokens:
+            seconds = time.perf_counter() - shown.first
+            later = shown.num_tokens - 1
+            speed = f", then {later / seconds:.1f} a second" if later else ""
+            self._note(
+                f"{shown.num_tokens} tokens, the first after {shown.first - began:.2f} s{speed}"
+            )
 
     def _write(self, text: str) -> None:
         self._out.write(text)
         self._out.flush()
 
     def _note(self, text: str) -> None:
-        """Say something that is no answer."""
-        self._write(f"\033[2m{text}\033[0m\n" if self._is_terminal else f"{text}\n")
+        """Say something that is no answer; where answers go into a pipe, beside them."""
+        if self._is_terminal:
+            self._write(f"\033[2m{text}\033[0m\n")
+        else:
+            sys.stderr.write(f"{text}\n")
+
+
+class _Shown:
+    """An answer as far as it was shown."""
+
+    def __init__(self) -> None:
+        self.watch = RepeatWatch()
+        self.first = 0.0
+        self.num_tokens = 0
+        self.reason: str | None = None

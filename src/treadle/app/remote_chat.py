@@ -3,16 +3,28 @@
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from treadle.core.errors import SettingsError
 from treadle.runtime.address import ServerAddress
+from treadle.runtime.client import RefusedError
 
-__all__ = ["RemoteChat"]
+__all__ = ["Piece", "RemoteChat"]
 
 _SECONDS = 600.0
+_OWN = ("min_p", "repetition_penalty")
+"""Settings that OpenAI does not know; servers that refuse them are asked without."""
+_REFUSALS = (400, 422)
+
+
+class Piece(NamedTuple):
+    """What is new of an answer."""
+
+    text: str
+    num_tokens: int = 0
+    finish_reason: str | None = None
 
 
 class RemoteChat:
@@ -26,6 +38,7 @@ class RemoteChat:
         """
         self._address = ServerAddress.parse(address)
         self._path = urlsplit(self._address.url).path
+        self._left_out: set[str] = set()
         self._headers = {"Content-Type": "application/json"}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
@@ -57,15 +70,28 @@ class RemoteChat:
         if answer.status != http.HTTPStatus.OK:
             with answer:
                 text = answer.read().decode(errors="replace")
-            raise SettingsError(
-                f"The server at {self._address} refused: {_message(text, answer.status)}"
-            )
+            message = f"The server at {self._address} refused: {_message(text, answer.status)}"
+            raise RefusedError(message, answer.status)
         return answer
+
+    def _ask(self, body: dict[str, Any]) -> http.client.HTTPResponse:  # Any: JSON values
+        """Ask for an answer; again without the settings that the server does not take."""
+        asked = {name: value for name, value in body.items() if name not in self._left_out}
+        try:
+            return self._send("POST", "/v1/chat/completions", asked)
+        except RefusedError as error:
+            refused = _too_much(error, asked)
+            if not refused:
+                raise
+        self._left_out |= refused & set(_OWN)
+        return self._ask({name: value for name, value in asked.items() if name not in refused})
 
     def answer(
         self, messages: Sequence[dict[str, str]], sampling: dict[str, Any]
-    ) -> Iterator[tuple[str, int]]:
+    ) -> Generator[Piece]:
         """Give the pieces of the next message, and at the end its number of tokens.
+
+        An answer ends where the context does, however many tokens it may have.
 
         Raises:
             SettingsError: The server refuses or breaks off.
@@ -77,24 +103,51 @@ class RemoteChat:
             "stream_options": {"include_usage": True},
             **{name: value for name, value in sampling.items() if value is not None},
         }
-        with self._send("POST", "/v1/chat/completions", body) as answer:
-            for line in answer:
-                data = line.decode().removeprefix("data:").strip()
+        with self._ask(body) as answer:
+            for line in self._lines(answer):
+                if not line.startswith(b"data:"):  # comments keep a connection alive
+                    continue
+                data = line.decode(errors="replace").removeprefix("data:").strip()
                 if data == "[DONE]":
                     return
-                if data:
-                    yield from self._piece(json.loads(data))
+                yield from self._piece(data)
         raise SettingsError(f"The server at {self._address} broke off; see its log.")
 
-    def _piece(self, chunk: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    def _lines(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+        try:
+            yield from answer
+        except (OSError, http.client.HTTPException) as error:
+            raise SettingsError(
+                f"The server at {self._address} broke off ({error}); see its log."
+            ) from error
+
+    def _piece(self, data: str) -> Iterator[Piece]:
+        try:
+            chunk = json.loads(data)
+        except ValueError as error:
+            raise SettingsError(
+                f"The server at {self._address} sent what is no JSON ({data[:80]!r}); give the "
+                f"address of an OpenAI-style server."
+            ) from error
         if "error" in chunk:
             raise SettingsError(f"The server at {self._address}: {chunk['error']['message']}")
         for choice in chunk["choices"]:
-            text = choice["delta"].get("content")
-            if text:
-                yield text, 0
+            text, reason = choice["delta"].get("content"), choice.get("finish_reason")
+            if text or reason:
+                yield Piece(text or "", 0, reason)
         if usage := chunk.get("usage"):
-            yield "", int(usage["completion_tokens"])
+            yield Piece("", int(usage["completion_tokens"]))
+
+
+def _too_much(error: RefusedError, asked: dict[str, Any]) -> set[str]:  # Any: JSON values
+    """Return the settings that a server refuses and an answer can do without."""
+    message = str(error).lower()
+    if error.status not in _REFUSALS:
+        return set()
+    if any(name in message for name in _OWN):
+        return set(_OWN) & set(asked)
+    is_context = "max_tokens" in message or "context length" in message
+    return {"max_tokens"} & set(asked) if is_context else set()
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -314,6 +314,11 @@ def held_forms(executor: Executor) -> str:
     return ", ".join(sorted(held.forms)) if isinstance(held, HeldWeights) else "fp32"
 
 
+def held_bytes(executor: Executor) -> int:
+    """Return the bytes of a model's weights as an executor holds them; 0 where it has none."""
+    return int(getattr(executor, "weight_bytes", 0))
+
+
 def _executor(folder: Path, chosen: EngineSettings) -> Executor:
     from treadle.runtime.choice import choose_executor, generic_executor
 

@@ -3,6 +3,7 @@
 import gzip
 import http.client
 import json
+import socket
 import zlib
 
 import httpx
@@ -63,6 +64,13 @@ def test_a_name_that_a_stranger_points_here_is_refused(web, host):
         assert (refused.status_code, code_of(refused)) == (403, "host_not_allowed")
         assert "--allow-host" in refused.json()["error"]["message"]
     assert web.post("/v1/completions", json=BODY, headers={"Host": host}).status_code == 403
+
+
+@pytest.mark.parametrize("hosts", ["", "Host: localhost\r\nHost: evil.example\r\n"])
+def test_no_name_and_two_names_are_none(server, hosts):
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as sent:
+        sent.sendall(f"GET /status HTTP/1.1\r\n{hosts}\r\n".encode())
+        assert sent.recv(12) in (b"HTTP/1.1 400", b"HTTP/1.1 403")
 
 
 def test_names_where_it_listens_everywhere_and_behind_a_proxy(open_one):

@@ -196,8 +196,11 @@ def test_the_page_is_whole_by_itself(web):
     page = web.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "/status" in page.text
-    for outside in ("http://", "https://", "src=", "@import"):
+    for outside in ("http://", "https://", "src=", "@import", "url("):
         assert outside not in page.text
+    rules = page.headers["content-security-policy"]
+    for rule in ("default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"):
+        assert rule in rules
 
 
 PATHS = ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/score"]

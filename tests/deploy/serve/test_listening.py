@@ -29,9 +29,9 @@ needs_ipv6 = pytest.mark.skipif(not HAS_IPV6, reason="needs IPv6")
 
 
 @contextmanager
-def answering(chatty: Path, door: Door):
+def answering(chatty: Path, door: Door, is_behind_proxy: bool = False):
     serving = Serving(Catalogue(loaded(chatty)), ServerLimits(), "auto")
-    server = Server(make_app(serving, [], door.visitors), serving, is_behind_proxy=True)
+    server = Server(make_app(serving, [], door.visitors), serving, is_behind_proxy=is_behind_proxy)
     thread = threading.Thread(target=server.run, args=([door.socket],))
     thread.start()
     try:
@@ -44,6 +44,15 @@ def answering(chatty: Path, door: Door):
 def door(host: str = "127.0.0.1", port: int = 0, uds: Path | None = None, **more):
     rules = {"uds_mode": "600", "hosts": (), "origins": (), **more}
     return open_door(host, 8000 if uds else port, uds, **rules)
+
+
+def client_seen(serving: Serving, web: httpx.Client) -> str:
+    """Return who asks, where a proxy on this machine says it."""
+    seen = []
+    serving.client_of = lambda request, user: seen.append(request.client.host) or ""
+    body = {"prompt": "a", "max_tokens": 1}
+    web.post("/v1/completions", json=body, headers={"X-Forwarded-For": "10.1.1.1"})
+    return seen[0]
 
 
 @pytest.mark.parametrize(
@@ -65,8 +74,10 @@ def test_what_is_printed_is_a_url(address, url):
 @needs_ipv6
 @pytest.mark.parametrize("host", ["::1", "[::1]", "::"])
 def test_a_server_on_ipv6_answers_at_the_url_that_it_prints(chatty, host, caplog):
-    with door(host) as found, answering(chatty, found):
+    with door(host) as found, answering(chatty, found) as serving:
         assert found.address.startswith("http://[::1]:")
+        with httpx.Client(base_url=found.address) as web:
+            assert client_seen(serving, web) == "10.1.1.1"
         assert httpx.get(f"{found.address}/health").status_code == 200
         evil = httpx.get(f"{found.address}/health", headers={"Host": "evil.example"})
         assert evil.status_code == 403
@@ -94,16 +105,13 @@ def test_a_unix_socket(chatty, tmp_path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         transport = httpx.HTTPTransport(uds=str(path))
         with (
-            answering(chatty, found) as serving,
+            answering(chatty, found, is_behind_proxy=True) as serving,
             httpx.Client(transport=transport, base_url="http://anything") as web,
         ):
             body = {"prompt": "a", "max_tokens": 1}
             assert web.post("/v1/completions", json=body).status_code == 200
             assert web.get("/status", headers={"Origin": "http://evil"}).status_code == 403
-            seen = []
-            serving.client_of = lambda request, user: seen.append(request.client.host) or ""
-            web.post("/v1/completions", json=body, headers={"X-Forwarded-For": "10.1.1.1"})
-            assert set(seen) == {"10.1.1.1"}  # the proxy before it says who asks
+            assert client_seen(serving, web) == "10.1.1.1"
             with pytest.raises(SettingsError, match="A server listens on"):
                 door(uds=path).__enter__()
     assert not path.exists()
@@ -154,13 +162,21 @@ def test_settings_of_the_door_that_contradict(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("host", "keys", "warns"), [("0.0.0.0", (), True), ("0.0.0.0", ("k",), False),
-                                ("127.0.0.1", (), False)]
-)  # fmt: skip
-def test_a_warning_where_strangers_may_come_in(host, keys, warns, chatty, monkeypatch, caplog):
+    ("given", "says"),
+    [
+        ({"host": "0.0.0.0"}, "Other machines can reach this server, and it asks for no key"),
+        ({"host": "0.0.0.0", "api_key": ("k",)}, ""),
+        ({"allow_origin": ("*",)}, "All pages of the web can reach this server"),
+        ({"allow_origin": ("*",), "api_key": ("k",)}, ""),
+        ({"allow_origin": ("http://localhost:3000",)}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_warning_where_strangers_may_come_in(given, says, chatty, monkeypatch, caplog):
     monkeypatch.setattr(apply, "_load", lambda *_: loaded(chatty))
     monkeypatch.setattr(Server, "run", lambda *_: None)
     with caplog.at_level(logging.INFO):
-        serve([f"a={chatty}"], host=host, port=0, api_key=keys)
-    assert ("asks for no key" in caplog.text) is warns
+        serve([f"a={chatty}"], port=0, **given)
+    assert says in caplog.text
+    assert ("WARNING" in caplog.text) is bool(says)
     assert "Serving tiny at http://127.0.0.1:" in caplog.text

@@ -67,6 +67,8 @@ class Gate:
 
     def _let_in(self, scope: Scope, headers: Headers, told: dict[str, str]) -> None:
         """Refuse strangers, and note what an allowed page must be told."""
+        if "host" not in headers and scope["http_version"] == "1.1":
+            raise ApiError(400, "The request names no Host; send that header.", "host_missing")
         is_visit = scope["method"] in ("GET", "HEAD") and scope["path"] == "/"
         origin = self._visitors.check(headers, is_visit)
         if origin is not None:

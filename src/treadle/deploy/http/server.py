@@ -1,6 +1,7 @@
 """The HTTP server: it drains before it ends."""
 
 import logging
+import os
 import socket
 import time
 from types import FrameType
@@ -17,6 +18,8 @@ _logger = logging.getLogger(__name__)
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 65
 """Longer than a proxy keeps connections, so that it never sends into a closing one."""
+_PROXIES = ("FORWARDED_ALLOW_IPS", "127.0.0.1,::1")
+"""Who may say for whom it asks: uvicorn's variable, and both addresses of this machine."""
 
 _LAST_WORDS_SECONDS = 2.0
 
@@ -44,7 +47,7 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=1,
                 server_header=False,
-                forwarded_allow_ips="*" if is_behind_proxy else None,
+                forwarded_allow_ips="*" if is_behind_proxy else os.environ.get(*_PROXIES),
                 ws="none",
             )
         )

@@ -60,6 +60,11 @@ class Visitors:
         self._origins = {_checked_origin(origin) for origin in origins if origin != ANY}
 
     @property
+    def takes_any_origin(self) -> bool:
+        """Whether every page of the web may use the server."""
+        return self._takes_any_origin
+
+    @property
     def has_origins(self) -> bool:
         """Whether answers depend on the origin of the page that asks."""
         return self._takes_any_origin or bool(self._origins)

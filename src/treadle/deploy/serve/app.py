@@ -1,5 +1,6 @@
 """The paths of the server."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -17,10 +18,12 @@ from treadle.deploy.http.visitors import Visitors
 from treadle.deploy.serve import plain_endpoints as plain
 from treadle.deploy.serve.chat.endpoint import chats
 from treadle.deploy.serve.completions import completions
+from treadle.deploy.serve.history import History
 from treadle.deploy.serve.messages.endpoint import count_tokens, messages
 from treadle.deploy.serve.responses.endpoint import input_items, responses, stored
 from treadle.deploy.serve.responses.kept import Kept
 from treadle.deploy.serve.serving import Serving
+from treadle.deploy.serve.status import busy_of, status, version
 from treadle.deploy.serve.tokens import detokenize, tokenize
 from treadle.deploy.serve.vectors import embeddings, score
 
@@ -40,13 +43,16 @@ def make_app(serving: Serving, keys: Sequence[str], visitors: Visitors | None = 
         keys: One of them must be shown; none: nobody is asked for one.
         visitors: Who may ask; None for those who call it by an address of loopback.
     """
+    history = History(lambda: busy_of(serving))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         serving.engine.start()
+        keeping = asyncio.create_task(history.keep())
         try:
             yield
         finally:
+            keeping.cancel()
             serving.preparing.close()
             await serving.engine.stop()
 
@@ -68,8 +74,8 @@ def make_app(serving: Serving, keys: Sequence[str], visitors: Visitors | None = 
             Route("/detokenize", detokenize, methods=["POST"]),
             Route("/health", plain.health),
             Route("/metrics", plain.metrics),
-            Route("/status", plain.status),
-            Route("/version", plain.version),
+            Route("/status", status),
+            Route("/version", version),
             Route("/openapi.json", openapi),
             Route("/", plain.page),
         ],
@@ -82,5 +88,6 @@ def make_app(serving: Serving, keys: Sequence[str], visitors: Visitors | None = 
         lifespan=lifespan,
     )
     app.state.serving = app.state.served = serving
+    app.state.history = history
     app.state.kept = Kept()
     return app

@@ -13,6 +13,7 @@ from treadle.deploy.serve.settings import ServeEngineSettings
 
 if TYPE_CHECKING:
     from treadle.deploy.serve.catalogue import ServedModel
+    from treadle.deploy.serve.door import Door
 
 __all__ = ["serve"]
 
@@ -96,15 +97,23 @@ def serve(
             engine or ServeEngineSettings(),
         )
         serving = Serving(Catalogue(served), limits, tool_format, thoughts)
-        if door.is_public and not keys:
-            _logger.warning(
-                "Other machines can reach this server, and it asks for no key: whoever finds it "
-                "may use its models. Give --api-key or set %s.",
-                _KEY_VARIABLE,
-            )
+        if not keys:
+            _warn(door)
         _announce(door.address, served)
         app = make_app(serving, keys, door.visitors)
         Server(app, serving, is_behind_proxy=uds is not None).run([door.socket])
+
+
+def _warn(door: "Door") -> None:
+    """Say who may use a server that asks for no key, where that is more than this machine."""
+    who = "Other machines" if door.is_public else ""
+    who = "All pages of the web" if door.visitors.takes_any_origin else who
+    if who:
+        _logger.warning(
+            "%s can reach this server, and it asks for no key: whoever finds it may use its "
+            "models. Give --api-key or set %s.",
+            *(who, _KEY_VARIABLE),
+        )
 
 
 def _announce(address: str, served: Sequence["ServedModel"]) -> None:

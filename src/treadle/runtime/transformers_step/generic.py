@@ -108,6 +108,11 @@ class GenericExecutor:
             raise SettingsError(f"No device '{device}' here; use device='cpu'.")
         return cls(_load(folder, trust_remote_code), device, str(folder), is_isolated)
 
+    @property
+    def weight_bytes(self) -> int:
+        """The bytes of all weights, each counted once."""
+        return sum(weight.nbytes for weight in self._module.parameters())
+
     def forward(self, rows: StepRows, pool: KeyValues) -> Floats:
         """Write the rows' keys and values into `pool` and return logits [wanted, vocab]."""
         wanted = self._wanted(rows)
