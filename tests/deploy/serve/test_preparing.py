@@ -170,5 +170,6 @@ def test_silent_streams_give_signs_of_life(chatty, monkeypatch):
                 "POST", found.url + path, json={**body, "stream": True}, timeout=120
             ) as answer:
                 assert any(line.startswith(sign) for line in answer.iter_lines())
+            gate.let(1)
+            assert eventually(lambda: taken(found) == 0)
         gate.open()
-        assert eventually(lambda: taken(found) == 0)
