@@ -145,6 +145,7 @@ def test_thoughts_are_items(chatty):
     [
         ({}, "'input' is missing"),
         ({"input": []}, "The input is empty"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "The input is empty"),
         ({"input": [{"type": "web_search_call", "id": "1"}]}, "items of type 'web_search_call'"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
          "input[0].content[0].type = 'input_image': it cannot be read"),

@@ -56,9 +56,13 @@ def items_of(asked: AskedResponse, kept: Sequence[Item], known: dict[str, Item])
             )
         else:
             found.append(known[item.id])
-    if not found:
+    if not any(_says_something(item) for item in found):
         raise ApiError(400, "The input is empty; give at least one item.", "empty", "input")
     return found
+
+
+def _says_something(item: Item) -> bool:
+    return not isinstance(item, ReasoningItem) or bool(item.text)
 
 
 def messages_of(items: Sequence[Item], instructions: str | None) -> list[Message]:
