@@ -69,6 +69,18 @@ _ERROR: Plain = {
         }
     },
 }
+_ANTHROPIC: Plain = {
+    "type": "object",
+    "required": ["type", "error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+    },
+}
 
 
 def bodies() -> dict[str, type[Any]]:
@@ -84,7 +96,9 @@ def document() -> Plain:
         kinds,  # type: ignore[arg-type]  # the literal "validation" widens to str
         ref_template="#/components/schemas/{model}",
     )
-    paths = {path: {"post": _post(kind.__name__, text)} for path, (kind, text) in _BODIES.items()}
+    paths = {
+        path: {"post": _post(path, kind.__name__, text)} for path, (kind, text) in _BODIES.items()
+    }
     pages: Plain = {path: {"get": _get(*entry)} for path, entry in _PAGES.items()}
     for path, (text, gone) in _NAMED.items():
         pages[path] = {"parameters": [_NAME], "get": _found(text)}
@@ -99,14 +113,15 @@ def document() -> Plain:
         },
         "paths": {**paths, **pages},
         "components": {
-            "schemas": {**definitions["$defs"], "Error": _ERROR},
+            "schemas": {**definitions["$defs"], "Error": _ERROR, "AnthropicError": _ANTHROPIC},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],
     }
 
 
-def _post(body: str, text: str) -> Plain:
+def _post(path: str, body: str, text: str) -> Plain:
+    error = "AnthropicError" if path.startswith("/v1/messages") else "Error"
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body}"}}}
     answers: Plain = {
         "200": {
@@ -120,12 +135,15 @@ def _post(body: str, text: str) -> Plain:
     return {
         "summary": text,
         "requestBody": {"required": True, "content": content},
-        "responses": {**answers, **{s: _refusal(meaning) for s, meaning in _REFUSALS.items()}},
+        "responses": {
+            **answers,
+            **{s: _refusal(meaning, error) for s, meaning in _REFUSALS.items()},
+        },
     }
 
 
-def _refusal(meaning: str) -> Plain:
-    schema = {"schema": {"$ref": "#/components/schemas/Error"}}
+def _refusal(meaning: str, error: str = "Error") -> Plain:
+    schema = {"schema": {"$ref": f"#/components/schemas/{error}"}}
     return {"description": meaning, "content": {"application/json": schema}}
 
 
