@@ -156,6 +156,19 @@ def test_zeros_are_kept_where_that_is_asked_and_told_where_they_go(
     assert came_back or way != ("sparsegpt", "2:4")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "sparsity", "said"),
+    [
+        ("rows", 0.5, "half of the weights removed"),
+        ("2:4", None, "half of the weights removed, 2 of every 4"),
+        ("neurons", 0.25, "a quarter of the neurons removed"),
+    ],
+)
+def test_what_was_done_is_said_without_the_method(pattern, sparsity, said, llama, tmp_path) -> None:
+    result = run(llama, tmp_path / "out", "magnitude", pattern=pattern, sparsity=sparsity)
+    assert result.deed == said
+
+
 def test_kept_zeros_without_effect_are_refused(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="keep_zeros would have no effect"):
         run(llama, tmp_path / "out", "magnitude", pattern="neurons", keep_zeros=True)
