@@ -290,6 +290,20 @@ class TestIntervals:
         assert heading in ("Perplexity on held.txt", "Perplexity on y")
 
 
+def test_what_a_group_shares_is_said_once_in_its_heading(tmp_path):
+    for method, pattern in (("wanda", "rows"), ("ria", "rows"), ("magnitude", "2:4")):
+        settings = {"method": method, "pattern": pattern, "exponent": len(method)}
+        deed = HALF + ", 2 of every 4" * (pattern == "2:4")
+        content_hash = made.prune(tmp_path, method, 0.5, settings=settings, deed=deed)
+        made.evaluate(tmp_path, method, content_hash, 20.0 + len(method))
+    first, second = score_table(sections(find([tmp_path]))[0].tables[0]).groups
+    assert (first.settings, [row.settings for row in first.rows]) == (
+        "pattern rows",
+        ["exponent 3", "exponent 5"],
+    )
+    assert (second.settings, second.rows[0].settings) == ("", "pattern 2:4, exponent 9")
+
+
 def test_the_plainest_of_a_method_goes_by_its_name_alone(tmp_path):
     for number, settings in enumerate(({}, {"weights": "q8"})):
         way = {"method": "perplexity", **settings}

@@ -7,7 +7,15 @@ from treadle.page.scores import ProtocolTable, Row
 from treadle.page.sources import Run, input_of, parents_of
 from treadle.page.wording import capital, last_part, listed, spaced
 
-__all__ = ["Group", "groups_of", "names_in", "other_settings", "own_name", "own_parts"]
+__all__ = [
+    "Group",
+    "common_parts",
+    "groups_of",
+    "names_in",
+    "other_settings",
+    "own_name",
+    "own_parts",
+]
 
 _GIVEN = "As given"
 
@@ -95,6 +103,13 @@ def own_parts(row: Row) -> list[str]:
     """Return the settings that tell a row from others: of what joined models, without theirs."""
     parts = row.parts[-2:] if row.is_joined else row.parts
     return list(dict.fromkeys(part for found in parts for part in found))
+
+
+def common_parts(rows: list[Row]) -> list[str]:
+    """Return the settings that all of several rows have."""
+    if len(rows) < 2:
+        return []
+    return [part for part in own_parts(rows[0]) if all(part in own_parts(row) for row in rows)]
 
 
 def other_settings(row: Row, amount: str) -> list[str]:

@@ -75,6 +75,8 @@ def _table(title: str, basis: str, named: Sequence[Named]) -> MeasureTable:
         for (name, own), entry in entries.items():
             if own == measure:
                 cells[name, own] = _cell(entry, powers, remarks[measure])
+        if any(cell.note for (_, own), cell in cells.items() if own == measure):
+            remarks[measure] = ""  # the unit stands beside each number
     models = [name for name, _ in named]
     has_texts = any(cell.note for cell in cells.values())
     intervals = any(entry.low is not None for entry in entries.values())

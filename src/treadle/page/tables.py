@@ -1,13 +1,13 @@
 """Score tables in words: columns share their units and decimals, so that numbers line up."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from treadle.core.result import Measurement, Result
 from treadle.page import numbers
 from treadle.page.gains import gains_of
-from treadle.page.groups import groups_of, names_in, own_parts
+from treadle.page.groups import Group, common_parts, groups_of, names_in, own_parts
 from treadle.page.parents import beaten, listed_parents, parents_in
 from treadle.page.scores import ProtocolTable, Row, is_sound
 from treadle.page.sources import Run, input_of
@@ -56,6 +56,8 @@ class ScoreGroup(NamedTuple):
     """Models to which the same was done."""
 
     heading: str
+    settings: str
+    """Those that all of them share, and not all others."""
     rows: list[ScoreRow]
 
 
@@ -116,8 +118,19 @@ def score_table(table: ProtocolTable, runs: Sequence[Run] = ()) -> ScoreTable:
         has_intervals=any(row.score.low is not None for row in order),
         has_making=any(row.makers for row in order),
         has_resumed=any(run.is_resumed for row in order for run in _runs(row)),
-        groups=[ScoreGroup(g.heading, [next(told) for _ in g.rows]) for g in groups],
+        groups=[_group(group, told) for group in groups],
     )
+
+
+def _group(group: Group, told: Iterator[ScoreRow]) -> ScoreGroup:
+    """Return the words of a group; what its rows share is said once."""
+    common = common_parts(group.rows)
+    rows = [
+        next(told)._replace(settings=", ".join(p for p in own_parts(row) if p not in common))
+        for row in group.rows
+    ]
+    said = [part for part in common if part.lower() != group.heading.lower()]
+    return ScoreGroup(group.heading, ", ".join(said), rows)
 
 
 class _Columns(NamedTuple):
@@ -170,7 +183,7 @@ class _Columns(NamedTuple):
         assert cost is not None
         return ScoreRow(
             method=name.partition(", ")[0],
-            settings=", ".join(own_parts(row)),
+            settings="",
             model=row.model,
             model_path=input_of(row.evaluation.result, "model")[0],
             tags=[],
