@@ -223,8 +223,8 @@ class TestGains:
             ("0.27", "39 % zeros", "0.14", "120"),
         ]
         assert (
-            "Dense, through runtime, weights q8: perplexity 14.1 instead of 14.1, 0.14 GB of "
-            "weights in memory instead of 0.54 GB, 3 times the tokens per second."
+            "Asked through runtime, weights q8, dense has perplexity 14.1 instead of 14.1, 0.14 "
+            "GB of weights in memory instead of 0.54 GB, 3 times the tokens per second."
         ) in said(tmp_path)
 
     def test_a_speed_belongs_to_the_form_in_which_it_was_measured(self, tmp_path):

@@ -107,6 +107,15 @@ def test_scores_from_tens_to_millions(tmp_path, amounts, is_narrow):
     assert not meeting(svg)
 
 
+def test_long_names_leave_room_for_values_on_a_phone(tmp_path):
+    for number in range(3):
+        name = f"a_method_with_a_name_longer_than_a_phone_is_wide_{number}"
+        made.evaluate(tmp_path, name, made.prune(tmp_path, name, 0.5), 20.0 + number)
+    table = sections(find([tmp_path]))[0].tables[0]
+    assert not meeting(plot(table, "k", is_narrow=True))
+    assert "…" not in plot(table, "k")
+
+
 def test_a_hair_of_sparsity_is_no_axis(tmp_path):
     """0.5 and 0.5002 are one amount; the plot used to stretch them over its width."""
     for method, amount in (("random", 0.5002), ("wanda", 0.5), ("ria", 0.5)):

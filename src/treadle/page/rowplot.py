@@ -23,6 +23,7 @@ _FRAME_INCHES = 0.75
 _ABOVE = 0.9
 """Lines between a model's name and its row, where names stand above."""
 _MOST_WITH_INTERVAL = 1e6
+_MOST_LETTERS = 34
 
 
 class _Item(NamedTuple):
@@ -154,11 +155,17 @@ def _draw(axes: "Axes", item: _Item, is_narrow: bool, left: float) -> None:
         [row.score.value], [line], marker="o", color=item.colour, markerfacecolor=face, markersize=7
     )
     name_line = line - _ABOVE if is_narrow else line
-    _say(axes, item.name, (0.0, name_line), left, item.colour)
+    name = _short(item.name) if is_narrow else item.name
+    _say(axes, name, (0.0, name_line), left, item.colour)
     if is_narrow:
         _say(axes, spoken(row.score.value), (1.0, name_line), 0.0, INK, "right")
     else:
         _say(axes, _value(row), (1.0, line), 9.0, INK)
+
+
+def _short(name: str) -> str:
+    """Return as much of a name as has room beside a value on a phone; the table has it all."""
+    return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
 
 
 def _value(row: Row) -> str:

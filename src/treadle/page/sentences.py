@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from treadle.page.gains import Gain, Speed, gains_of
-from treadle.page.groups import Group, groups_of, names_in
+from treadle.page.groups import Group, groups_of, names_in, own_name, own_parts
 from treadle.page.numbers import bytes_unit, plain, share, spoken
 from treadle.page.parents import Beaten, beaten, listed_parents, parents_in
 from treadle.page.scores import ProtocolTable, Row, Section, is_sound
@@ -66,9 +66,13 @@ def _fullness(group: Group) -> int:
 
 
 def _scores(group: Group) -> str:
-    """Return the group's scores as a sentence lists them: the best ones, the last and controls."""
+    """Return the group's scores as a sentence lists them: the best ones, the last and controls.
+
+    Another form of a model has a sentence of its own.
+    """
+    firsts = {id(row) for row in _plainest(group).values()}
     pairs = zip(group.rows, names_in(group.rows), strict=True)
-    told = [(row, name) for row, name in pairs if is_sound(row.score)]
+    told = [(row, name) for row, name in pairs if is_sound(row.score) and id(row) in firsts]
     middle = []
     if len(told) > _MOST_NAMED:
         middle = [pair for pair in told[_MOST_NAMED - 2 : -1] if not pair[0].is_control]
@@ -78,6 +82,14 @@ def _scores(group: Group) -> str:
         if (row, name) not in middle
     ]
     return listed(words) + (f" ({len(middle)} more in between)" if middle else "")
+
+
+def _plainest(group: Group) -> dict[str, Row]:
+    """Return for each model of the group the row with the fewest settings."""
+    found: dict[str, Row] = {}
+    for row in sorted(group.rows, key=lambda row: sum(map(len, row.parts))):
+        found.setdefault(row.model_hash, row)
+    return found
 
 
 def _of_group(group: Group, told: _Told) -> str:
@@ -130,16 +142,17 @@ def _beat(names: list[str]) -> str:
 
 def _of_forms(group: Group, told: _Told) -> list[str]:
     """Return what the same model costs and gains in another form, such as 8-bit weights."""
-    names = dict(zip(map(id, group.rows), names_in(group.rows), strict=True))
-    firsts: dict[str, Row] = {}
+    firsts = _plainest(group)
     said = []
-    for row in sorted(group.rows, key=lambda row: sum(map(len, row.parts))):
-        first = firsts.setdefault(row.model_hash, row)
-        if first is not row and is_sound(row.score) and is_sound(first.score):
-            text = f"{capital(names[id(row)])}: {told.score} {spoken(row.score.value)}"
-            text += f" instead of {spoken(first.score.value)}"
-            gained = _gained(told.gains[id(row)], told.gains[id(first)], told.speed)
-            said.append(f"{', '.join([text, *gained])}.")
+    for row in group.rows:
+        first = firsts[row.model_hash]
+        if first is row or not is_sound(row.score) or not is_sound(first.score):
+            continue
+        own = [part for part in own_parts(row) if part not in own_parts(first)]
+        text = f"Asked {', '.join(own)}, {own_name(row)} has {told.score} {spoken(row.score.value)}"
+        text += f" instead of {spoken(first.score.value)}"
+        gained = _gained(told.gains[id(row)], told.gains[id(first)], told.speed)
+        said.append(f"{', '.join([text, *gained])}.")
     return said
 
 
@@ -166,8 +179,9 @@ def _of_sizes(made: list[Group], told: _Told) -> list[str]:
         return []
     unit, size = bytes_unit([before, gain.size_bytes])
     now, then = (f"{plain(one / size, 3)} {unit}" for one in (gain.size_bytes, before))
-    zeros = f", {share(gain.zero_fraction)} of them zeros" if gain.zero_fraction else ""
+    zeros = f", {share(gain.zero_fraction)} of it zeros" if gain.zero_fraction else ""
+    text = f"The model of {rows[0].method} takes {now} on disk"
     if abs(gain.size_bytes / before - 1) >= _ALIKE:
-        return [f"{capital(rows[0].method)} takes {now} on disk instead of {then}{zeros}."]
-    gains = ": it gains where zeros are skipped or packed"
-    return [f"{capital(rows[0].method)} takes {now} on disk as before{zeros}{gains}."] * bool(zeros)
+        return [f"{text} instead of {then}{zeros}."]
+    skipped = "which gains something where they are skipped or packed"
+    return [f"{text}, as before{zeros}, {skipped}."] if zeros else []

@@ -96,7 +96,9 @@ def score_table(table: ProtocolTable, runs: Sequence[Run] = ()) -> ScoreTable:
     columns = _Columns.of(table, list(runs))
     names = [name for group in groups for name in names_in(group.rows)]
     rows = [columns.row(table, place, name) for place, name in enumerate(names)]
-    firsts = {id(group.rows[0]) for group in groups if len(group.rows) > 1}
+    firsts = {
+        id(group.rows[0]) for group in groups if len({row.model_hash for row in group.rows}) > 1
+    }
     rows = [
         _tagged(words, row, is_best=id(row) in firsts and is_sound(row.score))
         for words, row in zip(rows, order, strict=True)
