@@ -57,10 +57,7 @@ class Questions(Benchmark):
             text = " ".join(answer.text.split())
             rates.append(_rate(question, len(answer.token_ids) / seconds, text))
             num_tokens, total_seconds = num_tokens + len(answer.token_ids), total_seconds + seconds
-        return [
-            _rate("rate", num_tokens / total_seconds, "of all answers, prompts included"),
-            *rates,
-        ]
+        return [_rate("rate", num_tokens / total_seconds, ""), *rates]
 
 
 def _rate(name: str, tokens_per_second: float, note: str) -> Measurement:
