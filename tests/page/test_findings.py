@@ -118,15 +118,23 @@ class TestLead:
         assert lead_of(tmp_path) == "Bench speed: rate 39.7 tokens per second."
 
     def test_a_held_table_leads_with_its_best_row(self, tmp_path):
-        columns = [Column(name="method"), Column(name="loss", better="lower")]
-        rows = [[Entry(value=name), Entry(value=loss)] for name, loss in (("b", 2.5), ("a", 1.5))]
+        columns = [Column(name="method"), Column(name="sparsity"), Column(name="runs")]
+        columns.append(Column(name="loss", better="lower"))
+        rows = [
+            [Entry(value=name, note=note), Entry(value=amount), Entry(value=2.0), Entry(value=loss)]
+            for name, note, amount, loss in (
+                ("b", "control", 0.7, 2.5),
+                ("a", "", 0.5, 1.5),
+                ("dense", "baseline", None, 1.2),
+            )
+        ]
         table = Table(title="A sweep", columns=columns, rows=rows, losses=["b loses to a."])
         write_result(
             made.result(verb="sweep", method="", settings={}, tables=[table]), tmp_path / "sweep"
         )
         assert lead_of(tmp_path) == (
-            "A sweep: loss 1.50 with a is the best of 2, 2.50 with b the worst; 1 row does worse "
-            "than they should."
+            "A sweep: loss 1.50 with a, sparsity 0.5 is the best of 2, 2.50 with b, sparsity 0.7 "
+            "the worst; 1.20 with dense (the baseline); 1 row does worse than they should."
         )
 
 

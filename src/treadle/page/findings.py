@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from treadle.core.result import Table
+from treadle.core.result import Entry, Table
 from treadle.page.losses import find_losses, has_comparisons
-from treadle.page.numbers import spoken
+from treadle.page.numbers import plain, spoken
 from treadle.page.scores import ProtocolTable, Section
 from treadle.page.sentences import of_scores
 from treadle.page.sources import Run
@@ -43,25 +43,43 @@ def findings(runs: list[Run], found: list[Section], loose: list[Run]) -> Finding
 
 
 def _of_held(table: Table) -> list[str]:
-    """Return the best and the worst row of a table that a result holds, and how many rows lose."""
+    """Return the best and the worst row of a table that a result holds, beside its baseline."""
     places = [n for n, column in enumerate(table.columns) if column.better != "neither"]
     if not places:
         return []
     head = table.columns[places[0]]
-    told = [
-        (float(value), ", ".join(entry.value for entry in row if isinstance(entry.value, str)))
-        for row in table.rows
-        if isinstance(value := row[places[0]].value, int | float)
-    ]
-    if not told:
+    told: list[tuple[float, str, bool]] = []
+    for row in table.rows:
+        value = row[places[0]].value
+        if isinstance(value, int | float):
+            is_baseline = any(entry.note == "baseline" for entry in row[: places[0]])
+            told.append((float(value), _label(table, row, places[0]), is_baseline))
+    ranked = sorted(
+        (one for one in told if not one[2]), key=lambda one: one[0], reverse=head.better == "higher"
+    )
+    if not ranked:
         return []
-    told.sort(reverse=head.better == "higher")
-    (best, name), (worst, last) = told[0], told[-1]
-    text = f"{table.title}: {spaced(head.name)} {spoken(best)} with {name or 'the first row'}"
-    text += f" is the best of {len(told)}, {spoken(worst)} with {last} the worst" * (len(told) > 1)
+    text = f"{table.title}: {spaced(head.name)} {spoken(ranked[0][0])} with {ranked[0][1]}"
+    if len(ranked) > 1:
+        text += f" is the best of {len(ranked)}, {spoken(ranked[-1][0])} with {ranked[-1][1]} the "
+        text += "worst"
+    before = [f"{spoken(value)} with {name} (the baseline)" for value, name, own in told if own]
+    text += "".join(f"; {words}" for words in before[:1])
     lost = len(table.losses or ())
     does = "row does" if lost == 1 else "rows do"
     return [f"{text}{f'; {lost} {does} worse than they should' if lost else ''}."]
+
+
+def _label(table: Table, row: list[Entry], place: int) -> str:
+    """Return what tells a row from the others, of the columns before its first score."""
+    words: list[str] = []
+    for number, (head, entry) in enumerate(zip(table.columns[:place], row, strict=False)):
+        varies = len({one[number].value for one in table.rows}) > 1
+        if isinstance(entry.value, str) and varies:
+            words.append(entry.value)
+        elif entry.value is not None and varies:
+            words.append(f"{spaced(head.name)} {plain(float(entry.value), 3)}")
+    return ", ".join(words) or "the only row"
 
 
 def _of_losses(tables: list[ProtocolTable]) -> list[str]:
