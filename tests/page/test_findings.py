@@ -117,6 +117,22 @@ class TestLead:
         write_result(run, tmp_path / "bench")
         assert lead_of(tmp_path) == "Bench speed: rate 39.7 tokens per second."
 
+    def test_bytes_are_told_in_a_unit_that_suits_them(self, tmp_path):
+        left = Measurement(name="margin", value=-2.3e10, unit="bytes of the budget left")
+        run = made.result(verb="plan", method="memory", settings={}, measurements=[left])
+        write_result(run, tmp_path / "plan")
+        assert lead_of(tmp_path) == "Plan memory: margin −23 GB of the budget left."
+        words = text_of(page_of(tmp_path))
+        assert "margin GB of the budget left −23" in words
+        assert "000,000" not in words
+
+    def test_models_as_they_were_given_lead_with_their_scores(self, tmp_path):
+        for name, score in (("one", 20.4), ("two", 21.6)):
+            made.evaluate(tmp_path, name, digest(name), score)
+        assert lead_of(tmp_path) == (
+            "Perplexity on held.txt: 20.4 with one and 21.6 with two. Lower is better."
+        )
+
     def test_a_held_table_leads_with_its_best_row(self, tmp_path):
         columns = [Column(name="method"), Column(name="sparsity"), Column(name="runs")]
         columns.append(Column(name="loss", better="lower"))

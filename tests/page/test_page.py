@@ -188,7 +188,9 @@ class TestJoining:
         assert "Perplexity, simulated" in words
         assert "Bench speed, emulated" in words
         assert "Bench speed, simulated" not in words
-        assert "Perplexity (simulated): 20" in words, "no simulated number leads as a measured one"
+        assert "Perplexity (simulated) on held.txt: 20" in words, (
+            "no simulated number leads as a measured one"
+        )
 
     def test_results_are_found_at_any_depth_once_and_not_in_hidden_folders(self, tmp_path):
         made.evaluate(tmp_path / "a" / "b", "dense", made.DENSE, 20.0)

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from treadle.core.result import Entry, Table
+from treadle.core.result import Entry, Measurement, Table
 from treadle.page.losses import find_losses, has_comparisons
-from treadle.page.numbers import plain, spoken
+from treadle.page.numbers import bytes_unit, plain, spoken
 from treadle.page.scores import ProtocolTable, Section
 from treadle.page.sentences import of_scores
 from treadle.page.sources import Run
@@ -13,6 +13,8 @@ from treadle.page.wording import capital, last_part, listed, spaced
 __all__ = ["Findings", "findings"]
 
 _MOST_MEASURES = 3
+_LONGEST_NOTE = 60
+_BYTES = "bytes"
 
 
 class Findings(NamedTuple):
@@ -112,12 +114,19 @@ def _of_loose(loose: list[Run]) -> list[str]:
     found = []
     for run in loose:
         result = run.result
-        words = [
-            " ".join(filter(None, [spaced(entry.name), spoken(entry.value), entry.unit]))
-            for entry in result.measurements[:_MOST_MEASURES]
-        ]
+        words = [_number(entry) for entry in result.measurements[:_MOST_MEASURES]]
         if words:
             found.append(
                 f"{capital(f'{result.command} {result.method}'.strip())}: {listed(words)}."
             )
     return found
+
+
+def _number(entry: Measurement) -> str:
+    """Return one measurement in words, with a short note."""
+    unit, value = entry.unit, entry.value
+    if unit.startswith(_BYTES):
+        name, size = bytes_unit([abs(value)])
+        unit, value = unit.replace(_BYTES, name, 1), value / size
+    note = f"({entry.note})" if 0 < len(entry.note) <= _LONGEST_NOTE else ""
+    return " ".join(filter(None, [spaced(entry.name), spoken(value), unit, note]))

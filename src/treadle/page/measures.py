@@ -33,6 +33,7 @@ class MeasureTable(NamedTuple):
     has_intervals: bool
 
 
+_BYTES = "bytes"
 Named = tuple[str, list[Measurement]]
 """A run by its name, and what it measured."""
 
@@ -69,6 +70,7 @@ def _table(title: str, basis: str, named: Sequence[Named]) -> MeasureTable:
     cells: dict[tuple[str, str], NotedNumber] = {}
     remarks: dict[str, str] = {}
     for measure in measures:
+        _in_one_unit(entries, measure)
         alike = [e for (_, name), e in entries.items() if name == measure]
         remarks[measure] = _remark(alike)
         powers = numbers.powers_for(end for e in alike for end in (e.value, e.low, e.high))
@@ -90,6 +92,21 @@ def _table(title: str, basis: str, named: Sequence[Named]) -> MeasureTable:
     heads = [(spaced(measure), remarks[measure]) for measure in measures]
     by_model = [(n, "", [cells.get((n, measure)) for measure in measures]) for n in models]
     return MeasureTable(title, basis, "Model", heads, by_model, intervals)
+
+
+def _in_one_unit(entries: dict[tuple[str, str], Measurement], measure: str) -> None:
+    """Count bytes in the unit that suits the largest of a measure's numbers."""
+    own = {key: entry for key, entry in entries.items() if key[1] == measure}
+    if not all(entry.unit.startswith(_BYTES) for entry in own.values()):
+        return
+    unit, size = numbers.bytes_unit([abs(entry.value) for entry in own.values()])
+    for key, entry in own.items():
+        ends = {
+            name: None if end is None else end / size
+            for name, end in (("low", entry.low), ("high", entry.high))
+        }
+        said = entry.unit.replace(_BYTES, unit, 1)
+        entries[key] = entry.model_copy(update={"value": entry.value / size, "unit": said, **ends})
 
 
 def _remark(alike: Sequence[Measurement]) -> str:

@@ -24,8 +24,9 @@ class _Told(NamedTuple):
     table: ProtocolTable
     score: str
     """What the numbers are."""
-    remark: str
-    """Which way is better, and on which examples; said once."""
+    data: str
+    """On which examples they were taken, and which way is better; both are said once."""
+    better: str
     gains: dict[int, Gain]
     """By the identity of a row."""
     speed: Speed | None
@@ -39,13 +40,11 @@ def of_scores(section: Section, table: ProtocolTable, runs: list[Run]) -> list[s
     """
     gains, speed = gains_of(table, runs)
     basis = "" if table.basis == "measured" else f" ({table.basis})"
-    better = f"{table.better} is better" if table.better != "neither" else ""
-    data = f"{spaced(table.score)} on {section.data}" if section.data else ""
-    remark = "; ".join(filter(None, [data, better]))
     told = _Told(
         table,
         f"{spaced(table.score)}{basis}",
-        f" {capital(remark)}." if remark else "",
+        f" on {section.data}" if section.data else "",
+        f"{table.better} is better" if table.better != "neither" else "",
         {id(row): gain for row, gain in zip(table.rows, gains, strict=True)},
         speed,
     )
@@ -54,11 +53,17 @@ def of_scores(section: Section, table: ProtocolTable, runs: list[Run]) -> list[s
     made = sorted((g for g in groups if not g.is_given and not g.is_joined), key=_fullness)
     said = [_of_group(group, told) for group in made]
     said += [_of_joined(group, told) for group in groups if group.is_joined]
-    said += [] if said else [_of_given(group, told) for group in given]
     if said:
-        said[0] += told.remark
+        data = f"{told.score}{told.data}" if told.data else ""
+        said[0] += _remark("; ".join(filter(None, [data, told.better])))
+    else:
+        said = [_of_given(group, told) for group in given]
     said += [text for group in [*given, *made] for text in _of_forms(group, told)]
     return said + _of_sizes(made[:1], told)
+
+
+def _remark(text: str) -> str:
+    return f" {capital(text)}." if text else ""
 
 
 def _fullness(group: Group) -> int:
@@ -105,7 +110,7 @@ def _of_group(group: Group, told: _Told) -> str:
 
 
 def _of_given(group: Group, told: _Told) -> str:
-    return f"{capital(told.score)}: {_scores(group)}."
+    return f"{capital(told.score)}{told.data}: {_scores(group)}.{_remark(told.better)}"
 
 
 def _of_joined(group: Group, told: _Told) -> str:
