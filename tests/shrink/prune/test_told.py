@@ -21,6 +21,8 @@ from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CheckpointError, SettingsError
 from treadle.model.text import sampled_windows, windows
 from treadle.shrink.prune import METRICS, prune
+from treadle.shrink.prune.apply import request_of
+from treadle.shrink.prune.methods.magnitude import Magnitude
 from treadle.shrink.quantize import quantize
 
 WAYS = [(metric, pattern) for metric in METRICS.table for pattern in ("rows", "2:4", "global")]
@@ -190,3 +192,20 @@ def test_what_no_config_reads_is_copied_as_it_is(name: str, llama: Path, tmp_pat
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match=r"'model.norm.weight' in .* holds nan"):
         prune(model, tmp_path / "out", "magnitude", sparsity=0.5)
+
+
+@pytest.mark.parametrize(("needs", "looks"), [("largest", True), ("gradient", False)])
+def test_whatever_is_no_gradient_is_collected_from_inputs(needs: str, looks: bool) -> None:
+    """A new statistic stands in no list of those that look at activations."""
+
+    class Looking(Magnitude):
+        """A metric of a statistic that is not there yet."""
+
+    Looking.needs = frozenset({needs})
+    plain = request_of(
+        "magnitude",
+        **dict.fromkeys(("sparsity", "update", "text", "calibrate")),
+        **{"pattern": "rows", "allocation": "uniform", "num_windows": 1, "window_tokens": 8},
+        **{"bos": "auto", "keep_zeros": False, "seed": 0, "allow_nonuniform": False},
+    )
+    assert plain._replace(metric=Looking()).needs_inputs == looks
