@@ -214,7 +214,7 @@ class TestGains:
     def forms(self, root: Path) -> None:
         """Write a model in two forms: scores, sizes in memory, and speeds."""
         for form, score, held, speed in (("auto", 14.11, 538e6, 40.0), ("q8", 14.13, 143e6, 120.0)):
-            way = {} if form == "auto" else {"through": "runtime", "weights": form}
+            way = {} if form == "auto" else {"weights": form, "through": "runtime"}
             settings = {"method": "perplexity", "num_windows": 8, **way}
             folder = root / form
             sizes = {"input": 269_000_000, "zeros": 104_910_000}
@@ -247,8 +247,8 @@ class TestGains:
             ("0.27", "39 % zeros", "0.14", "120"),
         ]
         assert (
-            "Asked through runtime, weights q8, dense has perplexity 14.1 instead of 14.1, 0.14 "
-            "GB of weights in memory instead of 0.54 GB, 3 times the tokens per second."
+            "Asked with weights q8, through runtime, dense has perplexity 14.1 instead of 14.1, "
+            "0.14 GB of weights in memory instead of 0.54 GB, 3 times the tokens per second."
         ) in said(tmp_path)
 
     def test_a_speed_belongs_to_the_form_in_which_it_was_measured(self, tmp_path):

@@ -154,8 +154,9 @@ def _of_forms(group: Group, told: _Told) -> list[str]:
         if first is row or not is_sound(row.score) or not is_sound(first.score):
             continue
         own = [part for part in own_parts(row) if part not in own_parts(first)]
-        text = f"Asked {', '.join(own)}, {own_name(row)} has {told.score} {spoken(row.score.value)}"
-        text += f" instead of {spoken(first.score.value)}"
+        now, before = (spoken(one.score.value) for one in (row, first))
+        text = f"Asked with {', '.join(own)}, {own_name(row)} has {told.score} {now}"
+        text += f" instead of {before}"
         gained = _gained(told.gains[id(row)], told.gains[id(first)], told.speed)
         said.append(f"{', '.join([text, *gained])}.")
     return said

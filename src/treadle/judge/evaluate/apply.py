@@ -150,7 +150,7 @@ def _settings(
     """Return what determines the outcome: the task's settings, and what it was asked through."""
     own = {} if engine is None else engine.changes()
     own |= {} if adapter is None else {"adapter": str(adapter)}
-    return {**task.settings(), "through": way, **own}
+    return {**task.settings(), **own, "through": way}
 
 
 def _keeps_by_chance(engine: EngineSettings | None) -> bool:
