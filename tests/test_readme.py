@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import shlex
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,6 +98,7 @@ def test_the_first_commands_show_what_they_say():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="counts Python 3.11's own files")
 def test_shown_outcomes_are_those_of_the_real_model(tmp_path, monkeypatch, capsys):
     """Numbers within a fiftieth, words as they are; how fast it is depends on the machine."""
     monkeypatch.chdir(tmp_path)
@@ -106,7 +108,7 @@ def test_shown_outcomes_are_those_of_the_real_model(tmp_path, monkeypatch, capsy
         assert main(shlex.split(shown.command)[1:]) == 0
         said = {_label(line): line for line in capsys.readouterr().out.splitlines()}
         for line in shown.lines:
-            found = said[_label(line)]
+            found = said[_label(line)].rstrip()
             if any(word in line for word in _OF_THE_MACHINE):
                 line, found = (re.sub(_NUMBER, "N", one, count=1) for one in (line, found))
             assert re.sub(_NUMBER, "N", found) == re.sub(_NUMBER, "N", line)
