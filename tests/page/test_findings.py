@@ -203,6 +203,19 @@ class TestParents:
         fields = {"measurements": [score], "samples": {"loss": samples}}
         made.evaluate(root, name, content_hash, None, **fields)
 
+    def test_what_became_of_a_merge_begins_with_the_merge(self, tmp_path):
+        parents = {name: one for name, one in halved(tmp_path).items() if name != "random"}
+        merged(tmp_path, "ties", parents, 20.0)
+        (ties,) = [run for run in find([tmp_path]) if run.result.method == "ties"]
+        read = [Input(name="model", path="ties", content_hash=ties.made_hash, role="model")]
+        deed = "a quarter of the weights removed"
+        content_hash = made.prune(tmp_path, "magnitude", 0.25, inputs=read, deed=deed)
+        made.evaluate(tmp_path, "both", content_hash, 24.0)
+        assert (
+            "Made from sparsegpt-50 and wanda-50, then a quarter of the weights removed: "
+            "perplexity 24 with (wanda, sparsegpt) then ties then magnitude; 14.1 before."
+        ) in said(tmp_path)
+
     def test_a_parent_that_was_not_measured_is_named(self, tmp_path):
         parents = {"wanda": made.prune(tmp_path, "wanda", 0.5), "ria": "f" * 64}
         made.evaluate(tmp_path, "wanda-50", parents["wanda"], 29.0)

@@ -50,12 +50,18 @@ def groups_of(table: ProtocolTable) -> list[Group]:
 
 
 def _deeds(row: Row, table: ProtocolTable, several: bool) -> tuple[str, ...]:
+    """Return what was done to the model of a row, one after the other.
+
+    What was done to each of several models before they became one is theirs to say.
+    """
     if not row.makers:
         return (_GIVEN,)
-    last = row.makers[-1].result
-    if row.is_joined:
-        names = listed(sorted(last_part(entry.path) for entry in parents_of(last)))
-        return (f"made from {names}",)
+    joins = [n for n, run in enumerate(row.makers) if parents_of(run.result)]
+    if joins:
+        read = parents_of(row.makers[joins[-1]].result)
+        names = listed(sorted(last_part(entry.path) for entry in read))
+        later = row.makers[joins[-1] + 1 :]
+        return (f"made from {names}", *(_deed(run, row, table) for run in later))
     deeds = [_deed(run, row, table) for run in row.makers]
     first = input_of(row.makers[0].result, "model")[0]
     return (*deeds, *([f"from {last_part(first)}"] if several and first else []))

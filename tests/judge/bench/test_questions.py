@@ -10,6 +10,7 @@ from judge.bench.machines import Clocked
 from treadle.core.ports import Answer
 from treadle.judge.bench import bench
 from treadle.judge.bench.methods.questions import Questions
+from treadle.runtime import LLM, SamplingParams
 
 
 class Oracle(Clocked):
@@ -49,3 +50,16 @@ def test_a_real_model_is_asked_through_its_chat_template(llama, tmp_path):
     assert result.measurement("Why?").note
     assert result.measurement("Why?").value > 0
     assert result.bytes["held"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["fp32", "fp16", "q8", "q4_0", "q4_1"])
+def test_the_first_token_of_each_answer_is_clear_in_every_form(weights):
+    """A near-tie there would show a form as worse than it is, by a coin's toss."""
+    llm = LLM("packaged:smollm2", weights=weights)
+    chats = [[{"role": "user", "content": question}] for question in Questions().questions]
+    prompts = [llm.prompts.tokens(llm.prompts.chat(chat)) for chat in chats]
+    params = SamplingParams(max_tokens=1, temperature=0.0, logprobs=2)
+    for output in llm.generate(prompts, params):
+        best, second = sorted(output.outputs[0].logprobs[0].values(), reverse=True)[:2]
+        assert best - second > 1.0, "nats: less than e times as probable as the next"
