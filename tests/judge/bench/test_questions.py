@@ -53,10 +53,11 @@ def test_a_real_model_is_asked_through_its_chat_template(llama, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::treadle.runtime.price.RoundedWeightsWarning")
 @pytest.mark.parametrize("weights", ["fp32", "fp16", "q8", "q4_0", "q4_1"])
 def test_the_first_token_of_each_answer_is_clear_in_every_form(weights):
     """A near-tie there would show a form as worse than it is, by a coin's toss."""
-    llm = LLM("packaged:smollm2", weights=weights)
+    llm = LLM("packaged:smollm2", weights=weights, cache_bytes=1 << 26)
     chats = [[{"role": "user", "content": question}] for question in Questions().questions]
     prompts = [llm.prompts.tokens(llm.prompts.chat(chat)) for chat in chats]
     params = SamplingParams(max_tokens=1, temperature=0.0, logprobs=2)
