@@ -186,7 +186,8 @@ def _headings(found: list[Section]) -> list[str]:
 def _section(runs: list[Run], section: Section, key: str, heading: str) -> SectionView:
     others: dict[str, list[Measurement]] = {}
     for row, entry in section.others:
-        others.setdefault(row.label, []).append(entry)
+        name = ", ".join([row.model, *row.parts[-1]])
+        others.setdefault(name, []).append(entry)
     return SectionView(
         heading=heading,
         explained=_explained(section.evaluations[0].result),

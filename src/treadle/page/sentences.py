@@ -119,22 +119,25 @@ def _of_joined(group: Group, told: _Told) -> str:
     text = f"Made from {listed_parents(parents)}: {told.score} {_scores(group)}"
     if any(parent.row is None for parent in parents):
         return f"{text}."
-    both = "both" if len(parents) == 2 else f"all {len(parents)}"
-    won = {
-        name: found
-        for row, name in zip(group.rows, names_in(group.rows), strict=True)
-        if len(found := beaten(row, parents)) == len(parents)
-    }
-    if not won:
-        return f"{text}; {'it does not beat' if len(group.rows) == 1 else 'none beats'} {both}."
-    sure = [name for name, found in won.items() if _is_sure(found)]
-    unsure = [name for name, found in won.items() if not _is_sure(found)]
+    pairs = zip(group.rows, names_in(group.rows), strict=True)
+    won = {name: beaten(row, parents) for row, name in pairs if is_sound(row.score)}
+    return f"{text}; {_beating(won, len(parents))}."
+
+
+def _beating(won: dict[str, list[Beaten]], num_parents: int) -> str:
+    """Say which models beat all of their parents, which do so surely, and which beat none."""
+    both, neither = ("both", "neither") if num_parents == 2 else (f"all {num_parents}", "none")
+    best = {name: found for name, found in won.items() if len(found) == num_parents}
+    sure = [name for name, found in best.items() if _is_sure(found)]
+    unsure = [name for name in best if name not in sure]
+    none = [name for name, found in won.items() if not found]
     words = [f"{listed(sure)} {_beat(sure)} {both}"] if sure else []
     if unsure:
         words.append(
             f"{listed(unsure)} {_beat(unsure)} {both}, by less than the intervals can tell"
         )
-    return f"{text}; {' and '.join(words)}."
+    words += [f"{listed(none)} {_beat(none)} {neither}"] if none else []
+    return listed(words) if words else f"none beats {both}"
 
 
 def _is_sure(found: list[Beaten]) -> bool:

@@ -7,7 +7,14 @@ from typing import NamedTuple
 from treadle.core.result import Measurement, Result
 from treadle.page import numbers
 from treadle.page.gains import gains_of
-from treadle.page.groups import Group, common_parts, groups_of, names_in, own_parts
+from treadle.page.groups import (
+    Group,
+    common_parts,
+    groups_of,
+    names_in,
+    own_name,
+    own_parts,
+)
 from treadle.page.parents import beaten, listed_parents, parents_in
 from treadle.page.scores import ProtocolTable, Row, is_sound
 from treadle.page.sources import Run, input_of
@@ -32,6 +39,8 @@ class Cost(NamedTuple):
 class ScoreRow(NamedTuple):
     """One line of a score table: what a model is, what it scores, what it gained, what it took."""
 
+    name: str
+    """What tells it from the others of its group."""
     method: str
     settings: str
     model: str
@@ -184,7 +193,8 @@ class _Columns(NamedTuple):
         amount, cost = row.made(table.amount), self.evaluating[place]
         assert cost is not None
         return ScoreRow(
-            method=name.partition(", ")[0],
+            name=name,
+            method=own_name(row),
             settings="",
             model=row.model,
             model_path=input_of(row.evaluation.result, "model")[0],
@@ -218,7 +228,10 @@ def _parents(table: ProtocolTable, row: Row) -> str:
         return ""
     won = beaten(row, parents)
     if not won:
-        return f"from {listed_parents(parents)}"
+        known = [one for one in parents if one.row is not None]
+        none = "neither" if len(parents) == 2 else "none of them"
+        beats = f"; beats {none}" if len(known) == len(parents) else ""
+        return f"from {listed_parents(parents)}{beats}"
     names = "both" if len(won) == len(parents) == 2 else listed(one.parent.name for one in won)
     sure = "clearly" if all(one.is_clear for one in won) else "within the intervals"
     return f"from {listed_parents(parents)}; beats {names}, {sure}"
