@@ -45,7 +45,7 @@ test-all: $(STAMP) ## the slow tests too
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	$(OFFLINE) $(BIN)/python -m pytest -m gpu
 
-docs: $(STAMP) ## regenerate docs/methods.md and docs/cli.md
+docs: $(STAMP) ## write what follows from the code: docs, the README's table, the sweep over all metrics
 	$(OFFLINE) $(BIN)/python docs/generate.py
 
 bench: $(STAMP) ## the kernel benchmarks; those against peers say in benchmarks/README.md what they need
@@ -57,7 +57,7 @@ bench-gpu: $(STAMP) ## the benchmarks that need a CUDA device
 wheel: $(STAMP) ## a wheel with kernels for every level of x86-64 instructions
 	TREADLE_BUILD_NATIVE=1 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-demo: $(STAMP) ## prune a real model eight ways, measure it, draw runs/demo/report.html
+demo: $(STAMP) ## prune a real model eight ways, merge two of them, measure it all, draw runs/demo/report.html
 	$(OFFLINE) $(BIN)/treadle run recipes/demo.yaml
 
 clean: ## remove what can be made again

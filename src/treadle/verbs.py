@@ -109,14 +109,14 @@ VERBS = {
         Verb(
             "evaluate",
             "judge",
-            "Measure quality: perplexity and multiple choice, with intervals.",
+            "Measure quality under a named protocol, with intervals, paired with a baseline.",
             "treadle.judge.evaluate:evaluate",
             "treadle.judge.evaluate:TASKS",
         ),
         Verb(
             "bench",
             "judge",
-            "Measure cost: latency and throughput, beside the machine's roofline.",
+            "Measure what a model costs on this machine, and what it answers.",
             "treadle.judge.bench:bench",
             "treadle.judge.bench:BENCHMARKS",
             (

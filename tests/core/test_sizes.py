@@ -5,7 +5,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from treadle.core.arguments import checked
 from treadle.core.errors import SettingsError
-from treadle.core.sizes import WRITTEN, Bytes, is_bytes, parse_bytes, spoken, written
+from treadle.core.sizes import (
+    WRITTEN,
+    Bytes,
+    is_bytes,
+    parse_bytes,
+    share_of,
+    spoken,
+    written,
+)
 
 
 @pytest.mark.parametrize(
@@ -99,3 +107,14 @@ def test_sizes_are_known_by_their_type():
 @pytest.mark.parametrize("size", [1, 999, 1024, 4 << 20, 3 * 2**30, 2**40, 10**9])
 def test_a_size_is_written_as_it_is_read(size):
     assert parse_bytes(written(size)) == size
+
+
+def test_shares_are_said_as_people_say_them():
+    said = [share_of(fraction, "the weights") for fraction in (0.5, 0.25, 0.3, 1 / 3, 1.0)]
+    assert said == [
+        "half of the weights",
+        "a quarter of the weights",
+        "30 % of the weights",
+        "33.33 % of the weights",
+        "all of the weights",
+    ]

@@ -21,7 +21,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def losses_of(page: str) -> str:
-    return text_of(page[page.index('id="losses"') : page.index('id="figures"')])
+    return text_of(page[page.index('id="losses"') : page.index('id="provenance"')])
 
 
 class TestNotFinite:
@@ -171,9 +171,11 @@ class TestNotation:
 
 
 class TestWidth:
-    def test_secondary_columns_are_small_and_ranges_may_wrap(self, tmp_path):
+    def test_costs_stand_apart_and_ranges_may_wrap(self, tmp_path):
         made.study(tmp_path)
         page = page_of(tmp_path)
-        assert ".scores .cost { font-size: 0.78rem; }" in page
         assert re.search(r"\.range \{[^}]*white-space: normal", page)
-        assert page.count('<td class="number cost') == 7 * 4 + 6 * 3
+        scores, costs = page.split('<table class="scores">')[1:3]
+        assert "CPU seconds" not in scores
+        assert "CPU seconds" in costs
+        assert page.index("<details>") < page.index("CPU seconds"), "costs are folded away"

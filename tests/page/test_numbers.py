@@ -87,7 +87,7 @@ class TestTablesOfResults:
         assert "Means over seeds." in shown
         assert re.search(r'<td class="number worse">1\.0', page)
         assert "Sweep ran 1 time." in shown
-        assert "Where it loses Two <methods>: bad loses to good." in shown
+        assert "Where it loses, and to what Two <methods>: bad loses to good." in shown
         assert "Nothing to compare" not in shown
 
     def test_pages_without_tables_have_no_section_for_them(self, study_page):

@@ -22,6 +22,7 @@ __all__ = [
     "as_numpy",
     "as_torch",
     "cast",
+    "count_zeros",
     "dequantize_q4_0",
     "dequantize_q4_1",
     "dequantize_q8_0",
@@ -58,6 +59,7 @@ _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF1
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 # Casts to these can overflow for weights that a wider float held.
 _NARROW = frozenset({"F16", "F8_E4M3", "F8_E5M2"})
+_CHUNK = 4 << 20
 # How torch names the types that numpy.ndarray cannot hand over directly.
 _TORCH_ONLY = {
     "BF16": "bfloat16",
@@ -118,6 +120,14 @@ def cast(array: Array, code: str, name: str) -> Array:
             f"({float(ml_dtypes.finfo(DTYPES[code]).max):g}); choose bfloat16 or float32."
         )
     return narrowed
+
+
+def count_zeros(values: Array) -> int:
+    """Count zeros of either sign in floats of any width."""
+    bits = values.reshape(-1).view(f"u{values.dtype.itemsize}")
+    starts = range(0, bits.size, _CHUNK)
+    num_others = sum(int(np.count_nonzero(bits[i : i + _CHUNK] << 1)) for i in starts)
+    return bits.size - num_others
 
 
 def as_torch(array: Array) -> "torch.Tensor":

@@ -15,6 +15,10 @@ class Scorer(Protocol):
     def computed_by(self) -> str:
         """What computes, and in which form it holds the weights, for people."""
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of weights that lie in memory for one token; 0 where they are read as they come."""
+
     def token_losses(self, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "_predicted"]]:
         """Return -log p of every token but the first of each row, in nats, in float32.
 

@@ -189,6 +189,9 @@ class Result(_Record):
     """Whether the method is trivial, so that others must beat it."""
     is_resumed: bool = False
     """Whether an interrupted run's work was taken up: then the costs are of the last part only."""
+    deed: str = ""
+    """What was done to a model, in plain words that name no method, such as "half of the weights
+    removed": the page tells side by side what did the same."""
     settings: dict[str, Any]  # Any: JSON values
     seed: int
     inputs: list[Input]
@@ -199,7 +202,8 @@ class Result(_Record):
     cpu_seconds: float
     peak_memory_bytes: int
     bytes: dict[str, int] = Field(default_factory=dict)
-    """Byte counts by name, each counted from files."""
+    """Byte counts by name: `input` and `output` of files, `zeros` of the input's numbers that are
+    zero, `held` of the weights as they lay in memory."""
     protocol: dict[str, Any] | None = None  # Any: JSON values
     measurements: list[Measurement] = Field(default_factory=list)
     figures: list[Figure] = Field(default_factory=list)

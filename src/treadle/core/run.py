@@ -46,6 +46,7 @@ class Recording:
         measurements: What the result says was measured; likewise `figures`, `tables`, `notes`,
             `samples` (values by example), `bytes` (counted from files) and `protocol`.
         is_resumed: Whether an interrupted run's work was taken up; see `resumed`.
+        deed: What is done to a model, in plain words that name no method.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Recording:
         self.seed, self.out = seed, out
         self.is_control = is_control(method)
         self.is_resumed = False
+        self.deed = ""
         self.inputs: list[Input] = []
         self.measurements: list[Measurement] = []
         self.figures: list[Figure] = []
@@ -106,6 +108,7 @@ class Recording:
             method=self.method,
             is_control=self.is_control,
             is_resumed=self.is_resumed,
+            deed=self.deed,
             settings=self.settings,
             seed=self.seed,
             inputs=self.inputs,

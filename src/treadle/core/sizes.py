@@ -1,4 +1,4 @@
-"""Bytes in words: sizes as users write them, with a unit, and as users read them."""
+"""Sizes in words: bytes with a unit, as users write and read them; shares as people say them."""
 
 import re
 from typing import Annotated, Any
@@ -8,13 +8,23 @@ from pydantic_core import PydanticCustomError
 
 from treadle.core.errors import SettingsError
 
-__all__ = ["WRITTEN", "Bytes", "is_bytes", "parse_bytes", "require_size", "spoken", "written"]
+__all__ = [
+    "WRITTEN",
+    "Bytes",
+    "is_bytes",
+    "parse_bytes",
+    "require_size",
+    "share_of",
+    "spoken",
+    "written",
+]
 
 WRITTEN = {"is_written": True}
 """Validation context of what a person wrote in a shell or a recipe: there, sizes need a unit."""
 
 _LEAST_BARE = 1024
 """A bare number below it was surely meant in another unit than bytes."""
+_SHARES = {0.0: "none", 0.25: "a quarter", 0.5: "half", 0.75: "three quarters", 1.0: "all"}
 _UNITS = {"b": 1}
 for _power, _letter in enumerate("kmgt", 1):
     # Short forms as in Kubernetes. Slurm and docker mean 1024 by K: a budget read so is no larger.
@@ -73,6 +83,11 @@ def spoken(num_bytes: float) -> str:
         if abs(num_bytes) >= scale:
             return f"{num_bytes / scale:.2f} {unit}"
     return f"{num_bytes:.0f} B"
+
+
+def share_of(fraction: float, what: str) -> str:
+    """Return a share as people say it: half of the weights, 30 % of the weights."""
+    return f"{_SHARES.get(fraction, f'{100 * fraction:.4g} %')} of {what}"
 
 
 def written(num_bytes: int) -> str:

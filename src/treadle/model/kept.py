@@ -18,6 +18,7 @@ from treadle.core.shapes import Int, Tensor
 from treadle.model.layers import LayeredModel
 from treadle.model.statistics import (
     BlockStatistics,
+    InputStatistics,
     collect_block,
     load_statistics,
     save_statistics,
@@ -46,7 +47,7 @@ class DenseStatistics:
                 content_hash(model.reader),
                 digest(model.reader.config),
                 digest(tokens.tolist()),
-                "gram" if needs_gram else "squares",
+                sorted(InputStatistics(1, needs_gram).state()),
             ]
         )
         self.folder = cache_folder() / "statistics" / key[:32]

@@ -22,6 +22,7 @@ class BlockScorer:
     """
 
     computed_by = "blocks of transformers, one at a time, in float32"
+    bytes_per_token = 0
 
     def __init__(self, reader: CheckpointReader, trust_remote_code: bool = False) -> None:
         self._reader, self._trust_remote_code = reader, trust_remote_code

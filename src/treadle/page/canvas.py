@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from treadle.page.numbers import plain
+from treadle.page.labels import thin_ticks
+from treadle.page.numbers import plain, power_of_ten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ __all__ = [
     "log_scale",
     "pen",
     "plain_ticks",
+    "power_ticks",
 ]
 
 # Colours that stand for variables of the page's style sheet; no data colour map contains them.
@@ -42,6 +44,8 @@ _VARIABLES = {
 }
 _WIDTH_INCHES = 6.2
 _LOG_RANGE, _FEW_DECADES = 10.0, 300.0
+_PLAIN_BELOW = 1e5
+"""From here on the ticks of a logarithmic axis are written as powers."""
 _STYLE: dict[str, Any] = {  # Any: matplotlib's settings
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
@@ -104,17 +108,36 @@ class Drawing:
         return self.figure.add_subplot()
 
 
-def log_scale(axes: "Axes", which: Literal["x", "y"], values: list[float]) -> None:
-    """Make the axis logarithmic where `values` are positive and span more than tenfold."""
-    if values and min(values) > 0 and max(values) > _LOG_RANGE * min(values):
-        from matplotlib.ticker import LogLocator, NullLocator
+def log_scale(
+    axes: "Axes", which: Literal["x", "y"], values: list[float], least: float = _LOG_RANGE
+) -> bool:
+    """Make the axis logarithmic where `values` are positive and span more than `least`.
 
-        axis = axes.yaxis if which == "y" else axes.xaxis
-        axes.set(**{f"{which}scale": "log"})
-        few = max(values) <= _FEW_DECADES * min(values)
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=10))
-        axis.set_minor_locator(NullLocator())
+    Ticks stand at powers of ten, and are written as such where they are large or small; over few of
+    them also at 2 and 5. Returns whether it is logarithmic.
+    """
+    if not values or min(values) <= 0 or max(values) <= least * min(values):
+        plain_ticks(axes, which)
+        return False
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    axes.set(**{f"{which}scale": "log"})
+    few = max(values) <= _FEW_DECADES * min(values)
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=8))
+    axis.set_minor_locator(NullLocator())
     plain_ticks(axes, which)
+    if not few and (max(values) >= _PLAIN_BELOW or min(values) < 1 / _PLAIN_BELOW):
+        power_ticks(axes, which)
+    return True
+
+
+def power_ticks(axes: "Axes", which: Literal["x", "y"]) -> None:
+    """Write the ticks of the axis as powers of ten."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    axis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
 
 
 def plain_ticks(axes: "Axes", which: Literal["x", "y"]) -> None:
@@ -144,6 +167,7 @@ def drawing(
         matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]  # keys are a literal there
         drawn = Drawing(Figure(figsize=(width_inches, height_inches)))
         yield drawn
+        thin_ticks(drawn.figure)
         text = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         drawn.figure.savefig(

@@ -6,33 +6,29 @@ from treadle.core.result import Figure, Measurement, Result
 from treadle.page import numbers
 from treadle.page.command import repeat_command
 from treadle.page.figures import draw, num_left_out
+from treadle.page.findings import Findings, findings
+from treadle.page.groups import other_settings
 from treadle.page.held import HeldTable, held_tables
 from treadle.page.losses import Loss, comparisons, find_losses
-from treadle.page.scores import BASES, ProtocolTable, Row, Section, sections
+from treadle.page.measures import MeasureTable, loose_tables, measure_tables
+from treadle.page.scores import ProtocolTable, Row, Section, sections
 from treadle.page.sources import Run
 from treadle.page.summary import summary
 from treadle.page.tables import ScoreTable, score_table
 from treadle.page.tradeoff import CLOSEUP, closeup, plot
-from treadle.page.wording import SHORT_HASH, Fact, count, facts, protocol_facts, spaced
+from treadle.page.wording import (
+    SHORT_HASH,
+    Fact,
+    count,
+    facts,
+    last_part,
+    listed,
+    protocol_facts,
+    spaced,
+)
+from treadle.verbs import VERBS
 
 __all__ = ["Content", "content"]
-
-
-class Value(NamedTuple):
-    """One measurement in words."""
-
-    subject: str
-    name: str
-    value: str
-    unit: str
-    note: str
-
-
-class ByBasis(NamedTuple):
-    """Measurements of one basis: measured, emulated and simulated ones never share a table."""
-
-    basis: str
-    values: list[Value]
 
 
 class LossView(NamedTuple):
@@ -47,12 +43,19 @@ class LossView(NamedTuple):
     measure: str
 
 
+class Plot(NamedTuple):
+    """A picture, and where it has one, the same for a phone."""
+
+    wide: str
+    narrow: str
+
+
 class PlottedTable(NamedTuple):
-    """A table and, where rows can be compared, its plot as SVG (else empty)."""
+    """A table and, where rows can be compared, its plots as SVG (else empty)."""
 
     table: ScoreTable
-    plot: str
-    closeup: str
+    plot: Plot
+    closeup: Plot
     remark: str
     """What the close-up shows, and which models it leaves out."""
 
@@ -61,12 +64,14 @@ class SectionView(NamedTuple):
     """One task under one protocol."""
 
     heading: str
+    explained: str
+    """What the task does, in its own words."""
     protocol: list[Fact]
     protocol_hash: Fact
     tables: list[PlottedTable]
     shared: list[tuple[str, list[Fact]]]
     """Verb and the settings that all its runs here share."""
-    others: list[ByBasis]
+    others: list[MeasureTable]
 
 
 class InputView(NamedTuple):
@@ -90,7 +95,7 @@ class RunView(NamedTuple):
     fingerprint: Fact
     command: str
     cost: list[Fact]
-    measurements: list[ByBasis]
+    measurements: list[MeasureTable]
     protocol: list[Fact]
     versions: list[Fact]
     hardware: list[Fact]
@@ -100,15 +105,19 @@ class RunView(NamedTuple):
 class Content(NamedTuple):
     """The whole page."""
 
-    summary: str
+    findings: Findings
     tables: list[HeldTable]
     """Those that results hold themselves, where one tells of many runs."""
     sections: list[SectionView]
+    measures: list[MeasureTable]
+    """Measurements without a protocol of runs that no table above accounts for."""
+    pictures: list[tuple[str, str]]
     comparisons: str
     """How many comparisons were looked through for losses."""
     losses: list[LossView]
-    others: list[ByBasis]
-    """Measurements without a protocol of runs that no table above accounts for."""
+    notes: list[tuple[str, str]]
+    """What runs noted, and which did."""
+    summary: str
     runs: list[RunView]
 
 
@@ -118,24 +127,40 @@ def content(runs: list[Run]) -> Content:
     tables = [table for section in found for table in section.tables]
     told = {id(run) for section in found for run in section.evaluations}
     told |= {id(run) for table in tables for row in table.rows for run in row.makers}
-    loose = [
-        (_heading(run.result), entry)
-        for run in runs
-        if id(run) not in told
-        for entry in run.result.measurements
-    ]
+    loose = [run for run in runs if id(run) not in told]
+    pictures = [(_caption(f), draw(f, "")) for run in runs for f in run.result.figures if _shows(f)]
     return Content(
-        summary=summary(runs, found),
+        findings=findings(runs, found, loose),
         tables=held_tables(runs),
         sections=[
-            _section(section, f"s{number}", heading)
+            _section(runs, section, f"s{number}", heading)
             for number, (section, heading) in enumerate(zip(found, _headings(found), strict=True))
         ],
+        measures=loose_tables(runs, loose),
+        pictures=pictures,
         comparisons=comparisons(tables),
         losses=_losses(tables),
-        others=_by_basis(loose),
+        notes=_notes(runs),
+        summary=summary(runs, found),
         runs=[_run(run, f"r{number}") for number, run in enumerate(runs)],
     )
+
+
+def _shows(figure: Figure) -> bool:
+    return figure.kind == "picture"
+
+
+def _notes(runs: list[Run]) -> list[tuple[str, str]]:
+    """Return each note once, with the runs that have it."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for note in dict.fromkeys(run.result.notes):
+            found.setdefault(note, []).append(_place(run))
+    return [(note, listed(where)) for note, where in found.items()]
+
+
+def _place(run: Run) -> str:
+    return last_part(run.result.output) or _heading(run.result)
 
 
 def _protocol(section: Section) -> list[Fact]:
@@ -158,30 +183,47 @@ def _headings(found: list[Section]) -> list[str]:
     return headings
 
 
-def _section(section: Section, key: str, heading: str) -> SectionView:
-    tables = [_plotted(table, f"{key}t{number}") for number, table in enumerate(section.tables)]
+def _section(runs: list[Run], section: Section, key: str, heading: str) -> SectionView:
+    others: dict[str, list[Measurement]] = {}
+    for row, entry in section.others:
+        name = ", ".join([row.model, *row.parts[-1]])
+        others.setdefault(name, []).append(entry)
     return SectionView(
         heading=heading,
+        explained=_explained(section.evaluations[0].result),
         protocol=_protocol(section),
         protocol_hash=_hash(section.protocol),
-        tables=tables,
-        shared=[
-            (verb, [Fact(spaced(name), text) for name, text in settings.items()])
-            for verb, settings in section.shared.items()
-            if settings
+        tables=[
+            _plotted(runs, table, f"{key}t{number}") for number, table in enumerate(section.tables)
         ],
-        others=_by_basis([(row.label, entry) for row, entry in section.others]),
+        shared=[
+            (verb, [Fact(spaced(name), text) for name, text in settings.items() if text])
+            for verb, settings in section.shared.items()
+            if any(settings.values())
+        ],
+        others=measure_tables("Other measures", list(others.items())),
     )
 
 
-def _plotted(table: ProtocolTable, key: str) -> PlottedTable:
+def _explained(result: Result) -> str:
+    """Return what a method does in the first sentence of its help; empty where it is unknown."""
+    verb = VERBS.get(result.verb)
+    table = None if verb is None else verb.methods()
+    if table is None or result.action or result.method not in table.table:
+        return ""
+    return str(table[result.method].summary())
+
+
+def _plotted(runs: list[Run], table: ProtocolTable, key: str) -> PlottedTable:
     near = closeup(table)
+    whole = Plot(plot(table, key), plot(table, f"{key}n", is_narrow=True))
+    words = score_table(table, runs)
     if not near:
-        return PlottedTable(score_table(table), plot(table, key), "", "")
-    shown = {id(row) for row in near}
-    gone = "; ".join(row.label for row in table.rows if id(row) not in shown)
-    remark = f"scores up to {CLOSEUP:g} times the best, which leaves out {gone}"
-    return PlottedTable(score_table(table), plot(table, key), plot(table, f"{key}c", near), remark)
+        return PlottedTable(words, whole, Plot("", ""), "")
+    close = Plot(plot(table, f"{key}c", near), plot(table, f"{key}cn", near, is_narrow=True))
+    gone = len(table.rows) - len(near)
+    remark = f"scores up to {CLOSEUP:g} times the best, without {count(gone, 'worse model')}"
+    return PlottedTable(words, whole, close, remark)
 
 
 def _losses(tables: list[ProtocolTable]) -> list[LossView]:
@@ -213,36 +255,11 @@ def _loss(loss: Loss, table: ProtocolTable, powers: bool) -> LossView:
 
 
 def _named(row: Row, table: ProtocolTable) -> str:
-    own = f"{spaced(table.amount)} "
-    parts = [part for part in row.settings.split(", ") if part and not part.startswith(own)]
-    return ", ".join([row.method, *parts])
+    return ", ".join([row.method, *other_settings(row, table.amount)])
 
 
 def _basis_note(entry: Measurement) -> str:
     return "" if entry.basis == "measured" else f"({entry.basis})"
-
-
-def _by_basis(entries: list[tuple[str, Measurement]]) -> list[ByBasis]:
-    """Split measurements by basis, in the order in which they deserve trust."""
-    found = []
-    for basis in BASES:
-        own = [(subject, entry) for subject, entry in entries if entry.basis == basis]
-        alike: dict[str, list[Measurement]] = {}
-        for _, entry in own:
-            alike.setdefault(entry.name, []).append(entry)
-        powers = {name: _powers(group) for name, group in alike.items()}
-        if own:
-            found.append(ByBasis(basis, [_value(s, e, powers[e.name]) for s, e in own]))
-    return found
-
-
-def _value(subject: str, entry: Measurement, powers: bool) -> Value:
-    if entry.low is None or entry.high is None:
-        text = numbers.plain(entry.value, powers=powers)
-    else:
-        decimals = numbers.score_decimals(entry.value, entry.low, entry.high)
-        text = numbers.interval(entry.value, entry.low, entry.high, decimals, powers)
-    return Value(subject, spaced(entry.name), text, entry.unit, entry.note)
 
 
 def _heading(result: Result) -> str:
@@ -258,10 +275,11 @@ def _run(run: Run, key: str) -> RunView:
     settings = {name: value for name, value in result.settings.items() if name != "method"}
     return RunView(
         heading=_heading(result),
-        subject=result.output.rstrip("/").rsplit("/", 1)[-1],
+        subject=last_part(result.output),
         figures=[
             (_caption(figure), draw(figure, f"{key}f{number}"))
             for number, figure in enumerate(result.figures)
+            if not _shows(figure)
         ],
         settings=[*facts(settings), Fact("seed", str(result.seed))],
         inputs=[InputView(e.name, e.path, _hash(e.content_hash)) for e in result.inputs],
@@ -270,7 +288,7 @@ def _run(run: Run, key: str) -> RunView:
         fingerprint=_hash(result.fingerprint),
         command=repeat_command(run),
         cost=_cost(run),
-        measurements=_by_basis([("", entry) for entry in result.measurements]),
+        measurements=measure_tables("Measurements", [("Value", result.measurements)]),
         protocol=protocol_facts(result.protocol or {}),
         versions=[Fact(name, text) for name, text in result.versions.items()],
         hardware=facts(result.hardware),

@@ -11,18 +11,34 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from treadle.core.result import Figure, Series
-from treadle.page.canvas import INK, MUTED, PAPER, Drawing, drawing, pen, plain_ticks
+from treadle.page.canvas import (
+    INK,
+    MUTED,
+    PAPER,
+    Drawing,
+    drawing,
+    log_scale,
+    pen,
+    plain_ticks,
+    power_ticks,
+)
+from treadle.page.labels import label_text, meet
 from treadle.page.numbers import plain
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
+    from numpy.typing import NDArray
 
-__all__ = ["draw", "label_text", "num_left_out"]
+__all__ = ["draw", "num_left_out"]
 
 _ROW_INCHES, _FRAME_INCHES = 0.3, 0.9
 _MOST_NAMED_CELLS = 120
 _NUM_SHADES = 24
 _NEARLY_ONE = 0.02
+_LOG_FROM = 1000.0
+"""Ratio of two values from which on an axis is logarithmic."""
 _ONE_SCALE = 5.0
 """Largest ratio of two magnitudes that one axis still shows side by side."""
 
@@ -65,11 +81,6 @@ def _finite(series: Series) -> Series:
 
     kept = {"x": [series.x[p] for p in places], "y": [series.y[p] for p in places]}
     return series.model_copy(update={**kept, "low": ends(series.low), "high": ends(series.high)})
-
-
-def label_text(name: str) -> str:
-    """Return `name` so that matplotlib shows it: it hides labels that begin with an underscore."""
-    return f"\u200b{name}" if name.startswith("_") else name
 
 
 def _height_inches(figure: Figure) -> float:
@@ -151,27 +162,48 @@ def _heatmap(drawn: Drawing, figure: Figure) -> None:
         for value, y in zip(series.x, series.y, strict=True):
             cells[row, columns.index(_name(value))] = y
     shades = matplotlib.colormaps["cividis"].resampled(_NUM_SHADES)
+    known = cells[np.isfinite(cells)]
+    is_log = bool(known.size) and 0 < _LOG_FROM * known.min() < known.max()
     mesh = axes.pcolormesh(
-        np.ma.masked_invalid(cells), cmap=shades, edgecolors=PAPER, lw=0.5, rasterized=False
+        np.ma.masked_invalid(cells),
+        cmap=shades,
+        norm="log" if is_log else "linear",
+        edgecolors=PAPER,
+        lw=0.5,
+        rasterized=False,
     )
     axes.grid(visible=False)
     axes.invert_yaxis()
     axes.set_yticks([row + 0.5 for row in range(len(cells))], [s.name for s in figure.series])
     _name_ticks(axes, columns, shift=0.5)
-    if 0 < cells.size <= _MOST_NAMED_CELLS:
-        known = cells[np.isfinite(cells)]
-        middle = float(known.min() + known.max()) / 2 if known.size else 0.0
-        for (row, column), value in np.ndenumerate(cells):
-            light = float(value) > middle
-            text = "–" if math.isnan(value) else plain(float(value), 3)
-            colour = MUTED if math.isnan(value) else "#111111" if light else "#ffffff"
-            axes.text(
-                column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=8
-            )
     bar = drawn.figure.colorbar(mesh, ax=axes, pad=0.02)
     bar.outline.set_visible(False)
+    if is_log:
+        power_ticks(bar.ax, "y")
+    else:
+        plain_ticks(bar.ax, "y")
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel(figure.y_label)
+    if 0 < cells.size <= _MOST_NAMED_CELLS:
+        _name_cells(drawn, axes, cells, is_log)
+
+
+def _name_cells(drawn: Drawing, axes: "Axes", cells: "NDArray[np.float64]", is_log: bool) -> None:
+    """Write the value of each cell into it, unless they would meet."""
+    import numpy as np
+
+    known = cells[np.isfinite(cells)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    middle = math.sqrt(low * high) if is_log else (low + high) / 2
+    values = []
+    for (row, column), value in np.ndenumerate(cells):
+        light = float(value) > middle
+        text = "–" if math.isnan(value) else plain(float(value), 3)
+        colour = MUTED if math.isnan(value) else "#111111" if light else "#ffffff"
+        place = (column + 0.5, row + 0.5)
+        values.append(axes.text(*place, text, ha="center", va="center", color=colour, fontsize=8))
+    for entry in values if meet(drawn.figure, values) else ():
+        entry.remove()
 
 
 def _interval_rows(figure: Figure) -> list[tuple[str, float, float, float, int]]:
@@ -214,12 +246,13 @@ def _interval(drawn: Drawing, figure: Figure) -> None:
 
 def _timeline(drawn: Drawing, figure: Figure) -> None:
     axes = drawn.axes()
+    names: list[Text] = []
     for lane, series in enumerate(figure.series):
         spans = _spans(series)
         starts, lengths = [span[0] for span in spans], [span[1] for span in spans]
         axes.barh([lane] * len(spans), lengths, 0.6, starts, color=pen(lane).colour)
         if len(spans) <= 12:
-            for start, length, name in spans:
+            names += [
                 axes.text(
                     start + length / 2,
                     lane - 0.42,
@@ -229,8 +262,12 @@ def _timeline(drawn: Drawing, figure: Figure) -> None:
                     fontsize=8,
                     color=MUTED,
                 )
+                for start, length, name in spans
+            ]
     axes.set_yticks(range(len(figure.series)), [label_text(s.name) for s in figure.series])
     axes.set_ylim(len(figure.series) - 0.4, -0.7)
+    for name in meet(drawn.figure, names):
+        name.remove()
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel(figure.y_label)
@@ -294,12 +331,16 @@ def _finish(axes: "Axes", figure: Figure) -> None:
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel(figure.y_label)
     numbers = [value for series in figure.series for value in series.x]
-    whole = all(not isinstance(value, str) and value == round(value, 0) for value in numbers)
-    if whole and figure.kind != "bar":
-        plain_ticks(axes, "x")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plain_ticks(axes, "y")
-    _calm(axes, [y for series in figure.series for y in series.y if math.isfinite(y)])
+    if figure.kind != "bar" and not any(isinstance(value, str) for value in numbers):
+        x = [float(value) for value in numbers]
+        if not log_scale(axes, "x", x, _LOG_FROM) and all(value == round(value) for value in x):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    y = [y for series in figure.series for y in series.y if math.isfinite(y)]
+    if figure.kind == "bar":  # begins at 0
+        plain_ticks(axes, "y")
+    else:
+        log_scale(axes, "y", y, _LOG_FROM)
+    _calm(axes, y)
     if len(figure.series) > 1:
         columns = 1 if len(figure.series) <= 12 else 2
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns, fontsize=9)

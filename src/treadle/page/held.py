@@ -41,6 +41,7 @@ class HeldTable(NamedTuple):
     notes: list[str]
     losses: list[str] | None
     """None where nothing was compared."""
+    has_intervals: bool
 
 
 def held_tables(runs: list[Run]) -> list[HeldTable]:
@@ -52,9 +53,9 @@ def _table(table: Table) -> HeldTable:
     columns = [[row[place] for row in table.rows] for place in range(len(table.columns))]
     shown = [_column(head, entries) for head, entries in zip(table.columns, columns, strict=True)]
     rows = [list(row) for row in zip(*(entries for _, entries in shown), strict=True)]
-    return HeldTable(
-        table.title, table.basis, [head for head, _ in shown], rows, table.notes, table.losses
-    )
+    intervals = any(entry.low is not None for row in table.rows for entry in row)
+    heads = [head for head, _ in shown]
+    return HeldTable(table.title, table.basis, heads, rows, table.notes, table.losses, intervals)
 
 
 def _column(head: Column, entries: list[Entry]) -> tuple[HeldColumn, list[HeldEntry]]:

@@ -7,7 +7,7 @@ from treadle.core.result import Measurement
 from treadle.page.scores import ProtocolTable, Row, is_sound, same_amount
 from treadle.page.wording import count, listed
 
-__all__ = ["Loss", "comparisons", "find_losses"]
+__all__ = ["Loss", "comparisons", "find_losses", "has_comparisons", "is_clearly_better"]
 
 _CHEAPER = 0.8
 """Share of the processor time up to which a method that reads the same inputs counts as simpler."""
@@ -56,6 +56,11 @@ def comparisons(tables: list[ProtocolTable]) -> str:
         f"No case found in these results: {made} ({kinds}), within one protocol, at one amount "
         f"and with equal settings; in each, {' or '.join(shown)}."
     )
+
+
+def has_comparisons(table: ProtocolTable) -> bool:
+    """Whether a method was measured beside something that it should beat or match."""
+    return any(True for _ in _contests(table))
 
 
 def _nothing(tables: list[ProtocolTable]) -> str:
@@ -128,6 +133,13 @@ def _comparable(first: Row, second: Row, amount: str) -> bool:
     ours, others = left[-1].result.settings, right[-1].result.settings
     common = [key for key in ours if key in others and key != "method"]
     return all(ours[key] == others[key] for key in common if not isinstance(ours[key], dict))
+
+
+def is_clearly_better(row: Row, other: Row) -> bool:
+    """Whether the row's interval lies wholly on the better side of the other's."""
+    sign = -1.0 if row.score.better == "higher" else 1.0
+    ours, theirs = (_bounds(entry, sign) for entry in _compared(row, other))
+    return ours[1] < theirs[0]
 
 
 def _judge(loser: Row, winner: Row, reason: str) -> Loss | None:

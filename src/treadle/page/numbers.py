@@ -11,8 +11,11 @@ __all__ = [
     "fixed",
     "interval",
     "plain",
+    "power_of_ten",
     "powers_for",
     "score_decimals",
+    "share",
+    "spoken",
 ]
 
 MISSING = "Not measured"
@@ -21,6 +24,8 @@ _POWER_FROM = 1e9
 """From here on numbers are written as powers of ten."""
 _POWER_BELOW = 1e-4
 _MOST_DIGITS, _MOST_PLAIN_DECIMALS = 5, 12
+_LARGE = ((1e9, "billion"), (1e6, "million"))
+_MOST_SPOKEN = 1e12
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _GIGABYTE, _MEGABYTE, _KILOBYTE = 1e9, 1e6, 1e3
 
@@ -128,3 +133,27 @@ def clock(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:,.1f} h"
+
+
+def power_of_ten(value: float) -> str:
+    """Return a power of ten as an axis shows it: 10⁴."""
+    return f"10{str(round(math.log10(value))).translate(_RAISED)}"
+
+
+def spoken(value: float) -> str:
+    """Return `value` as a sentence says it: three digits, millions and billions in words."""
+    if not math.isfinite(value):
+        return _non_finite(value)
+    for scale, name in _LARGE:
+        if scale <= abs(value) < _MOST_SPOKEN:
+            digits = 2 if abs(value) >= 10 * scale else 3
+            return f"{plain(float(f'{value / scale:.{digits}g}'), 3)} {name}"
+    if value == int(value) or abs(value) >= _MOST_SPOKEN or abs(value) < _POWER_BELOW:
+        return plain(value, 3)
+    return fixed(value, max(0, 2 - math.floor(math.log10(abs(value)))))
+
+
+def share(fraction: float) -> str:
+    """Return a fraction in percent, without decimals unless it is small."""
+    percent = 100 * fraction
+    return f"{percent:.0f} %" if percent >= 10 or not percent else f"{plain(percent, 2)} %"

@@ -6,8 +6,8 @@ from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 from treadle.core.result import Measurement
-from treadle.page.sources import Run, history_of, input_of, makers_of, models_of
-from treadle.page.wording import listed, settings_of, spaced
+from treadle.page.sources import Run, history_of, input_of, makers_of, models_of, parents_of
+from treadle.page.wording import settings_of, spaced
 
 __all__ = [
     "BASES",
@@ -45,8 +45,23 @@ class Row(NamedTuple):
     model: str
     method: str
     """Methods of the makers, or the model's name."""
-    settings: str
-    """Settings in which the models of the section differ."""
+    parts: tuple[tuple[str, ...], ...]
+    """Settings in which the models of the section differ, of each maker and of the evaluation."""
+
+    @property
+    def settings(self) -> str:
+        """Return the settings in which the models of the section differ."""
+        return "; ".join(filter(None, map(", ".join, self.parts)))
+
+    @property
+    def model_hash(self) -> str:
+        """The content hash of the model that was evaluated."""
+        return input_of(self.evaluation.result, "model")[1]
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether the last run that made the model made it from several."""
+        return bool(self.makers) and bool(parents_of(self.makers[-1].result))
 
     @property
     def label(self) -> str:
@@ -133,14 +148,14 @@ class Section(NamedTuple):
 
     @property
     def data(self) -> str:
-        """Return where the examples came from."""
-        paths = {
+        """Return the name of the examples; one protocol has the same ones, wherever they lay."""
+        paths = [
             entry.path
             for run in self.evaluations
             for entry in run.result.inputs
             if entry.role == "data"
-        }
-        return listed(sorted(paths))
+        ]
+        return PurePath(min(paths, key=lambda path: (len(path), path))).name if paths else ""
 
 
 def is_sound(entry: Measurement) -> bool:
@@ -175,7 +190,7 @@ def _section(runs: list[Run], task: str, protocol: str, evaluations: list[Run]) 
     for place, (run, made, name) in enumerate(
         zip(evaluations, makers, _model_names(evaluations), strict=True)
     ):
-        differing = [*(_differing(maker, shared) for maker in made), _differing(run, asked)]
+        parts = (*(_differing(maker, shared) for maker in made), _differing(run, asked))
         row = Row(
             run,
             made,
@@ -186,7 +201,7 @@ def _section(runs: list[Run], task: str, protocol: str, evaluations: list[Run]) 
             input_of(run.result, "baseline")[1],
             name,
             history_of(runs, *models[place]) or name,
-            "; ".join(filter(None, differing)),
+            parts,
         )
         rows += [_scored(row, e) for e in run.result.measurements if e.protocol == protocol]
     ranked = _ranked(rows)
@@ -211,10 +226,9 @@ def _is_told(entry: Measurement, ranked: list[str]) -> bool:
     return name in ranked
 
 
-def _differing(run: Run, shared: dict[str, dict[str, str]]) -> str:
-    common = shared[run.result.command]
-    own = settings_of(run.result.settings)
-    return ", ".join(f"{spaced(key)} {text}" for key, text in own.items() if key not in common)
+def _differing(run: Run, shared: dict[str, dict[str, str]]) -> tuple[str, ...]:
+    common, own = shared[run.result.command], settings_of(run.result.settings)
+    return tuple(f"{spaced(key)} {text}" for key, text in own.items() if key not in common and text)
 
 
 def _shared(runs: list[Run], by_all: bool = False) -> dict[str, dict[str, str]]:

@@ -9,7 +9,7 @@ from treadle.core.checkpoint import Manifest, read_manifest
 from treadle.core.errors import DataError
 from treadle.core.result import RESULT_FILE, Input, Result, Role, read_result
 
-__all__ = ["Run", "find", "history_of", "input_of", "makers_of", "models_of"]
+__all__ = ["Run", "find", "history_of", "input_of", "makers_of", "models_of", "parents_of"]
 
 
 class Run(NamedTuple):
@@ -64,6 +64,12 @@ def input_of(result: Result, role: Role) -> tuple[str, str]:
 def models_of(result: Result) -> list[Input]:
     """Return the models whose weights are in what the run made."""
     return [entry for entry in result.inputs if entry.role in ("model", "base")]
+
+
+def parents_of(result: Result) -> list[Input]:
+    """Return the models that were made into one, where they are several; a base is none of them."""
+    found = [entry for entry in result.inputs if entry.role == "model"]
+    return found if len(found) > 1 else []
 
 
 def makers_of(runs: list[Run], path: str, content_hash: str) -> tuple[Run, ...]:

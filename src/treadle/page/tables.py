@@ -1,16 +1,26 @@
 """Score tables in words: columns share their units and decimals, so that numbers line up."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from treadle.core.result import Measurement, Result
 from treadle.page import numbers
-from treadle.page.scores import ProtocolTable, Row, is_sound, same_amount
+from treadle.page.gains import gains_of
+from treadle.page.groups import (
+    Group,
+    common_parts,
+    groups_of,
+    names_in,
+    own_name,
+    own_parts,
+)
+from treadle.page.parents import beaten, listed_parents, parents_in
+from treadle.page.scores import ProtocolTable, Row, is_sound
 from treadle.page.sources import Run, input_of
-from treadle.page.wording import spaced
+from treadle.page.wording import listed, spaced
 
-__all__ = ["Cost", "ScoreRow", "ScoreTable", "score_table"]
+__all__ = ["Cost", "ScoreGroup", "ScoreRow", "ScoreTable", "score_table"]
 
 _ALIKE = 100.0
 """Largest ratio of two scores in a column up to which all of them get the same decimals."""
@@ -27,14 +37,18 @@ class Cost(NamedTuple):
 
 
 class ScoreRow(NamedTuple):
-    """One line of a score table."""
+    """One line of a score table: what a model is, what it scores, what it gained, what it took."""
 
+    name: str
+    """What tells it from the others of its group."""
     method: str
     settings: str
     model: str
     model_path: str
     tags: list[str]
     is_best: bool
+    parents: str
+    """What it was made from, where that was several models, and which of them it beats."""
     amount: str | None
     score: str
     comparison: str | None
@@ -42,75 +56,194 @@ class ScoreRow(NamedTuple):
     making: Cost | None
     evaluating: Cost
     size: str | None
+    zeros: str
+    held: str | None
+    speed: str | None
+
+
+class ScoreGroup(NamedTuple):
+    """Models to which the same was done."""
+
+    heading: str
+    settings: str
+    """Those that all of them share, and not all others."""
+    rows: list[ScoreRow]
 
 
 class ScoreTable(NamedTuple):
-    """One score under one protocol, the best first."""
+    """One score under one protocol, by what was done, the best first."""
 
     score: str
     basis: str
     unit: str
     direction: str
     amount: str
+    """Empty where the headings say it."""
     comparison: str
+    """Empty where nothing was compared."""
     memory_unit: str
     size_unit: str
+    """Empty where no size is known; likewise the next two."""
+    held_unit: str
+    speed: str
     has_intervals: bool
     has_making: bool
     has_resumed: bool
-    rows: list[ScoreRow]
+    groups: list[ScoreGroup]
+
+    @property
+    def rows(self) -> list[ScoreRow]:
+        """Return all rows, group by group."""
+        return [row for group in self.groups for row in group.rows]
 
 
-def score_table(table: ProtocolTable) -> ScoreTable:
-    """Put a table into words."""
-    rows = table.rows
-    scores = _intervals([row.score for row in rows])
-    comparisons = _intervals([row.comparison for row in rows])
-    sizes = [row.evaluation.result.bytes.get("input") for row in rows]
-    size_unit, size = numbers.bytes_unit([entry for entry in sizes if entry])
-    memory_unit, memory = numbers.bytes_unit([_peak(run) for row in rows for run in _runs(row)])
-    making = _costs([row.makers for row in rows], memory)
-    evaluating = _costs([(row.evaluation,) for row in rows], memory)
-    amounts = [row.made(table.amount) for row in rows]
-    powers = numbers.powers_for(amounts)
-    size_decimals = numbers.decimals_for([entry / size for entry in sizes if entry])
-    found = []
-    for place, row in enumerate(rows):
-        amount, held = amounts[place], sizes[place]
-        cost = evaluating[place]
-        assert cost is not None
-        found.append(
-            ScoreRow(
-                method=row.method,
-                settings=row.settings,
-                model=row.model,
-                model_path=input_of(row.evaluation.result, "model")[0],
-                tags=_tags(table, place),
-                is_best=_is_best(table, place),
-                amount=None if amount is None else numbers.plain(amount, 3, powers),
-                score=scores[place] or "",
-                comparison=_itself(row, table) or comparisons[place],
-                verdict=_verdict(row),
-                making=making[place],
-                evaluating=cost,
-                size=None if held is None else numbers.fixed(held / size, size_decimals),
-            )
-        )
-    compared = [row.comparison.name for row in rows if row.comparison]
+def score_table(table: ProtocolTable, runs: Sequence[Run] = ()) -> ScoreTable:
+    """Put a table into words; `runs` may hold what was measured of its models beside it."""
+    groups = groups_of(table)
+    order = [row for group in groups for row in group.rows]
+    table = table._replace(rows=order)
+    columns = _Columns.of(table, list(runs))
+    names = [name for group in groups for name in names_in(group.rows)]
+    rows = [columns.row(table, place, name) for place, name in enumerate(names)]
+    firsts = {
+        id(group.rows[0]) for group in groups if len({row.model_hash for row in group.rows}) > 1
+    }
+    rows = [
+        _tagged(words, row, is_best=id(row) in firsts and is_sound(row.score))
+        for words, row in zip(rows, order, strict=True)
+    ]
+    told = iter(rows)
+    compared = [row.comparison.name for row in order if row.comparison]
+    amounts = {entry.amount for entry in rows if entry.amount is not None}
     return ScoreTable(
         score=spaced(table.score),
         basis=table.basis,
         unit=table.unit,
-        direction=f"{table.better} is better",
-        amount=spaced(table.amount),
+        direction=f"{table.better} is better" if table.better != "neither" else "",
+        amount=spaced(table.amount) if len(amounts) > 1 else "",
         comparison=_comparison_name(compared),
-        memory_unit=memory_unit,
-        size_unit=size_unit,
-        has_intervals=any(row.score.low is not None for row in rows),
-        has_making=any(row.makers for row in rows),
-        has_resumed=any(run.is_resumed for row in rows for run in _runs(row)),
-        rows=found,
+        memory_unit=columns.memory_unit,
+        size_unit=columns.size_unit,
+        held_unit=columns.held_unit,
+        speed=columns.speed,
+        has_intervals=any(row.score.low is not None for row in order),
+        has_making=any(row.makers for row in order),
+        has_resumed=any(run.is_resumed for row in order for run in _runs(row)),
+        groups=[_group(group, told) for group in groups],
     )
+
+
+def _group(group: Group, told: Iterator[ScoreRow]) -> ScoreGroup:
+    """Return the words of a group; what its rows share is said once."""
+    common = common_parts(group.rows)
+    rows = [
+        next(told)._replace(settings=", ".join(p for p in own_parts(row) if p not in common))
+        for row in group.rows
+    ]
+    said = [part for part in common if part.lower() != group.heading.lower()]
+    return ScoreGroup(group.heading, ", ".join(said), rows)
+
+
+class _Columns(NamedTuple):
+    """The entries of a table, column by column: each has one unit and one notation."""
+
+    scores: list[str | None]
+    comparisons: list[str | None]
+    making: list[Cost | None]
+    evaluating: list[Cost | None]
+    memory_unit: str
+    sizes: list[str | None]
+    size_unit: str
+    zeros: list[str]
+    held: list[str | None]
+    held_unit: str
+    speeds: list[str | None]
+    speed: str
+    powers: bool
+    """Whether amounts are written in powers of ten."""
+
+    @classmethod
+    def of(cls, table: ProtocolTable, runs: list[Run]) -> "_Columns":
+        """Put the columns of a table into words."""
+        rows = table.rows
+        memory_unit, memory = numbers.bytes_unit([_peak(run) for row in rows for run in _runs(row)])
+        gains, speed = gains_of(table, runs)
+        size_unit, sizes = _sizes([gain.size_bytes for gain in gains])
+        held_unit, held = _sizes([gain.held_bytes for gain in gains])
+        fractions = [gain.zero_fraction for gain in gains]
+        return cls(
+            scores=_intervals([row.score for row in rows]),
+            comparisons=_intervals([row.comparison for row in rows]),
+            making=_costs([row.makers for row in rows], memory),
+            evaluating=_costs([(row.evaluation,) for row in rows], memory),
+            memory_unit=memory_unit,
+            sizes=sizes,
+            size_unit=size_unit,
+            zeros=["" if one is None else f"{numbers.share(one)} zeros" for one in fractions],
+            held=held,
+            held_unit=held_unit,
+            speeds=[numbers.plain(g.speed.value, 3) if g.speed else None for g in gains],
+            speed="" if speed is None else speed.unit or spaced(speed.name),
+            powers=numbers.powers_for(row.made(table.amount) for row in rows),
+        )
+
+    def row(self, table: ProtocolTable, place: int, name: str) -> ScoreRow:
+        """Return the words of a row."""
+        row = table.rows[place]
+        amount, cost = row.made(table.amount), self.evaluating[place]
+        assert cost is not None
+        return ScoreRow(
+            name=name,
+            method=own_name(row),
+            settings="",
+            model=row.model,
+            model_path=input_of(row.evaluation.result, "model")[0],
+            tags=[],
+            is_best=False,
+            parents=_parents(table, row),
+            amount=None if amount is None else numbers.plain(amount, 3, self.powers),
+            score=self.scores[place] or "",
+            comparison=_itself(row, table) or self.comparisons[place],
+            verdict=_verdict(row),
+            making=self.making[place],
+            evaluating=cost,
+            size=self.sizes[place],
+            zeros=self.zeros[place],
+            held=self.held[place],
+            speed=self.speeds[place],
+        )
+
+
+def _tagged(words: ScoreRow, row: Row, is_best: bool) -> ScoreRow:
+    tags = ["best"] if is_best else []
+    tags += ["control"] if row.is_control else []
+    tags += ["baseline"] if row.is_baseline else []
+    return words._replace(tags=tags, is_best=is_best)
+
+
+def _parents(table: ProtocolTable, row: Row) -> str:
+    """Return what a model was made from, with their scores, and which of them it beats."""
+    parents = parents_in(table, row)
+    if not parents:
+        return ""
+    won = beaten(row, parents)
+    if not won:
+        known = [one for one in parents if one.row is not None]
+        none = "neither" if len(parents) == 2 else "none of them"
+        beats = f"; beats {none}" if len(known) == len(parents) else ""
+        return f"from {listed_parents(parents)}{beats}"
+    names = "both" if len(won) == len(parents) == 2 else listed(one.parent.name for one in won)
+    sure = "clearly" if all(one.is_clear for one in won) else "within the intervals"
+    return f"from {listed_parents(parents)}; beats {names}, {sure}"
+
+
+def _sizes(values: list[int | None]) -> tuple[str, list[str | None]]:
+    """Return the unit of a column of byte counts, and its entries; no unit where none is known."""
+    known = [value for value in values if value]
+    unit, size = numbers.bytes_unit(known)
+    decimals = numbers.decimals_for([value / size for value in known])
+    texts = [numbers.fixed(one / size, decimals) if one else None for one in values]
+    return unit if known else "", texts
 
 
 def _runs(row: Row) -> tuple[Run, ...]:
@@ -164,25 +297,6 @@ def _costs(chains: Iterable[tuple[Run, ...]], memory: float) -> list[Cost | None
     ]
 
 
-def _tags(table: ProtocolTable, place: int) -> list[str]:
-    row = table.rows[place]
-    tags = ["best"] if _is_best(table, place) else []
-    amount = row.made(table.amount)
-    peers = [other for other in table.rows if same_amount(other.made(table.amount), amount)]
-    is_first = is_sound(row.score) and len(peers) > 1 and peers[0] is row
-    if place and amount is not None and is_first:
-        tags.append(f"best at {spaced(table.amount)} {numbers.plain(amount, 3)}")
-    if row.is_control:
-        tags.append("control")
-    if row.is_baseline:
-        tags.append("baseline")
-    return tags
-
-
-def _is_best(table: ProtocolTable, place: int) -> bool:
-    return place == 0 and len(table.rows) > 1 and is_sound(table.rows[0].score)
-
-
 def _verdict(row: Row) -> str | None:
     if not row.is_sound:
         return f"no verdict: {'not a number' if _has_nan(row) else 'not finite'}"
@@ -208,6 +322,6 @@ def _itself(row: Row, table: ProtocolTable) -> str | None:
 
 def _comparison_name(names: list[str]) -> str:
     if not names:
-        return "Compared with the baseline"
+        return ""
     ending = names[0].rsplit("_", 1)[-1]
     return "Ratio to the baseline" if ending == "ratio" else "Difference to the baseline"

@@ -14,13 +14,17 @@ from treadle.page.canvas import (
     pen,
     plain_ticks,
 )
-from treadle.page.figures import label_text
-from treadle.page.numbers import bytes_unit, interval, plain, score_decimals
+from treadle.page.groups import other_settings, own_name
+from treadle.page.labels import apart, label_text
+from treadle.page.numbers import bytes_unit, plain
+from treadle.page.parents import parents_in
+from treadle.page.rowplot import plot_rows, span
 from treadle.page.scores import ProtocolTable, Row, same_amount
 from treadle.page.wording import spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.transforms import Transform
 
 __all__ = ["CLOSEUP", "closeup", "plot"]
 
@@ -62,21 +66,25 @@ class _End(NamedTuple):
     """Whether it is the line across the plot of a model that was given."""
 
 
-def plot(table: ProtocolTable, key: str, shown: list[Row] | None = None) -> str:
+def plot(
+    table: ProtocolTable, key: str, shown: list[Row] | None = None, is_narrow: bool = False
+) -> str:
     """Return the plot as inline SVG, or an empty string where one row has nothing to stand against.
 
     Against an amount that varies (sparsity, or else the bytes of the models) each method is a line
-    of points; where none varies, each model is a row. A close-up draws only the rows `shown`, each
-    as in the plot of the whole table.
+    of points; where no method has two amounts, each model is a row. A close-up draws only the rows
+    `shown`, each as in the plot of the whole table. One that is narrow is for a phone, and empty
+    where the other one serves.
     """
     rows = _finite(table.rows if shown is None else shown)
     if len(rows) < 2:
         return ""
     axis = _axis(table)
     if axis is None:
-        return _plot_rows(table, key, rows)
+        description = _describe(table, "by model", rows)
+        return plot_rows(table, key, rows, description, _score_label(table), is_narrow)
     name, amounts = axis
-    return _plot_lines(table, key, name, amounts, rows)
+    return "" if is_narrow else _plot_lines(table, key, name, amounts, rows)
 
 
 def closeup(table: ProtocolTable) -> list[Row]:
@@ -96,25 +104,31 @@ def _finite(rows: list[Row]) -> list[Row]:
     return [row for row in rows if math.isfinite(row.score.value)]
 
 
-def _span(row: Row) -> tuple[float, float] | None:
-    """Return the ends of the interval; None where it has none, or none that can be drawn."""
-    low, high = row.score.low, row.score.high
-    if low is None or high is None or not math.isfinite(low) or not math.isfinite(high):
-        return None
-    return low, high
-
-
 def _axis(table: ProtocolTable) -> tuple[str, list[float | None]] | None:
-    """Return the name of the x axis and the amount of each row; None where no amount varies."""
+    """Return the name of the x axis and the amount of each row.
+
+    None where no method was measured at two amounts: then there is no line to draw.
+    """
     made = (row.made(table.amount) for row in table.rows)
     amounts = [None if amount is None or not math.isfinite(amount) else amount for amount in made]
-    if len({amount for amount in amounts if amount is not None}) > 1:
+    if _has_line(table, amounts):
         return spaced(table.amount), amounts
     sizes = [float(row.evaluation.result.bytes.get("input", 0)) for row in table.rows]
-    if all(sizes) and len(set(sizes)) > 1:
+    if all(sizes) and _has_line(table, list(sizes)):
         unit, size = bytes_unit(sizes)
         return f"size of the model ({unit})", [value / size for value in sizes]
     return None
+
+
+def _has_line(table: ProtocolTable, amounts: list[float | None]) -> bool:
+    """Whether a method that made models has two amounts that a reader would call different."""
+    seen: dict[str, float] = {}
+    for row, amount in zip(table.rows, amounts, strict=True):
+        if row.makers and amount is not None:
+            first = seen.setdefault(own_name(row), amount)
+            if not same_amount(first, amount):
+                return True
+    return False
 
 
 def _describe(table: ProtocolTable, against: str, rows: list[Row]) -> str:
@@ -142,6 +156,7 @@ def _plot_lines(
             _draw_line(axes, line, _DODGE_POINTS * (index - (len(lines) - 1) / 2))
             amount, row = line.points[-1]
             ends.append(_End(amount, row.score.value, _line_name(line), line.pen.colour, False))
+        _draw_parents(axes, table, lines)
         axes.update_datalim(_corners(lines))  # shifted artists do not count by themselves
         axes.margins(x=0.06, y=0.08)
         drawn_rows = {id(row) for line in lines for _, row in line.points}
@@ -176,19 +191,18 @@ def _line_names(table: ProtocolTable, amounts: list[float | None]) -> list[str]:
     It is the method, or, where a method has two points at one amount, the method with its other
     settings.
     """
-    places = list(zip((row.method for row in table.rows), amounts, strict=True))
     crowded = {
-        method
-        for index, (method, amount) in enumerate(places)
-        for other, its_amount in places[:index]
-        if other == method and same_amount(amount, its_amount)
+        own_name(row)
+        for index, (row, amount) in enumerate(zip(table.rows, amounts, strict=True))
+        for other, its_amount in zip(table.rows[:index], amounts, strict=False)
+        if own_name(other) == own_name(row) and same_amount(amount, its_amount)
     }
-    own = f"{spaced(table.amount)} "
-    names = []
-    for row in table.rows:
-        parts = [part for part in row.settings.split(", ") if not part.startswith(own)]
-        names.append(", ".join([row.method, *parts]) if row.method in crowded else row.method)
-    return names
+    return [
+        ", ".join([own_name(row), *other_settings(row, table.amount)])
+        if own_name(row) in crowded
+        else own_name(row)
+        for row in table.rows
+    ]
 
 
 def _corners(lines: list[_Line]) -> list[tuple[float, float]]:
@@ -197,7 +211,7 @@ def _corners(lines: list[_Line]) -> list[tuple[float, float]]:
         (amount, end)
         for line in lines
         for amount, row in line.points
-        for end in _span(row) or (row.score.value,)
+        for end in span(row) or (row.score.value,)
     ]
 
 
@@ -240,16 +254,27 @@ def _draw_line(axes: "Axes", line: _Line, shift_points: float) -> None:
         transform=moved,
     )
     for amount, row in line.points:
-        ends = _span(row)
+        ends = span(row)
         if ends:
             axes.plot(
                 [amount, amount], ends, color=style.colour, lw=1.6, alpha=0.55, transform=moved
             )
 
 
+def _draw_parents(axes: "Axes", table: ProtocolTable, lines: list[_Line]) -> None:
+    """Draw a dotted line from each model to those of several that it was made from."""
+    places = {id(row): (amount, row) for line in lines for amount, row in line.points}
+    for amount, row in places.values():
+        for parent in parents_in(table, row):
+            if parent.row is not None and id(parent.row) in places:
+                start, other = places[id(parent.row)]
+                ends = [row.score.value, other.score.value]
+                axes.plot([amount, start], ends, color=MUTED, linestyle=":", lw=1, zorder=2)
+
+
 def _draw_baseline(axes: "Axes", row: Row) -> None:
     axes.axhline(row.score.value, color=INK, lw=1.2, linestyle=(0, (6, 3)), zorder=1)
-    ends = _span(row)
+    ends = span(row)
     if ends:
         axes.axhspan(*ends, color=INK, alpha=0.06, lw=0, zorder=0)
 
@@ -265,14 +290,28 @@ def _label_ends(drawn: Drawing, axes: "Axes", ends: list[_End]) -> None:
     left, edge = axes.get_xlim()
     last = max((end.x for end in ends if not end.is_given), default=edge)
     far = last - _NEAR_EDGE * (edge - left)
-    outer = sorted((end for end in ends if end.x >= far), key=lambda end: end.y)
-    spots = [(axes.transData - inches).transform((end.x, end.y)) * 72 for end in outer]
-    heights = _apart([float(spot[1]) for spot in spots])
-    for end, spot, height in zip(outer, spots, heights, strict=True):
-        _label(axes, end, (right - float(spot[0]) + 16, height - float(spot[1])), _LEADER)
-    for end in ends:
-        if end.x < far:
-            _label(axes, end, (9.0, 7.0), None)
+    outer = [end for end in ends if end.x >= far]
+    for end, spot, height in _spread(axes, inches, outer):
+        _label(axes, end, (right - spot[0] + 16, height - spot[1]), _LEADER)
+    inner: list[list[_End]] = []
+    for end in sorted((end for end in ends if end.x < far), key=lambda end: end.x):
+        if inner and end.x - inner[-1][0].x <= _NEAR_EDGE * (edge - left):
+            inner[-1].append(end)
+        else:
+            inner.append([end])
+    for crowd in inner:
+        for end, spot, height in _spread(axes, inches, crowd):
+            _label(axes, end, (9.0, height - spot[1] + 7.0), None)
+
+
+def _spread(
+    axes: "Axes", inches: "Transform", ends: list[_End]
+) -> list[tuple[_End, tuple[float, float], float]]:
+    """Return ends by height, where they stand, and the height of each one's name, in points."""
+    found = sorted(ends, key=lambda end: end.y)
+    spots = [(axes.transData - inches).transform((end.x, end.y)) * 72 for end in found]
+    places = [(float(spot[0]), float(spot[1])) for spot in spots]
+    return list(zip(found, places, apart([y for _, y in places], _LABEL_GAP_POINTS), strict=True))
 
 
 def _label(
@@ -289,72 +328,4 @@ def _label(
         fontweight="bold",
         arrowprops=None if leader is None else {**leader, "color": end.colour},
         zorder=5,
-    )
-
-
-def _apart(heights: list[float]) -> list[float]:
-    """Return growing positions near `heights`, each a line of text above the one before."""
-    placed: list[list[float]] = []  # clusters of touching labels, each centred on its points
-    for height in heights:
-        placed.append([height])
-        while len(placed) > 1 and _low(placed[-1]) < _low(placed[-2]) + _LABEL_GAP_POINTS * len(
-            placed[-2]
-        ):
-            placed[-2:] = [placed[-2] + placed[-1]]
-    return [
-        _low(cluster) + _LABEL_GAP_POINTS * index
-        for cluster in placed
-        for index in range(len(cluster))
-    ]
-
-
-def _low(cluster: list[float]) -> float:
-    """Return where the lowest label of a cluster stands."""
-    return sum(cluster) / len(cluster) - _LABEL_GAP_POINTS * (len(cluster) - 1) / 2
-
-
-def _plot_rows(table: ProtocolTable, key: str, rows: list[Row]) -> str:
-    """Draw one row a model, the best at the top."""
-    height = 0.9 + 0.34 * len(rows)
-    with drawing(key, _describe(table, "by model", rows), height, _WIDTH_INCHES) as drawn:
-        axes = drawn.axes()
-        log_scale(axes, "x", [row.score.value for row in rows])
-        for place, row in enumerate(rows):
-            _draw_row(axes, place, row)
-        for row in _finite(table.baselines):
-            axes.axvline(row.score.value, color=INK, lw=1.2, linestyle=(0, (6, 3)), zorder=1)
-        axes.set_yticks(range(len(rows)), [label_text(_row_name(row)) for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", labelcolor=INK)
-        axes.margins(x=0.12)
-        axes.set_xlabel(_score_label(table))
-    return drawn.svg
-
-
-def _row_name(row: Row) -> str:
-    if not row.makers:
-        return _given_name(row)
-    return f"{row.label} (control)" if row.makers[-1].is_control else row.label
-
-
-def _draw_row(axes: "Axes", place: int, row: Row) -> None:
-    score = row.score
-    control = bool(row.makers) and row.makers[-1].is_control
-    colour = INK if not row.makers else MUTED if control else pen(0).colour
-    ends = _span(row)
-    if ends:
-        axes.plot(ends, [place, place], color=colour, lw=2, alpha=0.55)
-    face = PAPER if control else colour
-    axes.plot([score.value], [place], marker="o", color=colour, markerfacecolor=face, markersize=7)
-    decimals = score_decimals(score.value, score.low, score.high)
-    axes.annotate(
-        interval(score.value, None, None, decimals),
-        (score.value, place),
-        xytext=(0, 6),
-        textcoords="offset points",
-        ha="center",
-        fontsize=8,
-        color=MUTED,
-        bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
     )

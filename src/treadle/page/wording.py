@@ -9,8 +9,11 @@ from treadle.page.numbers import bytes_unit, plain
 __all__ = [
     "SHORT_HASH",
     "Fact",
+    "capital",
     "count",
     "facts",
+    "is_set",
+    "last_part",
     "listed",
     "protocol_facts",
     "settings_of",
@@ -46,6 +49,16 @@ def spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
+def capital(text: str) -> str:
+    """Return `text` with its first letter as a sentence begins."""
+    return text[:1].upper() + text[1:]
+
+
+def last_part(path: str) -> str:
+    """Return the name at a path's end."""
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
 def count(number: int, noun: str) -> str:
     """Return ``1 model`` or ``3 models``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
@@ -57,21 +70,26 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def is_set(value: Any) -> bool:  # Any: JSON values
+    """Whether a setting says something: none, nothing and the method of that name do not."""
+    return value is not None and value not in ("", [], {}, {"method": "none"})
+
+
 def value_text(name: str, value: Any) -> str:  # Any: JSON values
-    """Return a JSON value in words; the name's unit is written behind a number."""
-    if value is None:
-        return "none"
+    """Return a JSON value in words, the name's unit behind a number; nothing where none is set."""
+    if not is_set(value):
+        return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
         return _number(name, value)
     if isinstance(value, Mapping):
-        rest = {key: entry for key, entry in value.items() if key != "method"}
+        rest = {key: e for key, e in value.items() if key != "method" and is_set(e)}
         inner = ", ".join(f"{spaced(key)} {value_text(key, entry)}" for key, entry in rest.items())
         return " ".join(filter(None, [str(value.get("method", "")), f"({inner})" if inner else ""]))
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(value_text("", entry) for entry in value) or "none"
-    return str(value) or "none"
+        return ", ".join(value_text("", entry) for entry in value)
+    return str(value)
 
 
 def _number(name: str, value: float) -> str:
@@ -90,9 +108,11 @@ def _number(name: str, value: float) -> str:
 
 
 def facts(values: Mapping[str, Any]) -> list[Fact]:  # Any: JSON values
-    """Return `values` in words, long hashes shortened and moved to the end."""
+    """Return what is set of `values` in words, long hashes shortened and moved to the end."""
     found = []
     for name, value in values.items():
+        if not is_set(value):
+            continue
         text = value_text(name, value)
         if isinstance(value, str) and _HEX.fullmatch(value):
             found.append(Fact(spaced(name) + " hash" * (name != "hash"), text[:SHORT_HASH], text))

@@ -9,7 +9,7 @@ from treadle.runtime.llm import LLM, held_forms
 from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.request import SamplingParams
 
-__all__ = ["RuntimeGenerator", "computed_by"]
+__all__ = ["RuntimeGenerator", "computed_by", "weight_bytes"]
 
 
 def computed_by(llm: LLM) -> str:
@@ -17,6 +17,11 @@ def computed_by(llm: LLM) -> str:
     is_native = isinstance(llm.executor, LlamaStep)
     name = "native step" if is_native else "generic executor"
     return f"{name}, matrices in {held_forms(llm.executor)}"
+
+
+def weight_bytes(llm: LLM) -> int:
+    """Return the bytes of weights that one token of a single request reads; 0 if not known."""
+    return llm.executor.weight_bytes if isinstance(llm.executor, LlamaStep) else 0
 
 
 class RuntimeGenerator:
@@ -31,7 +36,7 @@ class RuntimeGenerator:
         self._llm, self._adapter = llm, adapter
         self.vocab_size, self.max_positions = llm.shape.vocab_size, llm.shape.max_positions
         native = llm.executor if isinstance(llm.executor, LlamaStep) else None
-        self.bytes_per_token = native.weight_bytes if native else 0
+        self.bytes_per_token = weight_bytes(llm)
         self.flops_per_token = 2 * native.num_weights if native else 0
 
     @cached_property

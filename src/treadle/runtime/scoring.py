@@ -6,7 +6,7 @@ from functools import cached_property
 from treadle.core.errors import SettingsError
 from treadle.core.shapes import Float, Tensor
 from treadle.runtime.answer.outputs import RequestOutput
-from treadle.runtime.answering import computed_by
+from treadle.runtime.answering import computed_by, weight_bytes
 from treadle.runtime.llm import LLM
 from treadle.runtime.request import SamplingParams
 
@@ -30,6 +30,7 @@ class RuntimeScorer:
 
     def __init__(self, llm: LLM, adapter: str | None = None) -> None:
         self._llm, self._adapter = llm, adapter
+        self.bytes_per_token = weight_bytes(llm)
 
     @cached_property
     def computed_by(self) -> str:

@@ -17,10 +17,17 @@ from treadle.core.checkpoint import (
 from treadle.core.result import Result
 from treadle.core.seed import numpy_stream
 
-# Settings without a default, and what makes a small tensor's densities exact.
-NEEDED: dict[str, dict[str, Any]] = {"slerp": {"t": 0.3}, "nearswap": {"t": 0.01}}
-PAIRS = ("slerp", "nearswap", "arcee_fusion", "nuslerp")
-"""Methods that merge exactly two models."""
+
+def needed(method: str) -> dict[str, float]:
+    """Return settings without a default: three tenths of their range, a little where it is open."""
+    found = {}
+    for name, field in METHODS[method].fields().items():
+        if field.is_required():
+            bounds = {type(one).__name__: one for one in field.metadata}
+            low = float(getattr(bounds.get("Ge"), "ge", 0.0))
+            high = getattr(bounds.get("Le"), "le", None)
+            found[name] = low + 0.01 if high is None else low + 0.3 * (float(high) - low)
+    return found
 
 
 def num_models(method: str) -> int:
@@ -76,7 +83,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 def run(models: list[Path], out: Path, method: str, **settings: Any) -> Result:
     """Merge by a method with the settings of it and of the verb mixed."""
     fields = METHODS[method].fields()
-    own = {**NEEDED.get(method, {}), **{k: v for k, v in settings.items() if k in fields}}
+    own = {**needed(method), **{k: v for k, v in settings.items() if k in fields}}
     rest = {k: v for k, v in settings.items() if k not in fields}
     if METHODS[method].needs:
         rest = {"text": [__file__], "num_windows": 3, "window_tokens": 64, **rest}

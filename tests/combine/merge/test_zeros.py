@@ -8,8 +8,8 @@ import pytest
 from combine.merge.models import arrays_of, run, variant
 from combine.merge.sites import normal
 from treadle.combine.merge import METHODS, merge_yaml
-from treadle.combine.merge.inputs.sparsity import count_zeros
 from treadle.core.checkpoint import CheckpointReader
+from treadle.core.codec import count_zeros
 from treadle.core.errors import SettingsError
 from treadle.core.result import Result
 

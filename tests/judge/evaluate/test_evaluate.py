@@ -8,8 +8,10 @@ import pytest
 
 from judge.evaluate.runs import SMALL, measure
 from naive import files_of
+from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CheckpointError, DataError, SettingsError
 from treadle.judge.evaluate import TASKS
+from treadle.shrink.prune import prune
 
 
 @pytest.mark.parametrize(
@@ -100,6 +102,16 @@ def test_the_model_is_not_touched(llama: Path, text: str, tmp_path: Path) -> Non
     before = files_of(model)
     measure(model, tmp_path / "out", text)
     assert files_of(model) == before
+
+
+def test_zeros_of_the_model_are_counted(llama: Path, text: str, tmp_path: Path) -> None:
+    prune(llama, tmp_path / "pruned", "magnitude", sparsity=0.25)
+    with CheckpointReader(tmp_path / "pruned") as reader:
+        arrays = [reader.array(name).astype("float32") for name in reader.tensors]
+    expected = sum(int((array == 0).sum()) for array in arrays)
+    found = measure(tmp_path / "pruned", tmp_path / "out", text)
+    assert found.bytes["zeros"] == 4 * expected > 0
+    assert found.bytes["input"] == sum(4 * array.size for array in arrays)
 
 
 def test_the_table_names_its_tasks() -> None:

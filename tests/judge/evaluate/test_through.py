@@ -60,6 +60,9 @@ def test_weights_and_cache_in_other_forms_are_scored(llama, text, tmp_path) -> N
     assert result.settings["kv_dtype"] == "fp16"
     assert "page_size" not in result.settings
     assert "q8" in result.notes[0]
+    as_floats = measure(llama, tmp_path / "fp32", text, through="runtime").bytes["held"]
+    assert as_floats / 4 < result.bytes["held"] < as_floats / 2
+    assert "held" not in read_result(tmp_path / "blocks").bytes, "blocks are read as they come"
 
 
 def test_entries_that_were_evicted_are_not_seen(llama, text, tmp_path) -> None:

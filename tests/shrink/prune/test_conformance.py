@@ -198,7 +198,7 @@ def test_the_axes_crossed(
         "calibrate": calibrate,
         "allow_nonuniform": True,
     }
-    refused = (allocation == "owl" and pattern in ("2:4", "global")) or (
+    refused = (allocation != "uniform" and pattern in ("2:4", "global")) or (
         pattern == "global" and calibrate in ("one-pass", "two-pass")
     )
     if refused:

@@ -21,6 +21,8 @@ from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CheckpointError, SettingsError
 from treadle.model.text import sampled_windows, windows
 from treadle.shrink.prune import METRICS, prune
+from treadle.shrink.prune.apply import request_of
+from treadle.shrink.prune.methods.magnitude import Magnitude
 from treadle.shrink.quantize import quantize
 
 WAYS = [(metric, pattern) for metric in METRICS.table for pattern in ("rows", "2:4", "global")]
@@ -156,6 +158,19 @@ def test_zeros_are_kept_where_that_is_asked_and_told_where_they_go(
     assert came_back or way != ("sparsegpt", "2:4")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "sparsity", "said"),
+    [
+        ("rows", 0.5, "half of the weights removed"),
+        ("2:4", None, "half of the weights removed, 2 of every 4"),
+        ("neurons", 0.25, "a quarter of the neurons removed"),
+    ],
+)
+def test_what_was_done_is_said_without_the_method(pattern, sparsity, said, llama, tmp_path) -> None:
+    result = run(llama, tmp_path / "out", "magnitude", pattern=pattern, sparsity=sparsity)
+    assert result.deed == said
+
+
 def test_kept_zeros_without_effect_are_refused(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="keep_zeros would have no effect"):
         run(llama, tmp_path / "out", "magnitude", pattern="neurons", keep_zeros=True)
@@ -177,3 +192,20 @@ def test_what_no_config_reads_is_copied_as_it_is(name: str, llama: Path, tmp_pat
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match=r"'model.norm.weight' in .* holds nan"):
         prune(model, tmp_path / "out", "magnitude", sparsity=0.5)
+
+
+@pytest.mark.parametrize(("needs", "looks"), [("largest", True), ("gradient", False)])
+def test_whatever_is_no_gradient_is_collected_from_inputs(needs: str, looks: bool) -> None:
+    """A new statistic stands in no list of those that look at activations."""
+
+    class Looking(Magnitude):
+        """A metric of a statistic that is not there yet."""
+
+    Looking.needs = frozenset({needs})
+    plain = request_of(
+        "magnitude",
+        **dict.fromkeys(("sparsity", "update", "text", "calibrate")),
+        **{"pattern": "rows", "allocation": "uniform", "num_windows": 1, "window_tokens": 8},
+        **{"bos": "auto", "keep_zeros": False, "seed": 0, "allow_nonuniform": False},
+    )
+    assert plain._replace(metric=Looking()).needs_inputs == looks

@@ -44,6 +44,8 @@ def test_every_method_gives_the_same_bytes_with_and_without_text(method, llama, 
 @pytest.mark.parametrize("group", [16, "row"])
 def test_the_codes_read_back_and_all_else_is_as_it_was(bits, symmetric, group, llama, tmp_path):
     result = quantize(llama, tmp_path / "q", "rtn", bits=bits, group=group, symmetric=symmetric)
+    groups = "rows" if group == "row" else "groups of 16"
+    assert result.deed == f"weights rounded to {bits} bits, in {groups}"
     with CheckpointReader(llama) as before, open_model(tmp_path / "q") as after:
         matrices = [matrix.tensor for found in layers_of(before) for matrix in found]
         error = power = 0.0

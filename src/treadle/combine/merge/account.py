@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treadle.combine.merge.inputs.models import Model, Models
-from treadle.combine.merge.inputs.sparsity import count_zeros
 from treadle.combine.merge.recipe.references import ModelRef
 from treadle.core.checkpoint import CheckpointWriter, Manifest, Parent, side_file
+from treadle.core.codec import count_zeros
 from treadle.core.result import RESULT_FILE, Input, Measurement
 from treadle.core.run import Recording
 

@@ -48,7 +48,7 @@ def probe(
     model: str | Path,
     out: Path,
     *,
-    question: str = "What is the capital of France?",
+    question: str = "What is the capital of Japan?",
     new_tokens: int = 32,
     weights: str = "auto",
     num_threads: int | None = None,

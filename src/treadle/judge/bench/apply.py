@@ -67,6 +67,8 @@ def bench(
             executor = choose_executor(folder, weights, num_threads, trust_remote_code)
             llm = LLM(folder, executor=executor, enable_prefix_caching=False)
         generator = RuntimeGenerator(llm)
+        if generator.bytes_per_token:
+            run.bytes["held"] = generator.bytes_per_token
         run.measurements += benchmark.measure(generator, seed)
         run.measurements.append(
             Measurement(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from treadle.core.arguments import checked
+from treadle.core.codec import DTYPES, FLOATS, count_zeros
 from treadle.core.errors import CheckpointError, DataError, SettingsError
 from treadle.core.result import Figure, Measurement, Result, Series, digest, read_result
 from treadle.core.run import is_control, recorded
@@ -98,7 +99,7 @@ def evaluate(
             prepared = _prepared(task, data or "", subject)
             reference = _reference(baseline, prepared)
             run.protocol = prepared.protocol
-            run.bytes["input"] = reader.num_bytes
+            run.bytes |= _sizes(reader)
             run.read("model", str(model), source_hash(folder), "model")
             run.read("config", "config.json", digest(reader.config), "config")
             if data is not None:
@@ -109,7 +110,9 @@ def evaluate(
                 run.read("baseline", str(baseline), reference.fingerprint, "baseline")
             if way == "blocks" and isinstance(prepared, Rows):
                 run.notes += _position_notes(prepared, reader)
-            (measurements, run.samples), computed_by = _asked(task, prepared, subject, reader)
+            asked = _asked(task, prepared, subject, reader)
+            (measurements, run.samples), computed_by, held_bytes = asked
+            run.bytes |= {"held": held_bytes} if held_bytes else {}
         if baseline and reference:
             _require_pairs(baseline, reference.samples, run.samples)
             compared = task.compare(run.samples, reference.samples, seed)
@@ -147,7 +150,7 @@ def _settings(
     """Return what determines the outcome: the task's settings, and what it was asked through."""
     own = {} if engine is None else engine.changes()
     own |= {} if adapter is None else {"adapter": str(adapter)}
-    return {**task.settings(), "through": way, **own}
+    return {**task.settings(), **own, "through": way}
 
 
 def _keeps_by_chance(engine: EngineSettings | None) -> bool:
@@ -172,21 +175,38 @@ def _prepared(task: Task, data: str, subject: Subject) -> Rows | TaskPrompts:
     return task.prepare(data, subject.tokenizer())
 
 
+def _sizes(reader: "CheckpointReader") -> dict[str, int]:
+    """Return the bytes of a model, and those of its zeros where its numbers lie there as they are.
+
+    What is decoded when it is read keeps its zeros in codes.
+    """
+    from treadle.core.checkpoint import CheckpointReader
+
+    if type(reader) is not CheckpointReader:
+        return {"input": reader.num_bytes}
+    zeros = 0
+    for name, info in reader.tensors.items():
+        if info.dtype in FLOATS:
+            zeros += count_zeros(reader.array(name)) * DTYPES[info.dtype].itemsize
+            reader.release(name)
+    return {"input": reader.num_bytes, "zeros": zeros}
+
+
 def _asked(
     task: Task, prepared: Rows | TaskPrompts, subject: Subject, reader: "CheckpointReader"
-) -> tuple[Scores, str]:
-    """Return the scores of a task, and by what they were computed."""
+) -> tuple[Scores, str, int]:
+    """Return the scores of a task, by what they were computed, and the bytes of its weights."""
     if isinstance(task, AnswerTask):
         assert isinstance(prepared, TaskPrompts)
         generator = subject.generator()
         answers = generator.answer(prepared.prompts, prepared.asked)
-        return task.score(prepared, answers), generator.computed_by
+        return task.score(prepared, answers), generator.computed_by, generator.bytes_per_token
     assert isinstance(prepared, Rows)
     subject.require_effect(max(map(len, prepared.rows), default=0))
     scorer = subject.scorer(reader)
     losses = scorer.token_losses(prepared.rows)
     _require_numbers(losses, str(subject.folder))
-    return task.score(prepared, losses), scorer.computed_by
+    return task.score(prepared, losses), scorer.computed_by, scorer.bytes_per_token
 
 
 def _reference(baseline: Path | None, prepared: Rows | TaskPrompts) -> Result | None:

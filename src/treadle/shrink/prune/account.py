@@ -8,11 +8,13 @@ import numpy as np
 from treadle.core.checkpoint import CheckpointReader, CheckpointWriter, SideFile, side_file
 from treadle.core.result import RESULT_FILE, Figure, Measurement, Series
 from treadle.core.run import Recording
+from treadle.core.sizes import share_of
+from treadle.shrink.prune.patterns import Pattern
 
 if TYPE_CHECKING:
     from treadle.model.facts import Linear
 
-__all__ = ["measure_sparsity", "side_files"]
+__all__ = ["deed", "measure_sparsity", "side_files"]
 
 
 class _Counts(NamedTuple):
@@ -83,6 +85,13 @@ def measure_sparsity(
     )
     unit = "fraction of the weights in the blocks' matrices"
     run.measurements.append(Measurement(name="sparsity", value=overall, unit=unit))
+
+
+def deed(pattern: Pattern, sparsity: float) -> str:
+    """Return what is done to a model, in plain words."""
+    what = {"neurons": "the neurons", "heads": "the attention heads"}.get(pattern.kind)
+    said = f"{share_of(sparsity, what or 'the weights')} removed"
+    return f"{said}, {pattern.m - pattern.n} of every {pattern.m}" if pattern.m else said
 
 
 def side_files(is_nonuniform: bool) -> list[SideFile]:

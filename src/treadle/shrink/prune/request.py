@@ -47,7 +47,7 @@ class PruneRequest(NamedTuple):
     @property
     def needs_inputs(self) -> bool:
         """Whether the metric or the update looks at activations."""
-        return bool(self.needs & {"squares", "gram"})
+        return bool(self.needs - {"gradient"})
 
     @property
     def needs_dense(self) -> bool:

@@ -17,7 +17,7 @@ from treadle.core.run import Recording, recorded
 from treadle.model import facts
 from treadle.model.blockwise import Calibration, Rewriter, View, rewrite
 from treadle.model.widths import Coupling
-from treadle.shrink.prune.account import measure_sparsity, side_files
+from treadle.shrink.prune.account import deed, measure_sparsity, side_files
 from treadle.shrink.prune.blocks import BlockPruner, axes_of
 from treadle.shrink.prune.decisions import Decisions, decide
 from treadle.shrink.prune.evidence import Evidence, gather
@@ -82,6 +82,7 @@ def prune_model(
         out=out,
         overwrite=None,
     ) as run:
+        run.deed = deed(request.pattern, request.sparsity)
         windows = _windows(request, reader)
         run.read("model", name, content_hash(reader), "model")
         run.read("config", "config.json", digest(reader.config), "config")

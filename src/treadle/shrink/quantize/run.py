@@ -168,6 +168,8 @@ def quantize_model(
         out=out,
         overwrite=None,
     ) as run:
+        groups = f"groups of {request.group_columns}" if request.group_columns else "rows"
+        run.deed = f"weights rounded to {request.num_bits} bits, in {groups}"
         run.read("model", name, content_hash(reader), "model")
         run.read("config", "config.json", digest(reader.config), "config")
         calibration = _calibration(run, request, reader, layers)

@@ -1,4 +1,4 @@
-"""Zeros among the inputs: which tensors are sparse, and how many zeros a merge leaves of them."""
+"""Zeros among the inputs: which tensors are sparse, and where their zeros meet."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,13 @@ import numpy.typing as npt
 
 from treadle.combine.merge.inputs.sources import Inputs, TensorSource
 from treadle.combine.merge.site import Chunk, Floats
-from treadle.core.codec import Array
 
-__all__ = ["SPARSE", "count_zeros", "shared_zeros", "zero_shares"]
+__all__ = ["SPARSE", "shared_zeros", "zero_shares"]
 
 SPARSE = 0.05
 """From this share of zeros on a matrix was pruned: trained weights are hardly ever zero."""
 _PLACES = 4
 _SAMPLE = 1 << 12
-_CHUNK = 4 << 20
 
 
 def zero_shares(inputs: Inputs) -> tuple[float, ...]:
@@ -49,11 +47,3 @@ def shared_zeros(chunk: Chunk, shares: Sequence[float]) -> npt.NDArray[np.bool_]
         if share >= SPARSE:
             found &= row == 0
     return found
-
-
-def count_zeros(values: Array) -> int:
-    """Count zeros of either sign in floats of any width."""
-    bits = values.reshape(-1).view(f"u{values.dtype.itemsize}")
-    starts = range(0, bits.size, _CHUNK)
-    num_others = sum(int(np.count_nonzero(bits[i : i + _CHUNK] << 1)) for i in starts)
-    return bits.size - num_others

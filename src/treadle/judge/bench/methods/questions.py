@@ -3,7 +3,7 @@
 import time
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from treadle.core.method import Standard
 from treadle.core.ports import Asked, Generator
@@ -13,10 +13,20 @@ from treadle.judge.bench.base import Benchmark
 __all__ = ["Questions"]
 
 _QUESTIONS = (
-    "What is the capital of France?",
-    "Name three primary colours.",
-    "Why is the sky blue?",
+    "What is the capital of Japan?",
+    "What is the chemical symbol for water?",
+    "What is the opposite of hot?",
 )
+"""Each with one answer, and no near-tie at its first token in any form of the packaged model's
+weights: a near-tie tells forms apart that hardly differ."""
+
+
+def _distinct(questions: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a question that stands twice: its answers would bear one name."""
+    again = next((one for n, one in enumerate(questions) if one in questions[:n]), None)
+    if again is not None:
+        raise ValueError(f"'{again}' is asked twice; ask each question once")
+    return questions
 
 
 class Questions(Benchmark):
@@ -29,26 +39,28 @@ class Questions(Benchmark):
     name: ClassVar[str] = "questions"
     paper = Standard("Asking it: what a person does first with a model.")
 
-    questions: tuple[str, ...] = _QUESTIONS
+    questions: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)] = (
+        _QUESTIONS
+    )
     """What is asked."""
     new_tokens: Annotated[int, Field(ge=1)] = 32
     """Most tokens of an answer."""
 
     def measure(self, model: Generator, seed: int) -> list[Measurement]:
-        """Return the rate of each answer, with its text as the note."""
+        """Return the rate of all answers, and of each, which its question names, with its text."""
         model.answer(self.questions[:1], Asked(1, is_chat=True))  # warms up
-        found = []
-        for number, question in enumerate(self.questions, 1):
+        rates, num_tokens, total_seconds = [], 0, 0.0
+        for question in self.questions:
             started = time.perf_counter()
             (answer,) = model.answer([question], Asked(self.new_tokens, is_chat=True))
             seconds = time.perf_counter() - started
-            found.append(
-                Measurement(
-                    name=f"answer {number}",
-                    value=len(answer.token_ids) / seconds,
-                    unit="tokens per second",
-                    better="higher",
-                    note=f"{question} {' '.join(answer.text.split())}",
-                )
-            )
-        return found
+            text = " ".join(answer.text.split())
+            rates.append(_rate(question, len(answer.token_ids) / seconds, text))
+            num_tokens, total_seconds = num_tokens + len(answer.token_ids), total_seconds + seconds
+        return [_rate("rate", num_tokens / total_seconds, ""), *rates]
+
+
+def _rate(name: str, tokens_per_second: float, note: str) -> Measurement:
+    return Measurement(
+        name=name, value=tokens_per_second, unit="tokens per second", better="higher", note=note
+    )

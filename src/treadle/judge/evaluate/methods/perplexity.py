@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Perplexity(LossTask):
-    """Measure how well a model predicts a text: exp of the mean loss a token.
+    """Measure how well a model predicts a text: among how many equally likely tokens it wavers.
 
-    The text is cut into windows that do not overlap; every token of a window but the first is
-    predicted from those before it in the window. Bits per byte divide the same losses by the text's
-    UTF-8 bytes, so that models with different tokenizers compare. Intervals resample windows;
-    against a baseline, pairs of windows.
+    That is exp of the mean loss a token. The text is cut into windows that do not overlap; every
+    token of a window but the first is predicted from those before it in the window. Bits per byte
+    divide the same losses by the text's UTF-8 bytes, so that models with different tokenizers
+    compare. Intervals resample windows; against a baseline, pairs of windows.
     """
 
     name: ClassVar[str] = "perplexity"
