@@ -24,7 +24,7 @@ from treadle.judge.bench import bench_replay
 from treadle.runtime.client import Endpoint
 
 SAMPLE_SECONDS = 5.0
-CACHE_BYTES = 1 << 30
+CACHE_BYTES = "1GiB"
 
 
 def watch(server: Server, ended: threading.Event) -> list[dict[str, float]]:
@@ -143,7 +143,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # A cache that is full after two minutes: from then on, memory that grows is memory that leaks.
     flags = ("--weights", "q8", "--num-threads", str(arguments.threads))
-    flags += ("--cache-bytes", str(CACHE_BYTES))
+    flags += ("--cache-bytes", CACHE_BYTES)
     found: dict[str, Any] = {
         "trace_sha256": hashlib.sha256(arguments.trace.read_bytes()).hexdigest(),
         "model": arguments.model,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from treadle.deploy.http.asked.base import REFUSED, AskedPart
+from treadle.deploy.http.asked.base import MOST_MESSAGES, REFUSED, AskedPart, Many
 from treadle.deploy.http.asked.generation import AskedGeneration
 
 __all__ = [
@@ -89,9 +89,9 @@ class Message(AskedPart):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Many[TextPart] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Many[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     """What the assistant thought before it answered."""
@@ -156,7 +156,7 @@ class NamedTool(AskedPart):
 
 class _Allowed(AskedPart):
     mode: Literal["auto", "required"]
-    tools: list[NamedTool] = Field(min_length=1)
+    tools: Many[NamedTool] = Field(min_length=1)
 
 
 class AllowedTools(AskedPart):
@@ -193,7 +193,7 @@ class AskedChat(AskedGeneration):
         "chat_template": "a template runs on the server; whoever serves the model chooses it",
     }
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Many[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
     """The conversation so far."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
     """OpenAI's newer name of max_tokens."""
@@ -201,7 +201,7 @@ class AskedChat(AskedGeneration):
     """Whether the log-probability of each token is reported."""
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """With logprobs: how many of the most probable tokens are reported at each place."""
-    tools: list[Tool] | None = Field(default=None, max_length=128)
+    tools: Many[Tool] | None = Field(default=None, max_length=128)
     """Functions that the model may call."""
     tool_choice: ToolChoice | None = None
     """auto unless given; required or a name: the answer is kept in the form of a call; or

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from treadle.deploy.http.asked.base import AskedBody, AskedPart, Finite, Seed, Token
+from treadle.deploy.http.asked.base import AskedBody, AskedPart, Finite, Many, Seed, Token
 
 __all__ = ["AskedCompletion", "AskedGeneration", "Forms", "StreamOptions"]
 
@@ -21,7 +21,7 @@ class Forms(AskedPart):
 
     json_: dict[str, Any] | str | None = Field(default=None, alias="json")
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: Many[str] | None = None
     grammar: str | None = None
 
 
@@ -36,7 +36,7 @@ class AskedGeneration(AskedBody):
     """Choose among the most probable tokens that together reach this probability."""
     n: int | None = Field(default=None, ge=1, le=128)
     """Answers to each prompt."""
-    stop: str | list[str] | None = None
+    stop: str | Many[str] | None = None
     """Texts that end an answer; they are not part of it."""
     seed: Seed | None = None
     """Same seed and prompt, same answer, whatever runs beside it."""
@@ -58,7 +58,7 @@ class AskedGeneration(AskedBody):
     """vLLM's: above 1, makes tokens that the text has less probable."""
     min_tokens: int | None = Field(default=None, ge=0)
     """vLLM's: new tokens before the answer may end."""
-    stop_token_ids: list[Token] | None = None
+    stop_token_ids: Many[Token] | None = None
     """vLLM's: tokens that end an answer."""
     ignore_eos: bool | None = None
     """vLLM's: whether the answer goes on behind the model's end token."""
@@ -77,7 +77,7 @@ class AskedGeneration(AskedBody):
 class AskedCompletion(AskedGeneration):
     """Body of /v1/completions."""
 
-    prompt: str | list[str] | list[Token] | list[list[Token]]
+    prompt: str | Many[str] | Many[Token] | Many[Many[Token]]
     """Text, token ids, or a list of either."""
     echo: bool | None = None
     """Whether the prompt is part of the answer; with logprobs, those of its tokens come along."""

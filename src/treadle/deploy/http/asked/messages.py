@@ -5,7 +5,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from treadle.deploy.http.asked.base import IGNORED, AskedBody, AskedPart, Finite
+from treadle.deploy.http.asked.base import (
+    IGNORED,
+    MOST_MESSAGES,
+    AskedBody,
+    AskedPart,
+    Finite,
+    Many,
+)
 from treadle.deploy.http.asked.chat import unsupported
 
 __all__ = [
@@ -66,7 +73,7 @@ class ResultBlock(_Block):
 
     type: Literal["tool_result"]
     tool_use_id: str
-    content: str | list[_ResultText] | None = None
+    content: str | Many[_ResultText] | None = None
     is_error: bool | None = None
 
     @property
@@ -109,7 +116,7 @@ class Turning(AskedPart):
     """One message of a conversation."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | Many[Block]
 
 
 class _CustomTool(AskedPart):
@@ -130,7 +137,7 @@ class _CustomTool(AskedPart):
     eager_input_streaming: bool | None = None
     """Arguments are streamed as they are written anyway."""
     input_examples: list[dict[str, Any]] | None = None
-    allowed_callers: list[str] | None = None
+    allowed_callers: Many[str] | None = None
     defer_loading: Literal[False] | None = None
 
 
@@ -178,12 +185,12 @@ class AskedCount(AskedBody):
         "mcp_servers": "the client calls tools; give them as tools",
     }
 
-    messages: list[Turning] = Field(min_length=1)
+    messages: Many[Turning] = Field(min_length=1, max_length=MOST_MESSAGES)
     """The conversation so far; where the last message is the assistant's, the answer goes on with
     it."""
-    system: str | list[TextBlock] | None = None
+    system: str | Many[TextBlock] | None = None
     """How the model is to behave."""
-    tools: list[_CustomTool] | None = Field(default=None, max_length=128)
+    tools: Many[_CustomTool] | None = Field(default=None, max_length=128)
     """Functions that the model may call."""
     tool_choice: _Choice | None = None
     """auto unless given; any or a name: the answer is kept in the form of a call."""
@@ -198,7 +205,7 @@ class AskedMessages(AskedCount):
 
     max_tokens: int = Field(ge=1)
     """New tokens at most; what the context has left if that is less."""
-    stop_sequences: list[str] | None = None
+    stop_sequences: Many[str] | None = None
     """Texts that end an answer; they are not part of it."""
     stream: bool | None = None
     """Whether the answer comes piece by piece, as server-sent events."""

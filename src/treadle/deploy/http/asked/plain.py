@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from treadle.deploy.http.asked.base import AskedBody, Token
+from treadle.deploy.http.asked.base import MOST_MESSAGES, AskedBody, Many, Token
 from treadle.deploy.http.asked.chat import Message, TemplateValues, Tool
 
 __all__ = ["AskedDetokenize", "AskedEmbedding", "AskedScore", "AskedTokenize"]
@@ -13,7 +13,7 @@ __all__ = ["AskedDetokenize", "AskedEmbedding", "AskedScore", "AskedTokenize"]
 class AskedEmbedding(AskedBody):
     """Body of /v1/embeddings."""
 
-    input: str | list[str] | list[Token] | list[list[Token]]
+    input: str | Many[str] | Many[Token] | Many[Many[Token]]
     """Text, token ids, or a list of either."""
     encoding_format: Literal["float", "base64"] | None = None
     """base64: little-endian float32."""
@@ -22,9 +22,9 @@ class AskedEmbedding(AskedBody):
 class AskedScore(AskedBody):
     """Body of /v1/score."""
 
-    text_1: str | Annotated[list[str], Field(min_length=1)]
+    text_1: str | Annotated[Many[str], Field(min_length=1)]
     """One text, or as many as text_2 has."""
-    text_2: str | Annotated[list[str], Field(min_length=1)]
+    text_2: str | Annotated[Many[str], Field(min_length=1)]
     """One text, or several."""
     kind: Literal["cosine", "loglikelihood"] = "cosine"
     """cosine of the texts' vectors, or the log-probability of text_2 behind text_1."""
@@ -35,9 +35,9 @@ class AskedTokenize(AskedBody):
 
     prompt: str | None = None
     """A text."""
-    messages: list[Message] | None = Field(default=None, min_length=1)
+    messages: Many[Message] | None = Field(default=None, min_length=1, max_length=MOST_MESSAGES)
     """A conversation, for the model's chat template."""
-    tools: list[Tool] | None = Field(default=None, max_length=128)
+    tools: Many[Tool] | None = Field(default=None, max_length=128)
     """With messages: functions that the model may call."""
     chat_template_kwargs: TemplateValues | None = None
     """With messages: what the chat template reads beside them."""
@@ -54,5 +54,5 @@ class AskedTokenize(AskedBody):
 class AskedDetokenize(AskedBody):
     """Body of /detokenize."""
 
-    tokens: list[Token]
+    tokens: Many[Token]
     """Token ids."""

@@ -86,15 +86,24 @@ def _forgiven(values: dict[str, Any], errors: Sequence[ErrorDetails]) -> bool:
     for error in errors:
         *above, last = place = _place(values, error)
         holder = _at(values, above)
-        if error["type"] == "extra_forbidden" and error["input"] is None:
+        given = error["input"]
+        if error["type"] == "extra_forbidden" and given is None:
             holder.pop(last, None)
             is_mended = True
-        given = error["input"]
         if error["type"] == "int_type" and isinstance(given, float) and given.is_integer():
-            if _at(values, place) == given:
+            if isinstance(last, int):  # a list of numbers has one error for all
+                values[str(place[0])] = _whole(values[str(place[0])])
+            else:
                 holder[last] = int(given)
             is_mended = True
     return is_mended
+
+
+def _whole(values: Any) -> Any:  # Any: JSON values
+    """Return lists with their integral floats as whole numbers."""
+    if isinstance(values, list):
+        return [_whole(value) for value in values]
+    return int(values) if isinstance(values, float) and values.is_integer() else values
 
 
 def _place(values: Any, error: ErrorDetails) -> Place:  # Any: JSON values

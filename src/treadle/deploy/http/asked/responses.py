@@ -5,7 +5,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from treadle.deploy.http.asked.base import IGNORED, REFUSED, AskedBody, AskedPart, Finite, Seed
+from treadle.deploy.http.asked.base import (
+    IGNORED,
+    MOST_MESSAGES,
+    REFUSED,
+    AskedBody,
+    AskedPart,
+    Finite,
+    Many,
+    Seed,
+)
 from treadle.deploy.http.asked.chat import Effort, TemplateValues, TextPart, unsupported
 
 __all__ = [
@@ -32,7 +41,7 @@ class MessageItem(_Item):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Many[TextPart]
     phase: str | None = None
 
 
@@ -50,7 +59,7 @@ class OutputItem(_Item):
 
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[TextPart]
+    output: str | Many[TextPart]
 
 
 class _Thought(AskedPart):
@@ -62,8 +71,8 @@ class ReasoningItem(_Item):
     """What was thought before an earlier answer."""
 
     type: Literal["reasoning"]
-    summary: list[_Thought] = Field(default_factory=list)
-    content: list[_Thought] | None = None
+    summary: Many[_Thought] = Field(default_factory=list)
+    content: Many[_Thought] | None = None
     encrypted_content: str | None = None
 
     @property
@@ -136,7 +145,7 @@ class AllowedFunctions(AskedPart):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[NamedFunction] = Field(min_length=1)
+    tools: Many[NamedFunction] = Field(min_length=1)
 
 
 class TextFormat(AskedPart):
@@ -181,7 +190,7 @@ class AskedResponse(AskedBody):
         "n": "a response is one answer",
     }
 
-    input: str | list[Item]
+    input: str | Annotated[Many[Item], Field(max_length=MOST_MESSAGES)]
     """What the user says, or the items of the conversation so far."""
     instructions: str | None = None
     """How the model is to behave; said anew with each response."""
@@ -199,7 +208,7 @@ class AskedResponse(AskedBody):
     """Whether the response comes piece by piece, as server-sent events."""
     stream_options: _StreamOptions | None = None
     """There is nothing to choose."""
-    tools: list[FunctionTool] | None = Field(default=None, max_length=128)
+    tools: Many[FunctionTool] | None = Field(default=None, max_length=128)
     """Functions that the model may call."""
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions | None = (
         None
@@ -212,7 +221,7 @@ class AskedResponse(AskedBody):
     """format: text, json_object, or json_schema: what the answer says keeps the schema."""
     reasoning: _Reasoning | None = None
     """effort: how long a model that thinks may think."""
-    include: list[str] | None = None
+    include: Many[str] | None = None
     """message.output_text.logprobs: the log-probability of each token comes along."""
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """With these: how many of the most probable tokens are reported at each place."""
@@ -228,7 +237,7 @@ class AskedResponse(AskedBody):
     """vLLM's: above 1, makes tokens that the text has less probable."""
     seed: Seed | None = None
     """vLLM's: same seed and prompt, same answer, whatever runs beside it."""
-    stop: str | list[str] | None = None
+    stop: str | Many[str] | None = None
     """vLLM's: texts that end an answer; they are not part of it."""
     chat_template_kwargs: TemplateValues | None = None
     """vLLM's: what the chat template reads beside the messages, such as enable_thinking."""
