@@ -8,7 +8,7 @@ import pytest
 from made_results import page_of, text_of
 
 from treadle.core.result import Column, Entry, Input, Measurement, Table, digest, write_result
-from treadle.page.findings import findings
+from treadle.page.findings import Findings, findings
 from treadle.page.gains import gains_of
 from treadle.page.groups import groups_of, names_in
 from treadle.page.scores import sections
@@ -22,14 +22,18 @@ pytest.importorskip("jinja2")
 HALF = "half of the weights removed"
 
 
+def found_in(root: Path) -> Findings:
+    runs = find([root])
+    loose = [run for run in runs if run.result.verb not in ("evaluate", "prune", "merge")]
+    return findings(runs, sections(runs), loose)
+
+
 def lead_of(root: Path) -> str:
-    page = page_of(root)
-    return text_of(re.search(r'<p class="lead">(.*?)</p>', page, re.S)[1])
+    return found_in(root).lead
 
 
 def said(root: Path) -> str:
-    runs = find([root])
-    found = findings(runs, sections(runs), [run for run in runs if run.result.verb == "bench"])
+    found = found_in(root)
     return " ".join([found.lead, *found.more])
 
 
@@ -66,6 +70,7 @@ class TestLead:
     def test_protocols_hashes_and_counts_stand_below_the_pictures(self, tmp_path):
         halved(tmp_path)
         page = page_of(tmp_path)
+        assert text_of(re.search(r'<p class="lead">(.*?)</p>', page, re.S)[1]) == lead_of(tmp_path)
         first, last = page.index("<svg"), page.rindex('<table class="scores">')
         assert page.index('class="lead"') < first
         for fact in ("Protocol <code", "Prune ran 3 times", "aaaa1111", "CPU seconds"):
@@ -79,7 +84,7 @@ class TestLead:
             "Sparsity 0.5: perplexity 25 with wanda, 30 with magnitude and 90 with random (a "
             "control); 20 before."
         )
-        assert "In 2 cases a method does no better than a control" in text_of(page_of(study))
+        assert "In 2 cases a method does no better than a control" in said(study)
 
     def test_many_models_are_told_by_the_best_the_worst_and_the_control(self, tmp_path):
         for number in range(9):

@@ -2,35 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from treadle.core.method import Method
 from treadle.core.shapes import Bool, Float, Tensor
 from treadle.shrink.prune.patterns import Pattern
+from treadle.shrink.prune.statistics import Need, Statistics
 
 if TYPE_CHECKING:
     import torch
 
-    from treadle.model.statistics import InputStatistics
-
 __all__ = ["Allocation", "Metric", "Need", "Statistics", "Update"]
-
-Need = Literal["squares", "gram", "gradient"]
-"""squares: Σx² per input channel; gram: XᵀX; gradient: sqrt(Σ g²) per weight, from a full backward
-pass."""
-
-
-class Statistics(NamedTuple):
-    """What calibration knows about one matrix; None where its methods did not ask."""
-
-    inputs: "InputStatistics | None" = None
-    gradient: "Tensor | None" = None
-
-    @property
-    def input_norm(self) -> Float[Tensor, "in"]:
-        """The Euclidean norm of each input channel over all calibration tokens."""
-        assert self.inputs is not None, "the metric must list 'squares' in needs"
-        return self.inputs.sum_squares.sqrt()
 
 
 class Metric(Method, ABC):
