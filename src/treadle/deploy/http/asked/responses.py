@@ -1,12 +1,15 @@
 """The body of /v1/responses: what agents send."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from treadle.deploy.http.asked.base import IGNORED, REFUSED, AskedBody, AskedPart, Finite, Seed
+from treadle.deploy.http.asked.base import AskedBody, AskedPart, Finite, Seed
 from treadle.deploy.http.asked.chat import Effort, TemplateValues, TextPart, unsupported
+from treadle.deploy.http.asked.echoed import EchoedPart
+from treadle.deploy.http.asked.lists import IGNORED, REFUSED
 
 __all__ = [
     "AskedResponse",
@@ -22,7 +25,7 @@ __all__ = [
 ]
 
 
-class _Item(AskedPart):
+class _Item(EchoedPart):
     id: str | None = None
     status: str | None = None
 
@@ -34,6 +37,11 @@ class MessageItem(_Item):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
     phase: str | None = None
+
+    @classmethod
+    def is_echo(cls, given: Mapping[str, Any]) -> bool:  # Any: JSON values
+        """Return whether `given` came from an answer."""
+        return given.get("role") == "assistant"
 
 
 class CallItem(_Item):
@@ -53,7 +61,7 @@ class OutputItem(_Item):
     output: str | list[TextPart]
 
 
-class _Thought(AskedPart):
+class _Thought(EchoedPart):
     type: Literal["reasoning_text", "summary_text", "text"]
     text: str
 
@@ -61,6 +69,7 @@ class _Thought(AskedPart):
 class ReasoningItem(_Item):
     """What was thought before an earlier answer."""
 
+    essential: ClassVar[tuple[str, ...]] = ("summary", "content", "encrypted_content")
     type: Literal["reasoning"]
     summary: list[_Thought] = Field(default_factory=list)
     content: list[_Thought] | None = None
@@ -216,8 +225,8 @@ class AskedResponse(AskedBody):
     """message.output_text.logprobs: the log-probability of each token comes along."""
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """With these: how many of the most probable tokens are reported at each place."""
-    truncation: Literal["disabled"] | None = None
-    """A conversation that is too long is refused, not cut."""
+    truncation: Literal["disabled", "auto"] | None = None
+    """A conversation that is too long is refused, not cut, with either."""
     metadata: dict[str, str] | None = None
     """Notes of the client; they come back with the response."""
     top_k: int | None = Field(default=None, ge=-1, lt=2**31)
