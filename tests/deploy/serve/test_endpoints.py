@@ -256,7 +256,7 @@ def require_sound(answer: httpx.Response) -> None:
     if answer.status_code != 200:
         found = answer.json()
         is_anthropic = found.get("type") == "error"
-        own = {"message", "type"} if is_anthropic else {"message", "type", "param", "code"}
+        own = {"message", "type", *(("details",) if is_anthropic else ("param", "code"))}
         assert set(found["error"]) == own
 
 

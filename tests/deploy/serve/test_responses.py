@@ -162,7 +162,7 @@ def test_thoughts_are_items(chatty):
                                             "schema": {"type": "no"}}}}, "text.format.schema"),
         ({"input": "a", "background": True}, "ends when its client leaves"),
         ({"input": "a", "include": ["file_search_call.results"]}, "include[0] is"),
-        ({"input": "a", "truncation": "auto"}, "too long is refused"),
+        ({"input": "a", "truncation": "cut"}, "too long is refused"),
         ({"input": "a", "reasoning": {"effort": "low"}}, "has no thoughts to steer"),
     ],
 )  # fmt: skip

@@ -40,7 +40,8 @@ class ApiError(Exception):
         kind = _ANTHROPIC.get(self.status, "api_error" if self.status >= 500 else _WRONG)
         # By these words agents know that they must shorten the conversation.
         words = "prompt is too long: " if self.code == "context_length_exceeded" else ""
-        return {"type": "error", "error": {"type": kind, "message": words + self.message}}
+        error = {"type": kind, "message": words + self.message}
+        return {"type": "error", "error": {**error, "details": {"error_code": self.code}}}
 
     def response(self, path: str) -> JSONResponse:
         """Return it as an HTTP response, in the words of the interface that has `path`."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -119,11 +120,16 @@ class ServedModel:
         return left if asked is None else max(1, asked)
 
     def to_dict(self) -> dict[str, Any]:  # Any: JSON values
-        """Return the entry of /v1/models."""
+        """Return the entry of /v1/models: OpenAI's names, vLLM's and Anthropic's."""
         return {
             "id": self.name,
             "object": "model",
+            "type": "model",
+            "display_name": self.name,
             "created": self.created,
+            "created_at": datetime.fromtimestamp(self.created, UTC).isoformat(),
+            "lifecycle": "active",
+            "max_input_tokens": self.max_length,
             "owned_by": "treadle",
             "root": self.root,
             "parent": self.root if self.adapter else None,

@@ -35,9 +35,10 @@ def _serving(request: Request) -> Serving:
 
 
 async def models(request: Request) -> Response:
-    """List the models and adapters."""
+    """List the models and adapters, for OpenAI's clients and Anthropic's alike."""
     data = [found.to_dict() for found in _serving(request).catalogue]
-    return JSONResponse({"object": "list", "data": data})
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"], "has_more": False}
+    return JSONResponse({"object": "list", "data": data, **ends})
 
 
 async def model(request: Request) -> Response:

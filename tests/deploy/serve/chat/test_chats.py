@@ -163,7 +163,7 @@ def test_earlier_calls_and_their_results_are_taken(client):
             {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
             "leave the other out",
         ),
-        ({"functions": []}, "gave way to tools"),
+        ({"functions": [{"name": "f"}]}, "gave way to tools"),
         ({"audio": {}}, "text only"),
         ({"max_tokens": 5000}, "lower max_tokens"),
     ],

@@ -7,6 +7,7 @@ import pytest
 from treadle.deploy.http.asked import ResponseFormat, Tool
 from treadle.deploy.serve.chat.answer import Turn
 from treadle.deploy.serve.chat.forms import form_of
+from treadle.deploy.serve.chat.references import referring
 
 PLACE = {
     "type": "object",
@@ -148,3 +149,31 @@ def test_forms_beside_tools_through_the_server(web):
     silent = {**body, "tool_choice": "none"}
     found = web.post("/v1/chat/completions", json=silent).json()["choices"][0]
     assert found["message"]["content"] == '"said"'
+
+
+REFERRED = {
+    "type": "object",
+    "properties": {"a": {"$ref": "/$defs/A~1a"}, "b": {"$ref": "#/$defs/A~1a"}},
+    "required": ["a"],
+    "additionalProperties": False,
+    "$defs": {"A/a": {"enum": ["k"]}},
+}
+
+
+def test_a_reference_without_its_sign_leads_where_it_was_meant_to(web):
+    body = {"messages": HELLO, "max_tokens": 60, "tool_choice": "required", "temperature": 0}
+    found = web.post("/v1/chat/completions", json={**body, "tools": [tool("look", REFERRED)]})
+    (call, *_) = found.json()["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"])["a"] == "k"
+    strict = [tool("look", REFERRED, strict=True)]
+    refused = web.post("/v1/chat/completions", json={**body, "tools": strict})
+    assert "tools[0].function.parameters (of 'look')" in refused.json()["error"]["message"]
+
+
+def test_references_that_lead_nowhere_stay():
+    listed = {"allOf": [{"$ref": "/allOf/1"}, {"$ref": "/allOf/2"}, {"$ref": "/no"}]}
+    first, *others = referring(listed)["allOf"]
+    assert first == {"$ref": "#/allOf/1"}
+    assert others == [{"$ref": "#/allOf/2"}, {"$ref": "/no"}]
+    same = {"properties": {"$ref": {"$ref": "http://elsewhere/x.json"}}, "enum": ["/no"]}
+    assert referring(same) == same

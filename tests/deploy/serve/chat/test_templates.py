@@ -179,6 +179,21 @@ def test_what_a_template_refuses_of_calls_is_said_in_words(model):
     assert "<assistant>So" in found
 
 
+def test_roles_that_must_alternate_do(model):
+    model.llm.prompts.tokenizer.chat_template = (
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}<{{ m.role }}>{{ m.content }}"
+        "{% endfor %}"
+    )
+    more = [{"role": "user", "content": "so?"}, {"role": "user", "content": "well?"}]
+    found = text_of(model, [*TALK, *more], [])
+    assert found.startswith("<user>be\n\nhi<assistant><tool_call>")
+    assert found.endswith("blue\n</tool_response>\n\nso?\n\nwell?")
+    assert text_of(model, [TALK[1], *more], []) == "<user>hi\n\nso?\n\nwell?"
+    with pytest.raises(ApiError, match="roles must alternate"):
+        text_of(model, [{"role": "assistant", "content": "I"}, TALK[1]], [])
+
+
 @pytest.mark.parametrize(
     "refusal", ["{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}", ""]
 )

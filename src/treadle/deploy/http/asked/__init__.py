@@ -1,6 +1,6 @@
 """What a client may send: one model for each body, and how bodies are read."""
 
-from treadle.deploy.http.asked.base import IGNORED, REFUSED, AskedBody
+from treadle.deploy.http.asked.base import AskedBody
 from treadle.deploy.http.asked.chat import (
     AllowedTools,
     AskedChat,
@@ -10,6 +10,7 @@ from treadle.deploy.http.asked.chat import (
     Tool,
 )
 from treadle.deploy.http.asked.generation import AskedCompletion, AskedGeneration
+from treadle.deploy.http.asked.lists import IGNORED, REFUSED
 from treadle.deploy.http.asked.messages import AskedCount, AskedMessages
 from treadle.deploy.http.asked.plain import (
     AskedDetokenize,

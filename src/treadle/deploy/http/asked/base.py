@@ -1,43 +1,12 @@
-"""What all bodies have in common, and the lists of what is ignored or refused."""
+"""What all bodies have in common."""
 
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = [
-    "IGNORED",
-    "MOST_MESSAGES",
-    "REFUSED",
-    "AskedBody",
-    "AskedPart",
-    "Finite",
-    "Many",
-    "Seed",
-    "Token",
-]
+from treadle.deploy.http.asked.lists import IGNORED, REFUSED
 
-IGNORED = {
-    "metadata": "Notes of the client; nothing is stored.",
-    "store": "Nothing is stored.",
-    "service_tier": "There is one tier.",
-    "safety_identifier": "Nobody is told.",
-    "prompt_cache_key": "Equal starts of texts share the cache anyway; see cache_salt.",
-    "prompt_cache_retention": "The cache keeps what was used last.",
-    "prompt_cache_options": "The cache keeps what was used last.",
-}
-"""Parameters that are accepted and change nothing, and why that is right."""
-REFUSED = {
-    "audio": "the models here write text only",
-    "functions": "it gave way to tools",
-    "function_call": "it gave way to tool_choice",
-    "modalities": "the models here write text only",
-    "prediction": "predicted outputs are not implemented",
-    "verbosity": "no model here takes it; say so in the prompt",
-    "web_search_options": "nothing here reaches the web",
-    "suffix": "the models here were not trained to fill a gap",
-    "dimensions": "a model's vectors have one length",
-}
-"""Parameters of OpenAI's interface that are refused, and why."""
+__all__ = ["MOST_MESSAGES", "AskedBody", "AskedPart", "Finite", "Many", "Seed", "Token"]
 
 T = TypeVar("T")
 Many = Annotated[list[T], Field(fail_fast=True)]
@@ -72,6 +41,8 @@ class AskedBody(BaseModel):
     """Parameters of this body that change nothing."""
     refused: ClassVar[dict[str, str]] = REFUSED
     """Parameters of this body that cannot be had."""
+    codes: ClassVar[dict[str, str]] = {}
+    """Refused parameter -> code of the error, where clients wait for one of its own."""
 
     model: str | None = None
     """Name of a model or adapter, as /v1/models lists them; may be left out where there is one."""

@@ -1,12 +1,15 @@
 """A conversation, its tools, and the body of /v1/chat/completions."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from treadle.deploy.http.asked.base import MOST_MESSAGES, REFUSED, AskedPart, Many
+from treadle.deploy.http.asked.base import MOST_MESSAGES, AskedPart, Many
+from treadle.deploy.http.asked.echoed import EchoedPart
 from treadle.deploy.http.asked.generation import AskedGeneration
+from treadle.deploy.http.asked.lists import REFUSED
 
 __all__ = [
     "AllowedTools",
@@ -48,8 +51,10 @@ _TEXT_ONLY = "it cannot be read, as the models here read text only"
 _TEXT_KINDS = ("text", "input_text", "output_text", "refusal")
 
 
-class TextPart(AskedPart):
+class TextPart(EchoedPart):
     """A piece of a message; only text is known."""
+
+    essential: ClassVar[tuple[str, ...]] = ("text", "refusal")
 
     type: Annotated[
         Literal["text", "input_text", "output_text", "refusal"],
@@ -68,15 +73,17 @@ class TextPart(AskedPart):
         return self.text or self.refusal
 
 
-class CalledFunction(AskedPart):
+class CalledFunction(EchoedPart):
     """What an earlier answer called."""
+
+    essential: ClassVar[tuple[str, ...]] = ("arguments",)
 
     name: str
     arguments: str | dict[str, Any] | None = None
     """JSON as it was written, whole or cut off; none where it takes none."""
 
 
-class ToolCall(AskedPart):
+class ToolCall(EchoedPart):
     """A call in an earlier answer."""
 
     id: str
@@ -85,8 +92,10 @@ class ToolCall(AskedPart):
     index: int | None = None
 
 
-class Message(AskedPart):
+class Message(EchoedPart):
     """One message of a conversation."""
+
+    essential: ClassVar[tuple[str, ...]] = ("content", "tool_calls", "refusal", "reasoning_content")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Many[TextPart] | None = None
@@ -103,6 +112,11 @@ class Message(AskedPart):
     """Anthropic's; equal starts share the cache anyway."""
     audio: None = None
     function_call: None = None
+
+    @classmethod
+    def is_echo(cls, given: Mapping[str, Any]) -> bool:  # Any: JSON values
+        """Return whether `given` came from an answer."""
+        return given.get("role") == "assistant" and super().is_echo(given)
 
     @property
     def text(self) -> str:

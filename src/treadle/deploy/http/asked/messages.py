@@ -5,15 +5,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from treadle.deploy.http.asked.base import (
-    IGNORED,
-    MOST_MESSAGES,
-    AskedBody,
-    AskedPart,
-    Finite,
-    Many,
-)
+from treadle.deploy.http.asked.base import MOST_MESSAGES, AskedBody, AskedPart, Finite, Many
 from treadle.deploy.http.asked.chat import unsupported
+from treadle.deploy.http.asked.echoed import EchoedPart
+from treadle.deploy.http.asked.lists import IGNORED
 
 __all__ = [
     "AskedCount",
@@ -27,7 +22,7 @@ __all__ = [
 ]
 
 
-class _Block(AskedPart):
+class _Block(EchoedPart):
     cache_control: Any = None
     """Equal starts share the cache anyway."""
 
@@ -53,6 +48,7 @@ class UseBlock(_Block):
 class ThinkingBlock(_Block):
     """What was thought before an earlier answer."""
 
+    essential: ClassVar[tuple[str, ...]] = ("thinking", "data")
     type: Literal["thinking", "redacted_thinking"]
     thinking: str = ""
     signature: str | None = None
@@ -71,6 +67,7 @@ class _ResultText(TextBlock):
 class ResultBlock(_Block):
     """What a tool returned."""
 
+    essential: ClassVar[tuple[str, ...]] = ("content",)
     type: Literal["tool_result"]
     tool_use_id: str
     content: str | Many[_ResultText] | None = None
@@ -179,11 +176,16 @@ class AskedCount(AskedBody):
         "inference_geo": "It runs here.",
         "speed": "There is one speed.",
         "user_profile_id": "Nobody is told.",
+        "workspace_id": "There is one.",
+        "billing_policy": "Nothing is billed.",
+        "diagnostics": "usage says what came from the cache.",
     }
     refused: ClassVar[dict[str, str]] = {
         "container": "nothing here runs code",
         "mcp_servers": "the client calls tools; give them as tools",
+        "thread": "conversations are not kept; send all of the messages",
     }
+    codes: ClassVar[dict[str, str]] = {"thread": "thread_unsupported_request"}
 
     messages: Many[Turning] = Field(min_length=1, max_length=MOST_MESSAGES)
     """The conversation so far; where the last message is the assistant's, the answer goes on with
@@ -198,6 +200,8 @@ class AskedCount(AskedBody):
     """enabled, adaptive or disabled: whether a model that can think does; else nothing."""
     output_config: _Output | None = None
     """format: a JSON schema that the answer keeps; effort: of a model that can think."""
+    output_format: _Format | None = None
+    """The same format under its older name."""
 
 
 class AskedMessages(AskedCount):

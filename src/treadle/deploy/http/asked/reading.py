@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from treadle.deploy.http.asked.base import AskedBody
+from treadle.deploy.http.asked.lists import NEUTRAL
 from treadle.deploy.http.errors import ApiError
 
 __all__ = ["parse"]
@@ -64,20 +65,26 @@ def _object(body: bytes) -> dict[str, Any]:  # Any: JSON values
 
 def _pass_over(kind: type[AskedBody], name: str, values: dict[str, Any]) -> None:
     """Take out a parameter that changes nothing, and refuse any other."""
-    if name in kind.ignored or values[name] is None:
+    if name in kind.ignored or values[name] is None or _is_neutral(kind, name, values[name]):
         del values[name]
         return
     if name in kind.refused:
         raise ApiError(
             400,
             f"The parameter '{name}' is not supported: {kind.refused[name]}; leave it out.",
-            "unsupported_parameter",
+            kind.codes.get(name, "unsupported_parameter"),
             name,
         )
     shown = name[:_MOST_SHOWN]
     close = get_close_matches(name, list(kind.model_fields), n=1, cutoff=0.5)
     hint = f"Did you mean '{close[0]}'?" if close else "Leave it out; /openapi.json lists all."
     raise ApiError(400, f"Unknown parameter '{shown}'. {hint}", "unknown_parameter", shown)
+
+
+def _is_neutral(kind: type[AskedBody], name: str, value: object) -> bool:
+    """Return whether a refused parameter asks for what happens anyway."""
+    neutral = NEUTRAL.get(name, ()) if name in kind.refused else ()
+    return any(type(value) is type(known) and value == known for known in neutral)
 
 
 def _forgiven(values: dict[str, Any], errors: Sequence[ErrorDetails]) -> bool:

@@ -1,14 +1,13 @@
 """The body of /v1/responses: what agents send."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from treadle.deploy.http.asked.base import (
-    IGNORED,
     MOST_MESSAGES,
-    REFUSED,
     AskedBody,
     AskedPart,
     Finite,
@@ -16,6 +15,8 @@ from treadle.deploy.http.asked.base import (
     Seed,
 )
 from treadle.deploy.http.asked.chat import Effort, TemplateValues, TextPart, unsupported
+from treadle.deploy.http.asked.echoed import EchoedPart
+from treadle.deploy.http.asked.lists import IGNORED, REFUSED
 
 __all__ = [
     "AskedResponse",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 
-class _Item(AskedPart):
+class _Item(EchoedPart):
     id: str | None = None
     status: str | None = None
 
@@ -43,6 +44,11 @@ class MessageItem(_Item):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Many[TextPart]
     phase: str | None = None
+
+    @classmethod
+    def is_echo(cls, given: Mapping[str, Any]) -> bool:  # Any: JSON values
+        """Return whether `given` came from an answer."""
+        return given.get("role") == "assistant"
 
 
 class CallItem(_Item):
@@ -62,7 +68,7 @@ class OutputItem(_Item):
     output: str | Many[TextPart]
 
 
-class _Thought(AskedPart):
+class _Thought(EchoedPart):
     type: Literal["reasoning_text", "summary_text", "text"]
     text: str
 
@@ -70,6 +76,7 @@ class _Thought(AskedPart):
 class ReasoningItem(_Item):
     """What was thought before an earlier answer."""
 
+    essential: ClassVar[tuple[str, ...]] = ("summary", "content", "encrypted_content")
     type: Literal["reasoning"]
     summary: Many[_Thought] = Field(default_factory=list)
     content: Many[_Thought] | None = None
@@ -225,8 +232,8 @@ class AskedResponse(AskedBody):
     """message.output_text.logprobs: the log-probability of each token comes along."""
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """With these: how many of the most probable tokens are reported at each place."""
-    truncation: Literal["disabled"] | None = None
-    """A conversation that is too long is refused, not cut."""
+    truncation: Literal["disabled", "auto"] | None = None
+    """A conversation that is too long is refused, not cut, with either."""
     metadata: dict[str, str] | None = None
     """Notes of the client; they come back with the response."""
     top_k: int | None = Field(default=None, ge=-1, lt=2**31)

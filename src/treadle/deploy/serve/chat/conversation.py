@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -52,20 +52,27 @@ def written(model: ServedModel, talk: Talk) -> str:
     _require_template(model)
     _check_values(model, talk.values)
     shown = model.shown(bool(talk.tools))
-    try:
-        return _render(model, talk, shown)
-    except Exception as error:  # a template raises what it likes
-        has_calls = any(message.tool_calls or message.role == "tool" for message in talk.messages)
-        if has_calls and shown.calls:  # such as two calls at once, which some refuse
-            return _written_plainly(model, talk, shown, error)
-        raise _refused(model, error) from error
+    first: Exception | None = None
+    for form, is_merged in _forms(talk, shown):
+        try:
+            return _render(model, talk, form, is_merged)
+        except Exception as error:  # a template raises what it likes
+            first = first or error
+    assert first is not None
+    raise _refused(model, first) from first
 
 
-def _written_plainly(model: ServedModel, talk: Talk, shown: Shown, first: Exception) -> str:
-    try:
-        return _render(model, talk, shown._replace(calls=False))
-    except Exception as error:  # a template raises what it likes
-        raise _refused(model, first) from error
+def _forms(talk: Talk, shown: Shown) -> Iterator[tuple[Shown, bool]]:
+    """Give the forms of a conversation to try, and whether neighbours of one role are merged.
+
+    Some templates refuse two calls at once, and some two messages of one role behind each other,
+    which agents write all the time.
+    """
+    yield shown, False
+    has_calls = any(message.tool_calls or message.role == "tool" for message in talk.messages)
+    if has_calls and shown.calls:
+        yield shown._replace(calls=False), False
+    yield shown._replace(calls=shown.calls and not has_calls), True
 
 
 def _require_template(model: ServedModel) -> None:
@@ -100,7 +107,7 @@ def _check_values(model: ServedModel, values: Mapping[str, Any]) -> None:
             )
 
 
-def _render(model: ServedModel, talk: Talk, shown: Shown) -> str:
+def _render(model: ServedModel, talk: Talk, shown: Shown, is_merged: bool) -> str:
     messages = [_plain(message, shown) for message in talk.messages]
     tools = [tool.model_dump(exclude_none=True) for tool in talk.tools]
     if tools and not shown.tools:
@@ -109,6 +116,8 @@ def _render(model: ServedModel, talk: Talk, shown: Shown) -> str:
         messages = _with_results(messages)
     if not shown.system:
         messages = _with_system(messages)
+    if is_merged:
+        messages = _merged(messages)
     if shown.takes_parts:
         messages = [_in_parts(message) for message in messages]
     tokenizer = model.llm.prompts.tokenizer
@@ -230,6 +239,18 @@ def _with_system(messages: list[Plain]) -> list[Plain]:
         found.append(message)
     if said:
         found.append({"role": "user", "content": "\n\n".join(said)})
+    return found
+
+
+def _merged(messages: list[Plain]) -> list[Plain]:
+    """Return messages with neighbours of one role as one; each is text only."""
+    found: list[Plain] = []
+    for message in messages:
+        if found and found[-1]["role"] == message["role"]:
+            said = filter(None, [found[-1]["content"], message["content"]])
+            found[-1] = {**found[-1], "content": "\n\n".join(said)}
+        else:
+            found.append(message)
     return found
 
 

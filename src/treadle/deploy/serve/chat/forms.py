@@ -8,6 +8,7 @@ from treadle.deploy.http.errors import ApiError
 from treadle.deploy.serve.chat.answer import Turn
 from treadle.deploy.serve.chat.calls import FORMATS
 from treadle.deploy.serve.chat.pieces import Plain
+from treadle.deploy.serve.chat.references import referring
 from treadle.deploy.serve.chat.thoughts import BEGIN, END
 from treadle.runtime.structured import FormError, StructuredOutputs
 
@@ -107,8 +108,10 @@ def _arguments(tool: Tool) -> tuple[Plain, bool]:
     given = tool.function.parameters
     if not given:
         return {**_ANY, "properties": {}, "additionalProperties": False}, True
-    is_open = any(key in given for key in ("type", "$ref", "anyOf", "allOf", "oneOf"))
-    return given if is_open else {**_ANY, **given}, tool.function.strict is True
+    is_strict = tool.function.strict is True
+    schema = given if is_strict else referring(given)
+    is_open = any(key in schema for key in ("type", "$ref", "anyOf", "allOf", "oneOf"))
+    return schema if is_open else {**_ANY, **schema}, is_strict
 
 
 def _embedded(schema: Plain, is_strict: bool = True) -> str:

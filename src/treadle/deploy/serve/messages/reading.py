@@ -101,7 +101,7 @@ def _thinking(asked: AskedCount, model: ServedModel) -> dict[str, Any]:  # Any: 
 
 
 def _form(asked: AskedCount) -> ResponseFormat | None:
-    form = asked.output_config.format if asked.output_config else None
+    form = (asked.output_config and asked.output_config.format) or asked.output_format
     if form is None:
         return None
     schema = JsonSchema(name="answer", schema_=form.schema_)
