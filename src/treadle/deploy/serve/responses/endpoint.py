@@ -36,7 +36,7 @@ async def responses(request: Request) -> Response:
     if asked.previous_response_id is not None:
         before = kept.find(asked.previous_response_id, owner, "previous_response_id").items
     _check_include(asked.include or [])
-    items = items_of(asked, before, kept.known(owner))
+    items = items_of(asked, before, lambda: kept.known(owner))
     chat = as_chat(asked, items)
     check(chat)
 

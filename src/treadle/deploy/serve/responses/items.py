@@ -1,6 +1,6 @@
 """From the items of /v1/responses to a conversation, and back to what is kept of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from treadle.deploy.http.asked import AskedChat, Message, Tool
@@ -22,6 +22,7 @@ from treadle.deploy.http.asked.responses import (
     NamedFunction,
     OutputItem,
     ReasoningItem,
+    ReferenceItem,
     TextFormat,
 )
 from treadle.deploy.http.errors import ApiError
@@ -29,13 +30,15 @@ from treadle.deploy.http.errors import ApiError
 __all__ = ["as_chat", "items_of", "messages_of"]
 
 
-def items_of(asked: AskedResponse, kept: Sequence[Item], known: dict[str, Item]) -> list[Item]:
+def items_of(
+    asked: AskedResponse, kept: Sequence[Item], known: Callable[[], Mapping[str, Item]]
+) -> list[Item]:
     """Return all items of a conversation: those before this request, and its own.
 
     Args:
         asked: The body.
         kept: The items before it.
-        known: Id -> item, for references.
+        known: Returns id -> item, for references.
 
     Raises:
         ApiError: An item is named that was not kept.
@@ -43,10 +46,12 @@ def items_of(asked: AskedResponse, kept: Sequence[Item], known: dict[str, Item])
     if isinstance(asked.input, str):
         return [*kept, MessageItem(role="user", content=asked.input)]
     found: list[Item] = list(kept)
+    has_names = any(isinstance(item, ReferenceItem) for item in asked.input)
+    names = known() if has_names else {}
     for place, item in enumerate(asked.input):
         if isinstance(item, MessageItem | CallItem | OutputItem | ReasoningItem):
             found.append(item)
-        elif item.id not in known:
+        elif item.id not in names:
             raise ApiError(
                 400,
                 f"input[{place}] names the item '{item.id[:80]}', which is not kept here; send the "
@@ -55,7 +60,7 @@ def items_of(asked: AskedResponse, kept: Sequence[Item], known: dict[str, Item])
                 "input",
             )
         else:
-            found.append(known[item.id])
+            found.append(names[item.id])
     if not any(_says_something(item) for item in found):
         raise ApiError(400, "The input is empty; give at least one item.", "empty", "input")
     return found
