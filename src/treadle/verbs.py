@@ -95,7 +95,7 @@ VERBS = {
         Verb(
             "serve",
             "deploy",
-            "Serve models behind OpenAI's HTTP interface, with a status page.",
+            "Serve models behind OpenAI's and Anthropic's HTTP interfaces, with a status page.",
             "treadle.deploy.serve:serve",
             actions=(
                 Verb(

@@ -41,7 +41,7 @@ def serve(
     reasoning_parser: str = "auto",
     engine: ServeEngineSettings | None = None,
 ) -> None:
-    """Serve models behind OpenAI's HTTP interface, with a status page at /.
+    """Serve models behind OpenAI's and Anthropic's HTTP interfaces, with a status page at /.
 
     SIGTERM or Ctrl+C ends it: requests that run or wait are answered, new ones refused with 503; a
     second signal ends it at once.
