@@ -81,7 +81,7 @@ class Grammars:
         self._vocab_size = vocab_size
         self._words: Any = None  # Any: an LLTokenizer
         self._compiled: OrderedDict[str, Any] = OrderedDict()  # Any: LLMatchers
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
 
     def constraint(self, structured: StructuredOutputs) -> Constraint:
         """Return the form of an answer that starts.
@@ -91,17 +91,22 @@ class Grammars:
         """
         key = json.dumps(structured.to_dict())
         with self._lock:
-            if key not in self._compiled:
-                self._compiled[key] = self._compile(structured)
-                if len(self._compiled) > _NUM_KEPT:
-                    self._compiled.popitem(last=False)
+            matcher = self._compiled.get(key)
+        if matcher is None:
+            matcher = self._compile(structured)  # takes seconds at worst: others need not wait
+        with self._lock:
+            self._compiled[key] = matcher
             self._compiled.move_to_end(key)
-            return Constraint(self._compiled[key].deep_copy(), structured, self._vocab_size)
+            if len(self._compiled) > _NUM_KEPT:
+                self._compiled.popitem(last=False)
+            own = matcher.deep_copy()
+        return Constraint(own, structured, self._vocab_size)
 
     def _compile(self, structured: StructuredOutputs) -> Any:  # Any: an LLMatcher
         library = _library()
-        if self._words is None:
-            self._words = self._read_tokenizer()
+        with self._reading:
+            if self._words is None:
+                self._words = self._read_tokenizer()
         try:
             grammar = _grammar(library, structured)
             matcher = library.LLMatcher(self._words, grammar, log_level=0)
