@@ -174,7 +174,7 @@ class _Allowed(AskedPart):
 
 
 class AllowedTools(AskedPart):
-    """The functions that the model may, or must, choose from; it sees the others, too."""
+    """The functions that the model may, or must, choose from; it sees no others."""
 
     type: Literal["allowed_tools"]
     allowed_tools: _Allowed
