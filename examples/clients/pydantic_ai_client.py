@@ -8,9 +8,10 @@ import sys
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
-from pydantic_ai import Agent, ModelHTTPError, NativeOutput, ToolOutput
+from pydantic_ai import Agent, ModelHTTPError, NativeOutput, RunContext, ToolOutput
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
+from pydantic_ai.tools import ToolDefinition
 
 
 class Place(BaseModel):
@@ -47,7 +48,7 @@ async def talk(kind: type[OpenAIChatModel] | type[OpenAIResponsesModel]) -> None
         more = await agent.run("And now?", message_history=found.all_messages())
         print(f"{kind.__name__}: {type(output).__name__}", more.output)
     looking = Agent(model, output_type=ToolOutput(Look), model_settings=one_call)
-    looking.tool_plain(nearest)
+    looking.tool_plain(prepare=once)(nearest)
     found = await looking.run("What is near Oslo?")
     parts = [part.part_kind for message in found.all_messages() for part in message.parts]
     print(f"{kind.__name__}: with a tool", parts)
@@ -57,6 +58,11 @@ async def talk(kind: type[OpenAIChatModel] | type[OpenAIResponsesModel]) -> None
             raise SystemExit(f"{nobody} was asked {text[:10]} and did not refuse.")
         except ModelHTTPError as error:
             print(f"{kind.__name__}: {error.status_code}", error.body["code"])
+
+
+async def once(context: RunContext, tool: ToolDefinition) -> ToolDefinition | None:
+    """Offer a tool in the first step only: a small model would call it for ever."""
+    return tool if context.run_step == 1 else None
 
 
 def nearest(place: Place) -> str:
