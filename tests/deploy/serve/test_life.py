@@ -202,13 +202,36 @@ def test_a_body_over_the_limit(chatty):
         assert found.serving.num_inside == 0
 
 
+HALF = (
+    b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 9\r\n\r\n{"
+)
+
+
+def send_half(url: str) -> socket.socket:
+    sent = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+    sent.sendall(HALF)
+    return sent
+
+
 def test_a_body_that_does_not_come(chatty):
-    with running(loaded(chatty), ServerLimits(body_seconds=0.1)) as found:
-        sent = socket.create_connection(("127.0.0.1", int(found.url.rpartition(":")[2])))
-        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
-        sent.sendall(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
+    limits = ServerLimits(body_seconds=0.1)
+    with running(loaded(chatty), limits) as found, send_half(found.url) as sent:
         assert sent.recv(100).startswith(b"HTTP/1.1 408")
-        sent.close()
+
+
+def test_half_a_body_holds_up_no_drain_and_a_client_that_leaves_in_it_is_no_fault(chatty, caplog):
+    with running(loaded(chatty)) as found:
+        with send_half(found.url):
+            assert eventually(lambda: found.serving.num_inside == 1)
+        assert eventually(lambda: found.serving.num_inside == 0)
+        with send_half(found.url) as sent:
+            assert eventually(lambda: found.serving.num_inside == 1)
+            found.server.drain()
+            assert sent.recv(100).startswith(b"HTTP/1.1 503")
+        found.thread.join(20)
+        assert not found.thread.is_alive()
+    assert "Traceback" not in caplog.text
 
 
 def test_a_full_queue_and_an_answer_that_takes_too_long(chatty):

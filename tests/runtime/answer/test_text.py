@@ -82,6 +82,14 @@ def test_stops_before_any_stop_string(tokenizer, text, stops):
         assert text.startswith(stream.text + stream.stop)
 
 
+def test_a_token_behind_broken_bytes_begins_behind_their_sign(tokenizer):
+    broken = encode(tokenizer, "é")[:1]
+    tokens = [*encode(tokenizer, "a"), *broken, *encode(tokenizer, "le")]
+    stream, _ = stream_of(tokenizer, tokens)
+    assert stream.text == "a�le"
+    assert stream.offsets[:3] == [0, 1, 2]
+
+
 def test_what_may_become_a_stop_is_held_back(tokenizer):
     stream, shown = stream_of(tokenizer, encode(tokenizer, "x e n d e n t"), stop=["e n d !"])
     assert "".join(shown) == stream.text == "x e n d e n t"

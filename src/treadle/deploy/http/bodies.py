@@ -13,12 +13,15 @@ from starlette.responses import Response
 from treadle.deploy.http.errors import ApiError
 from treadle.deploy.http.limits import ServerLimits
 from treadle.deploy.http.packing import unpacked
+from treadle.deploy.http.served import Service
 
-__all__ = ["read_body", "require_json", "unless_gone"]
+__all__ = ["CLIENT_GONE", "read_body", "require_json", "unless_gone"]
 
 T = TypeVar("T")
 _JSON_KIND = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+\+json")
-_CLIENT_GONE = 499
+_LOOK_SECONDS = 0.25
+"""How often a body that does not come is asked whether the server still waits for it."""
+CLIENT_GONE = 499
 """Nobody reads it; what nginx notes down for a client that left."""
 
 
@@ -28,24 +31,50 @@ async def read_body(request: Request, limits: ServerLimits) -> bytes:
     Raises:
         ApiError: It is too long, takes too long to come, or is packed in another way than it says.
     """
-    parts: list[bytes] = []
-    try:
-        async with asyncio.timeout(limits.body_seconds):
-            async for part in _within(request.stream(), limits.max_body_bytes):
-                parts.append(part)
-    except TimeoutError as error:
-        raise ApiError(
-            408,
-            f"The body did not come within {limits.body_seconds:g} seconds; send it at once.",
-            "timeout",
-        ) from error
-    body = b"".join(parts)
+    body = await _come(request, limits)
     codings = request.headers.getlist("content-encoding")
     pieces = unpacked(body, ",".join(codings)) if codings else None
     if pieces is not None:
         body = b"".join([part async for part in _within(_in_turn(pieces), limits.max_body_bytes)])
     request.scope["treadle.body_bytes"] = len(body)
     return body.removeprefix(codecs.BOM_UTF8)
+
+
+async def _come(request: Request, limits: ServerLimits) -> bytes:
+    """Return what a client sends, unless it takes too long or the server begins to shut down."""
+    served: Service = request.app.state.served
+    reading = asyncio.ensure_future(_whole(request, limits))
+    loop = asyncio.get_running_loop()
+    end = loop.time() + limits.body_seconds
+    try:
+        while not reading.done():
+            wait = min(_LOOK_SECONDS, end - loop.time())
+            await asyncio.wait((reading,), timeout=max(0.0, wait))
+            if reading.done():
+                break
+            if served.is_draining:
+                raise ApiError(
+                    503,
+                    "The server is shutting down and waits for no more of the body; try another, "
+                    "or again later.",
+                    "draining",
+                    headers={"Retry-After": "5", "Connection": "close"},
+                )
+            if loop.time() >= end:
+                raise ApiError(
+                    408,
+                    f"The body did not come within {limits.body_seconds:g} seconds; send it at "
+                    f"once.",
+                    "timeout",
+                )
+        return reading.result()
+    finally:
+        reading.cancel()
+
+
+async def _whole(request: Request, limits: ServerLimits) -> bytes:
+    parts = _within(request.stream(), limits.max_body_bytes)
+    return b"".join([part async for part in parts])
 
 
 async def _within(parts: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
@@ -110,9 +139,9 @@ async def unless_gone(request: Request, work: Callable[[], Awaitable[T]]) -> T |
         await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
         if doing.done():
             return doing.result()
-        return Response(status_code=_CLIENT_GONE)
+        return Response(status_code=CLIENT_GONE)
     except ClientDisconnect:
-        return Response(status_code=_CLIENT_GONE)
+        return Response(status_code=CLIENT_GONE)
     finally:
         leaving.cancel()
         if not doing.done():

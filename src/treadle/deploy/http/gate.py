@@ -15,12 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from treadle.deploy.http.bodies import require_json
+from treadle.deploy.http.bodies import CLIENT_GONE, require_json
 from treadle.deploy.http.errors import ApiError
 from treadle.deploy.http.served import Service
 from treadle.deploy.http.visitors import Visitors
 
-__all__ = ["Gate", "on_api_error", "on_failure", "on_http_error"]
+__all__ = ["Gate", "on_api_error", "on_failure", "on_gone", "on_http_error"]
 
 _logger = logging.getLogger(__name__)
 _OPEN = {"/", "/health", "/metrics", "/openapi.json", "/favicon.ico", "/version"}
@@ -174,6 +174,11 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     code = codes.get(error.status_code, "http_error")
     headers = error.headers
     return ApiError(error.status_code, message, code, headers=headers).response(request.url.path)
+
+
+async def on_gone(request: Request, error: Exception) -> Response:
+    """Answer nobody: the client left while it sent its body."""
+    return Response(status_code=CLIENT_GONE)
 
 
 async def on_failure(request: Request, error: Exception) -> Response:

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from treadle.deploy.http.errors import ApiError
-from treadle.deploy.http.gate import Gate, on_api_error, on_failure, on_http_error
+from treadle.deploy.http.gate import Gate, on_api_error, on_failure, on_gone, on_http_error
 from treadle.deploy.http.openapi import document
 from treadle.deploy.http.visitors import Visitors
 from treadle.deploy.serve import plain_endpoints as plain
@@ -83,6 +83,7 @@ def make_app(serving: Serving, keys: Sequence[str], visitors: Visitors | None = 
         exception_handlers={
             ApiError: on_api_error,
             HTTPException: on_http_error,
+            ClientDisconnect: on_gone,
             Exception: on_failure,
         },
         lifespan=lifespan,

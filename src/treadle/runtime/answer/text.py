@@ -26,13 +26,20 @@ class _Decoding:
         self.read = num_read
         """Tokens whose text was given."""
         self._prefix = max(0, num_read - _CONTEXT_TOKENS)
+        self._held = ""
+        """What the bytes that are held back look like."""
+        self.num_before = 0
+        """Characters of the last step's text that stand before its token's own."""
 
     def step(self, tokens: list[int], last: int) -> str:
         """Return what is certain of the text of the tokens up to `last`, and was not given."""
         new = self._new(tokens, last)
         if not new or new.endswith(_INCOMPLETE):
+            self.num_before, self._held = 0, new
             return ""
-        self._prefix, self.read = self.read, last
+        # Bytes before that stay what they were are no part of the character that ends here.
+        self.num_before = _num_common(self._held, new)
+        self._prefix, self.read, self._held = self.read, last, ""
         return new
 
     def rest(self, tokens: list[int], last: int) -> str:
@@ -57,13 +64,20 @@ class _Decoding:
         return text
 
 
+def _num_common(first: str, second: str) -> int:
+    """Return how many characters two texts begin with alike."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
 def offsets_in(tokenizer: "Tokenizer", tokens: list[int], skips_special: bool = True) -> list[int]:
     """Return for each token the place in their text of the character that it begins or goes on."""
     decoding = _Decoding(tokenizer, 0, skips_special)
     offsets, length = [], 0
     for last in range(1, len(tokens) + 1):
-        offsets.append(length)
-        length += len(decoding.step(tokens, last))
+        new = decoding.step(tokens, last)
+        offsets.append(length + decoding.num_before)
+        length += len(new)
     return offsets
 
 
@@ -90,8 +104,8 @@ class TextStream:
         """Take in the request's tokens up to `num_tokens`, prompt included."""
         tokens = self._request.tokens
         for last in range(self._num_taken + 1, num_tokens + 1):
-            self.offsets.append(len(self.text))
             new = self._decoding.step(tokens, last)
+            self.offsets.append(len(self.text) + self._decoding.num_before)
             if new:
                 self._extend(new, last - self._request.num_prompt)
             self._num_taken = last

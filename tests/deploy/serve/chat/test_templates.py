@@ -179,6 +179,43 @@ def test_what_a_template_refuses_of_calls_is_said_in_words(model):
     assert "<assistant>So" in found
 
 
+CALLS_ALONE = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.tool_calls %}{{ m.tool_calls | tojson }}"
+    "{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
+)
+LAST_SYSTEM = (
+    "{% set ns = namespace(s='') %}{% for m in messages %}{% if m.role == 'system' %}"
+    "{% set ns.s = m.content %}{% endif %}{% endfor %}{{ ns.s }}\n"
+    "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+)
+SYSTEM_BEFORE_LAST_USER = (
+    "{% set s = messages | selectattr('role', 'equalto', 'system') | list %}"
+    "{% for m in messages %}{% if m.role == 'user' %}<user>{% if loop.last and s %}"
+    "{{ s[0].content }} {% endif %}{{ m.content }}\n{% elif m.role != 'system' %}<{{ m.role }}>"
+    "{{ (m.tool_calls or []) | tojson }}{{ m.content }}\n{% endif %}{% endfor %}"
+)
+BESIDE = {**TALK[2], "content": "Let me look at the sky."}
+
+
+@pytest.mark.parametrize(
+    ("template", "talk", "words"),
+    [
+        (CALLS_ALONE, [TALK[1], BESIDE, TALK[3]], ["hi", "look at the sky", '{"a": 1}', "blue"]),
+        (LAST_SYSTEM, [TALK[0], {"role": "developer", "content": "second"}, TALK[1]],
+         ["be", "second", "hi"]),
+        (LAST_SYSTEM, [TALK[0], TALK[1], {"role": "system", "content": "later"}, TALK[1]],
+         ["be", "later", "hi"]),
+        (SYSTEM_BEFORE_LAST_USER, TALK, ["be", "hi", '{"a": 1}', "blue"]),
+        (SYSTEM_BEFORE_LAST_USER, TALK[:1], ["be"]),
+    ],
+)  # fmt: skip
+def test_what_a_template_drops_without_a_word_is_said_in_another_form(model, template, talk, words):
+    model.llm.prompts.tokenizer.chat_template = template
+    found = text_of(model, talk, [])
+    for word in words:
+        assert word in found.replace('\\"', '"'), found
+
+
 def test_roles_that_must_alternate_do(model):
     model.llm.prompts.tokenizer.chat_template = (
         "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
@@ -190,8 +227,9 @@ def test_roles_that_must_alternate_do(model):
     assert found.startswith("<user>be\n\nhi<assistant><tool_call>")
     assert found.endswith("blue\n</tool_response>\n\nso?\n\nwell?")
     assert text_of(model, [TALK[1], *more], []) == "<user>hi\n\nso?\n\nwell?"
-    with pytest.raises(ApiError, match="roles must alternate"):
-        text_of(model, [{"role": "assistant", "content": "I"}, TALK[1]], [])
+    # A history whose start was cut off, and a system message in its middle.
+    cut = [{"role": "assistant", "content": "I"}, TALK[0], TALK[1]]
+    assert text_of(model, cut, []) == "<user>...<assistant>I<user>be\n\nhi"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from treadle.deploy.http.asked.lists import IGNORED, REFUSED
 
-__all__ = ["MOST_MESSAGES", "AskedBody", "AskedPart", "Finite", "Many", "Seed", "Token"]
+__all__ = [
+    "MOST_MESSAGES",
+    "AskedBody",
+    "AskedPart",
+    "Finite",
+    "Many",
+    "Seed",
+    "Stop",
+    "Stops",
+    "Token",
+]
 
 T = TypeVar("T")
 Many = Annotated[list[T], Field(fail_fast=True)]
@@ -14,6 +24,9 @@ Many = Annotated[list[T], Field(fail_fast=True)]
 everybody's time."""
 MOST_MESSAGES = 1 << 14
 """Of a conversation; reading them takes 0.2 s."""
+Stop = Annotated[str, Field(max_length=1024)]
+Stops = Annotated[Many[Stop], Field(max_length=64)]
+"""Texts that end an answer; each is looked for in every piece of it."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]

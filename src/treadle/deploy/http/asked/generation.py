@@ -1,12 +1,24 @@
 """What completions and all kinds of chats have in common."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from treadle.deploy.http.asked.base import AskedBody, AskedPart, Finite, Many, Seed, Token
+from treadle.deploy.http.asked.base import (
+    AskedBody,
+    AskedPart,
+    Finite,
+    Many,
+    Seed,
+    Stop,
+    Stops,
+    Token,
+)
 
 __all__ = ["AskedCompletion", "AskedGeneration", "Forms", "StreamOptions"]
+
+
+MOST_CHOICES = 10_000
 
 
 class StreamOptions(AskedPart):
@@ -21,7 +33,7 @@ class Forms(AskedPart):
 
     json_: dict[str, Any] | str | None = Field(default=None, alias="json")
     regex: str | None = None
-    choice: Many[str] | None = None
+    choice: Annotated[Many[str], Field(max_length=MOST_CHOICES)] | None = None
     grammar: str | None = None
 
 
@@ -36,7 +48,7 @@ class AskedGeneration(AskedBody):
     """Choose among the most probable tokens that together reach this probability."""
     n: int | None = Field(default=None, ge=1, le=128)
     """Answers to each prompt."""
-    stop: str | Many[str] | None = None
+    stop: Stop | Stops | None = None
     """Texts that end an answer; they are not part of it."""
     seed: Seed | None = None
     """Same seed and prompt, same answer, whatever runs beside it."""
@@ -58,7 +70,7 @@ class AskedGeneration(AskedBody):
     """vLLM's: above 1, makes tokens that the text has less probable."""
     min_tokens: int | None = Field(default=None, ge=0)
     """vLLM's: new tokens before the answer may end."""
-    stop_token_ids: Many[Token] | None = None
+    stop_token_ids: Annotated[Many[Token], Field(max_length=1024)] | None = None
     """vLLM's: tokens that end an answer."""
     ignore_eos: bool | None = None
     """vLLM's: whether the answer goes on behind the model's end token."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from treadle.deploy.http.asked.base import MOST_MESSAGES, AskedBody, AskedPart, Finite, Many
+from treadle.deploy.http.asked.base import MOST_MESSAGES, AskedBody, AskedPart, Finite, Many, Stops
 from treadle.deploy.http.asked.chat import unsupported
 from treadle.deploy.http.asked.echoed import EchoedPart
 from treadle.deploy.http.asked.lists import IGNORED
@@ -215,7 +215,7 @@ class AskedMessages(AskedCount):
 
     max_tokens: int = Field(ge=1)
     """New tokens at most; what the context has left if that is less."""
-    stop_sequences: Many[str] | None = None
+    stop_sequences: Stops | None = None
     """Texts that end an answer; they are not part of it."""
     stream: bool | None = None
     """Whether the answer comes piece by piece, as server-sent events."""

@@ -13,6 +13,8 @@ from treadle.deploy.http.asked.base import (
     Finite,
     Many,
     Seed,
+    Stop,
+    Stops,
 )
 from treadle.deploy.http.asked.chat import Effort, TemplateValues, TextPart, unsupported
 from treadle.deploy.http.asked.echoed import EchoedPart
@@ -244,7 +246,7 @@ class AskedResponse(AskedBody):
     """vLLM's: above 1, makes tokens that the text has less probable."""
     seed: Seed | None = None
     """vLLM's: same seed and prompt, same answer, whatever runs beside it."""
-    stop: str | Many[str] | None = None
+    stop: Stop | Stops | None = None
     """vLLM's: texts that end an answer; they are not part of it."""
     chat_template_kwargs: TemplateValues | None = None
     """vLLM's: what the chat template reads beside the messages, such as enable_thinking."""

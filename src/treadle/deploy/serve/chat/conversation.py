@@ -10,6 +10,7 @@ from treadle.deploy.http.asked import Message, Tool
 from treadle.deploy.http.errors import ApiError
 from treadle.deploy.serve.catalogue import ServedModel
 from treadle.deploy.serve.chat.arguments import arguments_of
+from treadle.deploy.serve.chat.losses import nothing_is_lost
 from treadle.deploy.serve.chat.pieces import Plain
 from treadle.deploy.serve.template import Shown, short_id
 from treadle.runtime.prompts import is_broken_template
@@ -25,6 +26,9 @@ To call one, answer with an object of its name and arguments between tags, and n
 {{"name": NAME, "arguments": {{...}}}}
 </tool_call>"""
 """For models whose template knows no tools; the form is Hermes'."""
+
+_CUT = "..."
+"""What the user said before a conversation whose start is not there any more."""
 
 
 class Talk(NamedTuple):
@@ -51,28 +55,50 @@ def written(model: ServedModel, talk: Talk) -> str:
     """
     _require_template(model)
     _check_values(model, talk.values)
-    shown = model.shown(bool(talk.tools))
     first: Exception | None = None
-    for form, is_merged in _forms(talk, shown):
+    lossy: str | None = None
+    for form in _forms(talk, model.shown(bool(talk.tools))):
         try:
-            return _render(model, talk, form, is_merged)
+            text = _render(model, talk, form)
         except Exception as error:  # a template raises what it likes
             first = first or error
+            continue
+        if nothing_is_lost(talk.messages, text):
+            return text
+        lossy = lossy or text
+    if lossy is not None:
+        return lossy
     assert first is not None
     raise _refused(model, first) from first
 
 
-def _forms(talk: Talk, shown: Shown) -> Iterator[tuple[Shown, bool]]:
-    """Give the forms of a conversation to try, and whether neighbours of one role are merged.
+class _Form(NamedTuple):
+    """How a conversation is put before a template."""
 
-    Some templates refuse two calls at once, and some two messages of one role behind each other,
-    which agents write all the time.
+    shown: Shown
+    splits_calls: bool = False
+    """Whether calls beside text are said in words."""
+    is_merged: bool = False
+    """Whether neighbours of one role are one message, and the user begins."""
+
+
+def _forms(talk: Talk, shown: Shown) -> Iterator[_Form]:
+    """Give the forms to try, the template's own first.
+
+    Some templates show no text beside calls, or but the last system message, or none at all where
+    a result comes last; some refuse two calls at once, or two messages of one role behind each
+    other, which agents write all the time.
     """
-    yield shown, False
+    yield _Form(shown)
     has_calls = any(message.tool_calls or message.role == "tool" for message in talk.messages)
+    in_words = shown._replace(calls=False)
     if has_calls and shown.calls:
-        yield shown._replace(calls=False), False
-    yield shown._replace(calls=shown.calls and not has_calls), True
+        yield _Form(shown, splits_calls=True)
+        yield _Form(shown._replace(system=False), splits_calls=True)
+        yield _Form(in_words)
+    yield _Form(in_words._replace(system=False))
+    yield _Form(in_words, is_merged=True)
+    yield _Form(in_words._replace(system=False, tools=False), is_merged=True)
 
 
 def _require_template(model: ServedModel) -> None:
@@ -107,8 +133,9 @@ def _check_values(model: ServedModel, values: Mapping[str, Any]) -> None:
             )
 
 
-def _render(model: ServedModel, talk: Talk, shown: Shown, is_merged: bool) -> str:
-    messages = [_plain(message, shown) for message in talk.messages]
+def _render(model: ServedModel, talk: Talk, form: _Form) -> str:
+    shown = form.shown
+    messages = _one_system([_plain(message, form) for message in talk.messages])
     tools = [tool.model_dump(exclude_none=True) for tool in talk.tools]
     if tools and not shown.tools:
         messages, tools = _with_tools(messages, tools), []
@@ -116,7 +143,7 @@ def _render(model: ServedModel, talk: Talk, shown: Shown, is_merged: bool) -> st
         messages = _with_results(messages)
     if not shown.system:
         messages = _with_system(messages)
-    if is_merged:
+    if form.is_merged:
         messages = _merged(messages)
     if shown.takes_parts:
         messages = [_in_parts(message) for message in messages]
@@ -152,8 +179,9 @@ def _refused(model: ServedModel, error: Exception) -> ApiError:
     )
 
 
-def _plain(message: Message, shown: Shown) -> Plain:
+def _plain(message: Message, form: _Form) -> Plain:
     """Return a message as templates read it; its calls as text where they do not show them."""
+    shown = form.shown
     found: Plain = {
         "role": "system" if message.role == "developer" else message.role,
         "content": message.text,
@@ -166,7 +194,7 @@ def _plain(message: Message, shown: Shown) -> Plain:
     if message.thoughts:
         found["reasoning_content"] = message.thoughts
     calls = message.tool_calls or []
-    if calls and shown.calls:
+    if calls and shown.calls and not (form.splits_calls and message.text):
         found["tool_calls"] = [
             {
                 "id": short_id(call.id) if shown.short_ids else call.id,
@@ -196,6 +224,15 @@ def _call_as_text(call: Any) -> str:  # Any: a ToolCall
         "arguments": arguments_of(call.function.arguments),
     }
     return f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>"
+
+
+def _one_system(messages: list[Plain]) -> list[Plain]:
+    """Return messages with those of the system at their start as one."""
+    count = next((n for n, m in enumerate(messages) if m["role"] != "system"), len(messages))
+    if count < 2:
+        return messages
+    said = "\n\n".join(message["content"] for message in messages[:count])
+    return [{**messages[0], "content": said}, *messages[count:]]
 
 
 def _with_tools(messages: list[Plain], tools: list[Plain]) -> list[Plain]:
@@ -251,6 +288,9 @@ def _merged(messages: list[Plain]) -> list[Plain]:
             found[-1] = {**found[-1], "content": "\n\n".join(said)}
         else:
             found.append(message)
+    at = 1 if found[0]["role"] == "system" else 0
+    if found[at:] and found[at]["role"] == "assistant":
+        found.insert(at, {"role": "user", "content": _CUT})
     return found
 
 

@@ -10,6 +10,7 @@ from treadle.deploy.http.asked import AskedChat, AskedCount, AskedMessages, pars
 from treadle.deploy.http.bodies import read_body, unless_gone
 from treadle.deploy.http.events import Dialect, stream
 from treadle.deploy.serve.chat.answer import ChatAnswer
+from treadle.deploy.serve.chat.arguments import arguments_of
 from treadle.deploy.serve.chat.conversation import written
 from treadle.deploy.serve.chat.endpoint import check
 from treadle.deploy.serve.chat.pieces import ChatPiece, Plain
@@ -26,6 +27,8 @@ _WORDS = Words(
 _DIALECT = Dialect(
     True, b'event: ping\ndata: {"type": "ping"}\n\n', b"", lambda error: error.to_anthropic()
 )
+_GROWS = {"text": "text", "thought": "thinking", "arguments": "input"}
+"""Kind of a piece -> what of its block it goes on with."""
 _BLOCKS = {"text": "text", "thought": "thinking", "call": "tool_use", "arguments": "tool_use"}
 """Kind of a piece -> type of the block that it belongs to."""
 
@@ -77,11 +80,10 @@ class _Writer:
     def __init__(self, talking: Talking) -> None:
         self._talking = talking
         self._id = f"msg_{secrets.token_hex(12)}"
-        self._num_blocks = 0
+        self._blocks: list[Plain] = []
+        """As they were written; arguments of calls as text."""
         self._open = ""
         """Type of the block that grows."""
-        self._call = -1
-        """Place of its call."""
 
     @property
     def _chat(self) -> ChatAnswer:
@@ -97,7 +99,7 @@ class _Writer:
             for piece in pieces:
                 for event in self._take(piece):
                     yield event
-        if not self._num_blocks:
+        if not self._blocks:
             for event in self._take(ChatPiece("text", "")):
                 yield event
         for event in self._close():
@@ -111,11 +113,11 @@ class _Writer:
         if self._open != _BLOCKS[piece.kind] or piece.kind == "call":
             yield from self._close()
             self._open = _BLOCKS[piece.kind]
-            self._num_blocks += 1
+            self._blocks.append(_empty(piece))
             yield {
                 "type": "content_block_start",
-                "index": self._num_blocks - 1,
-                "content_block": _empty(piece),
+                "index": len(self._blocks) - 1,
+                "content_block": {**self._blocks[-1]},
             }
         deltas: dict[str, Plain] = {
             "text": {"type": "text_delta", "text": piece.text},
@@ -123,19 +125,21 @@ class _Writer:
             "arguments": {"type": "input_json_delta", "partial_json": piece.text},
         }
         if piece.kind in deltas and piece.text:
+            name = _GROWS[piece.kind]
+            self._blocks[-1][name] = (self._blocks[-1][name] or "") + piece.text
             yield {
                 "type": "content_block_delta",
-                "index": self._num_blocks - 1,
+                "index": len(self._blocks) - 1,
                 "delta": deltas[piece.kind],
             }
 
     def _close(self) -> Iterator[Plain]:
         if self._open == "thinking":  # clients wait for one; nothing here signs
             delta = {"type": "signature_delta", "signature": ""}
-            yield {"type": "content_block_delta", "index": self._num_blocks - 1, "delta": delta}
+            yield {"type": "content_block_delta", "index": len(self._blocks) - 1, "delta": delta}
         if self._open:
             self._open = ""
-            yield {"type": "content_block_stop", "index": self._num_blocks - 1}
+            yield {"type": "content_block_stop", "index": len(self._blocks) - 1}
 
     def message(self) -> Plain:
         """Return the whole message as it is."""
@@ -148,7 +152,7 @@ class _Writer:
             "type": "message",
             "role": "assistant",
             "model": self._talking.model.name,
-            "content": _content(chat),
+            "content": [_whole(block) for block in self._blocks],
             "stop_reason": reason,
             "stop_sequence": stop,
             "usage": {
@@ -168,15 +172,9 @@ def _empty(piece: ChatPiece) -> Plain:
     return {"type": "text", "text": ""}
 
 
-def _content(chat: ChatAnswer) -> list[Plain]:
-    found: list[Plain] = []
-    if chat.thought:
-        found.append({"type": "thinking", "thinking": chat.thought, "signature": ""})
-    if chat.content or not (chat.thought or chat.calls):
-        found.append({"type": "text", "text": chat.content})
-    for call in chat.calls:
-        found.append({"type": "tool_use", "id": call.id, "name": call.name, "input": call.input})
-    return found
+def _whole(block: Plain) -> Plain:
+    """Return a block whose call has its arguments as an object; what was cut off is closed."""
+    return {**block, "input": arguments_of(block["input"])} if "input" in block else {**block}
 
 
 def _reason(chat: ChatAnswer) -> tuple[str | None, str | None]:
