@@ -12,7 +12,7 @@ from treadle.page.scores import sections
 from treadle.page.sources import find
 from treadle.page.tables import score_table
 from treadle.page.tradeoff import closeup, plot
-from treadle.page.wording import protocol_facts
+from treadle.page.wording import count, protocol_facts
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -54,6 +54,23 @@ class TestNotFinite:
         assert not score_table(table).rows[-1].is_best
         assert plot(table, "k")
         assert closeup(table) == []
+
+    @pytest.mark.parametrize(
+        ("value", "words", "amounts"),
+        [(INF, "infinite", (0.5,)), (1.7e308, "1.70×10³⁰⁸", (0.5, 0.7))],
+    )
+    def test_a_ruined_model_stands_in_the_lead_and_below_the_picture(
+        self, tmp_path, value, words, amounts
+    ):
+        dense = made.evaluate(tmp_path, "dense", made.DENSE, 20.0)
+        for amount in amounts:
+            for method, score in (("magnitude", value), ("wanda", 30.0)):
+                content_hash = made.prune(tmp_path, method, amount)
+                made.evaluate(tmp_path, f"{method}{amount}", content_hash, score, baseline=dense)
+        page = page_of(tmp_path)
+        lead = text_of(re.search(r'<p class="lead">(.*?)</p>', page, re.S)[1])
+        assert f"perplexity 30 with wanda and {words} with magnitude; 20 before." in lead
+        assert f"{count(len(amounts), 'model')} without a finite score not drawn." in text_of(page)
 
     def test_a_table_of_broken_scores_has_no_best(self, tmp_path):
         for method in ("random", "wanda"):

@@ -17,6 +17,7 @@ __all__ = [
     "listed",
     "protocol_facts",
     "settings_of",
+    "shortened",
     "spaced",
     "value_text",
 ]
@@ -57,6 +58,14 @@ def capital(text: str) -> str:
 def last_part(path: str) -> str:
     """Return the name at a path's end."""
     return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def shortened(name: str, most: int = 48) -> str:
+    """Return both ends of a name too long for a sentence or a picture; a table has it all."""
+    if len(name) <= most:
+        return name
+    tail = most // 3  # names made by rule differ at their ends
+    return f"{name[: most - tail - 1]}…{name[-tail:]}"
 
 
 def count(number: int, noun: str) -> str:
