@@ -80,6 +80,17 @@ class TestNotFinite:
         assert find_losses(table) == []
         assert "Nothing to compare: no method was measured beside" in text_of(page_of(tmp_path))
 
+    @pytest.mark.parametrize(
+        ("scores", "best"),
+        [((20.0, 20.0, 20.0), 0), ((20.0, 20.0, 21.0), 2), ((19.0, 20.0, 21.0), 1)],
+    )
+    def test_equal_scores_are_equally_good(self, tmp_path, scores, best):
+        for method, score in zip(("magnitude", "random", "wanda"), scores, strict=True):
+            made.evaluate(tmp_path, method, made.prune(tmp_path, method, 0.5), score)
+        rows = score_table(sections(find([tmp_path]))[0].tables[0]).rows
+        assert [row.is_best for row in rows] == [True] * best + [False] * (3 - best)
+        assert [row.score.split()[0] for row in rows] == [f"{score:.2f}" for score in scores]
+
     def test_intervals_without_an_end_are_drawn_without_it(self, tmp_path):
         for method, amount in (("random", 0.5), ("wanda", 0.5), ("wanda", 0.7)):
             entry = made.around("perplexity", 30.0).model_copy(update={"high": INF})

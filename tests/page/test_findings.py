@@ -126,6 +126,13 @@ class TestLead:
         write_result(run, tmp_path / "bench")
         assert lead_of(tmp_path) == "Bench speed: rate 39.7 tokens per second."
 
+    def test_what_was_read_stands_as_one_says_it(self, tmp_path):
+        counts = [Measurement(name="documents", value=671, unit="read")]
+        counts.append(Measurement(name="dropped", value=53, unit="documents"))
+        run = made.result(verb="curate", method="exact", settings={}, measurements=counts)
+        write_result(run, tmp_path / "curate")
+        assert lead_of(tmp_path) == "Curate exact: 671 documents read and dropped 53 documents."
+
     def test_bytes_are_told_in_a_unit_that_suits_them(self, tmp_path):
         left = Measurement(name="margin", value=-2.3e10, unit="bytes of the budget left")
         run = made.result(verb="plan", method="memory", settings={}, measurements=[left])

@@ -15,6 +15,8 @@ __all__ = ["Findings", "findings"]
 _MOST_MEASURES = 3
 _LONGEST_NOTE = 60
 _BYTES = "bytes"
+_DEEDS = ("read", "written")
+"""Units that say what was done to the things that a measurement counts."""
 _SEE = "“Where it loses, and to what”"
 
 
@@ -130,4 +132,6 @@ def _number(entry: Measurement) -> str:
         name, size = bytes_unit([abs(value)])
         unit, value = unit.replace(_BYTES, name, 1), value / size
     note = f"({entry.note})" if 0 < len(entry.note) <= _LONGEST_NOTE else ""
+    if unit in _DEEDS:
+        return f"{spoken(value)} {spaced(entry.name)} {unit}"
     return " ".join(filter(None, [spaced(entry.name), spoken(value), unit, note]))
