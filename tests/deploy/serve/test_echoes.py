@@ -60,6 +60,29 @@ def test_what_clients_add_to_an_answer_is_no_parameter(web):
     assert Message(**ANSWER).tool_calls[0].function.arguments == "{}", "what is known stays"
 
 
+def test_whole_answers_go_back_as_they_came(web):
+    """Each interface takes all that it gave, whatever of it a client keeps."""
+    body = {"messages": [HELLO], "max_tokens": 4}
+    choice = web.post("/v1/chat/completions", json=body).json()["choices"][0]
+    message = web.post("/v1/messages", json=body).json()
+    items = web.post("/v1/responses", json={"input": [HELLO], "max_output_tokens": 4}).json()
+    answered = {**choice, **choice["message"]}
+    result = {"role": "tool", "tool_call_id": "c", "content": "1", "status": "success"}
+    for path, more in (
+        ("/v1/chat/completions", {"messages": [HELLO, answered, HELLO, result]}),
+        ("/tokenize", {"messages": [HELLO, answered, HELLO, result]}),
+        ("/v1/messages", {"messages": [HELLO, message, HELLO]}),
+        ("/v1/messages/count_tokens", {"messages": [HELLO, message, HELLO]}),
+        ("/v1/responses", {"input": [HELLO, *items["output"], HELLO]}),
+    ):
+        limit = {"/v1/responses": "max_output_tokens"}.get(path, "max_tokens")
+        most = {} if "token" in path else {limit: 1}
+        found = web.post(path, json={**more, **most})
+        assert found.status_code == 200, found.text
+    kept = Message(role="assistant", reasoning="hm", reasoning_details=[{"text": "hm"}])
+    assert kept.thoughts == "hm"
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -87,7 +110,7 @@ def test_a_misspelt_name_of_a_part_is_refused():
 
 def test_refused_parameters_may_ask_for_what_happens_anyway(web):
     body = {"messages": [HELLO], "max_tokens": 1}
-    for name in ("modalities", "verbosity", "functions", "function_call"):
+    for name in ("modalities", "verbosity", "function_call"):
         for value in NEUTRAL[name]:
             found = web.post("/v1/chat/completions", json={**body, name: value})
             assert found.status_code == 200, found.text

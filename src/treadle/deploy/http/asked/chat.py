@@ -95,7 +95,13 @@ class ToolCall(EchoedPart):
 class Message(EchoedPart):
     """One message of a conversation."""
 
-    essential: ClassVar[tuple[str, ...]] = ("content", "tool_calls", "refusal", "reasoning_content")
+    essential: ClassVar[tuple[str, ...]] = (
+        "content",
+        "tool_calls",
+        "refusal",
+        "reasoning_content",
+        "reasoning",
+    )
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Many[TextPart] | None = None
@@ -115,8 +121,8 @@ class Message(EchoedPart):
 
     @classmethod
     def is_echo(cls, given: Mapping[str, Any]) -> bool:  # Any: JSON values
-        """Return whether `given` came from an answer."""
-        return given.get("role") == "assistant" and super().is_echo(given)
+        """Return whether `given` came from an answer, or is what a client made of a result."""
+        return given.get("role") in ("assistant", "tool") and super().is_echo(given)
 
     @property
     def text(self) -> str:
@@ -174,7 +180,7 @@ class _Allowed(AskedPart):
 
 
 class AllowedTools(AskedPart):
-    """The functions that the model may, or must, choose from; it sees the others, too."""
+    """The functions that the model may, or must, choose from; it sees no others."""
 
     type: Literal["allowed_tools"]
     allowed_tools: _Allowed

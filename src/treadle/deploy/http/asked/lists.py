@@ -29,7 +29,6 @@ REFUSED = {
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # Any: JSON values
     "background": (False,),
     "function_call": ("none", "auto"),
-    "functions": ([],),
     "mcp_servers": ([],),
     "modalities": (["text"],),
     "n": (1,),

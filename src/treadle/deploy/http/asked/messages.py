@@ -1,5 +1,6 @@
 """The bodies of /v1/messages and /v1/messages/count_tokens: Anthropic's interface."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
@@ -109,11 +110,16 @@ Block = Annotated[
 """A piece of a message."""
 
 
-class Turning(AskedPart):
+class Turning(EchoedPart):
     """One message of a conversation."""
 
     role: Literal["user", "assistant", "system"]
     content: str | Many[Block]
+
+    @classmethod
+    def is_echo(cls, given: Mapping[str, Any]) -> bool:  # Any: JSON values
+        """Return whether `given` came from an answer."""
+        return given.get("role") == "assistant"
 
 
 class _CustomTool(AskedPart):
