@@ -68,6 +68,8 @@ def test_a_long_name_leaves_room_for_numbers(tmp_path):
     lead = re.search(r'<p class="lead">(.*?)</p>', page, re.S)[1]
     assert len(lead) < 200
     assert all(name[-6:] in lead for name in long), "their ends tell them apart"
+    narrow = re.search(r'<div class="narrow">(.*?)</div>', page, re.S)[1]
+    assert all(name[-6:] in narrow for name in long)
     widths = re.findall(r'<svg[^>]* viewBox="[\d.]+ [\d.]+ ([\d.]+)', page)
     assert max(map(float, widths)) < 72 * 10
     scores = page[page.index('<table class="scores">') :]

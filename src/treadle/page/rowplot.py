@@ -8,7 +8,7 @@ from treadle.page.labels import label_text
 from treadle.page.numbers import interval, is_drawable, score_decimals, spoken
 from treadle.page.parents import Ancestor, listed_parents, parents_in
 from treadle.page.scores import ProtocolTable, Row
-from treadle.page.wording import shortened
+from treadle.page.wording import shortened, shortened_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,17 +108,19 @@ def _placed(
         parents = [parents_in(table, row) for row in group.rows]
         made_from = f"Made from {listed_parents(parents[0])}"
         text = made_from if group.is_joined else group.heading
-        most = _MOST_HEADING_NARROW if is_narrow else _MOST_HEADING
-        headings.append(_Heading(line, shortened(text, most)))
+        room = _MOST_HEADING_NARROW if is_narrow else _MOST_HEADING
+        headings.append(_Heading(line, shortened(text, room)))
         line += 1.0
         for row, name, own in zip(group.rows, names_in(group.rows), parents, strict=True):
             if id(row) in shown:
                 line += _ABOVE if is_narrow else 0.0
-                short = shortened(_named(row, name), _MOST_NARROW if is_narrow else _MOST_LETTERS)
-                items.append(_Item(line, short, row, _colour(row, number), own))
+                items.append(_Item(line, _named(row, name), row, _colour(row, number), own))
                 line += 1.0
         line += 0.35
         number += not group.is_given
+    most = _MOST_NARROW if is_narrow else _MOST_LETTERS
+    names = shortened_apart([item.name for item in items], most)
+    items = [item._replace(name=name) for item, name in zip(items, names, strict=True)]
     return headings, items, line
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "protocol_facts",
     "settings_of",
     "shortened",
+    "shortened_apart",
     "spaced",
     "value_text",
 ]
@@ -66,6 +67,15 @@ def shortened(name: str, most: int = 48) -> str:
         return name
     tail = most // 3  # names made by rule differ at their ends
     return f"{name[: most - tail - 1]}…{name[-tail:]}"
+
+
+def shortened_apart(names: Sequence[str], most: int) -> list[str]:
+    """Return the beginnings of long names; both ends where only the ends tell them apart."""
+    begun = [name if len(name) <= most else f"{name[: most - 1]}…" for name in names]
+    return [
+        short if begun.count(short) == 1 else shortened(name, most)
+        for name, short in zip(names, begun, strict=True)
+    ]
 
 
 def count(number: int, noun: str) -> str:
