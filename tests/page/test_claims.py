@@ -12,7 +12,7 @@ from treadle.page.scores import sections
 from treadle.page.sources import find
 from treadle.page.tables import score_table
 from treadle.page.tradeoff import closeup, plot
-from treadle.page.wording import protocol_facts
+from treadle.page.wording import count, protocol_facts
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -55,6 +55,23 @@ class TestNotFinite:
         assert plot(table, "k")
         assert closeup(table) == []
 
+    @pytest.mark.parametrize(
+        ("value", "words", "amounts"),
+        [(INF, "infinite", (0.5,)), (1.7e308, "1.70×10³⁰⁸", (0.5, 0.7))],
+    )
+    def test_a_ruined_model_stands_in_the_lead_and_below_the_picture(
+        self, tmp_path, value, words, amounts
+    ):
+        dense = made.evaluate(tmp_path, "dense", made.DENSE, 20.0)
+        for amount in amounts:
+            for method, score in (("magnitude", value), ("wanda", 30.0)):
+                content_hash = made.prune(tmp_path, method, amount)
+                made.evaluate(tmp_path, f"{method}{amount}", content_hash, score, baseline=dense)
+        page = page_of(tmp_path)
+        lead = text_of(re.search(r'<p class="lead">(.*?)</p>', page, re.S)[1])
+        assert f"perplexity 30 with wanda and {words} with magnitude; 20 before." in lead
+        assert f"{count(len(amounts), 'model')} without a finite score not drawn." in text_of(page)
+
     def test_a_table_of_broken_scores_has_no_best(self, tmp_path):
         for method in ("random", "wanda"):
             made.evaluate(tmp_path, method, made.prune(tmp_path, method, 0.5), NAN)
@@ -62,6 +79,17 @@ class TestNotFinite:
         assert [row.tags for row in score_table(table).rows] == [["control"], []]
         assert find_losses(table) == []
         assert "Nothing to compare: no method was measured beside" in text_of(page_of(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("scores", "best"),
+        [((20.0, 20.0, 20.0), 0), ((20.0, 20.0, 21.0), 2), ((19.0, 20.0, 21.0), 1)],
+    )
+    def test_equal_scores_are_equally_good(self, tmp_path, scores, best):
+        for method, score in zip(("magnitude", "random", "wanda"), scores, strict=True):
+            made.evaluate(tmp_path, method, made.prune(tmp_path, method, 0.5), score)
+        rows = score_table(sections(find([tmp_path]))[0].tables[0]).rows
+        assert [row.is_best for row in rows] == [True] * best + [False] * (3 - best)
+        assert [row.score.split()[0] for row in rows] == [f"{score:.2f}" for score in scores]
 
     def test_intervals_without_an_end_are_drawn_without_it(self, tmp_path):
         for method, amount in (("random", 0.5), ("wanda", 0.5), ("wanda", 0.7)):

@@ -11,6 +11,7 @@ from treadle.core.result import Column, Entry, Input, Measurement, Table, digest
 from treadle.page.findings import Findings, findings
 from treadle.page.gains import gains_of
 from treadle.page.groups import groups_of, names_in
+from treadle.page.losses import comparisons, find_losses
 from treadle.page.scores import sections
 from treadle.page.sources import find
 from treadle.page.tables import score_table
@@ -47,13 +48,16 @@ def halved(root: Path) -> dict[str, str]:
     return found
 
 
-def merged(root: Path, method: str, parents: dict[str, str], score: float, **fields) -> None:
+def merged(
+    root: Path, method: str, parents: dict[str, str], score: float, sparsity: float = 0.5, **fields
+) -> None:
     """Write a model that was made from several, and its score."""
     read = [
         Input(name=f"model {n}", path=f"m/{name}-50", content_hash=one, role="model")
         for n, (name, one) in enumerate(parents.items(), 1)
     ]
     counted = [Measurement(name="models", value=len(read))]
+    counted.append(Measurement(name="sparsity", value=sparsity, unit="fraction"))
     merge = {"verb": "merge", "inputs": read, "measurements": counted}
     made.evaluate(root, method, made.prune(root, method, 0.5, **merge), score, **fields)
 
@@ -122,6 +126,13 @@ class TestLead:
         write_result(run, tmp_path / "bench")
         assert lead_of(tmp_path) == "Bench speed: rate 39.7 tokens per second."
 
+    def test_what_was_read_stands_as_one_says_it(self, tmp_path):
+        counts = [Measurement(name="documents", value=671, unit="read")]
+        counts.append(Measurement(name="dropped", value=53, unit="documents"))
+        run = made.result(verb="curate", method="exact", settings={}, measurements=counts)
+        write_result(run, tmp_path / "curate")
+        assert lead_of(tmp_path) == "Curate exact: 671 documents read and dropped 53 documents."
+
     def test_bytes_are_told_in_a_unit_that_suits_them(self, tmp_path):
         left = Measurement(name="margin", value=-2.3e10, unit="bytes of the budget left")
         run = made.result(verb="plan", method="memory", settings={}, measurements=[left])
@@ -155,7 +166,8 @@ class TestLead:
         )
         assert lead_of(tmp_path) == (
             "A sweep: loss 1.50 with a, sparsity 0.5 is the best of 2, 2.50 with b, sparsity 0.7 "
-            "the worst; 1.20 with dense (the baseline); 1 row does worse than they should."
+            "the worst; 1.20 with dense (the baseline); in one case a row loses: see "
+            "“Where it loses, and to what”."
         )
 
 
@@ -182,6 +194,25 @@ class TestParents:
         }
         svg = plot(table, "k")
         assert "Made from sparsegpt-50 (21.9) and wanda-50 (29.1)" in svg
+
+    def test_a_merge_that_loses_to_its_best_parent_is_a_loss(self, tmp_path):
+        parents = {name: one for name, one in halved(tmp_path).items() if name != "random"}
+        for method, score in (("slerp", 15.0), ("linear", 21.9), ("ties", 31.7), ("della", 26.0)):
+            merged(tmp_path, method, parents, score)
+        table = sections(find([tmp_path]))[0].tables[0]
+        lost = [loss for loss in find_losses(table) if loss.loser.is_joined]
+        assert {loss.loser.makers[-1].result.method for loss in lost} == {"ties", "della"}
+        assert {loss.winner.method for loss in lost} == {"sparsegpt"}, "the best one, not all"
+        assert {loss.reason for loss in lost} == {"a model that it was made from"}
+        assert "4 with the best model that one was made from" in comparisons([table])
+        assert "worse than a simpler method or than what it was made from" in said(tmp_path)
+
+    def test_what_beats_its_parents_with_less_removed_says_so(self, tmp_path):
+        parents = {name: one for name, one in halved(tmp_path).items() if name != "random"}
+        merged(tmp_path, "slerp", parents, 15.0)
+        assert "instead of" not in said(tmp_path), "as much was removed"
+        merged(tmp_path, "linear", parents, 16.0, sparsity=0.45)
+        assert "beat both. Sparsity is 0.5 and 0.45 instead of 0.5." in said(tmp_path)
 
     @pytest.mark.parametrize("better", ["lower", "higher"])
     def test_examples_are_compared_pair_by_pair_where_they_are_kept(self, tmp_path, better):

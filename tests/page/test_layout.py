@@ -6,6 +6,10 @@ import made_results as made
 import pytest
 from made_results import page_of
 
+from treadle.core.result import digest
+from treadle.page.measures import loose_tables
+from treadle.page.sources import find
+
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
@@ -53,3 +57,27 @@ def test_every_colour_of_a_picture_has_one_for_the_dark(page):
     names = set(re.findall(r"var\((--[\w-]+)\)", page))
     for colours in (light, dark):
         assert names <= set(re.findall(r"(--[\w-]+):", colours))
+
+
+def test_a_long_name_leaves_room_for_numbers(tmp_path):
+    long = [f"{'x' * 170}-{end}" for end in ("first", "second")]
+    dense = made.evaluate(tmp_path, "dense", made.DENSE, 14.1)
+    for name in long:
+        made.evaluate(tmp_path, name, digest(name), 15.0, baseline=dense)
+    page = page_of(tmp_path)
+    lead = re.search(r'<p class="lead">(.*?)</p>', page, re.S)[1]
+    assert len(lead) < 200
+    assert all(name[-6:] in lead for name in long), "their ends tell them apart"
+    narrow = re.search(r'<div class="narrow">(.*?)</div>', page, re.S)[1]
+    assert all(name[-6:] in narrow for name in long)
+    widths = re.findall(r'<svg[^>]* viewBox="[\d.]+ [\d.]+ ([\d.]+)', page)
+    assert max(map(float, widths)) < 72 * 10
+    scores = page[page.index('<table class="scores">') :]
+    assert all(name in scores for name in long), "the table has them whole"
+    assert re.search(r"tbody th \{[^}]*overflow-wrap: anywhere", page)
+
+
+def test_what_a_run_says_of_the_model_it_made_stands_under_its_name(tmp_path):
+    made.prune(tmp_path, "wanda", 0.5)
+    runs = find([tmp_path])
+    assert loose_tables(runs, runs)[0].heads == [("wanda-0.5", "")]

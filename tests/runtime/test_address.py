@@ -3,7 +3,7 @@
 import pytest
 
 from treadle.core.errors import SettingsError
-from treadle.runtime.address import ServerAddress, is_address, key_of_environment
+from treadle.runtime.address import ServerAddress, is_address, is_place, key_of_environment
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,18 @@ def test_the_key_of_the_environment(monkeypatch):
     assert key_of_environment() == "open"
     monkeypatch.setenv("TREADLE_API_KEY", "one, two")
     assert key_of_environment() == "one"
+
+
+@pytest.mark.parametrize("text", ["localhost:8000", "127.0.0.1:80/v1", "[::1]:8000", "gpu-1.lan:1"])
+def test_a_place_that_lacks_its_beginning(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_place(text)
+    assert is_address(f"http://{text}")
+    if "/" not in text:
+        (tmp_path / text).mkdir()
+        assert not is_place(text), "a model's folder may be called so"
+
+
+@pytest.mark.parametrize("text", ["packaged:smollm2", "org/name", "C:/models", "http://a:80", "a"])
+def test_models_are_no_places(text):
+    assert not is_place(text)

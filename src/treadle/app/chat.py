@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from treadle.app.remote_chat import Piece, RemoteChat
 from treadle.core.errors import DataError, SettingsError, TreadleError
 from treadle.core.registry import near
-from treadle.runtime.address import is_address, key_of_environment
+from treadle.runtime.address import is_address, is_place, key_of_environment
 from treadle.runtime.answer.talk import TALK, RepeatWatch
 from treadle.runtime.request import SamplingParams
 
@@ -86,6 +86,10 @@ def chat(
     if is_address(model):
         remote = RemoteChat(model, name, api_key or key_of_environment())
         answer: Answerer = lambda talk: remote.answer(talk, sampling)  # noqa: E731
+    elif is_place(model):
+        raise SettingsError(
+            f"Found '{model}', which is no model; write http://{model} if a server is there."
+        )
     else:
         for flag, value in (("--name", name), ("--api-key", api_key)):
             if value is not None:

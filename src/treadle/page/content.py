@@ -7,7 +7,7 @@ from treadle.page import numbers
 from treadle.page.command import repeat_command
 from treadle.page.figures import draw, num_left_out
 from treadle.page.findings import Findings, findings
-from treadle.page.groups import other_settings
+from treadle.page.groups import other_settings, own_name
 from treadle.page.held import HeldTable, held_tables
 from treadle.page.losses import Loss, comparisons, find_losses
 from treadle.page.measures import MeasureTable, loose_tables, measure_tables
@@ -58,6 +58,8 @@ class PlottedTable(NamedTuple):
     closeup: Plot
     remark: str
     """What the close-up shows, and which models it leaves out."""
+    left_out: str
+    """Models that no picture can show."""
 
 
 class SectionView(NamedTuple):
@@ -218,12 +220,14 @@ def _plotted(runs: list[Run], table: ProtocolTable, key: str) -> PlottedTable:
     near = closeup(table)
     whole = Plot(plot(table, key), plot(table, f"{key}n", is_narrow=True))
     words = score_table(table, runs)
+    lost = sum(not numbers.is_drawable(row.score.value) for row in table.rows)
+    left_out = f"{count(lost, 'model')} without a finite score not drawn" if lost else ""
     if not near:
-        return PlottedTable(words, whole, Plot("", ""), "")
+        return PlottedTable(words, whole, Plot("", ""), "", left_out)
     close = Plot(plot(table, f"{key}c", near), plot(table, f"{key}cn", near, is_narrow=True))
     gone = len(table.rows) - len(near)
     remark = f"scores up to {CLOSEUP:g} times the best, without {count(gone, 'worse model')}"
-    return PlottedTable(words, whole, close, remark)
+    return PlottedTable(words, whole, close, remark, left_out)
 
 
 def _losses(tables: list[ProtocolTable]) -> list[LossView]:
@@ -255,7 +259,7 @@ def _loss(loss: Loss, table: ProtocolTable, powers: bool) -> LossView:
 
 
 def _named(row: Row, table: ProtocolTable) -> str:
-    return ", ".join([row.method, *other_settings(row, table.amount)])
+    return ", ".join([own_name(row), *other_settings(row, table.amount)])
 
 
 def _basis_note(entry: Measurement) -> str:

@@ -15,6 +15,9 @@ __all__ = ["Findings", "findings"]
 _MOST_MEASURES = 3
 _LONGEST_NOTE = 60
 _BYTES = "bytes"
+_DEEDS = ("read", "written")
+"""Units that say what was done to the things that a measurement counts."""
+_SEE = "“Where it loses, and to what”"
 
 
 class Findings(NamedTuple):
@@ -68,8 +71,8 @@ def _of_held(table: Table) -> list[str]:
     before = [f"{spoken(value)} with {name} (the baseline)" for value, name, own in told if own]
     text += "".join(f"; {words}" for words in before[:1])
     lost = len(table.losses or ())
-    does = "row does" if lost == 1 else "rows do"
-    return [f"{text}{f'; {lost} {does} worse than they should' if lost else ''}."]
+    cases = "one case" if lost == 1 else f"{lost} cases"
+    return [f"{text}{f'; in {cases} a row loses: see {_SEE}' if lost else ''}."]
 
 
 def _label(table: Table, row: list[Entry], place: int) -> str:
@@ -90,11 +93,11 @@ def _of_losses(tables: list[ProtocolTable]) -> list[str]:
     if lost:
         cases = "one case" if lost == 1 else f"{lost} cases"
         return [
-            f"In {cases} a method does no better than a control, or worse than a simpler method: "
-            f"see “Where it loses, and to what”."
+            f"In {cases} a method does no better than a control, or worse than a simpler method or "
+            f"than what it was made from: see {_SEE}."
         ]
     if any(has_comparisons(table) for table in tables):
-        return ["No method loses to a control or to a simpler method."]
+        return ["No method loses to a control, to a simpler method or to what it was made from."]
     return []
 
 
@@ -129,4 +132,6 @@ def _number(entry: Measurement) -> str:
         name, size = bytes_unit([abs(value)])
         unit, value = unit.replace(_BYTES, name, 1), value / size
     note = f"({entry.note})" if 0 < len(entry.note) <= _LONGEST_NOTE else ""
+    if unit in _DEEDS:
+        return f"{spoken(value)} {spaced(entry.name)} {unit}"
     return " ".join(filter(None, [spaced(entry.name), spoken(value), unit, note]))

@@ -1,17 +1,20 @@
-"""Where a method loses: to a control, or to a simpler method, under equal conditions."""
+"""Where a method loses: to a control, a simpler method, or what it was made from."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from treadle.core.result import Measurement
+from treadle.page.pairs import bounds, compared_in
+from treadle.page.parents import is_surely_better, parents_in
 from treadle.page.scores import ProtocolTable, Row, is_sound, same_amount
 from treadle.page.wording import count, listed
 
-__all__ = ["Loss", "comparisons", "find_losses", "has_comparisons", "is_clearly_better"]
+__all__ = ["Loss", "comparisons", "find_losses", "has_comparisons"]
 
 _CHEAPER = 0.8
 """Share of the processor time up to which a method that reads the same inputs counts as simpler."""
 _CONTROL = "the control"
+_PARENT = "a model that it was made from"
 
 
 class Loss(NamedTuple):
@@ -31,7 +34,7 @@ def find_losses(table: ProtocolTable) -> list[Loss]:
     """Return every case in which a method loses.
 
     It does not clearly beat a control at the same amount, or the interval of a simpler method lies
-    wholly on the better side.
+    wholly on the better side; or one of the models that it was made from is clearly better.
     """
     judged = (_judge(*contest) for contest in _contests(table))
     found = [loss for loss in judged if loss]
@@ -44,14 +47,20 @@ def comparisons(tables: list[ProtocolTable]) -> str:
     if not reasons:
         return _nothing(tables)
     with_control = reasons.count(_CONTROL)
-    with_simpler = len(reasons) - with_control
+    with_parent = reasons.count(_PARENT)
+    with_simpler = len(reasons) - with_control - with_parent
     made = f"{count(len(reasons), 'comparison')} {'was' if len(reasons) == 1 else 'were'} made"
-    shares = [(with_control, "a control"), (with_simpler, "a simpler or cheaper method")]
+    shares = [
+        (with_control, "a control"),
+        (with_simpler, "a simpler or cheaper method"),
+        (with_parent, "the best model that one was made from"),
+    ]
     kinds = listed(f"{number:,} with {kind}" for number, kind in shares if number)
     if any(find_losses(table) for table in tables):
         return f"{made}: {kinds}."
     shown = ["the method clearly beats the control"] * bool(with_control)
     shown += ["the simpler or cheaper method does not clearly win"] * bool(with_simpler)
+    shown += ["no model is clearly worse than those it was made from"] * bool(with_parent)
     return (
         f"No case found in these results: {made} ({kinds}), within one protocol, at one amount "
         f"and with equal settings; in each, {' or '.join(shown)}."
@@ -99,6 +108,17 @@ def _contests(table: ProtocolTable) -> Iterator[tuple[Row, Row, str]]:
             reason = _reason(loser, winner)
             if reason and is_sound(winner.score) and _comparable(loser, winner, table.amount):
                 yield loser, winner, reason
+        if (parent := _best_parent(table, loser)) is not None:
+            yield loser, parent, _PARENT
+
+
+def _best_parent(table: ProtocolTable, row: Row) -> Row | None:
+    """Return the best of several models that one was made from, if all were measured like it."""
+    found = [one.row for one in parents_in(table, row)]
+    if row.is_control or any(one is None or not is_sound(one.score) for one in found):
+        return None
+    ids = {id(one) for one in found}
+    return next((one for one in table.rows if id(one) in ids), None)
 
 
 def _reason(loser: Row, winner: Row) -> str:
@@ -135,41 +155,17 @@ def _comparable(first: Row, second: Row, amount: str) -> bool:
     return all(ours[key] == others[key] for key in common if not isinstance(ours[key], dict))
 
 
-def is_clearly_better(row: Row, other: Row) -> bool:
-    """Whether the row's interval lies wholly on the better side of the other's."""
-    sign = -1.0 if row.score.better == "higher" else 1.0
-    ours, theirs = (_bounds(entry, sign) for entry in _compared(row, other))
-    return ours[1] < theirs[0]
-
-
 def _judge(loser: Row, winner: Row, reason: str) -> Loss | None:
-    pair = _compared(loser, winner)
+    pair = compared_in(loser, winner)
     if not is_sound(pair[0]):
         return Loss(loser, winner, pair, False, reason)
+    if reason == _PARENT:  # example by example where they are kept, as beating one is judged
+        is_lost = is_surely_better(winner, loser)
+        return Loss(loser, winner, pair, True, reason) if is_lost else None
     sign = -1.0 if loser.score.better == "higher" else 1.0
-    ours, theirs = (_bounds(entry, sign) for entry in pair)
+    ours, theirs = (bounds(entry, sign) for entry in pair)
     if theirs[1] < ours[0]:
         return Loss(loser, winner, pair, True, reason)
     if reason == _CONTROL and not ours[1] < theirs[0]:
         return Loss(loser, winner, pair, False, reason)
     return None
-
-
-def _compared(loser: Row, winner: Row) -> tuple[Measurement, Measurement]:
-    """Return the paired comparisons if both were made with one baseline, else the scores.
-
-    A comparison pairs examples, so its interval is free of what makes some examples harder.
-    """
-    ours, theirs = loser.comparison, winner.comparison
-    is_paired = loser.is_sound and winner.is_sound and loser.baseline_hash == winner.baseline_hash
-    if ours and theirs and is_paired:
-        return ours, theirs
-    return loser.score, winner.score
-
-
-def _bounds(entry: Measurement, sign: float) -> tuple[float, float]:
-    """Return the ends of the interval, the better one first; the value twice if it has none."""
-    low = entry.value if entry.low is None else entry.low
-    high = entry.value if entry.high is None else entry.high
-    ends = sorted((sign * low, sign * high))
-    return ends[0], ends[1]

@@ -144,7 +144,9 @@ def _names(runs: list[Run], group: Sequence[Run]) -> list[str]:
     names = []
     for run, own in zip(group, settings, strict=True):
         path, content_hash = input_of(run.result, "model")
-        model = last_part(path) if path else last_part(run.result.output)
+        # What a run says of the model that it made is not true of the one that it read.
+        path = "" if run.made_hash else path
+        model = last_part(path or run.result.output)
         told = history_of(runs, path, content_hash) if content_hash else ""
         parts = [f"{spaced(key)} {own[key]}" for key in differing if own.get(key)]
         names.append(", ".join([model or told or run.result.command, *parts]))

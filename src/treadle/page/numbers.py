@@ -10,6 +10,7 @@ __all__ = [
     "decimals_for",
     "fixed",
     "interval",
+    "is_drawable",
     "plain",
     "power_of_ten",
     "powers_for",
@@ -27,6 +28,7 @@ _MOST_DIGITS, _MOST_PLAIN_DECIMALS = 5, 12
 _LARGE = ((1e9, "billion"), (1e6, "million"))
 _MOST_SPOKEN = 1e12
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_MOST_DRAWN = 1e250
 _GIGABYTE, _MEGABYTE, _KILOBYTE = 1e9, 1e6, 1e3
 
 
@@ -48,6 +50,11 @@ def powers_for(values: Iterable[float | None]) -> bool:
     sizes = [abs(value) for value in values if value is not None and math.isfinite(value)]
     largest = max(sizes, default=0.0)
     return largest >= _POWER_FROM or 0 < largest < _POWER_BELOW
+
+
+def is_drawable(value: float) -> bool:
+    """Whether a picture can show `value`: it is a number, with room for margins behind it."""
+    return abs(value) <= _MOST_DRAWN
 
 
 def fixed(value: float, decimals: int, powers: bool | None = None) -> str:

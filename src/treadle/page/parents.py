@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 from treadle.core.intervals import bootstrap_mean
 from treadle.core.result import Result
-from treadle.page.losses import is_clearly_better
 from treadle.page.numbers import spoken
+from treadle.page.pairs import is_clearly_better
 from treadle.page.scores import ProtocolTable, Row, is_sound
 from treadle.page.sources import parents_of
-from treadle.page.wording import last_part, listed
+from treadle.page.wording import last_part, listed, shortened
 
-__all__ = ["Ancestor", "Beaten", "beaten", "listed_parents", "parents_in"]
+__all__ = ["Ancestor", "Beaten", "beaten", "is_surely_better", "listed_parents", "parents_in"]
 
 
 class Ancestor(NamedTuple):
@@ -42,7 +42,9 @@ def _row_of(table: ProtocolTable, row: Row, content_hash: str) -> Row | None:
 def listed_parents(parents: list[Ancestor]) -> str:
     """Return the names of parents with their scores, in the order of the names."""
     return listed(
-        one.name if one.row is None else f"{one.name} ({spoken(one.row.score.value)})"
+        shortened(one.name)
+        if one.row is None
+        else f"{shortened(one.name)} ({spoken(one.row.score.value)})"
         for one in sorted(parents, key=lambda one: one.name)
     )
 
@@ -60,7 +62,7 @@ def beaten(row: Row, parents: list[Ancestor]) -> list[Beaten]:
     found = []
     for parent in parents:
         if parent.row is not None and _is_better(row, parent.row):
-            found.append(Beaten(parent, _is_clear(row, parent.row)))
+            found.append(Beaten(parent, is_surely_better(row, parent.row)))
     return found
 
 
@@ -71,7 +73,7 @@ def _is_better(row: Row, other: Row) -> bool:
     return sign * row.score.value < sign * other.score.value
 
 
-def _is_clear(row: Row, other: Row) -> bool:
+def is_surely_better(row: Row, other: Row) -> bool:
     """Whether the difference is sure: by their examples, pair by pair, or else by intervals."""
     ours, theirs = row.evaluation.result, other.evaluation.result
     for name, sign in _directed(ours).items():

@@ -1,14 +1,14 @@
 """One row a model, under headings that say what was done: for models that differ in no amount."""
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from treadle.page.canvas import INK, MUTED, PAPER, Drawing, drawing, log_scale, pen
 from treadle.page.groups import groups_of, names_in
 from treadle.page.labels import label_text
-from treadle.page.numbers import interval, score_decimals, spoken
+from treadle.page.numbers import interval, is_drawable, score_decimals, spoken
 from treadle.page.parents import Ancestor, listed_parents, parents_in
 from treadle.page.scores import ProtocolTable, Row
+from treadle.page.wording import shortened, shortened_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,9 @@ _FRAME_INCHES = 0.75
 _ABOVE = 0.9
 """Lines between a model's name and its row, where names stand above."""
 _MOST_WITH_INTERVAL = 1e6
-_MOST_LETTERS = 34
+_MOST_LETTERS, _MOST_NARROW = 56, 34
+"""Of a name at the left of the plot, and of one beside a value on a phone; the table has it all."""
+_MOST_HEADING, _MOST_HEADING_NARROW = 100, 52
 
 
 class _Item(NamedTuple):
@@ -44,7 +46,7 @@ class _Heading(NamedTuple):
 def span(row: Row) -> tuple[float, float] | None:
     """Return the ends of the interval; None where it has none, or none that can be drawn."""
     low, high = row.score.low, row.score.high
-    if low is None or high is None or not math.isfinite(low) or not math.isfinite(high):
+    if low is None or high is None or not is_drawable(low) or not is_drawable(high):
         return None
     return low, high
 
@@ -76,7 +78,7 @@ def plot_rows(
         scores = [row.score.value for row in rows]
         is_log = log_scale(axes, "x", scores)
         for row in table.baselines:
-            if math.isfinite(row.score.value):
+            if is_drawable(row.score.value):
                 axes.axvline(row.score.value, color=INK, lw=1.1, linestyle=(0, (6, 3)), zorder=1)
         left = 0.0 if is_narrow else -_room(items)
         for item in items:
@@ -106,7 +108,8 @@ def _placed(
         parents = [parents_in(table, row) for row in group.rows]
         made_from = f"Made from {listed_parents(parents[0])}"
         text = made_from if group.is_joined else group.heading
-        headings.append(_Heading(line, text))
+        room = _MOST_HEADING_NARROW if is_narrow else _MOST_HEADING
+        headings.append(_Heading(line, shortened(text, room)))
         line += 1.0
         for row, name, own in zip(group.rows, names_in(group.rows), parents, strict=True):
             if id(row) in shown:
@@ -115,6 +118,9 @@ def _placed(
                 line += 1.0
         line += 0.35
         number += not group.is_given
+    most = _MOST_NARROW if is_narrow else _MOST_LETTERS
+    names = shortened_apart([item.name for item in items], most)
+    items = [item._replace(name=name) for item, name in zip(items, names, strict=True)]
     return headings, items, line
 
 
@@ -147,7 +153,7 @@ def _draw(axes: "Axes", item: _Item, is_narrow: bool, left: float) -> None:
     if ends:
         axes.plot(ends, [line, line], color=item.colour, lw=2, alpha=0.55)
     for parent in item.parents:
-        if parent.row is not None and math.isfinite(parent.row.score.value):
+        if parent.row is not None and is_drawable(parent.row.score.value):
             value = parent.row.score.value
             axes.plot([value], [line], marker="|", color=MUTED, markersize=11, markeredgewidth=1.6)
     face = PAPER if row.is_control else item.colour
@@ -155,17 +161,11 @@ def _draw(axes: "Axes", item: _Item, is_narrow: bool, left: float) -> None:
         [row.score.value], [line], marker="o", color=item.colour, markerfacecolor=face, markersize=7
     )
     name_line = line - _ABOVE if is_narrow else line
-    name = _short(item.name) if is_narrow else item.name
-    _say(axes, name, (0.0, name_line), left, item.colour)
+    _say(axes, item.name, (0.0, name_line), left, item.colour)
     if is_narrow:
         _say(axes, spoken(row.score.value), (1.0, name_line), 0.0, INK, "right")
     else:
         _say(axes, _value(row), (1.0, line), 9.0, INK)
-
-
-def _short(name: str) -> str:
-    """Return as much of a name as has room beside a value on a phone; the table has it all."""
-    return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
 
 
 def _value(row: Row) -> str:

@@ -5,10 +5,10 @@ from typing import NamedTuple
 from treadle.page.gains import Gain, Speed, gains_of
 from treadle.page.groups import Group, groups_of, names_in, own_name, own_parts
 from treadle.page.numbers import bytes_unit, plain, share, spoken
-from treadle.page.parents import Beaten, beaten, listed_parents, parents_in
-from treadle.page.scores import ProtocolTable, Row, Section, is_sound
+from treadle.page.parents import Ancestor, Beaten, beaten, listed_parents, parents_in
+from treadle.page.scores import ProtocolTable, Row, Section, is_sound, same_amount
 from treadle.page.sources import Run
-from treadle.page.wording import capital, listed, spaced
+from treadle.page.wording import capital, listed, shortened, spaced
 
 __all__ = ["of_scores"]
 
@@ -48,7 +48,7 @@ def of_scores(section: Section, table: ProtocolTable, runs: list[Run]) -> list[s
         {id(row): gain for row, gain in zip(table.rows, gains, strict=True)},
         speed,
     )
-    groups = [group for group in groups_of(table) if any(is_sound(row.score) for row in group.rows)]
+    groups = groups_of(table)
     given = [group for group in groups if group.is_given]
     made = sorted((g for g in groups if not g.is_given and not g.is_joined), key=_fullness)
     said = [_of_group(group, told) for group in made]
@@ -73,11 +73,12 @@ def _fullness(group: Group) -> int:
 def _scores(group: Group) -> str:
     """Return the group's scores as a sentence lists them: the best ones, the last and controls.
 
-    Another form of a model has a sentence of its own.
+    What is not finite is said too: a ruined model is a finding. Another form of a model has a
+    sentence of its own.
     """
     firsts = {id(row) for row in _plainest(group).values()}
     pairs = zip(group.rows, names_in(group.rows), strict=True)
-    told = [(row, name) for row, name in pairs if is_sound(row.score) and id(row) in firsts]
+    told = [(row, shortened(name)) for row, name in pairs if id(row) in firsts]
     middle = []
     if len(told) > _MOST_NAMED:
         middle = [pair for pair in told[_MOST_NAMED - 2 : -1] if not pair[0].is_control]
@@ -120,8 +121,29 @@ def _of_joined(group: Group, told: _Told) -> str:
     if any(parent.row is None for parent in parents):
         return f"{text}."
     pairs = zip(group.rows, names_in(group.rows), strict=True)
-    won = {name: beaten(row, parents) for row, name in pairs if is_sound(row.score)}
-    return f"{text}; {_beating(won, len(parents))}."
+    won = {shortened(name): (row, beaten(row, parents)) for row, name in pairs}
+    beating = _beating({name: found for name, (_, found) in won.items()}, len(parents))
+    return f"{text}; {beating}.{_unequal(told.table, [row for row, _ in won.values()], parents)}"
+
+
+def _unequal(table: ProtocolTable, rows: list[Row], parents: list[Ancestor]) -> str:
+    """Say by how much less (or more) was done to merged models than to those they are set beside.
+
+    Zeros that only some of several models have are lost where they become one, which is why it
+    may beat them.
+    """
+    name = table.amount
+    known = [one.row.made(name) for one in parents if one.row is not None]
+    before = [amount for amount in known if amount is not None]
+    now = [amount for amount in (row.made(name) for row in rows) if amount is not None]
+    if not name or len(before) < len(parents) or len(now) < len(rows):
+        return ""
+    if all(same_amount(one, other) for one in now for other in before):
+        return ""
+    ours, theirs = (
+        listed(dict.fromkeys(plain(one, 3) for one in found)) for found in (now, before)
+    )
+    return f" {capital(spaced(name))} is {ours} instead of {theirs}."
 
 
 def _beating(won: dict[str, list[Beaten]], num_parents: int) -> str:
@@ -158,7 +180,7 @@ def _of_forms(group: Group, told: _Told) -> list[str]:
             continue
         own = [part for part in own_parts(row) if part not in own_parts(first)]
         now, before = (spoken(one.score.value) for one in (row, first))
-        text = f"Asked with {', '.join(own)}, {own_name(row)} has {told.score} {now}"
+        text = f"Asked with {', '.join(own)}, {shortened(own_name(row))} has {told.score} {now}"
         text += f" instead of {before}"
         gained = _gained(told.gains[id(row)], told.gains[id(first)], told.speed)
         said.append(f"{', '.join([text, *gained])}.")

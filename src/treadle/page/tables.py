@@ -105,9 +105,7 @@ def score_table(table: ProtocolTable, runs: Sequence[Run] = ()) -> ScoreTable:
     columns = _Columns.of(table, list(runs))
     names = [name for group in groups for name in names_in(group.rows)]
     rows = [columns.row(table, place, name) for place, name in enumerate(names)]
-    firsts = {
-        id(group.rows[0]) for group in groups if len({row.model_hash for row in group.rows}) > 1
-    }
+    firsts = {id(row) for group in groups for row in _best(group)}
     rows = [
         _tagged(words, row, is_best=id(row) in firsts and is_sound(row.score))
         for words, row in zip(rows, order, strict=True)
@@ -131,6 +129,14 @@ def score_table(table: ProtocolTable, runs: Sequence[Run] = ()) -> ScoreTable:
         has_resumed=any(run.is_resumed for row in order for run in _runs(row)),
         groups=[_group(group, told) for group in groups],
     )
+
+
+def _best(group: Group) -> list[Row]:
+    """Return the rows that share the group's best score; none where all of its models have it."""
+    if len({row.model_hash for row in group.rows}) < 2:
+        return []
+    found = [row for row in group.rows if row.score.value == group.rows[0].score.value]
+    return found if len(found) < len(group.rows) else []
 
 
 def _group(group: Group, told: Iterator[ScoreRow]) -> ScoreGroup:

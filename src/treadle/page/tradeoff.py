@@ -1,6 +1,5 @@
 """Quality against cost: every model of one table as a point with its interval."""
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.page.canvas import (
@@ -16,11 +15,11 @@ from treadle.page.canvas import (
 )
 from treadle.page.groups import other_settings, own_name
 from treadle.page.labels import apart, label_text
-from treadle.page.numbers import bytes_unit, plain
+from treadle.page.numbers import bytes_unit, is_drawable, plain
 from treadle.page.parents import parents_in
 from treadle.page.rowplot import plot_rows, span
 from treadle.page.scores import ProtocolTable, Row, same_amount
-from treadle.page.wording import spaced
+from treadle.page.wording import shortened, spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +75,7 @@ def plot(
     `shown`, each as in the plot of the whole table. One that is narrow is for a phone, and empty
     where the other one serves.
     """
-    rows = _finite(table.rows if shown is None else shown)
+    rows = _drawable(table.rows if shown is None else shown)
     if len(rows) < 2:
         return ""
     axis = _axis(table)
@@ -95,13 +94,13 @@ def closeup(table: ProtocolTable) -> list[Row]:
     best = table.rows[0].score.value
     if table.better != "lower" or not best > 0:
         return []
-    near = [row for row in _finite(table.rows) if row.score.value <= CLOSEUP * best]
-    far = [row for row in _finite(table.rows) if row.score.value > _FAR * best]
+    near = [row for row in _drawable(table.rows) if row.score.value <= CLOSEUP * best]
+    far = [row for row in _drawable(table.rows) if row.score.value > _FAR * best]
     return near if far and len(near) > 2 else []
 
 
-def _finite(rows: list[Row]) -> list[Row]:
-    return [row for row in rows if math.isfinite(row.score.value)]
+def _drawable(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if is_drawable(row.score.value)]
 
 
 def _axis(table: ProtocolTable) -> tuple[str, list[float | None]] | None:
@@ -110,7 +109,7 @@ def _axis(table: ProtocolTable) -> tuple[str, list[float | None]] | None:
     None where no method was measured at two amounts: then there is no line to draw.
     """
     made = (row.made(table.amount) for row in table.rows)
-    amounts = [None if amount is None or not math.isfinite(amount) else amount for amount in made]
+    amounts = [None if amount is None or not is_drawable(amount) else amount for amount in made]
     if _has_line(table, amounts):
         return spaced(table.amount), amounts
     sizes = [float(row.evaluation.result.bytes.get("input", 0)) for row in table.rows]
@@ -170,7 +169,7 @@ def _plot_lines(
 def _lines(table: ProtocolTable, amounts: list[float | None], shown: set[int]) -> list[_Line]:
     grouped: dict[str, list[tuple[float, Row]]] = {}
     for name, row, amount in zip(_line_names(table, amounts), table.rows, amounts, strict=True):
-        if amount is not None and math.isfinite(row.score.value):
+        if amount is not None and is_drawable(row.score.value):
             grouped.setdefault(name, []).append((amount, row))
     lines, num_plain = [], 0
     for name in sorted(grouped):
@@ -318,7 +317,7 @@ def _label(
     axes: "Axes", end: _End, offset_points: tuple[float, float], leader: dict[str, Any] | None
 ) -> None:  # Any: matplotlib's options
     axes.annotate(
-        label_text(end.name),
+        label_text(shortened(end.name)),
         (end.x, end.y),
         xytext=offset_points,
         textcoords="offset points",

@@ -17,6 +17,8 @@ __all__ = [
     "listed",
     "protocol_facts",
     "settings_of",
+    "shortened",
+    "shortened_apart",
     "spaced",
     "value_text",
 ]
@@ -57,6 +59,23 @@ def capital(text: str) -> str:
 def last_part(path: str) -> str:
     """Return the name at a path's end."""
     return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def shortened(name: str, most: int = 48) -> str:
+    """Return both ends of a name too long for a sentence or a picture; a table has it all."""
+    if len(name) <= most:
+        return name
+    tail = most // 3  # names made by rule differ at their ends
+    return f"{name[: most - tail - 1]}…{name[-tail:]}"
+
+
+def shortened_apart(names: Sequence[str], most: int) -> list[str]:
+    """Return the beginnings of long names; both ends where only the ends tell them apart."""
+    begun = [name if len(name) <= most else f"{name[: most - 1]}…" for name in names]
+    return [
+        short if begun.count(short) == 1 else shortened(name, most)
+        for name, short in zip(names, begun, strict=True)
+    ]
 
 
 def count(number: int, noun: str) -> str:

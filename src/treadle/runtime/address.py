@@ -1,16 +1,19 @@
 """The address of a server as people type it, checked before it is asked; and the key for it."""
 
 import os
+import re
 from ipaddress import IPv6Address
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from treadle.core.errors import SettingsError
 
-__all__ = ["ServerAddress", "is_address", "key_of_environment"]
+__all__ = ["ServerAddress", "is_address", "is_place", "key_of_environment"]
 
 _KEY_VARIABLES = ("TREADLE_API_KEY", "OPENAI_API_KEY")
 _UNIX = "unix:"
+_PLACE = re.compile(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):\d+(/.*)?")
 _KINDS = ("http://", "https://", _UNIX)
 
 
@@ -25,6 +28,11 @@ def key_of_environment() -> str | None:
 def is_address(text: str) -> bool:
     """Say whether a text is meant as the address of a server, and not as a model."""
     return text.strip().lower().startswith(_KINDS)
+
+
+def is_place(text: str) -> bool:
+    """Say whether a text is a machine's name with a port that lacks http:// to be an address."""
+    return bool(_PLACE.fullmatch(text.strip())) and not Path(text).exists()
 
 
 class ServerAddress(NamedTuple):

@@ -169,6 +169,11 @@ def test_answers_that_are_cut_off_say_why(stuck, stuck_server, is_remote, monkey
     assert "cut off: its context is full; /reset forgets the conversation." in said.err
 
 
+def test_a_server_without_http(chatty):
+    with pytest.raises(SettingsError, match=r"^Found 'localhost:8000', .*write http://localhost:8"):
+        chat("localhost:8000")
+
+
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
 def test_a_pipe_that_is_no_text(chatty, errors, monkeypatch, capsys):
     source = io.TextIOWrapper(io.BytesIO(b"hello\ncaf\xe9\n"), encoding="utf-8", errors=errors)

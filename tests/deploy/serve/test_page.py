@@ -92,3 +92,15 @@ def test_a_server_that_is_gone(server, tmp_path, monkeypatch):
     page = seen(server.url, tmp_path)
     assert re.fullmatch(r"not reachable since \d+:\d\d:\d\d.*", text_of(page, "state"))
     assert '<body class="away">' in page
+
+
+def test_no_more_is_asked_of_a_model_than_it_has_room_for(llama, chatty, tmp_path, monkeypatch):
+    """Half of a small context, 256 of a large one, and what somebody wrote stays."""
+    tell = "document.body.dataset.most = ['tiny', 'large'].map(name => { $('model').value = name; "
+    tell += "$('model').onchange(); return $('length').value; }).join(' ')"
+    write = "$('length').value = 7; $('length').oninput();"
+    for script, most in ((tell, "64 256"), (f"{write} {tell}", "7 7")):
+        later = f"setTimeout(() => {{ {script} }}, 2500)"
+        with_script(monkeypatch, later)
+        with running([*loaded(llama, "tiny"), *loaded(chatty, "large")]) as found:
+            assert f'data-most="{most}"' in seen(found.url, tmp_path)
