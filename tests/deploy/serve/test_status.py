@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -66,7 +67,8 @@ def test_samples_are_taken_a_second_apart(monkeypatch):
             raise asyncio.CancelledError
         world.now += seconds + (0.4 if len(waits) == 2 else 0)  # the loop was busy
 
-    monkeypatch.setattr(asyncio, "sleep", sleep)
+    # Of this module only: servers of other tests sleep, too.
+    monkeypatch.setattr("treadle.deploy.serve.history.asyncio", SimpleNamespace(sleep=sleep))
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(history.keep())
     assert waits == [1.0, 1.0, 0.6, 1.0]

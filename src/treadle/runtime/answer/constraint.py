@@ -1,6 +1,7 @@
 """Which tokens may come next, where the form of an answer is given; computed by llguidance."""
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ __all__ = ["Constraint", "Grammars"]
 
 _NUM_KEPT = 64
 """Compiled forms that an engine keeps; one takes some hundred kilobytes."""
+_EXCERPT = re.compile(r"\n\s*\d+ \| ")
+_PLACE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
+"""What llguidance adds to a reason: where in the grammar, which it shows."""
 _BLANKS = r"[ \n]?"
 """Between the parts of JSON. Weak models answer an unbounded run of blanks with one."""
 
@@ -167,7 +171,7 @@ def _refused(structured: StructuredOutputs, reason: str) -> TreadleError:
     line = _first_line(reason)
     return FormError(
         f"structured_outputs.{name}={value!r} cannot be compiled: {line}; change what it names.",
-        line,
+        _PLACE.sub("", _first_line(_EXCERPT.split(reason, maxsplit=1)[0])),
     )
 
 

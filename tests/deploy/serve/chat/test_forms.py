@@ -7,7 +7,7 @@ import pytest
 from treadle.deploy.http.asked import ResponseFormat, Tool
 from treadle.deploy.serve.chat.answer import Turn
 from treadle.deploy.serve.chat.forms import form_of
-from treadle.deploy.serve.chat.references import referring
+from treadle.deploy.serve.chat.references import flaw_in, referring
 
 PLACE = {
     "type": "object",
@@ -60,6 +60,8 @@ def test_references_mean_what_they_meant_in_each_schema(web, choice):
     [
         ({"type": "object", "properties": {"a": {"$ref": "#/$defs/None"}}}, "does not exist"),
         ({"type": "objekt"}, "objekt"),
+        ({"$ref": "#/$defs/A", "$defs": {"A": {"$ref": "#/$defs/A"}}}, "leads back to itself"),
+        ({"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}}, "back to itself"),
     ],
 )
 def test_an_error_names_the_schema_that_the_client_sent(web, schema, reason):
@@ -79,6 +81,7 @@ def test_an_error_names_the_schema_that_the_client_sent(web, schema, reason):
         assert where in error["message"]
         assert reason in error["message"]
         assert "grammar" not in error["message"]
+        assert "%json" not in error["message"]
 
 
 def test_what_no_grammar_keeps_is_left_to_the_tool_unless_it_is_strict(web):
@@ -96,6 +99,19 @@ def test_what_no_grammar_keeps_is_left_to_the_tool_unless_it_is_strict(web):
     nothing = web.post("/v1/chat/completions", json={**body, "tools": [tool("f", None)]}).json()
     (call,) = nothing["choices"][0]["message"]["tool_calls"]
     assert json.loads(call["function"]["arguments"]) == {}
+
+
+def test_a_schema_that_would_take_minutes_to_compile_is_refused():
+    assert flaw_in({"enum": ["v"] * 10_000}) is None
+    assert "10001 values in lists" in str(flaw_in({"enum": ["v"] * 10_001}))
+    parts = [{"type": "string", "maxLength": n} for n in range(2500)]
+    assert flaw_in({"anyOf": parts[1:]}) is None
+    assert "2501 parts" in str(flaw_in({"anyOf": parts}))
+    for sound in (
+        {"$ref": "#/$defs/A", "$defs": {"A": {"type": "null"}}},
+        {"items": {"$ref": "#"}},
+    ):
+        assert flaw_in(sound) is None
 
 
 FORM = ResponseFormat.model_validate(

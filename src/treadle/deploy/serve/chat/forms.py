@@ -8,7 +8,7 @@ from treadle.deploy.http.errors import ApiError
 from treadle.deploy.serve.chat.answer import Turn
 from treadle.deploy.serve.chat.calls import FORMATS
 from treadle.deploy.serve.chat.pieces import Plain
-from treadle.deploy.serve.chat.references import referring
+from treadle.deploy.serve.chat.references import flaw_in, referring
 from treadle.deploy.serve.chat.thoughts import BEGIN, END
 from treadle.runtime.structured import FormError, StructuredOutputs
 
@@ -38,6 +38,7 @@ def form_of(
     elif turn.reads_calls:
         rules = _either(tools, schema, turn)
     elif not turn.thinks:
+        _embedded(schema)
         return StructuredOutputs(json=schema)
     else:
         rules = [f"body: %json {_embedded(schema)}"]
@@ -115,14 +116,17 @@ def _arguments(tool: Tool) -> tuple[Plain, bool]:
 
 
 def _embedded(schema: Plain, is_strict: bool = True) -> str:
+    flaw = flaw_in(schema)
+    if flaw is not None:
+        raise FormError(f"A schema cannot be kept: {flaw}; change what it names.", flaw)
     options = {"whitespace_pattern": _BLANKS, **({} if is_strict else _LENIENT)}
     return json.dumps({**schema, "x-guidance": options})
 
 
 def schemas_of(
     tools: Mapping[int, Tool], form: ResponseFormat | None, tool_place: str, form_place: str
-) -> dict[str, str]:
-    """Return where a client wrote each schema -> the schema as it is to be kept.
+) -> dict[str, tuple[Plain, bool]]:
+    """Return where a client wrote each schema -> the schema, and whether it is kept strictly.
 
     Args:
         tools: Place in the request -> tool that may be called.
@@ -131,16 +135,16 @@ def schemas_of(
         form_place: Of the form's schema.
     """
     schema = _schema_of(form)
-    found = {} if schema is None else {form_place: _embedded(schema)}
+    found = {} if schema is None else {form_place: (schema, True)}
     for number, tool in tools.items():
         where = f"{tool_place.format(number)} (of '{tool.function.name}')"
-        found[where] = _embedded(*_arguments(tool))
+        found[where] = _arguments(tool)
     return found
 
 
 def blame(
     check: Callable[[StructuredOutputs], None],
-    schemas: Mapping[str, str],
+    schemas: Mapping[str, tuple[Plain, bool]],
     form_param: str,
     error: FormError,
 ) -> ApiError:
@@ -152,9 +156,9 @@ def blame(
         form_param: Parameter in which the form of what is said stands.
         error: Of the whole form.
     """
-    for where, schema in schemas.items():
+    for where, (schema, is_strict) in schemas.items():
         try:
-            check(StructuredOutputs(grammar=f"start: %json {schema}"))
+            check(StructuredOutputs(grammar=f"start: %json {_embedded(schema, is_strict)}"))
         except FormError as own:
             param = "tools" if where.startswith("tools[") else form_param
             return ApiError(

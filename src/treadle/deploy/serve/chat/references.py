@@ -4,7 +4,11 @@ from typing import Any
 
 from treadle.deploy.serve.chat.pieces import Plain
 
-__all__ = ["referring"]
+__all__ = ["flaw_in", "referring"]
+
+_MOST_PARTS = 2500
+_MOST_VALUES = 10_000
+"""Of a schema; compiling it takes seconds at most."""
 
 
 def referring(schema: Plain) -> Plain:
@@ -28,8 +32,50 @@ def referring(schema: Plain) -> Plain:
     return known
 
 
+def flaw_in(schema: Plain) -> str | None:
+    """Return why a schema is not to be compiled: its size, or a reference to itself."""
+    num_parts = num_values = 0
+    waiting: list[Any] = [schema]  # Any: JSON values
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            num_parts += 1
+            waiting += value.values()
+            if _loops(schema, value):
+                return f"the reference {value['$ref']} leads back to itself"
+        elif isinstance(value, list):
+            num_values += len(value)
+            waiting += [part for part in value if isinstance(part, dict | list)]
+    for count, most, what in (
+        (num_parts, _MOST_PARTS, "parts"),
+        (num_values, _MOST_VALUES, "values in lists"),
+    ):
+        if count > most:
+            return f"it has {count} {what}, and the most that is compiled are {most}"
+    return None
+
+
+def _loops(schema: Plain, value: Plain) -> bool:
+    """Return whether following a reference never comes to anything but references."""
+    seen: set[str] = set()
+    while isinstance(given := value.get("$ref"), str) and given.startswith("#"):
+        if given in seen:
+            return True
+        seen.add(given)
+        found = _at(schema, given[1:])
+        if not isinstance(found, dict):
+            return False
+        value = found
+    return False
+
+
 def _leads(schema: Plain, path: str) -> bool:
     """Return whether a JSON pointer names a schema inside of `schema`."""
+    return isinstance(_at(schema, path), dict | bool)
+
+
+def _at(schema: Plain, path: str) -> Any:  # Any: JSON values, None where there are none
+    """Return what a JSON pointer names."""
     place: Any = schema  # Any: JSON values
     for step in path.split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
@@ -38,5 +84,5 @@ def _leads(schema: Plain, path: str) -> bool:
         elif isinstance(place, list) and name.isdigit() and int(name) < len(place):
             place = place[int(name)]
         else:
-            return False
-    return isinstance(place, dict | bool)
+            return None
+    return place
