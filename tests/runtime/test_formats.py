@@ -209,7 +209,7 @@ def test_models_that_cannot_be_read_are_refused_without_a_warning(llama, tmp_pat
 
 def test_bench_takes_a_gguf_file(llama, tmp_path):
     to_gguf(llama, tmp_path / "model.gguf", "Q4_1")
-    method = {"method": "latency", "prompt_tokens": 8, "new_tokens": 4, "rounds": 1}
+    method = {"method": "throughput", "prompt_tokens": 8, "new_tokens": 4, "rounds": 1}
     result = bench(tmp_path / "model.gguf", tmp_path / "out", method)
     written = json.loads((tmp_path / "out" / "result.json").read_text())
     assert written["inputs"][0]["content_hash"]
