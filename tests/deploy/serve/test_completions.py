@@ -134,6 +134,16 @@ def test_bytes_that_are_no_text_are_named(client, llm):
         ({"prompt": "x", "stop": [""]}, "invalid_value", "not empty"),
         ({"prompt": "x", "structured_outputs": {"regex": "("}}, "invalid_value", "compiled"),
         ({"prompt": "x", "structured_outputs": {}}, "invalid_value", "exactly one"),
+        (
+            {"prompt": "x", "structured_outputs": {"json": {"$ref": "#"}}},
+            "invalid_schema",
+            "leads back to itself",
+        ),
+        (
+            {"prompt": "x", "structured_outputs": {"json": '{"$ref": "#"}'}},
+            "invalid_schema",
+            "structured_outputs.json",
+        ),
         ({}, "missing", "'prompt' is missing"),
     ],
 )

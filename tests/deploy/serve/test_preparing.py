@@ -153,6 +153,29 @@ def test_a_long_embedding_lets_others_run_between_its_chunks(chatty):
         assert "step" in jobs[first:last] or first > jobs.index("step")
 
 
+def test_a_client_that_leaves_while_its_embedding_begins_leaves_no_pages_behind(chatty):
+    began, may_go_on = threading.Event(), threading.Event()
+    with running(loaded(chatty)) as found:
+        llm = next(iter(found.serving.catalogue.llms.values()))
+        embedding = llm.embedding
+
+        def slowly(*given):
+            made = embedding(*given)
+            began.set()
+            assert may_go_on.wait(120)
+            return made
+
+        llm.embedding = slowly
+        with contextlib.suppress(httpx.TimeoutException):
+            limit = httpx.Timeout(60, read=0.2)
+            httpx.post(f"{found.url}/v1/embeddings", json={"input": "x" * 50}, timeout=limit)
+        assert began.wait(120)
+        assert eventually(lambda: found.serving.num_inside == 0)
+        assert llm.load_report().num_free_pages < llm.load_report().num_pages
+        may_go_on.set()
+        assert eventually(lambda: llm.load_report().num_free_pages == llm.load_report().num_pages)
+
+
 def test_silent_streams_give_signs_of_life(chatty, monkeypatch):
     monkeypatch.setattr(events, "PAUSE_SECONDS", 0.02)
     gate = Gated(chatty)

@@ -108,13 +108,28 @@ class EngineThread:
         Raises:
             TreadleError: The engine refuses one of them; see `LLM.submit`.
         """
-        task = asyncio.ensure_future(
-            self.call(lambda: self._enter(llm, prompts, is_streamed, options))
+        return await self.take(
+            lambda: self._enter(llm, prompts, is_streamed, options),
+            self._cancel_all,
         )
+
+    async def take(self, make: Callable[[], T], let_go: Callable[[T], None]) -> T:
+        """Return what a function makes between two steps.
+
+        Args:
+            make: Runs in the engine's thread.
+            let_go: Takes what was made where whoever asked for it left meanwhile.
+        """
+        task = asyncio.ensure_future(self.call(make))
+
+        def drop(done: "asyncio.Task[T]") -> None:
+            if not done.cancelled() and done.exception() is None:
+                let_go(done.result())
+
         try:
             return await asyncio.shield(task)
-        except asyncio.CancelledError:  # whoever asked is gone: what comes of it goes, too
-            task.add_done_callback(self._drop)
+        except asyncio.CancelledError:
+            task.add_done_callback(drop)
             raise
 
     def _enter(
@@ -137,10 +152,9 @@ class EngineThread:
             self._open[llm].update(dict.fromkeys(answering.places, answering))
         return entered
 
-    def _drop(self, task: "asyncio.Task[list[Answering]]") -> None:
-        if not task.cancelled() and task.exception() is None:
-            for answering in task.result():
-                self.cancel(answering)
+    def _cancel_all(self, answerings: list[Answering]) -> None:
+        for answering in answerings:
+            self.cancel(answering)
 
     def cancel(self, answering: Answering) -> None:
         """Let go of a prompt's unfinished answers and their pages."""

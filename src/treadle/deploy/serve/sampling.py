@@ -1,10 +1,12 @@
 """From what a client asks to what the runtime takes."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from treadle.deploy.http.asked import AskedGeneration
 from treadle.deploy.http.errors import ApiError
+from treadle.deploy.serve.references import flaw_in
 from treadle.runtime.request import SamplingParams
 from treadle.runtime.structured import StructuredOutputs
 
@@ -74,7 +76,17 @@ def _form(asked: AskedGeneration, form: StructuredOutputs | None) -> StructuredO
             "contradiction",
             "structured_outputs",
         )
-    return StructuredOutputs.from_dict(own.model_dump(by_alias=True, exclude_none=True))
+    found = StructuredOutputs.from_dict(own.model_dump(by_alias=True, exclude_none=True))
+    schema = json.loads(own.json_) if isinstance(own.json_, str) else own.json_
+    flaw = None if schema is None else flaw_in(schema)
+    if flaw is not None:
+        raise ApiError(
+            400,
+            f"The schema at structured_outputs.json cannot be kept: {flaw}; change what it names.",
+            "invalid_schema",
+            "structured_outputs",
+        )
+    return found
 
 
 def _bias(given: Mapping[str, float]) -> dict[int, float]:

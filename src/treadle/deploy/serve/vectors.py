@@ -92,14 +92,15 @@ async def _vectors(serving: Serving, model: ServedModel, tokens: list[list[int]]
 
 async def _vector(serving: Serving, model: ServedModel, ids: list[int]) -> Floats:
     """Return the mean hidden state of a text, a chunk of it between any two steps of others."""
-    call = serving.engine.call
-    mean = await call(partial(model.llm.embedding, ids, model.adapter))
+    engine = serving.engine
+    make = partial(model.llm.embedding, ids, model.adapter)
+    mean = await engine.take(make, lambda made: engine.hand_over(made.close))
     try:
-        while (vector := await call(mean.step)) is None:
+        while (vector := await engine.call(mean.step)) is None:
             pass
         return vector
     finally:
-        serving.engine.hand_over(mean.close)
+        engine.hand_over(mean.close)
 
 
 def _num_characters(texts: Sequence[str | list[int]]) -> int:

@@ -7,7 +7,7 @@ import pytest
 from treadle.deploy.http.asked import ResponseFormat, Tool
 from treadle.deploy.serve.chat.answer import Turn
 from treadle.deploy.serve.chat.forms import form_of
-from treadle.deploy.serve.chat.references import flaw_in, referring
+from treadle.deploy.serve.references import flaw_in, referring
 
 PLACE = {
     "type": "object",

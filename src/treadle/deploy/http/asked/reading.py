@@ -34,16 +34,15 @@ def parse(kind: type[A], body: bytes) -> A:
     for name in list(values):
         if name not in kind.model_fields:
             _pass_over(kind, name, values)
-    for _ in range(_MOST_FORGIVEN):
+    num_rounds = 0
+    while True:
         try:
             return kind.model_validate(values)
         except ValidationError as error:
-            if not _forgiven(values, error.errors(include_url=False)):
+            is_over = num_rounds == _MOST_FORGIVEN
+            if is_over or not _forgiven(values, error.errors(include_url=False)):
                 raise _refused(kind, values, error) from error
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise _refused(kind, values, error) from error
+        num_rounds += 1
 
 
 def _object(body: bytes) -> dict[str, Any]:  # Any: JSON values

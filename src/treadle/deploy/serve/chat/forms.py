@@ -8,8 +8,8 @@ from treadle.deploy.http.errors import ApiError
 from treadle.deploy.serve.chat.answer import Turn
 from treadle.deploy.serve.chat.calls import FORMATS
 from treadle.deploy.serve.chat.pieces import Plain
-from treadle.deploy.serve.chat.references import flaw_in, referring
 from treadle.deploy.serve.chat.thoughts import BEGIN, END
+from treadle.deploy.serve.references import flaw_in, referring
 from treadle.runtime.structured import FormError, StructuredOutputs
 
 __all__ = ["blame", "form_of", "schemas_of"]
@@ -38,7 +38,7 @@ def form_of(
     elif turn.reads_calls:
         rules = _either(tools, schema, turn)
     elif not turn.thinks:
-        _embedded(schema)
+        _require_sound(schema)
         return StructuredOutputs(json=schema)
     else:
         rules = [f"body: %json {_embedded(schema)}"]
@@ -115,10 +115,14 @@ def _arguments(tool: Tool) -> tuple[Plain, bool]:
     return schema if is_open else {**_ANY, **schema}, is_strict
 
 
-def _embedded(schema: Plain, is_strict: bool = True) -> str:
+def _require_sound(schema: Plain) -> None:
     flaw = flaw_in(schema)
     if flaw is not None:
         raise FormError(f"A schema cannot be kept: {flaw}; change what it names.", flaw)
+
+
+def _embedded(schema: Plain, is_strict: bool = True) -> str:
+    _require_sound(schema)
     options = {"whitespace_pattern": _BLANKS, **({} if is_strict else _LENIENT)}
     return json.dumps({**schema, "x-guidance": options})
 

@@ -1,11 +1,11 @@
-"""References in the schemas of tools, as clients write them."""
+"""Schemas as clients write them: where their references lead, and whether they can be compiled."""
 
 from typing import Any
 
-from treadle.deploy.serve.chat.pieces import Plain
-
 __all__ = ["flaw_in", "referring"]
 
+Plain = dict[str, Any]
+"""JSON values."""
 _MOST_PARTS = 2500
 _MOST_VALUES = 10_000
 """Of a schema; compiling it takes seconds at most."""
