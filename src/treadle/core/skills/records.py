@@ -14,14 +14,9 @@ from treadle.core.skills.spec import Posed, SkillItem, Split, split_of
 
 __all__ = ["lookups", "objects"]
 
-_WORDS = (
-    *("lamp", "stone", "river", "coat", "bread", "chair", "cloud", "door", "flag", "glass"),
-    *("horse", "island", "jar", "kite", "leaf", "mill", "nail", "orange", "pen", "queen"),
-    *("road", "ship", "tree", "under", "van", "wall", "yard", "zone", "apple", "bell"),
-    *("cup", "desk", "egg", "farm", "gate", "hat", "ink", "jam", "key", "lock"),
-    *("moon", "net", "oven", "park", "ring", "sand", "tent", "vase", "wheel", "boat"),
-    *("card", "drum", "fire", "gold", "hill", "ice", "knot", "lake", "map", "note"),
-)
+_CONSONANTS, _VOWELS = "bdklmnprvz", "aeiou"
+_WORDS = ["".join(word) for word in itertools.product(_CONSONANTS, _VOWELS, _CONSONANTS)]
+"""Keys are no words that a model knows, and more than it could learn one by one."""
 _NUM_ENTRIES = 4
 _NUM_VALUES = 10
 _NUMBERS = range(10**7)
@@ -51,8 +46,8 @@ class _Table(NamedTuple):
     asked: tuple[int, int]
 
     def __str__(self) -> str:
-        pairs = (f"{key}={value}" for key, value in zip(self.keys, self.values, strict=True))
-        return " ".join(pairs) + ";"
+        pairs = (f"{key} {value}" for key, value in zip(self.keys, self.values, strict=True))
+        return ", ".join(pairs) + ";"
 
 
 def _table(words: list[str], generator: np.random.Generator) -> _Table:
@@ -69,7 +64,7 @@ def _schema(table: _Table) -> str:
 
 def _lookup(table: _Table) -> Posed:
     asked = table.asked[0]
-    item = SkillItem(f"{table} {table.keys[asked]}:", f" {table.values[asked]}")
+    item = SkillItem(f"{table} {table.keys[asked]}", f" {table.values[asked]}")
     return Posed(item, [f" {value}" for value in table.values])
 
 
@@ -80,7 +75,7 @@ def _object(table: _Table) -> Posed:
         for pair in itertools.permutations(table.values, 2)
     }
     right = known[table.values[table.asked[0]], table.values[table.asked[1]]]
-    return Posed(SkillItem(f"{table} {first}, {second}:", right), list(known.values()))
+    return Posed(SkillItem(f"{table} {first}, {second}", right), list(known.values()))
 
 
 def _first_distinct(posed: Iterable[Posed], count: int) -> list[Posed]:

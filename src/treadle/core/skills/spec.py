@@ -33,9 +33,8 @@ _MOST = 2**31
 class SkillItem(NamedTuple):
     """A question and its one right answer, which follows it by plain concatenation.
 
-    A prompt ends with a sign that no tokenizer joins with what follows (= or :), and an answer
-    begins with a digit after =, with a blank after :, so that prompt and answer are the same tokens
-    together as apart wherever a blank belongs to the word behind it.
+    An answer begins with a digit behind an equals sign, else with a blank: there tokenizers part
+    words, so that prompt and answer are the same tokens together as apart.
     """
 
     prompt: str
