@@ -112,6 +112,14 @@ VERBS = {
             "Measure quality under a named protocol, with intervals, paired with a baseline.",
             "treadle.judge.evaluate:evaluate",
             "treadle.judge.evaluate:TASKS",
+            (
+                Verb(
+                    "grid",
+                    "judge",
+                    "Ask several models several sets of questions; one heat map.",
+                    "treadle.judge.evaluate:evaluate_grid",
+                ),
+            ),
         ),
         Verb(
             "bench",
