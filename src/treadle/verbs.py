@@ -45,6 +45,13 @@ VERBS = {
             ),
         ),
         Verb(
+            "tune",
+            "learn",
+            "Teach a model: by answers, by preferences, or by another model.",
+            "treadle.learn.tune:tune",
+            "treadle.learn.tune:METHODS",
+        ),
+        Verb(
             "plan",
             "learn",
             "Plan a training step: where does each operator and tensor live, when?",
