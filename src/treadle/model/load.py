@@ -298,7 +298,7 @@ def on_disk(
         parameters: Tensors in the shapes of the module's parameters, by their names.
         matrices: The matrices of all blocks: experts are one parameter, but many tensors on disk.
     """
-    with CheckpointReader(folder) as reader:
+    with open_model(folder) as reader:
         architecture = facts.facts_of(base_config(reader.config))
         experts: dict[str, list[facts.Linear]] = {}
         for matrix in matrices:

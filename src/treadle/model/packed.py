@@ -55,15 +55,17 @@ class PackedModel:
         if self._is_active:
             yield
             return
-        original = self.model.config._attn_implementation
-        own = _register(original or "eager")
+        configs = _configs(self.model)
+        before = [config._attn_implementation for config in configs]
         try:
-            self.model.set_attn_implementation(own)
+            for config, original in zip(configs, before, strict=True):
+                config._attn_implementation = _register(original or "eager")
             self._is_active = True
             yield
         finally:
             self._is_active = False
-            self.model.set_attn_implementation(original)
+            for config, original in zip(configs, before, strict=True):
+                config._attn_implementation = original
 
     def logits(
         self,
@@ -141,6 +143,12 @@ class PackedModel:
             return False
         spread = float(alone.std()) + 1e-12
         return float((packed - alone).abs().max()) < _PROBE_TOLERANCE * spread
+
+
+def _configs(model: "CausalLM") -> list[Any]:  # Any: transformers' configs
+    """Return the configs by which a model's parts choose their attention; blocks may have own."""
+    found = [model.config, *(getattr(part, "config", None) for part in model.modules())]
+    return list({id(one): one for one in found if hasattr(one, "_attn_implementation")}.values())
 
 
 def _takes(model: "CausalLM", word: str) -> bool:

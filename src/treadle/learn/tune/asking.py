@@ -16,9 +16,28 @@ if TYPE_CHECKING:
     from treadle.model.fit import Objective
     from treadle.model.packed import PackedModel
 
-__all__ = ["Beside", "objective_of", "predictions", "reference_of"]
+__all__ = [
+    "Beside",
+    "LossError",
+    "named_rows",
+    "objective_of",
+    "of_parts",
+    "predictions",
+    "reference_of",
+]
 
 _NAMED = 8
+
+
+class LossError(DataError):
+    """The loss of some rows, which are named, is no finite number."""
+
+
+def named_rows(groups: Sequence[Group], numbers: Sequence[int]) -> str:
+    """Return where some groups stand in the data, for a message."""
+    places = [groups[number][0].where for number in numbers]
+    more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
+    return ", ".join(places[:_NAMED]) + more
 
 
 class Beside(NamedTuple):
@@ -55,11 +74,10 @@ def objective_of(
     def loss(_: object, part: Part) -> "torch.Tensor":
         found = method.loss(predictions(asked, part, beside))
         if not math.isfinite(float(found.detach())):
-            places = [groups[number][0].where for number in part["groups"][0].tolist()]
-            more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
-            raise DataError(
-                f"the loss is {float(found.detach())}, of {', '.join(places[:_NAMED])}{more}; "
-                f"lower --learning-rate, or look for damaged rows"
+            raise LossError(
+                f"the loss is {float(found.detach())}, of "
+                f"{named_rows(groups, part['groups'][0].tolist())}; lower --learning-rate, or look "
+                f"for damaged rows."
             )
         return found
 

@@ -90,8 +90,9 @@ def _zeros(request: TuneRequest, model: "CausalLM", names: list[str]) -> "dict[s
 def _on_disk(folder: Path, model: "CausalLM", names: list[str]) -> "dict[str, torch.Tensor]":
     from treadle.model.blockwise import layers_of
     from treadle.model.load import on_disk
+    from treadle.model.source import open_model
 
-    with CheckpointReader(folder) as reader:
+    with open_model(folder) as reader:
         matrices = [matrix for some in layers_of(reader) for matrix in some]
     parameters = {name: model.get_parameter(name).detach() for name in names}
     return dict(on_disk(folder, parameters, matrices))

@@ -2,18 +2,19 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.core import hardware
 from treadle.core.checkpoint import CheckpointReader, prepare_target, require_elsewhere
 from treadle.core.checkpoint.publish import remove, require_replaceable, write_text
-from treadle.core.errors import CheckpointError, SettingsError
+from treadle.core.errors import CheckpointError, DataError, SettingsError, TreadleError
 from treadle.core.result import Result, digest
 from treadle.core.run import Recording, recorded
 from treadle.learn.tune.account import account_for
-from treadle.learn.tune.asking import Beside, objective_of, reference_of
+from treadle.learn.tune.asking import Beside, LossError, named_rows, objective_of, reference_of
 from treadle.learn.tune.heldout import HeldOut, compared, divergences
 from treadle.learn.tune.lessons import Lessons, collate, parts_of
 from treadle.learn.tune.material import Material, material_of
@@ -23,7 +24,7 @@ from treadle.learn.tune.teachers import KeptTeacher, LiveTeacher, keep, require_
 from treadle.learn.tune.writing import write_adapter, write_model
 
 if TYPE_CHECKING:
-    from treadle.model.fit import Fit
+    from treadle.model.fit import Fit, FitSettings
     from treadle.model.packed import PackedModel
 
 __all__ = ["tune_model"]
@@ -57,8 +58,9 @@ def tune_model(
             teacher = _teacher_folder(request, folder, run)
             state = out.absolute().with_name(f".{out.name}.tuning")
             _claim(state, run, overwrite)
-            pupil = pupil_of(request, folder, reader, name, trusted)
-            _teach(request, run, material, pupil, teacher, state, trusted)
+            with _kept_if_saved(state):
+                pupil = pupil_of(request, folder, reader, name, trusted)
+                _teach(request, run, material, pupil, teacher, state, trusted)
             _require_kept(pupil)
             if pupil.adapter is None:
                 write_model(run, reader, pupil.on_disk(), out, overwrite)
@@ -121,6 +123,17 @@ def _claim(state: Path, run: Recording, overwrite: bool) -> None:
         return
     state.mkdir(parents=True)
     write_text(state / _RUN, own)
+
+
+@contextmanager
+def _kept_if_saved(state: Path) -> Iterator[None]:
+    """Remove the folder of the state after an error before anything was saved there."""
+    try:
+        yield
+    except TreadleError:
+        if not any(file.name != _RUN for file in state.glob("*")):
+            remove(state)
+        raise
 
 
 def _claimed_by(state: Path, is_required: bool) -> dict[str, Any]:  # Any: JSON values
@@ -237,39 +250,53 @@ def _fit(
     held: HeldOut,
     state: Path,
 ) -> "Fit":
-    from treadle.model.fit import FitSettings, fit
+    from treadle.model.fit import fit
 
     settings, groups = request.settings, material.groups
+    last: list[int] = []  # the rows of the running step
 
     def batch(step: int, _: Sequence[float]) -> list[dict[str, Any]]:  # Any: tensors
-        parts = parts_of(groups, lesson.lessons.chosen(step), settings.part_tokens)
+        last[:] = lesson.lessons.chosen(step)
+        parts = parts_of(groups, last, settings.part_tokens)
         return [collate(groups, numbers) for numbers in parts]
 
-    done = fit(
-        pupil.model,
-        batch,
-        FitSettings(
-            steps=lesson.steps,
-            learning_rate=request.learning_rate,
-            schedule=settings.schedule,
-            warmup_fraction=settings.warmup_fraction,
-            final_fraction=settings.final_fraction,
-            clip_norm=settings.clip_norm,
-            save_every=settings.save_every,
-            save_every_seconds=_SAVE_SECONDS,
-            evaluate_every=settings.evaluate_every,
-            keep_zeros=bool(request.keep_zeros),
-        ),
-        state,
-        objective=objective_of(request.method, asked, groups, beside),
-        optimizer=request.optimizer,
-        learn=f"^(?:{'|'.join(map(re.escape, pupil.names))})$",
-        evaluate=(lambda _: held.values(held.measure(asked, beside))) if held.numbers else None,
-        identity=run.fingerprint,
-    )
+    try:
+        done = fit(
+            pupil.model,
+            batch,
+            _fit_settings(request, lesson.steps),
+            state,
+            objective=objective_of(request.method, asked, groups, beside),
+            optimizer=request.optimizer,
+            learn=f"^(?:{'|'.join(map(re.escape, pupil.names))})$",
+            evaluate=(lambda _: held.values(held.measure(asked, beside))) if held.numbers else None,
+            identity=run.fingerprint,
+        )
+    except DataError as error:
+        if isinstance(error.__cause__, LossError):
+            raise
+        raise DataError(f"{error} The step's rows: {named_rows(groups, last)}.") from error
     if done.first_step:
         run.resumed(f"had taken the first {done.first_step} of {lesson.steps} steps")
     return done
+
+
+def _fit_settings(request: TuneRequest, steps: int) -> "FitSettings":
+    from treadle.model.fit import FitSettings
+
+    settings = request.settings
+    return FitSettings(
+        steps=steps,
+        learning_rate=request.learning_rate,
+        schedule=settings.schedule,
+        warmup_fraction=settings.warmup_fraction,
+        final_fraction=settings.final_fraction,
+        clip_norm=settings.clip_norm,
+        save_every=settings.save_every,
+        save_every_seconds=_SAVE_SECONDS,
+        evaluate_every=settings.evaluate_every,
+        keep_zeros=bool(request.keep_zeros),
+    )
 
 
 def _require_kept(pupil: Pupil) -> None:

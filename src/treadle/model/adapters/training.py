@@ -62,10 +62,12 @@ def add_factors(
             f"pip install 'treadle[tune]'"
         ) from error
     modules = [name.rpartition(".")[0] for name in names]
+    turned = [type(model.get_submodule(one)).__name__ == "Conv1D" for one in modules]
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # a fraction is as good to peft as a whole number
         target_modules=_targets(model, modules),
+        fan_in_fan_out=any(turned),
         bias="none",
         task_type="CAUSAL_LM",
     )

@@ -97,7 +97,12 @@ def fit(
             if not first:
                 _evaluate(evaluate, settings, course, observe)
             for step in range(first, settings.steps):
-                run.step(step, batches, course)
+                try:
+                    run.step(step, batches, course)
+                except DataError:
+                    if folder is not None and course.losses:
+                        saved.save(course)  # the last good state: nothing was updated
+                    raise
                 _tell(observe, settings, course)
                 _evaluate(evaluate, settings, course, observe)
                 if watch.is_due(step + 1):
