@@ -26,6 +26,7 @@ BUDGETS = {
     "house": 50,
     "judge/evaluate": 10,
     "learn/plan": 30,
+    "learn/tune": 25,
     "model": 45,
     "native": 20,
     "page": 10,

@@ -45,6 +45,13 @@ VERBS = {
             ),
         ),
         Verb(
+            "tune",
+            "learn",
+            "Teach a model: by answers, by preferences, or by another model.",
+            "treadle.learn.tune:tune",
+            "treadle.learn.tune:METHODS",
+        ),
+        Verb(
             "plan",
             "learn",
             "Plan a training step: where does each operator and tensor live, when?",
@@ -112,6 +119,14 @@ VERBS = {
             "Measure quality under a named protocol, with intervals, paired with a baseline.",
             "treadle.judge.evaluate:evaluate",
             "treadle.judge.evaluate:TASKS",
+            (
+                Verb(
+                    "grid",
+                    "judge",
+                    "Ask several models several sets of questions; one heat map.",
+                    "treadle.judge.evaluate:evaluate_grid",
+                ),
+            ),
         ),
         Verb(
             "bench",

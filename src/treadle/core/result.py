@@ -39,10 +39,12 @@ _MOST_DIGITS = 300
 """Longer whole numbers have no float."""
 Basis = Literal["measured", "emulated", "simulated"]
 """How a number came about; numbers of different bases never stand in one table."""
-Role = Literal["model", "base", "adapter", "config", "tokenizer", "data", "baseline", "server"]
+Role = Literal[
+    "model", "base", "teacher", "adapter", "config", "tokenizer", "data", "baseline", "server"
+]
 """What an input is to the run: a model (its weights are in what the run made or measured), the base
-that models were tuned from, an adapter, a config, a tokenizer, data that was read, the result that
-this one is compared with, or a server that was asked."""
+that models were tuned from, a model that was learned from, an adapter, a config, a tokenizer, data
+that was read, the result that this one is compared with, or a server that was asked."""
 
 
 class _Record(BaseModel):

@@ -1,6 +1,7 @@
 """Token losses of any model: of a whole one in memory, or one decoder block at a time."""
 
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from treadle.core.shapes import Float, Int, Tensor
 from treadle.model import facts
@@ -9,7 +10,13 @@ from treadle.model.layers import LayeredModel
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["hidden_states", "losses_of_rows", "token_losses"]
+__all__ = [
+    "hidden_states",
+    "losses_of_rows",
+    "sums_by_document",
+    "target_log_probs",
+    "token_losses",
+]
 
 
 def hidden_states(
@@ -68,3 +75,49 @@ def losses_of_rows(
     with torch.no_grad():
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
     return functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+
+
+def target_log_probs(
+    logits: Float[Tensor, "places vocab"], targets: Int[Tensor, "places"]
+) -> Float[Tensor, "places"]:
+    """Return log p of each target, in nats, with a gradient; softmax in float32.
+
+    In memory are the logits and one more tensor of their size, forward and backward together: what
+    plain operations would keep beside it is made again in its place.
+    """
+    import torch
+
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    found: torch.Tensor = _target_log_probs()(wide, targets)
+    return found
+
+
+@cache
+def _target_log_probs() -> Any:  # Any: torch leaves `apply` untyped
+    import torch
+
+    class TargetLogProbs(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            log_probs = logits.log_softmax(dim=-1)
+            found = log_probs.gather(1, targets[:, None])[:, 0]
+            if ctx.needs_input_grad[0]:
+                ctx.save_for_backward(log_probs.exp_(), targets)
+            return found
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+            probs, targets = ctx.saved_tensors
+            # d log p_t / d logit_v = [v = t] - p_v; the place of p is ours alone.
+            probs.mul_(-gradient[:, None])
+            probs.scatter_add_(1, targets[:, None], gradient[:, None])
+            return probs, None
+
+    return TargetLogProbs.apply
+
+
+def sums_by_document(
+    values: Float[Tensor, "places"], documents: Int[Tensor, "places"], num_documents: int
+) -> Float[Tensor, "documents"]:
+    """Return the sum of each document's values."""
+    return values.new_zeros(num_documents).index_add(0, documents, values)

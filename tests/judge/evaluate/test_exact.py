@@ -11,6 +11,7 @@ from treadle.core.errors import DataError, SettingsError
 from treadle.core.intervals import wilson
 from treadle.core.ports import Answer
 from treadle.core.result import read_result
+from treadle.core.skills import parse_skill, skill_digest, skill_items
 from treadle.judge.evaluate.methods.exact import Exact
 from treadle.judge.evaluate.paired import mcnemar
 from treadle.model import tiny
@@ -149,3 +150,36 @@ def test_a_prompt_longer_than_the_context_is_named(llama, tmp_path) -> None:
     rows = [{"prompt": "p", "answer": "a"}, {"prompt": "word " * 200, "answer": "a"}]
     with pytest.raises(DataError, match=r"Prompt 2 cannot be answered.* shorten it"):
         measure(llama, tmp_path / "out", write(tmp_path, rows), SETTINGS)
+
+
+def test_meaning_a_model_that_was_taught_a_skill_is_told_from_one_that_was_not() -> None:
+    """The right answers of a skill's held-out items count, those of another item do not."""
+    task = Exact(num_questions=60)
+    prepared = task.prepare("skills:json")
+    items = skill_items(parse_skill("skills:json", "test"))[:60]
+    assert prepared.prompts == [item.prompt for item in items]
+    taught = [Answer(item.answer, (1,), True) for item in items]
+    assert task.score(prepared, taught)[0][0].value == 1.0
+    assert task.score(prepared, [*taught[1:], taught[0]])[0][0].value < 0.1
+
+
+def test_a_skill_is_asked_through_the_verb_under_its_full_name(llama, tmp_path) -> None:
+    task = {"method": "exact", "max_tokens": 4, "num_questions": 8}
+    found = measure(llama, tmp_path / "out", "skills:arithmetic", task)
+    protocol = found.protocol or {}
+    assert protocol["data"] == "skills:arithmetic/test?seed=0"
+    items = skill_items(parse_skill("skills:arithmetic/test", "train"))
+    assert protocol["data_sha256"] == skill_digest(items)
+    assert len(found.samples["accuracy"]) == 8
+    paired = measure(
+        llama, tmp_path / "pair", "skills:arithmetic/test", task, baseline=tmp_path / "out"
+    )
+    assert paired.measurement("accuracy_difference").value == 0.0
+    with pytest.raises(SettingsError, match="another protocol"):
+        measure(llama, tmp_path / "no", "skills:lookup", task, baseline=tmp_path / "out")
+
+
+def test_an_unknown_skill_is_answered_with_the_near_one(llama, tmp_path) -> None:
+    with pytest.raises(SettingsError, match="did you mean 'facts'"):
+        measure(llama, tmp_path / "out", "skills:fact", {"method": "exact"})
+    assert not (tmp_path / "out").exists()

@@ -54,7 +54,7 @@ def train(case: str, folder: Path, kill_at: int = -1, seed: int = 0) -> tuple[Fi
     options = dict(CASES[case])
     keep_zeros = options.pop("keep_zeros", False)
     settings = FitSettings(
-        num_steps=6, learning_rate=3e-3, save_every=2, evaluate_every=3, keep_zeros=keep_zeros
+        steps=6, learning_rate=3e-3, save_every=2, evaluate_every=3, keep_zeros=keep_zeros
     )
     options |= {"evaluate": evaluate, "identity": "curriculum of TOKENS, next token"}
     return fit(model, batches, settings, folder, **options), model

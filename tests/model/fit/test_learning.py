@@ -12,7 +12,7 @@ from treadle.model.fit.learning import sorted_by_place
 
 TOKENS = torch.randint(0, 320, (400,), generator=torch_stream(0, "tokens"))
 BATCHES = random_batches(TOKENS, 4, 16, seed=1)
-SETTINGS = FitSettings(num_steps=2, learning_rate=1e-2)
+SETTINGS = FitSettings(steps=2, learning_rate=1e-2)
 
 
 def weights(model):
@@ -63,7 +63,7 @@ def test_modes_are_as_before_and_dropout_does_nothing():
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.9), nn.Linear(4, 4)).train()
     model[2].eval()
     loss = Objective(lambda model, batch: (model(batch) - batch).square().mean())
-    settings = FitSettings(num_steps=20, learning_rate=0.05)
+    settings = FitSettings(steps=20, learning_rate=0.05)
     rows = torch.randn(8, 4, generator=torch_stream(0, "rows"))
     runs = [fit(model, lambda step, losses: rows, settings, objective=loss) for _ in range(2)]
     assert [m.training for m in model] == [True, True, False]

@@ -21,8 +21,8 @@ from treadle.model.fit import (
 def test_accumulated_parts_equal_the_whole():
     batches = random_batches(TOKENS, 4, 16, seed=1)
     whole, parts = tiny.model("llama"), tiny.model("llama")
-    one = fit(whole, batches, FitSettings(num_steps=3))
-    two = fit(parts, batches, FitSettings(num_steps=3, num_accumulated=4))
+    one = fit(whole, batches, FitSettings(steps=3))
+    two = fit(parts, batches, FitSettings(steps=3, num_accumulated=4))
     assert two.losses == pytest.approx(one.losses, rel=1e-5)
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(parts)[name], value, rtol=1e-3, atol=1e-4)
@@ -32,7 +32,7 @@ def test_the_loss_falls_far_below_that_of_a_guess():
     found = fit(
         tiny.model("llama"),
         random_batches(TOKENS, 8, 16, seed=1),
-        FitSettings(num_steps=60, learning_rate=3e-3),
+        FitSettings(steps=60, learning_rate=3e-3),
         optimizer={"method": "adamw", "weight_decay": 0.0},
     )
     assert found.losses[0] > 4
@@ -45,7 +45,7 @@ def test_the_loss_falls_far_below_that_of_a_guess():
 @pytest.mark.parametrize("num_parts", [2, 5])
 def test_ragged_parts_weigh_as_many_tokens_as_they_have(num_parts):
     whole, parts, plain = (tiny.model("llama") for _ in range(3))
-    settings = {"num_steps": 2, "clip_norm": 0.0}
+    settings = {"steps": 2, "clip_norm": 0.0}
     one = fit(whole, answers, FitSettings(**settings), objective=ANSWERS)
     split = FitSettings(num_accumulated=num_parts, **settings)
     two = fit(parts, answers, split, objective=ANSWERS)
@@ -58,13 +58,13 @@ def test_ragged_parts_weigh_as_many_tokens_as_they_have(num_parts):
 
 def test_a_mean_of_means_is_another_loss():
     """What weights are for: equal parts would weigh a row's few tokens as much as many."""
-    settings = FitSettings(num_steps=1, num_accumulated=2)
+    settings = FitSettings(steps=1, num_accumulated=2)
 
     def even(step, losses):
         batch = answers(step, losses)
         return {name: batch[name][[0, 4]] for name in batch}
 
-    whole = fit(tiny.model("llama"), even, FitSettings(num_steps=1), objective=ANSWERS)
+    whole = fit(tiny.model("llama"), even, FitSettings(steps=1), objective=ANSWERS)
     weighed = fit(tiny.model("llama"), even, settings, objective=ANSWERS)
     plain = fit(tiny.model("llama"), even, settings, objective=Objective(answer_loss))
     assert weighed.losses == pytest.approx(whole.losses, rel=1e-6)
@@ -85,7 +85,7 @@ def test_batches_may_be_tuples_and_see_the_losses(form):
         assert len(tokens) == 1
         return model(input_ids=tokens, labels=labels).loss
 
-    settings = FitSettings(num_steps=3, num_accumulated=2)
+    settings = FitSettings(steps=3, num_accumulated=2)
     found = fit(tiny.model("llama"), batches, settings, objective=Objective(loss))
     assert seen == [form(found.losses[:step]) for step in range(3)]
 
@@ -100,13 +100,13 @@ def test_evaluations_stand_beside_the_loss():
         loss = model(input_ids=heldout, labels=heldout).loss
         return {"held-out": float(loss), "updates": num_done}
 
-    settings = FitSettings(num_steps=5, evaluate_every=2)
+    settings = FitSettings(steps=5, evaluate_every=2)
     found = fit(model, batches, settings, evaluate=evaluate)
     assert found.evaluations["updates"] == [(n, n) for n in (0, 2, 4, 5)]
     with torch.no_grad():
         last = float(model(input_ids=heldout, labels=heldout).loss)
     assert found.evaluations["held-out"][-1] == (5, last)
-    without = fit(tiny.model("llama"), batches, FitSettings(num_steps=5))
+    without = fit(tiny.model("llama"), batches, FitSettings(steps=5))
     assert without.losses == found.losses
     figure = loss_figure({"training": found.losses}, evaluations=found.evaluations)
     assert [series.name for series in figure.series] == ["training", "held-out", "updates"]
@@ -114,7 +114,7 @@ def test_evaluations_stand_beside_the_loss():
 
 
 def test_figures_average_norms_and_speed():
-    found = fit(tiny.model("llama"), random_batches(TOKENS, 2, 8, seed=1), FitSettings(num_steps=4))
+    found = fit(tiny.model("llama"), random_batches(TOKENS, 2, 8, seed=1), FitSettings(steps=4))
     norms = norm_figure({"tiny": found.gradient_norms}, num_points=2).series[0]
     assert norms.y[1] == pytest.approx(sum(found.gradient_norms[2:]) / 2)
     speed = speed_figure({"tiny": found}, num_points=2).series[0]
@@ -124,7 +124,7 @@ def test_figures_average_norms_and_speed():
 
 
 def test_the_schedule_rises_and_falls_as_it_says():
-    settings = FitSettings(num_steps=101, learning_rate=1.0, warmup_fraction=0.1)
+    settings = FitSettings(steps=101, learning_rate=1.0, warmup_fraction=0.1)
     rates = [settings.rate(step) for step in range(101)]
     assert rates[0] == pytest.approx(1 / 11)
     assert max(rates) == rates[10] == rates[11] == 1.0

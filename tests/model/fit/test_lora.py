@@ -57,7 +57,7 @@ def save(model, folder):
 def test_an_adapter_learns_and_the_runtime_answers_with_it(llama, tmp_path, optimizer):
     model = with_lora(llama)
     base = {n: p.detach().clone() for n, p in model.named_parameters() if "lora_" not in n}
-    settings = FitSettings(num_steps=30, learning_rate=1e-2, save_every=25)
+    settings = FitSettings(steps=30, learning_rate=1e-2, save_every=25)
     batches = random_batches(TOKENS, 4, 16, seed=1)
     options = {"optimizer": optimizer, "learn": "lora_", "identity": "TOKENS, next token"}
 

@@ -30,7 +30,7 @@ from treadle.model.fit import (
 def test_mistakes_are_named(settings, error, says):
     batches = random_batches(TOKENS, 4, 16, seed=1)
     with pytest.raises(error, match=says):
-        fit(tiny.model("llama"), batches, FitSettings(num_steps=4, **settings))
+        fit(tiny.model("llama"), batches, FitSettings(steps=4, **settings))
 
 
 def test_a_text_shorter_than_a_window_is_refused():
@@ -58,11 +58,11 @@ def no_answer(step, losses):
 )
 def test_what_a_caller_brings_is_checked(batches, objective, error, says):
     with pytest.raises(error, match=says):
-        fit(tiny.model("llama"), batches, FitSettings(num_steps=1), objective=objective)
+        fit(tiny.model("llama"), batches, FitSettings(steps=1), objective=objective)
 
 
 def test_a_function_is_an_objective_of_equal_parts():
-    batches, settings = random_batches(TOKENS, 4, 16, seed=1), FitSettings(num_steps=2)
+    batches, settings = random_batches(TOKENS, 4, 16, seed=1), FitSettings(steps=2)
     one = fit(tiny.model("llama"), batches, settings, objective=lambda m, b: next_token_loss(m, b))
     assert one.losses == fit(tiny.model("llama"), batches, settings).losses
 
@@ -111,7 +111,7 @@ SAME = "make it of the model's output without detach() and no_grad()."
 def test_what_is_no_loss_is_named_with_its_mend(loss, found, mend):
     batches = random_batches(TOKENS, 4, 16, seed=1)
     with pytest.raises(SettingsError) as refused:
-        fit(tiny.model("llama"), batches, FitSettings(num_steps=1), objective=loss)
+        fit(tiny.model("llama"), batches, FitSettings(steps=1), objective=loss)
     assert str(refused.value) == f"The objective returned {found} {EXPECTED}{mend}"
 
 
@@ -123,7 +123,7 @@ def test_a_loss_of_nothing_that_learns_is_refused():
         fit(
             tiny.model("llama"),
             batches,
-            FitSettings(num_steps=1),
+            FitSettings(steps=1),
             objective=lambda model, batch: torch.ones((), requires_grad=True),
         )
 
@@ -145,11 +145,11 @@ def test_what_is_no_weight_is_named(weight, found):
     aim = Objective(next_token_loss, lambda batch: weight)
     batches = random_batches(TOKENS, 4, 16, seed=1)
     with pytest.raises(SettingsError, match=says):
-        fit(tiny.model("llama"), batches, FitSettings(num_steps=1), objective=aim)
+        fit(tiny.model("llama"), batches, FitSettings(steps=1), objective=aim)
 
 
 def test_a_weight_may_be_any_number():
-    batches, settings = random_batches(TOKENS, 4, 16, seed=1), FitSettings(num_steps=1)
+    batches, settings = random_batches(TOKENS, 4, 16, seed=1), FitSettings(steps=1)
     for weight in (3, np.float32(3), np.int64(3), torch.tensor(3)):
         aim = Objective(next_token_loss, lambda batch, weight=weight: weight)
         assert math.isfinite(fit(tiny.model("llama"), batches, settings, objective=aim).losses[0])
@@ -167,7 +167,7 @@ def test_a_weight_may_be_any_number():
         ({"optimizer": ["adamw"]}, "optimizer"),
         ({"batches": TOKENS[None]}, r"batches is a tensor of .*give `lambda step, losses: rows`"),
         ({"batches": None}, "batches is None, but a function of a step's number"),
-        ({"settings": {"num_steps": 3}}, r"settings is a dict of length 1.*; give FitSettings\("),
+        ({"settings": {"steps": 3}}, r"settings is a dict of length 1.*; give FitSettings\("),
         ({"evaluate": 3}, r"evaluate is an int \(3\), but a function of the number of updates"),
         ({"evaluate": lambda n: None}, "evaluate returned None after 0 updates, .*; return {'held"),
         ({"evaluate": lambda n: {"a": None}}, "returned None for 'a' after 0 updates, but a numbe"),
@@ -177,7 +177,7 @@ def test_a_weight_may_be_any_number():
     ],
 )
 def test_an_argument_of_another_kind_is_named(arguments, says):
-    batches, settings = random_batches(TOKENS, 4, 16, seed=1), FitSettings(num_steps=1)
+    batches, settings = random_batches(TOKENS, 4, 16, seed=1), FitSettings(steps=1)
     given = {"batches": batches, "settings": settings, **arguments}
     with pytest.raises(SettingsError, match=says):
         fit(tiny.model("llama"), **given)
@@ -187,7 +187,7 @@ def test_an_argument_of_another_kind_is_named(arguments, says):
     ("batch", "says"),
     [
         (None, "The batch of step 2 is None, but a tensor, or a mapping or tuple of tensors, was"),
-        ([1, 2], "The batch of step 2 is a list of length 2, .*; return such"),
+        ([1, 2], r"The batch of step 2 is an int \(1\), but a tensor, .*; return such"),
         (0.5, r"The batch of step 2 is a float \(0.5\), but"),
         (TOKENS[:8].numpy(), "The batch of step 2 is a ndarray of length 8, but"),
         ((), "The batch of step 2 is a tuple of length 0, but"),
@@ -217,20 +217,20 @@ def test_an_argument_of_another_kind_is_named(arguments, says):
 )
 def test_a_batch_that_cannot_be_used_is_named(batch, says):
     good = random_batches(TOKENS, 4, 16, seed=1)
-    model, settings = tiny.model("llama"), FitSettings(num_steps=3)
+    model, settings = tiny.model("llama"), FitSettings(steps=3)
     with pytest.raises(DataError, match=says):
         fit(model, lambda step, losses: batch if step == 2 else good(step, losses), settings)
 
 
 def test_all_ids_of_a_model_may_occur():
     rows = torch.tensor([[0, 319, 0, 319]])
-    assert fit(tiny.model("llama"), lambda step, losses: rows, FitSettings(num_steps=1)).losses
+    assert fit(tiny.model("llama"), lambda step, losses: rows, FitSettings(steps=1)).losses
 
 
 def test_a_model_without_a_loss_is_refused():
     batches = random_batches(TOKENS, 4, 16, seed=1)
     with pytest.raises(SettingsError, match=r"LlamaModel returned no loss .*; give a causal langu"):
-        fit(tiny.model("llama").model, batches, FitSettings(num_steps=1))
+        fit(tiny.model("llama").model, batches, FitSettings(steps=1))
 
 
 @pytest.mark.parametrize(("rows", "seq"), [(0, 8), (4, 0)])
@@ -250,7 +250,7 @@ def test_a_loss_that_is_no_number_names_its_step_and_rows():
         return rows
 
     model = tiny.model("llama")
-    settings = FitSettings(num_steps=4, num_accumulated=4)
+    settings = FitSettings(steps=4, num_accumulated=4)
     with pytest.raises(DataError, match="The loss is nan at step 2, rows 3 to 3; lower"):
         fit(model, batches, settings, objective=Objective(loss))
     assert all(p.grad is None and bool(p.isfinite().all()) for p in model.parameters())
@@ -268,7 +268,7 @@ def test_a_gradient_that_is_no_number_stops_before_its_update():
         fit(
             model,
             random_batches(TOKENS, 2, 8, seed=1),
-            FitSettings(num_steps=1),
+            FitSettings(steps=1),
             objective=Objective(loss),
         )
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())

@@ -11,7 +11,7 @@ from treadle.model import tiny
 from treadle.model.fit import FitSettings, TensorBoard, fit, random_batches
 
 TOKENS = torch.randint(0, 320, (400,), generator=torch_stream(0, "tokens"))
-SETTINGS = FitSettings(num_steps=4, evaluate_every=2, save_every=2)
+SETTINGS = FitSettings(steps=4, evaluate_every=2, save_every=2)
 
 
 def train(folder=None, observe=None, kill_at=-1):

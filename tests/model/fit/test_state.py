@@ -46,7 +46,7 @@ def stopped(at, error=KeyboardInterrupt):
 
 def begun(folder, num_done=1, **options):
     """Leave the state of a run that was stopped."""
-    settings = FitSettings(num_steps=3, save_every=1)
+    settings = FitSettings(steps=3, save_every=1)
     with pytest.raises(KeyboardInterrupt):
         fit(
             tiny.model("llama"),
@@ -116,7 +116,7 @@ def test_the_state_is_that_of_what_learns_alone(case, memory, tmp_path):
 @pytest.mark.parametrize(
     ("options", "change"),
     [
-        ({}, {"num_steps": 5}),
+        ({}, {"steps": 5}),
         ({"optimizer": "muon"}, {}),
         ({"learn": "norm"}, {}),
         ({"identity": "another text"}, {}),
@@ -175,7 +175,7 @@ def test_a_full_disk_leaves_the_former_state(tmp_path, full_disk):
             full_disk()
         return BATCHES(step, losses)
 
-    settings = FitSettings(num_steps=3, save_every=1)
+    settings = FitSettings(steps=3, save_every=1)
     with pytest.raises(CapacityError) as refused:
         fit(tiny.model("llama"), batches, settings, tmp_path, identity=IDENTITY)
     assert "after 2 steps could not be saved" in str(refused.value)
@@ -190,7 +190,7 @@ def test_a_run_goes_on_from_the_state_before_the_disk_was_full(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    settings = FitSettings(num_steps=3, save_every=1)
+    settings = FitSettings(steps=3, save_every=1)
     with pytest.raises(CapacityError, match=r"after 1 steps could not be saved .*none is there"):
         fit(tiny.model("llama"), BATCHES, settings, tmp_path / "file" / "state", identity=IDENTITY)
 
@@ -203,7 +203,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_state(tmp_path):
         found = next_token_loss(model, batch)
         return found * float("nan") if len(calls) == 3 else found
 
-    settings = FitSettings(num_steps=4, save_every=1)
+    settings = FitSettings(steps=4, save_every=1)
     with pytest.raises(DataError, match="The loss is nan at step 2, rows 0 to 1"):
         fit(
             tiny.model("llama"),
@@ -215,7 +215,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_state(tmp_path):
         )
     found = fit(tiny.model("llama"), BATCHES, settings, tmp_path, identity=IDENTITY)
     assert found.first_step == 2
-    assert found.losses == fit(tiny.model("llama"), BATCHES, FitSettings(num_steps=4)).losses
+    assert found.losses == fit(tiny.model("llama"), BATCHES, FitSettings(steps=4)).losses
 
 
 def half(model, batch):
@@ -224,7 +224,7 @@ def half(model, batch):
 
 @pytest.mark.parametrize("identity", ["", " \n", None, 3])
 def test_a_state_is_saved_only_with_a_text_that_names_the_run(identity, tmp_path):
-    settings = FitSettings(num_steps=3, save_every=1)
+    settings = FitSettings(steps=3, save_every=1)
     with pytest.raises(SettingsError) as refused:
         fit(tiny.model("llama"), BATCHES, settings, tmp_path, identity=identity)
     assert str(refused.value) == (

@@ -39,7 +39,7 @@ def test_limits_only_vectors_or_only_matrices_learn(learn):
 
 def test_limits_without_averages_a_step_is_the_sign_of_the_gradient():
     optimizer = AdamW(betas=(0.0, 0.0), weight_decay=0.0, epsilon=1e-30)
-    settings = FitSettings(num_steps=1, learning_rate=1e-3, clip_norm=0.0)
+    settings = FitSettings(steps=1, learning_rate=1e-3, clip_norm=0.0)
     found = training.trained("llama", settings, optimizer)
     begun = tiny.model("llama")
     gradient = training.gradients(begun, 0, 0.0)

@@ -70,7 +70,7 @@ def test_reference_it_equals_its_definition_to_bfloat16(shape, muon):
 def test_reference_all_else_learns_by_adamw(fraction):
     """Embeddings, norms and head of a whole model, in its first step."""
     muon = Muon(others_fraction=fraction, weight_decay=0.2)
-    settings = FitSettings(num_steps=1, learning_rate=1e-2, clip_norm=0.0)
+    settings = FitSettings(steps=1, learning_rate=1e-2, clip_norm=0.0)
     found, begun = training.trained("phi3", settings, muon), tiny.model("phi3")
     gradient = training.gradients(begun, 0, 0.0)
     hidden, others = sorted_by_place(begun, dict(begun.named_parameters()))
@@ -125,7 +125,7 @@ def test_meaning_a_step_reaches_directions_that_the_gradient_hardly_has():
 
 def test_meaning_its_step_is_about_as_large_as_adamws():
     """What "match_rms_adamw" promises: one learning rate for both."""
-    settings = FitSettings(num_steps=1, learning_rate=1e-3)
+    settings = FitSettings(steps=1, learning_rate=1e-3)
     before = training.weights(tiny.model("llama"))
     sizes = {}
     for name in ("adamw", "muon"):

@@ -47,4 +47,4 @@ def adamw_step(parameter, gradient, averages, step, rate, optimizer):
     parameter.sub_(rate * mean / (variance.sqrt() + optimizer.epsilon))
 
 
-SETTINGS = FitSettings(num_steps=4, learning_rate=1e-3, clip_norm=0.5)
+SETTINGS = FitSettings(steps=4, learning_rate=1e-3, clip_norm=0.5)

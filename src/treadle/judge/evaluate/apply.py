@@ -62,7 +62,8 @@ def evaluate(
             file, or a folder quantised by GPTQ, AWQ or compressed-tensors.
         out: Folder for result.json.
         method: The task.
-        data: Text (.txt, .jsonl, stdlib:heldout) or questions (.jsonl) to evaluate on.
+        data: Text (.txt, .jsonl, stdlib:heldout) or questions (.jsonl, skills:NAME) to evaluate
+            on.
         baseline: Result of the same task on another model, to compare with pair by pair.
         through: blocks or runtime (default: blocks; the runtime for tasks by answers, which have no
             other way).

@@ -2,7 +2,7 @@
 
 from treadle.model.fit.batches import Batch, Batches, random_batches
 from treadle.model.fit.course import Fit
-from treadle.model.fit.figures import loss_figure, norm_figure, speed_figure
+from treadle.model.fit.figures import loss_figure, memory_figure, norm_figure, speed_figure
 from treadle.model.fit.loop import fit
 from treadle.model.fit.objective import NEXT_TOKEN, Objective, next_token_loss
 from treadle.model.fit.observer import Observer, TensorBoard
@@ -19,6 +19,7 @@ __all__ = [
     "TensorBoard",
     "fit",
     "loss_figure",
+    "memory_figure",
     "next_token_loss",
     "norm_figure",
     "random_batches",

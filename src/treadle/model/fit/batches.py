@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Batches", "num_rows", "num_tokens", "random_batches", "require_batch", "split"]
 
-Batch = Any  # Any: a tensor, or a mapping or tuple of tensors; all have the rows as first axis
+# Any: a tensor, or a mapping or tuple of tensors, which have the rows as first axis; or a list of
+# such, which are the parts of a step.
+Batch = Any
 Batches = Callable[[int, Sequence[float]], Batch]
 """From the number of a step and the losses of all steps before it to what comes in it.
 
@@ -62,6 +64,10 @@ def require_batch(batch: Batch, step: int) -> None:
     """
     import torch
 
+    if isinstance(batch, list) and batch:
+        for part in batch:
+            require_batch(part, step)
+        return
     is_form = isinstance(batch, torch.Tensor | Mapping | tuple)
     if not is_form or not _tensors(batch):
         raise DataError(
@@ -92,6 +98,8 @@ def num_tokens(batch: Batch) -> int:
 
     Counted are `input_ids` where there are some, and the first tensor otherwise.
     """
+    if isinstance(batch, list):
+        return sum(map(num_tokens, batch))
     named = batch.get("input_ids") if isinstance(batch, Mapping) else None
     first = _tensors(batch)[0] if named is None else named
     return int(first.shape[:2].numel())
@@ -100,11 +108,15 @@ def num_tokens(batch: Batch) -> int:
 def split(batch: Batch, num_parts: int, may_differ: bool) -> list[Batch]:
     """Split the rows of a batch into parts, which are of one size unless they `may_differ`.
 
+    A list is parts already.
+
     Raises:
         SettingsError: The rows cannot be split so.
     """
     import torch
 
+    if isinstance(batch, list):
+        return _parts(batch, num_parts, may_differ)
     rows = num_rows(batch)
     if rows < num_parts or (rows % num_parts and not may_differ):
         raise SettingsError(
@@ -115,6 +127,20 @@ def split(batch: Batch, num_parts: int, may_differ: bool) -> list[Batch]:
         return [batch]
     parts = [torch.tensor_split(tensor, num_parts) for tensor in _tensors(batch)]
     return [_like(batch, some) for some in zip(*parts, strict=True)]
+
+
+def _parts(batch: list[Batch], num_parts: int, may_differ: bool) -> list[Batch]:
+    if num_parts > 1:
+        raise SettingsError(
+            f"The batch is a list of {len(batch)} parts, so that num_accumulated = {num_parts} has "
+            f"no effect; leave it out, or return rows."
+        )
+    if len(batch) > 1 and not may_differ:
+        raise SettingsError(
+            f"The batch is a list of {len(batch)} parts, and nothing says what each weighs; give "
+            f"Objective(loss, weight), or return rows."
+        )
+    return batch
 
 
 def _like(batch: Batch, tensors: "Sequence[torch.Tensor]") -> Batch:

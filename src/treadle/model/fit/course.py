@@ -18,6 +18,8 @@ class Fit(NamedTuple):
     """Tokens that ran through the model in each step."""
     seconds: list[float]
     """Wall time of each step, without evaluations and saves."""
+    memory_bytes: list[int]
+    """What the process held in main memory at the end of each step."""
     evaluations: dict[str, list[tuple[int, float]]]
     """By the name of what was evaluated: how many updates were done, and its value."""
 
@@ -35,14 +37,18 @@ class Course:
         self.gradient_norms: list[float] = []
         self.num_tokens: list[int] = []
         self.seconds: list[float] = []
+        self.memory_bytes: list[int] = []
         self.evaluations: dict[str, list[tuple[int, float]]] = {}
 
-    def add(self, loss: float, norm: float, num_tokens: int, seconds: float) -> None:
+    def add(
+        self, loss: float, norm: float, num_tokens: int, seconds: float, memory_bytes: int
+    ) -> None:
         """Add a step."""
         self.losses.append(loss)
         self.gradient_norms.append(norm)
         self.num_tokens.append(num_tokens)
         self.seconds.append(seconds)
+        self.memory_bytes.append(memory_bytes)
 
     def evaluated(self, step: int, values: dict[str, float]) -> None:
         """Add what was evaluated once `step` updates were done."""
@@ -57,5 +63,6 @@ class Course:
             first_step,
             self.num_tokens,
             self.seconds,
+            self.memory_bytes,
             self.evaluations,
         )

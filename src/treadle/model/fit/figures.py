@@ -1,4 +1,4 @@
-"""Training as figures: losses, gradient norms and speed over the steps."""
+"""Training as figures: losses, gradient norms, speed and memory over the steps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from treadle.core.result import Figure, Series
 from treadle.model.fit.course import Fit
 
-__all__ = ["loss_figure", "norm_figure", "speed_figure"]
+__all__ = ["loss_figure", "memory_figure", "norm_figure", "speed_figure"]
 
 
 def loss_figure(
@@ -59,6 +59,21 @@ def speed_figure(fits: Mapping[str, Fit], num_points: int = 100) -> Figure:
         title="Training speed",
         x_label="step",
         y_label="tokens per second",
+        series=series,
+    )
+
+
+def memory_figure(fits: Mapping[str, Fit], num_points: int = 100) -> Figure:
+    """Return what trainings held in main memory by name, the most of each run of steps."""
+    series = []
+    for name, done in fits.items():
+        ends, parts = _parts(done.memory_bytes, num_points)
+        series.append(Series(name=name, x=ends, y=[float(part.max()) / 1e9 for part in parts]))
+    return Figure(
+        kind="line",
+        title="Memory of training",
+        x_label="step",
+        y_label="GB at the end of a step",
         series=series,
     )
 

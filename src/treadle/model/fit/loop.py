@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from treadle.core import hardware
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.progress import steps
 from treadle.model.fit.batches import Batch, Batches, num_tokens
@@ -15,7 +16,7 @@ from treadle.model.fit.objective import NEXT_TOKEN, Objective, add_gradients, as
 from treadle.model.fit.observer import Observer
 from treadle.model.fit.returned import number, said
 from treadle.model.fit.settings import FitSettings
-from treadle.model.fit.state import SavedState, run_key
+from treadle.model.fit.state import SavedState, SaveWatch, run_key
 from treadle.model.optimizers import OPTIMIZERS, Optimizer
 from treadle.model.optimizers.base import RATE_FRACTION
 
@@ -52,10 +53,10 @@ def fit(
             the one that is given.
         batches: What comes in a step, a function of the step's number and of the losses so far.
             Its rows are split into `num_accumulated` parts: equal ones, unless the objective weighs
-            them.
+            them. A list is the parts themselves, of any shapes.
         settings: How to train.
-        folder: Where the state is saved every `save_every` steps, and found by the same call after
-            a crash; removed when training is done.
+        folder: Where the state is saved every `save_every` steps or `save_every_seconds`, and found
+            by the same call after a crash; removed when training is done.
         objective: The loss, by default that of the next token; a function is a loss whose parts
             are equal.
         optimizer: Method of `treadle.model.optimizers.OPTIMIZERS`, its name, or a mapping.
@@ -90,17 +91,18 @@ def fit(
         run = _Run(model, parameters, settings, chosen, aim)
         saved = run.saved(folder, [chosen.settings(), identity])
         course = saved.restore()
-        first = len(course.losses)
-        with steps("train", settings.num_steps) as bar:
+        first, watch = len(course.losses), SaveWatch(settings)
+        with steps("train", settings.steps) as bar:
             bar.advance(first)
             if not first:
                 _evaluate(evaluate, settings, course, observe)
-            for step in range(first, settings.num_steps):
+            for step in range(first, settings.steps):
                 run.step(step, batches, course)
                 _tell(observe, settings, course)
                 _evaluate(evaluate, settings, course, observe)
-                if settings.saves_after(step + 1):
-                    saved.save(course)
+                if watch.is_due(step + 1):
+                    watch.time(lambda: saved.save(course))
+                bar.show(f"loss {course.losses[-1]:.4g}")
                 bar.advance()
         saved.remove()
     return course.as_fit(first)
@@ -117,7 +119,7 @@ def _require_arguments(
     if not isinstance(settings, FitSettings):
         raise SettingsError(
             f"settings is {said(settings)}, but FitSettings were expected; give "
-            f"FitSettings(num_steps=...)."
+            f"FitSettings(steps=...)."
         )
     if evaluate is not None and not callable(evaluate):
         raise SettingsError(
@@ -133,11 +135,11 @@ def _require_arguments(
 
 def _require_place(settings: FitSettings, folder: object, identity: object) -> None:
     """Require a place for the state, and what tells it from those of other runs."""
-    if settings.save_every and folder is None:
+    if settings.saves and folder is None:
         raise SettingsError("save_every needs a folder for the state; give one, or set it to 0.")
     if folder is not None and not isinstance(folder, Path):
         raise SettingsError(f"folder is {said(folder)}, but a Path was expected; give Path(...).")
-    if not isinstance(identity, str) or (settings.save_every and not identity.strip()):
+    if not isinstance(identity, str) or (settings.saves and not identity.strip()):
         raise SettingsError(
             f"identity = {identity!r}, but save_every needs a text that names data and objective, "
             f"such as a digest of both: functions cannot be compared, and a state that was saved "
@@ -229,7 +231,8 @@ class _Run:
             optimizer.zero_grad(set_to_none=True)
         for name, mask in self._zeros.items():
             self._parameters[name].data.masked_fill_(mask, 0)
-        course.add(loss, norm, num_tokens(batch), time.perf_counter() - start)
+        seconds, held = time.perf_counter() - start, hardware.anonymous_bytes()
+        course.add(loss, norm, num_tokens(batch), seconds, held)
 
     def _clip(self, step: int) -> float:
         """Clip the gradient and return its norm before that."""

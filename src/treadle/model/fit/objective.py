@@ -105,12 +105,14 @@ def add_gradients(
     parts = split(batch, num_parts, may_differ=objective.weight is not None)
     shares = _shares(parts, objective, step)
     total, first = 0.0, 0
-    for part, share in zip(parts, shares, strict=True):
+    for place, (part, share) in enumerate(zip(parts, shares, strict=True), 1):
         last = first + num_rows(part)
+        rows = f"rows {first} to {last - 1}"
         if share != 0.0:
-            loss = _loss(model, part, objective, f"step {step}, rows {first} to {last - 1}")
+            where = f"part {place} of {len(parts)}" if isinstance(batch, list) else rows
+            loss = _loss(model, part, objective, f"step {step}, {where}")
             # Without weights divided, as the mean of a whole step is, and not multiplied.
-            loss = loss / num_parts if objective.weight is None else loss * share
+            loss = loss / len(parts) if objective.weight is None else loss * share
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             total += float(loss.detach())
         first = last

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,54 @@ from typing import TYPE_CHECKING, Any
 from treadle.core.errors import CapacityError, CheckpointError, SettingsError
 from treadle.core.result import digest
 from treadle.model.fit.course import Course
+from treadle.model.fit.settings import FitSettings
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["SavedState", "run_key"]
+__all__ = ["SaveWatch", "SavedState", "run_key"]
 
 _FILE = "fit.safetensors"
-_HISTORY = {"losses": float, "gradient_norms": float, "num_tokens": int, "seconds": float}
+_HISTORY = {
+    "losses": float,
+    "gradient_norms": float,
+    "num_tokens": int,
+    "seconds": float,
+    "memory_bytes": int,
+}
+
+
+class SaveWatch:
+    """Says when a state is to be saved: by the number of steps, and by the time since the last one.
+
+    Args:
+        settings: How often.
+    """
+
+    _MOST_OF_TIME = 0.05
+    """No larger share of a run's time goes into saves that the clock asks for."""
+
+    def __init__(self, settings: FitSettings) -> None:
+        self._settings = settings
+        self._last, self._wait_seconds = time.monotonic(), settings.save_every_seconds
+
+    def is_due(self, num_done: int) -> bool:
+        """Whether the state is to be saved once so many updates are done."""
+        if self._settings.saves_after(num_done):
+            return True
+        waited = time.monotonic() - self._last
+        is_last = num_done == self._settings.steps
+        return 0 < self._wait_seconds <= waited and not is_last
+
+    def time(self, save: Callable[[], None]) -> None:
+        """Save, and wait the longer for the next one the longer it takes."""
+        begun = time.monotonic()
+        save()
+        self._last = time.monotonic()
+        least = (self._last - begun) / self._MOST_OF_TIME
+        if self._settings.save_every_seconds:
+            self._wait_seconds = max(self._settings.save_every_seconds, least)
 
 
 class SavedState:

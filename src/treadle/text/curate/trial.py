@@ -138,7 +138,7 @@ def _trained(
         return torch.from_numpy(ledger.batch(step).astype(np.int64))
 
     model = _fresh(ledger, small, seed)
-    done = fit(model, batch, FitSettings(num_steps=steps, learning_rate=learning_rate))
+    done = fit(model, batch, FitSettings(steps=steps, learning_rate=learning_rate))
     return model, done.losses
 
 

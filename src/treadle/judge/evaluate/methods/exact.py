@@ -9,6 +9,7 @@ from pydantic import Field
 from treadle.core.method import Standard
 from treadle.core.ports import Answer, Asked
 from treadle.core.result import Measurement, digest
+from treadle.core.skills import is_skill, parse_skill, skill_digest, skill_items
 from treadle.judge.evaluate.base import AnswerTask, Samples, Scores, TaskPrompts
 from treadle.judge.evaluate.lines import read_lines, require_count
 from treadle.judge.evaluate.paired import compared, share
@@ -29,7 +30,9 @@ class Exact(AnswerTask):
     Answers are greedy. An answer ends at `stop`, so that a model that was not tuned to end may go
     on to a next question without harm; blanks are brought into one form before it is compared.
     Beside the share of right answers stand what always giving the commonest answer would reach, and
-    the share of answers that `max_tokens` cut off. The file is JSONL with `prompt` and `answer`.
+    the share of answers that `max_tokens` cut off. The file is JSONL with `prompt` and `answer`; or
+    the data are a skill's items, such as skills:arithmetic (those of its test split), or
+    skills:json/dev?seed=1&count=64.
     """
 
     name: ClassVar[str] = "exact"
@@ -50,14 +53,14 @@ class Exact(AnswerTask):
 
     def prepare(self, data: str) -> TaskPrompts:
         """Read the questions."""
-        questions, text = read_lines(Path(data), _question, _EXAMPLE)
-        questions = require_count(questions, self.num_questions, data)
+        data, read, data_hash = _read(data)
+        questions = require_count(read, self.num_questions, data)
         settings = self.model_dump(mode="json", exclude={"num_questions"})
         protocol = {
             "task": "exact",
             "data": data,
             "num_questions": len(questions),
-            "data_sha256": digest(text),
+            "data_sha256": data_hash,
             **settings,
         }
         hashed = {key: value for key, value in protocol.items() if key != "data"}
@@ -92,6 +95,16 @@ class Exact(AnswerTask):
     def compare(self, samples: Samples, baseline: Samples, seed: int) -> list[Measurement]:
         """Return the accuracy difference to the baseline with McNemar's exact p-value."""
         return compared(samples, baseline, seed)
+
+
+def _read(data: str) -> tuple[str, list[_Question], str]:
+    """Return the data's full name, its questions, and the hash of all of them."""
+    if not is_skill(data):
+        questions, text = read_lines(Path(data), _question, _EXAMPLE)
+        return data, questions, digest(text)
+    spec = parse_skill(data, "test")
+    items = skill_items(spec)
+    return str(spec), [_Question(*item) for item in items], skill_digest(items)
 
 
 def _question(row: dict[str, Any]) -> _Question:  # Any: JSON values

@@ -1,0 +1,1 @@
+"""One method a file: what is lowered, and what learns."""

@@ -1,0 +1,97 @@
+"""The model that is tuned: in memory, with what of it learns."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from treadle.core.checkpoint import CheckpointReader
+from treadle.core.errors import SettingsError
+from treadle.learn.tune.request import TuneRequest
+from treadle.learn.tune.writing import require_plain
+
+if TYPE_CHECKING:
+    import torch
+
+    from treadle.model.classes import CausalLM
+
+__all__ = ["Pupil", "pupil_of"]
+
+
+class Pupil(NamedTuple):
+    """A model that learns."""
+
+    folder: Path
+    model: "CausalLM"
+    names: list[str]
+    """Of the parameters that learn."""
+    adapter: dict[str, Any] | None  # Any: JSON values
+    """peft's config, where factors learn."""
+    zeros: "dict[str, torch.Tensor]"
+    """Where weights are zero that shall stay so, by their parameters' names."""
+
+    @property
+    def num_learning(self) -> int:
+        """How many numbers learn."""
+        return sum(self.model.get_parameter(name).numel() for name in self.names)
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the model has, without its adapter."""
+        skipped = set(self.names) if self.adapter is not None else set()
+        return sum(p.numel() for n, p in self.model.named_parameters() if n not in skipped)
+
+    def on_disk(self) -> "dict[str, torch.Tensor]":
+        """Return what learned, by the names and in the shapes of the folder."""
+        return _on_disk(self.folder, self.model, self.names)
+
+
+def pupil_of(
+    request: TuneRequest, folder: Path, reader: CheckpointReader, name: str, trusted: bool
+) -> Pupil:
+    """Load a model and choose what learns.
+
+    Raises:
+        SettingsError: Nothing does.
+        UnsupportedModelError: What learns cannot be written, or the architecture is not known.
+    """
+    from treadle.model.adapters.training import LEARNING, add_factors, block_matrices
+    from treadle.model.load import full
+
+    model = full(folder, trust_remote_code=trusted)
+    learner = request.learner
+    if learner.is_adapter:
+        chosen = learner.names(block_matrices(model))
+        settings = learner.settings()
+        adapter = add_factors(
+            model, chosen, int(settings["rank"]), float(settings["alpha"]), request.seed
+        )
+        adapter["base_model_name_or_path"] = name
+        import re
+
+        names = [n for n, _ in model.named_parameters() if re.search(LEARNING, n)]
+        return Pupil(folder, model, names, adapter, {})
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if p.is_floating_point()}
+    names = learner.names(shapes)
+    if not names:
+        raise SettingsError(
+            f"'{learner.name}' finds nothing that could learn among the model's {len(shapes)} "
+            f"parameters, which are called like '{next(iter(shapes))}'; use another --learn."
+        )
+    require_plain(reader, list(_on_disk(folder, model, names)))
+    return Pupil(folder, model, names, None, _zeros(request, model, names))
+
+
+def _zeros(request: TuneRequest, model: "CausalLM", names: list[str]) -> "dict[str, torch.Tensor]":
+    if not request.keep_zeros:
+        return {}
+    found = {n: model.get_parameter(n).detach() == 0 for n in names}
+    return {n: mask for n, mask in found.items() if mask.dim() > 1 and bool(mask.any())}
+
+
+def _on_disk(folder: Path, model: "CausalLM", names: list[str]) -> "dict[str, torch.Tensor]":
+    from treadle.model.blockwise import layers_of
+    from treadle.model.load import on_disk
+
+    with CheckpointReader(folder) as reader:
+        matrices = [matrix for some in layers_of(reader) for matrix in some]
+    parameters = {name: model.get_parameter(name).detach() for name in names}
+    return dict(on_disk(folder, parameters, matrices))

@@ -1,0 +1,297 @@
+"""One tuning run: rows become documents, a model learns them, and what it became is written."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from treadle.core import hardware
+from treadle.core.checkpoint import CheckpointReader, prepare_target, require_elsewhere
+from treadle.core.checkpoint.publish import remove, require_replaceable, write_text
+from treadle.core.errors import CheckpointError, SettingsError
+from treadle.core.result import Result, digest
+from treadle.core.run import Recording, recorded
+from treadle.learn.tune.account import account_for
+from treadle.learn.tune.asking import Beside, objective_of, reference_of
+from treadle.learn.tune.heldout import HeldOut, compared, divergences
+from treadle.learn.tune.lessons import Lessons, collate, parts_of
+from treadle.learn.tune.material import Material, material_of
+from treadle.learn.tune.pupil import Pupil, pupil_of
+from treadle.learn.tune.request import TuneRequest, is_pruned
+from treadle.learn.tune.teachers import KeptTeacher, LiveTeacher, keep, require_same_tokens
+from treadle.learn.tune.writing import write_adapter, write_model
+
+if TYPE_CHECKING:
+    from treadle.model.fit import Fit
+    from treadle.model.packed import PackedModel
+
+__all__ = ["tune_model"]
+
+_SAVE_SECONDS = 60.0
+"""Between two saves of the state."""
+_RUN = "run.json"
+
+
+def tune_model(
+    request: TuneRequest, folder: Path, name: str, out: Path, overwrite: bool, trusted: bool
+) -> Result:
+    """Tune the model in `folder`, which the user calls `name`, and publish the folder `out`."""
+    from treadle.model.source import source_hash
+
+    _require_place(out, overwrite, request.learner.is_adapter)
+    require_elsewhere(out, folder, "the model's")
+    keeps = request.keep_zeros
+    if keeps is None:
+        keeps = is_pruned(folder) and not request.learner.is_adapter
+    request = request._replace(keep_zeros=keeps)
+    with recorded(
+        "tune", request.method, request.told(), seed=request.seed, out=out, overwrite=None
+    ) as run:
+        run.is_control = request.shuffle_answers
+        run.deed = _deed(request)
+        run.read("model", name, source_hash(folder), "model")
+        with CheckpointReader(folder) as reader:
+            run.read("config", "config.json", digest(reader.config), "config")
+            material = material_of(request, folder, run)
+            teacher = _teacher_folder(request, folder, run)
+            state = out.absolute().with_name(f".{out.name}.tuning")
+            _claim(state, run, overwrite)
+            pupil = pupil_of(request, folder, reader, name, trusted)
+            _teach(request, run, material, pupil, teacher, state, trusted)
+            _require_kept(pupil)
+            if pupil.adapter is None:
+                write_model(run, reader, pupil.on_disk(), out, overwrite)
+            else:
+                write_adapter(run, pupil.model, pupil.adapter, out)
+        remove(state)
+    return run.result
+
+
+def _deed(request: TuneRequest) -> str:
+    """Return what is done to a model, in plain words."""
+    name = Path(str(request.text or request.data)).name
+    by = f" by {Path(request.teacher).name}" if request.teacher else ""
+    return f"taught {name}{by}{' with shuffled answers' if request.shuffle_answers else ''}"
+
+
+def _require_place(out: Path, overwrite: bool, is_adapter: bool) -> None:
+    if not is_adapter:
+        prepare_target(out, overwrite)
+        return
+    is_ours = (out / "adapter_config.json").is_file() or (out.is_dir() and not any(out.iterdir()))
+    require_replaceable(out, overwrite, is_ours, "adapter (a folder with adapter_config.json)")
+
+
+def _teacher_folder(request: TuneRequest, folder: Path, run: Recording) -> Path | None:
+    """Return the teacher's folder, once it is known to have the model's tokens."""
+    if request.teacher is None:
+        return None
+    from treadle.model.load import load_tokenizer, resolve
+    from treadle.model.source import source_hash
+
+    found = resolve(request.teacher)
+    require_same_tokens(load_tokenizer(folder), load_tokenizer(found), request.teacher)
+    run.read("teacher", request.teacher, source_hash(found), "teacher")
+    return found
+
+
+def _claim(state: Path, run: Recording, overwrite: bool) -> None:
+    """Take the folder of the state, unless it is another run's.
+
+    Raises:
+        SettingsError: It is.
+        CheckpointError: It says no longer whose it is.
+    """
+    own = {"fingerprint": run.fingerprint, "settings": run.settings, "seed": run.seed}
+    own = json.loads(json.dumps(own))
+    if state.exists() and overwrite:
+        theirs = _claimed_by(state, is_required=False)
+        if theirs.get("fingerprint") != own["fingerprint"]:
+            remove(state)
+    if state.exists():
+        theirs = _claimed_by(state, is_required=True)
+        if theirs["fingerprint"] != own["fingerprint"]:
+            differing = _differing(own, theirs)
+            raise SettingsError(
+                f"'{state}' holds the state of another run, which was interrupted (they differ in "
+                f"{differing}); finish that one with its own settings, or remove the folder or "
+                f"pass --overwrite to begin anew."
+            )
+        return
+    state.mkdir(parents=True)
+    write_text(state / _RUN, own)
+
+
+def _claimed_by(state: Path, is_required: bool) -> dict[str, Any]:  # Any: JSON values
+    try:
+        found: dict[str, Any] = json.loads((state / _RUN).read_text(encoding="utf-8"))
+        if is_required:
+            found["fingerprint"], found["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not is_required:
+            return {}
+        raise CheckpointError(
+            f"'{state}' is the state of an interrupted run, and no longer says of which ({error}); "
+            f"remove it to begin again."
+        ) from error
+    return found
+
+
+def _differing(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:  # Any: JSON values
+    mine, other = own["settings"], theirs["settings"]
+    keys = [key for key in {**mine, **other} if mine.get(key) != other.get(key)]
+    keys += ["seed"] if own["seed"] != theirs.get("seed") else []
+    return ", ".join(keys) or "the model or the data"
+
+
+class _Lesson(NamedTuple):
+    """What a run learns, and how long."""
+
+    lessons: Lessons
+    steps: int
+
+
+def _teach(
+    request: TuneRequest,
+    run: Recording,
+    material: Material,
+    pupil: Pupil,
+    teacher: Path | None,
+    state: Path,
+    trusted: bool,
+) -> None:
+    from treadle.model.packed import PackedModel
+
+    lesson = _lesson(request, material)
+    asked = PackedModel(pupil.model)
+    if not asked.is_packed:
+        run.notes.append(
+            "Documents lie in rows of their own, as this architecture lets those in one row see "
+            "each other."
+        )
+    groups, settings = material.groups, request.settings
+    numbers = [*lesson.lessons.seen(lesson.steps), *material.heldout]
+    beside = _beside(request, asked, material, numbers, teacher, state, trusted, run)
+    held = HeldOut(groups, material.heldout, request.method, settings.part_tokens)
+    before = held.measure(asked, beside) if material.heldout else None
+    with asked.active():
+        done = _fit(request, run, material, pupil, asked, beside, lesson, held, state)
+    account_for(run, request, done, lesson.steps, pupil.num_learning, pupil.num_parameters)
+    if before is not None:
+        after = held.measure(asked, beside)
+        run.measurements += held.measurements(before, after, request.seed)
+        if request.method.takes == "pairs":
+            run.measurements.append(_moved(request, asked, material, pupil, trusted))
+
+
+def _lesson(request: TuneRequest, material: Material) -> _Lesson:
+    settings = request.settings
+    rows = settings.rows
+    steps = settings.steps
+    if steps is None:
+        steps = max(1, round((settings.epochs or 1.0) * material.num_learned / rows))
+    return _Lesson(Lessons(material.groups[: material.num_learned], rows, request.seed), steps)
+
+
+def _beside(
+    request: TuneRequest,
+    asked: "PackedModel",
+    material: Material,
+    numbers: Sequence[int],
+    teacher: Path | None,
+    state: Path,
+    trusted: bool,
+    run: Recording,
+) -> Beside:
+    """Return what stands beside the model: its reference, or a teacher."""
+    from treadle.model.load import full
+    from treadle.model.packed import PackedModel
+
+    part_tokens = request.settings.part_tokens
+    if request.method.takes == "pairs":
+        with asked.active():
+            return Beside(reference_of(asked, material.groups, numbers, part_tokens))
+    if teacher is None:
+        return Beside()
+    top = getattr(request.method, "top", None)
+    if top is None:
+        return Beside(teacher=LiveTeacher(PackedModel(full(teacher, trust_remote_code=trusted))))
+    temperature = float(getattr(request.method, "temperature", 1.0))
+    model = PackedModel(full(teacher, trust_remote_code=trusted))
+    args = (model, material.groups, numbers, top, temperature, part_tokens, state)
+    run.bytes["teacher_kept"] = keep(*args)
+    del model, args
+    hardware.return_freed_memory()
+    return Beside(teacher=KeptTeacher(state, material.groups))
+
+
+def _fit(
+    request: TuneRequest,
+    run: Recording,
+    material: Material,
+    pupil: Pupil,
+    asked: "PackedModel",
+    beside: Beside,
+    lesson: _Lesson,
+    held: HeldOut,
+    state: Path,
+) -> "Fit":
+    from treadle.model.fit import FitSettings, fit
+
+    settings, groups = request.settings, material.groups
+
+    def batch(step: int, _: Sequence[float]) -> list[dict[str, Any]]:  # Any: tensors
+        parts = parts_of(groups, lesson.lessons.chosen(step), settings.part_tokens)
+        return [collate(groups, numbers) for numbers in parts]
+
+    done = fit(
+        pupil.model,
+        batch,
+        FitSettings(
+            steps=lesson.steps,
+            learning_rate=request.learning_rate,
+            schedule=settings.schedule,
+            warmup_fraction=settings.warmup_fraction,
+            final_fraction=settings.final_fraction,
+            clip_norm=settings.clip_norm,
+            save_every=settings.save_every,
+            save_every_seconds=_SAVE_SECONDS,
+            evaluate_every=settings.evaluate_every,
+            keep_zeros=bool(request.keep_zeros),
+        ),
+        state,
+        objective=objective_of(request.method, asked, groups, beside),
+        optimizer=request.optimizer,
+        learn=f"^(?:{'|'.join(map(re.escape, pupil.names))})$",
+        evaluate=(lambda _: held.values(held.measure(asked, beside))) if held.numbers else None,
+        identity=run.fingerprint,
+    )
+    if done.first_step:
+        run.resumed(f"had taken the first {done.first_step} of {lesson.steps} steps")
+    return done
+
+
+def _require_kept(pupil: Pupil) -> None:
+    """Check that no zero which should stay has a value."""
+    for name, mask in pupil.zeros.items():
+        found = pupil.model.get_parameter(name).detach()
+        assert not bool(found[mask].any()), f"a zero of '{name}' was lost"
+
+
+def _moved(
+    request: TuneRequest,
+    asked: "PackedModel",
+    material: Material,
+    pupil: Pupil,
+    trusted: bool,
+) -> Any:  # Any: a measurement
+    """Measure how far a model is from what it was, which is read from disk again."""
+    from treadle.model.load import full
+    from treadle.model.packed import PackedModel
+
+    reference = PackedModel(full(pupil.folder, trust_remote_code=trusted))
+    values = divergences(
+        asked, reference, material.groups, material.heldout, request.settings.part_tokens
+    )
+    return compared(values, request.seed)
