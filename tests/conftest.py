@@ -26,8 +26,6 @@ from treadle.core.cache import cache_folder  # noqa: E402  # after the hook
 from treadle.model import tiny  # noqa: E402
 
 torch.set_num_threads(1)
-# What was imported stays: looking at it again and again costs a tenth of all processor time.
-gc.collect()
 gc.freeze()
 gc.set_threshold(100_000, 20, 20)
 logging.disable_progress_bar()
@@ -44,6 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Count what the fast tests cost; the slow ones may cost what they need."""
     if "not slow" in config.option.markexpr:
         config.pluginmanager.register(Budget(), "cpu-budget")
+
+
+def pytest_collection_finish() -> None:
+    """Set aside what was imported: it stays, and looking at it again and again costs time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

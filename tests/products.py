@@ -1,14 +1,14 @@
 """Parameters of tests: what the fast tests try of a product, and what only all tests do."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import combinations, product
 from typing import Any
 
 import pytest
 
-__all__ = ["each_kind", "few", "pairwise"]
+__all__ = ["ALIKE", "each_kind", "fast_where", "few", "pairwise"]
 
-_ALIKE = frozenset({"cohere2", "gemma", "granite", "smollm3", "starcoder2"})
+ALIKE = frozenset({"cohere2", "gemma", "granite", "smollm3", "starcoder2"})
 """Architectures whose facts are those of another one."""
 
 
@@ -26,10 +26,21 @@ def few(values: Iterable[Any], *kept: Any) -> list[Any]:  # Any: parameters
     ]
 
 
+def fast_where(
+    is_fast: Callable[..., bool],
+    *axes: Iterable[Any],  # Any: values of axes
+) -> list[Any]:
+    """Return the whole product of some axes, of which only that is fast what `is_fast` says."""
+    return [
+        values if is_fast(*values) else pytest.param(*values, marks=pytest.mark.slow)
+        for values in product(*axes)
+    ]
+
+
 def each_kind(model_types: Iterable[str]) -> list[Any]:
     """Return all architectures, of which those are fast whose facts are like no other's."""
     found = list(model_types)
-    return few(found, *(one for one in found if one not in _ALIKE))
+    return few(found, *(one for one in found if one not in ALIKE))
 
 
 def pairwise(*axes: Iterable[Any]) -> list[Any]:  # Any: values of axes

@@ -3,11 +3,14 @@
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
+from typing import Optional
 
 import jaxtyping
 import pytest
 import torch
 
+from shape_checks import check
 from treadle.core import shapes
 from treadle.model.text import Windows
 from treadle.shrink.prune.patterns import choose, parse_pattern
@@ -67,3 +70,43 @@ def test_the_tests_check_them() -> None:
         choose(torch.zeros(4, 4, dtype=torch.int64), parse_pattern("rows"), 0.5)
     assert choose(torch.zeros(4, 4), parse_pattern("rows"), 0.5).shape == (4, 4)
     assert Windows.__annotations__["tokens"] is not None
+
+
+Square = jaxtyping.Float[torch.Tensor, "size size"]
+
+
+def plain(size: int, names: "list[str]") -> "tuple[Unknown, ...]":
+    return (size, *names)
+
+
+def as_it_is(values: Square) -> None: ...
+
+
+def within(values: Square | tuple[Square, ...] | None) -> None: ...
+
+
+def in_words(values: "Square") -> None: ...
+
+
+def in_words_within(values: Optional["Square"]) -> None: ...
+
+
+def returned(values: object) -> Square:
+    return values
+
+
+@dataclass
+class Held:
+    values: Square
+
+
+def test_a_function_without_shapes_is_left_as_it_is() -> None:
+    assert jaxtyping.jaxtyped(typechecker=check)(plain) is plain
+
+
+@pytest.mark.parametrize("named", [as_it_is, within, in_words, in_words_within, returned, Held])
+def test_shapes_are_found_wherever_they_are_named(named) -> None:
+    checked = jaxtyping.jaxtyped(typechecker=check)(named)
+    checked(torch.zeros(2, 2))
+    with pytest.raises(jaxtyping.TypeCheckError):
+        checked(torch.zeros(2, 3))

@@ -52,6 +52,14 @@ HOLDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def _others_set_aside() -> None:
+    """Let the collector look at nothing that other tests left."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("_others_set_aside")
 @pytest.mark.parametrize("hold", HOLDS.values(), ids=HOLDS)
 def test_what_is_pointed_to_lives_as_long_as_the_pointer(hold) -> None:
     array = np.arange(1000.0)

@@ -147,7 +147,7 @@ def test_cancelled_neighbours(case):
     assert [r.finish_reason for r in requests[5:]] == ["length"] * 3
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 5, 13, 64])
+@pytest.mark.parametrize("chunk", few([1, 2, 5, 13, 64], 2, 13))
 def test_more_chunk_sizes(llama_case, chunk):
     settings = {"max_num_seqs": min(2, chunk), "max_num_batched_tokens": chunk}
     llama_case.check_all(llama_case.engine(**settings), prompts()[5:11])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from naive import plain_model
+from products import ALIKE
 from runtime.flat import EXECUTORS, executor_of
 from runtime.rope_models import BOUND, LONGEST, PLACED, ROPES, answered, overrides, parameters, told
 from treadle.core.checkpoint import CheckpointReader
@@ -48,7 +49,8 @@ def crosses() -> list:
             continue
         if model_type in PLACED and rope != "default":
             continue
-        is_fast = model_type in PLACED or rope == "longrope" or model_type == "llama"
+        is_fast = model_type in PLACED or model_type == "llama"
+        is_fast |= rope == "longrope" and model_type not in ALIKE
         marks = [] if is_fast else [pytest.mark.slow]
         found.append(pytest.param(model_type, rope, executor, marks=marks))
     return found

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from products import fast_where, few
 from treadle.core.errors import DataError, SettingsError
 from treadle.model import tiny
 from treadle.model.graph.arena import ArenaLayout, ArenaStep
@@ -61,8 +62,13 @@ def test_every_architecture_trains_to_the_same_bits(model_type):
     require_both_ways(captured, model, trained(model, batches, clip_norm=0.5), batches, order)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize(
+    ("optimizer", "clip_norm"),
+    fast_where(
+        lambda optimizer, clip_norm: optimizer == "adamw" or clip_norm is None,
+        *(OPTIMIZERS, [None, 0.5]),
+    ),
+)
 def test_optimizers_agree_with_pytorchs(optimizer, clip_norm):
     model, batches = tiny_lm("llama"), token_batches()
     captured = capture_model(
@@ -79,7 +85,7 @@ def test_optimizers_agree_with_pytorchs(optimizer, clip_norm):
     )
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", few([0, 1, 2], 0))
 def test_any_order_gives_the_same_bits(seed):
     model, batches = tiny_lm("gpt2"), token_batches()
     model.set_attn_implementation("eager")

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from products import fast_where
 from treadle.core.errors import CapacityError, CheckpointError, SettingsError
 from treadle.model import tiny
 from treadle.runtime import LLM, SamplingParams
@@ -40,8 +41,13 @@ def through_json(exported):
     return exported._replace(state=json.loads(json.dumps(exported.state)))
 
 
-@pytest.mark.parametrize("num_steps", [0, 1, 2, 9, 15])
-@pytest.mark.parametrize("kv_dtype", ["fp32", "int8"])
+@pytest.mark.parametrize(
+    ("num_steps", "kv_dtype"),
+    fast_where(
+        lambda num_steps, kv_dtype: (num_steps in (1, 9)) == (kv_dtype == "int8"),
+        *([0, 1, 2, 9, 15], ["fp32", "int8"]),
+    ),
+)
 def test_goes_on_with_equal_tokens(make, num_steps, kv_dtype):
     """Whether it waits, is in the middle of its prompt, or generates."""
     options = {"kv_dtype": kv_dtype, "max_num_batched_tokens": 20}

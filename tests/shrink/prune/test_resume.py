@@ -41,8 +41,9 @@ SCRIPT = textwrap.dedent(
     from shrink.prune.test_resume import CASES
     from treadle.core.checkpoint import CheckpointWriter
 
-    model, text, folder = sys.argv[1:]
-    for name, (method, settings, last) in CASES.items():
+    model, text, folder, *names = sys.argv[1:]
+    for name in names:
+        method, settings, last = CASES[name]
         pid = os.fork()
         if pid == 0:
             mark_done = CheckpointWriter.mark_done
@@ -68,12 +69,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def killed(model: Path, text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder in which each case was killed in the middle."""
+def killed(
+    model: Path,
+    text: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Path:
+    """Return a folder in which each case of this run was killed in the middle."""
     folder = tmp_path_factory.mktemp("killed")
     tests = Path(__file__).parents[2]
+    asked = [item for item in request.session.items if item.path == request.path]
+    names = sorted(item.callspec.params["name"] for item in asked if "killed" in item.fixturenames)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(model), text, str(folder)],
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(model), text, str(folder), *names],
         env={**os.environ, "PYTHONPATH": str(tests)},
         capture_output=True,
         text=True,

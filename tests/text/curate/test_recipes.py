@@ -60,7 +60,7 @@ def test_curated_text_is_tried_beside_raw_text(tmp_path):
     assert recipe.steps[-1].out == "trial"
     document = yaml.safe_load((RECIPES / "corpus.yaml").read_text())
     document["artefacts"] = {"machine": "stdlib:sources"}
-    small = {"num_steps": 2, "num_seeds": 1, "hidden": 32, "layers": 1, "heldout_rows": 8}
+    small = {"steps": 2, "num_seeds": 1, "hidden": 32, "layers": 1, "heldout_rows": 8}
     document["steps"][-1]["curate"] |= small
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(document))

@@ -8,7 +8,7 @@ from treadle.core.errors import SettingsError
 from treadle.core.result import read_result
 from treadle.text.curate import pack, trial
 
-SMALL = {"num_steps": 25, "num_seeds": 2, "hidden": 32, "layers": 1, "heldout_rows": 24}
+SMALL = {"steps": 25, "num_seeds": 2, "hidden": 32, "layers": 1, "heldout_rows": 24}
 
 
 def packed(tmp_path, name, texts, **options):
@@ -65,7 +65,7 @@ def test_text_beats_noise_on_text_and_loses_on_noise(tmp_path):
 def test_the_same_corpus_twice_is_no_different(tmp_path):
     one, two = (packed(tmp_path, name, sentences(1)) for name in ("one", "two"))
     text = packed(tmp_path, "text", sentences(2))
-    options = {**SMALL, "num_steps": 3}
+    options = {**SMALL, "steps": 3}
     result = trial([one, two], tmp_path / "out", heldout=[text], **options)
     entry = result.measurement("two minus one on text")
     assert entry.value == entry.low == entry.high == 0

@@ -37,7 +37,7 @@ def trial(
     out: Path,
     *,
     heldout: list[Path],
-    num_steps: int = 200,
+    steps: int = 200,
     num_seeds: int = 3,
     hidden: int = 128,
     layers: int = 2,
@@ -59,7 +59,7 @@ def trial(
             is what the others are compared with.
         out: Folder for result.json.
         heldout: Packed texts to be measured on, which none of the corpora should hold.
-        num_steps: Steps of training.
+        steps: Steps of training.
         num_seeds: Models for each corpus.
         hidden: Width of the models.
         layers: Decoder blocks of the models.
@@ -81,7 +81,7 @@ def trial(
     _require_fit(len(corpora) + len(heldout), trained, measured)
     small = _Small(hidden, layers)
     settings = {
-        "num_steps": num_steps,
+        "steps": steps,
         "num_seeds": num_seeds,
         **small._asdict(),
         "learning_rate": learning_rate,
@@ -96,13 +96,13 @@ def trial(
         found: dict[tuple[str, str], list[Losses]] = {}
         for number in range(num_seeds):
             for name, ledger in trained.items():
-                model, losses = _trained(ledger, small, num_steps, learning_rate, seed + number)
+                model, losses = _trained(ledger, small, steps, learning_rate, seed + number)
                 curves.setdefault(name, losses)
                 for text, other in measured.items():
                     rows = min(heldout_rows, other.num_rows)
                     found.setdefault((name, text), []).append(_losses(model, other, rows))
         tables = {key: np.stack(rows) for key, rows in found.items()}
-        _account_for(run, tables, curves, trained, num_steps, seed)
+        _account_for(run, tables, curves, trained, steps, seed)
     return run.result
 
 
@@ -127,7 +127,7 @@ def _hash_of(ledger: Ledger) -> str:
 
 
 def _trained(
-    ledger: Ledger, small: _Small, num_steps: int, learning_rate: float, seed: int
+    ledger: Ledger, small: _Small, steps: int, learning_rate: float, seed: int
 ) -> "tuple[CausalLM, list[float]]":
     """Return a model trained on the first steps of a corpus, and its losses."""
     import torch
@@ -138,7 +138,7 @@ def _trained(
         return torch.from_numpy(ledger.batch(step).astype(np.int64))
 
     model = _fresh(ledger, small, seed)
-    done = fit(model, batch, FitSettings(steps=num_steps, learning_rate=learning_rate))
+    done = fit(model, batch, FitSettings(steps=steps, learning_rate=learning_rate))
     return model, done.losses
 
 
@@ -185,7 +185,7 @@ def _account_for(
     tables: dict[tuple[str, str], Losses],
     curves: dict[str, list[float]],
     trained: dict[str, Ledger],
-    num_steps: int,
+    steps: int,
     seed: int,
 ) -> None:
     from treadle.model.fit import loss_figure
@@ -200,8 +200,8 @@ def _account_for(
             of = Comparison(score=f"loss of {name} on {text}", baseline=first, neutral=0.0)
             measurements.append(_measured(f"{name} minus {first} on {text}", apart, seed, of))
             against.setdefault(text, []).append(measurements[-1])
-    tokens = num_steps * trained[first].order.rows * trained[first].order.seq_len
-    epochs = {name: num_steps / ledger.steps_per_epoch for name, ledger in trained.items()}
+    tokens = steps * trained[first].order.rows * trained[first].order.seq_len
+    epochs = {name: steps / ledger.steps_per_epoch for name, ledger in trained.items()}
     notes = [f"{tokens} tokens a model: {turns:.2g} epochs of {n}." for n, turns in epochs.items()]
     notes += [_verdict(entry) for entries in against.values() for entry in entries]
     figures = [loss_figure(curves), _figure("Held-out loss", bars)]
