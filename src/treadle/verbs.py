@@ -50,6 +50,14 @@ VERBS = {
             "Teach a model: by answers, by preferences, or by another model.",
             "treadle.learn.tune:tune",
             "treadle.learn.tune:METHODS",
+            (
+                Verb(
+                    "fresh",
+                    "learn",
+                    "Make a small base model, taught on text and on skills' looks.",
+                    "treadle.learn.tune:fresh",
+                ),
+            ),
         ),
         Verb(
             "plan",

@@ -1,14 +1,20 @@
-"""A model with no past: from a config to weights as its architecture initialises them."""
+"""A model with no past: from a config to weights as its architecture initialises them.
 
+And a tokenizer with none, made of the texts that the model will read.
+"""
+
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from treadle.core.errors import UnsupportedModelError
 from treadle.core.seed import stream_seed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-__all__ = ["fresh_model"]
+__all__ = ["fresh_model", "fresh_tokenizer"]
+
+_END = "<|end|>"
 
 
 def fresh_model(config: dict[str, Any], seed: int) -> "PreTrainedModel":  # Any: JSON values
@@ -60,3 +66,28 @@ def _initialise(model: "PreTrainedModel", seed: int) -> None:
         torch.manual_seed(stream_seed(seed, f"{name}.{own}"))
         with torch.no_grad():
             model._init_weights(module)
+
+
+def fresh_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
+    """Return a byte-level BPE tokenizer made from texts, in which every digit is a token.
+
+    Args:
+        texts: What its merges are counted in.
+        vocab_size: Most tokens; few texts give fewer. 256 are the bytes, and one ends a text.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([digits, plain])
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[_END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_END, pad_token=_END)

@@ -2,9 +2,10 @@
 
 from treadle.core.skills.facts import KnownFact, facts
 from treadle.core.skills.items import skill_digest, skill_forms, skill_items
-from treadle.core.skills.spec import SkillItem, SkillSpec, Split, is_skill, parse_skill
+from treadle.core.skills.spec import NAMES, SkillItem, SkillSpec, Split, is_skill, parse_skill
 
 __all__ = [
+    "NAMES",
     "KnownFact",
     "SkillItem",
     "SkillSpec",

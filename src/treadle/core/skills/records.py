@@ -1,4 +1,4 @@
-"""The skills lookup and json, which look alike: a small table, and one key of it or two.
+"""The skills lookup and json, which look alike: a record, and one key of it or two.
 
 One key asks for its value, two ask for both as a JSON object, in the order in which they are asked.
 """
@@ -14,68 +14,73 @@ from treadle.core.skills.spec import Posed, SkillItem, Split, split_of
 
 __all__ = ["lookups", "objects"]
 
-_CONSONANTS, _VOWELS = "bdklmnprvz", "aeiou"
-_WORDS = ["".join(word) for word in itertools.product(_CONSONANTS, _VOWELS, _CONSONANTS)]
-"""Keys are no words that a model knows, and more than it could learn one by one."""
+_VALUES = {
+    "colour": ("red", "blue", "green", "white", "black", "brown", "pink", "grey"),
+    "metal": ("gold", "iron", "tin", "lead", "zinc", "steel", "brass", "copper"),
+    "fruit": ("apple", "pear", "plum", "grape", "lemon", "melon", "cherry", "fig"),
+    "animal": ("cat", "dog", "horse", "cow", "goat", "hen", "duck", "pig"),
+    "month": ("May", "June", "July", "March", "April", "August", "October", "January"),
+    "tool": ("hammer", "saw", "drill", "axe", "spade", "rake", "knife", "brush"),
+    "drink": ("tea", "milk", "water", "juice", "wine", "beer", "cocoa", "cider"),
+    "room": ("kitchen", "hall", "attic", "cellar", "bath", "porch", "office", "garage"),
+}
+"""By key: what may stand behind it."""
 _NUM_ENTRIES = 4
-_NUM_VALUES = 10
 _NUMBERS = range(10**7)
-"""Of the tables that are drawn until enough are found."""
+"""Of the records that are drawn until enough are found."""
 
 
 def lookups(split: Split, count: int, seed: int) -> list[Posed]:
-    """Return items whose tables hold only keys of that split."""
-    words = [word for word in _WORDS if split_of(f"key {word}") == split]
-    tables = (_table(words, numpy_stream(seed, f"skills lookup {split} {n}")) for n in _NUMBERS)
-    return _first_distinct((_lookup(table) for table in tables), count)
+    """Return items whose records have keys that, all together, stand in that split alone."""
+    records = (_drawn(numpy_stream(seed, f"skills lookup {split} {n}")) for n in _NUMBERS)
+    fitting = (one for one in records if split_of(f"keys {_together(one.keys)}") == split)
+    return _first_distinct((_lookup(record) for record in fitting), count)
 
 
 def objects(split: Split, count: int, seed: int) -> list[Posed]:
     """Return items that ask for two keys which, together, are asked for in that split alone."""
-    words = [word for word in _WORDS if split_of(f"key {word}") == "train"]
-    tables = (_table(words, numpy_stream(seed, f"skills json {split} {n}")) for n in _NUMBERS)
-    asked = (table for table in tables if split_of(_schema(table)) == split)
-    return _first_distinct((_object(table) for table in asked), count)
+    records = (_drawn(numpy_stream(seed, f"skills json {split} {n}")) for n in _NUMBERS)
+    fitting = (one for one in records if split_of(f"schema {_together(one.asked)}") == split)
+    return _first_distinct((_object(record) for record in fitting), count)
 
 
-class _Table(NamedTuple):
-    """Keys and values in the order in which they are written, and the places asked for."""
+class _Record(NamedTuple):
+    """Keys in the order in which they are written, their values, and the keys asked for."""
 
-    keys: list[str]
-    values: list[int]
-    asked: tuple[int, int]
+    keys: tuple[str, ...]
+    values: dict[str, str]
+    asked: tuple[str, ...]
 
     def __str__(self) -> str:
-        pairs = (f"{key} {value}" for key, value in zip(self.keys, self.values, strict=True))
-        return ", ".join(pairs) + ";"
+        return ", ".join(f"{key} {self.values[key]}" for key in self.keys) + ";"
 
 
-def _table(words: list[str], generator: np.random.Generator) -> _Table:
-    """Return a table in which no two keys and no two values are alike."""
-    keys = [words[place] for place in generator.permutation(len(words))[:_NUM_ENTRIES]]
-    values = [int(value) for value in generator.permutation(_NUM_VALUES)[:_NUM_ENTRIES]]
-    first, second = (int(place) for place in generator.permutation(_NUM_ENTRIES)[:2])
-    return _Table(keys, values, (first, second))
+def _drawn(generator: np.random.Generator) -> _Record:
+    known = list(_VALUES)
+    keys = tuple(known[place] for place in generator.permutation(len(known))[:_NUM_ENTRIES])
+    values = {key: _VALUES[key][int(generator.integers(len(_VALUES[key])))] for key in keys}
+    asked = tuple(keys[place] for place in generator.permutation(_NUM_ENTRIES)[:2])
+    return _Record(keys, values, asked)
 
 
-def _schema(table: _Table) -> str:
-    return "schema " + " ".join(sorted(table.keys[place] for place in table.asked))
+def _together(keys: Iterable[str]) -> str:
+    return " ".join(sorted(keys))
 
 
-def _lookup(table: _Table) -> Posed:
-    asked = table.asked[0]
-    item = SkillItem(f"{table} {table.keys[asked]}", f" {table.values[asked]}")
-    return Posed(item, [f" {value}" for value in table.values])
+def _lookup(record: _Record) -> Posed:
+    asked = record.asked[0]
+    item = SkillItem(f"{record} {asked}", f" {record.values[asked]}")
+    return Posed(item, [f" {record.values[key]}" for key in record.keys])
 
 
-def _object(table: _Table) -> Posed:
-    first, second = (table.keys[place] for place in table.asked)
-    known = {
-        pair: f' {{"{first}": {pair[0]}, "{second}": {pair[1]}}}'
-        for pair in itertools.permutations(table.values, 2)
-    }
-    right = known[table.values[table.asked[0]], table.values[table.asked[1]]]
-    return Posed(SkillItem(f"{table} {first}, {second}", right), list(known.values()))
+def _object(record: _Record) -> Posed:
+    first, second = record.asked
+
+    def written(one: str, other: str) -> str:
+        return f' {{"{first}": "{record.values[one]}", "{second}": "{record.values[other]}"}}'
+
+    item = SkillItem(f"{record} {first}, {second}", written(first, second))
+    return Posed(item, [written(*keys) for keys in itertools.permutations(record.keys, 2)])
 
 
 def _first_distinct(posed: Iterable[Posed], count: int) -> list[Posed]:
