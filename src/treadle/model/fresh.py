@@ -4,15 +4,16 @@ And a tokenizer with none, made of the texts that the model will read.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treadle.core.errors import UnsupportedModelError
 from treadle.core.seed import stream_seed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-__all__ = ["fresh_model", "fresh_tokenizer"]
+__all__ = ["fresh_model", "fresh_tokenizer", "save_whole"]
 
 _END = "<|end|>"
 
@@ -91,3 +92,19 @@ def fresh_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokeniz
     )
     bpe.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_END, pad_token=_END)
+
+
+def save_whole(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path
+) -> None:
+    """Write a model that is in memory, and its tokenizer, into `folder`, as they are published."""
+    from transformers.utils import logging
+
+    has_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model.save_pretrained(folder, save_original_format=True)
+        tokenizer.save_pretrained(folder)
+    finally:
+        if has_bars:
+            logging.enable_progress_bar()

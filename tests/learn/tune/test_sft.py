@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learn.tune.cases import QUESTIONS, drawn, written
+from treadle.core.errors import DataError
 from treadle.learn.tune import tune
 from treadle.learn.tune.methods.sft import SFT
+from treadle.learn.tune.rows import read_rows
 
 
 def naive(found, smoothing):
@@ -53,3 +55,13 @@ def test_a_model_learns_its_answers_and_not_those_of_others(llama, tmp_path):
         tmp_path / "other", tmp_path / "y", "sft", data=data, steps=1, heldout=data
     ).measurement("heldout_loss_before")
     assert right.value < wrong.value - 0.1
+
+
+def test_a_question_with_choices_is_learned_by_its_right_one(tmp_path):
+    row = {"query": "The sky is", "choices": ["green.", "blue."], "gold": 1}
+    found = read_rows(written(tmp_path / "choice.jsonl", [row]), False).rows[0]
+    assert (found.prompt, found.answer) == ("The sky is", " blue.")
+    for wrong in ({"gold": 2}, {"gold": "1"}, {"choices": "blue"}, {"choices": [1, 2]}):
+        data = written(tmp_path / "wrong.jsonl", [row, row | wrong])
+        with pytest.raises(DataError, match=r"Line 2 .*write \{\"query\""):
+            read_rows(data, False)

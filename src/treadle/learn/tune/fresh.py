@@ -188,10 +188,11 @@ def _account_for(run: Recording, model: "CausalLM", done: "Fit") -> None:
 
 def _write(run: Recording, model: "CausalLM", tokenizer: "Tokenizer", out: Path) -> None:
     """Publish the model's folder."""
+    from treadle.model.fresh import save_whole
+
     folder = out.absolute().with_name(f".{out.name}.partial")
     remove(folder)
-    model.save_pretrained(folder, save_original_format=True)
-    tokenizer.save_pretrained(folder)
+    save_whole(model, tokenizer, folder)
     run.bytes["output"] = (folder / "model.safetensors").stat().st_size
     run.finish(folder)
     made = run.manifest([side_file("result", RESULT_FILE)])

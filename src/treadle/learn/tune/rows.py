@@ -29,6 +29,7 @@ _FORMS = (
     '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}, '
     '{"prompt": "...", "answer": "..."} or {"text": "..."}'
 )
+_CHOICE = '{"query": "...", "choices": ["...", "..."], "gold": 0}'
 _PAIR = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
 
 
@@ -220,11 +221,23 @@ def _row(where: str, record: Mapping[str, Any]) -> Row:  # Any: JSON values
             said = (*_messages(where, prompt, record[prompt]), *_said(where, record, answer))
             return Conversation(where, said)
         return Prompted(where, _text(where, record, prompt), _text(where, record, answer))
+    if "choices" in record and "gold" in record:
+        return _chosen(where, record)
     if "chosen" in record and "rejected" in record:
         raise DataError(f"{where.capitalize()} is a pair; use dpo, or write {_FORMS}.")
     if record.get("text") is not None and not prompt and not answer:
         return Text(where, _text(where, record, "text"))
     raise DataError(f"{where.capitalize()} {_keys(record)}; write {_FORMS}.")
+
+
+def _chosen(where: str, record: Mapping[str, Any]) -> Prompted:  # Any: JSON values
+    """Return a question of `evaluate choice` with its right choice, joined as that task joins."""
+    choices, gold = record["choices"], record["gold"]
+    is_place = isinstance(choices, list) and isinstance(gold, int) and 0 <= gold < len(choices)
+    if "query" not in record or not is_place or not isinstance(choices[gold], str):
+        raise DataError(f"{where.capitalize()} {_keys(record)}; write {_CHOICE}.")
+    query = _text(where, record, "query")
+    return Prompted(where, query, f" {choices[gold]}")
 
 
 def _pair(where: str, record: Mapping[str, Any]) -> PreferredPair:  # Any: JSON values
