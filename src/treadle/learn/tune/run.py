@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["tune_model"]
 
-_SAVE_SECONDS = 60.0
+_SAVE_SECONDS = 120.0
 """Between two saves of the state."""
 _RUN = "run.json"
 
