@@ -26,7 +26,7 @@ def alone(model):
 
 @pytest.mark.parametrize("model_type", each_kind(tiny.CONFIGS))
 def test_no_token_sees_another_document(model_type, tiny_model):
-    model = full(tiny_model(model_type))
+    model = full(tiny_model(model_type)).double()
     for parameter in model.parameters():
         parameter.requires_grad_()
     expected = alone(model)
@@ -38,10 +38,10 @@ def test_no_token_sees_another_document(model_type, tiny_model):
     with packed.active():
         found = packed.logits(TOKENS, LENGTHS, WANTED)
         found.square().sum().backward()
-    assert torch.allclose(found, expected, atol=1e-5)
+    near = 1e-5 if "gemma" in model_type else 1e-9  # Gemma's norms compute in float32 anyway
+    assert torch.allclose(found, expected, atol=near)
     for name, gradient in gradients.items():
-        size = max(0.1, float(gradient.abs().max()))  # some are zero but for rounding
-        assert float((model.get_parameter(name).grad - gradient).abs().max()) < 1e-4 * size, name
+        assert torch.allclose(model.get_parameter(name).grad, gradient, atol=10 * near), name
 
 
 def test_a_change_of_one_document_changes_no_other_bit(llama):

@@ -150,7 +150,7 @@ def verb_flag(entry: VerbParameter) -> Flag:
     """Return a verb's parameter; an axis becomes a choice of names."""
     annotation: Any = entry.annotation
     if entry.axis is not None:
-        annotation = Literal[tuple(entry.axis.table)]
+        annotation = Literal[tuple(entry.axis.table)] if entry.axis.otherwise is None else str
         if entry.default is None:
             annotation = annotation | None
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

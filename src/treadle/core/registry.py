@@ -34,9 +34,13 @@ class Registry(Generic[M]):
     ``axis/name``.
     """
 
-    def __init__(self, axis: str, table: dict[str, str]) -> None:
+    def __init__(
+        self, axis: str, table: dict[str, str], otherwise: tuple[str, str] | None = None
+    ) -> None:
         self.axis = axis
         self.table = dict(table)
+        self.otherwise = otherwise
+        """A method and a setting of it: a text that names no method is that setting's value."""
         self.actions: dict[str, str] = {}
         """Names that stand for no method, and what to call in Python instead."""
         for entry in entry_points(group="treadle.methods"):
@@ -99,7 +103,7 @@ class Registry(Generic[M]):
                 f"The {self.axis} {value!r} is none: give a name, or a mapping of the key 'method' "
                 f"and its settings. {near('', self.table)}"
             )
-        fields, own = _mapping(value), _mapping(default)
+        fields, own = _mapping(self._named(value)), _mapping(default)
         if own and fields.get("method", own["method"]) == own["method"]:
             fields = {**own, **fields}
         if "method" not in fields:
@@ -123,6 +127,13 @@ class Registry(Generic[M]):
             return cls(**fields)
         except ValidationError as error:
             raise _refused(f"{self.axis} '{cls.name}'", cls, error) from error
+
+    def _named(self, value: str | Choice | None) -> str | Choice | None:
+        """Return a choice by a method's name."""
+        if self.otherwise is None or not isinstance(value, str) or value in self.table:
+            return value
+        method, setting = self.otherwise
+        return {"method": method, setting: value}
 
     def _with_setting(self, setting: str) -> list[str]:
         """Return the methods that have a setting."""

@@ -96,6 +96,14 @@ def test_zeros_of_a_pruned_model_stay_through_every_tuning(llama, tmp_path):
     assert manifest.provenance.settings["keep_zeros"] is True
 
 
+def test_zeros_that_are_not_there_cannot_be_kept(llama, tmp_path):
+    data = written(tmp_path / "rows.jsonl", QUESTIONS)
+    with pytest.raises(SettingsError, match="has nothing to keep"):
+        tune(llama, tmp_path / "out", "sft", data=data, keep_zeros=True, **SHORT)
+    prune(llama, tmp_path / "narrow", "magnitude", pattern="neurons", sparsity=0.5)
+    tune(tmp_path / "narrow", tmp_path / "out", "sft", data=data, **SHORT)  # none are left
+
+
 def test_codes_of_few_bits_do_not_learn_but_factors_and_norms_beside_them_do(llama, tmp_path):
     data = written(tmp_path / "rows.jsonl", QUESTIONS)
     quantize(llama, tmp_path / "q", "rtn", bits=8, group=16)

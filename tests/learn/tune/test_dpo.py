@@ -72,5 +72,7 @@ def test_the_margin_of_pairs_that_are_not_learned_rises(llama, tmp_path):
     assert result.measurement("heldout_accuracy").value == 1
     assert result.measurement("kl_to_reference").value > 0
     assert "heldout_bits_per_byte_difference" in [entry.name for entry in result.measurements]
+    (rewards,) = [figure for figure in result.figures if figure.title == "Held-out rewards"]
+    assert [series.x for series in rewards.series] == [[0, 3, 6]] * 2
     assert result.measurement("loss_first").value == pytest.approx(math.log(2), abs=1e-4)
     assert result.measurement("loss_last").value < 0.6

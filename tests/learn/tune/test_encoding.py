@@ -63,6 +63,14 @@ def test_every_turn_of_the_assistant_is_an_answer(tokenizer):
     assert rendered.startswith(tokenizer.decode(document.tokens))
 
 
+def test_an_answer_that_nobody_asked_for_and_tools(tokenizer):
+    tokenizer.chat_template = "{% for t in tools or [] %}[{{ t.name }}]{% endfor %}" + TEMPLATE
+    row = Conversation("here", ({"role": "assistant", "content": "hello"},), ({"name": "look"},))
+    (document,) = Encoder(tokenizer, False).documents(row)
+    assert tokenizer.decode(document.tokens) == "[look]<assistant>hello<|end|>"
+    assert said(tokenizer, document) == ["hello<|end|>"]
+
+
 def test_a_chat_is_what_a_user_says(tokenizer):
     row = Prompted("here", "one", "two")
     (document,) = Encoder(tokenizer, True).documents(row)
@@ -98,7 +106,7 @@ def test_of_a_pair_the_last_answers_are_compared(tokenizer):
     ("template", "messages", "says"),
     [
         (None, MESSAGES, "no chat template; copy one"),
-        ("{{ raise_exception('no system') }}", MESSAGES, "refuses here .*no system"),
+        ("{{ raise_exception('no system') }}", MESSAGES, r"Here is refused by .*no system"),
         (
             "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}",
             MESSAGES,

@@ -60,6 +60,8 @@ def test_a_text_is_cut_into_windows_of_which_the_last_is_shorter():
     assert [group[0].tokens.tolist() for group in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert sum(group[0].answer_bytes for group in found) == 30
     assert not any(group[0].is_answer[0] for group in found)
+    begun = windows(TaughtDocument("t", np.arange(7), np.arange(7) > 0, 6), 4, first=0)
+    assert [group[0].tokens.tolist() for group in begun] == [[0, 1, 2, 3], [0, 4, 5, 6]]
     assert len(windows(TaughtDocument("t", np.arange(5), np.arange(5) > 0, 9), 4)) == 1
 
 

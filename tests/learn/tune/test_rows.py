@@ -97,6 +97,11 @@ def test_a_skill_is_its_training_items():
         ('{"prompt": 3, "answer": "b"}', False, "prompt is int '3', and a text was expected"),
         ('{"prompt": "a", "answer": "\\ud800"}', False, "half of a surrogate pair"),
         ('{"messages": []}', False, "messages is no list of messages"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}], "tools": "x"}',
+            False,
+            "tools is no list",
+        ),
         ('{"messages": [{"role": "usr", "content": "a"}]}', False, "Did you mean 'user'"),
         (json.dumps(PAIRS[0]), False, "is a pair; use dpo"),
         (json.dumps(QUESTIONS[0]), True, "has the keys prompt, answer; write .*chosen"),

@@ -1,8 +1,9 @@
 """What a training showed: numbers, curves, and what is to be said of it."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from treadle.core.result import Measurement
+from treadle.core.result import Figure, Measurement, Series
 from treadle.core.run import Recording
 from treadle.learn.tune.request import TuneRequest
 
@@ -60,3 +61,20 @@ def account_for(
         speed_figure({name: done}),
         memory_figure({name: done}),
     ]
+    rewards = {k: v for k, v in done.evaluations.items() if k not in evaluations}
+    if rewards:
+        run.figures.append(_rewards_figure(rewards))
+
+
+def _rewards_figure(found: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
+    """Return what pairs that are held out showed as training went."""
+    return Figure(
+        kind="line",
+        title="Held-out rewards",
+        x_label="step",
+        y_label="margin of rewards, or share of pairs",
+        series=[
+            Series(name=name, x=[step for step, _ in values], y=[value for _, value in values])
+            for name, values in found.items()
+        ],
+    )

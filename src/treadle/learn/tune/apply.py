@@ -25,13 +25,13 @@ def tune(
     out: Path,
     method: Tuning | str,
     *,
-    data: str | None = None,
-    text: str | None = None,
-    teacher: str | None = None,
+    data: str | Path | None = None,
+    text: str | Path | None = None,
+    teacher: str | Path | None = None,
     learn: Annotated[Learner | str | Choice, LEARNERS] = "all",
     optimizer: Annotated[Optimizer | str | Choice, OPTIMIZERS] = "adamw",
     training: TuneSettings | None = None,
-    heldout: str | None = None,
+    heldout: str | Path | None = None,
     heldout_fraction: float | None = None,
     chat: bool = False,
     shuffle_answers: bool = False,
@@ -95,13 +95,13 @@ def tune(
 
     request = TuneRequest(
         METHODS.resolve(method),
-        LEARNERS.resolve(_named(learn), "all"),
+        LEARNERS.resolve(learn, "all"),
         OPTIMIZERS.resolve(optimizer, _ADAMW),
         training or TuneSettings(),
-        data,
-        text,
-        teacher,
-        heldout,
+        _said(data),
+        _said(text),
+        _said(teacher),
+        _said(heldout),
         heldout_fraction,
         chat,
         shuffle_answers,
@@ -112,8 +112,6 @@ def tune(
     return tune_model(request, resolve(model), str(model), Path(out), overwrite, trust_remote_code)
 
 
-def _named(learn: Learner | str | Choice) -> Learner | str | Choice:
-    """Return what learns; a text that names no learner is a pattern of names."""
-    if isinstance(learn, str) and learn not in LEARNERS:
-        return {"method": "matching", "pattern": learn}
-    return learn
+def _said(place: str | Path | None) -> str | None:
+    """Return what was named as a text."""
+    return None if place is None else str(place)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from treadle.core.errors import DataError
 from treadle.learn.tune.rows import Conversation, Message, PreferredPair, Prompted, Row, Text
+from treadle.model.text import puts_bos
 
 if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
@@ -55,6 +56,9 @@ class Encoder:
         self._tokenizer, self._is_chat = tokenizer, is_chat
         self.end: int | None = tokenizer.eos_token_id
         """The token that ends an answer; a chat template has its own."""
+        begins = puts_bos(tokenizer, "auto")
+        self.begin: int | None = tokenizer.bos_token_id if begins else None
+        """The token with which texts begin, if the tokenizer writes one."""
 
     def documents(self, row: Row) -> list[TaughtDocument]:
         """Return a row's documents: mostly one, and two of a pair.
@@ -142,7 +146,7 @@ class Encoder:
                 f"{row.where.capitalize()} has no message of the assistant, so that there is "
                 f"nothing to learn; add one, or leave it out."
             )
-        whole = self._rendered(row.where, row.messages)
+        whole = self._rendered(row, len(row.messages))
         answers = [self._answer(row, place) for place in places]
         if all(whole.startswith(before + said) for before, said in answers):
             return [self._spans(row.where, whole, answers)]
@@ -155,9 +159,11 @@ class Encoder:
             raise DataError(
                 f"{row.where.capitalize()}: messages[{place}] is an empty answer; leave it out."
             )
-        before = self._rendered(row.where, row.messages[:place], asks=True)
-        after = self._rendered(row.where, row.messages[: place + 1])
-        if not after.startswith(before):
+        after = self._rendered(row, place + 1)
+        before = self._rendered(row, place, asks=True)
+        if not place:  # nobody asked
+            before = after[: max(0, after.find(content.strip()))]
+        elif not after.startswith(before):
             before = before[: _common(before, after)]
         said = after[len(before) :].rstrip()  # what stands behind the end of a turn is not said
         if not said or not _shows(said, content):
@@ -168,24 +174,29 @@ class Encoder:
             )
         return before, said
 
-    def _rendered(self, where: str, messages: Sequence[Message], asks: bool = False) -> str:
+    def _rendered(self, row: Conversation, num_messages: int, asks: bool = False) -> str:
+        """Return the first messages as the template writes them, up to an answer if it `asks`."""
+        where = row.where.capitalize()
         if not self._tokenizer.chat_template:
             raise DataError(
-                f"{where.capitalize()} is a conversation, and the model's tokenizer has no chat "
-                f"template; copy one into the model's folder, or give prompts and answers."
+                f"{where} is a conversation, and the model's tokenizer has no chat template; copy "
+                f"one into the model's folder, or give prompts and answers."
             )
-        if not messages:
+        if not num_messages:
             return ""
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    [dict(one) for one in messages], add_generation_prompt=asks, tokenize=False
+                    [dict(one) for one in row.messages[:num_messages]],
+                    tools=[dict(one) for one in row.tools] or None,
+                    add_generation_prompt=asks,
+                    tokenize=False,
                 )
             )
         except Exception as error:  # a template raises what it likes
             raise DataError(
-                f"The model's chat template refuses {where} ({error}); give messages with roles "
-                f"in the order that it takes."
+                f"{where} is refused by the model's chat template ({error}); give messages with "
+                f"roles in the order that it takes."
             ) from error
 
     def _spans(self, where: str, whole: str, answers: list[tuple[str, str]]) -> TaughtDocument:

@@ -104,11 +104,20 @@ def encoded(rows: Sequence[Row], encoder: Encoder, most_tokens: int, too_long: T
     return Encoded(groups, len(long) - num_dropped, num_dropped)
 
 
-def windows(document: TaughtDocument, num_tokens: int) -> list[Group]:
-    """Cut a text into windows of so many tokens; a last one that is shorter stays."""
+def windows(document: TaughtDocument, num_tokens: int, first: int | None = None) -> list[Group]:
+    """Cut a text into windows of so many tokens; a last one that is shorter stays.
+
+    Args:
+        document: The text.
+        num_tokens: Of a window.
+        first: Token with which the text begins, and with which every window shall.
+    """
     found: list[Group] = []
-    for start in range(0, len(document.tokens), num_tokens):
-        tokens = document.tokens[start : start + num_tokens]
+    begin = [] if first is None else [first]
+    body = document.tokens[len(begin) :]
+    size = num_tokens - len(begin)
+    for start in range(0, len(body), size):
+        tokens = np.concatenate([np.array(begin, np.int64), body[start : start + size]])
         is_answer = np.arange(len(tokens)) > 0
         if len(tokens) > 1:
             share = len(tokens) / len(document.tokens)

@@ -100,7 +100,7 @@ def _groups(
             group
             for row in rows
             if isinstance(row, Text)
-            for group in windows(encoder.documents(row)[0], size)
+            for group in windows(encoder.documents(row)[0], size, encoder.begin)
         ]
         if not found:
             raise DataError(f"'{request.text}' has less than two tokens; give more text.")

@@ -84,6 +84,7 @@ def _zeros(request: TuneRequest, model: "CausalLM", names: list[str]) -> "dict[s
     if not request.keep_zeros:
         return {}
     found = {n: model.get_parameter(n).detach() == 0 for n in names}
+    # Whole neurons or heads that were pruned left none behind.
     return {n: mask for n, mask in found.items() if mask.dim() > 1 and bool(mask.any())}
 
 

@@ -46,6 +46,8 @@ class Conversation(NamedTuple):
 
     where: str
     messages: tuple[Message, ...]
+    tools: tuple[Message, ...] = ()
+    """Descriptions of tools, for the template."""
 
 
 class Text(NamedTuple):
@@ -214,12 +216,13 @@ def _with_meta(where: str, record: object) -> dict[str, Any]:  # Any: JSON value
 
 def _row(where: str, record: Mapping[str, Any]) -> Row:  # Any: JSON values
     if record.get("messages") is not None:
-        return Conversation(where, _messages(where, "messages", record["messages"]))
+        said = _messages(where, "messages", record["messages"])
+        return Conversation(where, said, _tools(where, record.get("tools")))
     prompt, answer = _first(record, _PROMPTS), _first(record, _ANSWERS)
     if prompt and answer:
         if isinstance(record[prompt], list):
             said = (*_messages(where, prompt, record[prompt]), *_said(where, record, answer))
-            return Conversation(where, said)
+            return Conversation(where, said, _tools(where, record.get("tools")))
         return Prompted(where, _text(where, record, prompt), _text(where, record, answer))
     if "choices" in record and "gold" in record:
         return _chosen(where, record)
@@ -302,6 +305,23 @@ def _messages(where: str, key: str, value: object) -> tuple[Message, ...]:
         return tuple(plain_messages(plain))
     except DataError as error:
         raise DataError(f"{where.capitalize()}: {error}") from error
+
+
+def _tools(where: str, value: object) -> tuple[Message, ...]:
+    """Return descriptions of tools, which may stand as JSON in a column of Parquet."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = 0
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise DataError(
+            f"{where.capitalize()}: tools is no list of descriptions; write them as OpenAI's "
+            f'interface has them: [{{"type": "function", "function": {{...}}}}].'
+        )
+    return tuple(value)
 
 
 def _text(where: str, record: Mapping[str, Any], key: str) -> str:  # Any: JSON values

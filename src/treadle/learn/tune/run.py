@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["tune_model"]
 
-_SAVE_SECONDS = 60.0
+_SAVE_SECONDS = 120.0
 """Between two saves of the state."""
 _RUN = "run.json"
 
@@ -42,10 +42,10 @@ def tune_model(
 
     _require_place(out, overwrite, request.learner.is_adapter)
     require_elsewhere(out, folder, "the model's")
-    keeps = request.keep_zeros
-    if keeps is None:
+    shall_keep = bool(request.keep_zeros)
+    if request.keep_zeros is None:
         keeps = is_pruned(folder) and not request.learner.is_adapter
-    request = request._replace(keep_zeros=keeps)
+        request = request._replace(keep_zeros=keeps)
     with recorded(
         "tune", request.method, request.told(), seed=request.seed, out=out, overwrite=None
     ) as run:
@@ -60,6 +60,7 @@ def tune_model(
             _claim(state, run, overwrite)
             with _kept_if_saved(state):
                 pupil = pupil_of(request, folder, reader, name, trusted)
+                _require_zeros(shall_keep, pupil)
                 _teach(request, run, material, pupil, teacher, state, trusted)
             _require_kept(pupil)
             if pupil.adapter is None:
@@ -264,7 +265,7 @@ def _fit(
         done = fit(
             pupil.model,
             batch,
-            _fit_settings(request, lesson.steps),
+            _fit_settings(request, pupil, lesson.steps),
             state,
             objective=objective_of(request.method, asked, groups, beside),
             optimizer=request.optimizer,
@@ -281,7 +282,7 @@ def _fit(
     return done
 
 
-def _fit_settings(request: TuneRequest, steps: int) -> "FitSettings":
+def _fit_settings(request: TuneRequest, pupil: Pupil, steps: int) -> "FitSettings":
     from treadle.model.fit import FitSettings
 
     settings = request.settings
@@ -295,8 +296,16 @@ def _fit_settings(request: TuneRequest, steps: int) -> "FitSettings":
         save_every=settings.save_every,
         save_every_seconds=_SAVE_SECONDS,
         evaluate_every=settings.evaluate_every,
-        keep_zeros=bool(request.keep_zeros),
+        keep_zeros=bool(pupil.zeros),
     )
+
+
+def _require_zeros(shall_keep: bool, pupil: Pupil) -> None:
+    if shall_keep and not pupil.zeros:
+        raise SettingsError(
+            "keep_zeros has nothing to keep: no matrix that learns holds a zero; leave it out, or "
+            "give a pruned model."
+        )
 
 
 def _require_kept(pupil: Pupil) -> None:

@@ -24,4 +24,5 @@ LEARNERS: Registry[Learner] = Registry(
         "norms": f"{_METHODS}.norms:Norms",
         "matching": f"{_METHODS}.matching:Matching",
     },
+    otherwise=("matching", "pattern"),
 )

@@ -101,9 +101,10 @@ def keep(
         folder.mkdir(parents=True, exist_ok=True)
         beside = [file.with_name(f".{file.name}") for file in files]
         try:
+            shape = (int(starts[-1]), top)
             ids, log_probs = (
-                np.lib.format.open_memmap(file, "w+", kind, (int(starts[-1]), top))
-                for file, kind in zip(beside, (np.int32, np.float16), strict=True)
+                _array(beside[0], np.int32, shape),
+                _array(beside[1], np.float16, shape),
             )
             parts = parts_of(groups, numbers, part_tokens)
             for some in track(parts, "teacher", len(parts)):
@@ -123,6 +124,14 @@ def keep(
                 f"lower --top."
             ) from error
     return sum(file.stat().st_size for file in files)
+
+
+def _array(file: Path, kind: type[np.generic], shape: tuple[int, int]) -> np.memmap[Any, Any]:
+    """Return a new array in a file whose room is taken, so that a full disk is said before."""
+    array = np.lib.format.open_memmap(file, "w+", kind, shape)
+    with file.open("rb+") as stream:
+        os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+    return array
 
 
 def _starts(groups: Sequence[Group]) -> npt.NDArray[np.int64]:
