@@ -34,7 +34,7 @@ def table(prompt: str) -> dict[str, str]:
 
 
 def asked(prompt: str) -> list[str]:
-    return prompt.partition("; ")[2].split(", ")
+    return prompt.removesuffix(":").partition("; ")[2].split(", ")
 
 
 def test_spec_grammar() -> None:
@@ -91,7 +91,7 @@ def test_no_question_stands_in_two_splits_under_any_seed(name: Name) -> None:
 @each_skill
 def test_the_border_of_prompt_and_answer_joins_no_tokens(name: Name) -> None:
     for prompt, answer in items(name, "train", count=100):
-        assert re.fullmatch(r"[a-z:] |=\d", prompt[-1] + answer[0])
+        assert re.fullmatch(r": |=\d", prompt[-1] + answer[0])
         assert "\n" not in prompt + answer
         assert not answer.endswith(" ")
 
@@ -136,7 +136,7 @@ def test_objects_are_right_and_schemas_held_out() -> None:
 
 
 def test_lookup_and_json_share_one_surface() -> None:
-    form = re.compile(r"(\w+ \w+, ){3}\w+ \w+; \w+(, \w+)?")
+    form = re.compile(r"(\w+ \w+, ){3}\w+ \w+; \w+(, \w+)?:")
     assert all(form.fullmatch(i.prompt) for name in ("lookup", "json") for i in items(name, "test"))
 
 

@@ -144,6 +144,10 @@ def test_refusals(base: Path, text: str, tmp_path: Path) -> None:
         made(out, text, skills=["jsn"])
     with pytest.raises(SettingsError, match="write json"):
         made(out, text, skills=["json/test"])
+    with pytest.raises(SettingsError, match="skill_fraction is 0"):
+        fresh(out, text=[text], skills=["json"], training=FreshSettings(skill_fraction=0.0))
+    with pytest.raises(SettingsError, match="no effect without skills"):
+        fresh(out, text=[text], skills=[], training=FreshSettings(skill_fraction=0.2))
     with pytest.raises(DataError, match="No text at"):
         made(out, str(tmp_path / "none.txt"))
     with pytest.raises(UnsupportedModelError, match="model_type 'lama'"):

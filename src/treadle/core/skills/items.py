@@ -10,7 +10,7 @@ from treadle.core.skills.spec import Posed, SkillItem, SkillSpec
 
 __all__ = ["skill_digest", "skill_forms", "skill_items"]
 
-_USUAL = {"train": 4096, "dev": 200, "test": 200}
+_USUAL = {"train": 4096, "dev": 200, "test": 500}
 """Items of a spec without a count; of sums and facts all, where there are fewer."""
 
 

@@ -69,7 +69,7 @@ def _together(keys: Iterable[str]) -> str:
 
 def _lookup(record: _Record) -> Posed:
     asked = record.asked[0]
-    item = SkillItem(f"{record} {asked}", f" {record.values[asked]}")
+    item = SkillItem(f"{record} {asked}:", f" {record.values[asked]}")
     return Posed(item, [f" {record.values[key]}" for key in record.keys])
 
 
@@ -79,7 +79,7 @@ def _object(record: _Record) -> Posed:
     def written(one: str, other: str) -> str:
         return f' {{"{first}": "{record.values[one]}", "{second}": "{record.values[other]}"}}'
 
-    item = SkillItem(f"{record} {first}, {second}", written(first, second))
+    item = SkillItem(f"{record} {first}, {second}:", written(first, second))
     return Posed(item, [written(*keys) for keys in itertools.permutations(record.keys, 2)])
 
 

@@ -9,6 +9,7 @@ from treadle.core.arguments import checked
 from treadle.core.checkpoint import content_hash, model_card, prepare_target, side_file
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import publish, remove, write_text
+from treadle.core.errors import SettingsError
 from treadle.core.registry import Choice
 from treadle.core.result import RESULT_FILE, Measurement, Result
 from treadle.core.run import Recording, recorded
@@ -115,6 +116,7 @@ def fresh(
     out, settings = Path(out), training or FreshSettings()
     names, sources = list(NAMES) if skills is None else skills, _TEXTS if text is None else text
     optimizing = OPTIMIZERS.resolve(optimizer)
+    _require_effect(settings, skills)
     prepare_target(out, overwrite)
     primer = read_primer(sources, names)
     told = settings.model_dump(mode="json") | {"optimizer": optimizing.settings()}
@@ -125,6 +127,20 @@ def fresh(
         _account_for(run, model, done)
         _write(run, model, tokenizer, out)
     return run.result
+
+
+def _require_effect(settings: FreshSettings, skills: list[str] | None) -> None:
+    """Refuse skills of which nothing is shown, and a share of tokens for no skill."""
+    if skills and not settings.skill_fraction:
+        raise SettingsError(
+            f"skills = {', '.join(skills)} have no effect, as skill_fraction is 0; raise it, or "
+            f"leave the skills out."
+        )
+    if skills == [] and "skill_fraction" in settings.model_fields_set:
+        raise SettingsError(
+            f"skill_fraction = {settings.skill_fraction:g} has no effect without skills; name "
+            f"some, or leave it out."
+        )
 
 
 def _taught(
