@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from treadle.core import hardware
 from treadle.core.seed import torch_stream
 from treadle.core.shapes import Float, Int, Tensor
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
     from treadle.model.classes import CausalLM
 
-__all__ = ["PackedModel"]
+__all__ = ["Compute", "PackedModel", "quick_compute"]
+
+Compute = Literal["float32", "bfloat16"]
 
 _lengths: ContextVar[tuple[int, ...]] = ContextVar("_lengths", default=())
 """Of the documents in the row that runs; none: a call as any other."""
@@ -34,19 +37,21 @@ class PackedModel:
 
     Args:
         model: In evaluation mode. Its attention is replaced while `active`.
+        compute: In which numbers products are computed; weights, sums over tokens and what is kept
+            between blocks stay float32.
 
     Attributes:
         is_packed: Whether documents share a row.
     """
 
-    def __init__(self, model: "CausalLM") -> None:
+    def __init__(self, model: "CausalLM", compute: Compute = "float32") -> None:
         import torch
 
-        self.model = model
+        self.model, self.compute = model, compute
         self._takes_places = _takes(model, "logits_to_keep")
         self._takes_positions = _takes(model, "position_ids")
         self.is_packed, self._is_active = True, False
-        with self.active(), torch.no_grad():
+        with self.active(), self.exactly(), torch.no_grad():
             self.is_packed = self._takes_positions and self._keeps_apart()
 
     @contextmanager
@@ -66,6 +71,16 @@ class PackedModel:
             self._is_active = False
             for config, original in zip(configs, before, strict=True):
                 config._attn_implementation = original
+
+    @contextmanager
+    def exactly(self) -> Iterator[None]:
+        """Compute in float32, inside the block."""
+        before: Compute = self.compute
+        self.compute = "float32"
+        try:
+            yield
+        finally:
+            self.compute = before
 
     def logits(
         self,
@@ -120,13 +135,17 @@ class PackedModel:
 
     def _call(self, places: "torch.Tensor", **inputs: "torch.Tensor") -> "torch.Tensor":
         """Return the logits of all rows at some places."""
-        if self._takes_places:
-            found: torch.Tensor = self.model(
-                **inputs, use_cache=False, logits_to_keep=places
-            ).logits
-            return found
-        whole: torch.Tensor = self.model(**inputs, use_cache=False).logits
-        return whole[:, places]
+        import torch
+
+        is_less = self.compute == "bfloat16"
+        with torch.autocast(places.device.type, torch.bfloat16, enabled=is_less):
+            if self._takes_places:
+                found: torch.Tensor = self.model(
+                    **inputs, use_cache=False, logits_to_keep=places
+                ).logits
+                return found
+            whole: torch.Tensor = self.model(**inputs, use_cache=False).logits
+            return whole[:, places]
 
     def _keeps_apart(self) -> bool:
         """Say whether documents in one row are what they are alone."""
@@ -143,6 +162,12 @@ class PackedModel:
             return False
         spread = float(alone.std()) + 1e-12
         return float((packed - alone).abs().max()) < _PROBE_TOLERANCE * spread
+
+
+def quick_compute() -> Compute:
+    """Return bfloat16 where this processor multiplies it itself, which halves the work."""
+    flags = hardware.instruction_set()
+    return "bfloat16" if flags & {"avx512_bf16", "amx_bf16", "bf16"} else "float32"
 
 
 def _configs(model: "CausalLM") -> list[Any]:  # Any: transformers' configs

@@ -69,6 +69,18 @@ def test_every_optimizer(optimizer, llama, tmp_path):
     assert result.measurement("loss_last").value < result.measurement("loss_first").value
 
 
+@pytest.mark.parametrize("method", METHODS.table)
+def test_fewer_bits_teach_nearly_the_same(method, llama, tmp_path):
+    more = options(method, tmp_path, llama) | {"learning_rate": 1e-4}
+    found = [
+        tune(llama, tmp_path / compute, method, compute=compute, **more)
+        for compute in ("float32", "bfloat16")
+    ]
+    losses = [result.measurement("loss_last").value for result in found]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02, abs=0.02)
+    assert found[1].settings["compute"] == "bfloat16"
+
+
 @pytest.mark.filterwarnings("ignore::treadle.native.loader.SlowPathWarning")
 @pytest.mark.parametrize("model_type", each_kind(tiny.CONFIGS))
 @pytest.mark.parametrize("learn", ["all", "lora"])

@@ -55,7 +55,7 @@ class HeldOut:
         self.num_bytes = np.array([one.answer_bytes for one in answers], dtype=np.float64)
 
     def measure(self, asked: "PackedModel", beside: Beside) -> Held:
-        """Ask a model."""
+        """Ask a model, in float32."""
         import torch
 
         from treadle.model.loss import sums_by_document, target_log_probs
@@ -65,7 +65,7 @@ class HeldOut:
             log_probs = target_log_probs(found.logits, found.targets)
             return -sums_by_document(log_probs, found.documents, found.num_documents)
 
-        with asked.active():
+        with asked.active(), asked.exactly():
             parts = of_parts(sums, self._groups, self.numbers, self._part_tokens, "evaluate")
         width = 2 if self.has_pairs else 1
         table = torch.zeros(len(self._groups), width)
@@ -166,7 +166,7 @@ def divergences(
         return mean
 
     table = np.zeros(len(groups))
-    with tuned.active():
+    with tuned.active(), tuned.exactly(), reference.exactly():
         for part, values in of_parts(kl, groups, numbers, part_tokens, "compare"):
             table[part["groups"][0].numpy()] = values.double().numpy()
     return table[list(numbers)]

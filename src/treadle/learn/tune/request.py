@@ -8,6 +8,7 @@ from treadle.core.errors import SettingsError
 from treadle.learn.tune.base import Learner, Tuning
 from treadle.learn.tune.settings import TuneSettings
 from treadle.model.optimizers import Optimizer
+from treadle.model.packed import Compute, quick_compute
 
 __all__ = ["TuneRequest", "check", "is_pruned"]
 
@@ -33,6 +34,12 @@ class TuneRequest(NamedTuple):
     seed: int
 
     @property
+    def compute(self) -> Compute:
+        """In which numbers matrices are multiplied."""
+        asked = self.settings.compute
+        return quick_compute() if asked == "auto" else asked
+
+    @property
     def learning_rate(self) -> float:
         """The highest learning rate."""
         own = self.settings.learning_rate
@@ -52,6 +59,7 @@ class TuneRequest(NamedTuple):
             **self.method.settings(),
             **self.settings.model_dump(mode="json", exclude={"save_every"}),
             "learning_rate": self.learning_rate,
+            "compute": self.compute,
             "learn": self.learner.settings(),
             "optimizer": self.optimizer.settings(),
             "heldout_fraction": self.held_fraction,

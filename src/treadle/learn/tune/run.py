@@ -178,15 +178,14 @@ def _teach(
     from treadle.model.packed import PackedModel
 
     lesson = _lesson(request, material)
-    asked = PackedModel(pupil.model)
+    asked = PackedModel(pupil.model, request.compute)
     if not asked.is_packed:
         run.notes.append(
             "Documents lie in rows of their own, as this architecture lets those in one row see "
             "each other."
         )
     groups, settings = material.groups, request.settings
-    numbers = [*lesson.lessons.seen(lesson.steps), *material.heldout]
-    beside = _beside(request, asked, material, numbers, teacher, state, trusted, run)
+    beside = _beside(request, asked, material, lesson, teacher, state, trusted, run)
     held = HeldOut(groups, material.heldout, request.method, settings.part_tokens)
     before = held.measure(asked, beside) if material.heldout else None
     with asked.active():
@@ -212,7 +211,7 @@ def _beside(
     request: TuneRequest,
     asked: "PackedModel",
     material: Material,
-    numbers: Sequence[int],
+    lesson: _Lesson,
     teacher: Path | None,
     state: Path,
     trusted: bool,
@@ -222,22 +221,26 @@ def _beside(
     from treadle.model.load import full
     from treadle.model.packed import PackedModel
 
-    part_tokens = request.settings.part_tokens
+    part_tokens, groups = request.settings.part_tokens, material.groups
+    numbers = lesson.lessons.seen(lesson.steps)
     if request.method.takes == "pairs":
         with asked.active():
-            return Beside(reference_of(asked, material.groups, numbers, part_tokens))
+            learned = reference_of(asked, groups, numbers, part_tokens)
+            with asked.exactly():  # as what is held out is measured
+                return Beside(learned + reference_of(asked, groups, material.heldout, part_tokens))
     if teacher is None:
         return Beside()
     top = getattr(request.method, "top", None)
     if top is None:
-        return Beside(teacher=LiveTeacher(PackedModel(full(teacher, trust_remote_code=trusted))))
+        model = PackedModel(full(teacher, trust_remote_code=trusted), request.compute)
+        return Beside(teacher=LiveTeacher(model))
     temperature = float(getattr(request.method, "temperature", 1.0))
-    model = PackedModel(full(teacher, trust_remote_code=trusted))
-    args = (model, material.groups, numbers, top, temperature, part_tokens, state)
+    model = PackedModel(full(teacher, trust_remote_code=trusted), request.compute)
+    args = (model, groups, numbers, top, temperature, part_tokens, state)
     run.bytes["teacher_kept"] = keep(*args)
     del model, args
     hardware.return_freed_memory()
-    return Beside(teacher=KeptTeacher(state, material.groups))
+    return Beside(teacher=KeptTeacher(state, groups))
 
 
 def _fit(

@@ -1,6 +1,6 @@
 """How a model is tuned: what may be said beside the method, the model and the data."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,9 @@ class TuneSettings(Settings):
     """Fraction of the learning rate that is left at the last step."""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest norm of the gradient of all weights that learn; 0 leaves it as it is."""
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """In which numbers matrices are multiplied; weights, gradients and sums stay float32. auto is
+    bfloat16 where the processor multiplies it itself."""
     part_tokens: Annotated[int, Field(gt=0)] = 512
     """Tokens that run through the model at once: a step's rows are split into parts of at most so
     many, and the split changes neither loss nor gradient, but memory."""

@@ -66,13 +66,16 @@ class Distill(Tuning):
         """Return both models' log-probabilities of the same outcomes."""
         import torch
 
+        from treadle.model.loss import in_full
+
         if teacher.logits is not None:
             num = min(logits.shape[-1], teacher.logits.shape[-1])  # padded rows of one of them
-            scaled = [some[:, :num] / self.temperature for some in (logits, teacher.logits)]
+            both = (in_full(logits), in_full(teacher.logits))
+            scaled = [some[:, :num] / self.temperature for some in both]
             return scaled[0].log_softmax(dim=-1), scaled[1].log_softmax(dim=-1)
         assert teacher.ids is not None
         assert teacher.log_probs is not None
-        own = (logits / self.temperature).log_softmax(dim=-1).gather(1, teacher.ids)
+        own = (in_full(logits) / self.temperature).log_softmax(dim=-1).gather(1, teacher.ids)
         return (
             torch.cat([own, _rest(own)], dim=1),
             torch.cat([teacher.log_probs, _rest(teacher.log_probs)], dim=1),

@@ -34,11 +34,11 @@ class SFT(Tuning):
 
     def loss(self, found: Predictions) -> "torch.Tensor":
         """Return the mean cross-entropy of the answer tokens."""
-        from treadle.model.loss import target_log_probs
+        from treadle.model.loss import in_full, target_log_probs
 
         if not self.label_smoothing:
             return -target_log_probs(found.logits, found.targets).mean()
-        log_probs = found.logits.log_softmax(dim=-1)
+        log_probs = in_full(found.logits).log_softmax(dim=-1)
         own = log_probs.gather(1, found.targets[:, None]).mean()
         spread = log_probs.mean()
         return -(1 - self.label_smoothing) * own - self.label_smoothing * spread
