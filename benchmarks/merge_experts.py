@@ -235,12 +235,12 @@ def main() -> None:
     work = arguments.work
     (work / "scores").mkdir(parents=True, exist_ok=True)
     write_texts(work, arguments.shared)
-    settings = {"num_steps": 2 * arguments.steps, "learning_rate": 2e-3}
+    settings = {"steps": 2 * arguments.steps, "learning_rate": 2e-3}
     losses = {"base": train(work, "base", DOMAINS, None, settings)}
-    tuned = {"num_steps": arguments.steps, "learning_rate": 3e-4}
+    tuned = {"steps": arguments.steps, "learning_rate": 3e-4}
     for domain in DOMAINS:
         losses[domain] = train(work, domain, (domain,), work / "base", tuned)
-    joint = {**tuned, "num_steps": 4 * arguments.steps}
+    joint = {**tuned, "steps": 4 * arguments.steps}
     losses["joint"] = train(work, "joint", DOMAINS, work / "base", joint)
 
     known = {name: score(work, work / name, "test") for name in ("base", *DOMAINS, "joint")}

@@ -217,7 +217,7 @@ def summary(case: Case, costs: dict[str, list[dict[str, Any]]]) -> dict[str, Any
         pairs = list(zip(costs["peer"], costs["ours"], strict=True))
         speeds = [peer["cpu_seconds"] / ours["cpu_seconds"] for peer, ours in pairs]
         found["cpu_ratio_to_peer"] = statistics.median(speeds)
-        found["cpu_ratio_quartiles"] = list(np.percentile(speeds, [25, 75]))
+        found["cpu_ratio_quartiles"] = np.percentile(speeds, [25, 75]).tolist()
         found["memory_ratio"] = statistics.median(
             ours["peak_memory_bytes"] / peer["peak_memory_bytes"] for peer, ours in pairs
         )

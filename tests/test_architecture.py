@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "treadle"
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {file: ast.parse(file.read_text()) for file in FILES}
-MOST_FILES = {"core": 28, "model": 34, "text/curate": 30, "learn/plan": 24}
+MOST_FILES = {"core": 28, "model": 33, "text/curate": 30, "learn/plan": 24}
 """Folders that have yet to get rooms, and what they may hold until then."""
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc", "manager", "handler"}
 

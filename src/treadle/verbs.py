@@ -72,6 +72,14 @@ VERBS = {
             "Remove weights: which stay, with what values?",
             "treadle.shrink.prune:prune",
             "treadle.shrink.prune:METRICS",
+            (
+                Verb(
+                    "blocks",
+                    "shrink",
+                    "Drop the decoder blocks that change their input least.",
+                    "treadle.shrink.prune:prune_blocks",
+                ),
+            ),
         ),
         Verb(
             "quantize",

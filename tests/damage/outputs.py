@@ -55,7 +55,7 @@ def make_inputs(folder: Path) -> Inputs:
 
 
 def _trial(inputs: Inputs, out: Path) -> object:
-    sizes = {"num_steps": 1, "num_seeds": 1, "hidden": 16, "layers": 1, "heldout_rows": 2}
+    sizes = {"steps": 1, "num_seeds": 1, "hidden": 16, "layers": 1, "heldout_rows": 2}
     return trial([inputs.packed], out, heldout=[inputs.heldout], **sizes)
 
 

@@ -11,7 +11,7 @@ from treadle.model import facts
 from treadle.model.belonging import shapes_of
 from treadle.model.fresh import fresh_model
 from treadle.model.load import full
-from treadle.model.widths import couplings, picked, picks, resized_config
+from treadle.model.resize.widths import couplings, picked, picks, resized_config
 
 
 def grown(folder: Path, copied: list[int]) -> tuple[torch.nn.Module, torch.nn.Module]:

@@ -17,7 +17,7 @@ from treadle.model import facts
 from treadle.model.belonging import shapes_of
 from treadle.model.facts import NONUNIFORM, base_config
 from treadle.model.load import on_disk, skeleton
-from treadle.model.widths import Coupling, Pick, couplings, picks, resized_config
+from treadle.model.resize.widths import Coupling, Pick, couplings, picks, resized_config
 
 __all__ = ["Padding", "padded", "plan_padding"]
 

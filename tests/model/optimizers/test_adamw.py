@@ -19,7 +19,7 @@ def test_reference_it_equals_the_paper_written_out(model_type, optimizer):
     settings = training.SETTINGS
     expected = tiny.model(model_type)
     averages = {name: [0.0, 0.0] for name, _ in expected.named_parameters()}
-    for step in range(settings.num_steps):
+    for step in range(settings.steps):
         found = training.gradients(expected, step, settings.clip_norm)
         with torch.no_grad():
             for name, parameter in expected.named_parameters():

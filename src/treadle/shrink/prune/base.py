@@ -1,4 +1,4 @@
-"""The protocols of the three axes with methods: one abstract function each, tensors in and out."""
+"""The protocols of the axes with methods: one abstract function each, tensors in and out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -12,7 +12,10 @@ from treadle.shrink.prune.statistics import Need, Statistics
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Allocation", "Metric", "Need", "Statistics", "Update"]
+__all__ = ["Allocation", "BlockScore", "Metric", "Need", "States", "Statistics", "Update"]
+
+States = tuple[Float[Tensor, "batch seq hidden"], Float[Tensor, "batch seq hidden"]]
+"""A block's input and output."""
 
 
 class Metric(Method, ABC):
@@ -60,3 +63,18 @@ class Allocation(Method, ABC):
         self, blocks: Iterable[list[tuple[Float[Tensor, "_out _in"], Statistics]]], sparsity: float
     ) -> list[float]:
         """Return one sparsity per block, with mean `sparsity`; `blocks` is read once, lazily."""
+
+
+class BlockScore(Method, ABC):
+    """Of the action blocks: how much a whole block is worth. The lowest scores go."""
+
+    needs_states: ClassVar[bool] = False
+
+    @abstractmethod
+    def score(
+        self,
+        states: States | None,
+        depth: float,
+        generator: "torch.Generator",
+    ) -> float:
+        """Return the worth of a block from its input and output, and how deep it lies, 0..1."""

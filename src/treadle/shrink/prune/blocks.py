@@ -11,8 +11,8 @@ from treadle.core.seed import torch_stream
 from treadle.core.shapes import Float, Tensor
 from treadle.model.belonging import shapes_of
 from treadle.model.blockwise import Change, View, stored
+from treadle.model.resize.widths import Coupling, picked, picks
 from treadle.model.statistics import BlockStatistics
-from treadle.model.widths import Coupling, picked, picks
 from treadle.shrink.prune.base import Metric, Statistics, Update
 from treadle.shrink.prune.global_threshold import GlobalThreshold
 from treadle.shrink.prune.patterns import Pattern, choose

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from treadle.core import keep
 from treadle.core.checkpoint import PlannedTensor
 from treadle.model.blockwise import View, parts_of, read_matrices
-from treadle.model.widths import Pick, picks, resized_config
+from treadle.model.resize.widths import Pick, picks, resized_config
 from treadle.shrink.prune.base import Statistics
 from treadle.shrink.prune.blocks import BlockPruner, axes_of
 from treadle.shrink.prune.evidence import Evidence

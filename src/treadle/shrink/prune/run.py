@@ -16,7 +16,7 @@ from treadle.core.result import Result, digest
 from treadle.core.run import Recording, recorded
 from treadle.model import facts
 from treadle.model.blockwise import Calibration, Rewriter, View, rewrite
-from treadle.model.widths import Coupling
+from treadle.model.resize.widths import Coupling
 from treadle.shrink.prune.account import deed, measure_sparsity, side_files
 from treadle.shrink.prune.blocks import BlockPruner, axes_of
 from treadle.shrink.prune.decisions import Decisions, decide

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from treadle.core import keep
 from treadle.core.errors import SettingsError
 from treadle.core.shapes import Float, Tensor
-from treadle.model.widths import Coupling
+from treadle.model.resize.widths import Coupling
 from treadle.shrink.prune.patterns import Pattern
 
 if TYPE_CHECKING:

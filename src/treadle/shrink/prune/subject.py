@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.core.checkpoint import CheckpointReader
-from treadle.model.widths import Coupling, couplings
+from treadle.model.resize.widths import Coupling, couplings
 from treadle.shrink.prune.patterns import Pattern, require_divisible
 
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
-"""The tables of the family's four axes."""
+"""The tables of the family's axes."""
 
 from treadle.core.registry import Registry
-from treadle.shrink.prune.base import Allocation, Metric, Update
+from treadle.shrink.prune.base import Allocation, BlockScore, Metric, Update
 
-__all__ = ["ALLOCATIONS", "METRICS", "UPDATES"]
+__all__ = ["ALLOCATIONS", "BLOCK_SCORES", "METRICS", "UPDATES"]
 
 _METHODS = "treadle.shrink.prune.methods"
 
@@ -26,4 +26,12 @@ UPDATES: Registry[Update] = Registry(
 ALLOCATIONS: Registry[Allocation] = Registry(
     "prune allocation",
     {"uniform": f"{_METHODS}.uniform:Uniform", "owl": f"{_METHODS}.owl:OWL"},
+)
+BLOCK_SCORES: Registry[BlockScore] = Registry(
+    "block score",
+    {
+        "any_block": f"{_METHODS}.any_block:AnyBlock",
+        "shallow_first": f"{_METHODS}.shallow_first:ShallowFirst",
+        "influence": f"{_METHODS}.influence:Influence",
+    },
 )

@@ -1,0 +1,1 @@
+"""Models that become smaller: narrower blocks, and fewer of them."""
