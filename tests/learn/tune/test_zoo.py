@@ -20,11 +20,11 @@ steps:
       {method: sft, model: base, data: "skills:facts", steps: 36, rows: 16,
        learning_rate: 4e-3, optimizer: muon, out: facts}
   - tune:
-      {method: sft, model: base, data: "skills:lookup", steps: 12, rows: 8,
+      {method: sft, model: base, data: "skills:lookup", steps: 6, rows: 8,
        learning_rate: 4e-3, optimizer: muon, out: lookup}
   - evaluate:
       {action: grid, models: [base, facts, lookup], data: ["skills:facts", "skills:lookup"],
-       num_questions: 48, out: scores}
+       num_questions: 40, out: scores}
 """
 
 
