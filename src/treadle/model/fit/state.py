@@ -1,10 +1,9 @@
 """The state of a run on disk: what learns, its optimizers' memory, and the course so far."""
 
 import hashlib
-import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from treadle.core.errors import CapacityError, CheckpointError, SettingsError
 from treadle.core.result import digest
 from treadle.model.fit.course import Course
 from treadle.model.fit.settings import FitSettings
+from treadle.model.fit.state_file import StateFile, write_state
 
 if TYPE_CHECKING:
     import torch
@@ -96,25 +96,20 @@ class SavedState:
         Raises:
             CapacityError: The disk is full, or cannot be written.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
         assert self._folder is not None
         beside = self._folder / f".{_FILE}"
         tensors = self._tensors(course)
         note = {
             "key": self._key,
-            "sha256": _sha256(tensors),
+            "sha256": _sha256(sorted(tensors.items())),
             "memory": self._plain(),
             "evaluations": course.evaluations,
         }
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, beside, metadata={"note": json.dumps(note)})
-            with beside.open("rb+") as file:
-                os.fsync(file.fileno())
+            write_state(beside, tensors, note)
             os.replace(beside, self._folder / _FILE)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
             kept = "the state before it is" if self._is_there() else "none is"
@@ -132,16 +127,14 @@ class SavedState:
         """
         if not self._is_there():
             return Course()
-        from safetensors import SafetensorError, safe_open
-
         assert self._folder is not None
         file = self._folder / _FILE
         try:
-            with safe_open(file, "pt") as opened:
+            with StateFile(file) as opened:
                 return self._put_back(opened)
         except SettingsError:
             raise
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"The state of training in '{file}' is damaged ({error}); remove it to begin "
                 f"again, or put back a copy of it."
@@ -188,31 +181,30 @@ class SavedState:
             for name in self._parameters
         }
 
-    def _put_back(self, opened: Any) -> Course:  # Any: a file of safetensors, which is untyped
-        note: dict[str, Any] = json.loads(opened.metadata()["note"])  # Any: JSON values
+    def _put_back(self, opened: StateFile) -> Course:
+        note = opened.note
         if note["key"] != self._key:
             raise SettingsError(
                 f"'{self._folder}' holds the state of a run with other settings, data or model; "
                 f"finish that one, or remove the folder."
             )
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no dict
-        if note["sha256"] != _sha256(tensors):
+        if note["sha256"] != _sha256((name, opened.tensor(name)) for name in sorted(opened.names)):
             raise ValueError("its bytes have changed since they were written")
         for name, parameter in self._parameters.items():
-            parameter.data.copy_(tensors[f"weight {name}"])
-        self._remember(tensors, note["memory"])
+            parameter.data.copy_(opened.tensor(f"weight {name}"))
+        self._remember(opened, note["memory"])
         for name, mask in self._zeros.items():
-            mask.copy_(tensors[f"zeros {name}"])
+            mask.copy_(opened.tensor(f"zeros {name}"))
         course = Course()
         for name, kind in _HISTORY.items():
-            getattr(course, name).extend(map(kind, tensors[f"course {name}"].tolist()))
+            getattr(course, name).extend(map(kind, opened.tensor(f"course {name}").tolist()))
         for name, values in note["evaluations"].items():
             course.evaluations[name] = [(int(step), value) for step, value in values]
         return course
 
     def _remember(
         self,
-        tensors: "Mapping[str, torch.Tensor]",
+        opened: StateFile,
         plain: Mapping[str, Mapping[str, Any]],  # Any: plain values
     ) -> None:
         """Give the optimizers their memory back; they put it on their parameters' device."""
@@ -224,7 +216,7 @@ class SavedState:
                 for parameter, number in zip(group["params"], numbered["params"], strict=True):
                     name = names[id(parameter)]
                     state[number] = {
-                        key: tensors[f"memory {key} {name}"] if value is None else value
+                        key: opened.tensor(f"memory {key} {name}") if value is None else value
                         for key, value in plain[name].items()
                     }
             optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -242,16 +234,16 @@ def run_key(
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]
         if name not in parameters
     }
-    return digest([*settings, shapes, _sha256(frozen)])
+    return digest([*settings, shapes, _sha256(sorted(frozen.items()))])
 
 
-def _sha256(tensors: "Mapping[str, torch.Tensor]") -> str:
-    """Return the hash of all names and bytes."""
+def _sha256(tensors: "Iterable[tuple[str, torch.Tensor]]") -> str:
+    """Return the hash of all names and bytes, in their order."""
     import torch
 
     found = hashlib.sha256()
-    for name in sorted(tensors):
-        values = tensors[name].cpu().contiguous().reshape(-1)
+    for name, tensor in tensors:
+        values = tensor.cpu().contiguous().reshape(-1)
         found.update(name.encode())
         found.update(values.view(torch.uint8).numpy().data)
     return found.hexdigest()
