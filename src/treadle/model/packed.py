@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
-from treadle.core import hardware
 from treadle.core.seed import torch_stream
 from treadle.core.shapes import Float, Int, Tensor
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from treadle.model.classes import CausalLM
 
-__all__ = ["Compute", "PackedModel", "quick_compute"]
+__all__ = ["Compute", "PackedModel"]
 
 Compute = Literal["float32", "bfloat16"]
 
@@ -162,12 +161,6 @@ class PackedModel:
             return False
         spread = float(alone.std()) + 1e-12
         return float((packed - alone).abs().max()) < _PROBE_TOLERANCE * spread
-
-
-def quick_compute() -> Compute:
-    """Return bfloat16 where this processor multiplies it itself, which halves the work."""
-    flags = hardware.instruction_set()
-    return "bfloat16" if flags & {"avx512_bf16", "amx_bf16", "bf16"} else "float32"
 
 
 def _configs(model: "CausalLM") -> list[Any]:  # Any: transformers' configs

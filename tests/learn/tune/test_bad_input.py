@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from learn.tune.cases import PAIRS, QUESTIONS, SHORT, written
-from treadle.core.checkpoint import CheckpointReader, read_manifest
+from treadle.core.checkpoint import CheckpointReader, copy_checkpoint, read_manifest
 from treadle.core.errors import DataError, SettingsError, UnsupportedModelError
 from treadle.learn.tune import tune
 from treadle.model.load import load_tokenizer
@@ -118,3 +118,35 @@ def test_pairs_are_held_out_and_one_pair_cannot_be(llama, tmp_path):
     with pytest.raises(DataError, match=r"All 1 rows would be held out"):
         tune(llama, tmp_path / "o", "dpo", data=one, heldout_fraction=1.0, **SHORT)
     tune(llama, tmp_path / "o", "dpo", data=one, **SHORT)
+
+
+def test_what_is_held_out_is_not_what_is_learned_and_no_input_lies_in_the_output(llama, tmp_path):
+    data = written(tmp_path / "rows.jsonl", QUESTIONS)
+    with pytest.raises(DataError, match="the very rows that are learned"):
+        tune(llama, tmp_path / "out", "sft", data=data, heldout=data, **SHORT)
+    prune(llama, tmp_path / "out", "magnitude")
+    inside = written(tmp_path / "out" / "rows.jsonl", QUESTIONS)
+    with pytest.raises(SettingsError, match="lies in the output"):
+        tune(llama, tmp_path / "out", "sft", data=inside, overwrite=True, **SHORT)
+    skills = {"data": "skills:arithmetic", "heldout": "skills:arithmetic"}
+    result = tune(llama, tmp_path / "skilled", "sft", **skills, steps=1, rows=2)
+    assert result.measurement("heldout_loss").value > 0  # of the split dev
+
+
+def test_what_is_measured_is_what_is_written_and_lost_changes_are_told(llama, tmp_path):
+    copy_checkpoint(llama, tmp_path / "half", dtype="float16")
+    data = written(tmp_path / "pairs.jsonl", PAIRS)
+    held = written(tmp_path / "held.jsonl", PAIRS[:3])
+    found = {}
+    for dtype in (None, "float32"):
+        settings = {"steps": 4, "rows": 4, "learning_rate": 1e-6, "dtype": dtype}
+        out = tmp_path / str(dtype)
+        run = tune(tmp_path / "half", out, "dpo", data=data, heldout=held, **settings)
+        found[dtype] = run
+        with CheckpointReader(out) as reader:
+            assert {info.dtype for info in reader.tensors.values()} == {"F32" if dtype else "F16"}
+    lost = [note for note in found[None].notes if "--dtype float32" in note]
+    assert len(lost) == 1
+    assert not [note for note in found["float32"].notes if "--dtype float32" in note]
+    margins = [found[dtype].measurement("heldout_margin").value for dtype in (None, "float32")]
+    assert abs(margins[0]) != abs(margins[1])

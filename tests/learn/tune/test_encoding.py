@@ -139,6 +139,40 @@ def test_what_teaches_nothing_is_named(row, says, tokenizer):
         Encoder(tokenizer, False).documents(row)
 
 
+THINKS = (
+    "{% if messages[0].role != 'system' %}<system>Qwen, a model<|end|>{% endif %}"
+    "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+)
+
+
+def test_where_an_answer_begins_does_not_depend_on_its_words(tokenizer):
+    tokenizer.chat_template = THINKS
+    first = Conversation("here", ({"role": "assistant", "content": "Qwen"},))
+    (document,) = Encoder(tokenizer, False).documents(first)
+    assert said(tokenizer, document) == ["Qwen<|end|>"]
+    encoder = Encoder(tokenizer, True)
+    for answer in ("<b>bold</b> text", "<html>x</html>", "<think>hm</think>plain"):
+        (document,) = encoder.documents(Prompted("here", "q", answer))
+        assert said(tokenizer, document) == [f"{answer.split('</think>')[-1]}<|end|>"]
+    assert any("asks for an answer with '<think>" in note for note in encoder.notes)
+    assert any("drops thoughts" in note for note in encoder.notes)
+    assert document.answer_bytes == len("<think>hm</think>plain")
+
+
+def test_a_template_that_ends_no_answer_is_noted_and_a_system_prompt_needs_a_chat(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    encoder, row = Encoder(tokenizer, True), Prompted("here", "q", "a", "Be brief.")
+    (document,) = encoder.documents(row)
+    assert tokenizer.decode(document.tokens) == "<system>Be brief.<user>q<assistant>a"
+    assert any("do not learn to end" in note for note in encoder.notes)
+    with pytest.raises(DataError, match="pass --chat"):
+        Encoder(tokenizer, False).documents(row)
+
+
 @pytest.mark.slow
 def test_a_real_template(tmp_path):
     tokenizer = load_tokenizer(packaged("smollm2"))

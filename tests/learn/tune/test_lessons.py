@@ -41,6 +41,12 @@ def test_parts_hold_all_rows_and_no_more_than_they_may(lengths, most):
         assert size <= most or len(part) == 1
 
 
+def test_an_epoch_ends_with_what_is_left():
+    lessons = Lessons([(document(3),)] * 5, rows=2, seed=1, limit=5)
+    assert sorted(n for step in range(3) for n in lessons.chosen(step)) == [0, 1, 2, 3, 4]
+    assert len(lessons.chosen(2)) == 1
+
+
 def test_a_row_that_comes_twice_is_there_twice():
     parts = parts_of([(document(4),)] * 2, [1, 0, 1], 4)
     assert sorted(number for part in parts for number in part) == [0, 1, 1]
@@ -91,6 +97,9 @@ def test_shuffled_answers_are_those_of_others():
     found = shuffled(rows, seed=0)
     assert [row.prompt for row in found] == [row.prompt for row in rows]
     assert sorted(row.answer for row in found) == sorted(row.answer for row in rows)
-    assert sum(a.answer != b.answer for a, b in zip(rows, found, strict=True)) > len(rows) // 2
+    assert all(a.answer != b.answer for a, b in zip(rows, found, strict=True))
+    assert [row.answer for row in shuffled(rows[:2], seed=0)] == [rows[1].answer, rows[0].answer]
+    with pytest.raises(DataError, match="One row has no other"):
+        shuffled(rows[:1], seed=0)
     with pytest.raises(DataError, match="is a text, whose answers cannot be shuffled"):
-        shuffled([Text("line 1", "a")], seed=0)
+        shuffled([Text("line 1", "a"), rows[0]], seed=0)

@@ -131,3 +131,37 @@ def test_what_is_no_data_is_named(tmp_path):
     (tmp_path / "blank.txt").write_text(" \n")
     with pytest.raises(DataError, match="holds no text"):
         text_rows(str(tmp_path / "blank.txt"))
+
+
+def test_gaps_in_columns_of_parquet_are_no_words(tmp_path):
+    call = {"function": {"name": "f", "arguments": {"x": 1}}}
+    other = {"function": {"name": "g", "arguments": {"city": "Ulm"}}}
+    rows = [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [one]}]}
+        for one in (call, other)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    plain = read_rows(written(tmp_path / "rows.jsonl", rows), False)
+    found = read_rows(str(tmp_path / "rows.parquet"), False)
+    assert [row.messages for row in found.rows] == [row.messages for row in plain.rows]
+
+
+def test_system_prompts_beside_a_row_come_first_and_other_keys_are_named(tmp_path):
+    rows = [
+        {"system": "Be brief.", "prompt": "a", "answer": "b", "source": "here"},
+        {"system_prompt": "Be brief.", **CHATS[0]},
+        {"system": "Be brief.", "messages": CHATS[0]["messages"][1:]},
+    ]
+    source = read_rows(written(tmp_path / "rows.jsonl", rows), False)
+    assert source.rows[0].system == "Be brief."
+    assert source.rows[1].messages[0]["content"] == "Count."  # its own
+    assert source.rows[2].messages[0] == {"role": "system", "content": "Be brief."}
+    assert source.unused == ("source",)
+
+
+def test_a_prompt_that_the_messages_hold_comes_once(tmp_path):
+    chosen = [{"role": r, "content": c} for r, c in (("system", "S"), ("user", "Hi"))]
+    answers = [{"role": "assistant", "content": c} for c in ("b", "c")]
+    row = {"prompt": "Hi", "chosen": [*chosen, answers[0]], "rejected": [*chosen, answers[1]]}
+    (pair,) = read_rows(written(tmp_path / "rows.jsonl", [row]), True).rows
+    assert [one["content"] for one in pair.chosen.messages] == ["S", "Hi", "b"]

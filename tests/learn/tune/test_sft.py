@@ -48,11 +48,13 @@ def test_a_model_learns_its_answers_and_not_those_of_others(llama, tmp_path):
     assert own.measurement("loss_last").value < 0.5 * own.measurement("loss_first").value
     assert other.is_control
     assert not own.is_control
+    data = written(tmp_path / "all.jsonl", [*QUESTIONS, QUESTIONS[0]])
+    held = written(tmp_path / "held.jsonl", QUESTIONS)
     right = tune(
-        tmp_path / "own", tmp_path / "x", "sft", data=data, steps=1, heldout=data
+        tmp_path / "own", tmp_path / "x", "sft", data=data, steps=1, heldout=held
     ).measurement("heldout_loss_before")
     wrong = tune(
-        tmp_path / "other", tmp_path / "y", "sft", data=data, steps=1, heldout=data
+        tmp_path / "other", tmp_path / "y", "sft", data=data, steps=1, heldout=held
     ).measurement("heldout_loss_before")
     assert right.value < wrong.value - 0.1
 

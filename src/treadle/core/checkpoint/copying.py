@@ -22,7 +22,7 @@ from treadle.core.checkpoint.writer import MAX_SHARD_BYTES, CheckpointWriter
 from treadle.core.codec import DTYPES, FLOATS, dtype_code
 from treadle.core.errors import SettingsError
 
-__all__ = ["copy_checkpoint"]
+__all__ = ["copy_checkpoint", "with_dtype"]
 
 _CHUNK_BYTES = 32 << 20  # of the wider of the two dtypes
 _SYNC_BYTES = 256 << 20  # a killed copy repeats at most this much, or one tensor
@@ -64,7 +64,7 @@ def copy_checkpoint(
         out,
         planned,
         parent=reader,
-        config=reader.config if code is None else _with_dtype(reader.config, code),
+        config=reader.config if code is None else with_dtype(reader.config, code),
         overwrite=overwrite,
         max_shard_bytes=max_shard_bytes,
         fingerprint=f"copy {parent.content_hash} {code}",
@@ -123,7 +123,7 @@ def _choose_side_files(folder: Path, code: str | None) -> tuple[SideFile, ...]:
     return ()
 
 
-def _with_dtype(config: dict[str, Any], code: str) -> dict[str, Any]:
+def with_dtype(config: dict[str, Any], code: str) -> dict[str, Any]:
     """Return the config with the dtype in every place that states one, or else at the top."""
     named = DTYPES[code].name
     changed = copy.deepcopy(config)

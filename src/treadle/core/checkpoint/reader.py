@@ -51,6 +51,7 @@ class CheckpointReader:
             )
         config_file = self.folder / "config.json"
         if not config_file.is_file():
+            _refuse_adapter(self.folder)
             raise CheckpointError(
                 f"{self.folder} has no config.json, so it is not a Hugging Face model folder; give "
                 "the folder that holds config.json and the weights."
@@ -139,6 +140,15 @@ class CheckpointReader:
             return False
         pair = [self.array(name).reshape(-1).view(np.uint8) for name in (left, right)]
         return all(np.array_equal(*chunks) for chunks in zip(*map(_chunks, pair), strict=True))
+
+
+def _refuse_adapter(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"'{folder}' is an adapter; give the model that it was trained on, and the adapter "
+            f"beside it: --adapter {folder} (treadle evaluate), LLM(..., adapters={{NAME: "
+            f"FOLDER}}), or MODEL+{folder} (treadle merge)."
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:

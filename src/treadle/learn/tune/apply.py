@@ -7,7 +7,7 @@ from treadle.core.arguments import checked
 from treadle.core.registry import Choice
 from treadle.core.result import Result
 from treadle.learn.tune.base import Learner, Tuning
-from treadle.learn.tune.request import TuneRequest, check
+from treadle.learn.tune.request import Dtype, TuneRequest, check
 from treadle.learn.tune.run import tune_model
 from treadle.learn.tune.settings import TuneSettings
 from treadle.learn.tune.tables import LEARNERS, METHODS
@@ -33,6 +33,7 @@ def tune(
     training: TuneSettings | None = None,
     heldout: str | Path | None = None,
     heldout_fraction: float | None = None,
+    dtype: Dtype | None = None,
     chat: bool = False,
     shuffle_answers: bool = False,
     keep_zeros: bool | None = None,
@@ -67,6 +68,7 @@ def tune(
             after.
         heldout_fraction: Fraction of the rows of --data to hold out for that, at most 64 rows
             (default: 0.1 for pairs, 0 otherwise).
+        dtype: Numbers of the weights that are written (default: those of the model).
         chat: Prompts are what a user says: put the model's chat template around them and their
             answers.
         shuffle_answers: A control: every prompt gets the answer of another row.
@@ -103,6 +105,7 @@ def tune(
         _said(teacher),
         _said(heldout),
         heldout_fraction,
+        dtype,
         chat,
         shuffle_answers,
         keep_zeros,

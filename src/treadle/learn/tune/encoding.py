@@ -59,6 +59,8 @@ class Encoder:
         begins = puts_bos(tokenizer, "auto")
         self.begin: int | None = tokenizer.bos_token_id if begins else None
         """The token with which texts begin, if the tokenizer writes one."""
+        self.notes: dict[str, None] = {}
+        """What is to be said of the template."""
 
     def documents(self, row: Row) -> list[TaughtDocument]:
         """Return a row's documents: mostly one, and two of a pair.
@@ -78,7 +80,13 @@ class Encoder:
         if self._is_chat:
             asked: Message = {"role": "user", "content": row.prompt}
             said: Message = {"role": "assistant", "content": row.answer}
-            return self._conversation(Conversation(row.where, (asked, said)))
+            first = ({"role": "system", "content": row.system},) if row.system else ()
+            return self._conversation(Conversation(row.where, (*first, asked, said)))
+        if row.system:
+            raise DataError(
+                f"{row.where.capitalize()} has a system prompt, for which plain prompts have no "
+                f"place; pass --chat, or write it into the prompt."
+            )
         return [self._prompted(row)]
 
     def _preferred(self, side: Prompted | Conversation) -> TaughtDocument:
@@ -90,8 +98,8 @@ class Encoder:
                 f"{side.where.capitalize()} ends with a message of '{side.messages[-1]['role']}', "
                 f"and an answer of the assistant was expected; add it."
             )
-        before, said = self._answer(side, len(side.messages) - 1)
-        return self._spans(side.where, before + said, [(before, said)])
+        last = len(side.messages) - 1
+        return self._spans(side, [last], [self._answer(side, last)])
 
     def _ids(self, text: str, special: bool) -> list[int]:
         found = self._tokenizer(text, add_special_tokens=special, verbose=False)
@@ -149,8 +157,8 @@ class Encoder:
         whole = self._rendered(row, len(row.messages))
         answers = [self._answer(row, place) for place in places]
         if all(whole.startswith(before + said) for before, said in answers):
-            return [self._spans(row.where, whole, answers)]
-        return [self._spans(row.where, b + s, [(b, s)]) for b, s in answers]
+            return [self._spans(row, places, answers)]
+        return [self._spans(row, [n], [one]) for n, one in zip(places, answers, strict=True)]
 
     def _answer(self, row: Conversation, place: int) -> tuple[str, str]:
         """Return what the template writes before an answer, and what of it is the answer."""
@@ -160,11 +168,11 @@ class Encoder:
                 f"{row.where.capitalize()}: messages[{place}] is an empty answer; leave it out."
             )
         after = self._rendered(row, place + 1)
-        before = self._rendered(row, place, asks=True)
-        if not place:  # nobody asked
-            before = after[: max(0, after.find(content.strip()))]
-        elif not after.startswith(before):
-            before = before[: _common(before, after)]
+        before = self._rendered(row, place, asks=True) if place else ""
+        if not place or not after.startswith(before):
+            asked, before = before, self._until(row, place)
+            if asked:
+                self._note_otherwise(asked[_common(asked, before) :])
         said = after[len(before) :].rstrip()  # what stands behind the end of a turn is not said
         if not said or not _shows(said, content):
             raise DataError(
@@ -172,7 +180,32 @@ class Encoder:
                 f"messages[{place}], the assistant's {content[:40]!r}; mend the template, or give "
                 f"prompts and answers without --chat."
             )
+        if "<think>" in content and "<think>" not in said:
+            self.notes["The model's chat template drops thoughts of answers: none are learned."] = (
+                None
+            )
+        if said.endswith(content.rstrip()) and content.strip():
+            self.notes[
+                "The model's chat template writes nothing behind an answer, so that answers do not "
+                "learn to end."
+            ] = None
         return before, said
+
+    def _note_otherwise(self, asked: str) -> None:
+        """Note that the model is asked in other words than answers are taught behind."""
+        self.notes[
+            f"The model's chat template asks for an answer with {asked!r}, and does not write that "
+            f"before the answers that are learned."
+        ] = None
+
+    def _until(self, row: Conversation, place: int) -> str:
+        """Return what the template writes before the content of an answer, whatever it is."""
+        found = []
+        for content in ("xq", "zj"):
+            other = {"role": "assistant", "content": content}
+            messages = (*row.messages[:place], other)
+            found.append(self._rendered(row._replace(messages=messages), place + 1))
+        return found[0][: _common(*found)]
 
     def _rendered(self, row: Conversation, num_messages: int, asks: bool = False) -> str:
         """Return the first messages as the template writes them, up to an answer if it `asks`."""
@@ -199,10 +232,12 @@ class Encoder:
                 f"roles in the order that it takes."
             ) from error
 
-    def _spans(self, where: str, whole: str, answers: list[tuple[str, str]]) -> TaughtDocument:
+    def _spans(
+        self, row: Conversation, places: list[int], answers: list[tuple[str, str]]
+    ) -> TaughtDocument:
         """Return a rendered text, of which some runs of characters are answers."""
         spans = [(len(before), len(before) + len(said)) for before, said in answers]
-        whole = whole[: spans[-1][1]]
+        whole = "".join(answers[-1])
         if self._tokenizer.is_fast:
             found: Any = self._tokenizer(  # Any: a mapping of lists
                 whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False
@@ -224,10 +259,11 @@ class Encoder:
         is_answer[:1] = False
         if not is_answer.any():
             raise DataError(
-                f"{where.capitalize()} has an answer that is empty after the chat template; "
+                f"{row.where.capitalize()} has an answer that is empty after the chat template; "
                 f"change it, or leave it out."
             )
-        return _document(where, tokens, is_answer, "".join(said for _, said in answers))
+        contents = [str(row.messages[place].get("content") or "") for place in places]
+        return _document(row.where, tokens, is_answer, "".join(contents))
 
 
 def _document(

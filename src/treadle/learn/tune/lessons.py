@@ -37,22 +37,24 @@ class Lessons:
         groups: At least one.
         rows: Groups of a step.
         seed: Of the shuffles.
+        limit: Groups of all steps together, of which the last one has what is left.
     """
 
-    def __init__(self, groups: Sequence[Group], rows: int, seed: int) -> None:
-        self.groups, self.rows, self._seed = groups, rows, seed
+    def __init__(
+        self, groups: Sequence[Group], rows: int, seed: int, limit: int | None = None
+    ) -> None:
+        self.groups, self.rows, self._seed, self._limit = groups, rows, seed, limit
 
     def chosen(self, step: int) -> list[int]:
         """Return the numbers of a step's groups."""
         size = len(self.groups)
-        places = range(step * self.rows, (step + 1) * self.rows)
+        end = (step + 1) * self.rows
+        places = range(step * self.rows, end if self._limit is None else min(end, self._limit))
         orders = {epoch: self._order(epoch) for epoch in {place // size for place in places}}
         return [int(orders[place // size][place % size]) for place in places]
 
     def seen(self, steps: int) -> list[int]:
         """Return the numbers of all groups that come in so many steps, ascending."""
-        if steps * self.rows >= len(self.groups):
-            return list(range(len(self.groups)))
         return sorted({number for step in range(steps) for number in self.chosen(step)})
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -129,13 +131,18 @@ def windows(document: TaughtDocument, num_tokens: int, first: int | None = None)
 def shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
     """Return rows with the answers of other rows: a control, from which nothing can be learned.
 
+    The answers go round one circle through all rows, so that none keeps its own.
+
     Raises:
-        DataError: A row is none with a prompt and an answer.
+        DataError: A row is none with a prompt and an answer, or there is one row alone.
     """
+    if len(rows) < 2:
+        raise DataError("One row has no other one's answer; give more, or no --shuffle-answers.")
     order = numpy_stream(seed, "shuffled answers").permutation(len(rows))
+    after = dict(zip(order.tolist(), np.roll(order, -1).tolist(), strict=True))
     found: list[Row] = []
-    for row, place in zip(rows, order.tolist(), strict=True):
-        other = rows[place]
+    for number, row in enumerate(rows):
+        other = rows[after[number]]
         if not isinstance(row, Prompted) or not isinstance(other, Prompted):
             what = "text" if isinstance(row, Text) else "conversation"
             raise DataError(

@@ -53,6 +53,8 @@ def material_of(request: TuneRequest, folder: Path, run: Recording) -> Material:
         run.notes.append(
             "The tokenizer names no token that ends a text, so that answers do not learn to end."
         )
+    if source.unused:
+        run.notes.append(f"Not read of the rows: {', '.join(source.unused)}.")
     rows = list(source.rows)
     own, held = _split(rows, request)
     if request.shuffle_answers:
@@ -60,10 +62,17 @@ def material_of(request: TuneRequest, folder: Path, run: Recording) -> Material:
     learned = _groups(own, request, encoder, most, run)
     if request.heldout is not None:
         is_text = request.text is not None
-        other = text_rows(request.heldout) if is_text else read_rows(request.heldout, of_pairs)
-        run.read("heldout", request.heldout, other.content_hash, "data")
+        place = request.heldout
+        other = text_rows(place) if is_text else read_rows(place, of_pairs, "dev")
+        if other.content_hash == source.content_hash:
+            raise DataError(
+                f"'{place}' holds the very rows that are learned, so that nothing would be held "
+                f"out; give others, or --heldout-fraction 0.1."
+            )
+        run.read("heldout", place, other.content_hash, "data")
         held = list(other.rows)
     kept = _groups(held, request, encoder, most, run, "held-out ") if held else []
+    run.notes += encoder.notes
     return Material([*learned, *kept], len(learned))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import SettingsError
 from treadle.learn.tune.request import TuneRequest
-from treadle.learn.tune.writing import require_plain
+from treadle.learn.tune.writing import require_plain, stored_as
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from treadle.model.classes import CausalLM
 
 __all__ = ["Pupil", "pupil_of"]
+
+
+class Rounding(NamedTuple):
+    """How many weights learned, and how many of them still differ once they are written."""
+
+    num_changed: int
+    num_kept: int
 
 
 class Pupil(NamedTuple):
@@ -38,6 +45,28 @@ class Pupil(NamedTuple):
         """How many numbers the model has, without its adapter."""
         skipped = set(self.names) if self.adapter is not None else set()
         return sum(p.numel() for n, p in self.model.named_parameters() if n not in skipped)
+
+    def round_as_written(self, reader: CheckpointReader, dtype: str | None) -> Rounding:
+        """Give what learned the values that it will have on disk, and count what that takes back.
+
+        Args:
+            reader: The model before.
+            dtype: As it is written; None: as it was.
+        """
+        import torch
+
+        num_changed = num_kept = 0
+        for name, values in self.on_disk().items():
+            info = reader.tensors[reader.tied.get(name, name)]
+            code = stored_as(info, dtype)
+            before = reader.tensor(info.name).float()
+            num_changed += int((values != before).sum())
+            kind = {"F16": torch.float16, "BF16": torch.bfloat16}.get(code)
+            if kind is not None:
+                values.copy_(values.to(kind))
+            num_kept += int((values != before).sum())
+            reader.release(info.name)
+        return Rounding(num_changed, num_kept)
 
     def on_disk(self) -> "dict[str, torch.Tensor]":
         """Return what learned, by the names and in the shapes of the folder."""
@@ -64,7 +93,8 @@ def pupil_of(
         adapter = add_factors(
             model, chosen, int(settings["rank"]), float(settings["alpha"]), request.seed
         )
-        adapter["base_model_name_or_path"] = name
+        is_hub = name.count("/") == 1 and not Path(name).exists()
+        adapter["base_model_name_or_path"] = name if is_hub else str(folder.resolve())
         import re
 
         names = [n for n, _ in model.named_parameters() if re.search(LEARNING, n)]

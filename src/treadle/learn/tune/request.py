@@ -1,17 +1,17 @@
 """What was asked for, checked as far as it can be without model and data."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from treadle.core.checkpoint import read_manifest
 from treadle.core.errors import SettingsError
 from treadle.learn.tune.base import Learner, Tuning
 from treadle.learn.tune.settings import TuneSettings
 from treadle.model.optimizers import Optimizer
-from treadle.model.packed import Compute, quick_compute
 
-__all__ = ["TuneRequest", "check", "is_pruned"]
+__all__ = ["Dtype", "TuneRequest", "check", "is_pruned"]
 
+Dtype = Literal["float32", "float16", "bfloat16"]
 _HELDOUT_FRACTION = 0.1
 """Of pairs, so that what is said of preferences is not said of those that were learned."""
 
@@ -28,16 +28,11 @@ class TuneRequest(NamedTuple):
     teacher: str | None
     heldout: str | None
     heldout_fraction: float | None
+    dtype: Dtype | None
     chat: bool
     shuffle_answers: bool
     keep_zeros: bool | None
     seed: int
-
-    @property
-    def compute(self) -> Compute:
-        """In which numbers matrices are multiplied."""
-        asked = self.settings.compute
-        return quick_compute() if asked == "auto" else asked
 
     @property
     def learning_rate(self) -> float:
@@ -59,10 +54,10 @@ class TuneRequest(NamedTuple):
             **self.method.settings(),
             **self.settings.model_dump(mode="json", exclude={"save_every"}),
             "learning_rate": self.learning_rate,
-            "compute": self.compute,
             "learn": self.learner.settings(),
             "optimizer": self.optimizer.settings(),
             "heldout_fraction": self.held_fraction,
+            "dtype": self.dtype,
             "chat": self.chat,
             "shuffle_answers": self.shuffle_answers,
             "keep_zeros": self.keep_zeros,
@@ -131,6 +126,10 @@ def _mistakes(request: TuneRequest) -> list[tuple[bool, str]]:
         (
             has_pairs and request.shuffle_answers,
             "The answers of pairs cannot be shuffled; leave --shuffle-answers out.",
+        ),
+        (
+            request.dtype is not None and request.learner.is_adapter,
+            "dtype has no effect on an adapter, which is float32; leave it out.",
         ),
         (
             bool(request.keep_zeros) and request.learner.is_adapter,

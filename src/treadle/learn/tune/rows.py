@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from treadle.core.errors import DataError
 from treadle.core.registry import near
@@ -24,7 +24,13 @@ __all__ = [
 Message = Mapping[str, Any]  # Any: what a chat template reads
 T = TypeVar("T")
 _PROMPTS = ("prompt", "question")
+_SYSTEMS = ("system", "system_prompt")
 _ANSWERS = ("answer", "completion", "response")
+_KNOWN = frozenset(
+    {*_PROMPTS, *_ANSWERS, *_SYSTEMS, "query", "choices", "gold", "chosen", "rejected"}
+    | {"messages", "tools", "text", "id", "meta"}
+)
+"""Keys that are read, and those that treadle curate writes beside them."""
 _FORMS = (
     '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}, '
     '{"prompt": "...", "answer": "..."} or {"text": "..."}'
@@ -39,6 +45,8 @@ class Prompted(NamedTuple):
     where: str
     prompt: str
     answer: str
+    system: str = ""
+    """What stands before a chat."""
 
 
 class Conversation(NamedTuple):
@@ -73,14 +81,17 @@ class RowSource(NamedTuple):
 
     rows: Sequence[Row]
     content_hash: str
+    unused: tuple[str, ...] = ()
+    """Keys of records that were not read."""
 
 
-def read_rows(data: str, of_pairs: bool) -> RowSource:
+def read_rows(data: str, of_pairs: bool, split: Literal["train", "dev"] = "train") -> RowSource:
     """Return the rows of a file, of a folder of shards, or of a skill.
 
     Args:
         data: JSONL or Parquet, plain or as treadle curate writes it, or skills:NAME.
         of_pairs: Whether rows are pairs.
+        split: Of a skill that names none.
 
     Raises:
         DataError: There is nothing, or a row is of another form; the message names it.
@@ -88,15 +99,17 @@ def read_rows(data: str, of_pairs: bool) -> RowSource:
     from treadle.core.skills import is_skill
 
     if is_skill(data):
-        return _skill_rows(data, of_pairs)
-    hashed, rows = hashlib.sha256(), []
+        return _skill_rows(data, of_pairs, split)
+    hashed, rows, keys = hashlib.sha256(), [], dict[str, None]()
     for where, record in _records(data):
         rows.append(_pair(where, record) if of_pairs else _row(where, record))
+        keys |= dict.fromkeys(record)
         hashed.update(json.dumps(record, sort_keys=True, default=str).encode())
     if not rows:
         form = _PAIR if of_pairs else _FORMS
         raise DataError(f"'{data}' holds no rows; write one JSON object on each line, {form}.")
-    return RowSource(rows, hashed.hexdigest())
+    unused = tuple(key for key in keys if key not in _KNOWN)
+    return RowSource(rows, hashed.hexdigest(), unused)
 
 
 def text_rows(source: str) -> RowSource:
@@ -113,7 +126,7 @@ def text_rows(source: str) -> RowSource:
     return RowSource([Text(source, text)], hashlib.sha256(text.encode()).hexdigest())
 
 
-def _skill_rows(data: str, of_pairs: bool) -> RowSource:
+def _skill_rows(data: str, of_pairs: bool, split: Literal["train", "dev"]) -> RowSource:
     from treadle.core.skills import parse_skill, skill_digest, skill_items
 
     if of_pairs:
@@ -121,7 +134,7 @@ def _skill_rows(data: str, of_pairs: bool) -> RowSource:
             f"'{data}' has one answer for each prompt, and pairs were expected; give a file of "
             f"{_PAIR}, or use sft."
         )
-    spec = parse_skill(data, "train")
+    spec = parse_skill(data, split)
     items = skill_items(spec)
     rows = [
         Prompted(f"item {number} of {data}", item.prompt, item.answer)
@@ -194,9 +207,16 @@ def _table(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:  # Any: values o
             for record in batch.to_pylist():
                 number += 1
                 where = f"row {number} of '{file}'"
-                yield where, _with_meta(where, record)
+                yield where, _with_meta(where, _without_gaps(record))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"'{file}' is no whole Parquet file ({error}); write it again.") from error
+
+
+def _without_gaps(value: Any) -> Any:  # Any: values of columns
+    """Return a value without the keys that a column of objects gives to those that lack them."""
+    if isinstance(value, dict):
+        return {key: _without_gaps(part) for key, part in value.items() if part is not None}
+    return [_without_gaps(part) for part in value] if isinstance(value, list) else value
 
 
 def _with_meta(where: str, record: object) -> dict[str, Any]:  # Any: JSON values
@@ -217,13 +237,14 @@ def _with_meta(where: str, record: object) -> dict[str, Any]:  # Any: JSON value
 def _row(where: str, record: Mapping[str, Any]) -> Row:  # Any: JSON values
     if record.get("messages") is not None:
         said = _messages(where, "messages", record["messages"])
-        return Conversation(where, said, _tools(where, record.get("tools")))
+        return _conversation(where, said, record)
     prompt, answer = _first(record, _PROMPTS), _first(record, _ANSWERS)
     if prompt and answer:
         if isinstance(record[prompt], list):
             said = (*_messages(where, prompt, record[prompt]), *_said(where, record, answer))
-            return Conversation(where, said, _tools(where, record.get("tools")))
-        return Prompted(where, _text(where, record, prompt), _text(where, record, answer))
+            return _conversation(where, said, record)
+        given = (_text(where, record, prompt), _text(where, record, answer))
+        return Prompted(where, *given, _system(where, record))
     if "choices" in record and "gold" in record:
         return _chosen(where, record)
     if "chosen" in record and "rejected" in record:
@@ -267,17 +288,32 @@ def _side(
 ) -> Prompted | Conversation:
     if isinstance(record[key], list):
         said = _messages(where, key, record[key])
-        if isinstance(before, str):
-            asked: tuple[Message, ...] = ({"role": "user", "content": before},) if before else ()
-        else:
-            asked = before
-        return Conversation(where, said if said[: len(asked)] == asked else (*asked, *said))
+        if any(one["role"] == "user" for one in said):  # the prompt is in there
+            return _conversation(where, said, record)
+        is_text = isinstance(before, str)
+        asked = ({"role": "user", "content": before},) if is_text and before else before
+        return _conversation(where, (*asked, *said), record)
     answer = _text(where, record, key)
     if isinstance(before, str):
         if not before:
             raise DataError(f"{where.capitalize()} has no prompt; write {_PAIR}.")
-        return Prompted(where, before, answer)
-    return Conversation(where, (*before, {"role": "assistant", "content": answer}))
+        return Prompted(where, before, answer, _system(where, record))
+    return _conversation(where, (*before, {"role": "assistant", "content": answer}), record)
+
+
+def _conversation(
+    where: str, said: tuple[Message, ...], record: Mapping[str, Any]
+) -> Conversation:  # Any: JSON values
+    """Return messages, behind the system prompt that stands beside them."""
+    system = _system(where, record)
+    if system and said[0]["role"] != "system":
+        said = ({"role": "system", "content": system}, *said)
+    return Conversation(where, said, _tools(where, record.get("tools")))
+
+
+def _system(where: str, record: Mapping[str, Any]) -> str:  # Any: JSON values
+    key = _first(record, _SYSTEMS)
+    return _text(where, record, key) if key else ""
 
 
 def _said(where: str, record: Mapping[str, Any], key: str) -> tuple[Message, ...]:  # Any: JSON
@@ -299,10 +335,8 @@ def _messages(where: str, key: str, value: object) -> tuple[Message, ...]:
             f'{where.capitalize()}: {key} is no list of messages; write [{{"role": "user", '
             f'"content": "..."}}, ...].'
         )
-    # Parquet gives every message the keys of all.
-    plain = [{name: part for name, part in one.items() if part is not None} for one in value]
     try:
-        return tuple(plain_messages(plain))
+        return tuple(plain_messages(value))
     except DataError as error:
         raise DataError(f"{where.capitalize()}: {error}") from error
 
@@ -346,8 +380,7 @@ def _first(record: Mapping[str, Any], keys: Sequence[str]) -> str:  # Any: JSON 
 
 
 def _keys(record: Mapping[str, Any]) -> str:  # Any: JSON values
-    known = [*_PROMPTS, *_ANSWERS, "chosen", "rejected", "messages", "text"]
-    odd = next((key for key in record if key not in known), "")
-    hint = near(odd, known).partition(" Choose")[0] if odd else ""
+    odd = next((key for key in record if key not in _KNOWN), "")
+    hint = near(odd, list(_KNOWN)).partition(" Choose")[0] if odd else ""
     hint = f" ({hint})" if hint.startswith("Did") else ""
     return f"has the keys {', '.join(record) or 'of nothing'}{hint}"

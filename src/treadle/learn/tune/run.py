@@ -18,7 +18,7 @@ from treadle.learn.tune.asking import Beside, LossError, named_rows, objective_o
 from treadle.learn.tune.heldout import HeldOut, compared, divergences
 from treadle.learn.tune.lessons import Lessons, collate, parts_of
 from treadle.learn.tune.material import Material, material_of
-from treadle.learn.tune.pupil import Pupil, pupil_of
+from treadle.learn.tune.pupil import Pupil, Rounding, pupil_of
 from treadle.learn.tune.request import TuneRequest, is_pruned
 from treadle.learn.tune.teachers import KeptTeacher, LiveTeacher, keep, require_same_tokens
 from treadle.learn.tune.writing import write_adapter, write_model
@@ -32,6 +32,8 @@ __all__ = ["tune_model"]
 _SAVE_SECONDS = 120.0
 """Between two saves of the state."""
 _RUN = "run.json"
+_MUCH = 0.1
+"""Of what was learned: from here on a loss is told."""
 
 
 def tune_model(
@@ -42,6 +44,7 @@ def tune_model(
 
     _require_place(out, overwrite, request.learner.is_adapter)
     require_elsewhere(out, folder, "the model's")
+    _require_apart(out, request)
     shall_keep = bool(request.keep_zeros)
     if request.keep_zeros is None:
         keeps = is_pruned(folder) and not request.learner.is_adapter
@@ -61,14 +64,31 @@ def tune_model(
             with _kept_if_saved(state):
                 pupil = pupil_of(request, folder, reader, name, trusted)
                 _require_zeros(shall_keep, pupil)
-                _teach(request, run, material, pupil, teacher, state, trusted)
+                _teach(request, run, material, pupil, reader, teacher, state, trusted)
             _require_kept(pupil)
             if pupil.adapter is None:
-                write_model(run, reader, pupil.on_disk(), out, overwrite)
+                write_model(run, reader, pupil.on_disk(), request.dtype, out, overwrite)
             else:
                 write_adapter(run, pupil.model, pupil.adapter, out)
         remove(state)
     return run.result
+
+
+def _require_apart(out: Path, request: TuneRequest) -> None:
+    """Check that no input lies in the output, which would replace it.
+
+    Raises:
+        SettingsError: One does.
+    """
+    for place in (request.data, request.text, request.heldout, request.teacher):
+        if place is not None and out.resolve() in (
+            Path(place).resolve(),
+            *Path(place).resolve().parents,
+        ):
+            raise SettingsError(
+                f"'{place}' lies in the output '{out}', which is replaced as a whole; choose "
+                f"another one."
+            )
 
 
 def _deed(request: TuneRequest) -> str:
@@ -171,6 +191,7 @@ def _teach(
     run: Recording,
     material: Material,
     pupil: Pupil,
+    reader: CheckpointReader,
     teacher: Path | None,
     state: Path,
     trusted: bool,
@@ -178,7 +199,12 @@ def _teach(
     from treadle.model.packed import PackedModel
 
     lesson = _lesson(request, material)
-    asked = PackedModel(pupil.model, request.compute)
+    asked = PackedModel(pupil.model, request.settings.compute)
+    if request.settings.steps and request.settings.rows > material.num_learned:
+        run.notes.append(
+            f"There are {material.num_learned} rows to learn, so that some come several times in a "
+            f"step of {request.settings.rows}."
+        )
     if not asked.is_packed:
         run.notes.append(
             "Documents lie in rows of their own, as this architecture lets those in one row see "
@@ -190,6 +216,8 @@ def _teach(
     before = held.measure(asked, beside) if material.heldout else None
     with asked.active():
         done = _fit(request, run, material, pupil, asked, beside, lesson, held, state)
+    if pupil.adapter is None:
+        _note_rounding(run, pupil.round_as_written(reader, request.dtype))
     account_for(run, request, done, lesson.steps, pupil.num_learning, pupil.num_parameters)
     if before is not None:
         after = held.measure(asked, beside)
@@ -198,13 +226,25 @@ def _teach(
             run.measurements.append(_moved(request, asked, material, pupil, trusted))
 
 
+def _note_rounding(run: Recording, found: Rounding) -> None:
+    """Say what the dtype of the output takes back of what was learned."""
+    lost = 1 - found.num_kept / max(1, found.num_changed)
+    if lost > _MUCH:
+        run.notes.append(
+            f"{lost:.0%} of the {found.num_changed} weights that learned are what they were "
+            f"before, once they are rounded to the numbers of the output; --dtype float32, a "
+            f"higher --learning-rate or --learn lora keeps what they learned."
+        )
+
+
 def _lesson(request: TuneRequest, material: Material) -> _Lesson:
-    settings = request.settings
-    rows = settings.rows
-    steps = settings.steps
-    if steps is None:
-        steps = max(1, round((settings.epochs or 1.0) * material.num_learned / rows))
-    return _Lesson(Lessons(material.groups[: material.num_learned], rows, request.seed), steps)
+    settings, number = request.settings, material.num_learned
+    limit = None
+    if settings.steps is None:
+        limit = max(1, round((settings.epochs or 1.0) * number))
+    steps = settings.steps or -(-(limit or 1) // settings.rows)
+    learned = material.groups[:number]
+    return _Lesson(Lessons(learned, settings.rows, request.seed, limit), steps)
 
 
 def _beside(
@@ -232,10 +272,10 @@ def _beside(
         return Beside()
     top = getattr(request.method, "top", None)
     if top is None:
-        model = PackedModel(full(teacher, trust_remote_code=trusted), request.compute)
+        model = PackedModel(full(teacher, trust_remote_code=trusted), request.settings.compute)
         return Beside(teacher=LiveTeacher(model))
     temperature = float(getattr(request.method, "temperature", 1.0))
-    model = PackedModel(full(teacher, trust_remote_code=trusted), request.compute)
+    model = PackedModel(full(teacher, trust_remote_code=trusted), request.settings.compute)
     args = (model, groups, numbers, top, temperature, part_tokens, state)
     run.bytes["teacher_kept"] = keep(*args)
     del model, args

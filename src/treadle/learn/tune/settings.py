@@ -1,12 +1,13 @@
 """How a model is tuned: what may be said beside the method, the model and the data."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from treadle.core.settings import Settings
 from treadle.learn.tune.lessons import TooLong
 from treadle.model.fit.settings import Schedule
+from treadle.model.packed import Compute
 
 __all__ = ["TuneSettings"]
 
@@ -31,9 +32,10 @@ class TuneSettings(Settings):
     """Fraction of the learning rate that is left at the last step."""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest norm of the gradient of all weights that learn; 0 leaves it as it is."""
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    """In which numbers matrices are multiplied; weights, gradients and sums stay float32. auto is
-    bfloat16 where the processor multiplies it itself."""
+    compute: Compute = "float32"
+    """In which numbers matrices are multiplied; weights, gradients and sums stay float32. bfloat16
+    is quicker where the processor multiplies it itself, and sees no change smaller than its
+    steps."""
     part_tokens: Annotated[int, Field(gt=0)] = 512
     """Tokens that run through the model at once: a step's rows are split into parts of at most so
     many, and the split changes neither loss nor gradient, but memory."""

@@ -9,13 +9,15 @@ from treadle.core.checkpoint import (
     Manifest,
     PlannedTensor,
     SideFile,
+    TensorInfo,
     model_card,
     read_manifest,
     side_file,
 )
+from treadle.core.checkpoint.copying import with_dtype
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import publish, remove, write_text
-from treadle.core.codec import FLOATS
+from treadle.core.codec import FLOATS, dtype_code
 from treadle.core.errors import UnsupportedModelError
 from treadle.core.result import RESULT_FILE
 from treadle.core.run import Recording
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from treadle.model.classes import CausalLM
 
-__all__ = ["require_plain", "write_adapter", "write_model"]
+__all__ = ["require_plain", "stored_as", "write_adapter", "write_model"]
 
 
 def require_plain(reader: CheckpointReader, names: list[str]) -> None:
@@ -48,30 +50,38 @@ def require_plain(reader: CheckpointReader, names: list[str]) -> None:
             )
 
 
+def stored_as(info: TensorInfo, dtype: str | None) -> str:
+    """Return the code of the dtype in which a tensor is written."""
+    return info.dtype if dtype is None or info.dtype not in FLOATS else dtype_code(dtype)
+
+
 def write_model(
     run: Recording,
     reader: CheckpointReader,
     learned: "dict[str, torch.Tensor]",
+    dtype: str | None,
     out: Path,
     overwrite: bool,
 ) -> None:
-    """Publish the model of `reader` with new values for some of its tensors, in their dtypes.
+    """Publish the model of `reader` with new values for some of its tensors.
 
     Args:
         run: The account, which is finished here.
         reader: The model that was tuned.
         learned: By their names on disk.
+        dtype: Of all floats; None: as each has it.
         out: The folder to make.
         overwrite: Replace an existing one.
     """
     infos = [info for name, info in reader.tensors.items() if name not in reader.tied]
-    planned = [PlannedTensor(info.name, info.dtype, info.shape) for info in infos]
+    planned = [PlannedTensor(info.name, stored_as(info, dtype), info.shape) for info in infos]
+    config = reader.config if dtype is None else with_dtype(reader.config, dtype_code(dtype))
     values = {reader.tied.get(name, name): tensor for name, tensor in learned.items()}
     with CheckpointWriter(
         out,
         planned,
         parent=reader,
-        config=reader.config,
+        config=config,
         overwrite=overwrite,
         fingerprint=run.fingerprint,
     ) as writer:

@@ -29,5 +29,5 @@ def decayed_adamw(
         for some, decay in ((matrices, weight_decay), (vectors, 0.0))
         if some
     ]
-    # one tensor's temporaries at a time, instead of all of them
-    return torch.optim.AdamW(groups, betas=betas, eps=epsilon, foreach=False)
+    # The fused kernel has no temporaries, and goes over the weights once.
+    return torch.optim.AdamW(groups, betas=betas, eps=epsilon, fused=True)
