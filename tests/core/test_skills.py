@@ -57,6 +57,7 @@ def test_spec_grammar() -> None:
         ("skills:json?seed=-1", r"seed = '-1', but a whole number"),
         ("skills:json?seed=99999999999", r"at most nine digits"),
         ("skills:json?seed", r"seed = ''"),
+        ("skills:json?seed=1&seed=2", r"gives a key twice"),
     ],
 )
 def test_a_wrong_spec_says_what_is_near(data: str, expected: str) -> None:

@@ -93,6 +93,17 @@ def test_other_weights_of_one_name_are_asked_again(
         assert len(list((out / "cells").glob("*.json"))) == number
 
 
+def test_other_words_of_a_model_are_asked_again(llama: Path, known: str, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(llama, model)
+    grid([model], tmp_path / "out", data=[known], max_tokens=3)
+    (cell,) = (tmp_path / "out").rglob("*/*.json")
+    file = model / "tokenizer.json"
+    file.write_text(file.read_text() + "\n")
+    grid([model], tmp_path / "out", data=[known], max_tokens=3, overwrite=True)
+    assert {cell} < set((tmp_path / "out").rglob("*/*.json"))
+
+
 def test_a_damaged_cell_is_named(llama: Path, tmp_path: Path) -> None:
     grid([llama], tmp_path / "out", data=DATA[:1], **FEW)
     cell = next((tmp_path / "out" / "cells").glob("*.json"))

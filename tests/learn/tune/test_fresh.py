@@ -10,7 +10,11 @@ import pytest
 
 import treadle.model.fit
 from treadle.core.checkpoint import content_hash
-from treadle.core.errors import DataError, SettingsError, UnsupportedModelError
+from treadle.core.errors import (
+    DataError,
+    SettingsError,
+    UnsupportedModelError,
+)
 from treadle.core.result import Result, read_result
 from treadle.core.skills import parse_skill, skill_items
 from treadle.learn.tune import FreshSettings, fresh
@@ -155,3 +159,11 @@ def test_refusals(base: Path, text: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="hidden"):
         fresh(out, text=[text], hidden=100)  # type: ignore[call-arg]  # fields of the settings
     assert not out.exists()
+
+
+def test_a_model_that_sees_what_comes_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="sees the tokens that it shall predict"):
+        fresh(
+            tmp_path / "bert", text=[text], architecture="bert", layers=1, steps=1, vocab_size=300
+        )
+    assert not (tmp_path / "bert").exists()

@@ -83,7 +83,10 @@ def parse_skill(data: str, default_split: Split) -> SkillSpec:
         raise SettingsError(_unknown(data, "skill", name, NAMES))
     if split and split not in _SPLITS:
         raise SettingsError(_unknown(data, "split", split, _SPLITS))
-    numbers = dict(_number(data, part) for part in asked.split("&") if part)
+    parts = [_number(data, part) for part in asked.split("&") if part]
+    numbers = dict(parts)
+    if len(numbers) < len(parts):
+        raise SettingsError(f"'{data}' gives a key twice; give each once. The form is {_FORM}.")
     chosen: Split = split or default_split
     return SkillSpec(name, chosen, numbers.get("seed", 0), numbers.get("count"))
 

@@ -1,5 +1,6 @@
 """The action grid: several models on several sets of questions, each pair measured once."""
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -28,6 +29,9 @@ from treadle.judge.evaluate.paired import share
 from treadle.judge.evaluate.subject import Subject
 
 __all__ = ["evaluate_grid"]
+
+_WORDS = ("*token*", "chat_template*", "generation_config.json", "merges*", "vocab*", "*.model")
+"""Files of a tokenizer, and of where answers end."""
 
 _CELLS = "cells"
 _CONTROL = "commonest answer"
@@ -127,7 +131,7 @@ def _subjects(models: Sequence[str | Path], trust_remote_code: bool) -> dict[str
         folder = resolve(path, takes_files=True)
         subject = Subject(folder, "runtime", None, None, trust_remote_code)
         with subject.open() as reader:
-            content_hash = digest([source_hash(folder), reader.config])
+            content_hash = digest([source_hash(folder), reader.config, _words_hash(folder)])
         found[name] = _Row(path, subject, content_hash)
     return found
 
@@ -263,3 +267,13 @@ def _beats(entries: Sequence[Measurement], bounds: Sequence[float]) -> bool:
     """Whether a model is better somewhere than always giving the commonest answer."""
     pairs = zip(entries, bounds, strict=True)
     return any(entry.low is not None and entry.low > bound for entry, bound in pairs)
+
+
+def _words_hash(folder: Path) -> str:
+    """Return the hash of the small files by which a model reads prompts and ends answers."""
+    found = hashlib.sha256()
+    for pattern in _WORDS:
+        for file in sorted(folder.glob(pattern)) if folder.is_dir() else ():
+            found.update(file.name.encode())
+            found.update(file.read_bytes())
+    return found.hexdigest()

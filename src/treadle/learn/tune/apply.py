@@ -62,7 +62,8 @@ def tune(
         teacher: Model whose distributions are learned, with the same tokenizer.
         learn: What learns: all, lora, norms, or a regular expression that is found in the names of
             parameters.
-        optimizer: How weights follow their gradients; its learning rate is the schedule's.
+        optimizer: How weights follow their gradients; its learning rate is the schedule's. AdamW
+            is here, where nothing else is said, without decay and with betas 0.9 and 0.999.
         training: How long, how fast and in what pieces.
         heldout: Rows (or text) that are not learned, on which the model is measured before and
             after.

@@ -9,7 +9,7 @@ from treadle.core.arguments import checked
 from treadle.core.checkpoint import content_hash, model_card, prepare_target, side_file
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import publish, remove, write_text
-from treadle.core.errors import SettingsError
+from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.core.registry import Choice
 from treadle.core.result import RESULT_FILE, Measurement, Result
 from treadle.core.run import Recording, recorded
@@ -27,6 +27,8 @@ __all__ = ["FreshSettings", "fresh"]
 _HEAD_DIM = 64
 _TEXTS = ["stdlib:calibration", "stdlib:sources"]
 _SAVE_SECONDS = 60.0
+_UNSEEN = 1e-4
+"""What a later token may change of earlier logits, by rounding."""
 _AVERAGED = 10
 """Steps at the end of a loss curve that make one number."""
 
@@ -38,7 +40,8 @@ class FreshSettings(Settings):
     """Its `model_type`: any causal language model of transformers that takes a width, layers and
     heads under their usual names."""
     hidden: Annotated[int, Field(gt=0, multiple_of=256)] = 256
-    """Width, a multiple of 256, as GGUF's K-quants want it; the MLPs are three times as wide, and
+    """Width, a multiple of 256, as GGUF's K-quants want it; the MLPs are three times as wide
+    (where the architecture calls that intermediate_size; else as its class has it), and
     a head has 64."""
     layers: Annotated[int, Field(gt=0)] = 3
     """Decoder blocks."""
@@ -155,6 +158,7 @@ def _taught(
     num_tokens = settings.steps * settings.rows * settings.window_tokens
     tokens = primed_tokens(primer, tokenizer, num_tokens, settings.skill_fraction, run.seed)
     model = fresh_model(settings.config(end, len(tokenizer)), run.seed)
+    _require_causal(model, settings.architecture)
     state = _state(out)
     done = fit(
         model,
@@ -171,6 +175,26 @@ def _taught(
     if done.first_step:
         run.resumed(f"had taken the first {done.first_step} of {settings.steps} steps")
     return model, tokenizer, done
+
+
+def _require_causal(model: "CausalLM", architecture: str) -> None:
+    """Check that no token sees a later one.
+
+    Raises:
+        UnsupportedModelError: One does: such a model would learn to copy.
+    """
+    import torch
+
+    tokens = torch.arange(8)[None] % model.get_input_embeddings().weight.shape[0]
+    other = tokens.clone()
+    other[0, -1] = 0
+    with torch.no_grad():
+        one, two = (model(input_ids=some).logits[0, :-1] for some in (tokens, other))
+    if float((one - two).abs().max()) > _UNSEEN * float(one.abs().max()):
+        raise UnsupportedModelError(
+            f"A model of type '{architecture}' sees the tokens that it shall predict; name one "
+            f"that is made to go on with a text, such as llama or qwen2."
+        )
 
 
 def _state(out: Path) -> Path:

@@ -116,6 +116,10 @@ def _teacher_folder(request: TuneRequest, folder: Path, run: Recording) -> Path 
     found = resolve(request.teacher)
     require_same_tokens(load_tokenizer(folder), load_tokenizer(found), request.teacher)
     run.read("teacher", request.teacher, source_hash(found), "teacher")
+    if source_hash(found) == source_hash(folder):
+        run.notes.append(
+            "The teacher is the model itself: there is nothing to learn, and every step leads away."
+        )
     return found
 
 

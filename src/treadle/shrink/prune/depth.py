@@ -56,10 +56,11 @@ def prune_blocks(
     Args:
         model: Hugging Face folder, packaged:smollm2, or a hub id.
         out: Folder to write.
-        by: What a block is worth.
+        by: What a block is worth: influence, what it changes; shallow_first, its place; or
+            any_block, a control.
         sparsity: Fraction of the blocks to drop, rounded down (default 0.25).
         num_blocks: Blocks to drop, in place of a fraction.
-        text: Calibration text: a .txt or .jsonl file, or stdlib:calibration.
+        text: Calibration text, which influence needs: a .txt or .jsonl file, or stdlib:calibration.
         num_windows: Calibration windows, drawn at random from the text by the seed.
         window_tokens: Tokens in each window.
         bos: Start each window with the tokenizer's BOS token: each, none, or auto.
@@ -170,9 +171,14 @@ def _kept(scores: list[float], sparsity: float | None, num_blocks: int | None) -
     number = num_blocks
     if number is None:
         number = num_pruned(len(scores), 0.25 if sparsity is None else sparsity)
+    if inner < 1:
+        raise SettingsError(
+            f"The model has {len(scores)} blocks, of which the first and the last one stay, so "
+            f"that none can go; give a deeper model."
+        )
     if not 1 <= number <= inner:
         raise SettingsError(
-            f"{number} of {len(scores)} blocks would go, and 1 to {max(0, inner)} can, as the "
+            f"{number} of {len(scores)} blocks would go, and 1 to {inner} can, as the "
             f"first and the last one stay; change --sparsity or --num-blocks."
         )
     stays = keep_rows(np.array([scores[1:-1]], np.float32), number)[0]

@@ -40,9 +40,9 @@ class Distill(Tuning):
     """What is lowered: KL(teacher | model), KL(model | teacher), or what lies between."""
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Of jsd: the teacher's share of the mixture; small is like forward, large like reverse."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0, lt=1e6)] = 1.0
     """Both models' logits are divided by it."""
-    cross_entropy: Annotated[float, Field(ge=0)] = 0.0
+    cross_entropy: Annotated[float, Field(ge=0, lt=1e6)] = 0.0
     """Weight of the loss of the tokens themselves, beside the divergence."""
     top: Annotated[int, Field(gt=0)] | None = None
     """Keep so many of the teacher's likeliest tokens on disk, before the first step; the teacher

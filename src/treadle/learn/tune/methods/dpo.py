@@ -35,7 +35,7 @@ class DPO(Tuning):
         "https://arxiv.org/abs/2305.18290",
     )
 
-    beta: Annotated[float, Field(gt=0)] = 0.1
+    beta: Annotated[float, Field(gt=0, lt=1e6)] = 0.1
     """How closely the model is held to its reference: the larger, the closer."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of the preferences that are taken for swapped."""
