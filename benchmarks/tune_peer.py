@@ -7,7 +7,7 @@ compares the losses step by step: with equal numbers, the costs are of equal wor
 each side all that a user need not say: trl pads a batch to its longest row, computes blocks again
 in the backward pass (gradient checkpointing), computes in bfloat16 on float32 weights and runs a
 reference model beside the one that learns; ours packs rows, splits a step into parts and asks the
-reference once, before the first step.
+reference once, before the first step. "half" is the same, but ours computes in bfloat16 as well.
 
 Each side runs in its own process, with its imports, loading, tokenisation, training and writing;
 CPU time and peak memory are the kernel's accounts of that process, and of training alone what
@@ -98,7 +98,6 @@ SAME = {
 USUAL = {"per_device_train_batch_size": 4, "logging_steps": 1}
 """What a user has to say to see as many rows as often: the rest is left to trl."""
 TOLERANCE = 1e-4
-ROWS = 4
 
 
 class Case(NamedTuple):
@@ -108,12 +107,14 @@ class Case(NamedTuple):
     regime: str
     data: Path
     steps: int
+    rows: int
     seed: int
 
     @property
     def peer_settings(self) -> dict[str, Any]:
         """What trl is told; the rest are its defaults."""
         given = {**(SAME if self.regime == "equal" else USUAL), "max_steps": self.steps}
+        given["per_device_train_batch_size"] = self.rows
         if self.regime == "equal":
             given["learning_rate"] = RATES[self.method]
         return given
@@ -121,7 +122,9 @@ class Case(NamedTuple):
     @property
     def our_flags(self) -> list[str]:
         """What treadle is told; the rest are its defaults."""
-        flags = ["--steps", str(self.steps), "--rows", str(ROWS), "--seed", str(self.seed)]
+        flags = ["--steps", str(self.steps), "--rows", str(self.rows), "--seed", str(self.seed)]
+        if self.regime == "half":
+            flags += ["--compute", "bfloat16"]
         if self.method == "dpo":
             flags += ["--heldout-fraction", "0"]
         if self.regime == "equal":
@@ -266,17 +269,18 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=300, help="characters of a row")
     parser.add_argument("--methods", nargs="+", default=["sft", "dpo"], choices=["sft", "dpo"])
     parser.add_argument("--regimes", nargs="+", default=["equal", "usual"])
+    parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--sides", nargs="+", default=["peer", "ours", "floor"])
     arguments = parser.parse_args()
     arguments.work = (arguments.work or Path(tempfile.mkdtemp(prefix="tune_peer_"))).absolute()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    model, rows, seed = resolve(arguments.model), arguments.steps * ROWS, 0
+    model, rows, seed = resolve(arguments.model), arguments.steps * arguments.rows, 0
     content: dict[str, Any] = {"rounds": arguments.rounds, "steps": arguments.steps, "cases": {}}
     for method in arguments.methods:
         data = arguments.work / f"{method}.jsonl"
         write_rows(arguments.data, data, method, rows, arguments.longest, seed)
         for regime in arguments.regimes:
-            case = Case(method, regime, data, arguments.steps, seed)
+            case = Case(method, regime, data, arguments.steps, arguments.rows, seed)
             content["cases"][f"{method} {regime}"] = compare(case, arguments, model)
     if set(arguments.sides) >= {"peer", "ours"}:
         print(store.write(f"tune_peer_{arguments.threads}t", content))

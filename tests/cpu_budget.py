@@ -30,8 +30,8 @@ BUDGETS = {
     "model": 45,
     "native": 20,
     "page": 10,
-    "runtime": 65,
-    "shrink/prune": 35,
+    "runtime": 55,
+    "shrink/prune": 30,
     "text/curate": 30,
 }
 """Of the families that were measured, with some room; a new one gets DEFAULT_SECONDS."""

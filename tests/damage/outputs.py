@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from treadle import bench, curate, evaluate, merge, plan, prune, quantize
+from treadle import bench, curate, evaluate, merge, plan, prune, quantize, tune
 from treadle.app.export import export
 from treadle.app.sweep.apply import sweep
 from treadle.combine.merge import merge_extract_lora, merge_inspect, merge_yaml
+from treadle.judge.evaluate import evaluate_grid
+from treadle.learn.tune import fresh
 from treadle.model import tiny
 from treadle.recipe import run_recipe
+from treadle.shrink.prune import prune_blocks
 from treadle.text.curate import pack, replay, trial
 
 __all__ = ["OF_A_SERVER", "WRITERS", "Inputs", "make_inputs"]
@@ -30,6 +33,7 @@ class Inputs(NamedTuple):
     recipe: Path
     steps: Path
     cells: Path
+    deep: Path
 
 
 def make_inputs(folder: Path) -> Inputs:
@@ -51,12 +55,18 @@ def make_inputs(folder: Path) -> Inputs:
         f"name: cells\nout: none\nsteps:\n- {pruned}\n- {score}\n"
         f"over: {{prune.sparsity: [0.25, 0.5]}}\nscores: [perplexity]\n"
     )
-    return Inputs(model, other, text, corpus, *packed, recipe, steps, cells)
+    deep = tiny.build("llama", folder / "deep", num_hidden_layers=3)
+    return Inputs(model, other, text, corpus, *packed, recipe, steps, cells, deep)
 
 
 def _trial(inputs: Inputs, out: Path) -> object:
     sizes = {"steps": 1, "num_seeds": 1, "hidden": 16, "layers": 1, "heldout_rows": 2}
     return trial([inputs.packed], out, heldout=[inputs.heldout], **sizes)
+
+
+def _fresh(inputs: Inputs, out: Path) -> object:
+    sizes = {"layers": 1, "vocab_size": 300, "steps": 1, "rows": 1, "window_tokens": 8}
+    return fresh(out, text=[str(inputs.text)], skills=[], **sizes)
 
 
 def _evaluate(inputs: Inputs, out: Path) -> object:
@@ -71,14 +81,20 @@ WRITERS: dict[str, Callable[[Inputs, Path], object]] = {
     ),
     "curate replay": lambda own, out: replay(own.packed, out),
     "curate trial": _trial,
+    "tune": lambda own, out: tune(own.model, out, "sft", text=own.text, steps=1, window_tokens=16),
+    "tune fresh": _fresh,
     "plan": lambda own, out: plan(own.model, out, "memory", batch=1, seq=8),
     "prune": lambda own, out: prune(own.model, out, "magnitude", sparsity=0.5),
+    "prune blocks": lambda own, out: prune_blocks(own.deep, out, by="shallow_first", num_blocks=1),
     "quantize": lambda own, out: quantize(own.model, out, "rtn", group=32),
     "merge": lambda own, out: merge([own.model, own.other], out, "linear"),
     "merge yaml": lambda own, out: merge_yaml(own.recipe, out),
     "merge inspect": lambda own, out: merge_inspect([own.model, own.other], out=out),
     "merge extract-lora": lambda own, out: merge_extract_lora(own.model, own.other, out),
     "evaluate": _evaluate,
+    "evaluate grid": lambda own, out: evaluate_grid(
+        [own.model], out, data=["skills:arithmetic"], num_questions=2, max_tokens=2
+    ),
     "bench": lambda own, out: bench(
         own.model, out, {"method": "latency", "prompt_tokens": 8, "new_tokens": 2, "rounds": 1}
     ),

@@ -1,5 +1,6 @@
 """A run that was killed goes on to the same bytes; the state of another run is not taken."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from learn.tune.cases import PAIRS, QUESTIONS, written
 from products import few
 from treadle.core.checkpoint import content_hash
-from treadle.core.errors import CheckpointError, DataError, SettingsError
+from treadle.core.errors import CapacityError, CheckpointError, DataError, SettingsError
 from treadle.core.result import read_result
 from treadle.learn.tune import METHODS, run, tune
 from treadle.learn.tune.methods.sft import SFT
@@ -112,3 +113,20 @@ def test_a_row_whose_loss_is_no_number_is_named(llama, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"At step 0, part 1 of 1: the loss is nan, of line \d+ of"):
         tune(llama, tmp_path / "out", "sft", data=data, **SETTINGS)
     assert not (tmp_path / ".out.tuning").exists()  # nothing was learned: nothing to go on with
+
+
+@pytest.mark.parametrize("learn", ["all", "lora"])
+def test_a_disk_that_is_full_at_the_end_costs_no_training(learn, llama, tmp_path):
+    settings = {**SETTINGS, "data": written(tmp_path / "rows.jsonl", QUESTIONS), "learn": learn}
+    name = "write_model" if learn == "all" else "write_adapter"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, name, full)
+        with pytest.raises(CapacityError, match="no room for"):
+            tune(llama, tmp_path / "out", "sft", **settings)
+    result = tune(llama, tmp_path / "out", "sft", **settings)
+    assert any("had taken the first 6 of 6 steps" in note for note in result.notes)
+    assert not (tmp_path / ".out.tuning").exists()

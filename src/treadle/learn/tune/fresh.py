@@ -8,7 +8,8 @@ from pydantic import Field
 from treadle.core.arguments import checked
 from treadle.core.checkpoint import content_hash, model_card, prepare_target, side_file
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
-from treadle.core.checkpoint.publish import publish, remove, write_text
+from treadle.core.checkpoint.publish import remove, write_text
+from treadle.core.disk import system_errors
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.core.registry import Choice
 from treadle.core.result import RESULT_FILE, Measurement, Result
@@ -16,6 +17,7 @@ from treadle.core.run import Recording, recorded
 from treadle.core.settings import Settings
 from treadle.core.skills import NAMES
 from treadle.learn.tune.primer import Primer, primed_tokens, read_primer
+from treadle.learn.tune.writing import published
 from treadle.model.optimizers import OPTIMIZERS, Optimizer
 
 if TYPE_CHECKING:
@@ -171,6 +173,7 @@ def _taught(
         state,
         optimizer=optimizer,
         identity=run.fingerprint,
+        keeps_state=True,
     )
     if done.first_step:
         run.resumed(f"had taken the first {done.first_step} of {settings.steps} steps")
@@ -230,14 +233,13 @@ def _write(run: Recording, model: "CausalLM", tokenizer: "Tokenizer", out: Path)
     """Publish the model's folder."""
     from treadle.model.fresh import save_whole
 
-    folder = out.absolute().with_name(f".{out.name}.partial")
-    remove(folder)
-    save_whole(model, tokenizer, folder)
-    run.bytes["output"] = (folder / "model.safetensors").stat().st_size
-    run.finish(folder)
-    made = run.manifest([side_file("result", RESULT_FILE)])
-    manifest = made.completed(content_hash(folder))
-    write_text(folder / "README.md", model_card(out.name, manifest.provenance))
-    write_text(folder / MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n")
-    publish(folder, out)
+    with published(out) as folder:
+        with system_errors():
+            save_whole(model, tokenizer, folder)
+        run.bytes["output"] = (folder / "model.safetensors").stat().st_size
+        run.finish(folder)
+        made = run.manifest([side_file("result", RESULT_FILE)])
+        manifest = made.completed(content_hash(folder))
+        write_text(folder / "README.md", model_card(out.name, manifest.provenance))
+        write_text(folder / MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n")
     remove(_state(out))

@@ -65,11 +65,11 @@ def tune_model(
                 pupil = pupil_of(request, folder, reader, name, trusted)
                 _require_zeros(shall_keep, pupil)
                 _teach(request, run, material, pupil, reader, teacher, state, trusted)
-            _require_kept(pupil)
-            if pupil.adapter is None:
-                write_model(run, reader, pupil.on_disk(), request.dtype, out, overwrite)
-            else:
-                write_adapter(run, pupil.model, pupil.adapter, out)
+                _require_kept(pupil)
+                if pupil.adapter is None:
+                    write_model(run, reader, pupil.on_disk(), request.dtype, out, overwrite)
+                else:
+                    write_adapter(run, pupil.model, pupil.adapter, out)
         remove(state)
     return run.result
 
@@ -146,8 +146,14 @@ def _claim(state: Path, run: Recording, overwrite: bool) -> None:
                 f"pass --overwrite to begin anew."
             )
         return
-    state.mkdir(parents=True)
-    write_text(state / _RUN, own)
+    beside = state.with_name(f"{state.name}.new")
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        write_text(beside / _RUN, own)
+        beside.rename(state)
+    except BaseException:
+        remove(beside)
+        raise
 
 
 @contextmanager
@@ -155,7 +161,7 @@ def _kept_if_saved(state: Path) -> Iterator[None]:
     """Remove the folder of the state after an error before anything was saved there."""
     try:
         yield
-    except TreadleError:
+    except (TreadleError, OSError):
         if not any(file.name != _RUN for file in state.glob("*")):
             remove(state)
         raise
@@ -319,6 +325,7 @@ def _fit(
             learn=f"^(?:{'|'.join(map(re.escape, pupil.names))})$",
             evaluate=(lambda _: held.values(held.measure(asked, beside))) if held.numbers else None,
             identity=run.fingerprint,
+            keeps_state=True,
         )
     except DataError as error:
         if isinstance(error.__cause__, LossError):

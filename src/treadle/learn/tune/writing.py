@@ -1,5 +1,7 @@
 """What a tuned model is written as: the whole folder with new weights, or an adapter."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from treadle.core.checkpoint.copying import with_dtype
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import publish, remove, write_text
 from treadle.core.codec import FLOATS, dtype_code
+from treadle.core.disk import system_errors
 from treadle.core.errors import UnsupportedModelError
 from treadle.core.result import RESULT_FILE
 from treadle.core.run import Recording
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
     from treadle.model.classes import CausalLM
 
-__all__ = ["require_plain", "stored_as", "write_adapter", "write_model"]
+__all__ = ["published", "require_plain", "stored_as", "write_adapter", "write_model"]
 
 
 def require_plain(reader: CheckpointReader, names: list[str]) -> None:
@@ -121,15 +124,27 @@ def write_adapter(
     """Publish the factors of a model as a folder that peft and the runtime load."""
     from treadle.model.adapters.training import save_factors
 
+    with published(out) as folder:
+        with system_errors():
+            run.bytes["output"] = save_factors(model, config, folder)
+        run.finish(folder)
+        manifest: Manifest = run.manifest([])
+        write_text(folder / MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n")
+        write_text(folder / "README.md", _adapter_card(out.name, config, run))
+
+
+@contextmanager
+def published(out: Path) -> Iterator[Path]:
+    """Yield a folder beside `out`, which takes its place when the block ends; none is left else."""
     folder = out.absolute().with_name(f".{out.name}.partial")
     remove(folder)
-    folder.mkdir(parents=True)
-    run.bytes["output"] = save_factors(model, config, folder)
-    run.finish(folder)
-    manifest: Manifest = run.manifest([])
-    write_text(folder / MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n")
-    write_text(folder / "README.md", _adapter_card(out.name, config, run))
-    publish(folder, out)
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        publish(folder, out)
+    except BaseException:
+        remove(folder)
+        raise
 
 
 def _adapter_card(name: str, config: dict[str, Any], run: Recording) -> str:  # Any: JSON values

@@ -40,6 +40,7 @@ def fit(
     learn: str | None = None,
     evaluate: Evaluate | None = None,
     identity: str = "",
+    keeps_state: bool = False,
     observe: Observer | None = None,
 ) -> Fit:
     """Train `model` in place on the batches of steps 0, 1, ...
@@ -69,6 +70,8 @@ def fit(
             and what `evaluate` measures. A digest of them is such a text
             (`treadle.core.result.digest`). A state that was saved under another one is refused;
             settings, optimizer, what learns and what is frozen are compared without it.
+        keeps_state: Whether what was saved last stays after the end, until the caller has written
+            the weights and removes it: a full disk then costs no training.
         observe: Told what each step showed (loss, gradient_norm, learning_rate and
             tokens_per_second, by the number of updates that are done), and what was evaluated.
             Steps that an earlier run had taken are not told again. `TensorBoard` is one.
@@ -109,7 +112,8 @@ def fit(
                     watch.time(lambda: saved.save(course))
                 bar.show(f"loss {course.losses[-1]:.4g}")
                 bar.advance()
-        saved.remove()
+        if not keeps_state:
+            saved.remove()
     return course.as_fit(first)
 
 

@@ -7,6 +7,7 @@ kept of a document, and texts are read again where they are needed.
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import chain
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from treadle.core.table.batches import Mended, Reject
 
 __all__ = ["Corpus", "Measured", "documents_of", "measure"]
+
+_HEADERS = threading.Lock()
+"""numpy reads a header as Python's source, which two threads of Python 3.11 cannot do at once."""
 
 _REJECTS, _MENDED = "rejects.json", "mended.json"
 Said = tuple[str, int, str]
@@ -158,7 +162,9 @@ class Corpus:
 
     def unit_column(self, unit: Unit, name: str) -> npt.NDArray[np.generic]:
         """Return a measured column of a unit's documents, mapped and not read."""
-        found: npt.NDArray[np.generic] = np.load(self._place(unit) / f"{name}.npy", mmap_mode="r")
+        file = self._place(unit) / f"{name}.npy"
+        with _HEADERS:
+            found: npt.NDArray[np.generic] = np.load(file, mmap_mode="r")
         return found
 
     def _place(self, unit: Unit) -> Path:
