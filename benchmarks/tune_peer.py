@@ -157,13 +157,18 @@ def write_rows(
     target.write_text("\n".join(lines[place] for place in order) + "\n")
 
 
-def run(command: list[str], threads: int) -> dict[str, float]:
-    """Run a command in its own process and return what the kernel says that it cost."""
+def run(command: list[str], threads: int, own: Path | None = None) -> dict[str, float]:
+    """Run a command in its own process and return what the kernel says that it cost.
+
+    A peer runs in a folder of its `own`, where no module of ours is taken for one of its packages.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_OFFLINE": "1"}
     started = time.perf_counter()
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+        if own is not None:
+            environment.pop("PYTHONPATH", None)
+        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, cwd=own)
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             said.seek(0)
@@ -180,7 +185,7 @@ def run_peer(case: Case, python: str, model: Path, threads: int, work: Path) -> 
     out = work / f"{case.method}-{case.regime}-peer"
     settings = json.dumps(case.peer_settings)
     arguments = [case.method, str(case.data), str(out), str(threads), settings, str(model)]
-    cost = run([python, "-c", PEER, *arguments], threads)
+    cost = run([python, "-c", PEER, *arguments], threads, work)
     return {**cost, **json.loads(Path(f"{out}.json").read_text())}
 
 
