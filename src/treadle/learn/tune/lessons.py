@@ -1,6 +1,6 @@
 """What is learned, in which order: groups of documents, the rows of each step, its parts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -199,9 +199,3 @@ def collate(groups: Sequence[Group], numbers: Sequence[int]) -> "dict[str, torch
         "groups": np.array(numbers),
     }
     return {name: torch.from_numpy(array.astype(np.int64))[None] for name, array in arrays.items()}
-
-
-def in_parts(groups: Sequence[Group], most_tokens: int) -> "Iterator[dict[str, torch.Tensor]]":
-    """Yield all groups, part by part, for what is computed once of each."""
-    for numbers in parts_of(groups, range(len(groups)), most_tokens):
-        yield collate(groups, numbers)

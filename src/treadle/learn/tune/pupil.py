@@ -1,5 +1,6 @@
 """The model that is tuned: in memory, with what of it learns."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,8 +96,6 @@ def pupil_of(
         )
         is_hub = name.count("/") == 1 and not Path(name).exists()
         adapter["base_model_name_or_path"] = name if is_hub else str(folder.resolve())
-        import re
-
         names = [n for n, _ in model.named_parameters() if re.search(LEARNING, n)]
         return Pupil(folder, model, names, adapter, {})
     shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if p.is_floating_point()}

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from treadle.core.errors import DataError
 from treadle.core.registry import near
@@ -22,7 +22,6 @@ __all__ = [
 ]
 
 Message = Mapping[str, Any]  # Any: what a chat template reads
-T = TypeVar("T")
 _PROMPTS = ("prompt", "question")
 _SYSTEMS = ("system", "system_prompt")
 _ANSWERS = ("answer", "completion", "response")

@@ -115,8 +115,9 @@ def _teacher_folder(request: TuneRequest, folder: Path, run: Recording) -> Path 
 
     found = resolve(request.teacher)
     require_same_tokens(load_tokenizer(folder), load_tokenizer(found), request.teacher)
-    run.read("teacher", request.teacher, source_hash(found), "teacher")
-    if source_hash(found) == source_hash(folder):
+    content_hash = source_hash(found)
+    run.read("teacher", request.teacher, content_hash, "teacher")
+    if content_hash == source_hash(folder):
         run.notes.append(
             "The teacher is the model itself: there is nothing to learn, and every step leads away."
         )
@@ -280,15 +281,13 @@ def _beside(
                 return Beside(learned + reference_of(asked, groups, material.heldout, part_tokens))
     if teacher is None:
         return Beside()
+    model = PackedModel(full(teacher, trust_remote_code=trusted), request.settings.compute)
     top = getattr(request.method, "top", None)
     if top is None:
-        model = PackedModel(full(teacher, trust_remote_code=trusted), request.settings.compute)
         return Beside(teacher=LiveTeacher(model))
     temperature = float(getattr(request.method, "temperature", 1.0))
-    model = PackedModel(full(teacher, trust_remote_code=trusted), request.settings.compute)
-    args = (model, groups, numbers, top, temperature, part_tokens, state)
-    run.bytes["teacher_kept"] = keep(*args)
-    del model, args
+    run.bytes["teacher_kept"] = keep(model, groups, numbers, top, temperature, part_tokens, state)
+    del model
     hardware.return_freed_memory()
     return Beside(teacher=KeptTeacher(state, groups))
 
