@@ -1,30 +1,26 @@
 """Multiple choice by likelihood."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from treadle.core.method import Standard
 from treadle.core.result import Measurement, digest
+from treadle.core.table.questions import (
+    CHOICE_FORM,
+    ChoiceQuestion,
+    choice_in,
+    read_lines,
+    require_count,
+)
 from treadle.judge.evaluate.base import LossTask, Rows, Samples, Scores
-from treadle.judge.evaluate.lines import read_lines, require_count
 from treadle.judge.evaluate.paired import compared, share
 
 if TYPE_CHECKING:
     import torch
 
     from treadle.model.classes import Tokenizer
-
-_EXAMPLE = '{"query": "...", "choices": ["...", "..."], "gold": 0}'
-
-
-class _Question(NamedTuple):
-    """One item as read."""
-
-    query: str
-    choices: list[str]
-    gold: int
 
 
 class _Span(NamedTuple):
@@ -58,7 +54,7 @@ class Choice(LossTask):
         """Read the questions and make a token row of each of their choices."""
         from treadle.model.text import puts_bos
 
-        questions, text = read_lines(Path(data), _question, _EXAMPLE)
+        questions, text = read_lines(Path(data), choice_in, CHOICE_FORM)
         questions = require_count(questions, self.num_questions, data)
         start = [tokenizer.bos_token_id] if puts_bos(tokenizer, self.bos) else []
         rows, spans = [], []
@@ -105,17 +101,6 @@ class Choice(LossTask):
         return compared(samples, baseline, seed)
 
 
-def _question(row: dict[str, Any]) -> _Question:  # Any: JSON values
-    query, choices, gold = row["query"], row["choices"], row["gold"]
-    if not isinstance(query, str) or not query.strip():
-        raise ValueError(f"query = {query!r} is no text")
-    if not isinstance(choices, list) or not all(isinstance(c, str) and c.strip() for c in choices):
-        raise ValueError(f"choices = {choices!r} is no list of texts")
-    if type(gold) is not int or len(choices) < 2 or not 0 <= gold < len(choices):
-        raise ValueError(f"gold = {gold!r} of {len(choices)} choices")
-    return _Question(query, choices, gold)
-
-
 def _encode(
     tokenizer: "Tokenizer", query: str, choice: str, start: list[int]
 ) -> tuple[list[int], int]:
@@ -132,7 +117,7 @@ def _encode(
     return [*start, *tokens], max(1, len(start) + first)
 
 
-def _right(scores: list[list[float]], questions: list[_Question]) -> list[float]:
+def _right(scores: list[list[float]], questions: list[ChoiceQuestion]) -> list[float]:
     return [
         float(min(range(len(row)), key=row.__getitem__) == question.gold)
         for row, question in zip(scores, questions, strict=True)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -10,18 +10,15 @@ from treadle.core.method import Standard
 from treadle.core.ports import Answer, Asked
 from treadle.core.result import Measurement, digest
 from treadle.core.skills import is_skill, parse_skill, skill_digest, skill_items
+from treadle.core.table.questions import (
+    QUESTION_FORM,
+    Question,
+    question_in,
+    read_lines,
+    require_count,
+)
 from treadle.judge.evaluate.base import AnswerTask, Samples, Scores, TaskPrompts
-from treadle.judge.evaluate.lines import read_lines, require_count
 from treadle.judge.evaluate.paired import compared, share
-
-_EXAMPLE = '{"prompt": "...", "answer": "..."}'
-
-
-class _Question(NamedTuple):
-    """One item as read."""
-
-    prompt: str
-    answer: str
 
 
 class Exact(AnswerTask):
@@ -97,19 +94,11 @@ class Exact(AnswerTask):
         return compared(samples, baseline, seed)
 
 
-def _read(data: str) -> tuple[str, list[_Question], str]:
+def _read(data: str) -> tuple[str, list[Question], str]:
     """Return the data's full name, its questions, and the hash of all of them."""
     if not is_skill(data):
-        questions, text = read_lines(Path(data), _question, _EXAMPLE)
+        questions, text = read_lines(Path(data), question_in, QUESTION_FORM)
         return data, questions, digest(text)
     spec = parse_skill(data, "test")
     items = skill_items(spec)
-    return str(spec), [_Question(*item) for item in items], skill_digest(items)
-
-
-def _question(row: dict[str, Any]) -> _Question:  # Any: JSON values
-    prompt, answer = row["prompt"], row["answer"]
-    for name, text in (("prompt", prompt), ("answer", answer)):
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{name} = {text!r} is no text")
-    return _Question(prompt, answer)
+    return str(spec), [Question(*item) for item in items], skill_digest(items)
