@@ -108,6 +108,12 @@ VERBS = {
                     "treadle.combine.merge:merge_inspect",
                 ),
                 Verb(
+                    "glue",
+                    "combine",
+                    "Make one model of a zoo: cluster, search each merge, mix the rest.",
+                    "treadle.combine.merge:merge_glue",
+                ),
+                Verb(
                     "extract-lora",
                     "combine",
                     "Write what a model learned as a LoRA adapter of its base.",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from treadle import bench, curate, evaluate, merge, plan, prune, quantize, tune
 from treadle.app.export import export
 from treadle.app.sweep.apply import sweep
-from treadle.combine.merge import merge_extract_lora, merge_inspect, merge_yaml
+from treadle.combine.merge import merge_extract_lora, merge_glue, merge_inspect, merge_yaml
 from treadle.judge.evaluate import evaluate_grid
 from treadle.learn.tune import fresh
 from treadle.model import tiny
@@ -34,6 +34,7 @@ class Inputs(NamedTuple):
     steps: Path
     cells: Path
     deep: Path
+    questions: Path
 
 
 def make_inputs(folder: Path) -> Inputs:
@@ -56,7 +57,10 @@ def make_inputs(folder: Path) -> Inputs:
         f"over: {{prune.sparsity: [0.25, 0.5]}}\nscores: [perplexity]\n"
     )
     deep = tiny.build("llama", folder / "deep", num_hidden_layers=3)
-    return Inputs(model, other, text, corpus, *packed, recipe, steps, cells, deep)
+    questions = folder / "questions.jsonl"
+    rows = [{"prompt": word, "answer": f" {word}"} for word in WORDS[:4]]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Inputs(model, other, text, corpus, *packed, recipe, steps, cells, deep, questions)
 
 
 def _trial(inputs: Inputs, out: Path) -> object:
@@ -90,6 +94,9 @@ WRITERS: dict[str, Callable[[Inputs, Path], object]] = {
     "merge": lambda own, out: merge([own.model, own.other], out, "linear"),
     "merge yaml": lambda own, out: merge_yaml(own.recipe, out),
     "merge inspect": lambda own, out: merge_inspect([own.model, own.other], out=out),
+    "merge glue": lambda own, out: merge_glue(
+        [own.model, own.other], out, data=[str(own.questions)], by="uniform", same_ancestor=-1.0
+    ),
     "merge extract-lora": lambda own, out: merge_extract_lora(own.model, own.other, out),
     "evaluate": _evaluate,
     "evaluate grid": lambda own, out: evaluate_grid(

@@ -234,7 +234,7 @@ def _field(
         _extras(field.annotation, field),
     )
     default = inspect.Parameter.empty if field.is_required() and not prefix else field.default
-    if prefix and field.is_required():
+    if prefix and (field.is_required() or kind is not None):  # its default is of another type
         default, plain = None, plain | None
     is_switch = field.annotation is bool and not field.default  # True needs its --no- form
     flag = f"--{shown.replace('_', '-')}" if "." in shown else None

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from treadle.core.checkpoint import CheckpointReader, content_hash, require_understood
-from treadle.core.checkpoint.described import read_object
+from treadle.core.checkpoint.described import read_object, says_bundle
 from treadle.core.checkpoint.reader import weight_files
+from treadle.core.checkpoint.routed import EXPERTS, BundleReader
 from treadle.core.errors import CheckpointError
 from treadle.model.gguf_model import open_gguf
 from treadle.model.quantized import open_quantized
@@ -28,6 +29,8 @@ def open_model(path: Path) -> CheckpointReader:
     if path.is_file():
         return open_gguf(path)
     require_understood(path)
+    if says_bundle(path):
+        return BundleReader(path)
     reader = CheckpointReader(path)
     return open_quantized(reader) if reader.config.get("quantization_config") else reader
 
@@ -60,6 +63,8 @@ def name_later(path: Path) -> Callable[[], str]:
 
 
 def _states(path: Path) -> list[tuple[str, int, int]]:
+    if says_bundle(path):
+        return [one for folder in sorted((path / EXPERTS).iterdir()) for one in _states(folder)]
     files = [path] if path.is_file() else weight_files(path)
     return [(file.name, s.st_size, s.st_mtime_ns) for file in files for s in [file.stat()]]
 

@@ -8,10 +8,11 @@ from contextlib import closing
 from dataclasses import fields
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
+from treadle.core.checkpoint.described import says_bundle
 from treadle.core.errors import SettingsError
 from treadle.core.progress import steps
 from treadle.core.registry import near
@@ -52,6 +53,14 @@ class LLM(Engine):
     Calls may come from several threads and from asyncio; each of them drives the common batch.
     """
 
+    def __new__(cls, path: str | Path = "", *_: Any, **__: Any) -> Self:  # Any: see `__init__`
+        """Make the class that a folder needs: of a bundle, `RoutedLLM`."""
+        if cls is LLM and path and says_bundle(Path(path).expanduser()):
+            from treadle.runtime.routed.llm import RoutedLLM
+
+            return cast(Self, object.__new__(RoutedLLM))
+        return object.__new__(cls)
+
     def __init__(
         self,
         path: str | Path,
@@ -66,7 +75,8 @@ class LLM(Engine):
 
         Args:
             path: A folder of floats, or quantised by GPTQ, AWQ or compressed-tensors; a GGUF file;
-                ``packaged:smollm2``; or a hub id where the network allows.
+                ``packaged:smollm2``; a hub id where the network allows; or a bundle of several
+                models, of which a router chooses one for each prompt (`RoutedLLM`).
             adapters: Name -> folder of LoRA adapters in peft's format; see `add_adapter`.
             executor: What computes the steps; None for the native step where it computes the model
                 and agrees with transformers, else the generic one.

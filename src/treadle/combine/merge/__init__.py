@@ -2,7 +2,8 @@
 
 from treadle.combine.merge.apply import merge, merge_yaml
 from treadle.combine.merge.extract import merge_extract_lora
+from treadle.combine.merge.glue.apply import merge_glue
 from treadle.combine.merge.inspect import merge_inspect
 from treadle.combine.merge.tables import METHODS
 
-__all__ = ["METHODS", "merge", "merge_extract_lora", "merge_inspect", "merge_yaml"]
+__all__ = ["METHODS", "merge", "merge_extract_lora", "merge_glue", "merge_inspect", "merge_yaml"]

@@ -17,7 +17,7 @@ from treadle.core.errors import CheckpointError
 from treadle.core.progress import Progress
 from treadle.native import elements
 
-__all__ = ["merge_jobs", "verify_jobs"]
+__all__ = ["merge_jobs", "merged_runs", "verify_jobs"]
 
 _SYNC_BYTES = 256 << 20
 _SYNC_SECONDS = 5.0
@@ -94,7 +94,7 @@ def _finished(
         pool.shutdown(cancel_futures=True)
 
 
-def _runs(job: TensorJob) -> Iterator[tuple[int, Array]]:
+def merged_runs(job: TensorJob) -> Iterator[tuple[int, Array]]:
     """Yield the merged tensor run by run, in the dtype of the output."""
     site, method = job.inputs, job.method
     known = method.measure(site)
@@ -125,14 +125,14 @@ def _encoded(merged: Floats, dtype: str) -> Array:
 
 def _merge(job: TensorJob, writer: CheckpointWriter) -> None:
     with np.errstate(over="ignore", invalid="ignore"):  # `_runs` refuses what overflows
-        for first, values in _runs(job):
+        for first, values in merged_runs(job):
             writer.write_range(job.inputs.name, first, values)
 
 
 def _compare(job: TensorJob, writer: CheckpointWriter) -> None:
     written = writer.read(job.inputs.name).reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        for first, values in _runs(job):
+        for first, values in merged_runs(job):
             expected = values.astype(written.dtype, copy=False).view(np.uint8)
             if not np.array_equal(written[first : first + values.size].view(np.uint8), expected):
                 raise CheckpointError(

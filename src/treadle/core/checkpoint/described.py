@@ -7,12 +7,14 @@ from typing import Any
 from treadle.core.errors import CheckpointError
 from treadle.core.mistaken import mistaken
 
-__all__ = ["NONUNIFORM", "read_config", "read_object"]
+__all__ = ["NONUNIFORM", "ROUTED", "read_config", "read_object", "says_bundle"]
 
 _OBJECTS = ("quantization_config", "text_config", "treadle_base", "vision_config", "auto_map")
 """Keys of config.json that hold objects, where they hold anything."""
 NONUNIFORM = "treadle_nonuniform"
 """`model_type` of a folder whose blocks differ in width: foreign loaders refuse it by name."""
+ROUTED = "treadle_routed"
+"""`model_type` of a bundle of several models, of which a router chooses one."""
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -77,3 +79,9 @@ def read_config(file: Path) -> dict[str, Any]:
             f"prune the dense model again."
         )
     return config
+
+
+def says_bundle(folder: Path) -> bool:
+    """Say whether the config of a folder, if it has one, says that it is a bundle of models."""
+    file = folder / "config.json"
+    return file.is_file() and read_object(file).get("model_type") == ROUTED

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from treadle.core.cache import cache_folder, locked
+from treadle.core.checkpoint.described import says_bundle
 from treadle.core.checkpoint.manifest import read_manifest
 from treadle.core.checkpoint.reader import CheckpointReader, weight_files
 from treadle.core.codec import Array, dtype_code
@@ -35,6 +36,10 @@ def content_hash(source: CheckpointReader | Path) -> str:
         CheckpointError: the folder has neither sound weights nor a treadle.json.
     """
     folder = source.folder if isinstance(source, CheckpointReader) else Path(source)
+    if says_bundle(folder):
+        from treadle.core.checkpoint.routed import bundle_hash  # it hashes its models by this
+
+        return bundle_hash(folder)
     try:
         signature = _sign(folder)
     except CheckpointError:

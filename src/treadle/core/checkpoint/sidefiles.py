@@ -42,6 +42,13 @@ KINDS: Mapping[str, SideFileKind] = MappingProxyType(
         "nonuniform-shapes": SideFileKind(
             True, "a config whose blocks differ in width, which only treadle reads"
         ),
+        "routing": SideFileKind(
+            True,
+            "which of several models answers a prompt",
+            model="treadle.core.checkpoint.routed:Routing",
+        ),
+        "router": SideFileKind(True, "the numbers by which one of several models is chosen"),
+        "journal": SideFileKind(False, "every trial of a search, with its losses"),
         "decisions": SideFileKind(
             False,
             "a row for every document, with the reason it went for",

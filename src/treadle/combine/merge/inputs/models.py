@@ -1,6 +1,7 @@
 """The models that go into a merge: opened once, each tensor found under its name or its layer."""
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -312,6 +313,17 @@ class Models:
     def all(self) -> list[Model]:
         """Return the models that were opened, in the order in which they were named."""
         return list(self._models.values())
+
+    def only(self, chosen: Sequence[Model]) -> "Models":
+        """Return some of the models as those of a merge of their own; this one closes the files."""
+        found = Models()
+        found.files = self.files
+        found._models = {model.ref: model for model in chosen}
+        return found
+
+    def forget(self, ref: ModelRef) -> None:
+        """Do without a model."""
+        self._models.pop(ref, None)
 
     def close(self) -> None:
         """Close every file."""

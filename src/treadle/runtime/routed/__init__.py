@@ -1,0 +1,1 @@
+"""Several models behind a router: one of them answers each prompt."""

@@ -1,0 +1,270 @@
+"""A zoo becomes one model: clusters, the search, the claim, the journal, the bundle."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+
+from combine.merge.models import arrays_of, variant
+from treadle.combine.merge import merge_glue, merge_yaml
+from treadle.combine.merge.glue.items import Item, encoded, read_items
+from treadle.combine.merge.glue.writing import JOURNAL_FILE
+from treadle.core.checkpoint import CheckpointReader, read_manifest
+from treadle.core.checkpoint.routed import EXPERTS
+from treadle.core.errors import CheckpointError, DataError, SettingsError, UnsupportedModelError
+from treadle.core.result import Result, read_result
+from treadle.core.skills import parse_skill, skill_items
+from treadle.judge.evaluate import evaluate
+from treadle.model import tiny
+from treadle.model.load import load_tokenizer
+from treadle.model.scoring import BlockScorer
+from treadle.runtime import LLM, SamplingParams
+
+
+class Zoo(NamedTuple):
+    kin: list[Path]
+    """Three variants of one base; the last one is mostly noise."""
+    foreign: Path
+    """Of the same shape, from other random weights."""
+    other: Path
+    """Of another architecture."""
+    questions: list[Path]
+    """Two files: what the first of the kin, and what the foreign model would say."""
+
+
+def losses_of(model: Path, items: list[Item]) -> list[float]:
+    """What a model on disk loses on each item."""
+    rows = encoded(load_tokenizer(model), items, None)
+    with CheckpointReader(model) as reader:
+        losses = BlockScorer(reader).token_losses([row.tokens for row in rows])
+    pairs = zip(losses, rows, strict=True)
+    return [float(one[row.first - 1 :].double().sum()) for one, row in pairs]
+
+
+@pytest.fixture(scope="session")
+def zoo(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    folder = tmp_path_factory.mktemp("zoo")
+    scales = (0.05, 0.05, 0.3)
+    kin = [variant(llama, folder / f"kin{n}", n, scale) for n, scale in enumerate(scales, 1)]
+    tiny.build("llama", folder / "foreign", seed=7)
+    tiny.build("qwen2", folder / "other", seed=8)
+    questions = [folder / "numbers.jsonl", folder / "words.jsonl"]
+    words = "the of and to in that is was he for it with as his on be at by this had".split()  # noqa: SIM905
+    rows = (
+        [{"prompt": f"{n}+{n + 1}=", "answer": str(2 * n + 1)} for n in range(20)],
+        [{"prompt": f"after {word} comes:", "answer": f" {word}"} for word in words],
+    )
+    for file, lines in zip(questions, rows, strict=True):
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return Zoo(kin, folder / "foreign", folder / "other", questions)
+
+
+def data(zoo: Zoo) -> list[str]:
+    return [str(file) for file in zoo.questions]
+
+
+def value(result: Result, name: str) -> float:
+    return result.measurement(name).value
+
+
+@pytest.fixture(scope="session")
+def glued(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("glued") / "out"
+    merge_glue([*zoo.kin, zoo.foreign], out, data=data(zoo), same_ancestor=0.5, mix=False)
+    return out
+
+
+def test_clusters_isolate_the_foreign_model(glued: Path, zoo: Zoo):
+    notes = read_result(glued).notes
+    assert any(note.startswith("Cluster 1: ") and "kin3" in note for note in notes)
+    assert any(note == f"Cluster 2: {zoo.foreign}." for note in notes)
+
+
+def test_the_choice_is_no_worse_than_the_best_single_model_where_it_was_searched(glued: Path):
+    result = read_result(glued)
+    assert value(result, "best_merge_dev") <= value(result, "best_single_dev")
+    assert result.measurement("best_merge_difference").comparison is not None
+
+
+def test_the_output_is_a_plain_model_that_its_flat_recipe_makes_again(glued: Path, tmp_path: Path):
+    merge_yaml(glued / "mergekit_config.yml", tmp_path / "again")
+    ours, again = arrays_of(glued), arrays_of(tmp_path / "again")
+    assert ours.keys() == again.keys()
+    assert all(np.array_equal(ours[name], again[name]) for name in ours)
+    manifest = read_manifest(glued)
+    assert manifest is not None
+    assert {one.kind for one in manifest.side_files} == {"result", "recipe", "journal"}
+    assert not any(one.required for one in manifest.side_files)
+
+
+def test_what_was_searched_is_what_was_written(glued: Path, zoo: Zoo):
+    """The claim of the search is what evaluate finds on the folder: candidates are no stand-ins."""
+    weights = yaml.safe_load((glued / "mergekit_config.yml").read_text())["models"]
+    lines = [json.loads(line) for line in (glued / JOURNAL_FILE).read_text().splitlines()[1:]]
+    asked = [entry["parameters"]["weight"] for entry in weights]
+    tried = next(one for one in lines if [w for w in one["weights"][0] if w] == asked)
+    for one in read_items(data(zoo), None, 0, 64).dev:
+        found = losses_of(glued, one.items)
+        # Which other rows share a batch moves the last digits.
+        assert found == pytest.approx(tried["losses"][one.content_hash], rel=1e-5)
+
+
+def test_the_seed_and_the_models_decide_all_bytes(glued: Path, zoo: Zoo, tmp_path: Path):
+    again = tmp_path / "again"
+    merge_glue([*zoo.kin, zoo.foreign], again, data=data(zoo), same_ancestor=0.5, mix=False)
+    ours, theirs = arrays_of(glued), arrays_of(again)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    lines = [(place / JOURNAL_FILE).read_text() for place in (glued, again)]
+    assert lines[0] == lines[1]
+
+
+def test_a_killed_search_goes_on_from_its_journal(glued: Path, zoo: Zoo, tmp_path: Path):
+    out = tmp_path / "out"
+    beside = tmp_path / ".out.glue"
+    beside.mkdir()
+    whole = (glued / JOURNAL_FILE).read_text().splitlines(keepends=True)
+    torn = "".join(whole[: len(whole) // 2]) + whole[len(whole) // 2][:20]
+    (beside / "journal.jsonl").write_text(torn)
+    result = merge_glue([*zoo.kin, zoo.foreign], out, data=data(zoo), same_ancestor=0.5, mix=False)
+    assert result.is_resumed
+    assert 0 < value(result, "trials") < value(read_result(glued), "trials")
+    assert (out / JOURNAL_FILE).read_text() == "".join(whole)
+    assert not beside.exists()
+
+
+def test_a_journal_of_another_search_is_refused(zoo: Zoo, tmp_path: Path):
+    beside = tmp_path / ".out.glue"
+    beside.mkdir()
+    (beside / "journal.jsonl").write_text('{"search": "another"}\n')
+    with pytest.raises(SettingsError, match="journal of another search"):
+        merge_glue(zoo.kin[:2], tmp_path / "out", data=data(zoo))
+    assert (beside / "journal.jsonl").read_text() == '{"search": "another"}\n'
+    merge_glue(zoo.kin[:2], tmp_path / "out", data=data(zoo), by="uniform", overwrite=True)
+
+
+@pytest.fixture(scope="session")
+def bundle(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of two models of different architectures, each best at one of two sets."""
+    folder = tmp_path_factory.mktemp("bundle")
+    # Whose answers are likelier is a matter of chance: keep of both sets what suits one model.
+    chosen = []
+    for number, file in enumerate(zoo.questions):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        items = [Item(row["prompt"], (row["answer"],)) for row in rows]
+        pairs = zip(losses_of(zoo.kin[0], items), losses_of(zoo.other, items), strict=True)
+        suits = [(a < b) == (number == 0) for a, b in pairs]
+        lines = [
+            line
+            for line, is_fit in zip(file.read_text().splitlines(), suits, strict=True)
+            if is_fit
+        ]
+        assert len(lines) >= 4
+        target = folder / file.name
+        target.write_text("\n".join(lines) + "\n")
+        chosen.append(str(target))
+    merge_glue([zoo.kin[0], zoo.other], folder / "out", data=chosen)
+    return folder / "out"
+
+
+def test_a_bundle_sends_each_text_to_the_model_that_answers_it_best(bundle: Path):
+    result = read_result(bundle)
+    assert value(result, "mixture_test") < value(result, "best_single_test")
+    llm = LLM(bundle)
+    names = list(llm.experts)
+    assert llm.route(["3+4=", "after with comes:"]) == names
+
+
+def test_a_bundle_answers_as_its_models_do(bundle: Path):
+    llm = LLM(bundle)
+    prompts = ["3+4=", "after with comes:", "8+9="]
+    params = SamplingParams(max_tokens=4, temperature=0.0)
+    answers = [one.outputs[0].token_ids for one in llm.generate(prompts, params)]
+    for prompt, name, answer in zip(prompts, llm.route(prompts), answers, strict=True):
+        alone = LLM(bundle / EXPERTS / name)
+        assert alone.generate(prompt, params)[0].outputs[0].token_ids == answer
+
+
+def test_a_bundle_can_be_evaluated_by_its_answers(bundle: Path, zoo: Zoo, tmp_path: Path):
+    found = evaluate(bundle, tmp_path / "e", "exact", data=str(zoo.questions[0]))
+    assert 0 <= value(found, "accuracy") <= 1
+
+
+def test_others_refuse_a_bundle_instead_of_computing_something_else(bundle: Path, tmp_path: Path):
+    from transformers import AutoConfig
+
+    with pytest.raises(ValueError, match="treadle_routed"):
+        AutoConfig.from_pretrained(bundle)
+    with pytest.raises(UnsupportedModelError, match="bundle of several models"):
+        evaluate(bundle, tmp_path / "e", "perplexity", data="stdlib:heldout")
+    for name in LLM(bundle).experts:
+        assert (bundle / EXPERTS / name / "model.safetensors").is_file()
+
+
+def test_ties_needs_its_base_and_leaves_the_foreign_model_alone(
+    zoo: Zoo, llama: Path, tmp_path: Path
+):
+    result = merge_glue(
+        [*zoo.kin[:2], zoo.foreign],
+        tmp_path / "out",
+        data=data(zoo),
+        base=llama,
+        how={"method": "ties", "density": 0.5},
+        by="average",
+        same_ancestor=0.5,
+        mix=False,
+    )
+    recipe = yaml.safe_load((tmp_path / "out" / "mergekit_config.yml").read_text())
+    assert recipe["merge_method"] in ("ties", "linear")
+    assert result.settings["how"]["density"] == [0.5]
+    with pytest.raises(SettingsError, match="name it with --base"):
+        merge_glue(zoo.kin, tmp_path / "none", data=data(zoo), how="ties")
+
+
+def test_groups_of_layers_are_slices_of_the_recipe(zoo: Zoo, tmp_path: Path):
+    by = {"method": "cmaes", "num_groups": 2, "num_candidates": 4, "population": 2, "warm": False}
+    merge_glue(zoo.kin[:2], tmp_path / "out", data=data(zoo), by=by, same_ancestor=0.5)
+    recipe = yaml.safe_load((tmp_path / "out" / "mergekit_config.yml").read_text())
+    if "slices" in recipe:
+        assert [s["sources"][0]["layer_range"] for s in recipe["slices"]] == [[0, 1], [1, 2]]
+    merge_yaml(tmp_path / "out" / "mergekit_config.yml", tmp_path / "again")
+    ours, again = arrays_of(tmp_path / "out"), arrays_of(tmp_path / "again")
+    assert all(np.array_equal(ours[name], again[name]) for name in ours)
+
+
+def test_whoever_cannot_be_read_is_left_out_and_named(zoo: Zoo, tmp_path: Path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text('{"model_type": "llama"}')
+    (broken / "model.safetensors").write_bytes(b"\0" * 10)
+    result = merge_glue(
+        [zoo.kin[0], broken, zoo.kin[1]], tmp_path / "out", data=data(zoo), by="uniform"
+    )
+    assert any(f"Left out: '{broken}'" in note for note in result.notes)
+    with pytest.raises(CheckpointError):
+        merge_glue([broken, tmp_path / "nowhere"], tmp_path / "none", data=data(zoo))
+
+
+def test_items_on_both_sides_are_refused(zoo: Zoo, tmp_path: Path):
+    with pytest.raises(DataError, match="is searched on, too"):
+        merge_glue(zoo.kin, tmp_path / "out", data=data(zoo), test=[data(zoo)[0]])
+    assert not (tmp_path / "out").exists()
+
+
+def test_skills_bring_their_own_splits():
+    items = read_items(["skills:json"], None, 0, 16)
+    assert len(items.dev[0].items) == 16
+    wanted = skill_items(parse_skill("skills:json/dev", "dev"))[:16]
+    assert [one.prompt for one in items.dev[0].items] == [one.prompt for one in wanted]
+    assert len(items.test[0].items) == 500
+
+
+def test_methods_without_weights_are_refused_by_name(zoo: Zoo, tmp_path: Path):
+    with pytest.raises(SettingsError, match="has no weight for each model"):
+        merge_glue(zoo.kin, tmp_path / "out", data=data(zoo), how="karcher")
+    with pytest.raises(SettingsError, match="two models or more"):
+        merge_glue(zoo.kin[:1], tmp_path / "out", data=data(zoo))
+    with pytest.raises(SettingsError, match="is named twice"):
+        merge_glue([zoo.kin[0], zoo.kin[0]], tmp_path / "out", data=data(zoo))
