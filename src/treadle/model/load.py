@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treadle.core.checkpoint import CheckpointReader, require_finite, require_understood
-from treadle.core.checkpoint.described import read_config
+from treadle.core.checkpoint.described import read_config, refuse_bundle
 from treadle.core.errors import CheckpointError, DataError, UnsupportedModelError
 from treadle.core.mistaken import mistaken
 from treadle.model import facts
@@ -48,8 +48,8 @@ logger = logging.getLogger(__name__)
 def resolve(model: str | Path, takes_files: bool = False) -> Path:
     """Return the folder of `model`.
 
-    `model` is a folder, ``packaged:smollm2``, or a hub id where the network allows; a GGUF file
-    where the caller `takes_files`.
+    `model` is a folder, ``packaged:smollm2``, or a hub id where the network allows; where the
+    caller `takes_files`, a GGUF file, too, or a bundle of several models.
 
     Raises:
         CheckpointError: It is none of these; the message says what was tried.
@@ -62,6 +62,8 @@ def resolve(model: str | Path, takes_files: bool = False) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir() and not (folder / "config.json").exists():
         _refuse_gguf_folder(folder)
+    if not takes_files:
+        refuse_bundle(folder)
     if folder.is_dir() or (takes_files and folder.is_file()):
         return folder
     if folder.is_file() and folder.suffix == SUFFIX:
@@ -85,8 +87,7 @@ def resolve(model: str | Path, takes_files: bool = False) -> Path:
 
 
 def _refuse_gguf_folder(folder: Path) -> None:
-    files = sorted(folder.glob(f"*{SUFFIX}"))
-    if files:
+    if files := sorted(folder.glob(f"*{SUFFIX}")):
         raise CheckpointError(
             f"'{folder}' has no config.json, but GGUF files; give the file itself, such as "
             f"'{files[0]}', to LLM, treadle bench or treadle evaluate --through runtime, and a "
@@ -362,6 +363,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
+    refuse_bundle(folder)
     try:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from treadle.core.checkpoint.described import refuse_bundle
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model.source import open_model
 from treadle.native import SlowPathWarning
@@ -91,7 +92,9 @@ def choose_executor(
         SettingsError: The generic executor has to run the model, which it does in fp32 only; or a
             setting is refused.
         CheckpointError: The model computes no numbers.
+        UnsupportedModelError: The folder holds several models.
     """
+    refuse_bundle(folder)
     form = require_form(weights)
     if num_threads is not None:
         num_threads = whole("num_threads", num_threads, 1)

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from treadle.core.errors import CheckpointError
+from treadle.core.errors import CheckpointError, UnsupportedModelError
 from treadle.core.mistaken import mistaken
 
-__all__ = ["NONUNIFORM", "ROUTED", "read_config", "read_object", "says_bundle"]
+__all__ = ["NONUNIFORM", "ROUTED", "read_config", "read_object", "refuse_bundle", "says_bundle"]
 
 _OBJECTS = ("quantization_config", "text_config", "treadle_base", "vision_config", "auto_map")
 """Keys of config.json that hold objects, where they hold anything."""
@@ -85,3 +85,19 @@ def says_bundle(folder: Path) -> bool:
     """Say whether the config of a folder, if it has one, says that it is a bundle of models."""
     file = folder / "config.json"
     return file.is_file() and read_object(file).get("model_type") == ROUTED
+
+
+def refuse_bundle(folder: Path) -> None:
+    """Refuse a folder that holds several models where one is wanted.
+
+    Raises:
+        UnsupportedModelError: It does; the message names one of them.
+    """
+    if not says_bundle(folder):
+        return
+    experts = read_object(folder / "config.json").get("treadle_experts")
+    first = experts[0] if isinstance(experts, list) and experts else "NAME"
+    raise UnsupportedModelError(
+        f"'{folder}' is a bundle of several models, which only answers prompts (LLM, treadle chat, "
+        f"treadle evaluate exact); give one of its models, such as {folder}/experts/{first}."
+    )

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from treadle.core.checkpoint.described import ROUTED, read_config, read_object
+from treadle.core.checkpoint.described import read_config, read_object, refuse_bundle
 from treadle.core.checkpoint.header import MappedFiles, TensorInfo, read_header
 from treadle.core.codec import FLOATS, Array, as_torch, dtype_code
-from treadle.core.errors import CheckpointError, UnsupportedModelError
+from treadle.core.errors import CheckpointError
 from treadle.core.mistaken import pointed
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class CheckpointReader:
                 "the folder that holds config.json and the weights."
             )
         self.config = read_config(config_file)
-        if self.config.get("model_type") == ROUTED:
-            _refuse_bundle(self.folder, self.config)
+        refuse_bundle(self.folder)
         if (generation := self.folder / _GENERATION_FILE).exists():
             read_object(generation)  # goes along as it is, and no loader takes a damaged one
         self.tensors = _read_tensors(self.folder)
@@ -143,15 +142,6 @@ class CheckpointReader:
             return False
         pair = [self.array(name).reshape(-1).view(np.uint8) for name in (left, right)]
         return all(np.array_equal(*chunks) for chunks in zip(*map(_chunks, pair), strict=True))
-
-
-def _refuse_bundle(folder: Path, config: dict[str, Any]) -> None:  # Any: JSON values
-    experts = config.get("treadle_experts")
-    first = experts[0] if isinstance(experts, list) and experts else "NAME"
-    raise UnsupportedModelError(
-        f"'{folder}' is a bundle of several models, which only answers prompts (LLM, treadle chat, "
-        f"treadle evaluate exact); give one of its models, such as {folder}/experts/{first}."
-    )
 
 
 def _refuse_adapter(folder: Path) -> None:

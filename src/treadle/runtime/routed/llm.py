@@ -114,7 +114,7 @@ class RoutedLLM(LLM):
         **fields: Any,  # Any: of EngineSettings, checked there
     ) -> None:
         """Load every model of a bundle; see `LLM`."""
-        folder = resolve(path)
+        folder = resolve(path, takes_files=True)
         if adapters or executor is not None:
             self._refuse("takes no adapters and no executor")
         require_understood(folder)
@@ -240,7 +240,7 @@ class RoutedLLM(LLM):
 
     def load_report(self) -> NoReturn:
         """Refuse: each model reports for itself."""
-        self._refuse("has a report for each of its models")
+        self._refuse("cannot be served, for each model reports for itself")
 
     def _drive(self, requests: list[Request], seen: dict[str, int] | None) -> None:
         for place, own in self._parted(requests).items():

@@ -17,6 +17,7 @@ from treadle.core.checkpoint.routed import EXPERTS
 from treadle.core.errors import CheckpointError, DataError, SettingsError, UnsupportedModelError
 from treadle.core.result import Result, read_result
 from treadle.core.skills import parse_skill, skill_items
+from treadle.judge.bench import bench
 from treadle.judge.evaluate import evaluate
 from treadle.model import tiny
 from treadle.model.load import load_tokenizer
@@ -199,6 +200,10 @@ def test_others_refuse_a_bundle_instead_of_computing_something_else(bundle: Path
         AutoConfig.from_pretrained(bundle)
     with pytest.raises(UnsupportedModelError, match="bundle of several models"):
         evaluate(bundle, tmp_path / "e", "perplexity", data="stdlib:heldout")
+    with pytest.raises(UnsupportedModelError, match="bundle of several models"):
+        evaluate(bundle, tmp_path / "e", "perplexity", data="stdlib:heldout", through="runtime")
+    with pytest.raises(UnsupportedModelError, match="bundle of several models"):
+        bench(bundle, tmp_path / "b", {"method": "latency", "rounds": 1})
     for name in LLM(bundle).experts:
         assert (bundle / EXPERTS / name / "model.safetensors").is_file()
 

@@ -39,7 +39,11 @@ class TrialJournal:
         self.num_read = len(lines[1:])
         self._stream = file.open("ab", buffering=0)
         if not lines:
-            self._append({_WHOSE: search})
+            try:
+                self._append({_WHOSE: search})
+            except OSError:
+                self._stream.close()
+                raise
 
     def losses(self, cluster: str, weights: Weights, items: str) -> list[float]:
         """Return what a merge lost on the first items of a set, as many as are known."""

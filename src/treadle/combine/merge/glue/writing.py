@@ -21,6 +21,7 @@ from treadle.core.checkpoint.routed import (
     bundle_config,
     bundle_hash,
 )
+from treadle.core.errors import CapacityError
 from treadle.core.result import RESULT_FILE
 from treadle.core.run import Recording
 
@@ -32,7 +33,7 @@ JOURNAL_FILE = "journal.jsonl"
 def written_model(run: Recording, found: ClusterChoice, folder: Path, out: Path) -> None:
     """Merge a cluster's choice and make it `out`, with its recipe and the journal."""
     made = folder / "model"
-    _merged(found, made)
+    _merged(found, made, str(out))
     (made / JOURNAL_FILE).unlink(missing_ok=True)
     os.link(folder / JOURNAL_FILE, made / JOURNAL_FILE)
     kinds = {"result": RESULT_FILE, "recipe": RECIPE_FILE, "journal": JOURNAL_FILE}
@@ -48,7 +49,7 @@ def written_bundle(run: Recording, mixture: Mixture, folder: Path, out: Path) ->
     made = folder / "bundle"
     (made / EXPERTS).mkdir(parents=True, exist_ok=True)
     for name, part in zip(mixture.names, mixture.parts, strict=True):
-        _merged(part, made / EXPERTS / name)
+        _merged(part, made / EXPERTS / name, str(out))
     write_text(made / "config.json", bundle_config(mixture.names))
     routing = Routing(experts=tuple(mixture.names), features=mixture.router.features)
     write_text(made / ROUTING_FILE, routing.model_dump_json(indent=2) + "\n")
@@ -62,7 +63,7 @@ def written_bundle(run: Recording, mixture: Mixture, folder: Path, out: Path) ->
     remove(folder)
 
 
-def _merged(found: ClusterChoice, out: Path) -> None:
+def _merged(found: ClusterChoice, out: Path, shown: str) -> None:
     """Write a merge by its recipe, unless an interrupted run has."""
     trials = found.trials
     recipe = yaml.safe_dump(
@@ -72,7 +73,10 @@ def _merged(found: ClusterChoice, out: Path) -> None:
         return
     file = out.with_name(f".{out.name}.yml")
     file.write_text(recipe)
-    merge_yaml(file, out, seed=trials.settled.seed, overwrite=True)
+    try:
+        merge_yaml(file, out, seed=trials.settled.seed, overwrite=True)
+    except CapacityError as error:  # users know their own output, not where it grows
+        raise CapacityError(str(error).replace(str(out), shown)) from error
     file.unlink()
 
 
