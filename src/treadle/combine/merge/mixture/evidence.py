@@ -1,0 +1,178 @@
+"""What routers are shown of each MLP, read and computed when it is wanted."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import repeat
+from typing import NamedTuple
+
+import numpy as np
+
+from treadle.combine.merge.inputs.models import Model, Models
+from treadle.combine.merge.jobs import TensorJob
+from treadle.combine.merge.mixture.base import MadeGate, PromptStates, RoutedMlp
+from treadle.combine.merge.mixture.plan import DenseMlp, MixturePlan, MixtureRequest
+from treadle.combine.merge.mixture.states import LayerStates, layer_states
+from treadle.combine.merge.recipe.grammar import of_models
+from treadle.combine.merge.site import Floats
+from treadle.core.errors import DataError, UnsupportedModelError
+from treadle.core.seed import numpy_stream
+from treadle.model import facts
+
+__all__ = ["Prompting", "made_gates", "prompts_of"]
+
+_PROBES, _PROBE_TOKENS = 32, 64
+"""Rows of random tokens, and tokens in each, that show what enters MLPs where no prompt does."""
+
+Tokens = list[int]
+
+
+class Prompting(NamedTuple):
+    """The prompts as tokens: all of them, and which belong to whom."""
+
+    texts: list[Tokens]
+    positive: list[range]
+    """Of each expert."""
+    negative: list[range]
+
+    def of(self, states: Sequence[Floats]) -> list[PromptStates]:
+        """Return each expert's share of what all texts look like."""
+        pairs = zip(self.positive, self.negative, strict=True)
+        return [
+            PromptStates([states[n] for n in own], [states[n] for n in not_]) for own, not_ in pairs
+        ]
+
+
+def prompts_of(request: MixtureRequest, plan: MixturePlan) -> Prompting:
+    """Return the prompts as tokens.
+
+    Raises:
+        DataError: A prompt has none.
+    """
+    from treadle.model.load import load_tokenizer
+    from treadle.model.text import puts_bos
+
+    tokenizer = load_tokenizer(plan.merge.parent.reader.folder)
+    has_bos = tokenizer.bos_token_id is not None
+    start = (
+        [tokenizer.bos_token_id]
+        if (has_bos if request.wants_bos else puts_bos(tokenizer, "auto"))
+        else []
+    )
+    found = Prompting([], [], [])
+    for expert in request.experts:
+        for prompts, places in (
+            (expert.positive, found.positive),
+            (expert.negative, found.negative),
+        ):
+            first = len(found.texts)
+            for prompt in prompts:
+                ids = [int(n) for n in tokenizer(prompt, add_special_tokens=False).input_ids]
+                if not ids:
+                    raise DataError(
+                        f"The prompt {prompt!r} of expert '{expert.model}' has no token; write "
+                        f"words that tell what the expert is for."
+                    )
+                found.texts.append(start + ids)
+            places.append(range(first, len(found.texts)))
+    return found
+
+
+def made_gates(
+    request: MixtureRequest, plan: MixturePlan, models: Models, seed: int
+) -> Iterator[MadeGate]:
+    """Yield the gate of each MLP, layer by layer.
+
+    Raises:
+        UnsupportedModelError: A model must be run and has an adapter.
+        CheckpointError: A model holds NaN.
+    """
+    router = request.router
+    asked = prompts_of(request, plan) if router.needs_prompts else None
+    shown = _shown(request, plan, models, seed, asked)
+    hidden = plan.gates[0].shape[1]
+    has_base = request.base is not None
+    for mlp, states in zip(plan.mlps, shown, strict=True):
+        seen = states.residual if router.reads == "residual" else states.mlp
+        is_probed = router.reads == "changes"
+        yield router.gate(
+            RoutedMlp(
+                request.num_experts,
+                hidden,
+                numpy_stream(seed, f"gate {mlp.layer}"),
+                asked.of(seen) if asked is not None else (),
+                np.concatenate(seen) if is_probed else np.empty((0, hidden), np.float32),
+                partial(_changes, mlp, has_base),
+            )
+        )
+
+
+def _shown(
+    request: MixtureRequest,
+    plan: MixturePlan,
+    models: Models,
+    seed: int,
+    asked: Prompting | None,
+) -> Iterator[LayerStates]:
+    """Yield for each layer what the router reads of the prompts, or of random tokens."""
+    reads = request.router.reads
+    if reads in ("nothing", "embeddings"):
+        embedded = [_embedded(plan, text) for text in asked.texts] if asked is not None else []
+        yield from repeat(LayerStates(embedded, embedded), len(plan.mlps))
+        return
+    texts = asked.texts if asked is not None else _probes(plan, seed)
+    yield from layer_states([model.reader for model in _runnable(request, models)], texts)
+
+
+def _runnable(request: MixtureRequest, models: Models) -> list[Model]:
+    """Return the models whose inner states count: the base, or all experts, each once."""
+    names = [request.base] if request.base is not None else [e.model for e in request.experts]
+    sources = of_models("linear", list(dict.fromkeys(names))).sources
+    found = [models[source.model] for source in sources]
+    for model in found:
+        if model.ref.adapter is not None:
+            raise UnsupportedModelError(
+                f"'{model.ref}' is a model with an adapter, which cannot be run to make a gate; "
+                f"merge the adapter into a folder first (treadle merge passthrough {model.ref} "
+                f"OUT), or take --router cheap_embed or random, which run nothing."
+            )
+    return found
+
+
+def _probes(plan: MixturePlan, seed: int) -> list[Tokens]:
+    rows = int(plan.merge.config["vocab_size"])
+    longest = facts.context_length(plan.merge.config) or _PROBE_TOKENS
+    size = (_PROBES, min(_PROBE_TOKENS, longest))
+    drawn: list[Tokens] = numpy_stream(seed, "probes").integers(0, rows, size).tolist()
+    return drawn
+
+
+def _embedded(plan: MixturePlan, text: Tokens) -> Floats:
+    """Return the rows of the embedding that a text looks up: [tokens, hidden]."""
+    job = next(job for job in plan.merge.jobs if job.inputs.name.endswith(facts.EMBEDDINGS))
+    hidden = job.inputs.shape[1]
+    found = np.zeros((len(text), hidden), np.float32)
+    row = np.empty(hidden, np.float32)
+    for source in job.inputs.models:
+        for place, token in enumerate(text):
+            source.read(token * hidden, row)
+            found[place] += row / np.float32(len(job.inputs.models))
+    return found
+
+
+def _changes(mlp: DenseMlp, has_base: bool, expert: int) -> list[Floats]:
+    """Return what an expert changed in the matrices that read the input, each [out, hidden]."""
+    return [_changed(mlp.matrices[role], expert, has_base) for role in ("gate", "up")]
+
+
+def _changed(job: TensorJob, expert: int, has_base: bool) -> Floats:
+    """Return what an expert changed in a matrix: beside the base, or else beside the mean."""
+    sources = job.inputs.models
+    count = 1 if has_base else len(sources)
+    found = np.zeros(job.inputs.shape, np.float32)
+    one = np.empty(job.inputs.num_elements, np.float32)
+    for source in sources[:count]:
+        source.read(0, one)
+        found.reshape(-1)[:] -= one / np.float32(count)
+    sources[expert + has_base].read(0, one)
+    found.reshape(-1)[:] += one
+    return found
