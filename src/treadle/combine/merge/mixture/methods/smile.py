@@ -14,6 +14,8 @@ from treadle.core.method import Paper
 __all__ = ["Smile", "energies"]
 
 Doubles = npt.NDArray[np.float64]
+_ROUNDING = 1e-5
+"""Energies of float32 that differ by less than this share do not differ."""
 
 
 class Smile(Router):
@@ -51,8 +53,10 @@ class Smile(Router):
 
     def gate(self, mlp: RoutedMlp) -> MadeGate:
         """Return the linear form that is nearest to the experts' energies."""
-        wanted = energies(mlp, self.rank).astype(np.float64)
-        wanted -= wanted.mean(axis=1, keepdims=True)
+        found = energies(mlp, self.rank).astype(np.float64)
+        wanted = found - found.mean(axis=1, keepdims=True)
+        if np.abs(wanted).max() <= _ROUNDING * np.abs(found).max():
+            return MadeGate(np.zeros((mlp.num_experts, mlp.hidden), np.float32))
         inputs = mlp.inputs.astype(np.float64)
         rows = _ridge(inputs, wanted, self.damp_fraction)
         chosen = np.argmax(inputs @ rows.T, axis=1)
