@@ -91,7 +91,7 @@ def test_gates_see_what_the_output_gives_them(kin, prompts, tmp_path) -> None:
     """With all experts alike and the base's own, the gate's input is what was looked at."""
     base = kin("llama").base
     same = [variant(base, tmp_path / f"e{n}", 0) for n in (1, 2, 3)]
-    settings = {"method": "hidden", "negatives": "none"}
+    settings = {"method": "hidden", "negatives": "none", "position": "mean"}
     merge_moe(same, tmp_path / "out", base=base, router=settings, prompts=prompts)
     module = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     entered: dict[int, np.ndarray] = {}

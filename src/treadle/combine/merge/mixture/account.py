@@ -95,6 +95,11 @@ def account_for_gates(run: Recording, gates: Sequence[MadeGate], has_base: bool)
             )
         )
     _advise(run, found, has_base)
+    if run.method == "smile":
+        run.notes.append(
+            "The gates were made of weights alone, which may tell no more than --router random "
+            "does: measure both before you rely on them, or give prompts (--prompts)."
+        )
     shares = [gate.agreement for gate in gates if gate.agreement is not None]
     if shares:
         run.measurements.append(

@@ -17,11 +17,10 @@ class HiddenState(Router):
     """Send a token to the expert whose prompts look like it from inside.
 
     Prompts say what an expert is for; what they look like before an MLP is the direction in which
-    its tokens lie. g_e = (h̄_e⁺ - h̄_e⁻) / ‖h̄_e⁺ - h̄_e⁻‖, with h̄ the mean over prompts. mergekit-moe
-    takes the residual stream before the layer at the last token, and subtracts nothing unless it is
-    told to (state=residual, position=last, negatives=none); here h is what the gate will read, the
-    input of the MLP behind its norm, over all tokens of a prompt, and the other experts' prompts
-    are what an expert is not for.
+    its tokens lie. g_e = (h̄_e⁺ - h̄_e⁻) / ‖h̄_e⁺ - h̄_e⁻‖, with h̄ the mean over prompts of their last
+    token. mergekit-moe takes the residual stream before the layer, and subtracts nothing unless it
+    is told to (state=residual, negatives=none); here h is what the gate will read, the input of the
+    MLP behind its norm, and the other experts' prompts are what an expert is not for.
 
     Paper: Zhao et al., 2024 (its training-free router).
     """
@@ -35,8 +34,8 @@ class HiddenState(Router):
 
     state: Literal["mlp", "residual"] = "mlp"
     """Where prompts are looked at: what enters the MLP, or the residual stream before the layer."""
-    position: Literal["mean", "last"] = "mean"
-    """Which tokens of a prompt count: all, or the last one."""
+    position: Literal["last", "mean"] = "last"
+    """Which tokens of a prompt count: the last one, before which all others lie, or all alike."""
     negatives: Negatives = "others"
     """What an expert without negative prompts is not for: the others' prompts, or none."""
 
