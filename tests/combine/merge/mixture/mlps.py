@@ -1,6 +1,7 @@
 """One MLP in memory, as routers see it; not a test itself."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -17,17 +18,26 @@ def nothing(expert: int) -> Sequence[Floats]:
     raise AssertionError("nobody asked what the experts changed")
 
 
+def mlp(num_experts: int, hidden: int, seed: int = 0, **known: Any) -> RoutedMlp:
+    """Return an MLP of which nothing is known but what is given."""
+    blank = {
+        "texts": (),
+        "inputs": np.empty((0, hidden), np.float32),
+        "change": nothing,
+        "losses": np.empty((0, num_experts), np.float32),
+    }
+    return RoutedMlp(num_experts, hidden, np.random.default_rng(seed), **{**blank, **known})
+
+
 def prompted(texts: Sequence[PromptStates], seed: int = 0) -> RoutedMlp:
     """Return an MLP of which prompts are known."""
-    hidden = texts[0].positive[0].shape[1]
-    draw = np.random.default_rng(seed)
-    return RoutedMlp(len(texts), hidden, draw, texts, np.empty((0, hidden), np.float32), nothing)
+    return mlp(len(texts), texts[0].positive[0].shape[1], seed, texts=texts)
 
 
 def changed(inputs: Floats, changes: Sequence[Sequence[Floats]], seed: int = 0) -> RoutedMlp:
     """Return an MLP of which inputs are known, and what each expert changed."""
-    draw = np.random.default_rng(seed)
-    return RoutedMlp(len(changes), inputs.shape[1], draw, (), inputs, lambda one: changes[one])
+    change = changes.__getitem__
+    return mlp(len(changes), inputs.shape[1], seed, inputs=inputs, change=change)
 
 
 def drawn_texts(seed: int, num_experts: int, hidden: int, negative: bool) -> list[PromptStates]:

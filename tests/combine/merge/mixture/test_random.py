@@ -3,13 +3,12 @@
 import numpy as np
 from hypothesis import given
 
-from combine.merge.mixture.mlps import EXPERTS, SEEDS, WIDTHS, changed
+from combine.merge.mixture.mlps import EXPERTS, SEEDS, WIDTHS, mlp
 from treadle.combine.merge.mixture.methods.random import RandomGate
 
 
 def rows(seed: int, num_experts: int, hidden: int) -> np.ndarray:
-    inputs = np.empty((0, hidden), np.float32)
-    return RandomGate().gate(changed(inputs, [[]] * num_experts, seed)).rows
+    return RandomGate().gate(mlp(num_experts, hidden, seed)).rows
 
 
 @given(SEEDS, EXPERTS, WIDTHS)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from treadle.combine.merge.account import inputs_of, manifest_of
 from treadle.combine.merge.carried import write_carried
@@ -10,10 +10,12 @@ from treadle.combine.merge.inputs.models import Models
 from treadle.combine.merge.mixture.account import account_for_gates, account_for_mixture
 from treadle.combine.merge.mixture.base import MadeGate, Router
 from treadle.combine.merge.mixture.document import read_document
+from treadle.combine.merge.mixture.evidence import cut_windows, made_gates
 from treadle.combine.merge.mixture.plan import (
     DenseExpert,
     MixturePlan,
     MixtureRequest,
+    TextRequest,
     added_values,
     plan_mixture,
 )
@@ -34,6 +36,9 @@ from treadle.core.registry import Choice
 from treadle.core.result import Result
 from treadle.core.run import Recording, recorded
 
+if TYPE_CHECKING:
+    from treadle.model.text import Windows
+
 __all__ = ["merge_moe"]
 
 _MAX_WORKERS = 4
@@ -50,6 +55,9 @@ def merge_moe(
     base: str | Path | None = None,
     router: Annotated[Router | str | Choice | None, ROUTERS] = None,
     prompts: Path | None = None,
+    text: list[str] | None = None,
+    num_windows: int = 32,
+    window_tokens: int = 512,
     experts_per_token: int | None = None,
     dtype: str | None = None,
     allow_different: list[str] | None = None,
@@ -74,6 +82,10 @@ def merge_moe(
         router: How the gates are made (default: hidden with prompts, smile without).
         prompts: YAML or JSON file of what each expert is for: MODEL: [PROMPT, ...], or MODEL:
             {positive: [...], negative: [...]}.
+        text: For the router that looks at losses: .txt or .jsonl files, or stdlib:calibration, of
+            all the kinds that the experts are for.
+        num_windows: Windows drawn from each text by the seed.
+        window_tokens: Tokens in each window.
         experts_per_token: How many experts each token goes to (default: 2, or 1 of one).
         dtype: Of the output: bfloat16, float16 or float32 (default: the widest of the inputs).
         allow_different: Keys of config.json, such as rope_theta, that may differ between models
@@ -102,7 +114,8 @@ def merge_moe(
     else:
         request = _of_models(list(map(str, models)), base, router, prompts, experts_per_token)
         request = request._replace(dtype=dtype)
-    request = request._replace(allow_different=tuple(allow_different or ()))
+    asked = TextRequest(tuple(text), num_windows, window_tokens) if text else None
+    request = request._replace(allow_different=tuple(allow_different or ()), text=asked)
     _require_sound(request)
     usable = workers or min(_MAX_WORKERS, hardware.usable_cores())
     return _run(request, Path(out), _Doing(usable, verify, seed, overwrite))
@@ -153,6 +166,17 @@ def _require_sound(request: MixtureRequest) -> None:
             f"them with --prompts (positive_prompts in mergekit-moe's file), or choose a router "
             f"without: smile or random."
         )
+    reads_text = request.router.reads == "losses"
+    if reads_text and request.text is None:
+        raise SettingsError(
+            f"The router '{request.router.name}' looks at the models' losses; give it a text of "
+            f"all the kinds that the experts are for with --text."
+        )
+    if request.text is not None and not reads_text:
+        raise SettingsError(
+            f"The router '{request.router.name}' has no use for a text; leave it out, or choose "
+            f"trained."
+        )
     prompts = {(one.positive, one.negative) for one in request.experts}
     if reads_prompts and request.num_experts > 1 and len(prompts) == 1:
         raise SettingsError(
@@ -180,6 +204,7 @@ def _settings(request: MixtureRequest) -> dict[str, Any]:  # Any: JSON values
 
     Which of the models that were read is which expert is told by its place among them.
     """
+    asked = {} if request.text is None else request.text.settings()
     seen = list(dict.fromkeys([request.base, *(one.model for one in request.experts)]))
     return {
         "router": request.router.settings(),
@@ -197,6 +222,7 @@ def _settings(request: MixtureRequest) -> dict[str, Any]:  # Any: JSON values
             for one in request.experts
         ],
         "bos": "each" if request.wants_bos else "auto",
+        **asked,
     }
 
 
@@ -222,6 +248,10 @@ def _run(request: MixtureRequest, out: Path, doing: _Doing) -> Result:
                 require_elsewhere(out, model.reader.folder, f"'{model.ref}'s")
             base = None if request.base is None else _reference(request.base)
             run.inputs += inputs_of(models.all(), base)
+            windows = cut_windows(request, plan, doing.seed)
+            for number, one in enumerate(windows, 1):
+                said = one.protocol
+                run.read(f"text {number}", said.corpus, said.corpus_sha256, "data")
             with CheckpointWriter(
                 out,
                 plan.planned,
@@ -231,7 +261,7 @@ def _run(request: MixtureRequest, out: Path, doing: _Doing) -> Result:
                 fingerprint=run.fingerprint,
             ) as writer:
                 run.notes += [*request.notes, *plan.merge.notes]
-                gates = _write_gates(request, plan, models, writer, doing.seed)
+                gates = _write_gates(request, plan, models, writer, doing.seed, windows)
                 _write_rest(run, plan, writer, doing)
                 account_for_mixture(run, plan, request, models)
                 account_for_gates(run, gates, request.base is not None)
@@ -249,11 +279,10 @@ def _write_gates(
     models: Models,
     writer: CheckpointWriter,
     seed: int,
+    windows: "Sequence[Windows]",
 ) -> Sequence[MadeGate]:
     """Make the gates first: prompts that say nothing are found before anything large is written."""
-    from treadle.combine.merge.mixture.evidence import made_gates
-
-    gates = list(made_gates(request, plan, models, seed))
+    gates = list(made_gates(request, plan, models, seed, windows))
     for planned, gate in zip(plan.gates, gates, strict=True):
         writer.write(planned.name, gate.rows)
     deviation = float(plan.merge.config.get("initializer_range") or 0.02)

@@ -12,10 +12,10 @@ from treadle.core.method import Method
 
 __all__ = ["MadeGate", "PromptStates", "Reads", "RoutedMlp", "Router"]
 
-Reads = Literal["nothing", "embeddings", "residual", "mlp", "changes"]
+Reads = Literal["nothing", "embeddings", "residual", "mlp", "changes", "losses"]
 """What a router must be shown: of its prompts the rows of the embedding, the residual stream before
-each layer, or what enters each MLP; or what the experts changed, beside what enters each MLP of
-tokens drawn at random."""
+each layer, or what enters each MLP; or that of tokens drawn at random, and what the experts
+changed; or that of a text, and the experts' losses on it."""
 
 
 class PromptStates(NamedTuple):
@@ -45,9 +45,11 @@ class RoutedMlp(NamedTuple):
     texts: Sequence[PromptStates]
     """For each expert its prompts, in the form that the router reads."""
     inputs: Floats
-    """What enters it, of tokens drawn at random: [tokens, hidden]."""
+    """What enters it, of tokens of a text, or drawn at random: [tokens, hidden]."""
     change: Callable[[int], Sequence[Floats]]
     """What an expert changed in the matrices that read the input, each [out, hidden]."""
+    losses: Floats
+    """-log p of what follows each of the text's tokens, by each model alone: [tokens, experts]."""
 
 
 class Router(Method, ABC):

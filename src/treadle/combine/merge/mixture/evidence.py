@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import repeat
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,10 @@ from treadle.core.errors import DataError, UnsupportedModelError
 from treadle.core.seed import numpy_stream
 from treadle.model import facts
 
-__all__ = ["Prompting", "made_gates", "prompts_of"]
+if TYPE_CHECKING:
+    from treadle.model.text import Windows
+
+__all__ = ["Prompting", "cut_windows", "made_gates", "prompts_of"]
 
 _PROBES, _PROBE_TOKENS = 32, 64
 """Rows of random tokens, and tokens in each, that show what enters MLPs where no prompt does."""
@@ -77,8 +80,28 @@ def prompts_of(request: MixtureRequest, plan: MixturePlan) -> Prompting:
     return found
 
 
+def cut_windows(request: MixtureRequest, plan: MixturePlan, seed: int) -> "list[Windows]":
+    """Return what is read of each text.
+
+    Raises:
+        DataError: A text is missing, or too short.
+    """
+    from treadle.model.load import load_tokenizer
+    from treadle.model.text import sampled_windows
+
+    if request.text is None:
+        return []
+    tokenizer = load_tokenizer(plan.merge.parent.reader.folder)
+    sizes = (request.text.num_windows, request.text.window_tokens)
+    return [sampled_windows(text, tokenizer, *sizes, seed) for text in request.text.text]
+
+
 def made_gates(
-    request: MixtureRequest, plan: MixturePlan, models: Models, seed: int
+    request: MixtureRequest,
+    plan: MixturePlan,
+    models: Models,
+    seed: int,
+    windows: "Sequence[Windows]" = (),
 ) -> Iterator[MadeGate]:
     """Yield the gate of each MLP, layer by layer.
 
@@ -88,20 +111,25 @@ def made_gates(
     """
     router = request.router
     asked = prompts_of(request, plan) if router.needs_prompts else None
-    shown = _shown(request, plan, models, seed, asked)
+    rows: list[Tokens] = [row for one in windows for row in one.tokens.tolist()]
+    texts = _probes(plan, seed) if asked is None else asked.texts
+    texts = [row[:-1] for row in rows] if rows else texts  # nothing is known to follow the last
+    shown = _shown(request, plan, models, texts)
+    losses = _losses(request, models, rows)
     hidden = plan.gates[0].shape[1]
     has_base = request.base is not None
     for mlp, states in zip(plan.mlps, shown, strict=True):
         seen = states.residual if router.reads == "residual" else states.mlp
-        is_probed = router.reads == "changes"
+        is_joined = router.reads in ("changes", "losses")
         yield router.gate(
             RoutedMlp(
                 request.num_experts,
                 hidden,
                 numpy_stream(seed, f"gate {mlp.layer}"),
                 asked.of(seen) if asked is not None else (),
-                np.concatenate(seen) if is_probed else np.empty((0, hidden), np.float32),
+                np.concatenate(seen) if is_joined else np.empty((0, hidden), np.float32),
                 partial(_changes, mlp, has_base),
+                losses,
             )
         )
 
@@ -110,22 +138,37 @@ def _shown(
     request: MixtureRequest,
     plan: MixturePlan,
     models: Models,
-    seed: int,
-    asked: Prompting | None,
+    texts: list[Tokens],
 ) -> Iterator[LayerStates]:
-    """Yield for each layer what the router reads of the prompts, or of random tokens."""
+    """Yield for each layer what the router reads of the texts."""
     reads = request.router.reads
     if reads in ("nothing", "embeddings"):
-        embedded = [_embedded(plan, text) for text in asked.texts] if asked is not None else []
+        embedded = [_embedded(plan, text) for text in texts] if reads == "embeddings" else []
         yield from repeat(LayerStates(embedded, embedded), len(plan.mlps))
         return
-    texts = asked.texts if asked is not None else _probes(plan, seed)
-    yield from layer_states([model.reader for model in _runnable(request, models)], texts)
-
-
-def _runnable(request: MixtureRequest, models: Models) -> list[Model]:
-    """Return the models whose inner states count: the base, or all experts, each once."""
     names = [request.base] if request.base is not None else [e.model for e in request.experts]
+    yield from layer_states([model.reader for model in _runnable(names, models)], texts)
+
+
+def _losses(request: MixtureRequest, models: Models, rows: Sequence[Tokens]) -> Floats:
+    """Return each expert's loss of what follows each token, [tokens, experts]; none without rows.
+
+    Each model is run once, and alone, one block in memory.
+    """
+    from treadle.model.scoring import BlockScorer
+
+    if not rows:
+        return np.empty((0, request.num_experts), np.float32)
+    names = [expert.model for expert in request.experts]
+    known: dict[str, Floats] = {}
+    for name, model in zip(dict.fromkeys(names), _runnable(names, models), strict=True):
+        found = BlockScorer(model.reader).token_losses(rows)
+        known[name] = np.concatenate([one.numpy() for one in found])
+    return np.stack([known[name] for name in names], axis=1)
+
+
+def _runnable(names: Sequence[str], models: Models) -> list[Model]:
+    """Return models that are to be run, each once: the base, or all experts."""
     sources = of_models("linear", list(dict.fromkeys(names))).sources
     found = [models[source.model] for source in sources]
     for model in found:

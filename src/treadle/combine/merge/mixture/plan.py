@@ -16,6 +16,7 @@ from treadle.combine.merge.mixture.checkpoints import MixtureLayout, layout_of, 
 from treadle.combine.merge.plan import MergePlan, make_plan
 from treadle.combine.merge.recipe.extras import ALLOW_DIFFERENT
 from treadle.combine.merge.recipe.grammar import of_models
+from treadle.combine.merge.recipe.remarks import repeated_models
 from treadle.core.checkpoint import PlannedTensor
 from treadle.core.codec import dtype_code
 from treadle.core.errors import SettingsError, UnsupportedModelError
@@ -26,7 +27,15 @@ from treadle.model.belonging import shapes_of
 from treadle.model.facts import ARCHITECTURES
 from treadle.native import elements
 
-__all__ = ["DenseExpert", "DenseMlp", "MixturePlan", "MixtureRequest", "plan_mixture"]
+__all__ = [
+    "DenseExpert",
+    "DenseMlp",
+    "MixturePlan",
+    "MixtureRequest",
+    "TextRequest",
+    "added_values",
+    "plan_mixture",
+]
 
 _ROLES = ("gate", "up", "down")
 
@@ -43,6 +52,18 @@ class DenseExpert(NamedTuple):
     """Factor of what it adds to the residual stream."""
 
 
+class TextRequest(NamedTuple):
+    """Texts of all the experts' kinds, and how much of each is read."""
+
+    text: tuple[str, ...]
+    num_windows: int
+    window_tokens: int
+
+    def settings(self) -> dict[str, Any]:  # Any: JSON values
+        """Return what determines the gates beside the texts' content."""
+        return self._asdict() | {"text": list(self.text)}
+
+
 class MixtureRequest(NamedTuple):
     """What a mixture is to be made of, and how."""
 
@@ -54,6 +75,8 @@ class MixtureRequest(NamedTuple):
     allow_different: tuple[str, ...] = ()
     wants_bos: bool = False
     """Whether prompts start with the BOS token if there is one; if not, as the tokenizer has it."""
+    text: TextRequest | None = None
+    """For routers that look at the models' losses."""
     layouts: tuple[str, ...] = ()
     """Which layouts are allowed, by model_type; nothing for all."""
     notes: tuple[str, ...] = ()
@@ -142,6 +165,9 @@ def plan_mixture(request: MixtureRequest, models: Models, seed: int) -> MixtureP
             f"'{plan.parent.ref}' and the others become a {layout.architecture}, but the file's "
             f"architecture is {' or '.join(request.layouts)}; remove the key 'architecture'."
         )
+    if request.base is not None:  # then a model that is listed twice does not count twice
+        repeated = list(repeated_models(recipe))
+        plan = plan._replace(notes=[note for note in plan.notes if note not in repeated])
     return _Mixing(request, plan, layout, seed).plan(models)
 
 

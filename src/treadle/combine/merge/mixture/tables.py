@@ -13,6 +13,7 @@ ROUTERS: Registry[Router] = Registry(
         "hidden": f"{_METHODS}.hidden:HiddenState",
         "cheap_embed": f"{_METHODS}.cheap_embed:CheapEmbedding",
         "smile": f"{_METHODS}.smile:Smile",
+        "trained": f"{_METHODS}.trained:Trained",
         "random": f"{_METHODS}.random:RandomGate",
     },
 )
