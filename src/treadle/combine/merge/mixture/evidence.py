@@ -112,8 +112,8 @@ def made_gates(
     router = request.router
     asked = prompts_of(request, plan) if router.needs_prompts else None
     rows: list[Tokens] = [row for one in windows for row in one.tokens.tolist()]
-    texts = _probes(plan, seed) if asked is None else asked.texts
-    texts = [row[:-1] for row in rows] if rows else texts  # nothing is known to follow the last
+    known = [row[:-1] for row in rows]  # nothing is known to follow a row's last token
+    texts = asked.texts if asked is not None else known or _probes(plan, seed)
     shown = _shown(request, plan, models, texts)
     losses = _losses(request, models, rows)
     hidden = plan.gates[0].shape[1]
