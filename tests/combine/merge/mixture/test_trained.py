@@ -75,7 +75,7 @@ def test_losses_are_those_of_each_model_alone(kin, tmp_path) -> None:
     """The first layer's gate, from transformers' own losses and hooks."""
     base, experts = kin("qwen3")
     sizes = {"num_windows": 4, "window_tokens": 16}
-    merge_moe(experts, tmp_path / "out", base=base, router="trained", text=[__file__], **sizes)
+    merge_moe(experts, tmp_path / "out", base=base, text=[__file__], **sizes)
     tokens = sampled_windows(__file__, load_tokenizer(base), 4, 16, 0).tokens
     losses = np.stack([plain_losses(plain_model(e), tokens).numpy().ravel() for e in experts], 1)
     entered, module = [], plain_model(base)

@@ -43,7 +43,7 @@ __all__ = ["merge_moe"]
 
 _MAX_WORKERS = 4
 """As for any merge: more threads than these wait for memory or the disk."""
-_WITH_PROMPTS, _WITHOUT = "hidden", "smile"
+_WITH_PROMPTS, _WITH_TEXT, _WITHOUT = "hidden", "trained", "smile"
 """The routers that are taken where none is chosen."""
 
 
@@ -79,7 +79,8 @@ def merge_moe(
         out: Folder to write.
         base: The model that all but the MLPs is of, and that the experts were tuned from (default:
             the mean of the models).
-        router: How the gates are made (default: hidden with prompts, smile without).
+        router: How the gates are made (default: hidden with prompts, trained with a text, smile
+            without either).
         prompts: YAML or JSON file of what each expert is for: MODEL: [PROMPT, ...], or MODEL:
             {positive: [...], negative: [...]}.
         text: For the router that looks at losses: .txt or .jsonl files, or stdlib:calibration, of
@@ -112,7 +113,8 @@ def merge_moe(
         given = {"base": base, "prompts": prompts, "experts_per_token": experts_per_token}
         request = _of_file(only, router, {**given, "dtype": dtype})
     else:
-        request = _of_models(list(map(str, models)), base, router, prompts, experts_per_token)
+        listed = list(map(str, models))
+        request = _of_models(listed, base, router, prompts, experts_per_token, bool(text))
         request = request._replace(dtype=dtype)
     asked = TextRequest(tuple(text), num_windows, window_tokens) if text else None
     request = request._replace(allow_different=tuple(allow_different or ()), text=asked)
@@ -140,13 +142,15 @@ def _of_models(
     router: Router | str | Choice | None,
     prompts: Path | None,
     experts_per_token: int | None,
+    has_text: bool,
 ) -> MixtureRequest:
     if not models:
         raise SettingsError("The list of models is empty; name at least one model.")
     experts = tuple(map(DenseExpert, models))
     if prompts is not None:
         experts = read_prompts(Path(prompts), models)
-    chosen = ROUTERS.resolve(router, _WITHOUT if prompts is None else _WITH_PROMPTS)
+    usual = _WITH_TEXT if has_text else _WITHOUT
+    chosen = ROUTERS.resolve(router, usual if prompts is None else _WITH_PROMPTS)
     per_token = min(2, len(models)) if experts_per_token is None else experts_per_token
     return MixtureRequest(experts, None if base is None else str(base), chosen, per_token)
 

@@ -1,13 +1,13 @@
 """What routers are shown of each MLP, read and computed when it is wanted."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from treadle.combine.merge.inputs.models import Model, Models
+from treadle.combine.merge.inputs.sources import TensorSource
 from treadle.combine.merge.jobs import TensorJob
 from treadle.combine.merge.mixture.base import MadeGate, PromptStates, RoutedMlp
 from treadle.combine.merge.mixture.plan import DenseMlp, MixturePlan, MixtureRequest
@@ -128,7 +128,7 @@ def made_gates(
                 numpy_stream(seed, f"gate {mlp.layer}"),
                 asked.of(seen) if asked is not None else (),
                 np.concatenate(seen) if is_joined else np.empty((0, hidden), np.float32),
-                partial(_changes, mlp, has_base),
+                _Changes(mlp, has_base).of,
                 losses,
             )
         )
@@ -202,20 +202,32 @@ def _embedded(plan: MixturePlan, text: Tokens) -> Floats:
     return found
 
 
-def _changes(mlp: DenseMlp, has_base: bool, expert: int) -> list[Floats]:
-    """Return what an expert changed in the matrices that read the input, each [out, hidden]."""
-    return [_changed(mlp.matrices[role], expert, has_base) for role in ("gate", "up")]
+class _Changes:
+    """What experts changed in the matrices of an MLP that read its input."""
+
+    def __init__(self, mlp: DenseMlp, has_base: bool) -> None:
+        self._jobs = [mlp.matrices[role] for role in ("gate", "up")]
+        self._has_base = has_base
+        self._starts: list[Floats] = []
+        """The base's matrices, or the experts' means, once they are wanted."""
+
+    def of(self, expert: int) -> list[Floats]:
+        """Return the differences of an expert, each [out, hidden]."""
+        if not self._starts:
+            self._starts = [self._start(job) for job in self._jobs]
+        places = (job.inputs.models[expert + self._has_base] for job in self._jobs)
+        pairs = zip(places, self._starts, strict=True)
+        return [_whole(source) - start for source, start in pairs]
+
+    def _start(self, job: TensorJob) -> Floats:
+        sources = job.inputs.models[:1] if self._has_base else job.inputs.models
+        found = np.zeros(job.inputs.shape, np.float32)
+        for source in sources:
+            found += _whole(source) / np.float32(len(sources))
+        return found
 
 
-def _changed(job: TensorJob, expert: int, has_base: bool) -> Floats:
-    """Return what an expert changed in a matrix: beside the base, or else beside the mean."""
-    sources = job.inputs.models
-    count = 1 if has_base else len(sources)
-    found = np.zeros(job.inputs.shape, np.float32)
-    one = np.empty(job.inputs.num_elements, np.float32)
-    for source in sources[:count]:
-        source.read(0, one)
-        found.reshape(-1)[:] -= one / np.float32(count)
-    sources[expert + has_base].read(0, one)
-    found.reshape(-1)[:] += one
+def _whole(source: TensorSource) -> Floats:
+    found = np.empty(source.shape, np.float32)
+    source.read(0, found.reshape(-1))
     return found
