@@ -76,6 +76,12 @@ def test_prompts_without_use_or_without_file_are_refused(family, prompts, tmp_pa
         merge_moe(family.experts[:2], tmp_path / "out", prompts=tmp_path / "none.yaml")
 
 
+def test_prompts_under_two_names_are_refused(family, prompts, tmp_path) -> None:
+    prompts.write_text(f"expert1: [a]\n{family.experts[0]}: [b]\nexpert2: [c]")
+    with pytest.raises(SettingsError, match="under two names; keep one"):
+        merge_moe(family.experts[:2], tmp_path / "out", prompts=prompts)
+
+
 def test_several_experts_of_one_name_are_told_apart_by_path(family, prompts, tmp_path) -> None:
     first = Path(shutil.copytree(family.experts[0], tmp_path / "a" / "model"))
     second = Path(shutil.copytree(family.experts[1], tmp_path / "b" / "model"))

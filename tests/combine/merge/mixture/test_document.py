@@ -9,7 +9,11 @@ import yaml
 from combine.merge.mixture.conftest import WORDS
 from combine.merge.models import arrays_of, bytes_of
 from treadle.combine.merge import merge_moe
+from treadle.combine.merge.mixture.prompts import read_prompts
+from treadle.combine.merge.recipe.grammar import load
 from treadle.core.errors import SettingsError
+
+RECIPES = Path(__file__).parents[4] / "recipes"
 
 
 def document(family, file: Path, **other) -> Path:
@@ -73,6 +77,12 @@ def test_noise_and_scales_are_of_one_expert(family, tmp_path) -> None:
     assert (noisy - down).std() == pytest.approx(0.1, rel=0.05)
     assert abs((noisy - down).mean()) < 0.005
     assert abs(np.corrcoef((noisy - down).ravel(), (other - down).ravel())[0, 1]) < 0.1
+
+
+def test_files_beside_the_recipes_are_read() -> None:
+    experts = read_prompts(RECIPES / "moe.prompts.json", ["runs/moe/lookup", "runs/moe/facts"])
+    assert [len(one.positive) for one in experts] == [4, 4]
+    assert load(RECIPES / "stack.yml").extras == {"x-repeat-scale": 0.0}
 
 
 @pytest.mark.parametrize(

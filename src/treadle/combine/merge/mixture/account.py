@@ -65,7 +65,7 @@ def account_for_mixture(
         )
 
 
-def account_for_gates(run: Recording, gates: Sequence[MadeGate], has_base: bool) -> None:
+def account_for_gates(run: Recording, gates: Sequence[MadeGate], request: MixtureRequest) -> None:
     """Note how well the gates tell experts apart."""
     found = [condition_number(gate.rows) for gate in gates]
     finite = [value for value in found if math.isfinite(value)]
@@ -94,7 +94,7 @@ def account_for_gates(run: Recording, gates: Sequence[MadeGate], has_base: bool)
                 ],
             )
         )
-    _advise(run, found, has_base)
+    _advise(run, found, request)
     if run.method == "smile":
         run.notes.append(
             "The gates were made of weights alone, which may tell no more than --router random "
@@ -106,27 +106,30 @@ def account_for_gates(run: Recording, gates: Sequence[MadeGate], has_base: bool)
             Measurement(
                 name="agreement",
                 value=float(np.mean(shares)),
-                unit="of inputs go where the paper's gate sends them",
+                unit="of inputs go where a gate of any form would send them",
                 better="higher",
                 note=f"(mean over layers; evenly over experts: {1 / len(gates[0].rows):.2g})",
             )
         )
 
 
-def _advise(run: Recording, found: Sequence[float], has_base: bool) -> None:
+def _advise(run: Recording, found: Sequence[float], request: MixtureRequest) -> None:
     """Say what to do about gates that cannot tell experts apart, or hardly."""
     blind = sum(map(math.isinf, found))
     poor = sum(value > _MOST for value in found) - blind
-    more = "" if has_base else ", or name the model that the experts were tuned from (--base)"
+    mends = ["give prompts that say what each is for (--prompts)"]
+    if request.router.needs_prompts:
+        mends = ["give prompts that differ more, or more of them"]
+    if request.base is None:
+        mends.append("name the model that the experts were tuned from (--base)")
     if blind:
         run.notes.append(
             f"In {blind} of {len(found)} MLPs the gate cannot tell all experts apart, and sends "
             f"tokens to them evenly, or to the first ones listed: check that the experts differ, "
-            f"give prompts (--prompts) that differ{more}."
+            f"or {', or '.join(mends)}."
         )
     if poor:
         run.notes.append(
             f"In {poor} of {len(found)} MLPs the condition number of the gate's rows is above "
-            f"{_MOST:g}: some experts are hardly told apart. Give prompts that differ more, or "
-            f"more of them{more}."
+            f"{_MOST:g}, so that some experts are hardly told apart: {', or '.join(mends)}."
         )

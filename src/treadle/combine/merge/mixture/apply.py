@@ -268,7 +268,7 @@ def _run(request: MixtureRequest, out: Path, doing: _Doing) -> Result:
                 gates = _write_gates(request, plan, models, writer, doing.seed, windows)
                 _write_rest(run, plan, writer, doing)
                 account_for_mixture(run, plan, request, models)
-                account_for_gates(run, gates, request.base is not None)
+                account_for_gates(run, gates, request)
                 run.finish(writer.folder)
                 manifest = manifest_of(run, models)
                 writer.finish(manifest, model_card(out.name, manifest.provenance))

@@ -31,8 +31,8 @@ class MadeGate(NamedTuple):
     rows: Floats
     """[experts, hidden]; a token goes where its products with them are largest."""
     agreement: float | None = None
-    """Share of inputs for which it chooses the expert that the paper's gate would; None where this
-    is the paper's."""
+    """Share of inputs for which it chooses the expert that a gate of any form would; None where the
+    router wants no more than a linear one."""
 
 
 class RoutedMlp(NamedTuple):
