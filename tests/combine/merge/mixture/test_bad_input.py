@@ -30,7 +30,7 @@ def test_models_that_differ_are_refused(other, config, says, llama, tiny_model, 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"experts_per_token": 3}, "experts_per_token = 3, but there are 2 experts; give 1 to 2"),
+        ({"experts_per_token": 3}, "experts_per_token = 3, of 2 in all; give 1 to 2"),
         ({"experts_per_token": 0}, "experts_per_token = 0"),
         ({"router": "hiden"}, "Unknown router 'hiden'.*Did you mean 'hidden'"),
         ({"router": "hidden"}, "needs prompts, and '.*' has none; give them with --prompts"),

@@ -95,7 +95,7 @@ def test_files_beside_the_recipes_are_read() -> None:
         ({"architecture": "qwen"}, "MixtralForCausalLM, but the file's architecture is qwen2_moe"),
         ({"dtype": "int4"}, "unknown dtype 'int4'"),
         ({"experts_per_token": 0}, "from 1 on"),
-        ({"experts_per_token": 4}, "there are 3 experts"),
+        ({"experts_per_token": 4}, "experts_per_token = 4, of 3 in all"),
         ({"base_model": None}, "'base_model' is missing"),
         ({"experts": []}, "expected a list"),
         ({"experts": [{"source_model": "a", "negativ_prompts": []}]}, "key 'negativ_prompts'"),

@@ -159,8 +159,8 @@ def _require_sound(request: MixtureRequest) -> None:
     """Check what no model needs to be opened for."""
     if not 1 <= request.experts_per_token <= request.num_experts:
         raise SettingsError(
-            f"experts_per_token = {request.experts_per_token}, but there are "
-            f"{request.num_experts} experts; give 1 to {request.num_experts}."
+            f"experts_per_token = {request.experts_per_token}, of {request.num_experts} in all; "
+            f"give 1 to {request.num_experts}."
         )
     reads_prompts = request.router.needs_prompts
     lacking = [one.model for one in request.experts if not one.positive]
