@@ -168,16 +168,14 @@ def plan_mixture(request: MixtureRequest, models: Models, seed: int) -> MixtureP
     if request.base is not None:  # then a model that is listed twice does not count twice
         repeated = list(repeated_models(recipe))
         plan = plan._replace(notes=[note for note in plan.notes if note not in repeated])
-    return _Mixing(request, plan, layout, seed).plan(models)
+    return _Mixing(request, plan, layout).plan(models)
 
 
 class _Mixing:
     """The way from the plan of a mean to that of a mixture."""
 
-    def __init__(
-        self, request: MixtureRequest, plan: MergePlan, layout: MixtureLayout, seed: int
-    ) -> None:
-        self.request, self.dense, self.layout, self.seed = request, plan, layout, seed
+    def __init__(self, request: MixtureRequest, plan: MergePlan, layout: MixtureLayout) -> None:
+        self.request, self.dense, self.layout = request, plan, layout
         reader = plan.parent.reader
         self.config, shapes = facts.base_config(reader.config), shapes_of(reader)
         self.num_layers = facts.num_layers(self.config)
