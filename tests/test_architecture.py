@@ -38,12 +38,18 @@ def verbs_and_actions() -> list[tuple[str, Verb]]:
 def axes() -> list[tuple[str, Registry[Method]]]:
     found: list[tuple[str, Registry[Method]]] = [("model/optimizers", OPTIMIZERS)]
     found += [(f"runtime/{folder}", table) for folder, table in TABLES.items()]
-    for folder, verb in verbs_and_actions():
+    for _, verb in verbs_and_actions():
         tables = [verb.methods(), *(p.axis for p in verb.parameters().values())]
         # What lies on a lower floor, for several families, has its folder there.
         below = [table for _, table in found]
-        found += [(folder, one) for one in tables if one is not None and one not in below]
+        found += [(home_of(one), one) for one in tables if one is not None and one not in below]
     return found
+
+
+def home_of(table: Registry[Method]) -> str:
+    """The folder of a table's methods: the family's, or a room of it."""
+    target = next(iter(table.table.values()))
+    return target.partition(".methods.")[0].removeprefix("treadle.").replace(".", "/")
 
 
 def test_every_family_has_table_equal_to_files_and_tests():

@@ -102,6 +102,12 @@ VERBS = {
                     "treadle.combine.merge:merge_yaml",
                 ),
                 Verb(
+                    "moe",
+                    "combine",
+                    "Make one mixture of experts of dense models.",
+                    "treadle.combine.merge:merge_moe",
+                ),
+                Verb(
                     "inspect",
                     "combine",
                     "Say how alike models are, and how to merge them.",

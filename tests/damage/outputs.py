@@ -8,7 +8,13 @@ from typing import NamedTuple
 from treadle import bench, curate, evaluate, merge, plan, prune, quantize, tune
 from treadle.app.export import export
 from treadle.app.sweep.apply import sweep
-from treadle.combine.merge import merge_extract_lora, merge_glue, merge_inspect, merge_yaml
+from treadle.combine.merge import (
+    merge_extract_lora,
+    merge_glue,
+    merge_inspect,
+    merge_moe,
+    merge_yaml,
+)
 from treadle.judge.evaluate import evaluate_grid
 from treadle.learn.tune import fresh
 from treadle.model import tiny
@@ -93,6 +99,7 @@ WRITERS: dict[str, Callable[[Inputs, Path], object]] = {
     "quantize": lambda own, out: quantize(own.model, out, "rtn", group=32),
     "merge": lambda own, out: merge([own.model, own.other], out, "linear"),
     "merge yaml": lambda own, out: merge_yaml(own.recipe, out),
+    "merge moe": lambda own, out: merge_moe([own.model, own.other], out, router="random"),
     "merge inspect": lambda own, out: merge_inspect([own.model, own.other], out=out),
     "merge glue": lambda own, out: merge_glue(
         [own.model, own.other], out, data=[str(own.questions)], by="uniform", same_ancestor=-1.0

@@ -4,6 +4,15 @@ from treadle.combine.merge.apply import merge, merge_yaml
 from treadle.combine.merge.extract import merge_extract_lora
 from treadle.combine.merge.glue.apply import merge_glue
 from treadle.combine.merge.inspect import merge_inspect
+from treadle.combine.merge.mixture.apply import merge_moe
 from treadle.combine.merge.tables import METHODS
 
-__all__ = ["METHODS", "merge", "merge_extract_lora", "merge_glue", "merge_inspect", "merge_yaml"]
+__all__ = [
+    "METHODS",
+    "merge",
+    "merge_extract_lora",
+    "merge_glue",
+    "merge_inspect",
+    "merge_moe",
+    "merge_yaml",
+]

@@ -1,10 +1,9 @@
 """The table of the family's methods."""
 
 from treadle.combine.merge.base import MergeMethod
-from treadle.combine.merge.search import Search
 from treadle.core.registry import Registry
 
-__all__ = ["METHODS", "SEARCHES"]
+__all__ = ["METHODS"]
 
 _METHODS = "treadle.combine.merge.methods"
 
@@ -36,16 +35,5 @@ METHODS: Registry[MergeMethod] = Registry(
         "consensus": f"{_METHODS}.consensus:Consensus",
         "tsv": f"{_METHODS}.tsv:TaskSingularVectors",
         "isotropic": f"{_METHODS}.isotropic:Isotropic",
-    },
-)
-SEARCHES: Registry[Search] = Registry(
-    "search of merge weights",
-    {
-        "coefficient": f"{_METHODS}.coefficient:Coefficient",
-        "average": f"{_METHODS}.average:Average",
-        "similarity": f"{_METHODS}.similarity:Similarity",
-        "cmaes": f"{_METHODS}.cmaes:CmaEs",
-        "random_weights": f"{_METHODS}.random_weights:RandomWeights",
-        "uniform": f"{_METHODS}.uniform:Uniform",
     },
 )

@@ -15,7 +15,7 @@ from treadle.runtime.executor import Executor
 from treadle.runtime.llm import LLM
 from treadle.runtime.prompts import Prompt, plain
 from treadle.runtime.request import Request, RequestState, SamplingParams
-from treadle.runtime.routed.router import Router, load_router
+from treadle.runtime.routed.router import PromptRouter, load_router
 from treadle.runtime.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class RoutedTokens(list[int]):
 class RoutedPrompts:
     """Knows the bundle's tokenizers; stands where a model's own `Prompts` would."""
 
-    def __init__(self, experts: Mapping[str, LLM], router: Router) -> None:
+    def __init__(self, experts: Mapping[str, LLM], router: PromptRouter) -> None:
         self._experts, self._router = list(experts.values()), router
         self.has_tokenizer = True
 
@@ -101,7 +101,7 @@ class RoutedLLM(LLM):
     """
 
     experts: dict[str, LLM]
-    router: Router
+    router: PromptRouter
 
     def __init__(
         self,

@@ -12,12 +12,12 @@ import numpy.typing as npt
 from treadle.core.checkpoint.routed import ROUTER_FILE, NgramFeatures, read_routing
 from treadle.core.errors import CheckpointError
 
-__all__ = ["Router", "features_of", "load_router"]
+__all__ = ["PromptRouter", "features_of", "load_router"]
 
 Floats = npt.NDArray[np.float32]
 
 
-class Router(NamedTuple):
+class PromptRouter(NamedTuple):
     """Chooses the model with the largest w . f(text) + b."""
 
     features: NgramFeatures
@@ -55,7 +55,7 @@ def features_of(texts: Sequence[str], spec: NgramFeatures) -> Floats:
     return found
 
 
-def load_router(folder: Path) -> Router:
+def load_router(folder: Path) -> PromptRouter:
     """Read the router of a bundle.
 
     Raises:
@@ -79,7 +79,7 @@ def load_router(folder: Path) -> Router:
         )
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise CheckpointError(f"{file} holds numbers that are not finite; copy the bundle again.")
-    return Router(routing.features, weight.astype(np.float32), bias.astype(np.float32))
+    return PromptRouter(routing.features, weight.astype(np.float32), bias.astype(np.float32))
 
 
 def _grams(text: str, orders: Sequence[int]) -> Counter[str]:

@@ -5,17 +5,18 @@ from typing import Annotated, Any, NamedTuple
 
 from treadle.combine.merge.base import MergeMethod
 from treadle.combine.merge.glue.account import account_for
+from treadle.combine.merge.glue.base import Search
 from treadle.combine.merge.glue.clusters import Cluster, clustered, read_whole
 from treadle.combine.merge.glue.found import ClusterChoice, found_in
 from treadle.combine.merge.glue.items import Items, read_items
 from treadle.combine.merge.glue.journal import TrialJournal
 from treadle.combine.merge.glue.mixing import choose_mixture
+from treadle.combine.merge.glue.tables import SEARCHES
 from treadle.combine.merge.glue.trials import Objective, Settled, Trials
 from treadle.combine.merge.glue.writing import written_bundle, written_model
 from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.recipe.grammar import of_models
-from treadle.combine.merge.search import Search
-from treadle.combine.merge.tables import METHODS, SEARCHES
+from treadle.combine.merge.tables import METHODS
 from treadle.core.arguments import checked
 from treadle.core.checkpoint.publish import prepare_target, remove, require_elsewhere
 from treadle.core.errors import SettingsError, TreadleError

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
+from treadle.combine.merge.glue.base import Weights
 from treadle.combine.merge.glue.items import Items
 from treadle.combine.merge.glue.trials import Losses, Trials, score_of
-from treadle.combine.merge.search import Weights
 
 __all__ = ["ClusterChoice", "ScoredMerge", "found_in"]
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from treadle.combine.merge.search import Weights
+from treadle.combine.merge.glue.base import Weights
 from treadle.core.errors import SettingsError
 
 __all__ = ["TrialJournal"]

@@ -10,7 +10,7 @@ from treadle.combine.merge.glue.items import Items, ItemSet
 from treadle.combine.merge.glue.trials import Losses, Settled, score_of
 from treadle.core.checkpoint.routed import NgramFeatures
 from treadle.core.seed import numpy_stream
-from treadle.runtime.routed.router import Router, features_of
+from treadle.runtime.routed.router import PromptRouter, features_of
 
 __all__ = ["Mixture", "choose_mixture"]
 
@@ -21,7 +21,7 @@ class Mixture(NamedTuple):
     parts: list[ClusterChoice]
     names: list[str]
     """Of the experts' folders."""
-    router: Router
+    router: PromptRouter
     dev: list[Losses]
     """[items] of each set: what the chosen model loses."""
     test: list[Losses]
@@ -66,7 +66,7 @@ def choose_mixture(
     return Mixture(parts, _names(parts), router, dev, test, oracle, random, shares)
 
 
-def _prototypes(parts: Sequence[ClusterChoice], sets: Sequence[ItemSet]) -> Router:
+def _prototypes(parts: Sequence[ClusterChoice], sets: Sequence[ItemSet]) -> PromptRouter:
     """Return the nearest-mean rule over the items that each expert is best at."""
     spec = NgramFeatures()
     weights = np.zeros((len(parts), 2 * spec.width))
@@ -82,11 +82,11 @@ def _prototypes(parts: Sequence[ClusterChoice], sets: Sequence[ItemSet]) -> Rout
     means = weights / np.maximum(total, 1e-12)[:, None]
     bias = -np.square(means).sum(axis=1) / 2
     bias[total == 0] = -1e9  # nothing is nearest to nothing
-    return Router(spec, means.astype(np.float32), bias.astype(np.float32))
+    return PromptRouter(spec, means.astype(np.float32), bias.astype(np.float32))
 
 
 def _routed(
-    router: Router, sets: Sequence[ItemSet], losses: Sequence[Sequence[Losses]]
+    router: PromptRouter, sets: Sequence[ItemSet], losses: Sequence[Sequence[Losses]]
 ) -> tuple[list[Losses], list[list[float]]]:
     found, shares = [], []
     for number, one in enumerate(sets):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.combine.merge.base import MergeMethod
+from treadle.combine.merge.glue.base import Weights
 from treadle.combine.merge.glue.candidate import candidate
 from treadle.combine.merge.glue.clusters import Cluster
 from treadle.combine.merge.glue.items import AnswerRow, ItemSet, encoded
@@ -16,7 +17,6 @@ from treadle.combine.merge.glue.journal import TrialJournal
 from treadle.combine.merge.inputs.models import Models
 from treadle.combine.merge.plan import make_plan
 from treadle.combine.merge.recipe.grammar import parse
-from treadle.combine.merge.search import Weights
 from treadle.combine.merge.tables import METHODS
 from treadle.core.seed import numpy_stream
 
@@ -116,7 +116,7 @@ def num_layers(cluster: Cluster) -> int:
 
 
 class Trials:
-    """A cluster's pool (`treadle.combine.merge.search.ModelPool`), and the claims on its merges.
+    """A cluster's pool (`treadle.combine.merge.glue.base.ModelPool`), and the claims on its merges.
 
     Args:
         cluster: The models.

@@ -17,8 +17,8 @@ _LIKE = 0.75
 _OTHER_FILES = (
     (
         frozenset({"experts", "gate_mode"}),
-        "a file of mergekit-moe, which makes a mixture of experts out of dense models; treadle "
-        "merge makes one model: run this file with mergekit-moe, or list the models to be merged",
+        "a file of mergekit-moe, which makes a mixture of experts out of dense models; run it "
+        "with: treadle merge moe FILE OUT",
     ),
     (
         frozenset({"genome"}),

@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
-from treadle.combine.merge.maths.greedy import by_score, grown, running_mean
-from treadle.combine.merge.search import ModelPool, Search, Weights
+from treadle.combine.merge.glue.base import ModelPool, Search, Weights
+from treadle.combine.merge.glue.greedy import by_score, grown, running_mean
 from treadle.core.method import Paper
 
 __all__ = ["Average"]

@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from treadle.combine.merge.maths.greedy import by_score, evenly, grown
-from treadle.combine.merge.search import ModelPool, Search, Weights
+from treadle.combine.merge.glue.base import ModelPool, Search, Weights
+from treadle.combine.merge.glue.greedy import by_score, evenly, grown
 from treadle.core.method import Paper
 
 __all__ = ["Coefficient"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from treadle.combine.merge.search import Weights
+from treadle.combine.merge.glue.base import Weights
 from treadle.core.seed import numpy_stream
 
 

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from treadle.combine.merge.search import ModelPool, Search, Weights
+from treadle.combine.merge.glue.base import ModelPool, Search, Weights
 from treadle.core.method import Control
 
 __all__ = ["Uniform"]

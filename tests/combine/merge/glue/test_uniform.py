@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from combine.merge.pools import Bowl
-from treadle.combine.merge.methods.uniform import Uniform
+from combine.merge.glue.pools import Bowl
+from treadle.combine.merge.glue.methods.uniform import Uniform
 from treadle.core.run import is_control
 
 

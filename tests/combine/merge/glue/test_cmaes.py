@@ -5,10 +5,10 @@ import builtins
 import numpy as np
 import pytest
 
-from combine.merge.pools import Bowl
-from treadle.combine.merge.methods.cmaes import CmaEs
-from treadle.combine.merge.methods.coefficient import Coefficient
-from treadle.combine.merge.methods.random_weights import RandomWeights
+from combine.merge.glue.pools import Bowl
+from treadle.combine.merge.glue.methods.cmaes import CmaEs
+from treadle.combine.merge.glue.methods.coefficient import Coefficient
+from treadle.combine.merge.glue.methods.random_weights import RandomWeights
 from treadle.core.errors import SettingsError
 
 TARGET = [[0.37, 0.11, 0.52]]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from combine.merge.pools import Bowl
-from treadle.combine.merge.methods.average import Average
+from combine.merge.glue.pools import Bowl
+from treadle.combine.merge.glue.methods.average import Average
 
 
 def reference(pool: Bowl) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from treadle.combine.merge.search import ModelPool, Weights
+from treadle.combine.merge.glue.base import ModelPool, Weights
 
 __all__ = ["Order", "Shares", "by_score", "evenly", "grown", "nearest_first", "running_mean"]
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from combine.merge.pools import Bowl
-from treadle.combine.merge.methods.similarity import Similarity
+from combine.merge.glue.pools import Bowl
+from treadle.combine.merge.glue.methods.similarity import Similarity
 
 
 class Chain(Bowl):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from combine.merge.pools import Bowl
-from treadle.combine.merge.methods.coefficient import Coefficient
-from treadle.combine.merge.methods.uniform import Uniform
+from combine.merge.glue.pools import Bowl
+from treadle.combine.merge.glue.methods.coefficient import Coefficient
+from treadle.combine.merge.glue.methods.uniform import Uniform
 
 
 def test_it_finds_the_best_of_the_grid_for_two_models():

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from treadle.combine.merge.search import ModelPool, Search, Weights
+from treadle.combine.merge.glue.base import ModelPool, Search, Weights
 from treadle.core.method import Control
 
 __all__ = ["RandomWeights"]

@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from treadle.combine.merge.maths.greedy import evenly, grown, nearest_first, running_mean
-from treadle.combine.merge.search import ModelPool, Search, Weights
+from treadle.combine.merge.glue.base import ModelPool, Search, Weights
+from treadle.combine.merge.glue.greedy import evenly, grown, nearest_first, running_mean
 from treadle.core.method import Paper
 
 __all__ = ["Similarity"]

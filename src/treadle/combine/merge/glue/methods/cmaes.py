@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from treadle.combine.merge.maths.greedy import by_score, evenly, grown
-from treadle.combine.merge.search import ModelPool, Search, Weights
+from treadle.combine.merge.glue.base import ModelPool, Search, Weights
+from treadle.combine.merge.glue.greedy import by_score, evenly, grown
 from treadle.core.errors import SettingsError
 from treadle.core.method import Paper
 

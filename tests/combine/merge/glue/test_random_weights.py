@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from combine.merge.pools import Bowl
-from treadle.combine.merge.methods.random_weights import RandomWeights
+from combine.merge.glue.pools import Bowl
+from treadle.combine.merge.glue.methods.random_weights import RandomWeights
 from treadle.core.run import is_control
 
 

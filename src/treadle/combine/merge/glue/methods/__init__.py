@@ -1,0 +1,1 @@
+"""Ways to search the weights of a merge, one paper a file."""

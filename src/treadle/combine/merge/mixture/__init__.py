@@ -1,0 +1,1 @@
+"""Dense models become one mixture of experts, in a layout that transformers has."""
