@@ -38,9 +38,9 @@ class NgramFeatures(BaseModel):
     kind: Literal["ngrams"] = "ngrams"
     width: Annotated[int, Field(ge=1, le=1 << 20)] = 4096
     """Places of the whole text, and as many again of its end."""
-    orders: tuple[Annotated[int, Field(ge=1, le=16)], ...] = (1, 2, 3, 4)
+    orders: tuple[Annotated[int, Field(ge=1, le=16)], ...] = (1, 2, 3)
     """Lengths of the n-grams, in characters."""
-    tail_characters: Annotated[int, Field(ge=1)] = 24
+    tail_characters: Annotated[int, Field(ge=1)] = 12
     """How long the end is that is counted once more: there stands what is asked."""
 
 

@@ -50,9 +50,10 @@ def merge_glue(
     Models of one architecture, vocabulary and likeness form a cluster. In each, weights are
     searched on the answers to `data`: candidates are merged as they are read, block by block, and
     never written. What makes a merge worse is dropped. Where clusters are best at different sets, a
-    router that needs no training chooses one merged model for each prompt, and OUT is a bundle
-    that `LLM(OUT)` answers with; otherwise OUT is a plain model. All that is claimed is measured on
-    items that the search did not see. A killed search goes on from its journal.
+    router without training (ridge regression on n-grams) chooses one merged model for each prompt,
+    and OUT is a bundle that `LLM(OUT)` answers with; otherwise OUT is a plain model. All that is
+    claimed is measured on items that the search did not see. A killed search goes on from its
+    journal.
 
     Args:
         models: Hugging Face folders, hub ids or packaged:smollm2; FOLDER+ADAPTER adds a LoRA.

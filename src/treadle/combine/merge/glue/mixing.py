@@ -1,4 +1,4 @@
-"""Several merged models behind a router that needs no training."""
+"""Several merged models behind a router that is solved for, not trained."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,6 +13,9 @@ from treadle.core.seed import numpy_stream
 from treadle.runtime.routed.router import PromptRouter, features_of
 
 __all__ = ["Mixture", "choose_mixture"]
+
+_RIDGE = 1e-3
+"""Beside features of length 1."""
 
 
 class Mixture(NamedTuple):
@@ -38,8 +41,9 @@ def choose_mixture(
 ) -> Mixture | None:
     """Return the mixture of the clusters that are best at something; None if that is one cluster.
 
-    An expert stands for the items that it loses least on. A text goes to the expert whose items'
-    mean it is nearest to, in hashed n-grams: a linear score, w = mean, b = -|mean|^2 / 2.
+    Each item is the expert's that loses least on it. Ridge regression of whose it is on hashed
+    n-grams of the text, in closed form, gives each expert a linear score; the largest one answers.
+    The ridge is small (`_RIDGE`): texts of different kinds may differ in few n-grams.
 
     Args:
         found: What was found in each cluster.
@@ -57,7 +61,7 @@ def choose_mixture(
     if len(best) < 2:
         return None
     parts = [found[place] for place in best]
-    router = _prototypes(parts, items.dev)
+    router = _regressed(parts, items.dev)
     dev, _ = _routed(router, items.dev, [one.chosen.dev for one in parts])
     test, shares = _routed(router, items.test, [one.chosen.test for one in parts])
     stacked = [np.stack(losses) for losses in zip(*(p.chosen.test for p in parts), strict=True)]
@@ -66,23 +70,24 @@ def choose_mixture(
     return Mixture(parts, _names(parts), router, dev, test, oracle, random, shares)
 
 
-def _prototypes(parts: Sequence[ClusterChoice], sets: Sequence[ItemSet]) -> PromptRouter:
-    """Return the nearest-mean rule over the items that each expert is best at."""
+def _regressed(parts: Sequence[ClusterChoice], sets: Sequence[ItemSet]) -> PromptRouter:
+    """Return the ridge regression of whose an item is, in which every set counts alike."""
     spec = NgramFeatures()
-    weights = np.zeros((len(parts), 2 * spec.width))
-    total = np.zeros(len(parts))
+    texts, owners, weights = [], [], []
     for number, one in enumerate(sets):
         losses = np.stack([part.chosen.dev[number] for part in parts])
-        best = losses.argmin(axis=0)
-        texts = features_of([item.prompt for item in one.items], spec)
-        for place in range(len(parts)):
-            # Every set counts alike, however many items it has.
-            weights[place] += texts[best == place].sum(axis=0, dtype=np.float64) / len(one.items)
-            total[place] += (best == place).mean()
-    means = weights / np.maximum(total, 1e-12)[:, None]
-    bias = -np.square(means).sum(axis=1) / 2
-    bias[total == 0] = -1e9  # nothing is nearest to nothing
-    return PromptRouter(spec, means.astype(np.float32), bias.astype(np.float32))
+        owners.append(np.eye(len(parts))[losses.argmin(axis=0)])
+        texts.append(features_of([item.prompt for item in one.items], spec).astype(np.float64))
+        weights.append(np.full(len(one.items), 1 / len(one.items)))
+    inputs, wanted, weight = (np.concatenate(many) for many in (texts, owners, weights))
+    weight = weight / weight.mean()
+    middle, usual = (np.average(many, axis=0, weights=weight) for many in (inputs, wanted))
+    root = np.sqrt(weight)[:, None]
+    rows = (inputs - middle) * root
+    gram = rows @ rows.T + _RIDGE * np.eye(len(rows))
+    solved = rows.T @ np.linalg.solve(gram, (wanted - usual) * root)
+    bias = usual - middle @ solved
+    return PromptRouter(spec, solved.T.astype(np.float32), bias.astype(np.float32))
 
 
 def _routed(

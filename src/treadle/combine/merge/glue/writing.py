@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from treadle.combine.merge.account import RECIPE_FILE
@@ -53,7 +54,9 @@ def written_bundle(run: Recording, mixture: Mixture, folder: Path, out: Path) ->
     write_text(made / "config.json", bundle_config(mixture.names))
     routing = Routing(experts=tuple(mixture.names), features=mixture.router.features)
     write_text(made / ROUTING_FILE, routing.model_dump_json(indent=2) + "\n")
-    tensors = {"weight": mixture.router.weight, "bias": mixture.router.bias}
+    parts = {"weight": mixture.router.weight, "bias": mixture.router.bias}
+    # The file has the bytes as they lie in memory, whatever the order of the axes.
+    tensors = {name: np.ascontiguousarray(array) for name, array in parts.items()}
     save_file(tensors, made / ROUTER_FILE, metadata={"format": "np"})
     (made / JOURNAL_FILE).unlink(missing_ok=True)
     os.link(folder / JOURNAL_FILE, made / JOURNAL_FILE)
