@@ -52,7 +52,7 @@ def account_for(
     run.figures += [_cosines(one) for one in found if one.trials.num_models > 1]
     if mixture is not None:
         run.figures.append(_shares(mixture, items))
-    run.notes += _said(found, mixture)
+    run.notes += [*_said(found, mixture), *_likelier(found, best)]
 
 
 def _measured(
@@ -221,6 +221,20 @@ def _shares(mixture: Mixture, items: Items) -> Figure:
     ]
     title = "Who answers what: share of test items that the router sends to each model"
     return Figure(kind="heatmap", title=title, x_label="model", y_label="items", series=rows)
+
+
+def _likelier(found: Sequence[ClusterChoice], best: ClusterChoice) -> list[str]:
+    """Return a note where one model is right more often than the merge that loses least."""
+    singles = [one for part in found for one in part.singles]
+    single = min(singles, key=lambda one: score_of(one.test, "probability"))
+    ours, theirs = (1 - score_of(one.test, "probability") for one in (best.chosen, single))
+    if ours >= theirs:
+        return []
+    return [
+        f"The chosen merge gives right answers a mean p of {ours:.3f}, and {single.name} alone "
+        f"{theirs:.3f}, as nats count how far off wrong answers are. To search for p itself, "
+        f"choose --objective probability."
+    ]
 
 
 def _said(found: Sequence[ClusterChoice], mixture: Mixture | None) -> list[str]:
