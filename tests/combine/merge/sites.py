@@ -18,6 +18,7 @@ class MemorySite:
     """A tensor whose runs may be shorter than itself; buffers are poisoned between runs."""
 
     name = "tensor"
+    is_transposed = False
 
     def __init__(
         self, models: Sequence[Floats], base: Floats | None = None, run: int = 5, seed: int = 0

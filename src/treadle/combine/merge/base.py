@@ -33,6 +33,8 @@ class MergeMethod(Method, ABC):
     unit: ClassVar[Unit] = "elements"
     needs: ClassVar[Literal["", "importance", "gram"]] = ""
     """What must be known of each model's own data, see `Knowledge`."""
+    reads_matrices: ClassVar[bool] = False
+    """Whether it must be known how matrices lie, see `Site.is_transposed`."""
 
     def measure(self, site: Site) -> Any:  # Any: private to the method
         """Read the tensor once or more and return what `merge` needs to know of all of it."""

@@ -62,5 +62,9 @@ class Site(Protocol):
     def knowledge(self) -> tuple[Knowledge, ...]:
         """For methods with `needs`: what the data of each model says of the tensor."""
 
+    @property
+    def is_transposed(self) -> bool:
+        """For methods with `reads_matrices`: whether it lies as [in, out], not as [out, in]."""
+
     def chunks(self, unit: Unit) -> Iterator[Chunk]:
         """Read the inputs once, in order, in runs that hold whole units; chunks are reused."""

@@ -35,5 +35,6 @@ METHODS: Registry[MergeMethod] = Registry(
         "consensus": f"{_METHODS}.consensus:Consensus",
         "tsv": f"{_METHODS}.tsv:TaskSingularVectors",
         "isotropic": f"{_METHODS}.isotropic:Isotropic",
+        "wudi": f"{_METHODS}.wudi:Wudi",
     },
 )

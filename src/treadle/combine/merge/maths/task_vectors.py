@@ -8,7 +8,7 @@ import numpy.typing as npt
 from treadle.combine.merge.base import Chunk, Floats
 from treadle.native import elements
 
-__all__ = ["add_to_base", "elected_mean", "elected_sum", "scale", "weighted_sum"]
+__all__ = ["add_to_base", "elected_mean", "elected_sum", "mean_change", "scale", "weighted_sum"]
 
 
 def scale(vectors: Floats, factors: Floats) -> None:
@@ -109,3 +109,9 @@ def add_to_base(chunk: Chunk, merged: Floats, factor: float = 1.0) -> Floats:
         merged *= np.float32(factor)
     merged += chunk.base
     return merged
+
+
+def mean_change(chunk: Chunk, deltas: Floats, factor: float) -> Floats:
+    """Return base + factor · the mean of the task vectors, in the first one's memory."""
+    mean = np.full(len(deltas), 1.0 / len(deltas), np.float32)
+    return add_to_base(chunk, weighted_sum(deltas, mean), factor)

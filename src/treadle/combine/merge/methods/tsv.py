@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site, Unit
-from treadle.combine.merge.maths.task_vectors import add_to_base, weighted_sum
+from treadle.combine.merge.maths.task_vectors import add_to_base, mean_change
 from treadle.core.method import Paper
 
 __all__ = ["TaskSingularVectors"]
@@ -41,8 +41,7 @@ class TaskSingularVectors(MergeMethod):
         """Return the base plus the merged task matrix."""
         deltas = chunk.deltas()
         if len(site.shape) != 2:
-            mean = np.full(len(deltas), 1.0 / len(deltas), np.float32)
-            return add_to_base(chunk, weighted_sum(deltas, mean), self.lambda_)
+            return mean_change(chunk, deltas, self.lambda_)
         merged = _merged(deltas.reshape(len(deltas), *site.shape))
         return add_to_base(chunk, merged.reshape(-1), self.lambda_)
 
