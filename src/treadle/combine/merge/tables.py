@@ -35,6 +35,7 @@ METHODS: Registry[MergeMethod] = Registry(
         "consensus": f"{_METHODS}.consensus:Consensus",
         "tsv": f"{_METHODS}.tsv:TaskSingularVectors",
         "isotropic": f"{_METHODS}.isotropic:Isotropic",
+        "iso_cts": f"{_METHODS}.iso_cts:IsoCts",
         "wudi": f"{_METHODS}.wudi:Wudi",
     },
 )

@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site, Unit
+from treadle.combine.merge.maths.orthonormal import orthonormal
 from treadle.combine.merge.maths.task_vectors import add_to_base, mean_change
 from treadle.core.method import Paper
 
@@ -54,13 +55,6 @@ def _merged(matrices: Floats) -> Floats:
         lefts.append(left[:, :num_kept])
         strengths.append(strength[:num_kept])
         rights.append(right[:num_kept])
-    left, right = _orthonormal(np.hstack(lefts)), _orthonormal(np.vstack(rights))
+    left, right = orthonormal(np.hstack(lefts)), orthonormal(np.vstack(rights))
     merged: Floats = (left * np.concatenate(strengths)) @ right
     return merged
-
-
-def _orthonormal(vectors: Floats) -> Floats:
-    """Return the nearest matrix whose singular values are all one."""
-    left, _, right = np.linalg.svd(vectors, full_matrices=False)
-    found: Floats = left @ right
-    return found
