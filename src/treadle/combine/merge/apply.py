@@ -229,8 +229,9 @@ def _merge_all(
     run: Recording, plan: "MergePlan", writer: CheckpointWriter, request: _Request
 ) -> None:
     """Merge all tensors, and note what a reader of the result should know of it."""
-    from treadle.combine.merge.run import merge_jobs, verify_jobs
+    from treadle.combine.merge.run import merge_jobs, survey_jobs, verify_jobs
 
+    plan = survey_jobs(plan, request.recipe, request.workers)
     num_bytes = sum(job.planned.num_bytes for job in plan.jobs)
     with steps(f"merge ({request.recipe.method})", num_bytes * (1 + request.verify)) as bar:
         write_carried(plan.carried, writer)

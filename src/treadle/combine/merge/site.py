@@ -1,7 +1,7 @@
 """What a merge method sees: one tensor of all inputs, read as runs of float32."""
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,10 @@ class Site(Protocol):
     @property
     def is_transposed(self) -> bool:
         """For methods with `reads_matrices`: whether it lies as [in, out], not as [out, in]."""
+
+    @property
+    def surveyed(self) -> Any:  # Any: private to the method
+        """For methods that look ahead: what `survey` returned."""
 
     def chunks(self, unit: Unit) -> Iterator[Chunk]:
         """Read the inputs once, in order, in runs that hold whole units; chunks are reused."""

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -179,6 +179,7 @@ class Inputs(NamedTuple):
     keys: tuple[int, ...]
     knowledge: tuple[Knowledge, ...] = ()
     is_transposed: bool = False
+    surveyed: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
