@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from treadle.combine.merge.account import (
     RECIPE_FILE,
     account_for,
+    account_for_seed,
     account_for_zeros,
     inputs_of,
     manifest_of,
@@ -212,6 +213,7 @@ def _run(request: _Request, out: Path, overwrite: bool) -> Result:
                 if plan.vocabulary is not None:
                     plan.vocabulary.write(writer.folder)
                 account_for(run, plan, models)
+                account_for_seed(run, plan)
                 account_for_zeros(run, plan, writer)
                 run.finish(writer.folder)
                 if "recipe" in request.settings:

@@ -37,6 +37,8 @@ class MergeMethod(Method, ABC):
     unit: ClassVar[Unit] = "elements"
     needs: ClassVar[Literal["", "importance", "gram"]] = ""
     """What must be known of each model's own data, see `Knowledge`."""
+    draws: ClassVar[bool] = False
+    """Whether the seed has a say; then a base is required."""
     reads_matrices: ClassVar[bool] = False
     """Whether it must be known how matrices lie, see `Site.is_transposed`."""
 

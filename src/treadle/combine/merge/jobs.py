@@ -25,6 +25,8 @@ class TensorJob(NamedTuple):
     """Which share of each model and of the base is zero, about; nothing where all are dense."""
     keeps_zeros: bool = False
     """Whether zeros stay that all sparse inputs share."""
+    other_keys: tuple[int, ...] = ()
+    """For methods that draw: the keys of the inputs' random streams with the next seed."""
 
     @property
     def planned(self) -> PlannedTensor:

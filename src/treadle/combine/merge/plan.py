@@ -300,11 +300,12 @@ class _Planner:
         refs, own_names = [ref for ref, _ in pairs], [own for _, own in pairs]
         sources = self._sources([*pairs, *base])
         known = () if self.data is None else self._known(refs, own_names)
+        contents = [self.models[ref].content_hash for ref in refs]
         inputs = Inputs(
             place.out,
             tuple(sources[: len(pairs)]),
             sources[-1] if base else None,
-            stream_keys([self.models[ref].content_hash for ref in refs], self.seed, place.out),
+            stream_keys(contents, self.seed, place.out),
             known,
             self.method.reads_matrices and self.models[refs[0]].lies_transposed(own_names[0]),
         )
@@ -312,7 +313,8 @@ class _Planner:
         if method is None:
             found = resolve(self.method, self.recipe, output_slice, place.out, own_names, place.t)
             method = made(self.method, found, refs, place.out)
-        return TensorJob(inputs, self._dtype(sources), method, place.scale)
+        other = stream_keys(contents, self.seed + 1, place.out) if method.draws else ()
+        return TensorJob(inputs, self._dtype(sources), method, place.scale, other_keys=other)
 
     @staticmethod
     def _base_name(
