@@ -131,6 +131,7 @@ class _Planner:
                 f"How matrices lie is not known of '{self.parent.ref}': all count as [out, in]."
             )
         if self.data is not None:
+            self.data.require_one_vocabulary(self.vocabulary is not None)
             self.notes += [*self.data.averaged(), *self.data.beyond_positions()]
         return MergePlan(jobs, taken, config, self.parent, self.vocabulary, self.notes, self.data)
 
@@ -268,7 +269,7 @@ class _Planner:
         if len(self.recipe.slices) > 1 or self.recipe.slices[0].sources[0].layers:
             raise SettingsError(f"'{name}' merges whole models, not slices; list them as models.")
         chosen = [self.models[s.model] for s in self._models_of(self.recipe.slices[0])]
-        return Data(request, chosen, need, self.seed)
+        return Data(request, chosen, need, self.seed, self.fixed)
 
     def _vocabulary(self) -> Vocabulary | None:
         opened = self.models.all()

@@ -31,6 +31,7 @@ METHODS: Registry[MergeMethod] = Registry(
         "ram": f"{_METHODS}.ram:Ram",
         "ramplus_tl": f"{_METHODS}.ramplus_tl:RamPlusTl",
         "regmean": f"{_METHODS}.regmean:RegMean",
+        "regmean_plus_plus": f"{_METHODS}.regmean_plus_plus:RegMeanPlusPlus",
         "fisher": f"{_METHODS}.fisher:Fisher",
         "consensus": f"{_METHODS}.consensus:Consensus",
         "tsv": f"{_METHODS}.tsv:TaskSingularVectors",

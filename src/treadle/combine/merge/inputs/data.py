@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from treadle.combine.merge.base import MergeMethod
+from treadle.combine.merge.inputs.merged_prefix import merged_grams
 from treadle.combine.merge.inputs.models import Model
 from treadle.combine.merge.inputs.sources import WeightFiles
 from treadle.combine.merge.inputs.towers import parse_name
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Data", "DataRequest"]
 
-Need = Literal["", "importance", "gram"]
+Need = Literal["", "importance", "gram", "merged_gram"]
 
 
 class DataRequest(NamedTuple):
@@ -76,10 +78,23 @@ class _Known(NamedTuple):
 
 
 class Data:
-    """The statistics of all models of a merge, collected when they are first wanted."""
+    """The statistics of all models of a merge, collected when they are first wanted.
+
+    Args:
+        request: The texts.
+        models: Whose they are.
+        need: What to collect.
+        seed: Of the windows.
+        method: Merges what comes before a block, where Gram matrices are of a merged model.
+    """
 
     def __init__(
-        self, request: DataRequest, models: Sequence[Model], need: Need, seed: int
+        self,
+        request: DataRequest,
+        models: Sequence[Model],
+        need: Need,
+        seed: int,
+        method: MergeMethod | None = None,
     ) -> None:
         if len(request.text) not in (1, len(models)):
             raise SettingsError(
@@ -93,7 +108,7 @@ class Data:
                     f"merge the adapter into a folder first (treadle merge passthrough)."
                 )
         self.files = WeightFiles()
-        self._models, self._need, self._seed = models, need, seed
+        self._models, self._need, self._seed, self._method = models, need, seed, method
         self._request = request
         self._windows = [self._cut(place) for place in range(len(models))]
         self._infos: list[dict[str, TensorInfo]] = []
@@ -132,10 +147,12 @@ class Data:
         """
         self._folder = out.absolute().with_name(f".{out.name}.statistics")
         self._folder.mkdir(parents=True, exist_ok=True)
-        for place, model in enumerate(self._models):
+        if self._need == "merged_gram":
+            self._collect_together()
+        for place, model in enumerate(self._models if self._need != "merged_gram" else ()):
             file = self._file(place)
             if not file.is_file():
-                self._write(file, model, self._windows[place].tokens)
+                self._collect(file, model, self._windows[place].tokens)
             self._infos.append({info.name: info for info in read_header(file)})
         for known in self._wanted if self._need == "importance" else ():
             if known.name not in self._infos[known.place]:
@@ -145,22 +162,47 @@ class Data:
                     f"by a method without data, or take the tensor out of the models."
                 )
 
+    def _collect_together(self) -> None:
+        """Run all models behind one merged prefix: a file for each layer of each model."""
+        assert self._method is not None, "only a method merges what comes before a block"
+        hashes = [[m.content_hash for m in self._models], [w.protocol.hash for w in self._windows]]
+        key = digest([*hashes, self._seed, self._method.name, self._method.settings()])[:20]
+        num_layers = self._models[0].num_layers
+        files = [
+            [self._folder / f"{key}-{place}-{layer}.safetensors" for layer in range(num_layers)]
+            for place in range(len(self._models))
+        ]
+        if not all(file.is_file() for row in files for file in row):
+            tokens = [windows.tokens for windows in self._windows]
+            readers = [model.reader for model in self._models]
+            known = [self.inputs_of(place) for place in range(len(readers))]
+            for layer, found in merged_grams(readers, tokens, self._method, known):
+                for row, grams in zip(files, found, strict=True):
+                    _save(row[layer], grams)
+        self._infos = [{info.name: info for f in row for info in read_header(f)} for row in files]
+
+    def require_one_vocabulary(self, is_changed: bool) -> None:
+        """Check that all models' tokens are the merged model's, where it runs on them.
+
+        Raises:
+            SettingsError: The output has a vocabulary of its own.
+        """
+        if is_changed and self._need == "merged_gram":
+            raise SettingsError(
+                "The merged blocks run on every model's tokens, so all models must number them "
+                "alike; leave --tokenizer out, or merge by regmean."
+            )
+
     def _file(self, place: int) -> Path:
         protocol = self._windows[place].protocol
         parts = [self._models[place].content_hash, protocol.hash, self._seed, self._need]
         return self._folder / f"{digest(parts)[:24]}.safetensors"
 
-    def _write(self, file: Path, model: Model, tokens: "torch.Tensor") -> None:
-        from safetensors.torch import save_file
-
+    def _collect(self, file: Path, model: Model, tokens: "torch.Tensor") -> None:
         from treadle.model.statistics import collect_grams, collect_importance
 
         collect = {"importance": collect_importance, "gram": collect_grams}[self._need]
-        found = collect(model.reader.folder, tokens)
-        beside = file.with_suffix(".partial")
-        with system_errors():
-            save_file(found, beside)
-        os.replace(beside, file)
+        _save(file, collect(model.reader.folder, tokens))
 
     def known(self, place: int, name: str) -> _Known:
         """Return what will be known of tensor `name` of the model at `place`."""
@@ -178,7 +220,7 @@ class Data:
 
     def averaged(self) -> Iterator[str]:
         """Yield a note on the matrices of blocks whose inputs are not looked at."""
-        if self._need != "gram":
+        if self._need not in ("gram", "merged_gram"):
             return
         towers = {prefix for model in self._models for t in model.towers for prefix in t.prefixes}
         found = dict.fromkeys(
@@ -220,3 +262,13 @@ class Data:
     def remove(self) -> None:
         """Delete the files: the merge is done."""
         remove(self._folder)
+
+
+def _save(file: Path, found: "dict[str, torch.Tensor]") -> None:
+    """Write tensors beside and rename them into place."""
+    from safetensors.torch import save_file
+
+    beside = file.with_suffix(".partial")
+    with system_errors():
+        save_file(found, beside)
+    os.replace(beside, file)

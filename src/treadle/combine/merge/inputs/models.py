@@ -31,7 +31,7 @@ from treadle.core.checkpoint import (
 from treadle.core.checkpoint.described import NONUNIFORM
 from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
 from treadle.model.adapters.adapter import transposed_in
-from treadle.model.facts import own_name, whole_config, with_text
+from treadle.model.facts import base_config, num_layers, own_name, whole_config, with_text
 
 if TYPE_CHECKING:
     from treadle.combine.merge.inputs.naming import Assembly
@@ -133,6 +133,11 @@ class Model:
             return None
         folder = self._adapter.folder
         return folder if (folder / "tokenizer.json").is_file() else None
+
+    @cached_property
+    def num_layers(self) -> int:
+        """How many decoder blocks there are, for models that can run."""
+        return num_layers(base_config(self.reader.config))
 
     @cached_property
     def towers(self) -> list[Tower]:
