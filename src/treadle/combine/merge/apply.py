@@ -14,7 +14,7 @@ from treadle.combine.merge.account import (
 )
 from treadle.combine.merge.base import MergeMethod
 from treadle.combine.merge.carried import write_carried
-from treadle.combine.merge.inputs.data import DataRequest
+from treadle.combine.merge.inputs.data import DataRequest, requested
 from treadle.combine.merge.inputs.models import Models
 from treadle.combine.merge.recipe.extras import ALLOW_DIFFERENT, KEEP_ZEROS
 from treadle.combine.merge.recipe.grammar import MergeRecipe, load, of_models
@@ -114,11 +114,7 @@ def merge(
         settings["allow_different"] = list(allow_different)
     if keep_zeros:
         recipe.extras[KEEP_ZEROS] = settings["keep_zeros"] = True
-    if bos != "auto" and not text:
-        raise SettingsError(
-            f"bos = '{bos}' has no effect without a text; add --text, or leave it out."
-        )
-    data = DataRequest(tuple(text), num_windows, window_tokens, bos) if text else None
+    data = requested(text, num_windows, window_tokens, bos)
     if data is not None:
         settings |= data.settings()
     request = _Request(recipe, chosen, settings, data, _workers(workers), verify, seed)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from treadle.model.text import Windows
 
-__all__ = ["Data", "DataRequest"]
+__all__ = ["Data", "DataRequest", "requested"]
 
 Need = Literal["", "importance", "gram", "merged_gram"]
 
@@ -47,6 +47,21 @@ class DataRequest(NamedTuple):
     def settings(self) -> dict[str, Any]:  # Any: JSON values
         """Return what determines the statistics beside the texts' content."""
         return self._asdict() | {"text": list(self.text)}
+
+
+def requested(
+    text: Sequence[str] | None, num_windows: int, window_tokens: int, bos: Bos
+) -> DataRequest | None:
+    """Return what a verb was asked to look at, or None without a text.
+
+    Raises:
+        SettingsError: A setting of windows stands without a text.
+    """
+    if bos != "auto" and not text:
+        raise SettingsError(
+            f"bos = '{bos}' has no effect without a text; add --text, or leave it out."
+        )
+    return DataRequest(tuple(text), num_windows, window_tokens, bos) if text else None
 
 
 class _Known(NamedTuple):
@@ -126,6 +141,11 @@ class Data:
             *(text, tokenizer, request.num_windows, request.window_tokens),
             *(self._seed, request.bos),
         )
+
+    @property
+    def num_predicted(self) -> int:
+        """How many tokens of each window a loss is the mean of."""
+        return self._request.window_tokens - 1
 
     def inputs(self) -> list[Input]:
         """Return the texts as inputs of the result."""
