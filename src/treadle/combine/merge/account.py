@@ -1,17 +1,18 @@
 """The account of a merge: what its result and its manifest say."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from treadle.combine.merge.base import Floats
 from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.jobs import TensorJob
 from treadle.combine.merge.recipe.references import ModelRef
 from treadle.core.checkpoint import CheckpointWriter, Manifest, Parent, side_file
 from treadle.core.codec import count_zeros
-from treadle.core.result import RESULT_FILE, Input, Measurement
+from treadle.core.result import RESULT_FILE, Figure, Input, Measurement, Series
 from treadle.core.run import Recording
 from treadle.core.seed import stream_seed
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RECIPE_FILE",
     "account_for",
+    "account_for_coefficients",
     "account_for_seed",
     "account_for_zeros",
     "inputs_of",
@@ -61,6 +63,8 @@ def account_for(run: Recording, plan: "MergePlan", models: Models) -> None:
         Measurement(name="parameters", value=num_parameters, unit="numbers in the output"),
         Measurement(name="models", value=len(models.all()), unit="models read"),
     ]
+    if plan.data is not None and plan.data.learned:
+        account_for_coefficients(run, plan.data.learned, plan.data.names)
     run.bytes |= {
         "input": sum(model.reader.num_bytes for model in models.all()),
         "output": sum(one.num_bytes for one in plan.planned),
@@ -124,6 +128,52 @@ def account_for_seed(run: Recording, plan: "MergePlan") -> None:
     run.notes.append(
         f"What was dropped is a matter of chance: with the next seed the weights differ by "
         f"{spread:.0%} of their change from the base; judge the method by several seeds."
+    )
+
+
+def account_for_coefficients(
+    run: Recording, learned: Mapping[str, Floats], names: list[str]
+) -> None:
+    """Draw the coefficients that were learned, and what they did to the entropy."""
+    entropies = [float(value) for value in learned["entropies"]]
+    rows = learned["coefficients"]
+    layers = [*(f"layer {number}" for number in range(rows.shape[1] - 1)), "outside the layers"]
+    series = [
+        Series(name=name, x=list(layers), y=[float(value) for value in row])
+        for name, row in zip(names, rows, strict=True)
+    ]
+    run.figures.append(
+        Figure(
+            kind="heatmap",
+            title="Learned coefficients of the task vectors",
+            x_label="layer",
+            y_label="model",
+            series=series,
+        )
+    )
+    run.measurements += [
+        Measurement(name=f"mean coefficient of {name}", value=float(row.mean()))
+        for name, row in zip(names, rows, strict=True)
+    ]
+    if not entropies:
+        return
+    tenth = max(1, len(entropies) // 10)
+    for name, part in (("first", entropies[:tenth]), ("last", entropies[-tenth:])):
+        run.measurements.append(
+            Measurement(
+                name=f"entropy, {name} {tenth} steps",
+                value=float(np.mean(part)),
+                unit="nats a token",
+            )
+        )
+    run.figures.append(
+        Figure(
+            kind="line",
+            title="Entropy of the merged model's predictions",
+            x_label="step",
+            y_label="nats a token",
+            series=[Series(name="entropy", x=list(range(len(entropies))), y=entropies)],
+        )
     )
 
 

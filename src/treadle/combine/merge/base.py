@@ -35,7 +35,7 @@ class MergeMethod(Method, ABC):
     num_models: ClassVar[tuple[int, int | None]] = (1, None)
     """How many models, without the base, the method can merge: at least, at most."""
     unit: ClassVar[Unit] = "elements"
-    needs: ClassVar[Literal["", "importance", "gram", "merged_gram"]] = ""
+    needs: ClassVar[Literal["", "importance", "gram", "merged_gram", "coefficients"]] = ""
     """What must be known of each model's own data, see `Knowledge`; a merged Gram matrix is of what
     reaches the model's block behind the merged blocks."""
     draws: ClassVar[bool] = False

@@ -269,7 +269,9 @@ class _Planner:
         if len(self.recipe.slices) > 1 or self.recipe.slices[0].sources[0].layers:
             raise SettingsError(f"'{name}' merges whole models, not slices; list them as models.")
         chosen = [self.models[s.model] for s in self._models_of(self.recipe.slices[0])]
-        return Data(request, chosen, need, self.seed, self.fixed)
+        base = self._base_of(self.recipe.slices[0])
+        known_base = None if base is None else self.models[base]
+        return Data(request, chosen, need, self.seed, self.fixed, known_base)
 
     def _vocabulary(self) -> Vocabulary | None:
         opened = self.models.all()

@@ -38,6 +38,9 @@ class Knowledge(Protocol):
     def gram(self) -> Floats | None:
         """Return X^T X [in, in] of the inputs of a matrix; None where the tensor is no matrix."""
 
+    def coefficient(self) -> float:
+        """Return the factor of the model's task vector that was learned for the layer."""
+
     @property
     def is_transposed(self) -> bool:
         """Whether the matrix lies as [in, out] and not as [out, in]."""

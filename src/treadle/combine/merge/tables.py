@@ -33,6 +33,7 @@ METHODS: Registry[MergeMethod] = Registry(
         "regmean": f"{_METHODS}.regmean:RegMean",
         "regmean_plus_plus": f"{_METHODS}.regmean_plus_plus:RegMeanPlusPlus",
         "fisher": f"{_METHODS}.fisher:Fisher",
+        "adamerging": f"{_METHODS}.adamerging:AdaMerging",
         "consensus": f"{_METHODS}.consensus:Consensus",
         "tsv": f"{_METHODS}.tsv:TaskSingularVectors",
         "isotropic": f"{_METHODS}.isotropic:Isotropic",

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from treadle.combine.merge.base import MergeMethod
+from treadle.combine.merge.inputs.entropy import layer_row, learned_coefficients
 from treadle.combine.merge.inputs.merged_prefix import merged_grams
 from treadle.combine.merge.inputs.models import Model
 from treadle.combine.merge.inputs.sources import WeightFiles
 from treadle.combine.merge.inputs.towers import parse_name
+from treadle.combine.merge.methods.adamerging import AdaMerging
 from treadle.combine.merge.site import Floats
 from treadle.core.checkpoint import TensorInfo
 from treadle.core.checkpoint.header import read_header
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Data", "DataRequest", "requested"]
 
-Need = Literal["", "importance", "gram", "merged_gram"]
+Need = Literal["", "importance", "gram", "merged_gram", "coefficients"]
+TOGETHER = ("merged_gram", "coefficients")
+"""What is found by running models merged."""
 
 
 class DataRequest(NamedTuple):
@@ -86,6 +90,10 @@ class _Known(NamedTuple):
         self.data.files.read(info.file, info.start_byte, found.reshape(-1).view(np.uint8))
         return found
 
+    def coefficient(self) -> float:
+        """Return the factor of the model's task vector that was learned for the layer."""
+        return self.data.coefficient(self.place, self.name)
+
     @property
     def is_transposed(self) -> bool:
         """Whether the matrix lies as [in, out] and not as [out, in]."""
@@ -100,7 +108,8 @@ class Data:
         models: Whose they are.
         need: What to collect.
         seed: Of the windows.
-        method: Merges what comes before a block, where Gram matrices are of a merged model.
+        method: The one that asks, where models are run merged.
+        base: The base, where coefficients of task vectors are learned.
     """
 
     def __init__(
@@ -110,13 +119,14 @@ class Data:
         need: Need,
         seed: int,
         method: MergeMethod | None = None,
+        base: Model | None = None,
     ) -> None:
         if len(request.text) not in (1, len(models)):
             raise SettingsError(
                 f"{len(request.text)} texts were given for {len(models)} models; give one for all, "
                 f"or one for each, in their order and without the base."
             )
-        for model in models:
+        for model in models if base is None else (*models, base):
             if model.ref.adapter is not None:
                 raise SettingsError(
                     f"'{model.ref}' is a model with an adapter, which cannot be run on its text; "
@@ -126,6 +136,9 @@ class Data:
         self._models, self._need, self._seed, self._method = models, need, seed, method
         self._request = request
         self._windows = [self._cut(place) for place in range(len(models))]
+        self._base = base
+        self.learned: dict[str, Floats] = {}
+        """Coefficients [models, layers + 1], and entropies [steps], where they were asked for."""
         self._infos: list[dict[str, TensorInfo]] = []
         self._folder = Path()
         self._wanted: list[_Known] = []
@@ -141,6 +154,12 @@ class Data:
             *(text, tokenizer, request.num_windows, request.window_tokens),
             *(self._seed, request.bos),
         )
+
+    @property
+    def names(self) -> list[str]:
+        """What the models are called in figures: the last parts of their references."""
+        short = [Path(str(model.ref)).name for model in self._models]
+        return short if len(set(short)) == len(short) else [str(m.ref) for m in self._models]
 
     @property
     def num_predicted(self) -> int:
@@ -169,7 +188,9 @@ class Data:
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._need == "merged_gram":
             self._collect_together()
-        for place, model in enumerate(self._models if self._need != "merged_gram" else ()):
+        if self._need == "coefficients":
+            self._learn()
+        for place, model in enumerate(self._models if self._need not in TOGETHER else ()):
             file = self._file(place)
             if not file.is_file():
                 self._collect(file, model, self._windows[place].tokens)
@@ -185,8 +206,7 @@ class Data:
     def _collect_together(self) -> None:
         """Run all models behind one merged prefix: a file for each layer of each model."""
         assert self._method is not None, "only a method merges what comes before a block"
-        hashes = [[m.content_hash for m in self._models], [w.protocol.hash for w in self._windows]]
-        key = digest([*hashes, self._seed, self._method.name, self._method.settings()])[:20]
+        key = self._key(self._method)
         num_layers = self._models[0].num_layers
         files = [
             [self._folder / f"{key}-{place}-{layer}.safetensors" for layer in range(num_layers)]
@@ -201,16 +221,46 @@ class Data:
                     _save(row[layer], grams)
         self._infos = [{info.name: info for f in row for info in read_header(f)} for row in files]
 
+    def _learn(self) -> None:
+        """Learn the coefficients of all models' task vectors: one file for all."""
+        assert isinstance(self._method, AdaMerging), "nobody else asks for coefficients"
+        assert self._base is not None, "a method with task vectors must say base = 'required'"
+        file = self._folder / f"{self._key(self._method)}.safetensors"
+        if not file.is_file():
+            found = learned_coefficients(
+                self._base.reader.folder,
+                [model.reader.folder for model in self._models],
+                [windows.tokens for windows in self._windows],
+                self._base.num_layers,
+                self._method,
+            )
+            _save(file, found)
+        for info in read_header(file):
+            values = np.empty(info.shape, np.float32)
+            self.files.read(info.file, info.start_byte, values.reshape(-1).view(np.uint8))
+            self.learned[info.name] = values
+
+    def coefficient(self, place: int, name: str) -> float:
+        """Return what was learned for a model's tensor."""
+        rows = self.learned["coefficients"][place]
+        return float(rows[layer_row(name, len(rows) - 1)])
+
+    def _key(self, method: MergeMethod) -> str:
+        """Return what a file of all models is found by."""
+        models = [*self._models, *([] if self._base is None else [self._base])]
+        hashes = [[m.content_hash for m in models], [w.protocol.hash for w in self._windows]]
+        return digest([*hashes, self._seed, method.name, method.settings()])[:20]
+
     def require_one_vocabulary(self, is_changed: bool) -> None:
         """Check that all models' tokens are the merged model's, where it runs on them.
 
         Raises:
             SettingsError: The output has a vocabulary of its own.
         """
-        if is_changed and self._need == "merged_gram":
+        if is_changed and self._need in TOGETHER:
             raise SettingsError(
-                "The merged blocks run on every model's tokens, so all models must number them "
-                "alike; leave --tokenizer out, or merge by regmean."
+                "The merged model runs on every model's tokens, so all models must number them "
+                "alike; leave --tokenizer out, or merge by a method that runs each one alone."
             )
 
     def _file(self, place: int) -> Path:

@@ -44,6 +44,10 @@ class HeldGram(NamedTuple):
         """Gradients are not known here."""
         raise AssertionError("a method that asks for Gram matrices has no use for gradients")
 
+    def coefficient(self) -> float:
+        """Coefficients are not known here."""
+        raise AssertionError("a method that asks for Gram matrices has no use for coefficients")
+
     def gram(self) -> Floats:
         """Return X^T X [in, in] of its inputs."""
         return self.values
