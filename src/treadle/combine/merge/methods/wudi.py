@@ -13,7 +13,7 @@ from treadle.core.method import Paper
 __all__ = ["Wudi"]
 
 _CUT = 1e-10
-"""Directions whose eigenvalue is a smaller share of the largest keep the sum of the task matrices:
+"""Directions whose eigenvalue is below this share of the trace keep the sum of the task matrices:
 below a singular value of 1e-5 there is nothing but the rounding of float32 weights."""
 
 
@@ -24,9 +24,9 @@ class Wudi(MergeMethod):
     task reads, and stand in for its data. The merged Δ minimises Σ_n ‖(Δ - Δ_n) Δ_nᵀ‖² / ‖Δ_n‖².
     The paper takes 300 steps of Adam from S = Σ Δ_n; the loss is a convex quadratic, so here it is
     solved: with G_n = Δ_nᵀ Δ_n / ‖Δ_n‖² and G = Σ G_n, Δ = S + (Σ Δ_n G_n - S G) G⁺, in float64,
-    where G⁺ leaves out eigenvalues below 1e-10 of the largest; θ = θ_0 + λ Δ. A model that did not
-    move a matrix has no say in it. Stacked experts are solved one by one; what is no matrix gets
-    the mean of the task vectors.
+    where G⁺ = (G + 1e-10 tr(G) I)⁻¹ leaves what no task reads at S; θ = θ_0 + λ Δ. A model that did
+    not move a matrix has no say in it. Stacked experts are solved one by one; what is no matrix
+    gets the mean of the task vectors.
 
     Paper: Cheng et al., 2025 (WUDI-Merging).
     """
@@ -84,9 +84,8 @@ def _least_disturbing(matrices: Floats) -> Doubles:
         total += wide
         wanted += wide @ own
         gram += own
-    values, vectors = np.linalg.eigh(gram)
-    is_kept = values > _CUT * values[-1]
     wanted -= total @ gram
-    vectors = vectors[:, is_kept]
-    found: Doubles = total + ((wanted @ vectors) / values[is_kept]) @ vectors.T
+    # A soft cut: many times faster than eigenvectors, and as exact where a task reads at all.
+    gram[np.diag_indices_from(gram)] += _CUT * gram.trace() or 1.0
+    found: Doubles = total + np.linalg.solve(gram, wanted.T).T
     return found
