@@ -26,7 +26,7 @@ class Wudi(MergeMethod):
     solved: with G_n = Δ_nᵀ Δ_n / ‖Δ_n‖² and G = Σ G_n, Δ = S + (Σ Δ_n G_n - S G) G⁺, in float64,
     where G⁺ = (G + 1e-10 tr(G) I)⁻¹ leaves what no task reads at S; θ = θ_0 + λ Δ. A model that did
     not move a matrix has no say in it. Stacked experts are solved one by one; what is no matrix
-    gets the mean of the task vectors.
+    gets the mean of the task vectors. The tensor is worked on as a whole.
 
     Paper: Cheng et al., 2025 (WUDI-Merging).
     """
