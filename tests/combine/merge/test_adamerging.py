@@ -15,6 +15,7 @@ from treadle.combine.merge.inputs.entropy import layer_row, learned_coefficients
 from treadle.combine.merge.methods.adamerging import AdaMerging
 from treadle.combine.merge.methods.task_arithmetic import TaskArithmetic
 from treadle.core.errors import SettingsError
+from treadle.model import tiny
 from treadle.model.load import load_tokenizer
 from treadle.model.text import sampled_windows
 
@@ -126,6 +127,19 @@ def test_tensors_behind_the_last_layer_count_as_outside() -> None:
     rows = [layer_row(f"model.layers.{n}.mlp.up_proj.weight", 4) for n in (0, 3, 4)]
     assert rows == [0, 3, 4]
     assert layer_row("model.norm.weight", 4) == 4
+
+
+def test_eyes_keep_the_coefficients_of_the_start(text, tmp_path) -> None:
+    base = tiny.build_wrapper("gemma3", tmp_path / "base")
+    models = [variant(base, tmp_path / f"m{seed}", seed) for seed in (1, 2)]
+    options = {"base": base, "text": [text], "start": 0.25, "steps": 5, **WINDOWS}
+    result = run(models, tmp_path / "out", "adamerging", **options)
+    assert any("No text runs through 'vision_tower'" in note for note in result.notes)
+    found, start, *ends = map(arrays_of, (tmp_path / "out", base, *models))
+    for name, value in start.items():
+        kept = value + 0.25 * sum(end[name] - value for end in ends)
+        is_eye = "language_model" not in name and "lm_head" not in name
+        assert np.allclose(found[name], kept, rtol=1e-4, atol=1e-6) == is_eye, name
 
 
 def test_tokens_are_to_be_numbered_alike(family, text, tmp_path) -> None:

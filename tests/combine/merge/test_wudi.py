@@ -1,10 +1,13 @@
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from combine.merge.models import arrays_of, variant
+from combine.merge.models import arrays_of, bytes_of, run, variant, with_config
 from combine.merge.sites import COUNTS, SEEDS, MemorySite, merged, normal, tuned
 from treadle.cli import main
 from treadle.combine.merge.methods.task_arithmetic import TaskArithmetic
@@ -129,3 +132,15 @@ def test_a_matrix_of_conv1d_is_known_as_one(tiny_model, tmp_path) -> None:
     site = MemorySite([end[name] for end in ends], start[name])
     site.is_transposed = True
     np.testing.assert_allclose(found[name], merged(Wudi(), site), rtol=1e-4, atol=1e-5)
+
+
+def test_of_an_unknown_architecture_it_is_said_how_matrices_count(family, tmp_path) -> None:
+    folders = [family.base, *family.experts[:2]]
+    strange = [Path(shutil.copytree(one, tmp_path / f"s{n}")) for n, one in enumerate(folders)]
+    for folder in strange:
+        with_config(folder, model_type="unheard", architectures=["Unheard"])
+    result = run(strange[1:], tmp_path / "out", "wudi", base=strange[0])
+    assert any("all count as [out, in]" in note for note in result.notes)
+    known = run(family.experts[:2], tmp_path / "known", "wudi", base=family.base)
+    assert not any("[out, in]" in note for note in known.notes)
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "known")

@@ -17,7 +17,7 @@ from treadle.combine.merge.inputs.entropy import layer_row, learned_coefficients
 from treadle.combine.merge.inputs.merged_prefix import merged_grams
 from treadle.combine.merge.inputs.models import Model
 from treadle.combine.merge.inputs.sources import WeightFiles
-from treadle.combine.merge.inputs.towers import parse_name
+from treadle.combine.merge.inputs.towers import TEXT, parse_name
 from treadle.combine.merge.methods.adamerging import AdaMerging
 from treadle.combine.merge.site import Floats
 from treadle.core.checkpoint import TensorInfo
@@ -241,7 +241,10 @@ class Data:
             self.learned[info.name] = values
 
     def coefficient(self, place: int, name: str) -> float:
-        """Return what was learned for a model's tensor."""
+        """Return what was learned for a model's tensor, or the start where no text runs."""
+        assert isinstance(self._method, AdaMerging), "nobody else asks for coefficients"
+        if self._models[place].part_of(name) != TEXT:
+            return self._method.first(len(self._models))
         rows = self.learned["coefficients"][place]
         return float(rows[layer_row(name, len(rows) - 1)])
 
@@ -289,7 +292,11 @@ class Data:
                 yield f"'{model.ref}': {note}"
 
     def averaged(self) -> Iterator[str]:
-        """Yield a note on the matrices of blocks whose inputs are not looked at."""
+        """Yield a note on what the method takes no look at: it is merged in a plainer way."""
+        if self._need == "coefficients":
+            for part in self._models[0].parts:
+                if part != TEXT:
+                    yield f"No text runs through '{part}': it keeps the coefficients of the start."
         if self._need not in ("gram", "merged_gram"):
             return
         towers = {prefix for model in self._models for t in model.towers for prefix in t.prefixes}

@@ -55,8 +55,7 @@ def learned_coefficients(
         {name: p.detach().sub_(start[name]) for name, p in full(folder).named_parameters()}
         for folder in folders
     ]
-    first = 1.0 / len(folders) if method.start is None else method.start
-    coefficients = torch.full((len(folders), num_layers + 1), first)
+    coefficients = torch.full((len(folders), num_layers + 1), method.first(len(folders)))
     coefficients.grad = torch.zeros_like(coefficients)
     adam = torch.optim.Adam([coefficients], lr=method.learning_rate)
     for name, parameter in merged.named_parameters():

@@ -42,6 +42,10 @@ class AdaMerging(MergeMethod):
     start: Annotated[float, Field(ge=0, le=1)] | None = None
     """Where every coefficient begins; by default at one over the number of models."""
 
+    def first(self, num_models: int) -> float:
+        """Return where every coefficient begins."""
+        return 1.0 / num_models if self.start is None else self.start
+
     def merge(self, chunk: Chunk, site: Site, known: Any) -> Floats:
         """Return the base plus the task vectors times what was learned."""
         learned = np.array([one.coefficient() for one in site.knowledge], np.float32)
