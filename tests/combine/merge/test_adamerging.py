@@ -78,6 +78,8 @@ def test_reference_the_merge_is_the_weighted_sum(family, text, tmp_path) -> None
     assert [series.name for series in heat.series] == ["expert1", "expert2"]
     assert heat.series[0].x == ["layer 0", "layer 1", "outside the layers"]
     assert len(line.series[0].y) == 5
+    # Fewer steps than two passes over the windows compare nothing.
+    assert not [one for one in result.measurements if one.name.startswith("entropy")]
     found, start, *ends = map(arrays_of, (tmp_path / "out", family.base, *models))
     for name, value in start.items():
         row = layer_row(name, 2)
@@ -173,4 +175,6 @@ def test_meaning_who_knows_the_text_gets_more_say_than_noise(llama, text, tmp_pa
         losses.append(float(plain_losses(plain_model(out), tokens).mean()))
     means = [result.measurement(f"mean coefficient of {m.name}").value for m in pair]
     assert means[0] > means[1] + 0.2
+    first, last = (result.measurement(f"entropy, {name} pass").value for name in ("first", "last"))
+    assert last < first
     assert losses[1] < losses[0] - 0.1

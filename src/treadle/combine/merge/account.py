@@ -64,7 +64,8 @@ def account_for(run: Recording, plan: "MergePlan", models: Models) -> None:
         Measurement(name="models", value=len(models.all()), unit="models read"),
     ]
     if plan.data is not None and plan.data.learned:
-        account_for_coefficients(run, plan.data.learned, plan.data.names)
+        data = plan.data
+        account_for_coefficients(run, data.learned, data.names, data.num_windows)
     run.bytes |= {
         "input": sum(model.reader.num_bytes for model in models.all()),
         "output": sum(one.num_bytes for one in plan.planned),
@@ -132,9 +133,12 @@ def account_for_seed(run: Recording, plan: "MergePlan") -> None:
 
 
 def account_for_coefficients(
-    run: Recording, learned: Mapping[str, Floats], names: list[str]
+    run: Recording, learned: Mapping[str, Floats], names: list[str], num_windows: int
 ) -> None:
-    """Draw the coefficients that were learned, and what they did to the entropy."""
+    """Draw the coefficients that were learned, and note what they did to the entropy.
+
+    Windows differ in entropy more than it falls: passes over all of them are compared.
+    """
     entropies = [float(value) for value in learned["entropies"]]
     rows = learned["coefficients"]
     layers = [*(f"layer {number}" for number in range(rows.shape[1] - 1)), "outside the layers"]
@@ -157,13 +161,14 @@ def account_for_coefficients(
     ]
     if not entropies:
         return
-    tenth = max(1, len(entropies) // 10)
-    for name, part in (("first", entropies[:tenth]), ("last", entropies[-tenth:])):
+    passes = {"first": entropies[:num_windows], "last": entropies[-num_windows:]}
+    for name, part in passes.items() if len(entropies) >= 2 * num_windows else ():
         run.measurements.append(
             Measurement(
-                name=f"entropy, {name} {tenth} steps",
+                name=f"entropy, {name} pass",
                 value=float(np.mean(part)),
                 unit="nats a token",
+                note="(over all windows, each seen once, while the coefficients move)",
             )
         )
     run.figures.append(

@@ -162,6 +162,11 @@ class Data:
         return short if len(set(short)) == len(short) else [str(m.ref) for m in self._models]
 
     @property
+    def num_windows(self) -> int:
+        """How many windows there are of each text."""
+        return self._request.num_windows
+
+    @property
     def num_predicted(self) -> int:
         """How many tokens of each window a loss is the mean of."""
         return self._request.window_tokens - 1
