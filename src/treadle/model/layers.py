@@ -151,6 +151,11 @@ class LayeredModel:
         self._calls[tuple(tokens.shape)] = calls
         return entered[0]
 
+    def ends(self) -> "dict[str, torch.Tensor]":
+        """Return what lies outside the blocks, by the module's names; writing changes the model."""
+        named = self._module.named_parameters()
+        return {name: parameter.data for name, parameter in named if not parameter.is_meta}
+
     def drop_ends(self) -> None:
         """Let go of all but the blocks; from here on `embed` and `logits` cannot be called."""
         self._module.to("meta")

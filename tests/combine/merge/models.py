@@ -19,8 +19,11 @@ from treadle.core.seed import numpy_stream
 
 
 def needed(method: str) -> dict[str, float]:
-    """Return settings without a default: three tenths of their range, a little where it is open."""
-    found = {}
+    """Return settings without a default: three tenths of their range, a little where it is open.
+
+    What learns does so for a few steps only.
+    """
+    found = {"steps": 4} if method == "adamerging" else {}
     for name, field in METHODS[method].fields().items():
         if field.is_required():
             bounds = {type(one).__name__: one for one in field.metadata}

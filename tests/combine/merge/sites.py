@@ -1,6 +1,7 @@
 """Tensors in memory, for the tests of single merge methods; not a test itself."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -18,6 +19,8 @@ class MemorySite:
     """A tensor whose runs may be shorter than itself; buffers are poisoned between runs."""
 
     name = "tensor"
+    is_transposed = False
+    surveyed: Any = None
 
     def __init__(
         self, models: Sequence[Floats], base: Floats | None = None, run: int = 5, seed: int = 0

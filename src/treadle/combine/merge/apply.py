@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from treadle.combine.merge.account import (
     RECIPE_FILE,
     account_for,
+    account_for_seed,
     account_for_zeros,
     inputs_of,
     manifest_of,
 )
 from treadle.combine.merge.base import MergeMethod
 from treadle.combine.merge.carried import write_carried
-from treadle.combine.merge.inputs.data import DataRequest
+from treadle.combine.merge.inputs.data import DataRequest, requested
 from treadle.combine.merge.inputs.models import Models
 from treadle.combine.merge.recipe.extras import ALLOW_DIFFERENT, KEEP_ZEROS
 from treadle.combine.merge.recipe.grammar import MergeRecipe, load, of_models
@@ -113,11 +114,7 @@ def merge(
         settings["allow_different"] = list(allow_different)
     if keep_zeros:
         recipe.extras[KEEP_ZEROS] = settings["keep_zeros"] = True
-    if bos != "auto" and not text:
-        raise SettingsError(
-            f"bos = '{bos}' has no effect without a text; add --text, or leave it out."
-        )
-    data = DataRequest(tuple(text), num_windows, window_tokens, bos) if text else None
+    data = requested(text, num_windows, window_tokens, bos)
     if data is not None:
         settings |= data.settings()
     request = _Request(recipe, chosen, settings, data, _workers(workers), verify, seed)
@@ -212,6 +209,7 @@ def _run(request: _Request, out: Path, overwrite: bool) -> Result:
                 if plan.vocabulary is not None:
                     plan.vocabulary.write(writer.folder)
                 account_for(run, plan, models)
+                account_for_seed(run, plan)
                 account_for_zeros(run, plan, writer)
                 run.finish(writer.folder)
                 if "recipe" in request.settings:
@@ -229,8 +227,9 @@ def _merge_all(
     run: Recording, plan: "MergePlan", writer: CheckpointWriter, request: _Request
 ) -> None:
     """Merge all tensors, and note what a reader of the result should know of it."""
-    from treadle.combine.merge.run import merge_jobs, verify_jobs
+    from treadle.combine.merge.run import merge_jobs, survey_jobs, verify_jobs
 
+    plan = survey_jobs(plan, request.recipe, request.workers)
     num_bytes = sum(job.planned.num_bytes for job in plan.jobs)
     with steps(f"merge ({request.recipe.method})", num_bytes * (1 + request.verify)) as bar:
         write_carried(plan.carried, writer)

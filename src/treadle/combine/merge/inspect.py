@@ -1,7 +1,7 @@
 """`treadle merge inspect`: how alike models are, where they disagree, and what that advises."""
 
 import itertools
-import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,13 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.combine.merge.base import Floats
+from treadle.combine.merge.inputs.data import Data, requested
 from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.inputs.sources import Inputs
-from treadle.combine.merge.inputs.towers import TEXT, Name, Tower, parse_name
+from treadle.combine.merge.inputs.towers import Tower, placed
+from treadle.combine.merge.maths.curvature import (
+    averaging_gain,
+    gain_advice,
+    gain_figure,
+    gain_measurement,
+)
+from treadle.combine.merge.maths.gram import cosines
 from treadle.combine.merge.maths.order_statistics import Magnitudes
 from treadle.combine.merge.recipe.grammar import of_models
-from treadle.combine.merge.tokens.numbering import compared
-from treadle.combine.merge.tokens.tokenizer import vocabulary_of
+from treadle.combine.merge.site import Knowledge
+from treadle.combine.merge.tokens.numbering import numbering_notes
 from treadle.core.arguments import checked
 from treadle.core.codec import FLOATS
 from treadle.core.errors import CheckpointError, SettingsError
@@ -24,6 +32,7 @@ from treadle.core.progress import steps
 from treadle.core.result import Figure, Measurement, Result, Series
 from treadle.core.run import Recording, recorded
 from treadle.model.facts import EMBEDDINGS, HEADS
+from treadle.model.text import Bos
 
 __all__ = ["merge_inspect"]
 
@@ -40,30 +49,52 @@ Square = npt.NDArray[np.float64]
 
 @checked
 def merge_inspect(
-    models: list[str | Path], *, base: str | Path | None = None, out: Path | None = None
+    models: list[str | Path],
+    *,
+    base: str | Path | None = None,
+    text: list[str] | None = None,
+    num_windows: int = 32,
+    window_tokens: int = 512,
+    bos: Bos = "auto",
+    seed: int = 0,
+    out: Path | None = None,
 ) -> Result:
     """Say how alike models are, layer by layer, and which way of merging that advises.
 
     Reads every weight twice, in runs, in little memory. With a base, a weight is contested if it is
     among the 20 % that two or more models change most, and a sign conflict if they do so in opposed
     directions (half of the contested weights, if the changes are independent). Cancelled is the
-    share of the summed magnitudes of all changes that is lost when the changes are added up.
+    share of the summed magnitudes of all changes that is lost when the changes are added up. With a
+    text, the models also run on it, one after the other in float32: the curvature-weighted variance
+    of their weights, half of Σ F Var, is what the loss of their mean gains over the mean of their
+    losses, to second order (F: the empirical Fisher information, as in the method fisher). What is
+    known of each lies in a file of its size in float32 meanwhile, beside OUT or in the temporary
+    folder.
 
     Args:
         models: Hugging Face folders, hub ids or packaged:smollm2; FOLDER+ADAPTER adds a LoRA.
         base: The model that the others were tuned from; then their task vectors are compared too.
+        text: What the models are for: a .txt or .jsonl file or stdlib:calibration for all models,
+            or one for each in their order.
+        num_windows: Windows drawn from each text by the seed.
+        window_tokens: Tokens in each window.
+        bos: Start each window with the tokenizer's BOS token: each, none, or auto, as the tokenizer
+            itself starts a text.
+        seed: Seed of the windows.
         out: Folder for result.json, from which `treadle report` draws heat maps.
 
     Returns:
-        Cosines, conflicts, and notes with the differences found and the advice.
+        Cosines, conflicts, the gain of averaging, and notes with the differences found and the
+        advice.
 
     Raises:
-        SettingsError: Fewer than two models.
+        SettingsError: Fewer than two models, or not as many texts as models.
         CheckpointError: A model cannot be read or holds NaN, or none of their tensors agree.
     """
     recipe = of_models("linear", models)
     if len(models) < 2:
         raise SettingsError("1 model was given; name at least two to compare.")
+    request = requested(text, num_windows, window_tokens, bos)
     opened = Models()
     try:
         compared = [opened[source.model] for source in recipe.slices[0].sources]
@@ -73,13 +104,22 @@ def merge_inspect(
         for other in {*compared[1:], *([] if root is None else [root])} - {compared[0]}:
             other.call_as(compared[0])
         settings = {"base": None if base is None else str(base)}
-        with recorded("merge", settings=settings, action="inspect", out=out, overwrite=None) as run:
+        settings |= {} if request is None else request.settings()
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            recorded(
+                "merge", settings=settings, action="inspect", seed=seed, out=out, overwrite=None
+            ) as run,
+        ):
             for place, model in enumerate(compared, 1):
                 run.read(f"model {place}", str(model.ref), model.content_hash, "model")
             if root is not None:
                 run.read("base", str(root.ref), root.content_hash, "base")
             comparison = _Comparison(compared, root)
-            comparison.read()
+            if request is not None:
+                comparison.data = Data(request, compared, "importance", seed)
+                run.inputs += comparison.data.inputs()
+            comparison.read(out or Path(scratch, "inspect"))
             comparison.account_for(run)
         return run.result
     finally:
@@ -92,7 +132,7 @@ class _Sums:
     def __init__(self, num_models: int) -> None:
         self.weights = np.zeros((num_models, num_models))
         self.deltas = np.zeros((num_models, num_models))
-        self.agreed = self.moved = 0.0
+        self.agreed = self.moved = self.gain = 0.0
         self.num_contested = self.num_conflicts = 0
 
     def add(self, other: "_Sums") -> None:
@@ -100,6 +140,7 @@ class _Sums:
         self.weights += other.weights
         self.deltas += other.deltas
         self.agreed, self.moved = self.agreed + other.agreed, self.moved + other.moved
+        self.gain += other.gain
         self.num_contested += other.num_contested
         self.num_conflicts += other.num_conflicts
 
@@ -112,13 +153,6 @@ class _Sums:
     def cancelled(self) -> float:
         """Which share of all change cancels out in the sum of the task vectors."""
         return 1.0 - self.agreed / self.moved if self.moved else 0.0
-
-
-def _cosines(products: Square) -> Square:
-    norms = np.sqrt(np.diagonal(products))
-    scale = np.outer(norms, norms)
-    found: Square = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
-    return found
 
 
 class _Difference(NamedTuple):
@@ -134,35 +168,35 @@ class _Comparison:
         self.towers: list[Tower] = models[0].towers
         self.layers: dict[str, _Sums] = {}
         self.differences: list[_Difference] = []
+        self.data: Data | None = None
+        """What the models' own texts say of their weights, where there are any."""
 
-    def read(self) -> None:
-        """Compare every tensor that all models have in one shape."""
+    def read(self, beside: Path) -> None:
+        """Compare every tensor that all models have in one shape.
+
+        Args:
+            beside: Where files lie beside that hold what is known of the models' data.
+        """
         sites = list(self._sites())
         if not sites:
             raise CheckpointError(
                 "The models have no tensor of one name and shape in common, so nothing can be "
                 "compared or merged; give models of one architecture and size."
             )
+        if self.data is not None:
+            self.data.collect(beside)
         found: dict[str, _Sums] = {}
         places: dict[str, tuple[int, int, int]] = {}
         with steps("inspect", len(sites)) as bar:
             for site in sites:
-                key, place = self._placed(site.name)
+                key, place = placed(site.name, self.towers)
                 found.setdefault(key, _Sums(len(self.models))).add(self._compared(site))
                 places[key] = place
                 bar.advance()
         self.layers = {key: found[key] for key in sorted(found, key=places.__getitem__)}
-
-    def _placed(self, name: str) -> tuple[str, tuple[int, int, int]]:
-        """Return what a tensor is counted under, and where that stands in the model."""
-        found = parse_name(name)
-        for place, tower in enumerate(self.towers):
-            if found.layer is not None and found.before in tower.prefixes:
-                is_main = tower.part in (TEXT, "decoder")
-                label = "layer" if is_main else f"{tower.part} layer"
-                return f"{label} {found.layer}", (2 if is_main else 1, place, found.layer)
-        is_input = Name(name, None, "").is_before_layers
-        return name.removesuffix(".weight"), (0 if is_input else 3, 0, 0)
+        if self.data is not None:
+            self.data.close()
+            self.data.remove()
 
     def _sites(self) -> Iterator[Inputs]:
         everyone = [*self.models, *([self.base] if self.base else [])]
@@ -184,13 +218,22 @@ class _Comparison:
             else:
                 split = len(self.models)
                 base = sources[split] if self.base else None
-                yield Inputs(name, tuple(sources[:split]), base, ())
+                yield Inputs(name, tuple(sources[:split]), base, (), self._known(name))
+
+    def _known(self, name: str) -> tuple[Knowledge, ...]:
+        if self.data is None:
+            return ()
+        return tuple(
+            self.data.known(place, model.own_name(name)) for place, model in enumerate(self.models)
+        )
 
     def _compared(self, site: Inputs) -> _Sums:
         found = _Sums(len(self.models))
         counted = [Magnitudes() for _ in self.models]
         for chunk in site.chunks("elements"):
             found.weights += _products(chunk.models)
+            if self.data is not None:
+                found.gain += averaging_gain(chunk, site.knowledge, self.data.num_predicted)
             if self.base is not None:
                 deltas = chunk.deltas()
                 found.deltas += _products(deltas)
@@ -218,7 +261,7 @@ class _Comparison:
         for sums in self.layers.values():
             total.add(sums)
         names = _short([str(model.ref) for model in self.models])
-        weights, deltas = _cosines(total.weights), _cosines(total.deltas)
+        weights, deltas = cosines(total.weights, 0.0), cosines(total.deltas, 0.0)
         measured = _pairs("weight cosine", weights, names)
         figures = [_square("Cosine of weights", weights, names)]
         if self.base is not None:
@@ -241,11 +284,15 @@ class _Comparison:
                 )
             )
             figures += [_square("Cosine of task vectors", deltas, names), self._by_layer()]
+        if self.data is not None:
+            measured.append(gain_measurement(total.gain))
+            figures.append(gain_figure({name: one.gain for name, one in self.layers.items()}))
         run.measurements += measured
         run.figures += figures
         run.notes += [
             *self._identical(),
             *self._differing(),
+            *(gain_advice(total.gain) if self.data is not None else ()),
             *self._advice(weights, deltas, total),
         ]
 
@@ -253,7 +300,7 @@ class _Comparison:
         columns = ["sign conflict", "cancelled", "(1 - cosine) / 2"]
         series = []
         for name, sums in self.layers.items():
-            apart = (1.0 - _mean_of_pairs(_cosines(sums.deltas))) / 2
+            apart = (1.0 - _mean_of_pairs(cosines(sums.deltas, 0.0))) / 2
             values = [sums.conflict, sums.cancelled, apart]
             series.append(Series(name=name, x=list(columns), y=values))
         return Figure(
@@ -274,31 +321,7 @@ class _Comparison:
                 "The vocabularies differ in size, so the rows of tokens were not compared: merge "
                 "with --tokenizer union."
             )
-        return notes + self._tokenizers()
-
-    def _tokenizers(self) -> list[str]:
-        """Say how the vocabularies differ from the first model's."""
-        first, *others = [vocabulary_of(model.reader.folder) for model in self.models]
-        notes = []
-        for model, other in zip(self.models[1:], others, strict=True):
-            if first is None or other is None:
-                lacking = model if other is None else self.models[0]
-                notes.append(f"'{lacking.ref}' has no tokenizer.json to compare.")
-                continue
-            found = compared(first, other, self._num_rows(model))
-            if any(found):
-                notes.append(
-                    f"The tokenizer of '{model.ref}' has {_tokens(found.num_extra)} that the first "
-                    f"model's lacks, lacks {found.num_missing}, and numbers {found.num_moved} "
-                    f"differently: merge with --tokenizer union."
-                )
-        return notes
-
-    def _num_rows(self, other: Model) -> int:
-        """Return how many rows the embeddings of the first and of another model have, at most."""
-        pair = (self.models[0], other)
-        sources = [m.source(name) for m in pair for name in m.names if name.endswith(EMBEDDINGS)]
-        return max((s.shape[0] for s in sources if s is not None), default=sys.maxsize)
+        return [*notes, *numbering_notes(self.models)]
 
     def _identical(self) -> Iterator[str]:
         """Yield a note for each model that holds the numbers of an earlier one."""
@@ -335,10 +358,6 @@ class _Comparison:
 
 def _is_vocabulary(difference: _Difference) -> bool:
     return "shapes" in difference.what and not difference.is_size
-
-
-def _tokens(count: int) -> str:
-    return f"{count} token{'s' * (count != 1)}"
 
 
 def _are_rows_of_tokens(name: str, shapes: set[tuple[int, ...]]) -> bool:

@@ -1,13 +1,16 @@
 """One tensor of a merge: what it is made of, and by which method."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from treadle.combine.merge.base import MergeMethod
 from treadle.combine.merge.inputs.sources import Inputs
 from treadle.combine.merge.inputs.sparsity import SPARSE, zero_shares
 from treadle.core.checkpoint import PlannedTensor
+from treadle.core.seed import stream_seed
 
-__all__ = ["TensorJob", "counted"]
+__all__ = ["TensorJob", "counted", "stream_keys"]
 
 
 class TensorJob(NamedTuple):
@@ -22,6 +25,8 @@ class TensorJob(NamedTuple):
     """Which share of each model and of the base is zero, about; nothing where all are dense."""
     keeps_zeros: bool = False
     """Whether zeros stay that all sparse inputs share."""
+    other_keys: tuple[int, ...] = ()
+    """For methods that draw: the keys of the inputs' random streams with the next seed."""
 
     @property
     def planned(self) -> PlannedTensor:
@@ -34,3 +39,13 @@ def counted(job: TensorJob, keeps_zeros: bool) -> TensorJob:
     shares = zero_shares(job.inputs)
     is_sparse = max(shares) >= SPARSE
     return job._replace(zero_shares=shares, keeps_zeros=keeps_zeros) if is_sparse else job
+
+
+def stream_keys(contents: Sequence[str], seed: int, tensor: str) -> tuple[int, ...]:
+    """Return the key of each model's random streams: by its content, whatever the order."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for content in contents:
+        keys.append(stream_seed(seed, f"{content}:{seen[content]}:{tensor}"))
+        seen[content] += 1
+    return tuple(keys)

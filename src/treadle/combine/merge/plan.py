@@ -11,7 +11,7 @@ from treadle.combine.merge.inputs.compatibility import namesakes, require_one_ar
 from treadle.combine.merge.inputs.configs import Layering, merged_config, section
 from treadle.combine.merge.inputs.data import Data, DataRequest
 from treadle.combine.merge.inputs.models import Model, Models
-from treadle.combine.merge.inputs.sources import Inputs, TensorSource
+from treadle.combine.merge.inputs.sources import Inputs, TensorSource, widest
 from treadle.combine.merge.inputs.sparsity import SPARSE
 from treadle.combine.merge.inputs.towers import Name, depth_keys, parse_name
 from treadle.combine.merge.inputs.wholeness import (
@@ -20,7 +20,7 @@ from treadle.combine.merge.inputs.wholeness import (
     require_whole,
     spelt,
 )
-from treadle.combine.merge.jobs import TensorJob, counted
+from treadle.combine.merge.jobs import TensorJob, counted, stream_keys
 from treadle.combine.merge.recipe.extras import (
     ALLOW_ARCHITECTURES,
     ALLOW_DIFFERENT,
@@ -45,13 +45,11 @@ from treadle.combine.merge.walk import Place, Stack, Walk
 from treadle.core.checkpoint import PlannedTensor
 from treadle.core.codec import FLOATS, dtype_code
 from treadle.core.errors import SettingsError
-from treadle.core.seed import stream_seed
 from treadle.model.facts import HEADS
 
 __all__ = ["MergePlan", "make_plan"]
 
 Config = dict[str, Any]  # Any: JSON values of config.json
-_WIDTHS = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 
 
 Member = tuple[ModelRef, str]
@@ -128,7 +126,12 @@ class _Planner:
         self.notes += [*walk.notes, *self._unread(walk.stacks)]
         self.notes += idle_filters(self.recipe, names | {job.inputs.name for job in jobs})
         self.notes += zeros(job.method for job in jobs)
+        if self.method.reads_matrices and self.parent.transposed is None:
+            self.notes.append(
+                f"How matrices lie is not known of '{self.parent.ref}': all count as [out, in]."
+            )
         if self.data is not None:
+            self.data.require_one_vocabulary(self.vocabulary is not None)
             self.notes += [*self.data.averaged(), *self.data.beyond_positions()]
         return MergePlan(jobs, taken, config, self.parent, self.vocabulary, self.notes, self.data)
 
@@ -266,7 +269,9 @@ class _Planner:
         if len(self.recipe.slices) > 1 or self.recipe.slices[0].sources[0].layers:
             raise SettingsError(f"'{name}' merges whole models, not slices; list them as models.")
         chosen = [self.models[s.model] for s in self._models_of(self.recipe.slices[0])]
-        return Data(request, chosen, need, self.seed)
+        base = self._base_of(self.recipe.slices[0])
+        known_base = None if base is None else self.models[base]
+        return Data(request, chosen, need, self.seed, self.fixed, known_base)
 
     def _vocabulary(self) -> Vocabulary | None:
         opened = self.models.all()
@@ -298,18 +303,21 @@ class _Planner:
         refs, own_names = [ref for ref, _ in pairs], [own for _, own in pairs]
         sources = self._sources([*pairs, *base])
         known = () if self.data is None else self._known(refs, own_names)
+        contents = [self.models[ref].content_hash for ref in refs]
         inputs = Inputs(
             place.out,
             tuple(sources[: len(pairs)]),
             sources[-1] if base else None,
-            self._keys(refs, place.out),
+            stream_keys(contents, self.seed, place.out),
             known,
+            self.method.reads_matrices and self.models[refs[0]].lies_transposed(own_names[0]),
         )
         method = self.fixed
         if method is None:
             found = resolve(self.method, self.recipe, output_slice, place.out, own_names, place.t)
             method = made(self.method, found, refs, place.out)
-        return TensorJob(inputs, self._dtype(sources), method, place.scale)
+        other = stream_keys(contents, self.seed + 1, place.out) if method.draws else ()
+        return TensorJob(inputs, self._dtype(sources), method, place.scale, other_keys=other)
 
     @staticmethod
     def _base_name(
@@ -339,16 +347,6 @@ class _Planner:
         stored = [self.models[ref].own_name(name) for ref, name in zip(refs, names, strict=True)]
         return tuple(self.data.known(place, name) for place, name in enumerate(stored))
 
-    def _keys(self, refs: list[ModelRef], tensor: str) -> tuple[int, ...]:
-        """Return the key of each model's random streams: by content, whatever the order."""
-        seen: Counter[str] = Counter()
-        keys = []
-        for ref in refs:
-            content = self.models[ref].content_hash
-            keys.append(stream_seed(self.seed, f"{content}:{seen[content]}:{tensor}"))
-            seen[content] += 1
-        return tuple(keys)
-
     def _dtype(self, sources: list[TensorSource]) -> str:
         named = self.recipe.out_dtype or self.recipe.dtype
         if named is not None:
@@ -356,10 +354,7 @@ class _Planner:
             if code not in FLOATS:
                 raise SettingsError(f"dtype '{named}' is no float; choose float32 or bfloat16.")
             return code
-        codes = {source.dtype for source in sources}
-        widest = max(_WIDTHS[code] for code in codes)
-        found = {code for code in codes if _WIDTHS[code] == widest}
-        return found.pop() if len(found) == 1 else "F32"
+        return widest(sources)
 
     def _dtype_name(self, jobs: list[TensorJob]) -> str:
         return Counter(job.dtype for job in jobs).most_common(1)[0][0]

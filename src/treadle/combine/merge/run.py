@@ -7,21 +7,49 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from treadle.combine.merge.base import Floats
+from treadle.combine.merge.base import Floats, Site
 from treadle.combine.merge.inputs.sparsity import shared_zeros
 from treadle.combine.merge.jobs import TensorJob
 from treadle.combine.merge.plan import MergePlan
+from treadle.combine.merge.recipe.grammar import MergeRecipe
 from treadle.core.checkpoint import CheckpointWriter
 from treadle.core.codec import DTYPES, Array
-from treadle.core.errors import CheckpointError
-from treadle.core.progress import Progress
+from treadle.core.errors import CheckpointError, SettingsError
+from treadle.core.progress import Progress, steps
 from treadle.native import elements
 
-__all__ = ["merge_jobs", "merged_runs", "verify_jobs"]
+__all__ = ["merge_jobs", "merged_runs", "survey_jobs", "verify_jobs"]
 
 _SYNC_BYTES = 256 << 20
 _SYNC_SECONDS = 5.0
 """A killed merge repeats at most this much of either, or one tensor for each worker."""
+
+
+def survey_jobs(plan: MergePlan, recipe: MergeRecipe, workers: int) -> MergePlan:
+    """Let the method read all tensors first, where it asks for that; a resumed run does so again.
+
+    Raises:
+        SettingsError: Tensors have settings of their own, or layers are put together.
+    """
+    asking = next((job.method for job in plan.jobs if job.method.looks_ahead), None)
+    if asking is None:
+        return plan
+    is_sliced = len(recipe.slices) > 1 or recipe.slices[0].sources[0].layers is not None
+    if is_sliced or any(job.method != asking for job in plan.jobs):
+        raise SettingsError(
+            f"'{asking.name}' looks at whole models with these settings, but the recipe has slices "
+            f"or settings for single tensors; list whole models and give one value of each setting."
+        )
+
+    def visit_all(visit: Callable[[Site], None]) -> None:
+        num_bytes = sum(job.planned.num_bytes for job in plan.jobs)
+        with steps(f"look ahead ({asking.name})", num_bytes) as bar:
+            for job in _finished(lambda job: visit(job.inputs), plan.jobs, workers):
+                bar.advance(job.planned.num_bytes)
+
+    found = asking.survey(visit_all, len(plan.jobs[0].inputs.models))
+    jobs = [job._replace(inputs=job.inputs._replace(surveyed=found)) for job in plan.jobs]
+    return plan._replace(jobs=jobs)
 
 
 def merge_jobs(plan: MergePlan, writer: CheckpointWriter, workers: int, bar: Progress) -> int:

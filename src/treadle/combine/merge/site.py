@@ -1,7 +1,7 @@
 """What a merge method sees: one tensor of all inputs, read as runs of float32."""
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,9 @@ class Knowledge(Protocol):
     def gram(self) -> Floats | None:
         """Return X^T X [in, in] of the inputs of a matrix; None where the tensor is no matrix."""
 
+    def coefficient(self) -> float:
+        """Return the factor of the model's task vector that was learned for the layer."""
+
     @property
     def is_transposed(self) -> bool:
         """Whether the matrix lies as [in, out] and not as [out, in]."""
@@ -61,6 +64,14 @@ class Site(Protocol):
     @property
     def knowledge(self) -> tuple[Knowledge, ...]:
         """For methods with `needs`: what the data of each model says of the tensor."""
+
+    @property
+    def is_transposed(self) -> bool:
+        """For methods with `reads_matrices`: whether it lies as [in, out], not as [out, in]."""
+
+    @property
+    def surveyed(self) -> Any:  # Any: private to the method
+        """For methods that look ahead: what `survey` returned."""
 
     def chunks(self, unit: Unit) -> Iterator[Chunk]:
         """Read the inputs once, in order, in runs that hold whole units; chunks are reused."""

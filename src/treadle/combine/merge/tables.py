@@ -31,9 +31,13 @@ METHODS: Registry[MergeMethod] = Registry(
         "ram": f"{_METHODS}.ram:Ram",
         "ramplus_tl": f"{_METHODS}.ramplus_tl:RamPlusTl",
         "regmean": f"{_METHODS}.regmean:RegMean",
+        "regmean_plus_plus": f"{_METHODS}.regmean_plus_plus:RegMeanPlusPlus",
         "fisher": f"{_METHODS}.fisher:Fisher",
+        "adamerging": f"{_METHODS}.adamerging:AdaMerging",
         "consensus": f"{_METHODS}.consensus:Consensus",
         "tsv": f"{_METHODS}.tsv:TaskSingularVectors",
         "isotropic": f"{_METHODS}.isotropic:Isotropic",
+        "iso_cts": f"{_METHODS}.iso_cts:IsoCts",
+        "wudi": f"{_METHODS}.wudi:Wudi",
     },
 )

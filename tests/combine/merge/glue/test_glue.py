@@ -228,6 +228,19 @@ def test_ties_needs_its_base_and_leaves_the_foreign_model_alone(
         merge_glue(zoo.kin, tmp_path / "none", data=data(zoo), how="ties")
 
 
+def test_a_method_that_looks_at_whole_models_is_searched_as_it_is_written(
+    zoo: Zoo, llama: Path, tmp_path: Path
+):
+    how = {"method": "ties", "density": 0.2, "scope": "model"}
+    out = tmp_path / "out"
+    merge_glue(zoo.kin[:2], out, data=data(zoo), base=llama, how=how, by="uniform")
+    lines = [json.loads(line) for line in (out / JOURNAL_FILE).read_text().splitlines()[1:]]
+    tried = next(one for one in lines if one["weights"] == [[0.5, 0.5]])
+    for one in read_items(data(zoo), None, 0, 64).dev:
+        found = losses_of(out, one.items)
+        assert found == pytest.approx(tried["losses"][one.content_hash], rel=1e-5)
+
+
 def test_groups_of_layers_are_slices_of_the_recipe(zoo: Zoo, tmp_path: Path):
     by = {"method": "cmaes", "num_groups": 2, "num_candidates": 4, "population": 2, "warm": False}
     merge_glue(zoo.kin[:2], tmp_path / "out", data=data(zoo), by=by, same_ancestor=0.5)

@@ -17,6 +17,7 @@ from treadle.combine.merge.glue.journal import TrialJournal
 from treadle.combine.merge.inputs.models import Models
 from treadle.combine.merge.plan import make_plan
 from treadle.combine.merge.recipe.grammar import parse
+from treadle.combine.merge.run import survey_jobs
 from treadle.combine.merge.tables import METHODS
 from treadle.core.seed import numpy_stream
 
@@ -203,6 +204,7 @@ class Trials:
 
         recipe = parse(recipe_of(self.cluster, weights, self.settled), "the search")
         plan = make_plan(recipe, self._models, self.settled.seed)
+        plan = survey_jobs(plan, recipe, workers=1)
         parts = [self._some(one, first, last) for one, first, last in todo]
         asked = [row for rows in parts for row in rows]
         found = BlockScorer(candidate(plan)).token_losses([row.tokens for row in asked])

@@ -31,7 +31,8 @@ from treadle.core.checkpoint import (
 )
 from treadle.core.checkpoint.described import NONUNIFORM
 from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
-from treadle.model.facts import whole_config, with_text
+from treadle.model.adapters.adapter import transposed_in
+from treadle.model.facts import base_config, num_layers, own_name, whole_config, with_text
 
 if TYPE_CHECKING:
     from treadle.combine.merge.inputs.naming import Assembly
@@ -133,6 +134,11 @@ class Model:
             return None
         folder = self._adapter.folder
         return folder if (folder / "tokenizer.json").is_file() else None
+
+    @cached_property
+    def num_layers(self) -> int:
+        """How many decoder blocks there are, for models that can run."""
+        return num_layers(base_config(self.reader.config))
 
     @cached_property
     def towers(self) -> list[Tower]:
@@ -249,6 +255,15 @@ class Model:
         stored = dict.fromkeys(m.tensor for m in matrices if m.role in ("o", "down"))
         ends = [*stored, *(name.removesuffix("weight") + "bias" for name in stored)]
         return [name for name in self.names if self._ends(name, set(ends))]
+
+    @cached_property
+    def transposed(self) -> frozenset[str] | None:
+        """The own names of weights stored as [in, out]; None where the model is not known."""
+        return transposed_in(self.reader.config)
+
+    def lies_transposed(self, name: str) -> bool:
+        """Say whether a tensor of the merge is stored as [in, out]."""
+        return own_name(self.own_name(name)) in (self.transposed or ())
 
     def _ends(self, name: str, ends: set[str]) -> bool:
         """Say whether a tensor of the merge is one of those on disk."""

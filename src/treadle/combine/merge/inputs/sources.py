@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,10 @@ __all__ = [
     "TensorSource",
     "WeightFiles",
     "stored",
+    "widest",
 ]
+
+_WIDTHS = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 
 CHUNK_ELEMENTS = 1 << 16
 """Elements of a run: a quarter of a megabyte of float32 for each input, so that a run of all of
@@ -159,6 +162,14 @@ def stored(reader: CheckpointReader, name: str, files: WeightFiles) -> StoredSou
     return None if info is None else StoredSource(info, files)
 
 
+def widest(sources: Sequence[TensorSource]) -> str:
+    """Return the dtype that holds the numbers of all: float32 where two of one width differ."""
+    codes = {source.dtype for source in sources}
+    most = max(_WIDTHS[code] for code in codes)
+    found = {code for code in codes if _WIDTHS[code] == most}
+    return found.pop() if len(found) == 1 else "F32"
+
+
 class Inputs(NamedTuple):
     """One tensor of the output with its namesakes: the `Site` that methods see."""
 
@@ -167,6 +178,8 @@ class Inputs(NamedTuple):
     base: TensorSource | None
     keys: tuple[int, ...]
     knowledge: tuple[Knowledge, ...] = ()
+    is_transposed: bool = False
+    surveyed: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:

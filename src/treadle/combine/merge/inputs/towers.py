@@ -5,7 +5,7 @@ number of a layer means something only together with its prefix.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from treadle.core.errors import SettingsError
@@ -22,6 +22,7 @@ __all__ = [
     "parse_name",
     "part_named",
     "part_of",
+    "placed",
 ]
 
 Config = Mapping[str, Any]  # Any: JSON values of config.json
@@ -239,3 +240,15 @@ def _is_elsewhere(place: tuple[str, ...], part: str) -> bool:
     if part in ("encoder", "decoder"):
         return bool(words) and part not in words
     return bool(words) and not _TEXT_CONFIGS.search(words)
+
+
+def placed(name: str, towers: Sequence[Tower]) -> tuple[str, tuple[int, int, int]]:
+    """Return what a tensor is counted under, its layer or itself, and where that stands."""
+    found = parse_name(name)
+    for place, tower in enumerate(towers):
+        if found.layer is not None and found.before in tower.prefixes:
+            is_main = tower.part in (TEXT, "decoder")
+            label = "layer" if is_main else f"{tower.part} layer"
+            return f"{label} {found.layer}", (2 if is_main else 1, place, found.layer)
+    is_input = Name(name, None, "").is_before_layers
+    return name.removesuffix(".weight"), (0 if is_input else 3, 0, 0)

@@ -55,6 +55,18 @@ class Magnitudes:
         for high, bins in self._low.items():
             elements.count_low_bits(values, high, bins)
 
+    def empty(self) -> "Magnitudes":
+        """Return one that has counted nothing, and that the same ranks were asked of."""
+        found = Magnitudes()
+        found._low = {high: np.zeros_like(bins) for high, bins in self._low.items()}
+        return found
+
+    def add(self, other: "Magnitudes") -> None:
+        """Count in what another one, made by `empty`, has counted in the same pass."""
+        self._high += other._high
+        for high, bins in other._low.items():
+            self._low[high] += bins
+
     def about(self, rank: int) -> float:
         """Return, after the first pass, the rank-th largest magnitude to within a hundredth."""
         high, _ = _bin_of(rank, self._high)

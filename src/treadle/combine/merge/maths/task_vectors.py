@@ -8,7 +8,15 @@ import numpy.typing as npt
 from treadle.combine.merge.base import Chunk, Floats
 from treadle.native import elements
 
-__all__ = ["add_to_base", "elected_mean", "elected_sum", "scale", "weighted_sum"]
+__all__ = [
+    "add_to_base",
+    "balance",
+    "elected_mean",
+    "elected_sum",
+    "mean_change",
+    "scale",
+    "weighted_sum",
+]
 
 
 def scale(vectors: Floats, factors: Floats) -> None:
@@ -25,15 +33,18 @@ def weighted_sum(vectors: Sequence[Floats] | Floats, weights: Floats) -> Floats:
     return merged
 
 
-def elected_sum(vectors: Floats, weights: Floats, *, normalize: bool) -> Floats:
-    """Add up, for each element, the vectors that share the sign of their sum; a sum of 0 is plus.
+def elected_sum(
+    vectors: Floats, weights: Floats, *, normalize: bool, is_zero_plus: bool = True
+) -> Floats:
+    """Add up, for each element, the vectors that share the sign of their sum.
 
     Args:
         vectors: [vectors, elements], weighted; overwritten.
         weights: Of the vectors, for `normalize`.
         normalize: Divide by the sum of the weights of those that took part.
+        is_zero_plus: Whether a sum of 0 counts as plus, and not as minus.
     """
-    sign = _majority(vectors)
+    sign = _majority(vectors, is_zero_plus)
     agreeing = _Weights(vectors, weights) if normalize else None
     merged: Floats = vectors[0]
     for place, row in enumerate(vectors):
@@ -49,13 +60,25 @@ def elected_sum(vectors: Floats, weights: Floats, *, normalize: bool) -> Floats:
     return merged
 
 
-def _majority(vectors: Floats) -> Floats:
+def balance(vectors: Floats) -> int:
+    """Return how many elements have a sum above zero, less those that have one below."""
+    total = _total(vectors)
+    return int((total > 0.0).sum()) - int((total < 0.0).sum())
+
+
+def _majority(vectors: Floats, is_zero_plus: bool = True) -> Floats:
+    total = _total(vectors)
+    # Not copysign, which is slow, and takes the sign of a negative zero.
+    is_plus = total >= 0.0 if is_zero_plus else total > 0.0
+    np.multiply(is_plus, np.float32(2.0), out=total)
+    total -= 1.0
+    return total
+
+
+def _total(vectors: Floats) -> Floats:
     total: Floats = vectors[0] + vectors[1] if len(vectors) > 1 else vectors[0].copy()
     for row in vectors[2:]:
         total += row
-    # Not copysign, which is slow, and takes the sign of a negative zero.
-    np.multiply(total >= 0.0, np.float32(2.0), out=total)
-    total -= 1.0
     return total
 
 
@@ -109,3 +132,9 @@ def add_to_base(chunk: Chunk, merged: Floats, factor: float = 1.0) -> Floats:
         merged *= np.float32(factor)
     merged += chunk.base
     return merged
+
+
+def mean_change(chunk: Chunk, deltas: Floats, factor: float) -> Floats:
+    """Return base + factor · the mean of the task vectors, in the first one's memory."""
+    mean = np.full(len(deltas), 1.0 / len(deltas), np.float32)
+    return add_to_base(chunk, weighted_sum(deltas, mean), factor)

@@ -16,8 +16,9 @@ from treadle.combine.merge.maths.task_vectors import (
 )
 from treadle.combine.merge.maths.trimming import Band, Trim, limits
 from treadle.combine.merge.maths.weights import Fractions, each
+from treadle.combine.merge.maths.whole_model import Survey
 
-__all__ = ["Thinned", "Thinning", "at_random", "within"]
+__all__ = ["Thinned", "Thinning", "at_random", "throughout", "within"]
 
 Thin = Callable[[Chunk], None]
 """Zeroes elements of a chunk's task vectors [models, elements], in place; runs come in order."""
@@ -29,6 +30,8 @@ class Thinning(NamedTuple):
     thin: Thin
     factors: Floats
     """For each model: what to multiply its thinned task vector by."""
+    is_zero_plus: bool = True
+    """Whether a sum of 0 counts as plus where signs are elected."""
 
 
 class Thinned(MergeMethod):
@@ -66,7 +69,9 @@ class Thinned(MergeMethod):
             merged = weighted_sum(deltas, weights * known.factors)
         else:
             scale(deltas, weights * known.factors)
-            merged = elected_sum(deltas, weights, normalize=self.normalize)
+            merged = elected_sum(
+                deltas, weights, normalize=self.normalize, is_zero_plus=known.is_zero_plus
+            )
         return add_to_base(chunk, merged, self.lambda_)
 
 
@@ -82,6 +87,13 @@ def within(site: Site, bands: list[Band | None], *, rescale: bool) -> Thinning:
     if rescale and any(limit is not None for limit in found):
         factors = l1_factors(site, "elements", _trim(Trim(found)))
     return Thinning(_trim(Trim(found)), factors)
+
+
+def throughout(site: Site) -> Thinning:
+    """Keep what a look at the whole model found to be large."""
+    survey = site.surveyed
+    assert isinstance(survey, Survey), "a method with a survey must say that it looks ahead"
+    return Thinning(_trim(Trim(survey.limits)), ones(site), survey.is_zero_plus)
 
 
 def _trim(trim: Trim) -> Thin:

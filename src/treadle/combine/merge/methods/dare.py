@@ -29,6 +29,7 @@ class DareLinear(Thinned):
     """
 
     name: ClassVar[str] = "dare_linear"
+    draws: ClassVar[bool] = True
     paper = _PAPER
 
     rescale: bool = True
@@ -53,6 +54,7 @@ class DareTies(Thinned):
 
     name: ClassVar[str] = "dare_ties"
     elects_signs: ClassVar[bool] = True
+    draws: ClassVar[bool] = True
     paper = _PAPER
 
     rescale: bool = True

@@ -35,6 +35,7 @@ class Della(Thinned):
     name: ClassVar[str] = "della"
     unit: ClassVar[Unit] = "rows"
     elects_signs: ClassVar[bool] = True
+    draws: ClassVar[bool] = True
     paper = _PAPER
 
     density: Fractions = (1.0,)
@@ -72,6 +73,7 @@ class DellaLinear(Thinned):
 
     name: ClassVar[str] = "della_linear"
     unit: ClassVar[Unit] = "rows"
+    draws: ClassVar[bool] = True
     paper = _PAPER
 
     density: Fractions = (1.0,)

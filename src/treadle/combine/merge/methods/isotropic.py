@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site, Unit
-from treadle.combine.merge.maths.task_vectors import add_to_base, weighted_sum
+from treadle.combine.merge.maths.task_vectors import add_to_base, mean_change, weighted_sum
 from treadle.core.method import Paper
 
 __all__ = ["Isotropic"]
@@ -39,8 +39,7 @@ class Isotropic(MergeMethod):
         """Return the base plus the flattened sum of task matrices."""
         deltas = chunk.deltas()
         if len(site.shape) != 2:
-            mean = np.full(len(deltas), 1.0 / len(deltas), np.float32)
-            return add_to_base(chunk, weighted_sum(deltas, mean), self.lambda_)
+            return mean_change(chunk, deltas, self.lambda_)
         total = weighted_sum(deltas, np.ones(len(deltas), np.float32)).reshape(site.shape)
         left, strength, right = np.linalg.svd(total, full_matrices=False)
         merged: Floats = left @ right

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site
+from treadle.combine.merge.maths.regression import regression_mean
 from treadle.core.method import Paper
 
 __all__ = ["RegMean"]
@@ -37,27 +37,4 @@ class RegMean(MergeMethod):
 
     def merge(self, chunk: Chunk, site: Site, known: Any) -> Floats:
         """Return the merged tensor."""
-        grams = [knowledge.gram() for knowledge in site.knowledge]
-        if any(gram is None for gram in grams):
-            mean: Floats = chunk.models.mean(axis=0)
-            return mean
-        is_transposed = site.knowledge[0].is_transposed
-        matrices = chunk.models.reshape(len(chunk.models), *site.shape)
-        total = np.zeros(grams[0].shape if grams[0] is not None else (0, 0))
-        wanted = np.zeros(site.shape if is_transposed else site.shape[::-1])
-        for matrix, gram in zip(matrices, grams, strict=True):
-            shrunk = self._shrunk(gram)
-            total += shrunk
-            wanted += shrunk @ (matrix if is_transposed else matrix.T)
-        ridge = 1e-6 * total.trace() / len(total) or 1.0
-        total[np.diag_indices_from(total)] += ridge
-        mean_matrix = matrices.mean(axis=0, dtype=np.float64)
-        wanted += ridge * (mean_matrix if is_transposed else mean_matrix.T)
-        solved = np.linalg.solve(total, wanted)
-        merged = solved if is_transposed else solved.T
-        return np.ascontiguousarray(merged, np.float32).reshape(-1)
-
-    def _shrunk(self, gram: Any) -> Any:  # Any: numpy's float64 matrices
-        shrunk = gram.astype(np.float64) * self.shrinkage
-        shrunk[np.diag_indices_from(shrunk)] = np.diagonal(gram)
-        return shrunk
+        return regression_mean(chunk, site, self.shrinkage)

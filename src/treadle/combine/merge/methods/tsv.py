@@ -6,7 +6,8 @@ import numpy as np
 from pydantic import Field
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site, Unit
-from treadle.combine.merge.maths.task_vectors import add_to_base, weighted_sum
+from treadle.combine.merge.maths.orthonormal import orthonormal
+from treadle.combine.merge.maths.task_vectors import add_to_base, mean_change
 from treadle.core.method import Paper
 
 __all__ = ["TaskSingularVectors"]
@@ -41,8 +42,7 @@ class TaskSingularVectors(MergeMethod):
         """Return the base plus the merged task matrix."""
         deltas = chunk.deltas()
         if len(site.shape) != 2:
-            mean = np.full(len(deltas), 1.0 / len(deltas), np.float32)
-            return add_to_base(chunk, weighted_sum(deltas, mean), self.lambda_)
+            return mean_change(chunk, deltas, self.lambda_)
         merged = _merged(deltas.reshape(len(deltas), *site.shape))
         return add_to_base(chunk, merged.reshape(-1), self.lambda_)
 
@@ -55,13 +55,6 @@ def _merged(matrices: Floats) -> Floats:
         lefts.append(left[:, :num_kept])
         strengths.append(strength[:num_kept])
         rights.append(right[:num_kept])
-    left, right = _orthonormal(np.hstack(lefts)), _orthonormal(np.vstack(rights))
+    left, right = orthonormal(np.hstack(lefts)), orthonormal(np.vstack(rights))
     merged: Floats = (left * np.concatenate(strengths)) @ right
     return merged
-
-
-def _orthonormal(vectors: Floats) -> Floats:
-    """Return the nearest matrix whose singular values are all one."""
-    left, _, right = np.linalg.svd(vectors, full_matrices=False)
-    found: Floats = left @ right
-    return found

@@ -1,11 +1,14 @@
 """How tokenizers number their tokens, compared: rows of one number may mean different tokens."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from treadle.combine.merge.tokens.tokenizer import Tokenizer
+from treadle.combine.merge.inputs.models import Model
+from treadle.combine.merge.tokens.tokenizer import Tokenizer, vocabulary_of
+from treadle.model.facts import EMBEDDINGS
 
-__all__ = ["Differences", "compared", "differing_ids"]
+__all__ = ["Differences", "compared", "differing_ids", "numbering_notes"]
 
 
 class Differences(NamedTuple):
@@ -61,3 +64,27 @@ def differing_ids(
         f"The vocabularies are equally large, but not equal: {', '.join(found)} {have} than in "
         f"'{names[0]}', so rows of different tokens are merged; give {option}union to align them."
     )
+
+
+def numbering_notes(models: Sequence[Model]) -> Iterator[str]:
+    """Yield notes on how models' vocabularies differ from the first one's."""
+    first, *others = [vocabulary_of(model.reader.folder) for model in models]
+    for model, other in zip(models[1:], others, strict=True):
+        if first is None or other is None:
+            lacking = model if other is None else models[0]
+            yield f"'{lacking.ref}' has no tokenizer.json to compare."
+            continue
+        found = compared(first, other, _num_rows((models[0], model)))
+        if any(found):
+            tokens = f"{found.num_extra} token{'s' * (found.num_extra != 1)}"
+            yield (
+                f"The tokenizer of '{model.ref}' has {tokens} that the first model's lacks, lacks "
+                f"{found.num_missing}, and numbers {found.num_moved} differently: merge with "
+                f"--tokenizer union."
+            )
+
+
+def _num_rows(pair: Sequence[Model]) -> int:
+    """Return how many rows the embeddings of two models have, at most."""
+    sources = [m.source(name) for m in pair for name in m.names if name.endswith(EMBEDDINGS)]
+    return max((s.shape[0] for s in sources if s is not None), default=sys.maxsize)
