@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +11,12 @@ import yaml
 
 from combine.merge.models import arrays_of, variant
 from treadle.combine.merge import merge_glue, merge_yaml
-from treadle.combine.merge.glue.items import Item, encoded, read_items
+from treadle.combine.merge.glue.found import ClusterChoice, ScoredMerge
+from treadle.combine.merge.glue.items import Item, Items, ItemSet, encoded, read_items
+from treadle.combine.merge.glue.mixing import choose_mixture
+from treadle.combine.merge.glue.trials import Settled, score_of
 from treadle.combine.merge.glue.writing import JOURNAL_FILE
+from treadle.combine.merge.tables import METHODS
 from treadle.core.checkpoint import CheckpointReader, read_manifest
 from treadle.core.checkpoint.routed import EXPERTS
 from treadle.core.errors import CheckpointError, DataError, SettingsError, UnsupportedModelError
@@ -286,3 +291,37 @@ def test_methods_without_weights_are_refused_by_name(zoo: Zoo, tmp_path: Path):
         merge_glue(zoo.kin[:1], tmp_path / "out", data=data(zoo))
     with pytest.raises(SettingsError, match="is named twice"):
         merge_glue([zoo.kin[0], zoo.kin[0]], tmp_path / "out", data=data(zoo))
+
+
+def scored(name: str, weights: list[float], losses: list[list[float]]) -> ScoredMerge:
+    sets = [np.array(one) for one in losses]
+    return ScoredMerge(name, np.array([weights]), sets, sets)
+
+
+def test_models_that_were_dropped_but_are_best_at_something_join_the_mixture():
+    """Two tasks that no merge does at once: the merge serves the third, each specialist its own."""
+    good, bad, fair = [0.1, 0.1], [9.0, 9.0], [1.0, 1.0]
+    part = ClusterChoice(
+        SimpleNamespace(),
+        [
+            scored("a", [1, 0, 0], [good, bad, bad]),
+            scored("b", [0, 1, 0], [bad, good, bad]),
+            scored("idle", [0, 0, 1], [bad, bad, bad]),
+        ],
+        None,
+        scored("chosen", [0.5, 0.5, 0], [fair, fair, fair]),
+        True,
+    )
+    prompts = ["add one", "spell it", "name him"]
+    sets = [
+        ItemSet(prompt, [Item(f"{prompt} {n}", ("x",)) for n in range(2)]) for prompt in prompts
+    ]
+    settled = Settled(METHODS.resolve("linear"), None, None, "nats", 0)
+    found = choose_mixture([part], Items(sets, sets), settled, 8)
+    assert found is not None
+    assert {one.name for one in found.experts} == {"merge-1", "a", "b"}
+    assert score_of(found.test, "nats") == pytest.approx(0.4)
+    two = choose_mixture([part], Items(sets, sets), settled, 2)
+    assert two is not None
+    assert len(two.experts) == 2
+    assert choose_mixture([part], Items(sets, sets), settled, 1) is None

@@ -6,7 +6,7 @@ import numpy as np
 
 from treadle.combine.merge.glue.found import ClusterChoice, ScoredMerge
 from treadle.combine.merge.glue.items import Items
-from treadle.combine.merge.glue.mixing import Mixture
+from treadle.combine.merge.glue.mixing import Expert, Mixture
 from treadle.combine.merge.glue.trials import Losses, Objective, score_of
 from treadle.core.intervals import bootstrap_mean
 from treadle.core.result import (
@@ -214,7 +214,7 @@ def _cosines(one: ClusterChoice) -> Figure:
 
 
 def _shares(mixture: Mixture, items: Items) -> Figure:
-    names: list[float | str] = list(mixture.names)
+    names: list[float | str] = [one.name for one in mixture.experts]
     rows = [
         Series(name=one.name, x=names, y=shares)
         for one, shares in zip(items.test, mixture.shares, strict=True)
@@ -250,7 +250,13 @@ def _said(found: Sequence[ClusterChoice], mixture: Mixture | None) -> list[str]:
                 text += f" Dropped, as they made it worse: {', '.join(one.dropped)}."
         notes.append(text)
     if mixture is not None:
-        parts = zip(mixture.names, mixture.parts, strict=True)
-        listed = "; ".join(f"{name} is cluster {found.index(part) + 1}'s" for name, part in parts)
-        notes.append(f"OUT is a bundle of {len(mixture.names)} models and a router: {listed}.")
+        listed = "; ".join(_origin(one, found) for one in mixture.experts)
+        notes.append(f"OUT is a bundle of {len(mixture.experts)} models and a router: {listed}.")
     return notes
+
+
+def _origin(expert: Expert, found: Sequence[ClusterChoice]) -> str:
+    number = next(place for place, part in enumerate(found, 1) if part is expert.part)
+    if expert.merge is expert.part.chosen:
+        return f"{expert.name} is what was merged in cluster {number}"
+    return f"{expert.name} is {expert.merge.name} of cluster {number}, whole"

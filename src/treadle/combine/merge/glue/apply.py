@@ -41,6 +41,7 @@ def merge_glue(
     objective: Objective = "nats",
     num_items: int = 64,
     mix: bool = True,
+    max_experts: int = 8,
     dtype: str | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -49,9 +50,10 @@ def merge_glue(
 
     Models of one architecture, vocabulary and likeness form a cluster. In each, weights are
     searched on the answers to `data`: candidates are merged as they are read, block by block, and
-    never written. What makes a merge worse is dropped. Where clusters are best at different sets, a
-    router without training (ridge regression on n-grams) chooses one merged model for each prompt,
-    and OUT is a bundle that `LLM(OUT)` answers with; otherwise OUT is a plain model. All that is
+    never written. What makes a merge worse is dropped. Where clusters, or models that were dropped,
+    are best at different sets, a router without training (ridge regression on n-grams) chooses one
+    model for each prompt, and OUT is a bundle that `LLM(OUT)` answers with; otherwise OUT is a
+    plain model. All that is
     claimed is measured on items that the search did not see. A killed search goes on from its
     journal.
 
@@ -68,7 +70,9 @@ def merge_glue(
         objective: nats, the mean of -log p of the right answers; or probability, 1 - the mean of p,
             which bounds what a single set can cost.
         num_items: Most items of each set to search on, drawn from the front.
-        mix: Let a router choose among clusters; otherwise the best cluster's model is written.
+        mix: Let a router choose among models that cannot be merged and are best at something;
+            otherwise the best merge is written.
+        max_experts: Most models of that mixture, all of which are in memory when it answers.
         dtype: Of the output: bfloat16, float16 or float32 (default: the widest of the inputs).
         seed: Of halves, of what is drawn in a search, and of intervals.
         overwrite: Replace an existing output folder once the new one is complete, and a journal of
@@ -88,12 +92,15 @@ def merge_glue(
     search, method = SEARCHES.resolve(by), METHODS.resolve(how)
     base = None if base is None else str(base)
     _require(method, base, models, same_ancestor, num_items)
+    if max_experts < 1:
+        raise SettingsError(f"max_experts = {max_experts}; give at least 1.")
     items = read_items(data, test, seed, num_items)
     prepare_target(out, overwrite)
     settled = Settled(method, base, dtype, objective, seed)
     settings: dict[str, Any] = {  # Any: JSON values
         **{"by": search.settings(), "how": method.settings(), "objective": objective},
         **{"same_ancestor": same_ancestor, "num_items": num_items, "mix": mix, "dtype": dtype},
+        **{"max_experts": max_experts},
         **{"data": list(data), "test": None if test is None else list(test)},
     }
     opened = Models()
@@ -116,7 +123,7 @@ def merge_glue(
                 found = [job.searched(one, run.notes) for one in clusters]
             finally:
                 journal.close()
-            mixture = choose_mixture(found, items, settled, run.notes) if mix else None
+            mixture = choose_mixture(found, items, settled, max_experts) if mix else None
             account_for(run, found, mixture, items)
             if mixture is None:
                 written_model(run, min(found, key=lambda one: one.dev_score), folder, out)

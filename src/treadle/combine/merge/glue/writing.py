@@ -8,9 +8,9 @@ import yaml
 
 from treadle.combine.merge.account import RECIPE_FILE
 from treadle.combine.merge.apply import merge_yaml
-from treadle.combine.merge.glue.found import ClusterChoice
+from treadle.combine.merge.glue.found import ClusterChoice, ScoredMerge
 from treadle.combine.merge.glue.mixing import Mixture
-from treadle.combine.merge.glue.trials import recipe_of
+from treadle.combine.merge.glue.trials import Trials, recipe_of
 from treadle.core.checkpoint import model_card, side_file
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import publish, remove, write_text
@@ -34,7 +34,7 @@ JOURNAL_FILE = "journal.jsonl"
 def written_model(run: Recording, found: ClusterChoice, folder: Path, out: Path) -> None:
     """Merge a cluster's choice and make it `out`, with its recipe and the journal."""
     made = folder / "model"
-    _merged(found, made, str(out))
+    _merged(found.trials, found.chosen, made, str(out))
     (made / JOURNAL_FILE).unlink(missing_ok=True)
     os.link(folder / JOURNAL_FILE, made / JOURNAL_FILE)
     kinds = {"result": RESULT_FILE, "recipe": RECIPE_FILE, "journal": JOURNAL_FILE}
@@ -49,10 +49,11 @@ def written_bundle(run: Recording, mixture: Mixture, folder: Path, out: Path) ->
 
     made = folder / "bundle"
     (made / EXPERTS).mkdir(parents=True, exist_ok=True)
-    for name, part in zip(mixture.names, mixture.parts, strict=True):
-        _merged(part, made / EXPERTS / name, str(out))
-    write_text(made / "config.json", bundle_config(mixture.names))
-    routing = Routing(experts=tuple(mixture.names), features=mixture.router.features)
+    names = [one.name for one in mixture.experts]
+    for one in mixture.experts:
+        _merged(one.part.trials, one.merge, made / EXPERTS / one.name, str(out))
+    write_text(made / "config.json", bundle_config(names))
+    routing = Routing(experts=tuple(names), features=mixture.router.features)
     write_text(made / ROUTING_FILE, routing.model_dump_json(indent=2) + "\n")
     parts = {"weight": mixture.router.weight, "bias": mixture.router.bias}
     # The file has the bytes as they lie in memory, whatever the order of the axes.
@@ -66,11 +67,10 @@ def written_bundle(run: Recording, mixture: Mixture, folder: Path, out: Path) ->
     remove(folder)
 
 
-def _merged(found: ClusterChoice, out: Path, shown: str) -> None:
+def _merged(trials: Trials, merge: ScoredMerge, out: Path, shown: str) -> None:
     """Write a merge by its recipe, unless an interrupted run has."""
-    trials = found.trials
     recipe = yaml.safe_dump(
-        recipe_of(trials.cluster, found.chosen.weights, trials.settled), sort_keys=False
+        recipe_of(trials.cluster, merge.weights, trials.settled), sort_keys=False
     )
     if (out / RESULT_FILE).is_file() and (out / RECIPE_FILE).read_text() == recipe:
         return
