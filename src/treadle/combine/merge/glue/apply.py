@@ -69,7 +69,7 @@ def merge_glue(
         same_ancestor: Cosine of all weights from which on models count as tuned from one base.
         objective: nats, the mean of -log p of the right answers; or probability, 1 - the mean of p,
             which bounds what a single set can cost.
-        num_items: Most items of each set to search on, drawn from the front.
+        num_items: Most items of each set to search on, drawn by the seed.
         mix: Let a router choose among models that cannot be merged and are best at something;
             otherwise the best merge is written.
         max_experts: Most models of that mixture, all of which are in memory when it answers.

@@ -75,8 +75,8 @@ def read_items(
     Args:
         data: Files as `treadle evaluate exact` or `choice` reads them, or skills:NAME.
         test: The same, in place of the second halves and of the skills' own test splits.
-        seed: Of the halves.
-        num_items: Most items of each set to search on; all of the others are claimed on.
+        seed: Of the halves, and of what is drawn of them.
+        num_items: Most items of each set to search on, drawn by the seed.
 
     Raises:
         DataError: A file is missing, damaged or too short; or an item stands on both sides.
@@ -87,7 +87,7 @@ def read_items(
     dev, held = [], []
     for name in data:
         mine, theirs = _split(name, seed, is_halved=test is None)
-        dev.append(ItemSet(name, mine[:num_items]))
+        dev.append(ItemSet(name, _shuffled(mine, seed)[:num_items]))
         held.append(ItemSet(name, theirs))
     if test is not None:
         held = [ItemSet(name, _whole(name, "test")) for name in test]
@@ -140,10 +140,14 @@ def _split(name: str, seed: int, is_halved: bool) -> tuple[list[Item], list[Item
             f"'{name}' holds one item, which cannot be halved into some to search on and others "
             f"to claim on; give more, or name others with --test."
         )
-    order = numpy_stream(seed, f"halves {digest([list(item) for item in items])}")
-    shuffled = [items[place] for place in order.permutation(len(items))]
+    shuffled = _shuffled(items, seed)
     half = (len(items) + 1) // 2
     return shuffled[:half], shuffled[half:]
+
+
+def _shuffled(items: list[Item], seed: int) -> list[Item]:
+    stream = numpy_stream(seed, f"items {digest([list(item) for item in items])}")
+    return [items[place] for place in stream.permutation(len(items))]
 
 
 def _whole(name: str, split: Split = "test") -> list[Item]:
