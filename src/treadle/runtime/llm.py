@@ -365,3 +365,6 @@ def _for_each(values: Any, is_single: bool, count: int, what: str) -> list[Any]:
 
 
 show_as_keywords(EngineSettings, LLM.__init__)
+_, *_shown = signature(LLM.__init__).parameters.values()
+LLM.__signature__ = signature(LLM.__init__).replace(parameters=_shown)  # type: ignore[attr-defined]
+# Or help would show what `__new__` takes.

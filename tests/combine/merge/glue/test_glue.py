@@ -1,5 +1,6 @@
 """A zoo becomes one model: clusters, the search, the claim, the journal, the bundle."""
 
+import inspect
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,6 +194,11 @@ def test_a_bundle_answers_as_its_models_do(bundle: Path):
     for prompt, name, answer in zip(prompts, llm.route(prompts), answers, strict=True):
         alone = LLM(bundle / EXPERTS / name)
         assert alone.generate(prompt, params)[0].outputs[0].token_ids == answer
+
+
+def test_the_python_door_says_what_it_takes_as_before():
+    assert list(inspect.signature(LLM).parameters)[:2] == ["path", "adapters"]
+    assert "max_num_seqs" in inspect.signature(LLM).parameters
 
 
 def test_a_bundle_can_be_evaluated_by_its_answers(bundle: Path, zoo: Zoo, tmp_path: Path):
