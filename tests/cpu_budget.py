@@ -20,7 +20,7 @@ import pytest
 DEFAULT_SECONDS = 20
 BUDGETS = {
     "app": 25,
-    "combine/merge": 30,
+    "combine/merge": 45,
     "core": 10,
     "deploy/serve": 30,
     "house": 50,
@@ -35,7 +35,7 @@ BUDGETS = {
     "text/curate": 30,
 }
 """Of the families that were measured, with some room; a new one gets DEFAULT_SECONDS."""
-MOST_SECONDS = 400
+MOST_SECONDS = 415
 FAR_OVER = 3
 WINGS = ("text", "learn", "shrink", "combine", "deploy", "judge")
 SLOWEST = 10
