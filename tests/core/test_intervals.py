@@ -7,6 +7,7 @@ from scipy import stats
 from treadle.core import intervals
 from treadle.core.intervals import (
     bootstrap_mean,
+    bootstrap_mean_of_sets,
     bootstrap_quantiles,
     bootstrap_seeds_and_rows,
     wilson,
@@ -23,6 +24,22 @@ def test_the_bootstrap_against_scipy(seed: int) -> None:
     width = theirs.high - theirs.low
     assert low == pytest.approx(theirs.low, abs=0.05 * width)
     assert high == pytest.approx(theirs.high, abs=0.05 * width)
+
+
+def test_sets_that_differ_in_level_do_not_widen_the_interval_of_their_mean() -> None:
+    """Which sets there are is given: the error is that of the sets' own means, in quadrature."""
+    random = np.random.default_rng(1)
+    sets = [random.normal(level, 1.0, 200) for level in (0.0, 10.0, 100.0)]
+    low, high = bootstrap_mean_of_sets([one.tolist() for one in sets], 0)
+    middle = np.mean([one.mean() for one in sets])
+    error = np.sqrt(sum(one.var() / len(one) for one in sets)) / len(sets)
+    assert low == pytest.approx(middle - 1.96 * error, abs=0.15 * error)
+    assert high == pytest.approx(middle + 1.96 * error, abs=0.15 * error)
+
+
+def test_a_small_set_counts_as_much_as_a_large_one() -> None:
+    low, high = bootstrap_mean_of_sets([[1.0], [0.0] * 99], 0)
+    assert (low, high) == (0.5, 0.5)
 
 
 def test_the_bootstrap_depends_on_the_seed_alone() -> None:

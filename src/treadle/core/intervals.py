@@ -12,6 +12,7 @@ from treadle.core.seed import numpy_stream
 __all__ = [
     "Interval",
     "bootstrap_mean",
+    "bootstrap_mean_of_sets",
     "bootstrap_quantiles",
     "bootstrap_seeds_and_rows",
     "student_mean",
@@ -54,6 +55,22 @@ def bootstrap_mean(values: Sequence[float], seed: int) -> Interval:
     picks = generator.integers(0, len(array), size=(_NUM_RESAMPLES, len(array)))
     means = array[picks].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(low), float(high))
+
+
+def bootstrap_mean_of_sets(sets: Sequence[Sequence[float]], seed: int) -> Interval:
+    """Return the 95 % percentile-bootstrap interval of the mean of the means of several sets.
+
+    Examples are drawn again inside of each set (a stratified bootstrap), 2000 times: which sets
+    there are, and how large, is given. Give it differences of paired values, and it is paired.
+    """
+    total = np.zeros(_NUM_RESAMPLES)
+    for number, values in enumerate(sets):
+        array = np.asarray(values, dtype=np.float64)
+        generator = numpy_stream(seed, f"bootstrap of set {number}")
+        picks = generator.integers(0, len(array), size=(_NUM_RESAMPLES, len(array)))
+        total += array[picks].mean(axis=1) / len(sets)
+    low, high = np.percentile(total, [2.5, 97.5])
     return Interval(float(low), float(high))
 
 

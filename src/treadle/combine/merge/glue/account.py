@@ -8,7 +8,7 @@ from treadle.combine.merge.glue.found import ClusterChoice, ScoredMerge
 from treadle.combine.merge.glue.items import Items
 from treadle.combine.merge.glue.mixing import Expert, Mixture
 from treadle.combine.merge.glue.trials import Losses, Objective, score_of
-from treadle.core.intervals import bootstrap_mean
+from treadle.core.intervals import bootstrap_mean_of_sets
 from treadle.core.result import (
     Column,
     Comparison,
@@ -95,7 +95,7 @@ def _won(
     """Return by how much a score differs from the best single model's, item by item."""
     pairs = zip(_values(losses, objective), _values(others, objective), strict=True)
     differences = [a - b for a, b in pairs]
-    low, high = _mean_interval(differences, seed)
+    low, high = _of_sets(differences, seed)
     return Measurement(
         name=f"{name}_difference",
         value=float(np.mean([one.mean() for one in differences])),
@@ -114,14 +114,12 @@ def _values(losses: Sequence[Losses], objective: Objective) -> list[Losses]:
 
 
 def _interval(losses: Sequence[Losses], objective: Objective, seed: int) -> tuple[float, float]:
-    return _mean_interval(_values(losses, objective), seed)
-
-
-def _mean_interval(values: Sequence[Losses], seed: int) -> tuple[float, float]:
     """Return the interval of the mean of sets, of which each counts alike."""
-    total = sum(len(one) for one in values)
-    flat = np.concatenate([one * (total / (len(values) * len(one))) for one in values])
-    low, high = bootstrap_mean(flat.tolist(), seed)
+    return _of_sets(_values(losses, objective), seed)
+
+
+def _of_sets(values: Sequence[Losses], seed: int) -> tuple[float, float]:
+    low, high = bootstrap_mean_of_sets([one.tolist() for one in values], seed)
     return low, high
 
 
@@ -164,7 +162,7 @@ def _table(
         rows=rows,
         notes=[
             f"Claimed on {counts}; each set counts alike. Columns of sets are test items. "
-            f"Intervals are bootstrapped over items."
+            f"Intervals are bootstrapped over the items of each set."
         ],
         losses=losses,
     )
