@@ -38,7 +38,9 @@ class NgramFeatures(BaseModel):
     kind: Literal["ngrams"] = "ngrams"
     width: Annotated[int, Field(ge=1, le=1 << 20)] = 4096
     """Places of the whole text, and as many again of its end."""
-    orders: tuple[Annotated[int, Field(ge=1, le=16)], ...] = (1, 2, 3)
+    orders: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (
+        *(1, 2, 3),
+    )
     """Lengths of the n-grams, in characters."""
     tail_characters: Annotated[int, Field(ge=1)] = 12
     """How long the end is that is counted once more: there stands what is asked."""
@@ -76,6 +78,12 @@ def read_routing(folder: Path) -> Routing:
         raise CheckpointError(
             f"{file} does not say which model answers what ({reason}); copy the bundle again."
         ) from error
+    named = read_config(folder / "config.json").get("treadle_experts")
+    if list(found.experts) != named or len(set(found.experts)) < len(found.experts):
+        raise CheckpointError(
+            f"{file} names the experts {list(found.experts)}, and config.json beside it {named}, "
+            f"but each was expected once and in one order; copy the bundle again."
+        )
     for name in found.experts:
         if not _NAME.fullmatch(name) or not (folder / EXPERTS / name / "config.json").is_file():
             raise CheckpointError(

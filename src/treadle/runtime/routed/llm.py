@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -237,6 +238,11 @@ class RoutedLLM(LLM):
     def remove_adapter(self, name: str) -> NoReturn:
         """Refuse: an adapter is one model's."""
         self._refuse("takes no adapters")
+
+    @cached_property
+    def origin(self) -> NoReturn:
+        """Refuse: requests move between copies of one model."""
+        self._refuse("moves no requests")
 
     def load_report(self) -> NoReturn:
         """Refuse: each model reports for itself."""

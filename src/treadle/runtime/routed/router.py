@@ -70,6 +70,11 @@ def load_router(folder: Path) -> PromptRouter:
         weight, bias = tensors["weight"], tensors["bias"]
     except (OSError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{file} is no router ({error}); copy the bundle again.") from error
+    if weight.dtype != np.float32 or bias.dtype != np.float32:
+        raise CheckpointError(
+            f"{file} holds {weight.dtype} and {bias.dtype}, but float32 was expected; copy the "
+            f"bundle again."
+        )
     wanted = (len(routing.experts), 2 * routing.features.width)
     if weight.shape != wanted or bias.shape != wanted[:1]:
         raise CheckpointError(
@@ -79,7 +84,7 @@ def load_router(folder: Path) -> PromptRouter:
         )
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise CheckpointError(f"{file} holds numbers that are not finite; copy the bundle again.")
-    return PromptRouter(routing.features, weight.astype(np.float32), bias.astype(np.float32))
+    return PromptRouter(routing.features, weight, bias)
 
 
 def _grams(text: str, orders: Sequence[int]) -> Counter[str]:

@@ -4,77 +4,28 @@ import inspect
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import yaml
 
-from combine.merge.models import arrays_of, variant
+from combine.merge.glue.zoo_models import Zoo, data, losses_of, value
+from combine.merge.models import arrays_of
 from treadle.combine.merge import merge_glue, merge_yaml
 from treadle.combine.merge.glue.found import ClusterChoice, ScoredMerge
-from treadle.combine.merge.glue.items import Item, Items, ItemSet, encoded, read_items
+from treadle.combine.merge.glue.items import Item, Items, ItemSet, read_items
 from treadle.combine.merge.glue.mixing import choose_mixture
 from treadle.combine.merge.glue.trials import Settled, score_of
 from treadle.combine.merge.glue.writing import JOURNAL_FILE
 from treadle.combine.merge.tables import METHODS
-from treadle.core.checkpoint import CheckpointReader, read_manifest
+from treadle.core.checkpoint import read_manifest
 from treadle.core.checkpoint.routed import EXPERTS
 from treadle.core.errors import CheckpointError, DataError, SettingsError, UnsupportedModelError
-from treadle.core.result import Result, read_result
+from treadle.core.result import read_result
 from treadle.core.skills import parse_skill, skill_items
 from treadle.judge.bench import bench
 from treadle.judge.evaluate import evaluate
-from treadle.model import tiny
-from treadle.model.load import load_tokenizer
-from treadle.model.scoring import BlockScorer
 from treadle.runtime import LLM, SamplingParams
-
-
-class Zoo(NamedTuple):
-    kin: list[Path]
-    """Three variants of one base; the last one is mostly noise."""
-    foreign: Path
-    """Of the same shape, from other random weights."""
-    other: Path
-    """Of another architecture."""
-    questions: list[Path]
-    """Two files: what the first of the kin, and what the foreign model would say."""
-
-
-def losses_of(model: Path, items: list[Item]) -> list[float]:
-    """What a model on disk loses on each item."""
-    rows = encoded(load_tokenizer(model), items, None)
-    with CheckpointReader(model) as reader:
-        losses = BlockScorer(reader).token_losses([row.tokens for row in rows])
-    pairs = zip(losses, rows, strict=True)
-    return [float(one[row.first - 1 :].double().sum()) for one, row in pairs]
-
-
-@pytest.fixture(scope="session")
-def zoo(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    folder = tmp_path_factory.mktemp("zoo")
-    scales = (0.05, 0.05, 0.3)
-    kin = [variant(llama, folder / f"kin{n}", n, scale) for n, scale in enumerate(scales, 1)]
-    tiny.build("llama", folder / "foreign", seed=7)
-    tiny.build("qwen2", folder / "other", seed=8)
-    questions = [folder / "numbers.jsonl", folder / "words.jsonl"]
-    words = "the of and to in that is was he for it with as his on be at by this had".split()  # noqa: SIM905
-    rows = (
-        [{"prompt": f"{n}+{n + 1}=", "answer": str(2 * n + 1)} for n in range(20)],
-        [{"prompt": f"after {word} comes:", "answer": f" {word}"} for word in words],
-    )
-    for file, lines in zip(questions, rows, strict=True):
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return Zoo(kin, folder / "foreign", folder / "other", questions)
-
-
-def data(zoo: Zoo) -> list[str]:
-    return [str(file) for file in zoo.questions]
-
-
-def value(result: Result, name: str) -> float:
-    return result.measurement(name).value
 
 
 @pytest.fixture(scope="session")
@@ -147,35 +98,12 @@ def test_a_killed_search_goes_on_from_its_journal(glued: Path, zoo: Zoo, tmp_pat
 def test_a_journal_of_another_search_is_refused(zoo: Zoo, tmp_path: Path):
     beside = tmp_path / ".out.glue"
     beside.mkdir()
-    (beside / "journal.jsonl").write_text('{"search": "another"}\n')
+    trial = '{"cluster": "c", "weights": [[1.0]], "losses": {"items": [1.0]}}\n'
+    (beside / "journal.jsonl").write_text('{"search": "another"}\n' + trial)
     with pytest.raises(SettingsError, match="journal of another search"):
         merge_glue(zoo.kin[:2], tmp_path / "out", data=data(zoo))
-    assert (beside / "journal.jsonl").read_text() == '{"search": "another"}\n'
+    assert (beside / "journal.jsonl").read_text() == '{"search": "another"}\n' + trial
     merge_glue(zoo.kin[:2], tmp_path / "out", data=data(zoo), by="uniform", overwrite=True)
-
-
-@pytest.fixture(scope="session")
-def bundle(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of two models of different architectures, each best at one of two sets."""
-    folder = tmp_path_factory.mktemp("bundle")
-    # Whose answers are likelier is a matter of chance: keep of both sets what suits one model.
-    chosen = []
-    for number, file in enumerate(zoo.questions):
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
-        items = [Item(row["prompt"], (row["answer"],)) for row in rows]
-        pairs = zip(losses_of(zoo.kin[0], items), losses_of(zoo.other, items), strict=True)
-        suits = [(a < b) == (number == 0) for a, b in pairs]
-        lines = [
-            line
-            for line, is_fit in zip(file.read_text().splitlines(), suits, strict=True)
-            if is_fit
-        ]
-        assert len(lines) >= 4
-        target = folder / file.name
-        target.write_text("\n".join(lines) + "\n")
-        chosen.append(str(target))
-    merge_glue([zoo.kin[0], zoo.other], folder / "out", data=chosen)
-    return folder / "out"
 
 
 def test_a_bundle_sends_each_text_to_the_model_that_answers_it_best(bundle: Path):
@@ -296,7 +224,7 @@ def test_skills_bring_their_own_splits():
 
 
 def test_methods_without_weights_are_refused_by_name(zoo: Zoo, tmp_path: Path):
-    with pytest.raises(SettingsError, match="has no weight for each model"):
+    with pytest.raises(SettingsError, match="with a weight for each"):
         merge_glue(zoo.kin, tmp_path / "out", data=data(zoo), how="karcher")
     with pytest.raises(SettingsError, match="two models or more"):
         merge_glue(zoo.kin[:1], tmp_path / "out", data=data(zoo))

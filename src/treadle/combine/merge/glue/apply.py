@@ -1,28 +1,29 @@
 """The action glue: cluster a zoo, search each cluster's merge, and mix the clusters."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from treadle.combine.merge.base import MergeMethod
 from treadle.combine.merge.glue.account import account_for
 from treadle.combine.merge.glue.base import Search
-from treadle.combine.merge.glue.clusters import Cluster, clustered, read_whole
+from treadle.combine.merge.glue.clusters import Cluster, clustered
 from treadle.combine.merge.glue.found import ClusterChoice, found_in
 from treadle.combine.merge.glue.items import Items, read_items
 from treadle.combine.merge.glue.journal import TrialJournal
 from treadle.combine.merge.glue.mixing import choose_mixture
+from treadle.combine.merge.glue.opening import opened_zoo, require_apart
 from treadle.combine.merge.glue.tables import SEARCHES
-from treadle.combine.merge.glue.trials import Objective, Settled, Trials
+from treadle.combine.merge.glue.trials import Objective, Settled, Trials, require_askable
 from treadle.combine.merge.glue.writing import written_bundle, written_model
-from treadle.combine.merge.inputs.models import Model, Models
-from treadle.combine.merge.recipe.grammar import of_models
+from treadle.combine.merge.inputs.models import Models
 from treadle.combine.merge.tables import METHODS
 from treadle.core.arguments import checked
-from treadle.core.checkpoint.publish import prepare_target, remove, require_elsewhere
-from treadle.core.errors import SettingsError, TreadleError
+from treadle.core.checkpoint.publish import prepare_target, remove
+from treadle.core.errors import DataError, SettingsError
 from treadle.core.registry import Choice
 from treadle.core.result import Result
-from treadle.core.run import Recording, is_control, recorded
+from treadle.core.run import is_control, recorded
 
 __all__ = ["merge_glue"]
 
@@ -42,7 +43,7 @@ def merge_glue(
     num_items: int = 64,
     mix: bool = True,
     max_experts: int = 8,
-    dtype: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Result:
@@ -94,6 +95,7 @@ def merge_glue(
     _require(method, base, models, same_ancestor, num_items)
     if max_experts < 1:
         raise SettingsError(f"max_experts = {max_experts}; give at least 1.")
+    require_apart(out, [*models, *([base] if base else []), *data, *(test or ())])
     items = read_items(data, test, seed, num_items)
     prepare_target(out, overwrite)
     settled = Settled(method, base, dtype, objective, seed)
@@ -109,20 +111,21 @@ def merge_glue(
             "merge", settings=settings, action="glue", seed=seed, out=out, overwrite=None
         ) as run:
             run.is_control |= is_control(search)
-            zoo = _opened(opened, models, run, out)
+            zoo = opened_zoo(opened, models, base, run)
             for one in (*items.dev, *items.test):
                 run.read(one.name, one.name, one.content_hash, "data")
-            root = None if base is None else _base(opened, base, run)
-            clusters = clustered(zoo, root, same_ancestor, run.notes)
+            clusters = clustered(zoo, same_ancestor, run.notes)
             folder = _begun(out)
             journal = _journal(folder / "journal.jsonl", run.fingerprint, overwrite)
             try:
                 if journal.num_read:
                     run.resumed(f"had made {journal.num_read} trials")
                 job = _Job(opened, settled, search, items, journal)
-                found = [job.searched(one, run.notes) for one in clusters]
+                found = job.searched_all(clusters, run.notes)
             finally:
                 journal.close()
+                if not journal.num_trials:  # so that nothing stands in the way of another try
+                    remove(folder)
             mixture = choose_mixture(found, items, settled, max_experts) if mix else None
             account_for(run, found, mixture, items)
             if mixture is None:
@@ -143,19 +146,19 @@ def _require(
 ) -> None:
     if len(models) < 2:
         raise SettingsError(f"Gluing takes two models or more, and {len(models)} was given.")
-    if "weight" not in type(method).model_fields:
-        having = [name for name in METHODS if "weight" in METHODS[name].model_fields]
+    if not _is_weighted(type(method)):
+        having = [name for name in METHODS if _is_weighted(METHODS[name])]
         raise SettingsError(
-            f"'{method.name}' has no weight for each model, so there is nothing to search; choose "
-            f"one of {', '.join(having)}."
+            f"'{method.name}' does not merge any number of models with a weight for each and "
+            f"nothing else, so there is nothing to search; choose one of {', '.join(having)}."
         )
+    if "weight" in method.model_fields_set:
+        raise SettingsError("weight is what is searched; leave it out of the merge method.")
     for name, value in method:
         if isinstance(value, tuple) and len(value) > 1:
             raise SettingsError(
                 f"{name} has {len(value)} values, but a search drops models; give one for all."
             )
-    if method.needs:
-        raise SettingsError(f"'{method.name}' looks at texts, which a search cannot give it.")
     if method.base == "required" and base is None:
         raise SettingsError(f"'{method.name}' needs the base of the models; name it with --base.")
     if method.base == "unused" and base is not None:
@@ -166,39 +169,9 @@ def _require(
         raise SettingsError(f"num_items = {num_items}; give at least 1.")
 
 
-def _opened(opened: Models, models: list[str | Path], run: Recording, out: Path) -> list[Model]:
-    """Open and read every model; whoever fails is left out, and named.
-
-    Raises:
-        TreadleError: None can be read; what is wrong with the first one is said.
-    """
-    found: list[Model] = []
-    faults: list[TreadleError] = []
-    refs = [source.model for source in of_models("linear", models).sources]
-    if len(set(refs)) < len(refs):
-        twice = next(str(ref) for ref in refs if refs.count(ref) > 1)
-        raise SettingsError(f"'{twice}' is named twice; name each model once.")
-    for ref in refs:
-        try:
-            model = opened[ref]
-            read_whole(model)
-        except TreadleError as error:
-            opened.forget(ref)
-            faults.append(error)
-            run.notes.append(f"Left out: '{ref}' cannot be read. {error}")
-            continue
-        require_elsewhere(out, model.reader.folder, f"'{ref}'s")
-        run.read(f"model {len(found) + 1}", str(ref), model.content_hash, "model")
-        found.append(model)
-    if not found:
-        raise faults[0]
-    return found
-
-
-def _base(opened: Models, base: str, run: Recording) -> Model:
-    model = opened[of_models("linear", [base]).sources[0].model]
-    run.read("base", base, model.content_hash, "base")
-    return model
+def _is_weighted(method: type[MergeMethod]) -> bool:
+    """Say whether a method can be searched: it merges any number of models, with a weight each."""
+    return "weight" in method.model_fields and not method.needs and method.num_models[1] is None
 
 
 def _begun(out: Path) -> Path:
@@ -227,6 +200,25 @@ class _Job(NamedTuple):
     search: Search
     items: Items
     journal: TrialJournal
+
+    def searched_all(self, clusters: Sequence[Cluster], notes: list[str]) -> list[ClusterChoice]:
+        """Search every cluster that the items can be asked.
+
+        Raises:
+            DataError: No cluster can be asked them.
+        """
+        found, faults = [], []
+        for cluster in clusters:
+            try:
+                require_askable(cluster, [*self.items.dev, *self.items.test])
+            except DataError as error:
+                faults.append(error)
+                notes.append(f"Left out: {', '.join(cluster.names)} cannot be asked. {error}")
+                continue
+            found.append(self.searched(cluster, notes))
+        if not found:
+            raise faults[0]
+        return found
 
     def searched(self, cluster: Cluster, notes: list[str]) -> ClusterChoice:
         """Return the best merge of a cluster, and what it and others score."""

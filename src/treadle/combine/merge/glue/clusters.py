@@ -1,8 +1,8 @@
 """Which models can be merged: those of one shape and vocabulary whose weights are alike."""
 
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,16 @@ from treadle.combine.merge.inputs.agreement import require_agreement
 from treadle.combine.merge.inputs.models import Model
 from treadle.combine.merge.inputs.sources import Inputs
 from treadle.combine.merge.inputs.wholeness import spelt
+from treadle.combine.merge.recipe.grammar import ModelRef
 from treadle.core.errors import CheckpointError, SettingsError
 from treadle.core.progress import steps
 from treadle.core.result import digest
 from treadle.model.facts import whole_config
 
-__all__ = ["Cluster", "clustered", "cosines", "read_whole"]
+if TYPE_CHECKING:
+    from treadle.combine.merge.glue.opening import Zoo
+
+__all__ = ["Cluster", "clustered", "cosines", "form_of", "read_whole"]
 
 Square = npt.NDArray[np.float64]
 
@@ -30,6 +34,11 @@ class Cluster(NamedTuple):
     """[models, models] cosines of all their weights."""
     base: Model | None = None
     """What they were tuned from, where it was named and is one of them."""
+
+    @property
+    def names(self) -> list[str]:
+        """The models, as they were named."""
+        return [str(model.ref) for model in self.models]
 
 
 def read_whole(model: Model) -> None:
@@ -65,17 +74,14 @@ def cosines(models: Sequence[Model]) -> Square:
     return found
 
 
-def clustered(
-    models: Sequence[Model], base: Model | None, same_ancestor: float, notes: list[str]
-) -> list[Cluster]:
+def clustered(zoo: "Zoo", same_ancestor: float, notes: list[str]) -> list[Cluster]:
     """Part models by architecture, shapes, vocabulary and settings, then by likeness.
 
     Clusters grow by average linkage: two become one while the mean cosine between their models is
     `same_ancestor` at least. The order of the models does not matter.
 
     Args:
-        models: All that can be in a merge.
-        base: What they, or some of them, were tuned from.
+        zoo: The models, and what they, or some of them, were tuned from.
         same_ancestor: Cosine of whole models from which on they count as tuned from one base.
         notes: Takes what is to be said.
 
@@ -83,8 +89,9 @@ def clustered(
         Clusters in the order of their first models.
     """
     found = []
+    models, base = zoo.models, zoo.base
     everyone = [*models, *([base] if base is not None and base not in models else [])]
-    for members in _of_one_form(everyone):
+    for members in _of_one_form(everyone, zoo.forms):
         for other in members[1:]:
             other.call_as(members[0])
         alike = cosines(members)
@@ -99,10 +106,10 @@ def clustered(
     return sorted(found, key=lambda cluster: place[id(cluster.models[0])])
 
 
-def _of_one_form(models: Sequence[Model]) -> list[list[Model]]:
+def _of_one_form(models: Sequence[Model], known: Mapping[ModelRef, str]) -> list[list[Model]]:
     forms: dict[str, list[list[Model]]] = {}
     for model in models:
-        groups = forms.setdefault(_form(model), [])
+        groups = forms.setdefault(known[model.ref], [])
         for group in groups:
             if _agree(group[0], model):
                 group.append(model)
@@ -112,8 +119,12 @@ def _of_one_form(models: Sequence[Model]) -> list[list[Model]]:
     return [group for groups in forms.values() for group in groups]
 
 
-def _form(model: Model) -> str:
-    """Return the hash of what one dense merge must have in common."""
+def form_of(model: Model) -> str:
+    """Return the hash of what one dense merge must have in common: kind, shapes and vocabulary.
+
+    Raises:
+        DataError: The model has no tokenizer that can be read.
+    """
     from treadle.model.load import load_tokenizer
     from treadle.model.text import tokenizer_hash
 

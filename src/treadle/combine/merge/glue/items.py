@@ -1,7 +1,5 @@
 """What a search is judged by: questions with known answers, and others for the claim."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,7 +68,8 @@ def read_items(
 ) -> Items:
     """Read what is searched on and what is claimed on.
 
-    Skills have splits of their own; a file is halved by the seed, unless `test` names others.
+    Skills have splits of their own; a file is halved by the seed, unless `test` names others. A
+    question that stands in a file twice counts once.
 
     Args:
         data: Files as `treadle evaluate exact` or `choice` reads them, or skills:NAME.
@@ -82,8 +81,9 @@ def read_items(
         DataError: A file is missing, damaged or too short; or an item stands on both sides.
         SettingsError: A set is named twice.
     """
-    _require_once(data)
-    _require_once(test or ())
+    _require_named(data, "data")
+    if test is not None:
+        _require_named(test, "test")
     dev, held = [], []
     for name in data:
         mine, theirs = _split(name, seed, is_halved=test is None)
@@ -132,7 +132,7 @@ def encoded(
 def _split(name: str, seed: int, is_halved: bool) -> tuple[list[Item], list[Item]]:
     if is_skill(name):
         return _whole(name, "dev"), _whole(str(parse_skill(name, "dev")._replace(split="test")))
-    items = _whole(name)
+    items = list({_key(item): item for item in reversed(_whole(name))}.values())[::-1]
     if not is_halved:
         return items, []
     if len(items) < 2:
@@ -171,9 +171,13 @@ def _num_common(left: list[int], right: list[int]) -> int:
     return next((place for place, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
-def _require_once(names: Sequence[str]) -> None:
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise SettingsError(f"'{twice[0]}' is named twice; name each set once.")
+def _require_named(names: Sequence[str], what: str) -> None:
+    if not names:
+        raise SettingsError(f"{what} names no items; name files or skills, such as skills:json.")
+    places = [one if is_skill(one) else str(Path(one).resolve()) for one in names]
+    for name, place in zip(names, places, strict=True):
+        if places.count(place) > 1:
+            raise SettingsError(f"'{name}' is named twice; name each set once.")
 
 
 def _require_apart(dev: Sequence[ItemSet], test: Sequence[ItemSet]) -> None:
@@ -194,5 +198,5 @@ def _require_apart(dev: Sequence[ItemSet], test: Sequence[ItemSet]) -> None:
 
 
 def _key(item: Item) -> str:
-    words = json.dumps([item.prompt.split(), [answer.split() for answer in item.answers]])
-    return hashlib.sha256(words.encode()).hexdigest()
+    """Return what makes two items one: the question, however it is set."""
+    return " ".join(item.prompt.split())

@@ -28,7 +28,12 @@ class TrialJournal:
         self._known: dict[tuple[str, str, str], list[float]] = {}
         self.num_read = 0
         """Trials that an earlier run had made."""
+        self.num_trials = 0
+        """Trials that are in the file."""
         lines = self._lines(file)
+        if len(lines) == 1 and lines[0] != {_WHOSE: search}:  # of a search that made no trial
+            file.unlink()
+            lines = []
         if lines and lines[0] != {_WHOSE: search}:
             raise SettingsError(
                 f"'{file}' is the journal of another search (other models, items or settings); "
@@ -36,7 +41,7 @@ class TrialJournal:
             )
         for line in lines[1:]:
             self._learn(line["cluster"], json.dumps(line["weights"]), line["losses"])
-        self.num_read = len(lines[1:])
+        self.num_read = self.num_trials = len(lines[1:])
         self._stream = file.open("ab", buffering=0)
         if not lines:
             try:
@@ -55,6 +60,7 @@ class TrialJournal:
         All sets of a trial are one line, so that a crash loses it whole: what is computed together
         is computed together again.
         """
+        self.num_trials += 1
         self._append({"cluster": cluster, "weights": weights.tolist(), "losses": losses})
         self._learn(cluster, json.dumps(weights.tolist()), losses)
 

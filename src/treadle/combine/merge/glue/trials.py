@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,20 @@ from treadle.combine.merge.plan import make_plan
 from treadle.combine.merge.recipe.grammar import parse
 from treadle.combine.merge.run import survey_jobs
 from treadle.combine.merge.tables import METHODS
+from treadle.core.result import digest
 from treadle.core.seed import numpy_stream
 
-__all__ = ["Objective", "Settled", "Trials", "recipe_of", "score_of"]
+if TYPE_CHECKING:
+    from treadle.model.classes import Tokenizer
+
+__all__ = ["Objective", "Settled", "Trials", "recipe_of", "require_askable", "score_of"]
 
 Objective = Literal["nats", "probability"]
 """nats: the mean of -log p of the right answers; probability: 1 - the mean of p."""
 _DIGITS = 6
 """Weights are rounded to so many before they are tried, as a recipe states them."""
+_MOST_NATS = 1e4
+"""What an answer counts at most: models that overflow give infinities, which no file can hold."""
 Losses = npt.NDArray[np.float64]
 
 
@@ -57,14 +63,16 @@ def recipe_of(cluster: Cluster, weights: Weights, settled: Settled) -> dict[str,
     Args:
         cluster: The models.
         weights: [groups, models]; see `Weights`.
-        settled: How they are merged.
+        settled: How several are merged; one alone is taken as it is.
     """
+    chosen = [place for place in range(len(cluster.models)) if weights[:, place].any()]
+    if len(chosen) == 1:  # a model alone is itself, whatever the method does to task vectors
+        weights, settled = np.eye(len(cluster.models))[chosen], settled.without_base()
     settings = settled.method.settings()
     name = settings.pop("method", settled.method.name)
     settings.pop("weight", None)
     # What can be given for each model is one value for all here (`merge_glue` sees to it).
     settings = {k: v[0] if isinstance(v, list) else v for k, v in settings.items()}
-    chosen = [place for place in range(len(cluster.models)) if weights[:, place].any()]
     recipe: dict[str, Any] = {"merge_method": name}  # Any: YAML
     if settled.base is not None:
         recipe["base_model"] = settled.base
@@ -109,6 +117,32 @@ def _source(
     return found | {"parameters": {"weight": weight}}
 
 
+def tokenizer_of(cluster: Cluster) -> "Tokenizer":
+    """Return the tokenizer that all models of a cluster share."""
+    from treadle.model.load import load_tokenizer
+
+    first = cluster.models[0]
+    return load_tokenizer(first.token_folder or first.reader.folder)
+
+
+def require_askable(cluster: Cluster, sets: Sequence[ItemSet]) -> None:
+    """Check that every item fits into the models' context and has an answer of its own there.
+
+    Raises:
+        DataError: One does not; the message names it.
+    """
+    tokenizer, limit = tokenizer_of(cluster), _num_positions(cluster)
+    for one in sets:
+        encoded(tokenizer, one.items, limit)
+
+
+def _num_positions(cluster: Cluster) -> int | None:
+    from treadle.model import facts
+
+    config = facts.base_config(cluster.models[0].reader.config)
+    return config.get("max_position_embeddings") or config.get("n_positions")
+
+
 def num_layers(cluster: Cluster) -> int:
     """Return how many layers each of the models has."""
     from treadle.model import facts
@@ -135,24 +169,23 @@ class Trials:
         dev: Sequence[ItemSet],
         journal: TrialJournal,
     ) -> None:
-        from treadle.model.load import load_tokenizer
-
         self.cluster, self.settled = cluster, settled
         self.name = str(cluster.models[0].ref)
+        # By content: a journal holds wherever the models lie.
+        self._key = digest([model.content_hash for model in cluster.models])[:16]
         self.alike, self.num_models = cluster.alike, len(cluster.models)
         self.num_layers = num_layers(cluster)
-        self.generator = numpy_stream(settled.seed, f"glue {self.name}")
+        self.generator = numpy_stream(settled.seed, f"glue {self._key}")
         self.num_tried = 0
         """Merges that were computed, on however many items."""
         self._models, self._dev, self._journal = models, dev, journal
-        first = cluster.models[0]
-        self._tokenizer = load_tokenizer(first.token_folder or first.reader.folder)
+        self._tokenizer = tokenizer_of(cluster)
         self._rows: dict[str, list[AnswerRow]] = {}
 
     @property
     def names(self) -> list[str]:
         """The models, as they were named."""
-        return [str(model.ref) for model in self.cluster.models]
+        return self.cluster.names
 
     @property
     def singles(self) -> Losses:
@@ -188,14 +221,14 @@ class Trials:
         wanted = {one.content_hash: math.ceil(share * len(one.items)) for one in sets}
         todo = []
         for one in sets:
-            known = self._journal.losses(self.name, weights, one.content_hash)
+            known = self._journal.losses(self._key, weights, one.content_hash)
             if len(known) < wanted[one.content_hash]:
                 todo.append((one, len(known), wanted[one.content_hash]))
         if todo:
             self.num_tried += 1
             self._compute(weights, todo)
         return [
-            np.array(self._journal.losses(self.name, weights, key)[: wanted[key]])
+            np.array(self._journal.losses(self._key, weights, key)[: wanted[key]])
             for key in (one.content_hash for one in sets)
         ]
 
@@ -217,20 +250,18 @@ class Trials:
             own, sums = sums[: len(rows)], sums[len(rows) :]
             by_item: list[list[float]] = [[] for _ in range(first, last)]
             for row, loss in zip(rows, own, strict=True):
-                by_item[row.item - first].append(loss if math.isfinite(loss) else math.inf)
+                by_item[row.item - first].append(
+                    min(loss, _MOST_NATS) if loss == loss else _MOST_NATS
+                )
             items = one.items[first:last]
             pairs = zip(by_item, items, strict=True)
             nats[one.content_hash] = [_nats(each, item.gold) for each, item in pairs]
-        self._journal.add(self.name, weights, nats)
+        self._journal.add(self._key, weights, nats)
 
     def _some(self, one: ItemSet, first: int, last: int) -> list[AnswerRow]:
-        from treadle.model import facts
-
         key = one.content_hash
         if key not in self._rows:
-            config = facts.base_config(self.cluster.models[0].reader.config)
-            limit = config.get("max_position_embeddings") or config.get("n_positions")
-            self._rows[key] = encoded(self._tokenizer, one.items, limit)
+            self._rows[key] = encoded(self._tokenizer, one.items, _num_positions(self.cluster))
         return [row for row in self._rows[key] if first <= row.item < last]
 
 
@@ -239,7 +270,5 @@ def _nats(losses: Sequence[float], gold: int) -> float:
     if len(losses) == 1:
         return losses[0]
     lowest = min(losses)
-    if math.isinf(losses[gold]):
-        return math.inf
     total = sum(math.exp(lowest - one) for one in losses)
     return losses[gold] - lowest + math.log(total)

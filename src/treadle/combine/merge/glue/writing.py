@@ -45,7 +45,7 @@ def written_model(run: Recording, found: ClusterChoice, folder: Path, out: Path)
 
 def written_bundle(run: Recording, mixture: Mixture, folder: Path, out: Path) -> None:
     """Merge every cluster's choice, and make them and their router `out`."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     made = folder / "bundle"
     (made / EXPERTS).mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def written_bundle(run: Recording, mixture: Mixture, folder: Path, out: Path) ->
     parts = {"weight": mixture.router.weight, "bias": mixture.router.bias}
     # The file has the bytes as they lie in memory, whatever the order of the axes.
     tensors = {name: np.ascontiguousarray(array) for name, array in parts.items()}
-    save_file(tensors, made / ROUTER_FILE, metadata={"format": "np"})
+    (made / ROUTER_FILE).write_bytes(save(tensors, metadata={"format": "np"}))
     (made / JOURNAL_FILE).unlink(missing_ok=True)
     os.link(folder / JOURNAL_FILE, made / JOURNAL_FILE)
     kinds = {"result": RESULT_FILE, "routing": ROUTING_FILE, "router": ROUTER_FILE}
