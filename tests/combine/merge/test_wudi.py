@@ -86,6 +86,15 @@ def test_a_matrix_that_lies_as_in_out_is_turned() -> None:
     assert not np.allclose(found, merged(Wudi(), site), atol=1e-3)
 
 
+def test_the_embedding_is_averaged_as_its_rows_are_no_inputs() -> None:
+    models, base = tuned((6, 4), 2, seed=0)
+    site = MemorySite(models, base)
+    site.name = "model.embed_tokens.weight"
+    assert np.allclose(merged(Wudi(), site), np.mean(models, axis=0), atol=1e-6)
+    site.name = "model.layers.0.mlp.up_proj.weight"
+    assert not np.allclose(merged(Wudi(), site), np.mean(models, axis=0), atol=1e-3)
+
+
 def test_limits_one_model_is_that_model_and_no_change_is_the_base() -> None:
     models, base = tuned((5, 8), 1, seed=0)
     assert np.allclose(merged(Wudi(), MemorySite(models, base)), models[0], atol=1e-6)

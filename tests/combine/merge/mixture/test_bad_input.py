@@ -76,6 +76,23 @@ def test_prompts_without_use_or_without_file_are_refused(family, prompts, tmp_pa
         merge_moe(family.experts[:2], tmp_path / "out", prompts=tmp_path / "none.yaml")
 
 
+def test_a_prompt_beyond_the_context_is_refused(family, prompts, tmp_path) -> None:
+    prompts.write_text(f"expert1: ['{'word ' * 3000}']\nexpert2: [b]")
+    with pytest.raises(DataError, match=r"context holds \d+; shorten it"):
+        merge_moe(family.experts[:2], tmp_path / "out", prompts=prompts)
+
+
+def test_no_negative_prompts_may_be_an_empty_list(family, prompts, tmp_path) -> None:
+    prompts.write_text("expert1: {positive: [a], negative: []}\nexpert2: [b]")
+    merge_moe(family.experts[:2], tmp_path / "empty", prompts=prompts)
+    prompts.write_text("expert1: [a]\nexpert2: [b]")
+    merge_moe(family.experts[:2], tmp_path / "none", prompts=prompts)
+    assert (
+        files_of(tmp_path / "empty")["model.safetensors"]
+        == files_of(tmp_path / "none")["model.safetensors"]
+    )
+
+
 def test_prompts_under_two_names_are_refused(family, prompts, tmp_path) -> None:
     prompts.write_text(f"expert1: [a]\n{family.experts[0]}: [b]\nexpert2: [c]")
     with pytest.raises(SettingsError, match="under two names; keep one"):

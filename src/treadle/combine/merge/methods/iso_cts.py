@@ -9,6 +9,7 @@ from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site, Unit
 from treadle.combine.merge.maths.orthonormal import orthonormal
 from treadle.combine.merge.maths.task_vectors import add_to_base, mean_change
 from treadle.core.method import Paper
+from treadle.model.facts import EMBEDDINGS
 
 __all__ = ["IsoCts"]
 
@@ -22,8 +23,8 @@ class IsoCts(MergeMethod):
     they are U and V, replaced by the nearest matrices with orthonormal columns U_⊥ and V_⊥, and
     θ = θ_0 + λ σ̄ U_⊥ V_⊥ᵀ, where σ̄ is the mean of all their singular values. k is r times
     `common_fraction`, changed so that the rest is shared out evenly, as in the authors' code.
-    Tensors of other than two dimensions get the mean of the task vectors, as there. The tensor is
-    worked on as a whole, in float32.
+    Tensors of other than two dimensions get the mean of the task vectors, as there, and so does the
+    embedding, which is no map of inputs. The tensor is worked on as a whole, in float32.
 
     Paper: Marczak et al., 2025 (Iso-CTS).
     """
@@ -45,7 +46,7 @@ class IsoCts(MergeMethod):
     def merge(self, chunk: Chunk, site: Site, known: Any) -> Floats:
         """Return the base plus the flattened common and own directions."""
         deltas = chunk.deltas()
-        if len(site.shape) != 2:
+        if len(site.shape) != 2 or site.name.endswith(EMBEDDINGS):
             return mean_change(chunk, deltas, self.lambda_)
         merged = self._merged(deltas.reshape(len(deltas), *site.shape))
         return add_to_base(chunk, merged.reshape(-1), self.lambda_)

@@ -9,6 +9,7 @@ from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site, Unit
 from treadle.combine.merge.maths.gram import Doubles
 from treadle.combine.merge.maths.task_vectors import add_to_base, mean_change
 from treadle.core.method import Paper
+from treadle.model.facts import EMBEDDINGS
 
 __all__ = ["Wudi"]
 
@@ -25,8 +26,9 @@ class Wudi(MergeMethod):
     The paper takes 300 steps of Adam from S = Σ Δ_n; the loss is a convex quadratic, so here it is
     solved: with G_n = Δ_nᵀ Δ_n / ‖Δ_n‖² and G = Σ G_n, Δ = S + (Σ Δ_n G_n - S G) G⁺, in float64,
     where G⁺ = (G + 1e-10 tr(G) I)⁻¹ leaves what no task reads at S; θ = θ_0 + λ Δ. A model that did
-    not move a matrix has no say in it. Stacked experts are solved one by one; what is no matrix
-    gets the mean of the task vectors. The tensor is worked on as a whole.
+    not move a matrix has no say in it. Stacked experts are solved one by one. What is no matrix
+    gets the mean of the task vectors, and so does the embedding, whose rows are no inputs of a map.
+    The tensor is worked on as a whole.
 
     Paper: Cheng et al., 2025 (WUDI-Merging).
     """
@@ -63,6 +65,8 @@ class Wudi(MergeMethod):
 
 def _holds_matrices(site: Site) -> bool:
     """Say whether a tensor is a matrix, or experts' matrices on each other, and no biases."""
+    if site.name.endswith(EMBEDDINGS):
+        return False
     is_of_experts = ".experts." in site.name
     if is_of_experts and site.name.endswith("bias"):
         return False

@@ -104,6 +104,8 @@ def _layouts(entries: Mapping[str, Node]) -> tuple[str, ...]:
 
 def _expert(node: Node) -> DenseExpert:
     entries = node.mapping(_EXPERT_KEYS)
+    if "negative_prompts" in entries and entries["negative_prompts"].value == []:
+        del entries["negative_prompts"]  # as mergekit-moe reads it
     positive, negative = (
         texts_of(entries[key]) if key in entries else ()
         for key in ("positive_prompts", "negative_prompts")

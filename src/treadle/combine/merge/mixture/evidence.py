@@ -61,6 +61,7 @@ def prompts_of(request: MixtureRequest, plan: MixturePlan) -> Prompting:
         if (has_bos if request.wants_bos else puts_bos(tokenizer, "auto"))
         else []
     )
+    limit = plan.merge.parent.config.get("max_position_embeddings")
     found = Prompting([], [], [])
     for expert in request.experts:
         for prompts, places in (
@@ -74,6 +75,12 @@ def prompts_of(request: MixtureRequest, plan: MixturePlan) -> Prompting:
                     raise DataError(
                         f"The prompt {prompt!r} of expert '{expert.model}' has no token; write "
                         f"words that tell what the expert is for."
+                    )
+                if limit is not None and len(start) + len(ids) > limit:
+                    raise DataError(
+                        f"The prompt {prompt[:40]!r}... of expert '{expert.model}' has "
+                        f"{len(start) + len(ids)} tokens, and the model's context holds {limit}; "
+                        f"shorten it."
                     )
                 found.texts.append(start + ids)
             places.append(range(first, len(found.texts)))

@@ -59,7 +59,7 @@ def _prompts(node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if isinstance(node.value, list):
         return texts_of(node), ()
     entries = node.mapping(_KEYS)
-    negative = texts_of(entries["negative"]) if "negative" in entries else ()
+    negative = texts_of(entries["negative"]) if _holds_some(entries.get("negative")) else ()
     return texts_of(node.needed(entries, "positive")), negative
 
 
@@ -78,3 +78,8 @@ def _places(key: str, models: Sequence[str], file: Path) -> list[int]:
     raise SettingsError(
         f"'{file}' has prompts for '{key}', which is no expert. {near(key, choices)}"
     )
+
+
+def _holds_some(node: Node | None) -> bool:
+    """Say whether a list is there and not empty: no negative prompts may be written as []."""
+    return node is not None and node.value != []
