@@ -20,10 +20,11 @@ class AdaMerging(MergeMethod):
     the next token's prediction, -Σ_v p_v log p_v, over windows of all texts, by Adam. Each step
     takes one window of each model's text. Layers are the decoder blocks, and all that lies outside
     them together (the paper: every tensor). The λ stay between 0 and 1, as entropy alone would have
-    them grow; they begin at 1/N (the paper: 0.3). Needs the base and all models in float32 in
-    memory, and one gradient of a tensor at a time.
+    them grow; they begin at 1/N, where FusionBench's configuration for language models has 0.5, and
+    move faster than its 1e-4 in 1000 steps. Needs the base and all models in float32 in memory, and
+    one gradient of a tensor at a time.
 
-    Paper: Yang et al., 2024 (layer-wise AdaMerging, equation 5).
+    Paper: Yang et al., 2024 (layer-wise AdaMerging).
     """
 
     name: ClassVar[str] = "adamerging"
