@@ -15,7 +15,7 @@ import numpy as np
 import store
 import torch
 
-from treadle.combine.merge.methods.wudi import _least_disturbing
+from treadle.combine.merge.methods.wudi import least_disturbing
 from treadle.core.checkpoint import CheckpointReader
 
 STEPS, RATE = 300, 1e-5
@@ -55,7 +55,7 @@ def main() -> None:
         start = base.array(name).astype(np.float32)
         tasks = np.stack([one.array(name).astype(np.float32) - start for one in tuned])
         begun = time.process_time()
-        ours = _least_disturbing(tasks)
+        ours = least_disturbing(tasks)
         between = time.process_time()
         theirs = trained(tasks)
         ended = time.process_time()

@@ -55,7 +55,8 @@ class LLM(Engine):
 
     def __new__(cls, path: str | Path = "", *_: Any, **__: Any) -> Self:  # Any: see `__init__`
         """Make the class that a folder needs: of a bundle, `RoutedLLM`."""
-        if cls is LLM and path and says_bundle(Path(path).expanduser()):
+        is_path = isinstance(path, str | Path)  # what else it may be is refused by `__init__`
+        if cls is LLM and is_path and says_bundle(Path(path).expanduser()):
             from treadle.runtime.routed.llm import RoutedLLM
 
             return cast(Self, object.__new__(RoutedLLM))

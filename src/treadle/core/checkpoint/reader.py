@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from treadle.core.checkpoint.described import read_config, read_object, refuse_bundle
+from treadle.core.checkpoint.described import ROUTED, read_config, read_object, refuse_bundle
 from treadle.core.checkpoint.header import MappedFiles, TensorInfo, read_header
 from treadle.core.codec import FLOATS, Array, as_torch, dtype_code
 from treadle.core.errors import CheckpointError
@@ -58,7 +58,8 @@ class CheckpointReader:
                 "the folder that holds config.json and the weights."
             )
         self.config = read_config(config_file)
-        refuse_bundle(self.folder)
+        if self.config.get("model_type") == ROUTED:
+            refuse_bundle(self.folder)
         if (generation := self.folder / _GENERATION_FILE).exists():
             read_object(generation)  # goes along as it is, and no loader takes a damaged one
         self.tensors = _read_tensors(self.folder)

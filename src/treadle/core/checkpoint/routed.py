@@ -28,6 +28,7 @@ __all__ = [
 
 EXPERTS, ROUTING_FILE, ROUTER_FILE = "experts", "routing.json", "router.safetensors"
 _NAME = re.compile(r"\w[\w.-]*")
+_Order = Annotated[int, Field(ge=1, le=16)]
 
 
 class NgramFeatures(BaseModel):
@@ -38,9 +39,7 @@ class NgramFeatures(BaseModel):
     kind: Literal["ngrams"] = "ngrams"
     width: Annotated[int, Field(ge=1, le=1 << 20)] = 4096
     """Places of the whole text, and as many again of its end."""
-    orders: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (
-        *(1, 2, 3),
-    )
+    orders: Annotated[tuple[_Order, ...], Field(min_length=1)] = (1, 2, 3)
     """Lengths of the n-grams, in characters."""
     tail_characters: Annotated[int, Field(ge=1)] = 12
     """How long the end is that is counted once more: there stands what is asked."""

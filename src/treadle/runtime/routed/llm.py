@@ -132,6 +132,7 @@ class RoutedLLM(LLM):
         # For who asks about limits: those that hold whichever model is chosen.
         narrowest = min(self._list, key=lambda llm: llm.shape.max_positions)
         self.shape = narrowest.shape
+        self._num_submitted = 0
         self._place: dict[str, int] = {}
         """Request id -> index of its model."""
 
@@ -175,7 +176,7 @@ class RoutedLLM(LLM):
         tokens = self.prompts.tokens(prompt)
         assert isinstance(tokens, RoutedTokens)
         if request_id is None:
-            self._num_submitted = getattr(self, "_num_submitted", 0) + 1
+            self._num_submitted += 1
             request_id = f"request-{self._num_submitted}"
         if request_id in self._place:
             raise SettingsError(f"The request '{request_id}' is not finished; give another id.")
@@ -243,6 +244,22 @@ class RoutedLLM(LLM):
     def origin(self) -> NoReturn:
         """Refuse: requests move between copies of one model."""
         self._refuse("moves no requests")
+
+    def export_pages(self, request_id: str, first_page: int = 0) -> NoReturn:
+        """Refuse: requests move between copies of one model."""
+        self._refuse("moves no requests")
+
+    def import_pages(self, exported: Any) -> NoReturn:  # Any: refused
+        """Refuse: requests move between copies of one model."""
+        self._refuse("moves no requests")
+
+    def commit(self, request_id: str) -> NoReturn:
+        """Refuse: requests move between copies of one model."""
+        self._refuse("moves no requests")
+
+    def get_tokenizer(self) -> NoReturn:
+        """Refuse: each model has its own."""
+        self._refuse("has a tokenizer for each of its models")
 
     def load_report(self) -> NoReturn:
         """Refuse: each model reports for itself."""

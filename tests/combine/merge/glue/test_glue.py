@@ -26,6 +26,7 @@ from treadle.core.skills import parse_skill, skill_items
 from treadle.judge.bench import bench
 from treadle.judge.evaluate import evaluate
 from treadle.runtime import LLM, SamplingParams
+from treadle.runtime.routed.llm import RoutedLLM
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +123,32 @@ def test_a_bundle_answers_as_its_models_do(bundle: Path):
     for prompt, name, answer in zip(prompts, llm.route(prompts), answers, strict=True):
         alone = LLM(bundle / EXPERTS / name)
         assert alone.generate(prompt, params)[0].outputs[0].token_ids == answer
+
+
+def test_a_bundle_answers_for_every_method_of_the_python_door(bundle: Path):
+    """What is inherited would look for one engine's state: only what asks the others may be."""
+    shown = {n for kind in LLM.__mro__[:-1] for n in vars(kind) if not n.startswith("_")}
+    assert shown - vars(RoutedLLM).keys() == {"generate", "chat", "stream"}
+    llm = LLM(bundle)
+    (request,) = llm.submit("3+4=", SamplingParams(max_tokens=2, temperature=0.0))
+    for refused in (
+        lambda: llm.commit(request.id),
+        lambda: llm.export_pages(request.id),
+        lambda: llm.import_pages(None),
+        lambda: llm.origin,
+        llm.load_report,
+        llm.get_tokenizer,
+        lambda: llm.embed("a"),
+        lambda: llm.add_adapter("a", bundle),
+    ):
+        with pytest.raises(SettingsError, match="A bundle of several models"):
+            refused()
+    llm.close([request])
+
+
+def test_what_is_no_path_is_refused_as_before():
+    with pytest.raises(SettingsError, match="path"):
+        LLM(5)
 
 
 def test_the_python_door_says_what_it_takes_as_before():

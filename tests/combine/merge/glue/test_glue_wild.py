@@ -11,8 +11,11 @@ import pytest
 from combine.merge.glue.zoo_models import Zoo, data, losses_of
 from combine.merge.models import arrays_of
 from treadle.combine.merge import merge_glue
+from treadle.combine.merge.glue.clusters import alikeness
 from treadle.combine.merge.glue.items import read_items
 from treadle.combine.merge.glue.writing import JOURNAL_FILE
+from treadle.combine.merge.inputs.models import Models
+from treadle.combine.merge.recipe.references import ModelRef
 from treadle.core.errors import CheckpointError, DataError, SettingsError
 from treadle.model import tiny
 from treadle.runtime import LLM
@@ -122,3 +125,15 @@ def test_a_bundle_whose_names_do_not_fit_is_refused(bundle: Path, tmp_path: Path
     with pytest.raises(CheckpointError, match="each was expected once and in one order"):
         LLM(tmp_path / "b")
     assert (bundle / "router.safetensors").stat().st_mode & 0o044
+
+
+def test_likeness_is_the_cosine_of_all_weights_as_one_vector(zoo: Zoo):
+    opened = Models()
+    models = [opened[ModelRef(str(one))] for one in (zoo.kin[0], zoo.kin[2], zoo.foreign)]
+    flat = [
+        np.concatenate([array.ravel() for _, array in sorted(arrays_of(one).items())]).astype(float)
+        for one in (zoo.kin[0], zoo.kin[2], zoo.foreign)
+    ]
+    wanted = [[a @ b / np.sqrt((a @ a) * (b @ b)) for b in flat] for a in flat]
+    assert alikeness(models) == pytest.approx(np.array(wanted), abs=1e-5)
+    opened.close()

@@ -54,9 +54,8 @@ def merge_glue(
     never written. What makes a merge worse is dropped. Where clusters, or models that were dropped,
     are best at different sets, a router without training (ridge regression on n-grams) chooses one
     model for each prompt, and OUT is a bundle that `LLM(OUT)` answers with; otherwise OUT is a
-    plain model. All that is
-    claimed is measured on items that the search did not see. A killed search goes on from its
-    journal.
+    plain model. All that is claimed is measured on items that the search did not see. A killed
+    search goes on from its journal.
 
     Args:
         models: Hugging Face folders, hub ids or packaged:smollm2; FOLDER+ADAPTER adds a LoRA.
@@ -92,9 +91,8 @@ def merge_glue(
     out = Path(out)
     search, method = SEARCHES.resolve(by), METHODS.resolve(how)
     base = None if base is None else str(base)
-    _require(method, base, models, same_ancestor, num_items)
-    if max_experts < 1:
-        raise SettingsError(f"max_experts = {max_experts}; give at least 1.")
+    _require_merge(method, base, models)
+    _require_bounds(same_ancestor, num_items, max_experts)
     require_apart(out, [*models, *([base] if base else []), *data, *(test or ())])
     items = read_items(data, test, seed, num_items)
     prepare_target(out, overwrite)
@@ -137,13 +135,15 @@ def merge_glue(
         opened.close()
 
 
-def _require(
-    method: MergeMethod,
-    base: str | None,
-    models: list[str | Path],
-    same_ancestor: float,
-    num_items: int,
-) -> None:
+def _require_bounds(same_ancestor: float, num_items: int, max_experts: int) -> None:
+    if not -1 <= same_ancestor <= 1:
+        raise SettingsError(f"same_ancestor = {same_ancestor} is no cosine; give -1 to 1.")
+    for name, value in (("num_items", num_items), ("max_experts", max_experts)):
+        if value < 1:
+            raise SettingsError(f"{name} = {value}; give at least 1.")
+
+
+def _require_merge(method: MergeMethod, base: str | None, models: list[str | Path]) -> None:
     if len(models) < 2:
         raise SettingsError(f"Gluing takes two models or more, and {len(models)} was given.")
     if not _is_weighted(type(method)):
@@ -163,10 +163,6 @@ def _require(
         raise SettingsError(f"'{method.name}' needs the base of the models; name it with --base.")
     if method.base == "unused" and base is not None:
         raise SettingsError(f"'{method.name}' has no use for the base '{base}'; leave it out.")
-    if not -1 <= same_ancestor <= 1:
-        raise SettingsError(f"same_ancestor = {same_ancestor} is no cosine; give -1 to 1.")
-    if num_items < 1:
-        raise SettingsError(f"num_items = {num_items}; give at least 1.")
 
 
 def _is_weighted(method: type[MergeMethod]) -> bool:

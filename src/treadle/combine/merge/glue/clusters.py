@@ -1,7 +1,7 @@
 """Which models can be merged: those of one shape and vocabulary whose weights are alike."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,16 +12,17 @@ from treadle.combine.merge.inputs.agreement import require_agreement
 from treadle.combine.merge.inputs.models import Model
 from treadle.combine.merge.inputs.sources import Inputs
 from treadle.combine.merge.inputs.wholeness import spelt
+from treadle.combine.merge.maths.gram import cosines, gram
 from treadle.combine.merge.recipe.grammar import ModelRef
 from treadle.core.errors import CheckpointError, SettingsError
-from treadle.core.progress import steps
+from treadle.core.progress import track
 from treadle.core.result import digest
 from treadle.model.facts import whole_config
 
 if TYPE_CHECKING:
     from treadle.combine.merge.glue.opening import Zoo
 
-__all__ = ["Cluster", "clustered", "cosines", "form_of", "read_whole"]
+__all__ = ["Cluster", "alikeness", "clustered", "form_of", "read_whole"]
 
 Square = npt.NDArray[np.float64]
 
@@ -54,24 +55,17 @@ def read_whole(model: Model) -> None:
                 pass
 
 
-def cosines(models: Sequence[Model]) -> Square:
-    """Return the exact cosines of whole models [models, models], in one pass over all weights.
+def alikeness(models: Sequence[Model]) -> Square:
+    """Return the exact cosines of whole models [models, models], in one pass over all weights."""
 
-    Runs are multiplied in float32 and summed in float64.
-    """
-    products = np.zeros((len(models), len(models)))
-    names = models[0].names
-    with steps("compare", len(names)) as bar:
-        for name in names:
+    def runs() -> Iterator[Floats]:
+        for name in track(models[0].names, "compare", len(models[0].names)):
             sources = [source for one in models if (source := one.source(name)) is not None]
             if len(sources) == len(models):
                 for chunk in Inputs(name, tuple(sources), None, ()).chunks("elements"):
-                    products += _products(chunk.models)
-            bar.advance()
-    norms = np.sqrt(np.diagonal(products))
-    scale = np.outer(norms, norms)
-    found: Square = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
-    return found
+                    yield chunk.models
+
+    return cosines(gram(runs()), 0.0)
 
 
 def clustered(zoo: "Zoo", same_ancestor: float, notes: list[str]) -> list[Cluster]:
@@ -94,7 +88,7 @@ def clustered(zoo: "Zoo", same_ancestor: float, notes: list[str]) -> list[Cluste
     for members in _of_one_form(everyone, zoo.forms):
         for other in members[1:]:
             other.call_as(members[0])
-        alike = cosines(members)
+        alike = alikeness(members)
         for chosen in _linked(alike, same_ancestor):
             inside = [place for place in chosen if members[place] in models]
             own = base if any(members[place] is base for place in chosen) else None
@@ -168,7 +162,3 @@ def _said(members: Sequence[Model], alike: Square, threshold: float) -> list[str
         f"of which {below.max():.3f} is the largest below {threshold:g}: where those models were "
         f"tuned from one base, too, lower --same-ancestor."
     ]
-
-
-def _products(rows: Floats) -> Square:
-    return np.array([[float(np.dot(a, b)) for b in rows] for a in rows])

@@ -132,7 +132,7 @@ def encoded(
 def _split(name: str, seed: int, is_halved: bool) -> tuple[list[Item], list[Item]]:
     if is_skill(name):
         return _whole(name, "dev"), _whole(str(parse_skill(name, "dev")._replace(split="test")))
-    items = list({_key(item): item for item in reversed(_whole(name))}.values())[::-1]
+    items = _whole(name)
     if not is_halved:
         return items, []
     if len(items) < 2:
@@ -154,7 +154,10 @@ def _whole(name: str, split: Split = "test") -> list[Item]:
     if is_skill(name):
         return [Item(item.prompt, (item.answer,)) for item in skill_items(parse_skill(name, split))]
     items, _ = read_lines(Path(name), _item, f"{QUESTION_FORM} or {CHOICE_FORM}")
-    return items
+    once: dict[str, Item] = {}
+    for item in items:
+        once.setdefault(_key(item), item)
+    return list(once.values())
 
 
 def _item(row: dict[str, Any]) -> Item:  # Any: JSON values

@@ -72,9 +72,10 @@ def _merged(trials: Trials, merge: ScoredMerge, out: Path, shown: str) -> None:
     recipe = yaml.safe_dump(
         recipe_of(trials.cluster, merge.weights, trials.settled), sort_keys=False
     )
+    file = out.with_name(f".{out.name}.yml")
+    file.unlink(missing_ok=True)  # of a run that was killed
     if (out / RESULT_FILE).is_file() and (out / RECIPE_FILE).read_text() == recipe:
         return
-    file = out.with_name(f".{out.name}.yml")
     file.write_text(recipe)
     try:
         merge_yaml(file, out, seed=trials.settled.seed, overwrite=True)

@@ -11,7 +11,7 @@ from treadle.combine.merge.maths.task_vectors import add_to_base, mean_change
 from treadle.core.method import Paper
 from treadle.model.facts import EMBEDDINGS
 
-__all__ = ["Wudi"]
+__all__ = ["Wudi", "least_disturbing"]
 
 _CUT = 1e-10
 """Directions whose eigenvalue is below this share of the trace keep the sum of the task matrices:
@@ -57,9 +57,9 @@ class Wudi(MergeMethod):
         for place, target in enumerate(merged):
             matrices = stacks[:, place]
             if site.is_transposed:
-                target.T[:] = _least_disturbing(matrices.transpose(0, 2, 1))
+                target.T[:] = least_disturbing(matrices.transpose(0, 2, 1))
             else:
-                target[:] = _least_disturbing(matrices)
+                target[:] = least_disturbing(matrices)
         return add_to_base(chunk, merged.reshape(-1), self.lambda_)
 
 
@@ -73,7 +73,7 @@ def _holds_matrices(site: Site) -> bool:
     return len(site.shape) == 2 or (len(site.shape) == 3 and is_of_experts)
 
 
-def _least_disturbing(matrices: Floats) -> Doubles:
+def least_disturbing(matrices: Floats) -> Doubles:
     """Return the minimiser [out, in] for task matrices [models, out, in]."""
     shape = matrices.shape[1:]
     total, wanted = np.zeros(shape), np.zeros(shape)
