@@ -137,3 +137,12 @@ def test_likeness_is_the_cosine_of_all_weights_as_one_vector(zoo: Zoo):
     wanted = [[a @ b / np.sqrt((a @ a) * (b @ b)) for b in flat] for a in flat]
     assert alikeness(models) == pytest.approx(np.array(wanted), abs=1e-5)
     opened.close()
+
+
+def test_a_stretched_context_is_asked_to_its_end(zoo: Zoo, tmp_path: Path):
+    """Where rotary factors stretch a short first training, items may be as long as is stretched."""
+    rope = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 10000.0}
+    sizes = {"max_position_embeddings": 8, "rope_parameters": rope}
+    models = [tiny.build("llama", tmp_path / f"long{n}", seed=n, **sizes) for n in (1, 2)]
+    found = merge_glue(models, tmp_path / "out", data=data(zoo)[1:], by="uniform")
+    assert not any("cannot be asked" in note for note in found.notes)

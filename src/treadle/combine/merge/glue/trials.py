@@ -140,7 +140,7 @@ def _num_positions(cluster: Cluster) -> int | None:
     from treadle.model import facts
 
     config = facts.base_config(cluster.models[0].reader.config)
-    return config.get("max_position_embeddings") or config.get("n_positions")
+    return facts.context_length(config) or config.get("n_positions")
 
 
 def num_layers(cluster: Cluster) -> int:

@@ -61,7 +61,7 @@ def prompts_of(request: MixtureRequest, plan: MixturePlan) -> Prompting:
         if (has_bos if request.wants_bos else puts_bos(tokenizer, "auto"))
         else []
     )
-    limit = plan.merge.parent.config.get("max_position_embeddings")
+    limit = facts.context_length(plan.merge.parent.config)
     found = Prompting([], [], [])
     for expert in request.experts:
         for prompts, places in (
