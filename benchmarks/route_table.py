@@ -182,7 +182,8 @@ def main() -> None:
     seconds = time.process_time() - begun
     print(f"\n{seconds:.0f} CPU seconds")
     settings = {key: str(value) for key, value in vars(arguments).items()}
-    store.write("route_table", {"settings": settings, "cpu_seconds": seconds, **tables})
+    theme = "_".join(["route_table", *(one for one in tables if one != "files")])
+    store.write(theme, {"settings": settings, "cpu_seconds": seconds, **tables})
 
 
 if __name__ == "__main__":
