@@ -1,6 +1,5 @@
 """A router's folder in the making: steps first, the best last, then its name."""
 
-import hashlib
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,6 +23,7 @@ from treadle.runtime.routed.queries.folder import (
     DIRECTIONS_FILE,
     NUMBERS_FILE,
     RECORD_FILE,
+    router_hash,
     save_router,
 )
 from treadle.runtime.routed.queries.program import RouteScorer
@@ -121,12 +121,7 @@ class RouterWriter:
         }
         there = {path: kind for path, kind in kinds.items() if (self._folder / path).exists()}
         manifest = run.manifest([side_file(kind, path) for path, kind in there.items()])
-        parts = [
-            hashlib.sha256((self._folder / path).read_bytes()).digest()
-            for path, kind in there.items()
-            if kind in ("query-router", "router")
-        ]
-        found = manifest.completed(hashlib.sha256(b"".join(parts)).hexdigest())
+        found = manifest.completed(router_hash(self._folder))
         write_text(self._folder / MANIFEST_FILE, found.model_dump_json(indent=2) + "\n")
         publish(self._folder, self._out)
 

@@ -25,6 +25,7 @@ from treadle.core.registry import near
 from treadle.core.result import Measurement, Result, digest, read_result
 from treadle.core.run import recorded
 from treadle.runtime.routed.queries import QueryRouter, load_router
+from treadle.runtime.routed.queries.folder import router_hash
 from treadle.runtime.routed.queries.record import RouterRecord
 
 __all__ = ["route_evaluate"]
@@ -83,7 +84,7 @@ def route_evaluate(
     ) as run:
         method = opened.record.method
         run.is_control = method in METHODS and isinstance(METHODS[method].paper, Control)
-        run.read("router", router, digest(opened.record.model_dump(mode="json")), "config")
+        run.read("router", router, router_hash(router), "config")
         run.read("test", test, whole.content_hash, "data")
         seen = opened.questions
         if train is not None:

@@ -1,5 +1,6 @@
 """A router as a folder: what it says of itself, and its numbers."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +16,14 @@ from treadle.runtime.routed.queries.query import QueryRouter
 from treadle.runtime.routed.queries.record import RouterRecord
 from treadle.runtime.routed.queries.scorers import SCORERS
 
-__all__ = ["DIRECTIONS_FILE", "NUMBERS_FILE", "RECORD_FILE", "load_router", "save_router"]
+__all__ = [
+    "DIRECTIONS_FILE",
+    "NUMBERS_FILE",
+    "RECORD_FILE",
+    "load_router",
+    "router_hash",
+    "save_router",
+]
 
 RECORD_FILE, NUMBERS_FILE = "router.json", "router.safetensors"
 DIRECTIONS_FILE = "directions.safetensors"
@@ -52,6 +60,16 @@ def load_router(folder: Path) -> QueryRouter:
     scorer = made(cls, record.scorer, own, sizes, str(file))
     questions = frozenset(int(one) for one in tensors.get(_QUESTIONS, np.zeros(0, np.uint64)))
     return QueryRouter(record, scorer, embedder, projection, questions)
+
+
+def router_hash(folder: Path) -> str:
+    """Return a hash of all that decides how a router chooses, but for a model that it reads by."""
+    digests = [
+        hashlib.sha256((folder / name).read_bytes()).digest()
+        for name in (RECORD_FILE, NUMBERS_FILE, DIRECTIONS_FILE)
+        if (folder / name).exists()
+    ]
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def save_router(router: QueryRouter, folder: Path, shared: Path | None = None) -> None:
