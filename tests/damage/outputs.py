@@ -9,9 +9,11 @@ from treadle import bench, curate, evaluate, merge, plan, prune, quantize, tune
 from treadle.app.export import export
 from treadle.app.sweep.apply import sweep
 from treadle.combine.merge import (
+    merge_conflict,
     merge_extract_lora,
     merge_glue,
     merge_inspect,
+    merge_materialise,
     merge_moe,
     merge_yaml,
 )
@@ -41,6 +43,8 @@ class Inputs(NamedTuple):
     cells: Path
     deep: Path
     questions: Path
+    base: Path
+    bundle: Path
 
 
 def make_inputs(folder: Path) -> Inputs:
@@ -64,9 +68,12 @@ def make_inputs(folder: Path) -> Inputs:
     )
     deep = tiny.build("llama", folder / "deep", num_hidden_layers=3)
     questions = folder / "questions.jsonl"
-    rows = [{"prompt": word, "answer": f" {word}"} for word in WORDS[:4]]
+    rows = [{"prompt": word, "answer": f" {word}"} for word in WORDS[:8]]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Inputs(model, other, text, corpus, *packed, recipe, steps, cells, deep, questions)
+    base, bundle = tiny.build("llama", folder / "base", 2), folder / "bundle"
+    merge_conflict([model, other], bundle, base=base, route_fraction=1.0)
+    tables = (recipe, steps, cells)
+    return Inputs(model, other, text, corpus, *packed, *tables, deep, questions, base, bundle)
 
 
 def _trial(inputs: Inputs, out: Path) -> object:
@@ -104,6 +111,10 @@ WRITERS: dict[str, Callable[[Inputs, Path], object]] = {
     "merge glue": lambda own, out: merge_glue(
         [own.model, own.other], out, data=[str(own.questions)], by="uniform", same_ancestor=-1.0
     ),
+    "merge conflict": lambda own, out: merge_conflict(
+        [own.model, own.other], out, base=own.base, data=[str(own.questions)]
+    ),
+    "merge materialise": lambda own, out: merge_materialise(own.bundle, out, expert="m"),
     "merge extract-lora": lambda own, out: merge_extract_lora(own.model, own.other, out),
     "evaluate": _evaluate,
     "evaluate grid": lambda own, out: evaluate_grid(
