@@ -2,6 +2,8 @@
 
 #include "step_sparse.h"
 
+/* Entries that come from memory while others are multiplied; rows follow each other without a gap. */
+enum { AHEAD = 512 };
 /* Few rows take a narrow vector, so that their columns stay in the first cache. */
 enum { FEW = 4 };
 typedef float few __attribute__((vector_size(4 * FEW)));
@@ -47,6 +49,8 @@ INLINE few spread_few(float value) { return value - (few){0}; }
         const float *values = m->values;                                                                                   \
         VECTOR a = {0}, b = {0}, c = {0}, d = {0};                                                                         \
         for (; at + 4 <= stop; at += 4) {                                                                                  \
+            __builtin_prefetch(values + at + AHEAD, 0, 3);                                                                 \
+            __builtin_prefetch(columns + at + 2 * AHEAD, 0, 3);                                                            \
             a = FUSED(LOAD(turned + (size_t)columns[at] * WIDTH), SPREAD(values[at]), a);                                  \
             b = FUSED(LOAD(turned + (size_t)columns[at + 1] * WIDTH), SPREAD(values[at + 1]), b);                          \
             c = FUSED(LOAD(turned + (size_t)columns[at + 2] * WIDTH), SPREAD(values[at + 2]), c);                          \

@@ -63,10 +63,18 @@ static const LowRank *change_of(const Step *s, const Run *run, int layer, int ta
     return &s->rows->adapters[run->adapter][layer * NUM_TARGETS + target];
 }
 
-/* Lays the rows that take parts of experts column by column. */
-static void turn(Step *s, int id, const Shares *shares, const Activations *x, int cols) {
+/* Whether a group's expert changes one of `count` matrices. */
+static int is_changed(const Step *s, const GroupRows *group, int place, int count) {
+    for (int i = 0; i < count; i++)
+        if (expert_of(s, group, place + i)->rows) return 1;
+    return 0;
+}
+
+/* Lays the rows whose experts change one of `count` matrices column by column. */
+static void turn(Step *s, int id, const Shares *shares, int place, int count, const Activations *x, int cols) {
     for (int g = id; g < shares->num_groups; g += s->team.count)
-        turn_group(shares, &shares->groups[g], x->values, cols, s->work.turned + g * turned_size(cols));
+        if (is_changed(s, &shares->groups[g], place, count))
+            turn_group(shares, &shares->groups[g], x->values, cols, s->work.turned + g * turned_size(cols));
 }
 
 /* Adds the experts' parts to the columns [begin, end) of a product with `cols` columns. */
@@ -84,7 +92,7 @@ static void add_experts(
 static void narrow(Step *s, int id, int layer, int target, int count, const Activations *x, int cols) {
     const Rows *rows = s->rows;
     if (!rows->num_runs && !rows->shares.num_groups) return;
-    turn(s, id, &rows->shares, x, cols);
+    turn(s, id, &rows->shares, layer * NUM_TARGETS + target, count, x, cols);
     for (int task = id; task < rows->num_runs * count; task += s->team.count) {
         const Run *run = &rows->runs[task / count];
         int on = target + task % count;
@@ -282,7 +290,7 @@ static void finish(Step *s, int id) {
     meet(&s->team);
     if (rows->wants_hidden) return;
     if (rows->wanted_shares.num_groups) {
-        turn(s, id, &rows->wanted_shares, &s->work.normed, hidden);
+        turn(s, id, &rows->wanted_shares, m->num_layers * NUM_TARGETS + 1, 1, &s->work.normed, hidden);
         meet(&s->team);
     }
     share(m->head.rows, LANES, id, s->team.count, &begin, &end);

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from treadle.core.codec import Array
 from treadle.core.errors import UnsupportedModelError
 from treadle.runtime.executor import Floats
+from treadle.runtime.linear.arena import Arena
 
 __all__ = ["ExpertChanges", "SparseMatrix", "sparse_matrix"]
 
@@ -47,8 +48,8 @@ class ExpertChanges(NamedTuple):
         )
 
 
-def sparse_matrix(name: str, changes: Array) -> SparseMatrix:
-    """Return the entries of a matrix [out, in] that are not zero.
+def sparse_matrix(name: str, changes: Array, arena: Arena) -> SparseMatrix:
+    """Return the entries of a matrix [out, in] that are not zero, in memory of an arena.
 
     Raises:
         UnsupportedModelError: It has more than 65536 columns.
@@ -61,5 +62,8 @@ def sparse_matrix(name: str, changes: Array) -> SparseMatrix:
     rows, columns = np.nonzero(changes)
     starts = np.zeros(len(changes) + 1, np.int64)
     np.cumsum(np.bincount(rows, minlength=len(changes)), out=starts[1:])
-    values = np.ascontiguousarray(changes[rows, columns], np.float32)
-    return SparseMatrix(starts, columns.astype(np.uint16), values, changes.shape)
+    own_columns = arena.take(columns.shape, np.uint16)
+    own_columns[:] = columns
+    values = arena.take(columns.shape, np.float32)
+    values[:] = changes[rows, columns]
+    return SparseMatrix(starts, own_columns, values, changes.shape)

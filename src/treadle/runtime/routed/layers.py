@@ -24,6 +24,7 @@ from treadle.model.load import resolve
 from treadle.model.source import name_later
 from treadle.runtime.conversation import Messages, asked_first
 from treadle.runtime.executor import Executor, Floats
+from treadle.runtime.linear.arena import Arena
 from treadle.runtime.linear.sparse import ExpertChanges, sparse_matrix
 from treadle.runtime.llm import LLM
 from treadle.runtime.native_step.llama import LlamaStep
@@ -31,6 +32,7 @@ from treadle.runtime.prompts import Prompt, Prompts, plain
 from treadle.runtime.request import Request, SamplingParams
 from treadle.runtime.routed.discriminant import load_discriminant
 from treadle.runtime.settings import EngineSettings
+from treadle.runtime.typed import number
 
 __all__ = ["LayeredLLM"]
 
@@ -141,7 +143,7 @@ class LayeredLLM(LLM):
         prompt: Prompt,
         sampling_params: SamplingParams | None = None,
         *,
-        adapter: str | None = None,
+        adapter: str | Mapping[str, float] | None = None,
         **options: Any,  # Any: of `Engine.submit`
     ) -> list[Request]:
         """Let a prompt wait for its turn with the mixture that the router decides; see `Engine`.
@@ -149,17 +151,26 @@ class LayeredLLM(LLM):
         Args:
             prompt: Text, or token ids.
             sampling_params: How to answer.
-            adapter: An expert that answers alone, or ``dense``; None lets the router decide.
+            adapter: An expert that answers alone, or ``dense``, or experts with their shares such
+                as ``{"json": 0.6, "facts": 0.4}``; None lets the router decide.
             options: Of `Engine.submit`.
         """
-        if adapter is not None and adapter not in self.adapters:
-            raise SettingsError(f"No expert '{adapter}'. {near(adapter, self.adapters)}")
-        if adapter is None and self.router is not None:
-            shares = self.router.shares([self._asked(prompt)])[0]
-            with self._turn, self._mixed(shares) as adapter:
-                return super().submit(prompt, sampling_params, adapter=adapter, **options)
-        chosen = None if adapter == DENSE else adapter
-        return super().submit(prompt, sampling_params, adapter=chosen, **options)
+        shares = self._shares(prompt, adapter)
+        with self._turn, self._mixed(shares) as mixture:
+            return super().submit(prompt, sampling_params, adapter=mixture, **options)
+
+    def _shares(self, prompt: Prompt, asked: str | Mapping[str, float] | None) -> Floats:
+        """Return how much each expert answers of a prompt."""
+        if asked is None and self.router is not None:
+            routed: Floats = self.router.shares([self._asked(prompt)])[0]
+            return routed
+        given = {} if asked in (None, DENSE) else {asked: 1.0} if isinstance(asked, str) else asked
+        assert isinstance(given, Mapping)
+        for name, share in given.items():
+            if name not in self.experts:
+                raise SettingsError(f"No expert '{name}'. {near(name, self.adapters)}")
+            number(f"the share of '{name}'", share, 0)
+        return np.array([given.get(name, 0.0) for name in self.experts], np.float32)
 
     def _asked(self, prompt: Prompt) -> str:
         if isinstance(prompt, AskedTokens):
@@ -173,7 +184,7 @@ class LayeredLLM(LLM):
         if not shares.any():
             yield None
             return
-        if shares.max() == 1:
+        if shares.max() == shares.sum() == 1:
             yield self.experts[int(shares.argmax())]
             return
         name = "mix:" + ",".join(f"{share:g}" for share in shares)
@@ -199,6 +210,7 @@ class LayeredLLM(LLM):
 
 def _changes(folder: Path, experts: Sequence[str]) -> Iterator[ExpertChanges]:
     """Read what each expert changes in the dense model."""
+    arena = Arena()
     with CheckpointReader(folder / DENSE) as reader:
         shapes = {name: info.shape for name, info in reader.tensors.items()}
         for expert in experts:
@@ -213,7 +225,7 @@ def _changes(folder: Path, experts: Sequence[str]) -> Iterator[ExpertChanges]:
                     if change.ndim == 1:
                         vectors[name] = change
                     else:
-                        matrices[name] = sparse_matrix(name, change)
+                        matrices[name] = sparse_matrix(name, change, arena)
             yield ExpertChanges(matrices, vectors, digest)
 
 
