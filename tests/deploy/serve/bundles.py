@@ -15,7 +15,7 @@ from treadle.core.checkpoint.routed import (
     bundle_config,
 )
 from treadle.model import tiny
-from treadle.runtime.routed.router import features_of
+from treadle.model.embed.ngrams import ngram_counts
 
 from .servers import add_template
 
@@ -29,7 +29,7 @@ def bundle(folder: Path) -> Path:
         built = tiny.build("llama", folder / EXPERTS / name, seed=seed, max_position_embeddings=512)
         add_template(built)
     features = NgramFeatures(width=64, orders=(1,))
-    vectors = features_of([WORDS, SUMS], features)
+    vectors = ngram_counts([WORDS, SUMS], features)
     write_text(folder / "config.json", bundle_config(NAMES))
     routing = Routing(experts=tuple(NAMES), features=features)
     write_text(folder / ROUTING_FILE, routing.model_dump_json())

@@ -32,6 +32,7 @@ def serve(
     allow_host: tuple[str, ...] = (),
     allow_origin: tuple[str, ...] = (),
     adapter: tuple[str, ...] = (),
+    router: tuple[str, ...] = (),
     api_key: tuple[str, ...] = (),
     max_requests: int = 256,
     max_body_bytes: Bytes = 4 << 20,
@@ -60,6 +61,9 @@ def serve(
             https://app.example.org; * for all pages of the web.
         adapter: LoRA adapters as NAME=FOLDER, or MODEL/NAME=FOLDER where there are several models;
             each appears as a model.
+        router: Folders of routers, which treadle route makes, as FOLDER or NAME=FOLDER: who asks
+            for auto, or that name, is answered by the model that the router chooses. The models
+            must be served by the names under which it knows them.
         api_key: Keys that clients must show one of; also read from TREADLE_API_KEY, parted by
             commas.
         max_requests: Answers that run or wait; more are refused with 429.
@@ -73,8 +77,8 @@ def serve(
         engine: How each model is held and shared out.
 
     Raises:
-        SettingsError: The port is in use, or a name stands twice.
-        CheckpointError: A model cannot be read.
+        SettingsError: The port is in use, a name stands twice, or a router's models are missing.
+        CheckpointError: A model or a router cannot be read.
     """
     from treadle.deploy.http.limits import ServerLimits
     from treadle.deploy.http.server import Server
@@ -93,7 +97,7 @@ def serve(
     keys = _keys(api_key)
     # The door comes before the models load: a port in use, or a name that is none, is said at once.
     with open_door(host, port, uds, uds_mode, allow_host, allow_origin) as door:
-        opened = open_all(models, adapter, engine or ServeEngineSettings())
+        opened = open_all(models, adapter, engine or ServeEngineSettings(), router)
         serving = Serving(Catalogue(*opened), limits, tool_format, thoughts)
         if not keys:
             _warn(door)

@@ -11,7 +11,8 @@ from treadle.core.errors import SettingsError
 from treadle.deploy.serve.catalogue import AUTO, ServedModel, ServedRouter
 from treadle.deploy.serve.settings import ServeEngineSettings
 from treadle.runtime import LLM
-from treadle.runtime.routed.router import load_router
+from treadle.runtime.routed.queries import QueryRouter, load_router
+from treadle.runtime.routed.router import load_router as bundle_router
 
 __all__ = ["Opened", "open_all"]
 
@@ -29,9 +30,18 @@ class Opened(NamedTuple):
 
 
 def open_all(
-    models: Sequence[str], adapters: Sequence[str], settings: ServeEngineSettings
+    models: Sequence[str],
+    adapters: Sequence[str],
+    settings: ServeEngineSettings,
+    routers: Sequence[str] = (),
 ) -> Opened:
     """Load what the settings of a server name; of a bundle each model, and its router.
+
+    Args:
+        models: MODEL or NAME=MODEL.
+        adapters: NAME=FOLDER or MODEL/NAME=FOLDER.
+        settings: Of each model's engine.
+        routers: FOLDER, which is called auto, or NAME=FOLDER.
 
     Raises:
         SettingsError: A name stands twice, or a router's models are not served.
@@ -42,17 +52,56 @@ def open_all(
     for folder in bundles.values():
         require_understood(folder)
     sources = _sources(given, bundles)
-    choosers = {name: load_router(folder) for name, folder in bundles.items()}
+    choosers = {name: bundle_router(folder) for name, folder in bundles.items()}
+    apart = _opened_routers(routers, [*sources, *bundles])
     served = _load(sources, adapters, settings)
     known = {model.name: model for model in served}
-    routers = [
+    found = [
         ServedRouter(name, name, chooser, [known[own] for own in _experts(bundles[name])])
         for name, chooser in choosers.items()
     ]
-    if len(routers) == 1 and AUTO not in {*known, *bundles}:
-        (only,) = routers
-        routers.append(ServedRouter(AUTO, only.name, only.chooser, only.models))
-    return Opened(served, routers)
+    found += [_served(name, folder, router, known) for name, (folder, router) in apart.items()]
+    if len(found) == 1 and AUTO not in {*known, *bundles, *apart}:
+        (only,) = found
+        found.append(ServedRouter(AUTO, only.name, only.chooser, only.models, only.thresholds))
+    return Opened(served, found)
+
+
+def _opened_routers(
+    given: Sequence[str], taken: Sequence[str]
+) -> dict[str, tuple[str, QueryRouter]]:
+    """Return the routers of a server by their names, before the models take their time to load."""
+    found: dict[str, tuple[str, QueryRouter]] = {}
+    for entry in given:
+        name, sign, folder = entry.partition("=")
+        if not sign or Path(entry).exists():
+            name, folder = AUTO, entry
+        if name in (*found, *taken):
+            raise SettingsError(
+                f"The router '{entry}' is called '{name}' for clients, and so is another router or "
+                f"model; give one another name with NAME=FOLDER."
+            )
+        found[name] = (folder, load_router(Path(folder)))
+    return found
+
+
+def _served(
+    name: str, folder: str, router: QueryRouter, known: Mapping[str, ServedModel]
+) -> ServedRouter:
+    """Return a router among the models that it was made for.
+
+    Raises:
+        SettingsError: Some of them are not served.
+    """
+    missing = [one for one in router.models if one not in known]
+    if missing:
+        raise SettingsError(
+            f"The router '{folder}' chooses among {', '.join(router.models)}, but this server has "
+            f"no {', '.join(missing)}; its models are {', '.join(known)}. Serve those that are "
+            f"missing (NAME=MODEL gives a model its name), or train a router for these."
+        )
+    models = [known[one] for one in router.models]
+    return ServedRouter(name, folder, router, models)
 
 
 def _is_bundle(source: str) -> bool:
