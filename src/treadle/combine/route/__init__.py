@@ -1,0 +1,1 @@
+"""Route: which of several models answers a query."""
