@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from treadle.combine.route.base import RouteData
-from treadle.combine.route.records import ScoreTable, table_of
+from treadle.combine.route.records import ScoredQuestions, table_of
 
 MODELS = ("adder", "speller", "middling")
 ADDS = ("add", "sum", "plus", "total", "count")
@@ -39,7 +39,7 @@ def written(file: Path, rows: list[dict[str, Any]]) -> Path:
     return file
 
 
-def table(rows: list[dict[str, Any]]) -> ScoreTable:
+def table(rows: list[dict[str, Any]]) -> ScoredQuestions:
     return table_of((f"record {number}", row) for number, row in enumerate(rows))
 
 

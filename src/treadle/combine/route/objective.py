@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from treadle.combine.route.maths.averages import means
-from treadle.combine.route.records import Doubles, ScoreTable
+from treadle.combine.route.records import Doubles, ScoredQuestions
 from treadle.core.errors import DataError, SettingsError
 
 __all__ = ["Rates", "chosen", "mean_by_model"]
@@ -19,7 +19,7 @@ class Rates(NamedTuple):
     latency_rate: float
     """For a second."""
 
-    def worth(self, table: ScoreTable) -> Doubles:
+    def worth(self, table: ScoredQuestions) -> Doubles:
         """Return what every answer is worth [questions, models]; NaN where there is none.
 
         Raises:

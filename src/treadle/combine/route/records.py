@@ -11,7 +11,7 @@ import numpy.typing as npt
 from treadle.core.errors import DataError
 from treadle.core.result import digest
 
-__all__ = ["Doubles", "ScoreTable", "question_key", "table_of"]
+__all__ = ["Doubles", "ScoredQuestions", "question_key", "table_of"]
 
 Doubles = npt.NDArray[np.float64]
 _QUESTIONS = ("question", "query", "prompt")
@@ -20,7 +20,7 @@ _NO_TASK = "(none)"
 _FORM = '{"question": "...", "scores": {"model": 0.5}}'
 
 
-class ScoreTable(NamedTuple):
+class ScoredQuestions(NamedTuple):
     """Questions, and what each model got for its answer."""
 
     ids: list[str]
@@ -101,7 +101,7 @@ def question_key(question: str) -> int:
 
 def table_of(
     records: Iterable[tuple[str, Any]],  # Any: JSON values
-) -> ScoreTable:
+) -> ScoredQuestions:
     """Return the table of records.
 
     Args:
@@ -118,7 +118,7 @@ def table_of(
     assert scores is not None
     _require_comparable(scores, models)
     told = [one.cluster for one in read]
-    return ScoreTable(
+    return ScoredQuestions(
         _ids(read),
         [one.question for one in read],
         models,

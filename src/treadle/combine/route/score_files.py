@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from treadle.combine.route.records import ScoreTable, table_of
+from treadle.combine.route.records import ScoredQuestions, table_of
 from treadle.core.errors import DataError
 from treadle.core.table.questions import read_lines
 
@@ -33,7 +33,7 @@ Found = tuple[str, Any]  # Any: a JSON value
 class Scored(NamedTuple):
     """What was read."""
 
-    table: ScoreTable
+    table: ScoredQuestions
     notes: list[str]
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from treadle.combine.route.records import ScoreTable
+from treadle.combine.route.records import ScoredQuestions
 from treadle.core.errors import DataError
 from treadle.core.seed import numpy_stream, stream_seed
 
@@ -16,8 +16,8 @@ _SPAN = 1 << 63
 class Sides(NamedTuple):
     """Training and development questions."""
 
-    train: ScoreTable
-    dev: ScoreTable
+    train: ScoredQuestions
+    dev: ScoredQuestions
     """Empty where there is none."""
 
     @property
@@ -26,7 +26,7 @@ class Sides(NamedTuple):
         return frozenset([*self.train.keys, *self.dev.keys])
 
 
-def split(table: ScoreTable, dev_fraction: float, seed: int) -> Sides:
+def split(table: ScoredQuestions, dev_fraction: float, seed: int) -> Sides:
     """Return both sides of a table; a question that stands in it twice is on one of them.
 
     A hash of the question and the seed decides, whatever else is in the table.
@@ -40,7 +40,7 @@ def split(table: ScoreTable, dev_fraction: float, seed: int) -> Sides:
     return Sides(table.rows(train), table.rows(dev))
 
 
-def without_tasks(table: ScoreTable, names: list[str]) -> ScoreTable:
+def without_tasks(table: ScoredQuestions, names: list[str]) -> ScoredQuestions:
     """Return the table without the questions of some tasks.
 
     Raises:
@@ -60,7 +60,7 @@ def without_tasks(table: ScoreTable, names: list[str]) -> ScoreTable:
     return table.rows(kept)
 
 
-def at_most(table: ScoreTable, per_task: int | None, seed: int) -> ScoreTable:
+def at_most(table: ScoredQuestions, per_task: int | None, seed: int) -> ScoredQuestions:
     """Return at most so many questions of each task, drawn by the seed."""
     if per_task is None:
         return table

@@ -11,13 +11,13 @@ from treadle.combine.route.objective import chosen
 from treadle.combine.route.records import Doubles
 from treadle.runtime.routed.queries.program import RouteScorer
 
-__all__ = ["Held", "Step", "Trained", "trained"]
+__all__ = ["Held", "RouteStep", "Trace", "trained"]
 
 Held = tuple[npt.NDArray[np.float32], Doubles, list[str]]
 """Vectors, worth and texts of questions that nobody learns from."""
 
 
-class Step(NamedTuple):
+class RouteStep(NamedTuple):
     """What a router was worth on its way."""
 
     step: int
@@ -27,11 +27,11 @@ class Step(NamedTuple):
     """None where no questions were held out."""
 
 
-class Trained(NamedTuple):
+class Trace(NamedTuple):
     """All steps, and the best."""
 
     best: Learned
-    steps: list[Step]
+    steps: list[RouteStep]
     dev_values: Doubles
     """[questions] of the best on the development questions."""
     train_values: Doubles
@@ -45,7 +45,7 @@ def trained(
     texts: list[str],
     seed: int,
     save: Callable[[int, RouteScorer], None],
-) -> Trained:
+) -> Trace:
     """Learn, and return the step that is worth most where the method compares them.
 
     Args:
@@ -66,7 +66,7 @@ def trained(
         theirs = chosen(scorer.scores(dev_texts, vectors).astype(np.float64), worth)
         train_score = float(mine.mean())
         dev_score = float(theirs.mean()) if len(theirs) else None
-        steps.append(Step(learned.step, learned.loss, train_score, dev_score))
+        steps.append(RouteStep(learned.step, learned.loss, train_score, dev_score))
         if learned.step:
             save(learned.step, scorer)
         if learned.note and learned.note not in notes:
@@ -78,4 +78,4 @@ def trained(
     if len(steps) > 1:
         where = "development" if on_dev else "training"
         notes.append(f"Step {best[1].step} stays, the best on the {where} questions.")
-    return Trained(best[1], steps, best[2], best[3], notes)
+    return Trace(best[1], steps, best[2], best[3], notes)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from treadle.combine.route.judged.frontier import (
-    Point,
+    PricePoint,
     arena,
     average_quality,
     hull,
@@ -114,7 +114,7 @@ def account_for_costs(
         usual = np.asarray([record.cost[name] for name in table.models])
     cost = float(table.cost[np.arange(len(routed.choice)), routed.choice].mean())
     singles = [
-        Point(float(c), float(q))
+        PricePoint(float(c), float(q))
         for c, q in zip(table.cost.mean(axis=0), table.scores.mean(axis=0), strict=True)
     ]
     points = swept(expected, usual, table.cost, table.scores)
@@ -268,7 +268,9 @@ def _shares(routed: Routed) -> Figure:
     )
 
 
-def _frontier(points: Sequence[Point], singles: Sequence[Point], names: Sequence[str]) -> Figure:
+def _frontier(
+    points: Sequence[PricePoint], singles: Sequence[PricePoint], names: Sequence[str]
+) -> Figure:
     corners = hull(points)
     series = [Series(name="router", x=[p.cost for p in corners], y=[p.quality for p in corners])]
     series += [

@@ -15,7 +15,7 @@ from treadle.combine.route.judged.paraphrases import stability
 from treadle.combine.route.judged.subsets import subsets_of
 from treadle.combine.route.judged.tally import Routed
 from treadle.combine.route.judged.waiting import median_milliseconds
-from treadle.combine.route.records import Doubles, ScoreTable
+from treadle.combine.route.records import Doubles, ScoredQuestions
 from treadle.combine.route.score_files import read_scores
 from treadle.core.arguments import checked
 from treadle.core.errors import DataError, SettingsError
@@ -134,7 +134,7 @@ def _require_known(gone: Sequence[str], models: Sequence[str]) -> None:
         raise SettingsError("The router would have no model left; leave some in.")
 
 
-def _of_router(table: ScoreTable, kept: Sequence[str], test: str) -> ScoreTable:
+def _of_router(table: ScoredQuestions, kept: Sequence[str], test: str) -> ScoredQuestions:
     """Return the test's scores of the models that may be chosen, all of which are there."""
     lost = [name for name in kept if name not in table.models]
     if len(lost) == len(kept):
@@ -159,7 +159,7 @@ def _of_router(table: ScoreTable, kept: Sequence[str], test: str) -> ScoreTable:
     return found
 
 
-def _left_out(table: ScoreTable, models: Sequence[str], gone: Sequence[str]) -> list[str]:
+def _left_out(table: ScoredQuestions, models: Sequence[str], gone: Sequence[str]) -> list[str]:
     other = [name for name in table.models if name not in models]
     notes = [f"Not choosable, as the router was not made of them: {', '.join(other)}."]
     found = notes if other else []

@@ -7,7 +7,7 @@ import numpy as np
 
 from treadle.combine.route.records import Doubles
 
-__all__ = ["Point", "arena", "average_quality", "hull", "swept"]
+__all__ = ["PricePoint", "arena", "average_quality", "hull", "swept"]
 
 _DEAREST, _CHEAPEST = 200.0, 0.0044
 """Dollars for 1000 queries, between which RouterArena scales costs."""
@@ -17,14 +17,14 @@ _SPAN = 1e4
 """Between the smallest rate above 0 and the largest."""
 
 
-class Point(NamedTuple):
+class PricePoint(NamedTuple):
     """What answers cost and what they got, both means."""
 
     cost: float
     quality: float
 
 
-def swept(expected: Doubles, usual: Doubles, cost: Doubles, scores: Doubles) -> list[Point]:
+def swept(expected: Doubles, usual: Doubles, cost: Doubles, scores: Doubles) -> list[PricePoint]:
     """Return what the router reaches when cost weighs more and more.
 
     A query goes to the largest expected - rate * usual cost; rates go from 0 to where cost alone
@@ -44,19 +44,19 @@ def swept(expected: Doubles, usual: Doubles, cost: Doubles, scores: Doubles) -> 
     found = []
     for rate in rates:
         choice = (expected - rate * usual).argmax(axis=1)
-        point = Point(float(cost[rows, choice].mean()), float(scores[rows, choice].mean()))
+        point = PricePoint(float(cost[rows, choice].mean()), float(scores[rows, choice].mean()))
         if point not in found:
             found.append(point)
     return found
 
 
-def hull(points: Sequence[Point]) -> list[Point]:
+def hull(points: Sequence[PricePoint]) -> list[PricePoint]:
     """Return the corners of the largest quality that a mixture of points buys, which never falls.
 
     Between two corners, queries are shared out at random; whoever costs more and is no better is
     none.
     """
-    corners: list[Point] = []
+    corners: list[PricePoint] = []
     for point in sorted(points, key=lambda one: (one.cost, -one.quality)):
         if corners and point.quality <= corners[-1].quality:
             continue
@@ -66,7 +66,7 @@ def hull(points: Sequence[Point]) -> list[Point]:
     return corners
 
 
-def average_quality(points: Sequence[Point], dearest: float) -> float:
+def average_quality(points: Sequence[PricePoint], dearest: float) -> float:
     """Return RouterBench's AIQ: the hull's mean quality over costs up to `dearest`.
 
     It begins at the cheapest point and goes on flat behind the last corner. We divide by the span
@@ -89,5 +89,5 @@ def arena(quality: float, cost: float) -> float:
     return float((1 + _BETA) * quality * thrift / total) if total else 0.0
 
 
-def _slope(first: Point, second: Point) -> float:
+def _slope(first: PricePoint, second: PricePoint) -> float:
     return (second.quality - first.quality) / max(second.cost - first.cost, 1e-300)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from treadle.combine.route.records import Doubles, ScoreTable
+from treadle.combine.route.records import Doubles, ScoredQuestions
 from treadle.core.intervals import Interval, bootstrap_mean
 
 __all__ = ["Routed", "Tally", "tally"]
@@ -17,7 +17,7 @@ Places = npt.NDArray[np.int64]
 class Routed(NamedTuple):
     """Questions, and who answers each."""
 
-    table: ScoreTable
+    table: ScoredQuestions
     """Of the models that the router chooses among, in its order; every score is there."""
     choice: Places
     """[questions]"""
@@ -89,7 +89,7 @@ def tally(routed: Routed, seed: int) -> Tally:
     )
 
 
-def _by_task(table: ScoreTable) -> list[Places]:
+def _by_task(table: ScoredQuestions) -> list[Places]:
     """Return the places of each task's questions."""
     if table.tasks is None:
         return []

@@ -7,7 +7,7 @@ from treadle.core.shapes import Bool, Float, Int, Tensor
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Sides", "model_loss", "query_loss", "sides_of"]
+__all__ = ["ContrastSides", "model_loss", "query_loss", "sides_of"]
 
 _UNKNOWN = -1.0
 """Stands for the worth of a model that was not asked, below every other."""
@@ -15,7 +15,7 @@ _BAD = 0.5
 """Published: models above this worth are nobody's negatives."""
 
 
-class Sides(NamedTuple):
+class ContrastSides(NamedTuple):
     """Which models a query is drawn to, and which it is pushed away from."""
 
     positives: Int[Tensor, "batch positives"]
@@ -28,7 +28,7 @@ class Sides(NamedTuple):
 
 def sides_of(
     worth: Float[Tensor, "batch models"], num_positives: int, num_negatives: int, is_mended: bool
-) -> Sides:
+) -> ContrastSides:
     """Return the best models of each query and the worst.
 
     Published: the best ones that are worth more than 0, each of weight 1, against the worst ones
@@ -53,16 +53,16 @@ def sides_of(
     if not is_mended:
         counts = (bad <= _BAD)[:, None, :].expand(-1, positives.values.shape[1], -1)
         weights = (positives.values > 0).to(worth.dtype)
-        return Sides(positives.indices, negatives.indices, counts, weights)
+        return ContrastSides(positives.indices, negatives.indices, counts, weights)
     counts = bad[:, None, :] < positives.values[:, :, None]
     low = torch.where(counts, bad[:, None, :], torch.zeros_like(bad)[:, None, :]).sum(dim=2)
     margins = positives.values - low / counts.sum(dim=2).clamp(min=1)
     weights = torch.where(counts.any(dim=2), margins.clamp(min=0), torch.zeros_like(margins))
-    return Sides(positives.indices, negatives.indices, counts, weights)
+    return ContrastSides(positives.indices, negatives.indices, counts, weights)
 
 
 def model_loss(
-    logits: Float[Tensor, "batch models"], sides: Sides, is_mended: bool
+    logits: Float[Tensor, "batch models"], sides: ContrastSides, is_mended: bool
 ) -> "torch.Tensor":
     """Return the contrast of queries and models, by log-sum-exp.
 
