@@ -48,6 +48,8 @@ KINDS: Mapping[str, SideFileKind] = MappingProxyType(
             model="treadle.core.checkpoint.routed:Routing",
         ),
         "router": SideFileKind(True, "the numbers by which one of several models is chosen"),
+        "query-router": SideFileKind(True, "which of several models answers a query, by name"),
+        "router-steps": SideFileKind(False, "a router after every so many steps of its training"),
         "journal": SideFileKind(False, "every trial of a search, with its losses"),
         "decisions": SideFileKind(
             False,

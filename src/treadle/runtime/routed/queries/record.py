@@ -40,6 +40,8 @@ class RouterRecord(_Part):
     """Its kind, and its settings."""
     best_single: str
     """The model that is best on the questions that the router was made of."""
+    worth: dict[str, float] | None = None
+    """Of each model on those questions, its mean."""
     cost: dict[str, float] | None = None
     """Of an answer of each model, its mean, where costs were known."""
     latency: dict[str, float] | None = None
