@@ -1,5 +1,6 @@
 """Replies on disk, one file for each member and way of asking: what is there is not asked again."""
 
+import errno
 import json
 import os
 from collections.abc import Iterable
@@ -38,7 +39,11 @@ class AnswerFile:
             self._learn(line)
         self._stream = self._file.open("ab", buffering=0)
         if not lines:
-            self._append(head)
+            try:
+                self._append(head)
+            except OSError:
+                self._stream.close()
+                raise
 
     def __enter__(self) -> Self:
         """Open it."""
@@ -98,7 +103,9 @@ class AnswerFile:
         )
 
     def _append(self, line: dict[str, object]) -> None:
-        self._stream.write(json.dumps(line).encode() + b"\n")
+        whole = json.dumps(line).encode() + b"\n"
+        if self._stream.write(whole) != len(whole):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file))
         os.fsync(self._stream.fileno())
 
 

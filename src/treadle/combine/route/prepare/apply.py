@@ -99,11 +99,6 @@ def route_prepare(
         CheckpointError: A model cannot be read.
     """
     out = Path(out)
-    if (out / RESULT_FILE).exists() and not overwrite:
-        raise SettingsError(
-            f"'{out}' holds a result already; pass --overwrite (what was answered is not asked "
-            f"again), or another folder."
-        )
     fractions = _fractions(dev_fraction, test_fraction)
     asking = _asking(samples, temperature, max_tokens, stop, is_chat, seed)
     _require_something(pool, data, lm_eval)
@@ -118,6 +113,7 @@ def route_prepare(
     with recorded(
         "route", settings=settings, action="prepare", seed=seed, out=out, overwrite=None
     ) as run:
+        _require_vacant(out, overwrite)
         patience = Patience(retries)
         members = opened_pool(pool, patience, concurrency, timeout_seconds, trust_remote_code)
         _note_inputs(run, members, sets, sampled)
@@ -218,6 +214,14 @@ def _note_inputs(
     for number, (name, own) in enumerate(sampled, 1):
         content = digest([[*one.posed, *one.scored] for one in own])
         run.read(f"samples {number} of {name}", name, content, "data")
+
+
+def _require_vacant(out: Path, overwrite: bool) -> None:
+    if (out / RESULT_FILE).exists() and not overwrite:
+        raise SettingsError(
+            f"'{out}' holds a result already; pass --overwrite (what was answered is not asked "
+            f"again), or another folder."
+        )
 
 
 def _fractions(dev: float, test: float) -> Fractions:
