@@ -5,7 +5,7 @@ import numpy as np
 from treadle.combine.route.objective import Rates
 from treadle.combine.route.records import Doubles
 from treadle.combine.route.split import Sides
-from treadle.combine.route.training import Trace
+from treadle.combine.route.training import RouteTraining
 from treadle.core.intervals import bootstrap_mean
 from treadle.core.result import Column, Comparison, Entry, Figure, Measurement, Series, Table
 from treadle.core.run import Recording
@@ -15,7 +15,7 @@ __all__ = ["account_for"]
 
 
 def account_for(
-    run: Recording, sides: Sides, rates: Rates, learned: Trace, record: RouterRecord
+    run: Recording, sides: Sides, rates: Rates, learned: RouteTraining, record: RouterRecord
 ) -> None:
     """Note what the router is worth on the questions that were held out, or else on its own.
 
@@ -111,7 +111,7 @@ def _models(record: RouterRecord) -> Table:
     )
 
 
-def _curves(learned: Trace) -> list[Figure]:
+def _curves(learned: RouteTraining) -> list[Figure]:
     steps = [float(one.step) for one in learned.steps]
     series = [Series(name="training", x=list(steps), y=[one.train for one in learned.steps])]
     dev = [one.dev for one in learned.steps if one.dev is not None]

@@ -12,7 +12,7 @@ from treadle.combine.route.objective import Rates
 from treadle.combine.route.score_files import Scored, read_scores
 from treadle.combine.route.split import Sides, at_most, split, without_tasks
 from treadle.combine.route.tables import METHODS
-from treadle.combine.route.training import Trace, trained
+from treadle.combine.route.training import RouteTraining, trained
 from treadle.combine.route.writing import RouterWriter, prepare_router
 from treadle.core.arguments import checked
 from treadle.core.errors import SettingsError
@@ -112,7 +112,7 @@ class _Job(NamedTuple):
 
     def run(
         self, features: Features, directions: int, run: Recording, writer: RouterWriter
-    ) -> tuple[RouterRecord, Trace]:
+    ) -> tuple[RouterRecord, RouteTraining]:
         """Learn, write every step and the best one, and return what it says of itself."""
         train, dev = self.sides
         space = self._space(features, directions, run) if self.method.reads_vectors else None

@@ -11,7 +11,7 @@ from treadle.combine.route.objective import chosen
 from treadle.combine.route.records import Doubles
 from treadle.runtime.routed.queries.program import RouteScorer
 
-__all__ = ["Held", "RouteStep", "Trace", "trained"]
+__all__ = ["Held", "RouteStep", "RouteTraining", "trained"]
 
 Held = tuple[npt.NDArray[np.float32], Doubles, list[str]]
 """Vectors, worth and texts of questions that nobody learns from."""
@@ -27,7 +27,7 @@ class RouteStep(NamedTuple):
     """None where no questions were held out."""
 
 
-class Trace(NamedTuple):
+class RouteTraining(NamedTuple):
     """All steps, and the best."""
 
     best: Learned
@@ -45,7 +45,7 @@ def trained(
     texts: list[str],
     seed: int,
     save: Callable[[int, RouteScorer], None],
-) -> Trace:
+) -> RouteTraining:
     """Learn, and return the step that is worth most where the method compares them.
 
     Args:
@@ -78,4 +78,4 @@ def trained(
     if len(steps) > 1:
         where = "development" if on_dev else "training"
         notes.append(f"Step {best[1].step} stays, the best on the {where} questions.")
-    return Trace(best[1], steps, best[2], best[3], notes)
+    return RouteTraining(best[1], steps, best[2], best[3], notes)
