@@ -12,6 +12,7 @@ from treadle.deploy.serve.catalogue import AUTO, ServedModel, ServedRouter
 from treadle.deploy.serve.settings import ServeEngineSettings
 from treadle.runtime import LLM
 from treadle.runtime.routed.queries import QueryRouter, load_router
+from treadle.runtime.routed.queries.scorers import CascadeScores
 from treadle.runtime.routed.router import load_router as bundle_router
 
 __all__ = ["Opened", "open_all"]
@@ -93,15 +94,21 @@ def _served(
     Raises:
         SettingsError: Some of them are not served.
     """
-    missing = [one for one in router.models if one not in known]
+    scorer = router.scorer
+    turns = scorer.turns if isinstance(scorer, CascadeScores) else range(len(router.models))
+    names = [router.models[place] for place in turns]
+    missing = [one for one in names if one not in known]
     if missing:
         raise SettingsError(
-            f"The router '{folder}' chooses among {', '.join(router.models)}, but this server has "
+            f"The router '{folder}' chooses among {', '.join(names)}, but this server has "
             f"no {', '.join(missing)}; its models are {', '.join(known)}. Serve those that are "
             f"missing (NAME=MODEL gives a model its name), or train a router for these."
         )
-    models = [known[one] for one in router.models]
-    return ServedRouter(name, folder, router, models)
+    models = [known[one] for one in names]
+    thresholds: tuple[float, ...] = ()
+    if isinstance(scorer, CascadeScores):
+        thresholds = tuple(float(scorer.thresholds[place]) for place in turns[:-1])
+    return ServedRouter(name, folder, router, models, thresholds)
 
 
 def _is_bundle(source: str) -> bool:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from combine.route.prepare.endpoints import completion, endpoint
 from deploy.serve.servers import loaded, running
-from treadle.combine.route.prepare.base import Asking, Posed, Vacant
+from treadle.combine.route.prepare.base import Asking, PoolQuestion, Vacant
 from treadle.combine.route.prepare.local import LocalModel
 from treadle.combine.route.prepare.remote import Patience, RemoteModel
 from treadle.core.errors import SettingsError
@@ -18,8 +18,8 @@ from treadle.model import tiny
 from treadle.runtime import LLM, SamplingParams
 from treadle.runtime.client import RefusedError
 
-WRITTEN = Posed("01", "t", "train", "def f(x):", (" 1",))
-CHOICE = Posed("02", "t", "test", "the sky is", (" blue", " far away", " b"), 1)
+WRITTEN = PoolQuestion("01", "t", "train", "def f(x):", (" 1",))
+CHOICE = PoolQuestion("02", "t", "test", "the sky is", (" blue", " far away", " b"), 1)
 GREEDY = Asking(samples=1, temperature=0.0, max_tokens=6, stop="\n", is_chat=False, seed=0)
 DRAWN = GREEDY.model_copy(update={"samples": 3, "temperature": 0.8})
 

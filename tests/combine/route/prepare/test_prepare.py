@@ -8,7 +8,7 @@ import pytest
 
 from combine.route.prepare.endpoints import completion, endpoint
 from treadle.combine.route.prepare import route_prepare
-from treadle.combine.route.prepare.base import Posed, Reply
+from treadle.combine.route.prepare.base import PoolQuestion, Reply
 from treadle.combine.route.prepare.scores import score_of
 from treadle.combine.route.prepare.tasks import Fractions, id_of, read_tasks, side_of
 from treadle.core.errors import DataError, SettingsError
@@ -54,7 +54,7 @@ def answering(right: bool, told: list[str] | None = None):
 
 
 def test_scores_of_written_answers_are_the_share_of_right_ones():
-    posed = Posed("1", "t", "train", "q", (" 4 2",))
+    posed = PoolQuestion("1", "t", "train", "q", (" 4 2",))
     reply = Reply("1", ("4  2", "42", " 4 2\n", ""), (0.5, 0.1, 0.9, 0.0), (), 1.0, 3, 2.0)
     found = score_of(posed, reply)
     assert found.score == 0.5
@@ -65,7 +65,7 @@ def test_scores_of_written_answers_are_the_share_of_right_ones():
 @pytest.mark.parametrize("gold", [0, 1, 2])
 def test_a_choices_score_is_its_probability_if_it_is_right(gold):
     values = (-1.0, -0.5, -700.0)
-    posed = Posed("1", "t", "train", "q", (" a", " b", " c"), gold)
+    posed = PoolQuestion("1", "t", "train", "q", (" a", " b", " c"), gold)
     found = score_of(posed, Reply("1", (), (), values, 1.0, 3, 1.0))
     total = sum(np.exp(value) for value in values)
     assert found.score == pytest.approx(np.exp(-0.5) / total if gold == 1 else 0.0)

@@ -14,6 +14,7 @@ from treadle.combine.route.judged.account import (
 from treadle.combine.route.judged.paraphrases import stability
 from treadle.combine.route.judged.subsets import subsets_of
 from treadle.combine.route.judged.tally import Routed
+from treadle.combine.route.judged.turns import account_for_turns
 from treadle.combine.route.judged.waiting import median_milliseconds
 from treadle.combine.route.records import Doubles, ScoredQuestions
 from treadle.combine.route.score_files import read_scores
@@ -24,6 +25,7 @@ from treadle.core.result import Measurement, Result, digest, read_result
 from treadle.core.run import recorded
 from treadle.runtime.routed.queries import QueryRouter, load_router
 from treadle.runtime.routed.queries.record import RouterRecord
+from treadle.runtime.routed.queries.scorers import CascadeScores
 
 __all__ = ["route_evaluate"]
 
@@ -91,13 +93,16 @@ def route_evaluate(
         if baseline is not None:
             reference = read_result(baseline)
             run.read("baseline", baseline, reference.fingerprint, "baseline")
-        expected = _expected(opened, kept, table.questions)
+        expected = _decided(opened, kept, whole)
         routed = Routed(table, expected.argmax(axis=1), _single(opened.record, kept))
         subsets, leaked = subsets_of(routed, seen, opened.record.tasks)
         account_for(run, subsets, leaked)
         if baseline is not None:
             account_for_baseline(run, routed.values.tolist(), reference, str(baseline))
-        account_for_costs(run, routed, expected, opened.record)
+        if isinstance(opened.scorer, CascadeScores):
+            account_for_turns(run, routed, opened.scorer, opened.models)
+        else:
+            account_for_costs(run, routed, expected, opened.record)
 
         def choose(texts: Sequence[str]) -> list[int]:
             return [int(one) for one in _expected(opened, kept, texts).argmax(axis=1)]
@@ -114,6 +119,18 @@ def _expected(router: QueryRouter, kept: Sequence[str], texts: Sequence[str]) ->
     """Return what the router says of the models that it may choose [texts, models]."""
     places = [router.models.index(name) for name in kept]
     return router.scores(texts)[:, places].astype(np.float64)
+
+
+def _decided(router: QueryRouter, kept: Sequence[str], test: ScoredQuestions) -> Doubles:
+    """Return what decides who answers the test, where it says how sure the models were."""
+    places = [router.models.index(name) for name in kept]
+    sure = None
+    if test.confidence is not None:
+        sure = np.full((len(test.ids), len(router.models)), np.nan)
+        for place, name in enumerate(router.models):
+            if name in test.models:
+                sure[:, place] = test.confidence[:, test.models.index(name)]
+    return router.decide(test.questions, sure)[:, places].astype(np.float64)
 
 
 def _single(record: RouterRecord, kept: Sequence[str]) -> int | None:

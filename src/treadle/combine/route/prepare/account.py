@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from treadle.combine.route.prepare.base import Side
-from treadle.combine.route.prepare.records import Prices, Records
-from treadle.combine.route.prepare.scores import Scored
+from treadle.combine.route.prepare.records import Records, TokenPrices
+from treadle.combine.route.prepare.scores import PoolScore
 from treadle.core.result import Column, Entry, Figure, Measurement, Series, Table
 from treadle.core.run import Recording
 
@@ -14,7 +14,7 @@ __all__ = ["account_for"]
 
 
 def account_for(
-    run: Recording, records: Records, counts: Mapping[Side, int], prices: Prices
+    run: Recording, records: Records, counts: Mapping[Side, int], prices: TokenPrices
 ) -> None:
     """Note the models' scores over all splits, what they cost, and what was left out."""
     names = list(records.scored[0])
@@ -47,7 +47,7 @@ def account_for(
     run.notes.append(f"Costs are {prices.unit}.")
 
 
-def _table(records: Records, names: Sequence[str], prices: Prices) -> Table:
+def _table(records: Records, names: Sequence[str], prices: TokenPrices) -> Table:
     columns = [
         Column(name="model"),
         Column(name="score", better="higher"),
@@ -70,7 +70,7 @@ def _table(records: Records, names: Sequence[str], prices: Prices) -> Table:
 
 
 def _figure(records: Records, names: Sequence[str]) -> Figure:
-    by_task: dict[str, list[dict[str, Scored]]] = {}
+    by_task: dict[str, list[dict[str, PoolScore]]] = {}
     for posed, row in zip(records.posed, records.scored, strict=True):
         by_task.setdefault(posed.task, []).append(row)
     tasks: list[float | str] = list(by_task)
@@ -91,7 +91,7 @@ def _figure(records: Records, names: Sequence[str]) -> Figure:
     )
 
 
-def _costs(records: Records, name: str, prices: Prices) -> list[float | None]:
+def _costs(records: Records, name: str, prices: TokenPrices) -> list[float | None]:
     return [prices.cost(name, row[name]) for row in records.scored]
 
 

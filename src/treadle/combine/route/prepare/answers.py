@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from treadle.combine.route.prepare.base import Asking, Member, Posed, Reply
+from treadle.combine.route.prepare.base import Asking, Member, PoolQuestion, Reply
 from treadle.core.errors import DataError
 from treadle.core.result import digest
 
@@ -58,15 +58,15 @@ class AnswerFile:
         """Close it."""
         self._stream.close()
 
-    def of(self, posed: Posed) -> Reply | None:
+    def of(self, posed: PoolQuestion) -> Reply | None:
         """Return the reply to a question, if there is one."""
         return self._replies.get(_key(posed))
 
-    def missing(self, questions: Iterable[Posed]) -> list[Posed]:
+    def missing(self, questions: Iterable[PoolQuestion]) -> list[PoolQuestion]:
         """Return the questions that have no reply."""
         return [one for one in questions if _key(one) not in self._replies]
 
-    def add(self, posed: Posed, reply: Reply) -> None:
+    def add(self, posed: PoolQuestion, reply: Reply) -> None:
         """Keep a reply; it is on disk when this returns."""
         key = _key(posed)
         self._append({"question": key, **reply._asdict()})
@@ -109,6 +109,6 @@ class AnswerFile:
         os.fsync(self._stream.fileno())
 
 
-def _key(posed: Posed) -> str:
+def _key(posed: PoolQuestion) -> str:
     """Return what a reply belongs to: the question to the letter, and what can be chosen."""
     return digest([posed.question, list(posed.answers) if posed.is_choice else []])[:24]

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 from treadle.combine.route.prepare.account import account_for
 from treadle.combine.route.prepare.answers import AnswerFile
-from treadle.combine.route.prepare.base import Asking, Member, Posed, Vacant
+from treadle.combine.route.prepare.base import Asking, Member, PoolQuestion, Vacant
 from treadle.combine.route.prepare.lm_eval import Sampled, read_samples
 from treadle.combine.route.prepare.pool import opened_pool
 from treadle.combine.route.prepare.records import Records, gathered, read_prices, written
 from treadle.combine.route.prepare.remote import Patience
-from treadle.combine.route.prepare.scores import Scored, score_of
+from treadle.combine.route.prepare.scores import PoolScore, score_of
 from treadle.combine.route.prepare.tasks import (
     Fractions,
     TaskSet,
@@ -136,12 +136,12 @@ class _Job(NamedTuple):
     answers: Path
 
     @property
-    def posed(self) -> list[Posed]:
+    def posed(self) -> list[PoolQuestion]:
         return [one for task in self.sets for one in task.posed]
 
-    def all_of(self, members: Sequence[Member], run: Recording) -> dict[str, dict[str, Scored]]:
+    def all_of(self, members: Sequence[Member], run: Recording) -> dict[str, dict[str, PoolScore]]:
         """Return the scores of all members that answer, by question."""
-        found: dict[str, dict[str, Scored]] = {}
+        found: dict[str, dict[str, PoolScore]] = {}
         num_kept = 0
         total = len(members) * len(self.posed)
         with steps("questions", total) as bar:
@@ -165,7 +165,7 @@ class _Job(NamedTuple):
         return found
 
 
-def _scores(file: AnswerFile, posed: Sequence[Posed]) -> dict[str, Scored]:
+def _scores(file: AnswerFile, posed: Sequence[PoolQuestion]) -> dict[str, PoolScore]:
     replies = ((one, file.of(one)) for one in posed)
     return {one.id: score_of(one, reply) for one, reply in replies if reply is not None}
 
@@ -173,7 +173,7 @@ def _scores(file: AnswerFile, posed: Sequence[Posed]) -> dict[str, Scored]:
 def _together(
     sets: Sequence[TaskSet],
     sampled: Sequence[tuple[str, list[Sampled]]],
-    scored: dict[str, dict[str, Scored]],
+    scored: dict[str, dict[str, PoolScore]],
 ) -> Records:
     """Return what all models have in common.
 

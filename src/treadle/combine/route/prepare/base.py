@@ -5,12 +5,12 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Asking", "Member", "Posed", "Reply", "Side", "Vacant"]
+__all__ = ["Asking", "Member", "PoolQuestion", "Reply", "Side", "Vacant"]
 
 Side = Literal["train", "dev", "test"]
 
 
-class Posed(NamedTuple):
+class PoolQuestion(NamedTuple):
     """A question, and what is right."""
 
     id: str
@@ -72,7 +72,7 @@ class Member(Protocol):
     billion_weights: float | None
     """How many a token meets; None where nobody says."""
 
-    def replies(self, questions: Sequence[Posed], asking: Asking) -> Iterator[Reply]:
+    def replies(self, questions: Sequence[PoolQuestion], asking: Asking) -> Iterator[Reply]:
         """Give the replies as they come, in any order.
 
         Raises:

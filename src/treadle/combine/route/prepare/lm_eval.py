@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from treadle.combine.route.prepare.base import Posed
-from treadle.combine.route.prepare.scores import Scored
+from treadle.combine.route.prepare.base import PoolQuestion
+from treadle.combine.route.prepare.scores import PoolScore
 from treadle.combine.route.prepare.tasks import Fractions, id_of, side_of
 from treadle.core.errors import DataError, SettingsError
 
@@ -23,8 +23,8 @@ _METRICS = ("exact_match", "acc", "pass@1", "em", "f1")
 class Sampled(NamedTuple):
     """One sample of lm-eval's."""
 
-    posed: Posed
-    scored: Scored
+    posed: PoolQuestion
+    scored: PoolScore
 
 
 def read_samples(entry: str, fractions: Fractions) -> tuple[str, list[Sampled]]:
@@ -76,8 +76,10 @@ def _sampled(where: str, line: str, task: str, fractions: Fractions) -> Sampled:
             f"{error}); give a file that --log_samples wrote."
         ) from error
     name = id_of(question)
-    posed = Posed(name, task, side_of(name, fractions), question, (str(row.get("target", "")),))
-    return Sampled(posed, Scored(score, confidence))
+    posed = PoolQuestion(
+        name, task, side_of(name, fractions), question, (str(row.get("target", "")),)
+    )
+    return Sampled(posed, PoolScore(score, confidence))
 
 
 def _question(row: dict[str, Any]) -> str:  # Any: JSON values

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treadle.combine.route.prepare.base import Asking, Posed, Reply
+from treadle.combine.route.prepare.base import Asking, PoolQuestion, Reply
 from treadle.core.errors import DataError
 from treadle.core.seed import stream_seed
 
@@ -38,7 +38,7 @@ class LocalModel:
 
         return LLM(self.folder, trust_remote_code=self._trusts)
 
-    def replies(self, questions: Sequence[Posed], asking: Asking) -> Iterator[Reply]:
+    def replies(self, questions: Sequence[PoolQuestion], asking: Asking) -> Iterator[Reply]:
         """Answer one question after the other, so that seconds are those of one alone.
 
         Raises:
@@ -55,7 +55,7 @@ class LocalModel:
                 ) from error
             yield found._replace(seconds=time.perf_counter() - start)
 
-    def _written(self, posed: Posed, asking: Asking) -> Reply:
+    def _written(self, posed: PoolQuestion, asking: Asking) -> Reply:
         from treadle.runtime import SamplingParams
         from treadle.runtime.answer.sureness import sureness
 
@@ -83,7 +83,7 @@ class LocalModel:
         lengths = [len(one.token_ids) for one in output.outputs]
         return Reply(posed.id, texts, tuple(sure), (), 0.0, len(tokens), float(np.mean(lengths)))
 
-    def _chosen(self, posed: Posed) -> Reply:
+    def _chosen(self, posed: PoolQuestion) -> Reply:
         from treadle.runtime import SamplingParams
 
         llm = self._llm

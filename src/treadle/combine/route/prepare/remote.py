@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.combine.route.prepare.base import Asking, Posed, Reply, Vacant
+from treadle.combine.route.prepare.base import Asking, PoolQuestion, Reply, Vacant
 from treadle.core.errors import SettingsError
 from treadle.core.seed import stream_seed
 from treadle.runtime.answer.sureness import sureness
@@ -78,7 +78,7 @@ class RemoteModel:
         self._patience, self._concurrency = patience, max(1, concurrency)
         self._timeout_seconds = timeout_seconds
 
-    def replies(self, questions: Sequence[Posed], asking: Asking) -> Iterator[Reply]:
+    def replies(self, questions: Sequence[PoolQuestion], asking: Asking) -> Iterator[Reply]:
         """Ask some at a time.
 
         Raises:
@@ -96,7 +96,7 @@ class RemoteModel:
                 runner.run(endpoint.__aexit__(None, None, None))
 
     async def _all(
-        self, endpoint: Endpoint, questions: Sequence[Posed], asking: Asking
+        self, endpoint: Endpoint, questions: Sequence[PoolQuestion], asking: Asking
     ) -> list[Reply]:
         if not self._model:
             self._model = await self._only(endpoint)
@@ -117,7 +117,7 @@ class RemoteModel:
             f"'{self.name}' is, as in {self.name}={self._server}/MODEL."
         )
 
-    async def _one(self, endpoint: Endpoint, posed: Posed, asking: Asking) -> Reply:
+    async def _one(self, endpoint: Endpoint, posed: PoolQuestion, asking: Asking) -> Reply:
         path, body = self._body(posed, asking)
         start = time.perf_counter()
         found = await self._patience.keep(lambda: endpoint.whole(path, body))
@@ -133,7 +133,7 @@ class RemoteModel:
                 f"that takes n and logprobs."
             ) from error
 
-    def _body(self, posed: Posed, asking: Asking) -> tuple[str, Plain]:
+    def _body(self, posed: PoolQuestion, asking: Asking) -> tuple[str, Plain]:
         body: Plain = {"model": self._model}
         if posed.is_choice:
             prompts = [posed.question + answer for answer in posed.answers]
@@ -154,7 +154,7 @@ class RemoteModel:
         return "/v1/completions", {**body, "prompt": posed.question, "logprobs": 0}
 
 
-def _written(posed: Posed, found: Plain, asking: Asking) -> Reply:
+def _written(posed: PoolQuestion, found: Plain, asking: Asking) -> Reply:
     choices = sorted(found["choices"], key=lambda one: int(one["index"]))
     if len(choices) != asking.samples:
         raise ValueError(f"{len(choices)} answers in place of {asking.samples}")
@@ -183,7 +183,7 @@ def _logprobs_of(choice: Plain) -> list[float] | None:
     return [float(one) for one in told["token_logprobs"]]
 
 
-def _chosen(posed: Posed, found: Plain) -> Reply:
+def _chosen(posed: PoolQuestion, found: Plain) -> Reply:
     choices = sorted(found["choices"], key=lambda one: int(one["index"]))
     if len(choices) != len(posed.answers):
         raise ValueError(f"{len(choices)} answers in place of {len(posed.answers)}")

@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from treadle.combine.route.prepare.base import Posed, Reply
+from treadle.combine.route.prepare.base import PoolQuestion, Reply
 
-__all__ = ["Scored", "score_of"]
+__all__ = ["PoolScore", "score_of"]
 
 
-class Scored(NamedTuple):
+class PoolScore(NamedTuple):
     """What a member got for one question."""
 
     score: float
@@ -22,7 +22,7 @@ class Scored(NamedTuple):
     new_tokens: float | None = None
 
 
-def score_of(posed: Posed, reply: Reply) -> Scored:
+def score_of(posed: PoolQuestion, reply: Reply) -> PoolScore:
     """Return the score of a reply.
 
     Of written answers the share that is right to the letter but for blanks. Of choices the softmax
@@ -36,8 +36,8 @@ def score_of(posed: Posed, reply: Reply) -> Scored:
         chances /= chances.sum()
         chosen = int(values.argmax())
         score = float(chances[chosen]) if chosen == posed.gold else 0.0
-        return Scored(score, float(chances[chosen]), *rest)
+        return PoolScore(score, float(chances[chosen]), *rest)
     wanted = posed.answers[0].split()
     right = [text.split() == wanted for text in reply.texts]
     sure = float(np.mean(reply.sureness)) if reply.sureness else None
-    return Scored(sum(right) / len(right), sure, *rest)
+    return PoolScore(sum(right) / len(right), sure, *rest)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from treadle.combine.route.prepare.base import Posed, Side
+from treadle.combine.route.prepare.base import PoolQuestion, Side
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.result import digest
 from treadle.core.skills import is_skill, parse_skill, skill_items
@@ -33,7 +33,7 @@ class TaskSet(NamedTuple):
     """The questions of one entry of --data."""
 
     name: str
-    posed: list[Posed]
+    posed: list[PoolQuestion]
 
     @property
     def content_hash(self) -> str:
@@ -71,7 +71,7 @@ def read_tasks(
     for entry in data:
         if list(data).count(entry) > 1:
             raise SettingsError(f"'{entry}' is named twice; name each set once.")
-    sets, seen, num_twice = [], dict[str, Posed](), 0
+    sets, seen, num_twice = [], dict[str, PoolQuestion](), 0
     for entry in data:
         posed = _skill(entry, num_questions, fractions)
         posed = _file(entry, num_questions, fractions) if posed is None else posed
@@ -87,7 +87,7 @@ def read_tasks(
     return sets, num_twice
 
 
-def require_apart(before: Posed, again: Posed) -> None:
+def require_apart(before: PoolQuestion, again: PoolQuestion) -> None:
     """Refuse a question that stands twice and differs.
 
     Raises:
@@ -107,7 +107,9 @@ def require_apart(before: Posed, again: Posed) -> None:
         )
 
 
-def _skill(entry: str, num_questions: int | None, fractions: Fractions) -> list[Posed] | None:
+def _skill(
+    entry: str, num_questions: int | None, fractions: Fractions
+) -> list[PoolQuestion] | None:
     """Return a skill's questions; None where the entry is none."""
     if not is_skill(entry):
         return None
@@ -118,7 +120,9 @@ def _skill(entry: str, num_questions: int | None, fractions: Fractions) -> list[
     found = []
     for side in sides:
         for item in skill_items(spec._replace(split=side))[: sizes[side]]:
-            found.append(Posed(id_of(item.prompt), spec.name, side, item.prompt, (item.answer,)))
+            found.append(
+                PoolQuestion(id_of(item.prompt), spec.name, side, item.prompt, (item.answer,))
+            )
     return found
 
 
@@ -129,7 +133,7 @@ def _sizes(num_questions: int | None, fractions: Fractions) -> dict[Side, int | 
     return {"train": max(1, num_questions - dev - test), "dev": dev, "test": test}
 
 
-def _file(entry: str, num_questions: int | None, fractions: Fractions) -> list[Posed]:
+def _file(entry: str, num_questions: int | None, fractions: Fractions) -> list[PoolQuestion]:
     given, sign, path = entry.partition("=")
     side = next((one for one in _SIDES if sign and one == given), None)
     file = Path(entry if side is None else path)
@@ -140,11 +144,13 @@ def _file(entry: str, num_questions: int | None, fractions: Fractions) -> list[P
     ]
 
 
-def _posed(row: dict[str, Any]) -> Posed:  # Any: JSON values
+def _posed(row: dict[str, Any]) -> PoolQuestion:  # Any: JSON values
     if "choices" not in row:
         question = question_in(row)
-        return Posed(id_of(question.prompt), "", "train", question.prompt, (question.answer,))
+        return PoolQuestion(
+            id_of(question.prompt), "", "train", question.prompt, (question.answer,)
+        )
     choice = choice_in(row)
     answers = tuple(f" {text.strip()}" for text in choice.choices)
     query = choice.query.rstrip()
-    return Posed(id_of(query), "", "train", query, answers, choice.gold)
+    return PoolQuestion(id_of(query), "", "train", query, answers, choice.gold)

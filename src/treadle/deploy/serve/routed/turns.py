@@ -7,6 +7,7 @@ from functools import partial
 from starlette.requests import Request
 
 from treadle.deploy.http.asked import AskedGeneration
+from treadle.deploy.http.errors import ApiError
 from treadle.deploy.serve.catalogue import ServedModel
 from treadle.deploy.serve.preparing import Wanted
 from treadle.deploy.serve.routed.choosing import Chosen
@@ -17,6 +18,7 @@ from treadle.runtime.answer.sureness import sureness
 
 __all__ = ["ask_in_turn"]
 
+_TOO_LONG = "context_length_exceeded"
 Prepare = Callable[[ServedModel, Wanted], list[Prepared]]
 """Returns the prompts' tokens for a model, and how to answer each."""
 
@@ -42,7 +44,12 @@ async def ask_in_turn(
     for model, threshold in zip(chosen.models, chosen.thresholds, strict=False):
         held = asked.model_copy(update={"stream": False})
         work = partial(_with_logprobs, partial(prepare, model))
-        answers = await serving.ask(request, held, model, num_answers, work)
+        try:
+            answers = await serving.ask(request, held, model, num_answers, work)
+        except ApiError as error:
+            if error.code != _TOO_LONG:
+                raise
+            continue  # the next one may have a longer context
         found, sure = await _answered(answers, num_answers)
         is_sure = sure >= threshold
         before.append(_account(model, answers, found, sure))
@@ -53,7 +60,7 @@ async def ask_in_turn(
             return model, answers
         answers.close()
     model = chosen.models[-1]
-    if before:
+    if chosen.thresholds:
         serving.metrics.routed.answer(chosen.router, model.name, True)
         tell(request, {ASKED: ", ".join([*before, f'"{model.name}"'])})
     return model, await serving.ask(request, asked, model, num_answers, partial(prepare, model))
