@@ -140,6 +140,27 @@ VERBS = {
             ),
         ),
         Verb(
+            "route",
+            "combine",
+            "Make a router of scored questions: which model answers this query?",
+            "treadle.combine.route:route",
+            "treadle.combine.route:METHODS",
+            (
+                Verb(
+                    "evaluate",
+                    "combine",
+                    "Say what a router is worth beside single models and oracles.",
+                    "treadle.combine.route:route_evaluate",
+                ),
+                Verb(
+                    "prepare",
+                    "combine",
+                    "Have a pool of models answer questions: the records of routers.",
+                    "treadle.combine.route:route_prepare",
+                ),
+            ),
+        ),
+        Verb(
             "serve",
             "deploy",
             "Serve models behind OpenAI's and Anthropic's HTTP interfaces, with a status page.",

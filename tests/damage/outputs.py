@@ -17,6 +17,7 @@ from treadle.combine.merge import (
     merge_moe,
     merge_yaml,
 )
+from treadle.combine.route import route_prepare
 from treadle.judge.evaluate import evaluate_grid
 from treadle.learn.tune import fresh
 from treadle.model import tiny
@@ -116,6 +117,14 @@ WRITERS: dict[str, Callable[[Inputs, Path], object]] = {
     ),
     "merge materialise": lambda own, out: merge_materialise(own.bundle, out, expert="m"),
     "merge extract-lora": lambda own, out: merge_extract_lora(own.model, own.other, out),
+    "route prepare": lambda own, out: route_prepare(
+        [str(own.model), str(own.other)],
+        out,
+        data=(f"train={own.questions}",),
+        samples=1,
+        temperature=0.0,
+        max_tokens=2,
+    ),
     "evaluate": _evaluate,
     "evaluate grid": lambda own, out: evaluate_grid(
         [own.model], out, data=["skills:arithmetic"], num_questions=2, max_tokens=2

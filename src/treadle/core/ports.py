@@ -1,11 +1,14 @@
-"""What a verb asks of a model, whoever computes it: losses of tokens, and answers to prompts."""
+"""What a verb asks of a model, whoever computes it: losses, answers to prompts, and vectors."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from treadle.core.shapes import Float, Tensor
 
-__all__ = ["Answer", "Asked", "Generator", "Scorer"]
+__all__ = ["Answer", "Asked", "Embedder", "Generator", "Scorer"]
 
 
 class Scorer(Protocol):
@@ -82,3 +85,22 @@ class Generator(Protocol):
         Raises:
             DataError: A prompt is empty, or leaves no room for an answer; the message says which.
         """
+
+
+class Embedder(Protocol):
+    """Makes a vector of a text; the same one whatever texts stand beside it."""
+
+    @property
+    def computed_by(self) -> str:
+        """What computes, for people."""
+
+    @property
+    def hash(self) -> str:
+        """Says which numbers and settings the vectors come from: equal hashes, equal vectors."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return a vector for each text [texts, dim], in their order; an empty text has one too."""

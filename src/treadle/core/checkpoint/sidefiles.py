@@ -54,6 +54,8 @@ KINDS: Mapping[str, SideFileKind] = MappingProxyType(
             model="treadle.core.checkpoint.layered:LayerRouting",
         ),
         "expert": SideFileKind(True, "what an expert has of its own beside a dense model"),
+        "query-router": SideFileKind(True, "which of several models answers a query, by name"),
+        "router-steps": SideFileKind(False, "a router after every so many steps of its training"),
         "journal": SideFileKind(False, "every trial of a search, with its losses"),
         "decisions": SideFileKind(
             False,

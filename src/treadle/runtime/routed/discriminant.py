@@ -10,7 +10,7 @@ import numpy.typing as npt
 from treadle.core.checkpoint.layered import Decision, LayerRouting
 from treadle.core.checkpoint.routed import ROUTER_FILE, NgramFeatures
 from treadle.core.errors import CheckpointError
-from treadle.runtime.routed.router import features_of
+from treadle.model.embed.ngrams import ngram_counts
 
 __all__ = ["Discriminant", "load_discriminant"]
 
@@ -41,7 +41,7 @@ class Discriminant(NamedTuple):
         found = np.empty((len(texts), len(self.means)), np.float32)
         spread = self.means @ self.directions.T
         for row, text in zip(found, texts, strict=True):
-            (vector,) = features_of([text], self.features)
+            (vector,) = ngram_counts([text], self.features)
             apart = vector - self.means
             inside = self.directions @ vector - spread
             row[:] = ((apart**2).sum(axis=1) - (inside**2).sum(axis=1)) / self.noise

@@ -261,7 +261,7 @@ class RoutedLLM(LLM):
 
     def load_report(self) -> NoReturn:
         """Refuse: each model reports for itself."""
-        self._refuse("cannot be served, for each model reports for itself")
+        self._refuse("gives no report, for each model reports for itself")
 
     def _drive(self, requests: list[Request], seen: dict[str, int] | None) -> None:
         for place, own in self._parted(requests).items():

@@ -8,8 +8,8 @@ from treadle.combine.merge.glue.items import Item, ItemSet
 from treadle.core.checkpoint.layered import Decision
 from treadle.core.checkpoint.routed import NgramFeatures
 from treadle.core.errors import DataError
+from treadle.model.embed.ngrams import ngram_counts
 from treadle.runtime.routed.discriminant import Discriminant
-from treadle.runtime.routed.router import features_of
 
 WORDS = "red green blue brown black white grey pink gold teal lime navy".split()  # noqa: SIM905
 
@@ -39,7 +39,7 @@ def test_distances_against_the_whole_covariance():
     means = rng.standard_normal((2, 80)).astype(np.float32)
     small = Discriminant(spec, means, directions, noise, np.eye(2, dtype=np.float32), Decision())
     texts = ["12+3=", "what is it"]
-    for row, vector in zip(small.distances(texts), features_of(texts, spec), strict=True):
+    for row, vector in zip(small.distances(texts), ngram_counts(texts, spec), strict=True):
         wanted = [(vector - mean) @ inverse @ (vector - mean) for mean in means.astype(np.float64)]
         np.testing.assert_allclose(row, wanted, rtol=2e-3)
     assert found.owners == [0, 1]

@@ -11,8 +11,8 @@ from treadle.core.checkpoint.layered import Decision
 from treadle.core.checkpoint.routed import NgramFeatures
 from treadle.core.errors import DataError
 from treadle.core.seed import numpy_stream
+from treadle.model.embed.ngrams import ngram_counts
 from treadle.runtime.routed.discriminant import Discriminant
-from treadle.runtime.routed.router import features_of
 
 __all__ = ["Fitted", "fitted", "require_enough"]
 
@@ -79,7 +79,7 @@ def fitted(sets: Sequence[ItemSet], losses: Sequence[Sequence[float]], seed: int
         texts = [one.items[place].prompt for place in order]
         count = max(1, round(_HELD_OUT * len(texts)))
         held.append(texts[:count])
-        known.append(features_of(texts[count:], spec))
+        known.append(ngram_counts(texts[count:], spec))
     means = np.stack([rows.mean(axis=0) for rows in known])
     rows = np.concatenate([own - mean for own, mean in zip(known, means, strict=True)])
     directions, noise = _inverse(rows)

@@ -11,7 +11,8 @@ from treadle.combine.merge.glue.items import Items, ItemSet
 from treadle.combine.merge.glue.trials import Losses, Settled, score_of
 from treadle.core.checkpoint.routed import NgramFeatures
 from treadle.core.seed import numpy_stream
-from treadle.runtime.routed.router import PromptRouter, features_of
+from treadle.model.embed.ngrams import ngram_counts
+from treadle.runtime.routed.router import PromptRouter
 
 __all__ = ["Expert", "Mixture", "choose_mixture"]
 
@@ -116,7 +117,7 @@ def _regressed(experts: Sequence[Expert], sets: Sequence[ItemSet]) -> PromptRout
     for number, one in enumerate(sets):
         losses = np.stack([one.merge.dev[number] for one in experts])
         owners.append(np.eye(len(experts))[losses.argmin(axis=0)])
-        texts.append(features_of([item.prompt for item in one.items], spec).astype(np.float64))
+        texts.append(ngram_counts([item.prompt for item in one.items], spec).astype(np.float64))
         weights.append(np.full(len(one.items), 1 / len(one.items)))
     inputs, wanted, weight = (np.concatenate(many) for many in (texts, owners, weights))
     weight = weight / weight.mean()

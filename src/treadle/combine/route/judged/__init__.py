@@ -1,0 +1,1 @@
+"""What a router is worth on questions that it was not made of."""

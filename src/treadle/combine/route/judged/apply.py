@@ -1,0 +1,195 @@
+"""The action evaluate: a router on questions that it was not made of."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from treadle.combine.route.judged.account import (
+    account_for,
+    account_for_baseline,
+    account_for_costs,
+)
+from treadle.combine.route.judged.paraphrases import stability
+from treadle.combine.route.judged.subsets import subsets_of
+from treadle.combine.route.judged.tally import Routed
+from treadle.combine.route.judged.turns import account_for_turns
+from treadle.combine.route.judged.waiting import median_milliseconds
+from treadle.combine.route.records import Doubles, ScoredQuestions
+from treadle.combine.route.score_files import read_scores
+from treadle.core.arguments import checked
+from treadle.core.errors import DataError, SettingsError
+from treadle.core.registry import near
+from treadle.core.result import Measurement, Result, digest, read_result
+from treadle.core.run import recorded
+from treadle.runtime.routed.queries import QueryRouter, load_router
+from treadle.runtime.routed.queries.record import RouterRecord
+from treadle.runtime.routed.queries.scorers import CascadeScores
+
+__all__ = ["route_evaluate"]
+
+
+@checked
+def route_evaluate(
+    router: Path,
+    test: Path,
+    out: Path,
+    *,
+    train: Path | None = None,
+    baseline: Path | None = None,
+    without: list[str] | None = None,
+    binarise: list[str] | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Result:
+    """Say what a router is worth on test questions, beside all that it has to be compared with.
+
+    Those are the best single model (of training, and of the test itself), a model that is drawn,
+    the best model of each task, and the best of each question; differences to the best single model
+    are paired by question. Test questions that were trained on are counted, and every figure is
+    told with and without them; so are tasks that were left out of training. Every question needs a
+    score of every model that the router may choose.
+
+    Args:
+        router: Folder that treadle route made, or one of the folders below its steps/.
+        test: Records as treadle route reads them; of a folder, all files but those named train.
+        out: Folder for result.json.
+        train: Further questions that count as trained on; the router knows its own.
+        baseline: Result of another router on the same test, to compare with question by question.
+        without: Models that the router may not choose, as if they were gone.
+        binarise: Tasks in which every score above 0 counts as 1.
+        seed: Of intervals.
+        overwrite: Replace the result in `out`.
+
+    Returns:
+        The account of the run, as in the folder's result.json.
+
+    Raises:
+        CheckpointError: The router is missing or damaged.
+        DataError: The test is missing or damaged, or lacks a score.
+        SettingsError: The router is of other models, or `out` holds a result.
+    """
+    opened, gone = load_router(Path(router)), list(without or [])
+    _require_known(gone, opened.models)
+    scored = read_scores(test, "test")
+    whole = scored.table.binarised(binarise or [])
+    kept = [name for name in opened.models if name not in gone]
+    table = _of_router(whole, kept, str(test))
+    settings: dict[str, Any] = {"without": gone, "binarise": binarise}  # Any: JSON values
+    settings["method"] = opened.record.method
+    with recorded(
+        "route", settings=settings, action="evaluate", seed=seed, out=out, overwrite=overwrite
+    ) as run:
+        run.read("router", router, digest(opened.record.model_dump(mode="json")), "config")
+        run.read("test", test, whole.content_hash, "data")
+        seen = opened.questions
+        if train is not None:
+            other = read_scores(train, "train").table
+            run.read("train", train, other.content_hash, "data")
+            seen |= frozenset(other.keys)
+        hashed = {"task": "route", "data_sha256": whole.content_hash}
+        run.protocol = {**hashed, "hash": digest(hashed)[:16]}
+        if baseline is not None:
+            reference = read_result(baseline)
+            run.read("baseline", baseline, reference.fingerprint, "baseline")
+        expected = _decided(opened, kept, whole)
+        routed = Routed(table, expected.argmax(axis=1), _single(opened.record, kept))
+        subsets, leaked = subsets_of(routed, seen, opened.record.tasks)
+        account_for(run, subsets, leaked)
+        if baseline is not None:
+            account_for_baseline(run, routed.values.tolist(), reference, str(baseline))
+        if isinstance(opened.scorer, CascadeScores):
+            account_for_turns(run, routed, opened.scorer, opened.models)
+        else:
+            account_for_costs(run, routed, expected, opened.record)
+
+        def choose(texts: Sequence[str]) -> list[int]:
+            return [int(one) for one in _expected(opened, kept, texts).argmax(axis=1)]
+
+        same = stability(table.questions, routed.choice.tolist(), choose)
+        waited = median_milliseconds(opened, table.questions)
+        run.measurements += [*_stable(same), waited]
+        run.samples["score"] = routed.values.tolist()
+        run.notes += scored.notes + _left_out(whole, opened.models, gone)
+    return run.result
+
+
+def _expected(router: QueryRouter, kept: Sequence[str], texts: Sequence[str]) -> Doubles:
+    """Return what the router says of the models that it may choose [texts, models]."""
+    places = [router.models.index(name) for name in kept]
+    return router.scores(texts)[:, places].astype(np.float64)
+
+
+def _decided(router: QueryRouter, kept: Sequence[str], test: ScoredQuestions) -> Doubles:
+    """Return what decides who answers the test, where it says how sure the models were."""
+    places = [router.models.index(name) for name in kept]
+    sure = None
+    if test.confidence is not None:
+        sure = np.full((len(test.ids), len(router.models)), np.nan)
+        for place, name in enumerate(router.models):
+            if name in test.models:
+                sure[:, place] = test.confidence[:, test.models.index(name)]
+    return router.decide(test.questions, sure)[:, places].astype(np.float64)
+
+
+def _single(record: RouterRecord, kept: Sequence[str]) -> int | None:
+    """Return the model that is best on the training questions, of those that are there."""
+    if record.worth is None:
+        return kept.index(record.best_single) if record.best_single in kept else None
+    worth = record.worth
+    return max(range(len(kept)), key=lambda place: worth[kept[place]])
+
+
+def _require_known(gone: Sequence[str], models: Sequence[str]) -> None:
+    for name in gone:
+        if name not in models:
+            raise SettingsError(
+                f"The router knows no model '{name}' to go without. {near(name, list(models))}"
+            )
+    if len(set(gone)) >= len(models):
+        raise SettingsError("The router would have no model left; leave some in.")
+
+
+def _of_router(table: ScoredQuestions, kept: Sequence[str], test: str) -> ScoredQuestions:
+    """Return the test's scores of the models that may be chosen, all of which are there."""
+    lost = [name for name in kept if name not in table.models]
+    if len(lost) == len(kept):
+        raise SettingsError(
+            f"The router is of other models ({', '.join(kept[:4])}) than '{test}' has scores of "
+            f"({', '.join(table.models[:4])}); evaluate it on questions that its models were asked."
+        )
+    if lost:
+        raise SettingsError(
+            f"'{test}' has no scores of '{lost[0]}', which the router may choose; add them, or go "
+            f"without it: --without {' '.join(lost)}."
+        )
+    found = table.of_models(kept)
+    holes = np.argwhere(np.isnan(found.scores))
+    if len(holes):
+        row, column = holes[0]
+        raise DataError(
+            f"The question '{found.ids[row]}' of '{test}' has no score of '{kept[column]}' (and "
+            f"{len(holes) - 1} more are missing), so what the router gets for it is not known; ask "
+            f"the model, leave the question out, or go --without it."
+        )
+    return found
+
+
+def _left_out(table: ScoredQuestions, models: Sequence[str], gone: Sequence[str]) -> list[str]:
+    other = [name for name in table.models if name not in models]
+    notes = [f"Not choosable, as the router was not made of them: {', '.join(other)}."]
+    found = notes if other else []
+    return [*found, f"The router had to go without {', '.join(gone)}."] if gone else found
+
+
+def _stable(shares: dict[str, float]) -> list[Measurement]:
+    told = ", ".join(f"{name} {value:.3f}" for name, value in shares.items())
+    return [
+        Measurement(
+            name="stability",
+            value=float(np.mean(list(shares.values()))),
+            better="higher",
+            note=f"share of paraphrases that go to the same model: {told}",
+        )
+    ]
