@@ -31,7 +31,7 @@ DENSITIES = (1.0, 0.5, 0.2, 0.1, 0.05)
 CACHE = 64 << 20
 
 
-def probabilities(llm: LLM, items: list[Item], adapter: object) -> np.ndarray:
+def probabilities(llm: LLM, items: list[Item], adapter: str | None) -> np.ndarray:
     """Probability of the right answer of each item."""
     rows = encoded(llm.get_tokenizer(), items, None)
     losses = RuntimeScorer(llm, adapter).token_losses([row.tokens for row in rows])
@@ -177,13 +177,18 @@ def strangers(arguments: argparse.Namespace, asked: Question) -> dict[str, float
     found = {}
     for name, given in policies.items():
         values = [
-            probabilities(llm, [item], dict(zip(asked.experts, map(float, row), strict=True)))
+            probabilities(llm, [item], said(asked.experts, row))
             for item, row in zip(items, given, strict=True)
         ]
         found[name] = float(np.mean(values))
     found["held for strangers"] = float(np.mean(llm.router.strangers([i.prompt for i in items])))
     print(found)
     return found
+
+
+def said(experts: list[str], shares: np.ndarray) -> str:
+    """Return a mixture as requests ask for it."""
+    return ",".join(f"{name}={share:g}" for name, share in zip(experts, shares, strict=True))
 
 
 def speed(arguments: argparse.Namespace, asked: Question) -> dict[str, object]:
@@ -238,7 +243,7 @@ def main() -> None:
         found["conflict"] = {str(row[0].value): row[1].value for row in table.rows}
     if arguments.speed:
         found["speed"] = speed(arguments, asked)
-    store.write(arguments.name, found, threads=1)
+    store.write(arguments.name, found)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from treadle.core.checkpoint.described import read_config
 from treadle.core.checkpoint.header import MappedFiles, TensorInfo, read_header
 from treadle.core.checkpoint.routed import EXPERTS, ROUTING_FILE, NgramFeatures, require_names
 from treadle.core.codec import Array
-from treadle.core.errors import CheckpointError
+from treadle.core.errors import CheckpointError, SettingsError
+from treadle.core.registry import near
 
 __all__ = [
     "DENSE",
@@ -29,6 +30,7 @@ __all__ = [
     "packed_changes",
     "read_layer_routing",
     "says_layers",
+    "shares_in",
 ]
 
 DENSE = "dense"
@@ -103,6 +105,33 @@ def read_layer_routing(folder: Path) -> LayerRouting:
                 f"The bundle '{folder}' has no {part.relative_to(folder)}; copy the whole folder "
                 f"again."
             )
+    return found
+
+
+def shares_in(text: str, experts: Sequence[str]) -> dict[str, float]:
+    """Return how much of which experts a text asks for: NAME for one, or NAME=SHARE,NAME=SHARE.
+
+    Raises:
+        SettingsError: There is no such expert, or a share is none.
+    """
+    if text in experts:
+        return {text: 1.0}
+    found: dict[str, float] = {}
+    for entry in text.split(","):
+        name, sign, said = entry.strip().rpartition("=")
+        name = name if sign else said
+        if name not in experts:
+            raise SettingsError(f"The bundle has no expert '{name}'. {near(name, list(experts))}")
+        try:
+            share = float(said)
+        except ValueError:
+            share = -1.0
+        if not sign or not 0 <= share <= 1 or name in found:
+            raise SettingsError(
+                f"Found '{entry}' in a mixture, expected NAME=SHARE with a share between 0 and 1, "
+                f"and each expert once, such as {experts[0]}=0.5."
+            )
+        found[name] = share
     return found
 
 

@@ -16,10 +16,10 @@ from treadle.core.checkpoint.layered import (
     ExpertFile,
     expert_file,
     read_layer_routing,
+    shares_in,
 )
 from treadle.core.codec import Array
 from treadle.core.errors import SettingsError, UnsupportedModelError
-from treadle.core.registry import near
 from treadle.model.load import resolve
 from treadle.model.source import name_later
 from treadle.runtime.conversation import Messages, asked_first
@@ -32,7 +32,6 @@ from treadle.runtime.prompts import Prompt, Prompts, plain
 from treadle.runtime.request import Request, SamplingParams
 from treadle.runtime.routed.discriminant import load_discriminant
 from treadle.runtime.settings import EngineSettings
-from treadle.runtime.typed import number
 
 __all__ = ["LayeredLLM"]
 
@@ -143,7 +142,7 @@ class LayeredLLM(LLM):
         prompt: Prompt,
         sampling_params: SamplingParams | None = None,
         *,
-        adapter: str | Mapping[str, float] | None = None,
+        adapter: str | None = None,
         **options: Any,  # Any: of `Engine.submit`
     ) -> list[Request]:
         """Let a prompt wait for its turn with the mixture that the router decides; see `Engine`.
@@ -152,24 +151,19 @@ class LayeredLLM(LLM):
             prompt: Text, or token ids.
             sampling_params: How to answer.
             adapter: An expert that answers alone, or ``dense``, or experts with their shares such
-                as ``{"json": 0.6, "facts": 0.4}``; None lets the router decide.
+                as ``json=0.6,facts=0.4``; None lets the router decide.
             options: Of `Engine.submit`.
         """
         shares = self._shares(prompt, adapter)
         with self._turn, self._mixed(shares) as mixture:
             return super().submit(prompt, sampling_params, adapter=mixture, **options)
 
-    def _shares(self, prompt: Prompt, asked: str | Mapping[str, float] | None) -> Floats:
+    def _shares(self, prompt: Prompt, asked: str | None) -> Floats:
         """Return how much each expert answers of a prompt."""
         if asked is None and self.router is not None:
             routed: Floats = self.router.shares([self._asked(prompt)])[0]
             return routed
-        given = {} if asked in (None, DENSE) else {asked: 1.0} if isinstance(asked, str) else asked
-        assert isinstance(given, Mapping)
-        for name, share in given.items():
-            if name not in self.experts:
-                raise SettingsError(f"No expert '{name}'. {near(name, self.adapters)}")
-            number(f"the share of '{name}'", share, 0)
+        given = {} if asked in (None, DENSE) else shares_in(str(asked), self.experts)
         return np.array([given.get(name, 0.0) for name in self.experts], np.float32)
 
     def _asked(self, prompt: Prompt) -> str:

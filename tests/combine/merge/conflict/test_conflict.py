@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from combine.merge.conflict import bundles
-from combine.merge.conflict.bundles import GREEDY, PROMPTS, arrays, logprobs, variants, whole
+from combine.merge.conflict.bundles import arrays, logprobs, variants, whole
 from combine.merge.models import variant
 from treadle.combine.merge import merge, merge_conflict, merge_materialise
 from treadle.core.checkpoint import content_hash, read_manifest
@@ -18,7 +18,6 @@ from treadle.core.result import read_result
 from treadle.model import tiny
 from treadle.native.loader import library
 from treadle.runtime import LLM, SamplingParams
-from treadle.runtime.engine import Engine
 from treadle.runtime.routed.layers import LayeredLLM
 
 needs_native = pytest.mark.skipif(library("step") is None, reason="needs a C compiler")
@@ -105,13 +104,8 @@ def test_experts_beside_the_model_answer_as_their_plain_folders(tmp_path: Path, 
     for place, folder in enumerate(folders):
         plain = logprobs(LLM(folder, cache_bytes=4 << 20))[place]
         np.testing.assert_allclose(together[place], plain, atol=3e-5)
-    with llm._turn, llm._mixed(np.array([0.75, 0.25], np.float32)) as mixture:
-        requests = [Engine.submit(llm, prompt, GREEDY, adapter=mixture) for prompt in PROMPTS]
-    mixed = LLM(tmp_path / "mix", cache_bytes=4 << 20).generate(PROMPTS, GREEDY)
-    while any(request.finish_reason is None for one in requests for request in one):
-        llm.step()
-    for one, wanted in zip(requests, mixed, strict=True):
-        assert one[0].outputs == wanted.outputs[0].token_ids
+    mixed = logprobs(LLM(tmp_path / "mix", cache_bytes=4 << 20))
+    np.testing.assert_allclose(logprobs(llm, "e1=0.75,e2=0.25"), mixed, atol=3e-5)
     # A row's numbers do not depend on the rows beside it.
     for place, name in enumerate(names):
         assert np.array_equal(logprobs(llm, name)[place], together[place])
@@ -253,7 +247,7 @@ def test_other_loaders_refuse_it_and_name_a_mend(bundle: Path, tmp_path: Path):
     with pytest.raises(SettingsError, match="no expert 'e3'"):
         merge_materialise(bundle, tmp_path / "out", expert="e3")
     with pytest.raises(SettingsError, match="NAME=SHARE"):
-        merge_materialise(bundle, tmp_path / "out", mixture=("e1",))
+        merge_materialise(bundle, tmp_path / "out", mixture=("e1=x",))
     with pytest.raises(SettingsError, match="Say which model"):
         merge_materialise(bundle, tmp_path / "out")
 
@@ -261,8 +255,11 @@ def test_other_loaders_refuse_it_and_name_a_mend(bundle: Path, tmp_path: Path):
 @needs_native
 def test_wrong_requests_are_refused(bundle: Path):
     llm = LLM(bundle, cache_bytes=4 << 20)
-    with pytest.raises(SettingsError, match="No expert 'e9'"):
+    with pytest.raises(SettingsError, match="no expert 'e9'"):
         llm.generate(["a"], adapter="e9")
+    for wrong in ("e1=2", "e1=x", "e1=0.5,e1=0.5", "e1,e2"):
+        with pytest.raises(SettingsError, match=r"NAME=SHARE"):
+            llm.generate(["a"], adapter=wrong)
     with pytest.raises(SettingsError, match="takes no adapter"):
         llm.add_adapter("x", bundle)
     with pytest.raises(SettingsError, match="takes no adapters"):

@@ -25,11 +25,11 @@ from treadle.core.checkpoint.layered import (
     expert_file,
     read_layer_routing,
     says_layers,
+    shares_in,
 )
 from treadle.core.codec import Array
 from treadle.core.errors import CheckpointError, SettingsError
 from treadle.core.progress import track
-from treadle.core.registry import near
 from treadle.core.result import RESULT_FILE, Result
 from treadle.core.run import recorded
 
@@ -127,30 +127,10 @@ def _shares(
             f"Say which model to write: --expert with one of {', '.join([*known, DENSE])}, or "
             f"--mixture with NAME=SHARE of several."
         )
-    if expert is not None:
-        if expert == DENSE:
-            return {}
-        return {_require_known(expert, known): 1.0}
-    found: dict[str, float] = {}
-    for entry in mixture:
-        name, sign, text = entry.rpartition("=")
-        try:
-            share = float(text)
-        except ValueError:
-            share = float("nan")
-        if not sign or not 0 <= share <= 1 or name in found:
-            raise SettingsError(
-                f"Found '{entry}' in a mixture, expected NAME=SHARE with a share between 0 and 1, "
-                f"and each expert once; such as {known[0]}=0.5."
-            )
-        found[_require_known(name, known)] = share
-    return {name: share for name, share in found.items() if share}
-
-
-def _require_known(name: str, known: tuple[str, ...]) -> str:
-    if name not in known:
-        raise SettingsError(f"The bundle has no expert '{name}'. {near(name, list(known))}")
-    return name
+    if expert == DENSE:
+        return {}
+    asked = ",".join(mixture) if expert is None else expert
+    return {name: share for name, share in shares_in(asked, known).items() if share}
 
 
 def _mixed(
