@@ -9,9 +9,9 @@ import numpy as np
 from treadle.combine.merge.apply import merge
 from treadle.combine.merge.base import MergeMethod
 from treadle.combine.merge.conflict.account import account_for_layers, account_for_router
-from treadle.combine.merge.conflict.choosing import Order, chosen_layers, packed_bytes
+from treadle.combine.merge.conflict.choosing import Among, Order, chosen_layers, packed_bytes
 from treadle.combine.merge.conflict.expert_files import Keep, OwnShare, written_expert
-from treadle.combine.merge.conflict.measures import LayerConflict, conflicts
+from treadle.combine.merge.conflict.measures import EMBEDDING, HEAD, LayerConflict, conflicts
 from treadle.combine.merge.conflict.router import Fitted, fitted, require_enough
 from treadle.combine.merge.expert_names import expert_names
 from treadle.combine.merge.glue.clusters import Cluster
@@ -58,6 +58,7 @@ def merge_conflict(
     route_fraction: float | None = None,
     route_bytes: Bytes | None = None,
     order: Order = "conflict",
+    among: Among = "all",
     how: Annotated[MergeMethod | str | Choice, METHODS] = "linear",
     density: float = 0.1,
     keep: Keep = "magnitude",
@@ -85,6 +86,8 @@ def merge_conflict(
             layers. Without it and `route_bytes`, those whose conflict is above the mean.
         route_bytes: As many layers of all experts as fit into so many bytes.
         order: Which layers come first: those of highest conflict; lowest and random are controls.
+        among: Of all layers, or of the decoder blocks only: embedding, last norm and head stay
+            merged then. Blocks with route_fraction 1 and density 1 are a mixture of whole blocks.
         how: How the models are merged.
         density: Share of the numbers of a matrix that an expert keeps; 1 keeps all, so that with
             all layers each expert is its model bit by bit.
@@ -118,9 +121,10 @@ def merge_conflict(
     if items is not None:
         require_enough(items.dev)
     prepare_target(out, overwrite)
-    asked = _Asked(method, order, route_fraction, route_bytes, OwnShare(density, keep, seed))
+    asked = _Asked(method, order, among, route_fraction, route_bytes, OwnShare(density, keep, seed))
     settings: dict[str, Any] = {  # Any: JSON values
-        **{"base": str(base), "how": method.settings(), "order": order, "density": density},
+        **{"base": str(base), "how": method.settings(), "density": density},
+        **{"order": order, "among": among},
         **{"route_fraction": route_fraction, "route_bytes": route_bytes, "keep": keep},
         **{"denoise": denoise, "data": data, "test": test, "num_items": num_items, "dtype": dtype},
     }
@@ -163,6 +167,7 @@ class _Asked(NamedTuple):
 
     method: MergeMethod
     order: Order
+    among: Among
     fraction: float | None
     num_bytes: int | None
     keeping: OwnShare
@@ -176,6 +181,8 @@ class _Asked(NamedTuple):
     ) -> list[LayerConflict]:
         """Return the layers that experts keep."""
         shapes = {job.inputs.name: job.inputs.shape for job in jobs}
+        if self.among == "blocks":
+            measured = [one for one in measured if one.layer not in (EMBEDDING, HEAD)]
         sizes = {
             one.layer: num_experts
             * sum(

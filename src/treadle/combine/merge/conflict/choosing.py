@@ -11,9 +11,10 @@ from treadle.core.errors import SettingsError
 from treadle.core.seed import numpy_stream
 from treadle.core.sizes import spoken
 
-__all__ = ["Order", "chosen_layers", "packed_bytes"]
+__all__ = ["Among", "Order", "chosen_layers", "packed_bytes"]
 
 Order = Literal["conflict", "lowest", "random"]
+Among = Literal["all", "blocks"]
 
 
 def packed_bytes(shape: Sequence[int], width: int, density: float) -> int:
