@@ -8,10 +8,11 @@
 /* What an expert changes in a matrix [rows, cols]: row r has the entries starts[r] up to starts[r + 1]. */
 #define SPARSE_FIELDS(F)                                                                                                   \
     F(int32_t, rows) /* 0: the matrix stays as it is */                                                                    \
-    F(int32_t, unused)                                                                                                     \
-    F(const int64_t *, starts)                                                                                             \
+    F(float, scale) /* of the halves */                                                                                    \
+    F(const int32_t *, starts)                                                                                             \
     F(const uint16_t *, columns)                                                                                           \
-    F(const float *, values)
+    F(const float *, values) /* or null: then */                                                                           \
+    F(const uint16_t *, halves)
 MIRRORED(Sparse, SPARSE_FIELDS);
 
 /* At most LANES rows that take a part of one expert: entries first up to first + count of the shares' rows. */

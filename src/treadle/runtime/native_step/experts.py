@@ -80,6 +80,8 @@ class NativeExperts:
         self._weights = np.zeros((1, 0), np.float32)
         """[slots + 1, experts]; the last row, which -1 means, is of the model itself."""
         self._vectors: dict[int, ctypes.Array[ctypes.c_void_p] | None] = {}
+        self._last: tuple[tuple[bytes, ...], ExpertCall] | None = None
+        """Of the last step: while answers are written, the next one has the same rows."""
 
     def hold(self, experts: Sequence[ExpertChanges]) -> None:
         """Take the experts in, once.
@@ -100,7 +102,7 @@ class NativeExperts:
         if missing > 0:
             zeros = np.zeros((missing, len(self._changes)), np.float32)
             self._weights = np.concatenate([self._weights, zeros])
-        self._weights[slot] = weights
+        self._weights[slot], self._last = weights, None
         self._vectors[slot] = self._mixed_vectors(weights)
 
     def holds(self, slot: int) -> bool:
@@ -109,15 +111,20 @@ class NativeExperts:
 
     def remove(self, slot: int) -> None:
         """Let a mixture go."""
-        self._weights[slot] = 0
+        self._weights[slot], self._last = 0, None
         del self._vectors[slot]
 
     def call(self, rows: StepRows) -> ExpertCall:
         """Return what one step needs of its rows' mixtures."""
-        nothing = structs.Shares()
         if rows.adapters is None or not any(map(self.holds, rows.adapters.tolist())):
-            return ExpertCall(None, nothing, nothing, None)
-        of_segments = np.where(rows.adapters < len(self._weights) - 1, rows.adapters, -1)
+            return ExpertCall(None, structs.Shares(), structs.Shares(), None)
+        key = tuple(part.tobytes() for part in (rows.adapters, rows.row_starts, rows.wanted))
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._made(rows.adapters, rows)
+        return self._last[1]
+
+    def _made(self, slots: Ints, rows: StepRows) -> ExpertCall:
+        of_segments = np.where(slots < len(self._weights) - 1, slots, -1)
         of_rows = np.repeat(of_segments, np.diff(rows.row_starts)).astype(np.int32)
         vectors = None
         if any(self._vectors.get(slot) is not None for slot in of_segments.tolist()):
@@ -193,4 +200,6 @@ def _require_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -
 
 
 def _struct(change: SparseMatrix) -> structs.Sparse:
-    return structs.Sparse(change.shape[0], 0, change.starts, change.columns, change.values)
+    is_half = change.values.dtype == np.float16
+    values = (None, change.values.view(np.uint16)) if is_half else (change.values, None)
+    return structs.Sparse(change.shape[0], change.scale, change.starts, change.columns, *values)

@@ -154,12 +154,10 @@ class Sparse(OwningStructure):
 
     _fields_ = (
         ("rows", ctypes.c_int32),
-        ("unused", ctypes.c_int32),
-        ("starts", ctypes.c_void_p),
-        ("columns", ctypes.c_void_p),
-        ("values", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("starts", "columns", "values", "halves")),
     )
-    _points_to_ = (("i8", ("starts",)), ("u2", ("columns",)), ("f4", ("values",)))
+    _points_to_ = (("i4", ("starts",)), ("u2", ("columns", "halves")), ("f4", ("values",)))
 
 
 class GroupRows(OwningStructure):

@@ -219,7 +219,8 @@ def _changes(folder: Path, experts: Sequence[str]) -> Iterator[ExpertChanges]:
                     if change.ndim == 1:
                         vectors[name] = change
                     else:
-                        matrices[name] = sparse_matrix(name, change, arena)
+                        is_half = reader.tensors[name].dtype in ("F16", "BF16")
+                        matrices[name] = sparse_matrix(name, change, arena, is_half)
             yield ExpertChanges(matrices, vectors, digest)
 
 

@@ -121,6 +121,20 @@ def test_experts_beside_the_model_answer_as_their_plain_folders(tmp_path: Path, 
 
 
 @needs_native
+def test_changes_of_sixteen_bits_are_held_in_sixteen_bits(llama: Path, tmp_path: Path):
+    """Nearly nothing is lost by it: most differences are exact."""
+    models = [variant(llama, tmp_path / f"e{n}", n, 0.3, "BF16") for n in (1, 2)]
+    bundle = whole(llama, models, tmp_path / "b", density=0.3, dtype="bfloat16")
+    merge_materialise(bundle, tmp_path / "plain", expert="e2")
+    llm = LLM(bundle, cache_bytes=4 << 20)
+    plain = logprobs(LLM(tmp_path / "plain", cache_bytes=4 << 20))
+    np.testing.assert_allclose(logprobs(llm, "e2"), plain, atol=5e-4)
+    assert np.abs(logprobs(llm, "dense") - plain).max() > 0.01
+    single = whole(llama, variants(llama, tmp_path / "f"), tmp_path / "f32", density=0.3)
+    assert llm.expert_bytes["e2"] < 0.75 * LLM(single, cache_bytes=4 << 20).expert_bytes["e2"]
+
+
+@needs_native
 def test_a_router_sends_each_kind_to_its_expert_and_strangers_to_all(bundle: Path):
     llm = LLM(bundle, cache_bytes=4 << 20)
     for prompts in bundles.KINDS.values():
