@@ -97,7 +97,7 @@ class LayeredLLM(LLM):
             raise UnsupportedModelError(
                 f"Experts beside a model run in the native step only, which does not compute "
                 f"'{folder / DENSE}' here; make a plain model of one expert or of a mixture: "
-                f"treadle merge materialise {folder} OUT."
+                f"treadle merge materialise '{folder}' OUT."
             )
         changes = list(_changes(folder, self.experts))
         step.hold_experts(changes)

@@ -14,6 +14,8 @@ from treadle.core.intervals import wilson
 from treadle.core.result import Column, Entry, Figure, Measurement, Series, Table, digest
 from treadle.core.run import Recording
 from treadle.core.sizes import spoken
+from treadle.model import facts
+from treadle.runtime.native_step.llama import LLAMA_LIKE
 
 __all__ = ["account_for_layers", "account_for_router"]
 
@@ -80,6 +82,13 @@ def account_for_layers(
             ],
         )
     )
+    kind = facts.base_config(dense.config).get("model_type")
+    if kind not in LLAMA_LIKE:
+        run.notes.append(
+            f"Experts beside a model answer in the native step, which computes "
+            f"{', '.join(LLAMA_LIKE)}, and not {kind}: LLM and serve refuse this bundle, and "
+            f"treadle merge materialise makes plain models of it."
+        )
     listed = ", ".join(one.layer for one in routed) or "none"
     run.notes.append(
         f"Experts keep {len(routed)} of {len(measured)} layers ({listed}): "
