@@ -9,13 +9,15 @@ from treadle import bench, curate, evaluate, merge, plan, prune, quantize, tune
 from treadle.app.export import export
 from treadle.app.sweep.apply import sweep
 from treadle.combine.merge import (
+    merge_conflict,
     merge_extract_lora,
     merge_glue,
     merge_inspect,
+    merge_materialise,
     merge_moe,
     merge_yaml,
 )
-from treadle.combine.route import route, route_evaluate
+from treadle.combine.route import route, route_evaluate, route_prepare
 from treadle.judge.evaluate import evaluate_grid
 from treadle.learn.tune import fresh
 from treadle.model import tiny
@@ -42,6 +44,8 @@ class Inputs(NamedTuple):
     cells: Path
     deep: Path
     questions: Path
+    base: Path
+    bundle: Path
     scores: Path
     router: Path
 
@@ -67,15 +71,17 @@ def make_inputs(folder: Path) -> Inputs:
     )
     deep = tiny.build("llama", folder / "deep", num_hidden_layers=3)
     questions = folder / "questions.jsonl"
-    rows = [{"prompt": word, "answer": f" {word}"} for word in WORDS[:4]]
+    rows = [{"prompt": word, "answer": f" {word}"} for word in WORDS[:8]]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base, bundle = tiny.build("llama", folder / "base", 2), folder / "bundle"
+    merge_conflict([model, other], bundle, base=base, route_fraction=1.0)
     scores, router = folder / "scores.jsonl", folder / "router"
     scored = [
         {"question": word, "scores": {"a": place % 2, "b": 0.5}} for place, word in enumerate(WORDS)
     ]
     scores.write_text("".join(json.dumps(row) + "\n" for row in scored))
     route(scores, router, "knn")
-    read = (recipe, steps, cells, deep, questions, scores, router)
+    read = (recipe, steps, cells, deep, questions, base, bundle, scores, router)
     return Inputs(model, other, text, corpus, *packed, *read)
 
 
@@ -114,9 +120,21 @@ WRITERS: dict[str, Callable[[Inputs, Path], object]] = {
     "merge glue": lambda own, out: merge_glue(
         [own.model, own.other], out, data=[str(own.questions)], by="uniform", same_ancestor=-1.0
     ),
+    "merge conflict": lambda own, out: merge_conflict(
+        [own.model, own.other], out, base=own.base, data=[str(own.questions)]
+    ),
+    "merge materialise": lambda own, out: merge_materialise(own.bundle, out, expert="m"),
     "merge extract-lora": lambda own, out: merge_extract_lora(own.model, own.other, out),
     "route": lambda own, out: route(own.scores, out, "ridge"),
     "route evaluate": lambda own, out: route_evaluate(own.router, own.scores, out),
+    "route prepare": lambda own, out: route_prepare(
+        [str(own.model), str(own.other)],
+        out,
+        data=(f"train={own.questions}",),
+        samples=1,
+        temperature=0.0,
+        max_tokens=2,
+    ),
     "evaluate": _evaluate,
     "evaluate grid": lambda own, out: evaluate_grid(
         [own.model], out, data=["skills:arithmetic"], num_questions=2, max_tokens=2

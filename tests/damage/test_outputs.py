@@ -18,7 +18,7 @@ from products import few
 from treadle.core.errors import CapacityError, SettingsError, TreadleError
 from treadle.verbs import VERBS
 
-GOING_ON = ("run", "evaluate grid")
+GOING_ON = ("run", "evaluate grid", "route prepare")
 """What has several parts, and keeps those that are done."""
 FEW = ("curate", "curate pack", "prune", "merge", "evaluate", "export")
 

@@ -105,6 +105,15 @@ class Endpoint:
                     yield self._chunk(data)
         raise RefusedError(f"The server at {self.address} broke off; see its log.", 0)
 
+    async def whole(self, path: str, body: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values
+        """Send `body` to a path such as /v1/completions, and return the whole answer.
+
+        Raises:
+            RefusedError: It cannot be reached, refuses, or sends what is no JSON object.
+        """
+        async with self._asked("POST", path, body) as answer:
+            return self._read(await answer.aread())
+
     def _chunk(self, data: str) -> dict[str, Any]:  # Any: JSON values
         found: dict[str, Any] = self._read(data)  # Any: JSON values
         if "error" in found:

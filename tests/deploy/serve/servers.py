@@ -13,7 +13,7 @@ from treadle.deploy.http.limits import ServerLimits
 from treadle.deploy.http.server import Server, listen
 from treadle.deploy.http.visitors import Visitors
 from treadle.deploy.serve.app import make_app
-from treadle.deploy.serve.catalogue import Catalogue, ServedModel
+from treadle.deploy.serve.catalogue import Catalogue, ServedModel, ServedRouter
 from treadle.deploy.serve.serving import Serving
 from treadle.runtime import LLM
 from treadle.runtime.cache.pages import KeyValues
@@ -48,8 +48,10 @@ def running(
     tool_format: str = "auto",
     reasoning_parser: str = "auto",
     visitors: Visitors | None = None,
+    routers: Sequence[ServedRouter] = (),
 ) -> Iterator[Running]:
-    serving = Serving(Catalogue(served), limits or ServerLimits(), tool_format, reasoning_parser)
+    catalogue = Catalogue(served, routers)
+    serving = Serving(catalogue, limits or ServerLimits(), tool_format, reasoning_parser)
     server = Server(make_app(serving, keys, visitors), serving)
     with listen("127.0.0.1", 0) as socket:
         url = f"http://127.0.0.1:{socket.getsockname()[1]}"

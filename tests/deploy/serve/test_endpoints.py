@@ -97,12 +97,12 @@ def test_models_and_paths(web, client):
 
 
 def test_names_of_one_model_share_its_weights(chatty, llama):
-    from treadle.deploy.serve import apply
+    from treadle.deploy.serve import opening
 
     sources = {"gpt": str(chatty), "other": str(llama), "claude": f"{chatty}/."}
-    first = apply._first_names(sources)
+    first = opening._first_names(sources)
     assert first == {"gpt": "gpt", "other": "other", "claude": "gpt"}
-    served = apply._load(sources, (), apply.ServeEngineSettings(weights="fp32"))
+    served = opening._load(sources, (), opening.ServeEngineSettings(weights="fp32"))
     assert served[0].llm is served[2].llm is not served[1].llm
     with running([served[0], served[2]]) as found:
         client = openai.OpenAI(base_url=f"{found.url}/v1", api_key="any", max_retries=0)
@@ -113,7 +113,7 @@ def test_names_of_one_model_share_its_weights(chatty, llama):
         assert found[0].choices[0].text == found[1].choices[0].text
         assert [answer.model for answer in found] == ["gpt", "claude"]
         client.close()
-    named = apply._beside({"claude/polite": "x"}, first, list(sources))
+    named = opening._beside({"claude/polite": "x"}, first, list(sources))
     assert named == {"gpt": {"polite": "x"}, "other": {}}
 
 

@@ -15,7 +15,7 @@ from treadle.core.errors import SettingsError
 from treadle.deploy.http.addresses import unix_socket, url_of
 from treadle.deploy.http.limits import ServerLimits
 from treadle.deploy.http.server import Server, listen
-from treadle.deploy.serve import apply
+from treadle.deploy.serve import opening
 from treadle.deploy.serve.app import make_app
 from treadle.deploy.serve.apply import serve
 from treadle.deploy.serve.catalogue import Catalogue
@@ -173,7 +173,7 @@ def test_settings_of_the_door_that_contradict(tmp_path):
     ],
 )
 def test_a_warning_where_strangers_may_come_in(given, says, chatty, monkeypatch, caplog):
-    monkeypatch.setattr(apply, "_load", lambda *_: loaded(chatty))
+    monkeypatch.setattr(opening, "open_all", lambda *_: opening.Opened(loaded(chatty), []))
     monkeypatch.setattr(Server, "run", lambda *_: None)
     with caplog.at_level(logging.INFO):
         serve([f"a={chatty}"], port=0, **given)

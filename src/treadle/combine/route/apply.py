@@ -12,7 +12,7 @@ from treadle.combine.route.objective import Rates
 from treadle.combine.route.score_files import Scored, read_scores
 from treadle.combine.route.split import Sides, at_most, split, without_tasks
 from treadle.combine.route.tables import METHODS
-from treadle.combine.route.training import RouteTraining, trained
+from treadle.combine.route.training import DevQuestions, RouteTraining, trained
 from treadle.combine.route.writing import RouterWriter, prepare_router
 from treadle.core.arguments import checked
 from treadle.core.errors import SettingsError
@@ -123,12 +123,18 @@ class _Job(NamedTuple):
             train.cost,
             train.tasks,
             train.clusters,
+            train.confidence,
         )
         record = writer.record(self.method, self.sides, data.worth, features, space)
         learned = trained(
             self.method,
             data,
-            (_vectors(space, dev.questions), self.rates.worth(dev), dev.questions),
+            DevQuestions(
+                _vectors(space, dev.questions),
+                self.rates.worth(dev),
+                dev.questions,
+                dev.confidence,
+            ),
             train.questions,
             self.seed,
             writer.step,

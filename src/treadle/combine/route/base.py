@@ -31,6 +31,8 @@ class RouteData(NamedTuple):
     """Of each question, where they are known."""
     clusters: tuple[int, ...] | None
     """Of each question, where the records say them."""
+    confidence: Doubles | None = None
+    """[questions, models] how sure each model was, where that is known; NaN: nobody says."""
 
     @property
     def num_models(self) -> int:

@@ -36,6 +36,8 @@ class ScoredQuestions(NamedTuple):
     """Of each question; None where no record says one."""
     clusters: tuple[int, ...] | None = None
     """Of each question; None unless every record says one."""
+    confidence: Doubles | None = None
+    """How sure each model was of its answer, 0..1; None where no record says it."""
 
     @property
     def content_hash(self) -> str:
@@ -59,6 +61,7 @@ class ScoredQuestions(NamedTuple):
             latency=None if self.latency is None else self.latency[chosen],
             tasks=None if self.tasks is None else tuple(self.tasks[n] for n in chosen),
             clusters=None if self.clusters is None else tuple(self.clusters[n] for n in chosen),
+            confidence=None if self.confidence is None else self.confidence[chosen],
         )
 
     def of_models(self, names: Sequence[str]) -> Self:
@@ -69,6 +72,7 @@ class ScoredQuestions(NamedTuple):
             scores=self.scores[:, places],
             cost=None if self.cost is None else self.cost[:, places],
             latency=None if self.latency is None else self.latency[:, places],
+            confidence=None if self.confidence is None else self.confidence[:, places],
         )
 
     def binarised(self, tasks: Sequence[str]) -> Self:
@@ -127,6 +131,7 @@ def table_of(
         _grid([one.latency for one in read], models),
         tuple(one.task or _NO_TASK for one in read) if any(one.task for one in read) else None,
         tuple(one for one in told if one is not None) if None not in told else None,
+        _grid([one.confidence for one in read], models),
     )
 
 
@@ -139,6 +144,7 @@ class _Record(NamedTuple):
     latency: dict[str, float]
     task: str
     cluster: int | None
+    confidence: dict[str, float]
 
 
 def _record(where: str, record: Any) -> _Record:  # Any: a JSON value
@@ -161,9 +167,12 @@ def _record(where: str, record: Any) -> _Record:  # Any: a JSON value
     if cluster is not None and (not isinstance(cluster, int) or isinstance(cluster, bool)):
         raise DataError(f"{where}: cluster_id is {cluster!r}; give a whole number, or none.")
     named = record.get("id")
-    cost, latency = (_numbers(where, key, record.get(key)) for key in ("cost", "latency"))
+    keys = ("cost", "latency", "confidence")
+    cost, latency, sure = (_numbers(where, key, record.get(key)) for key in keys)
+    if any(value > 1 for value in sure.values()):
+        raise DataError(f"{where}: a confidence is above 1; scale them to 0..1.")
     name = "" if named is None else str(named)
-    return _Record(where, name, question, scores, cost, latency, str(task), cluster)
+    return _Record(where, name, question, scores, cost, latency, str(task), cluster, sure)
 
 
 def _numbers(where: str, key: str, value: Any) -> dict[str, float]:  # Any: a JSON value

@@ -18,6 +18,7 @@ METHODS: Registry[RouteMethod] = Registry(
         "ridge": f"{_METHODS}.ridge:Ridge",
         "matrix": f"{_METHODS}.matrix:MatrixFactorisation",
         "mlp": f"{_METHODS}.mlp:Mlp",
+        "cascade": f"{_METHODS}.cascade:Cascade",
         "routerdc": f"{_METHODS}.routerdc:RouterDC",
     },
 )

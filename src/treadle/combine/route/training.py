@@ -11,10 +11,16 @@ from treadle.combine.route.objective import chosen
 from treadle.combine.route.records import Doubles
 from treadle.runtime.routed.queries.program import RouteScorer
 
-__all__ = ["Held", "RouteStep", "RouteTraining", "trained"]
+__all__ = ["DevQuestions", "RouteStep", "RouteTraining", "trained"]
 
-Held = tuple[npt.NDArray[np.float32], Doubles, list[str]]
-"""Vectors, worth and texts of questions that nobody learns from."""
+
+class DevQuestions(NamedTuple):
+    """Questions on which a router is looked at, and their texts."""
+
+    vectors: npt.NDArray[np.float32]
+    worth: Doubles
+    texts: list[str]
+    confidence: Doubles | None = None
 
 
 class RouteStep(NamedTuple):
@@ -41,7 +47,7 @@ class RouteTraining(NamedTuple):
 def trained(
     method: RouteMethod,
     data: RouteData,
-    dev: Held,
+    dev: DevQuestions,
     texts: list[str],
     seed: int,
     save: Callable[[int, RouteScorer], None],
@@ -56,14 +62,13 @@ def trained(
         seed: Of what is drawn.
         save: Is given every step of a method that takes steps.
     """
-    vectors, worth, dev_texts = dev
-    on_dev = method.chooses_on() == "dev" and len(worth) > 0
+    on_dev = method.chooses_on() == "dev" and len(dev.worth) > 0
     best: tuple[float, Learned, Doubles, Doubles] | None = None
     steps, notes = [], []
     for learned in method.learn(data, seed):
         scorer = learned.scorer
-        mine = chosen(scorer.scores(texts, data.vectors).astype(np.float64), data.worth)
-        theirs = chosen(scorer.scores(dev_texts, vectors).astype(np.float64), worth)
+        mine = _worth(scorer, DevQuestions(data.vectors, data.worth, texts, data.confidence))
+        theirs = _worth(scorer, dev)
         train_score = float(mine.mean())
         dev_score = float(theirs.mean()) if len(theirs) else None
         steps.append(RouteStep(learned.step, learned.loss, train_score, dev_score))
@@ -79,3 +84,9 @@ def trained(
         where = "development" if on_dev else "training"
         notes.append(f"Step {best[1].step} stays, the best on the {where} questions.")
     return RouteTraining(best[1], steps, best[2], best[3], notes)
+
+
+def _worth(scorer: RouteScorer, held: DevQuestions) -> Doubles:
+    """Return what those are worth who answer."""
+    decided = scorer.decide(held.texts, held.vectors, held.confidence)
+    return chosen(decided.astype(np.float64), held.worth)

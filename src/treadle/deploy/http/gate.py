@@ -73,7 +73,7 @@ class Gate:
         origin = self._visitors.check(headers, is_visit)
         if origin is not None:
             told["Access-Control-Allow-Origin"] = origin
-            told["Access-Control-Expose-Headers"] = "Retry-After"
+            told["Access-Control-Expose-Headers"] = "Retry-After, x-treadle-routed, x-treadle-asked"
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         if self._keys and scope["path"] not in _OPEN:

@@ -22,6 +22,7 @@ from treadle.deploy.serve.history import History
 from treadle.deploy.serve.messages.endpoint import count_tokens, messages
 from treadle.deploy.serve.responses.endpoint import input_items, responses, stored
 from treadle.deploy.serve.responses.kept import Kept
+from treadle.deploy.serve.routed.told import Told
 from treadle.deploy.serve.serving import Serving
 from treadle.deploy.serve.status import busy_of, status, version
 from treadle.deploy.serve.tokens import detokenize, tokenize
@@ -79,7 +80,10 @@ def make_app(serving: Serving, keys: Sequence[str], visitors: Visitors | None = 
             Route("/openapi.json", openapi),
             Route("/", plain.page),
         ],
-        middleware=[Middleware(Gate, served=serving, keys=keys, visitors=visitors or Visitors())],
+        middleware=[
+            Middleware(Gate, served=serving, keys=keys, visitors=visitors or Visitors()),
+            Middleware(Told),
+        ],
         exception_handlers={
             ApiError: on_api_error,
             HTTPException: on_http_error,

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,8 @@ from treadle.core.sizes import Bytes
 from treadle.deploy.serve.settings import ServeEngineSettings
 
 if TYPE_CHECKING:
-    from treadle.deploy.serve.catalogue import ServedModel
     from treadle.deploy.serve.door import Door
+    from treadle.deploy.serve.opening import Opened
 
 __all__ = ["serve"]
 
@@ -32,6 +32,7 @@ def serve(
     allow_host: tuple[str, ...] = (),
     allow_origin: tuple[str, ...] = (),
     adapter: tuple[str, ...] = (),
+    router: tuple[str, ...] = (),
     api_key: tuple[str, ...] = (),
     max_requests: int = 256,
     max_body_bytes: Bytes = 4 << 20,
@@ -48,7 +49,8 @@ def serve(
 
     Args:
         models: Hugging Face folders, GGUF files, packaged:smollm2, or hub ids; NAME=MODEL gives one
-            another name for clients, and several names of one MODEL share its weights.
+            another name for clients, and several names of one MODEL share its weights. Of a
+            bundle, each model, and the bundle's own name (or auto) for the one that it chooses.
         host: Address to listen on; 0.0.0.0 lets other machines in.
         port: Port to listen on; 0 takes a free one.
         uds: Unix socket to listen on instead; made here, and removed at the end.
@@ -59,6 +61,9 @@ def serve(
             https://app.example.org; * for all pages of the web.
         adapter: LoRA adapters as NAME=FOLDER, or MODEL/NAME=FOLDER where there are several models;
             each appears as a model.
+        router: Folders of routers, which treadle route makes, as FOLDER or NAME=FOLDER: who asks
+            for auto, or that name, is answered by the model that the router chooses. The models
+            must be served by the names under which it knows them.
         api_key: Keys that clients must show one of; also read from TREADLE_API_KEY, parted by
             commas.
         max_requests: Answers that run or wait; more are refused with 429.
@@ -72,8 +77,8 @@ def serve(
         engine: How each model is held and shared out.
 
     Raises:
-        SettingsError: The port is in use, or a name stands twice.
-        CheckpointError: A model cannot be read.
+        SettingsError: The port is in use, a name stands twice, or a router's models are missing.
+        CheckpointError: A model or a router cannot be read.
     """
     from treadle.deploy.http.limits import ServerLimits
     from treadle.deploy.http.server import Server
@@ -82,6 +87,7 @@ def serve(
     from treadle.deploy.serve.chat.calls import require_format
     from treadle.deploy.serve.chat.thoughts import require_parser
     from treadle.deploy.serve.door import open_door
+    from treadle.deploy.serve.opening import open_all
     from treadle.deploy.serve.serving import Serving
 
     limits = ServerLimits(
@@ -91,15 +97,11 @@ def serve(
     keys = _keys(api_key)
     # The door comes before the models load: a port in use, or a name that is none, is said at once.
     with open_door(host, port, uds, uds_mode, allow_host, allow_origin) as door:
-        served = _load(
-            _pairs("model", models),
-            adapter,
-            engine or ServeEngineSettings(),
-        )
-        serving = Serving(Catalogue(served), limits, tool_format, thoughts)
+        opened = open_all(models, adapter, engine or ServeEngineSettings(), router)
+        serving = Serving(Catalogue(*opened), limits, tool_format, thoughts)
         if not keys:
             _warn(door)
-        _announce(door.address, served)
+        _announce(door.address, opened)
         app = make_app(serving, keys, door.visitors)
         Server(app, serving, is_behind_proxy=uds is not None).run([door.socket])
 
@@ -116,8 +118,8 @@ def _warn(door: "Door") -> None:
         )
 
 
-def _announce(address: str, served: Sequence["ServedModel"]) -> None:
-    _logger.info("Serving %s at %s", ", ".join(model.name for model in served), address)
+def _announce(address: str, opened: "Opened") -> None:
+    _logger.info("Serving %s at %s", ", ".join(opened.names), address)
 
 
 def _keys(given: Sequence[str]) -> list[str]:
@@ -130,80 +132,4 @@ def _keys(given: Sequence[str]) -> list[str]:
                 "An API key is empty or has blanks or characters beyond ASCII, which no header can "
                 "carry; choose another."
             )
-    return found
-
-
-def _pairs(what: str, given: Sequence[str]) -> dict[str, str]:
-    """Return name -> source of what is written NAME=SOURCE, or for models just SOURCE."""
-    found: dict[str, str] = {}
-    for entry in given:
-        name, sign, source = entry.partition("=")
-        if not sign or Path(entry).exists():
-            name, source = Path(entry).resolve().name if Path(entry).exists() else entry, entry
-        if not name or not source or (what == "adapter" and not sign):
-            raise SettingsError(f"Found {what} '{entry}', expected NAME=FOLDER; give both.")
-        if name in found:
-            raise SettingsError(
-                f"Two of the {what}s are called '{name}'; give one another name with NAME=FOLDER."
-            )
-        found[name] = source
-    return found
-
-
-def _load(
-    sources: dict[str, str],
-    adapters: Sequence[str],
-    settings: ServeEngineSettings,
-) -> list["ServedModel"]:
-    """Load the models and their adapters."""
-    from treadle.deploy.serve.catalogue import ServedModel
-    from treadle.runtime import LLM
-
-    first = _first_names(sources)
-    beside = _beside(_pairs("adapter", adapters), first, list(sources))
-    llms = {
-        name: LLM(sources[name], adapters=beside[name], settings=settings)
-        for name in dict.fromkeys(first.values())
-    }
-    served = []
-    for name in sources:
-        llm = llms[first[name]]
-        served.append(ServedModel(name, llm, root=first[name]))
-        if first[name] == name:
-            served += [ServedModel(own, llm, own, name) for own in beside[name]]
-    return served
-
-
-def _first_names(sources: Mapping[str, str]) -> dict[str, str]:
-    """Return each name -> the first name of the same model, whose weights are loaded once."""
-    found: dict[str, str] = {}
-    names: dict[str, str] = {}
-    for name, source in sources.items():
-        path = Path(source)
-        found[name] = names.setdefault(str(path.resolve()) if path.exists() else source, name)
-    return found
-
-
-def _beside(
-    adapters: Mapping[str, str], first: Mapping[str, str], models: Sequence[str]
-) -> dict[str, dict[str, str]]:
-    """Return for each loaded model, by its first name, the adapters that are loaded beside it."""
-    loaded = list(dict.fromkeys(first.values()))
-    found: dict[str, dict[str, str]] = {model: {} for model in loaded}
-    for name, folder in adapters.items():
-        model, sign, own = name.rpartition("/")
-        if not sign and len(loaded) == 1:
-            model, own = loaded[0], name
-        if model not in first:
-            raise SettingsError(
-                f"Found adapter '{name}' beside the models {', '.join(models)}; write "
-                f"MODEL/NAME=FOLDER with one of them."
-            )
-        taken = {*models, *(other for names in found.values() for other in names)}
-        if not own or own in taken:
-            raise SettingsError(
-                f"The adapter name '{own}' is empty or in use; clients ask for it as for a model: "
-                f"choose another."
-            )
-        found[first[model]][own] = folder
     return found

@@ -1,23 +1,28 @@
-"""The models and adapters of one server, by the names that clients use."""
+"""The models, adapters and routers of one server, by the names that clients use."""
 
+import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from treadle.core.checkpoint.layered import DENSE
 from treadle.core.errors import TreadleError
 from treadle.core.registry import near
 from treadle.deploy.http.errors import ApiError, from_treadle
 from treadle.deploy.serve.template import Shown, shown_by
 from treadle.deploy.serve.vocabulary import ServedVocabulary
 from treadle.runtime.llm import LLM
+from treadle.runtime.routed.layers import LayeredLLM
 
 if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
 
-__all__ = ["Catalogue", "ServedModel"]
+__all__ = ["AUTO", "Catalogue", "Chooser", "ServedModel", "ServedRouter", "dense_name"]
 
+AUTO = "auto"
+"""The name of a router that was given none."""
 _CHARACTERS = 8
 """Of a text for each token of the context before it is read in parts: twice what texts have."""
 _UNSURE = 64
@@ -35,6 +40,15 @@ class ServedModel:
         # The last token is chosen but never run.
         self.max_length = min(llm.shape.max_positions, report.num_pages * report.page_size + 1)
         """Tokens of a prompt and its answer together."""
+
+    def mixed(self, shares: Mapping[str, float]) -> "ServedModel":
+        """Return the model with a mixture of the experts beside it, as one that answers."""
+        found = copy.copy(self)
+        found.adapter = next(iter(shares), DENSE)
+        if len(shares) > 1:
+            found.adapter = ",".join(f"{name}={share:g}" for name, share in shares.items())
+        found.name = dense_name(self.root) if found.adapter == DENSE else found.adapter
+        return found
 
     @cached_property
     def vocabulary(self) -> ServedVocabulary:
@@ -120,21 +134,75 @@ class ServedModel:
         return left if asked is None else max(1, asked)
 
     def to_dict(self) -> dict[str, Any]:  # Any: JSON values
-        """Return the entry of /v1/models: OpenAI's names, vLLM's and Anthropic's."""
-        return {
-            "id": self.name,
-            "object": "model",
-            "type": "model",
-            "display_name": self.name,
-            "created": self.created,
-            "created_at": datetime.fromtimestamp(self.created, UTC).isoformat(),
-            "lifecycle": "active",
-            "max_input_tokens": self.max_length,
-            "owned_by": "treadle",
-            "root": self.root,
-            "parent": self.root if self.adapter else None,
-            "max_model_len": self.max_length,
-        }
+        """Return the entry of /v1/models."""
+        return {**_entry(self), "parent": self.root if self.adapter else None}
+
+
+class Chooser(Protocol):
+    """A frozen scorer of texts."""
+
+    def choose(self, texts: Sequence[str]) -> list[int]:
+        """Return the index of the model that answers each text."""
+
+
+def dense_name(bundle: str) -> str:
+    """Return what clients call the model of a bundle that stands beside its experts."""
+    return f"{bundle}/{DENSE}"
+
+
+class ServedRouter:
+    """A name that clients may ask for as for a model: another one answers, as the text suggests."""
+
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        chooser: Chooser | LayeredLLM,
+        models: Sequence[ServedModel],
+        thresholds: Sequence[float] = (),
+    ) -> None:
+        """Take what decides among models.
+
+        Args:
+            name: For clients.
+            root: Where it lies.
+            chooser: What decides.
+            models: In its order; where experts are mixed, the model beside them is the last.
+            thresholds: Of a cascade: how sure each model but the last must be of its answer.
+        """
+        self.name, self.root, self.chooser, self.models = name, root, chooser, tuple(models)
+        self.thresholds = tuple(thresholds)
+        self.created = int(time.time())
+        self.max_length = min(model.max_length for model in models)
+        """Tokens of a prompt and its answer, whichever model is chosen."""
+
+    def answering(self, texts: Sequence[str]) -> list[ServedModel]:
+        """Return who answers each text."""
+        if isinstance(self.chooser, LayeredLLM):
+            return [self.models[-1].mixed(shares) for shares in self.chooser.route(texts)]
+        return [self.models[place] for place in self.chooser.choose(texts)]
+
+    def to_dict(self) -> dict[str, Any]:  # Any: JSON values
+        """Return the entry of /v1/models."""
+        behind = [model.name for model in self.models]
+        return {**_entry(self), "parent": None, "routes_to": behind}
+
+
+def _entry(found: "ServedModel | ServedRouter") -> dict[str, Any]:  # Any: JSON values
+    """Return what /v1/models says of every name: OpenAI's words, vLLM's and Anthropic's."""
+    return {
+        "id": found.name,
+        "object": "model",
+        "type": "model",
+        "display_name": found.name,
+        "created": found.created,
+        "created_at": datetime.fromtimestamp(found.created, UTC).isoformat(),
+        "lifecycle": "active",
+        "max_input_tokens": found.max_length,
+        "owned_by": "treadle",
+        "root": found.root,
+        "max_model_len": found.max_length,
+    }
 
 
 def _ids(tokenizer: "Tokenizer", text: str, adds_special: bool) -> list[int]:
@@ -145,19 +213,25 @@ def _ids(tokenizer: "Tokenizer", text: str, adds_special: bool) -> list[int]:
 class Catalogue:
     """Finds what a client asks for."""
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
+    def __init__(self, models: Sequence[ServedModel], routers: Sequence[ServedRouter] = ()) -> None:
         self._models = {model.name: model for model in models}
+        self._routers = {router.name: router for router in routers}
 
     def __iter__(self) -> Any:  # Any: an iterator of ServedModel
         """Go through all models and adapters."""
         return iter(self._models.values())
 
     @property
+    def routers(self) -> list[ServedRouter]:
+        """All routers, by each of their names."""
+        return list(self._routers.values())
+
+    @property
     def llms(self) -> dict[str, LLM]:
         """The loaded models by their first name, without adapters."""
         found: dict[LLM, str] = {}
         for model in self._models.values():
-            if model.adapter is None:
+            if model.adapter in (None, DENSE):
                 found.setdefault(model.llm, model.name)
         return {name: llm for llm, name in found.items()}
 
@@ -165,16 +239,45 @@ class Catalogue:
         """Return the model or adapter called `name`.
 
         Raises:
+            ApiError: There is none, or the name is missing where there are several, or is a
+                router's.
+        """
+        found = self.entry(name)
+        if isinstance(found, ServedRouter):
+            behind = ", ".join(model.name for model in found.models)
+            raise ApiError(
+                400,
+                f"'{found.name}' chooses among several models, and what is asked for is one "
+                f"model's own; ask one of {behind}.",
+                "one_model_needed",
+                "model",
+            )
+        return found
+
+    def entry(self, name: str | None) -> ServedModel | ServedRouter:
+        """Return the model, adapter or router called `name`; without one, the one that there is.
+
+        Raises:
             ApiError: There is none, or the name is missing where there are several.
         """
-        if name is None and len(self.llms) == 1:
-            return next(iter(self._models.values()))
-        if name is None or name not in self._models:
+        known: dict[str, ServedModel | ServedRouter] = {**self._models, **self._routers}
+        if name is None:
+            alone = self._alone()
+            if alone is not None:
+                return alone
+        if name is None or name not in known:
             what = "No model is named" if name is None else f"No model '{name[:80]}' here"
             raise ApiError(
                 404 if name is not None else 400,
-                f"{what}. {near(name or '', dict(self._models))}",
+                f"{what}. {near(name or '', known)}",
                 "model_not_found",
                 "model",
             )
-        return self._models[name]
+        return known[name]
+
+    def _alone(self) -> ServedModel | ServedRouter | None:
+        """Return whom those mean who name nobody: the only router, else the only model."""
+        if self._routers:
+            only = next(iter(self._routers.values())) if len(self._routers) == 1 else None
+            return self._routers.get(AUTO, only)
+        return next(iter(self._models.values())) if len(self.llms) == 1 else None

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -15,6 +16,8 @@ from treadle.deploy.http.errors import ApiError, from_treadle
 from treadle.deploy.http.events import stream
 from treadle.deploy.serve.catalogue import ServedModel
 from treadle.deploy.serve.preparing import Wanted
+from treadle.deploy.serve.routed.choosing import choose, texts_of
+from treadle.deploy.serve.routed.turns import ask_in_turn
 from treadle.deploy.serve.sampling import sampling_params
 from treadle.deploy.serve.serving import Answers, Prepared, Serving
 from treadle.runtime.answer.outputs import Delta
@@ -52,18 +55,18 @@ async def completions(request: Request) -> Response:
     serving: Serving = request.app.state.serving
     asked = parse(AskedCompletion, await read_body(request, serving.limits))
     _check(asked)
-    model = serving.catalogue.find(asked.model)
     prompts = _prompts(asked)
 
-    def prepare(wanted: Wanted) -> list[Prepared]:
+    def prepare(model: ServedModel, wanted: Wanted) -> list[Prepared]:
         found = [_prompt(model, asked, prompt) for prompt in prompts if wanted]
         if found and found[0][1].structured_outputs is not None:
             model.llm.check(found[0][1])
         return found
 
     async def answer() -> Response:
+        chosen = await choose(serving, request, asked.model, partial(texts_of, prompts))
         num_answers = len(prompts) * (asked.n or 1)
-        answers = await serving.ask(request, asked, model, num_answers, prepare)
+        model, answers = await ask_in_turn(serving, request, asked, chosen, num_answers, prepare)
         reply = _Reply(serving.new_id("cmpl"), model, asked, answers)
         return stream(answers, reply.chunks()) if asked.stream else await reply.whole()
 

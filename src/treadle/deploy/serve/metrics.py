@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from treadle.deploy.serve.choices import RoutedCounts
 from treadle.runtime.llm import LLM
 from treadle.runtime.request import Request, RequestState
 
@@ -49,6 +50,8 @@ class Metrics:
             buckets=_FIRST_SECONDS,
             **own,
         )
+        self.routed = RoutedCounts(self._registry)
+        """Of routers."""
         self._each = Histogram(
             *("vllm:request_time_per_output_token_seconds", "Mean time of later tokens.", _LABEL),
             buckets=_TOKEN_SECONDS,

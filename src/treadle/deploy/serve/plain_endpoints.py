@@ -35,15 +35,16 @@ def _serving(request: Request) -> Serving:
 
 
 async def models(request: Request) -> Response:
-    """List the models and adapters, for OpenAI's clients and Anthropic's alike."""
-    data = [found.to_dict() for found in _serving(request).catalogue]
+    """List the models, adapters and routers, for OpenAI's clients and Anthropic's alike."""
+    catalogue = _serving(request).catalogue
+    data = [found.to_dict() for found in (*catalogue, *catalogue.routers)]
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"], "has_more": False}
     return JSONResponse({"object": "list", "data": data, **ends})
 
 
 async def model(request: Request) -> Response:
     """Return one entry of the list."""
-    found = _serving(request).catalogue.find(request.path_params["name"])
+    found = _serving(request).catalogue.entry(request.path_params["name"])
     return JSONResponse(found.to_dict())
 
 

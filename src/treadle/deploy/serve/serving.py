@@ -180,6 +180,8 @@ class Answers:
         """What brings them to the engine."""
         self.error: ApiError | None = None
         """Why they were aborted."""
+        self.held: list[tuple[int, Delta]] | None = None
+        """Their pieces, where these were kept back until all had come."""
         self._is_closed = False
         serving.open.add(self)
         serving.num_generating += num_answers
@@ -217,6 +219,10 @@ class Answers:
         Raises:
             ApiError: An answer takes too long, or cannot be finished.
         """
+        if self.held is not None:
+            for kept in self.held:
+                yield kept
+            return
         merged: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
 
         async def forward(first: int, part: Answering) -> None:

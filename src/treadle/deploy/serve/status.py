@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from treadle.deploy.http.errors import ApiError
-from treadle.deploy.serve.catalogue import ServedModel
+from treadle.deploy.serve.catalogue import ServedModel, ServedRouter
 from treadle.deploy.serve.history import Busy, History
 from treadle.deploy.serve.serving import Serving
 from treadle.runtime.answer.talk import TALK
@@ -57,6 +57,7 @@ async def status(request: Request) -> Response:
             "is_draining": serving.is_draining,
             "has_keys": "treadle.key" in request.scope,
             "models": [_model(found) for found in serving.catalogue],
+            "routers": [_router(serving, found) for found in serving.catalogue.routers],
             "engines": engines,
             "tokens_read": serving.metrics.num_read,
             "tokens_generated": serving.metrics.num_generated + serving.num_tokens_open,
@@ -88,6 +89,15 @@ def _model(found: ServedModel) -> Plain:
         "context_tokens": found.max_length,
         "has_chat_template": bool(found.chat_template),
         "weights": weights,
+    }
+
+
+def _router(serving: Serving, found: ServedRouter) -> Plain:
+    return {
+        **found.to_dict(),
+        **serving.metrics.routed.of(found.name),
+        "context_tokens": found.max_length,
+        "has_chat_template": all(model.chat_template for model in found.models),
     }
 
 

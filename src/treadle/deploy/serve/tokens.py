@@ -12,6 +12,7 @@ from treadle.deploy.serve.chat.conversation import Talk, written
 from treadle.deploy.serve.chat.endpoint import check_continued
 from treadle.deploy.serve.chat.talking import template_values
 from treadle.deploy.serve.preparing import Wanted
+from treadle.deploy.serve.routed.choosing import choose, said_first
 from treadle.deploy.serve.serving import Serving
 
 __all__ = ["detokenize", "tokenize"]
@@ -27,12 +28,12 @@ async def tokenize(request: Request) -> Response:
     """Return the tokens of a prompt or a conversation."""
     serving: Serving = request.app.state.serving
     asked = parse(AskedTokenize, await read_body(request, serving.limits))
-    found = serving.catalogue.find(asked.model)
     if (asked.prompt is None) == (asked.messages is None):
         raise ApiError(
             400, "Give either prompt or messages, and leave the other out.", "contradiction"
         )
     _check_tokenize(asked)
+    found = (await choose(serving, request, asked.model, lambda: _routed_by(asked))).models[0]
 
     def read(wanted: Wanted) -> list[int]:
         return _tokens(found, asked)
@@ -40,6 +41,7 @@ async def tokenize(request: Request) -> Response:
     length = int(request.scope.get("treadle.body_bytes", 0))
     ids = await serving.prepared(request, length, read)
     answer = {"tokens": ids, "count": len(ids), "max_model_len": found.max_length}
+    answer |= {"model": found.name}
     if asked.return_token_strs:
         answer["token_strs"] = [found.vocabulary.text_of(token) for token in ids]
     return JSONResponse(answer)
@@ -58,6 +60,10 @@ def _check_tokenize(asked: AskedTokenize) -> None:
             )
     if asked.messages is not None:
         check_continued(asked)
+
+
+def _routed_by(asked: AskedTokenize) -> list[str]:
+    return [str(asked.prompt)] if asked.messages is None else said_first(asked.messages)
 
 
 def _tokens(model: ServedModel, asked: AskedTokenize) -> list[int]:

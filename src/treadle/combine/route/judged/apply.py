@@ -14,6 +14,7 @@ from treadle.combine.route.judged.account import (
 from treadle.combine.route.judged.paraphrases import stability
 from treadle.combine.route.judged.subsets import subsets_of
 from treadle.combine.route.judged.tally import Routed
+from treadle.combine.route.judged.turns import account_for_turns
 from treadle.combine.route.judged.waiting import median_milliseconds
 from treadle.combine.route.records import Doubles, ScoredQuestions
 from treadle.combine.route.score_files import read_scores
@@ -27,6 +28,7 @@ from treadle.core.run import recorded
 from treadle.runtime.routed.queries import QueryRouter, load_router
 from treadle.runtime.routed.queries.folder import router_hash
 from treadle.runtime.routed.queries.record import RouterRecord
+from treadle.runtime.routed.queries.scorers import CascadeScores
 
 __all__ = ["route_evaluate"]
 
@@ -76,7 +78,8 @@ def route_evaluate(
     scored = read_scores(test, "test")
     whole = scored.table.binarised(binarise or [])
     kept = [name for name in opened.models if name not in gone]
-    table, holes = _of_router(whole, kept, str(test))
+    asked, holes = _asked(whole, kept, str(test))
+    table = asked.of_models(kept)
     settings: dict[str, Any] = {"without": gone, "binarise": binarise}  # Any: JSON values
     settings["method"] = opened.record.method
     with recorded(
@@ -96,20 +99,18 @@ def route_evaluate(
         if baseline is not None:
             reference = read_result(baseline)
             run.read("baseline", baseline, reference.fingerprint, "baseline")
-        expected = _expected(opened, kept, table.questions)
+        expected = _decided(opened, kept, asked)
         routed = Routed(table, expected.argmax(axis=1), _single(opened.record, kept))
         subsets, leaked = subsets_of(routed, seen, opened.record.tasks)
         account_for(run, subsets, leaked)
         if baseline is not None:
             account_for_baseline(run, routed.values.tolist(), reference, str(baseline))
-        account_for_costs(run, routed, expected, opened.record)
-
-        def choose(texts: Sequence[str]) -> list[int]:
-            return [int(one) for one in _expected(opened, kept, texts).argmax(axis=1)]
-
-        same = stability(table.questions, routed.choice.tolist(), choose)
-        waited = median_milliseconds(opened, table.questions)
-        run.measurements += [*_stable(same), waited]
+        if isinstance(opened.scorer, CascadeScores):
+            account_for_turns(run, routed, opened.scorer, opened.models)
+        else:
+            account_for_costs(run, routed, expected, opened.record)
+            run.measurements.append(_stable(opened, kept, routed))
+        run.measurements.append(median_milliseconds(opened, table.questions))
         run.samples["score"] = routed.values.tolist()
         run.notes += scored.notes + holes + _left_out(whole, opened.models, gone)
     return run.result
@@ -119,6 +120,18 @@ def _expected(router: QueryRouter, kept: Sequence[str], texts: Sequence[str]) ->
     """Return what the router says of the models that it may choose [texts, models]."""
     places = [router.models.index(name) for name in kept]
     return router.scores(texts)[:, places].astype(np.float64)
+
+
+def _decided(router: QueryRouter, kept: Sequence[str], test: ScoredQuestions) -> Doubles:
+    """Return what decides who answers the test, where it says how sure the models were."""
+    places = [router.models.index(name) for name in kept]
+    sure = None
+    if test.confidence is not None:
+        sure = np.full((len(test.ids), len(router.models)), np.nan)
+        for place, name in enumerate(router.models):
+            if name in test.models:
+                sure[:, place] = test.confidence[:, test.models.index(name)]
+    return router.decide(test.questions, sure)[:, places].astype(np.float64)
 
 
 def _single(record: RouterRecord, kept: Sequence[str]) -> int | None:
@@ -139,7 +152,7 @@ def _require_known(gone: Sequence[str], models: Sequence[str]) -> None:
         raise SettingsError("The router would have no model left; leave some in.")
 
 
-def _of_router(
+def _asked(
     table: ScoredQuestions, kept: Sequence[str], test: str
 ) -> tuple[ScoredQuestions, list[str]]:
     """Return the questions that every model which may be chosen has a score for, and a note."""
@@ -154,19 +167,18 @@ def _of_router(
             f"'{test}' has no scores of '{lost[0]}', which the router may choose; add them, or go "
             f"without it: --without {' '.join(lost)}."
         )
-    found = table.of_models(kept)
-    whole = [int(n) for n in np.flatnonzero(np.isfinite(found.scores).all(axis=1))]
+    scores = table.of_models(kept).scores
+    whole = [int(n) for n in np.flatnonzero(np.isfinite(scores).all(axis=1))]
     if not whole:
         raise DataError(
             f"No question of '{test}' has a score of each of {', '.join(kept)}, so what the router "
             f"gets is not known; ask all models, or go --without some."
         )
-    if len(whole) == len(found.ids):
-        return found, []
-    missing = len(found.ids) - len(whole)
-    return found.rows(whole), [
-        f"{missing} of {len(found.ids)} test questions lack a score of a model that may be chosen, "
-        f"and were left out."
+    if len(whole) == len(scores):
+        return table, []
+    return table.rows(whole), [
+        f"{len(scores) - len(whole)} of {len(scores)} test questions lack a score of a model that "
+        f"may be chosen, and were left out."
     ]
 
 
@@ -177,13 +189,15 @@ def _left_out(table: ScoredQuestions, models: Sequence[str], gone: Sequence[str]
     return [*found, f"The router had to go without {', '.join(gone)}."] if gone else found
 
 
-def _stable(shares: dict[str, float]) -> list[Measurement]:
+def _stable(router: QueryRouter, kept: Sequence[str], routed: Routed) -> Measurement:
+    def choose(texts: Sequence[str]) -> list[int]:
+        return [int(one) for one in _expected(router, kept, texts).argmax(axis=1)]
+
+    shares = stability(routed.table.questions, routed.choice.tolist(), choose)
     told = ", ".join(f"{name} {value:.3f}" for name, value in shares.items())
-    return [
-        Measurement(
-            name="stability",
-            value=float(np.mean(list(shares.values()))),
-            better="higher",
-            note=f"share of paraphrases that go to the same model: {told}",
-        )
-    ]
+    return Measurement(
+        name="stability",
+        value=float(np.mean(list(shares.values()))),
+        better="higher",
+        note=f"share of paraphrases that go to the same model: {told}",
+    )

@@ -1,6 +1,7 @@
 """How a conversation becomes an answer in pieces, whatever interface asked for it."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
@@ -16,6 +17,8 @@ from treadle.deploy.serve.chat.forms import blame, form_of, schemas_of
 from treadle.deploy.serve.chat.pieces import ChatPiece, Plain
 from treadle.deploy.serve.chat.thoughts import BEGIN, END, thinks
 from treadle.deploy.serve.preparing import Wanted
+from treadle.deploy.serve.routed.choosing import choose, said_first
+from treadle.deploy.serve.routed.turns import ask_in_turn
 from treadle.deploy.serve.sampling import sampling_params
 from treadle.deploy.serve.serving import Answers, Prepared, Serving
 from treadle.runtime.answer.outputs import Delta
@@ -60,7 +63,11 @@ class Talking(NamedTuple):
 
 
 async def begin(
-    serving: Serving, request: Request, asked: AskedChat, words: Words = _CHATS
+    serving: Serving,
+    request: Request,
+    asked: AskedChat,
+    words: Words = _CHATS,
+    fitted: Callable[[ServedModel], AskedChat] | None = None,
 ) -> Talking:
     """Let a conversation wait for its answers.
 
@@ -69,20 +76,22 @@ async def begin(
         request: Of the client.
         asked: What it wants, in OpenAI's words.
         words: Of the interface that asks.
+        fitted: Returns the same in words that depend on the model.
 
     Raises:
         ApiError: The request is refused.
     """
-    model = serving.catalogue.find(asked.model)
+    chosen = await choose(serving, request, asked.model, partial(said_first, asked.messages))
     turns: list[Turn] = []
 
-    def prepare(wanted: Wanted) -> list[Prepared]:
-        turn, prepared = _prepared(serving, model, asked, words)
+    def prepare(model: ServedModel, wanted: Wanted) -> list[Prepared]:
+        chat = asked if fitted is None else fitted(model)
+        turn, prepared = _prepared(serving, model, chat, words)
         turns.append(turn)
         return [prepared]
 
-    answers = await serving.ask(request, asked, model, asked.n or 1, prepare)
-    chats = [ChatAnswer(turns[0]) for _ in answers.parts[0].requests]
+    model, answers = await ask_in_turn(serving, request, asked, chosen, asked.n or 1, prepare)
+    chats = [ChatAnswer(turns[-1]) for _ in answers.parts[0].requests]
     return Talking(model, answers, chats)
 
 

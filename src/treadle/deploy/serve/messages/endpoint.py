@@ -2,11 +2,12 @@
 
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from treadle.deploy.http.asked import AskedChat, AskedCount, AskedMessages, parse
+from treadle.deploy.http.asked import AskedCount, AskedMessages, parse
 from treadle.deploy.http.bodies import read_body, unless_gone
 from treadle.deploy.http.events import Dialect, stream
 from treadle.deploy.serve.chat.answer import ChatAnswer
@@ -17,6 +18,7 @@ from treadle.deploy.serve.chat.pieces import ChatPiece, Plain
 from treadle.deploy.serve.chat.talking import Talking, Words, begin, talk_of
 from treadle.deploy.serve.messages.reading import as_chat
 from treadle.deploy.serve.preparing import Wanted
+from treadle.deploy.serve.routed.choosing import choose, said_first
 from treadle.deploy.serve.serving import Serving
 
 __all__ = ["count_tokens", "messages"]
@@ -37,10 +39,11 @@ async def messages(request: Request) -> Response:
     """Answer a request for the next message of a conversation."""
     serving: Serving = request.app.state.serving
     asked = parse(AskedMessages, await read_body(request, serving.limits))
-    chat = _as_chat(serving, asked)
+    chat = as_chat(asked)
+    check(chat)
 
     async def answer() -> Response:
-        talking = await begin(serving, request, chat, _WORDS)
+        talking = await begin(serving, request, chat, _WORDS, partial(as_chat, asked))
         writer = _Writer(talking)
         if asked.stream:
             return stream(talking.answers, writer.events(), _DIALECT)
@@ -56,22 +59,19 @@ async def count_tokens(request: Request) -> Response:
     """Return how many tokens a conversation has."""
     serving: Serving = request.app.state.serving
     asked = parse(AskedCount, await read_body(request, serving.limits))
-    chat = _as_chat(serving, asked)
-    model = serving.catalogue.find(asked.model)
+    plain = as_chat(asked)
+    check(plain)
+    read = partial(said_first, plain.messages)
+    model = (await choose(serving, request, asked.model, read)).models[0]
 
     def count(wanted: Wanted) -> int:
+        chat = as_chat(asked, model)
         text = written(model, talk_of(chat, model))
         tokenizer = model.llm.prompts.tokenizer
         return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
     length = int(request.scope.get("treadle.body_bytes", 0))
     return JSONResponse({"input_tokens": await serving.prepared(request, length, count)})
-
-
-def _as_chat(serving: Serving, asked: AskedCount) -> AskedChat:
-    chat = as_chat(asked, serving.catalogue.find(asked.model))
-    check(chat)
-    return chat
 
 
 class _Writer:

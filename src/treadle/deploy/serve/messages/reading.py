@@ -36,8 +36,12 @@ _EFFORTS: dict[str, Effort] = {
 }
 
 
-def as_chat(asked: AskedCount, model: ServedModel) -> AskedChat:
+def as_chat(asked: AskedCount, model: ServedModel | None = None) -> AskedChat:
     """Return the same request in the words of chats.
+
+    Args:
+        asked: In Anthropic's words.
+        model: Who answers, and what its thoughts are steered by; None leaves that out.
 
     Raises:
         ApiError: It chooses a tool without saying which.
@@ -63,7 +67,7 @@ def as_chat(asked: AskedCount, model: ServedModel) -> AskedChat:
         parallel_tool_calls=False if choice and choice.disable_parallel_tool_use else None,
         response_format=_form(asked),
         continue_final_message=continues(asked) or None,
-        **_thinking(asked, model),
+        **({} if model is None else _thinking(asked, model)),
         **_sampling(asked),
     )
 

@@ -51,6 +51,22 @@ class RouteScorer(ABC):
             vectors: Theirs [texts, dim], of length 1 (or 0); [texts, 0] where it reads none.
         """
 
+    def decide(
+        self, texts: Sequence[str], vectors: Floats, confidence: npt.NDArray[np.float64] | None
+    ) -> Floats:
+        """Return scores whose largest is of the model that answers, where answers are known.
+
+        Args:
+            texts: The queries.
+            vectors: Theirs, as for `scores`.
+            confidence: How sure each model was of its answer [texts, models]; None where nobody
+                knows.
+
+        Raises:
+            DataError: It cannot be said without confidences.
+        """
+        return self.scores(texts, vectors)
+
 
 def parts(scorer: RouteScorer) -> tuple[dict[str, Any], dict[str, Floats]]:  # Any: JSON values
     """Return a scorer's plain settings, with its kind, and its arrays by name."""

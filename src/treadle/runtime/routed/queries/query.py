@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from treadle.core.ports import Embedder
 from treadle.model.embed.pooled import unit
@@ -32,13 +33,22 @@ class QueryRouter(NamedTuple):
 
     def scores(self, texts: Sequence[str]) -> Floats:
         """Return the score of every model for every text [texts, models], in float32."""
-        if self.embedder is None or not texts:
-            vectors = np.zeros((len(texts), 0), np.float32)
-        else:
-            vectors = projected(self.embedder.embed(texts), self.projection)
         if not texts:
             return np.zeros((0, len(self.models)), np.float32)
-        return self.scorer.scores(texts, vectors)
+        return self.scorer.scores(texts, self._vectors(texts))
+
+    def decide(self, texts: Sequence[str], confidence: npt.NDArray[np.float64] | None) -> Floats:
+        """Return scores as `scores` does, where it is known how sure each model was.
+
+        Raises:
+            DataError: A cascade is not told.
+        """
+        return self.scorer.decide(texts, self._vectors(texts), confidence)
+
+    def _vectors(self, texts: Sequence[str]) -> Floats:
+        if self.embedder is None:
+            return np.zeros((len(texts), 0), np.float32)
+        return projected(self.embedder.embed(texts), self.projection)
 
     def choose(self, texts: Sequence[str]) -> list[int]:
         """Return the index of the model for each text; the first of equals."""

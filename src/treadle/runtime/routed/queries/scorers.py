@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
+from treadle.core.errors import DataError
 from treadle.runtime.routed.queries.program import Axes, Floats, RouteScorer
 
 __all__ = [
     "SCORERS",
+    "CascadeScores",
     "ClustersScores",
     "ConstantScores",
     "CosineScores",
@@ -188,6 +191,45 @@ class CosineScores(RouteScorer):
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class CascadeScores(RouteScorer):
+    """Models in turn, until one is sure of its answer: before anybody is asked, the first one's."""
+
+    kind: ClassVar[str] = "cascade"
+    reads_vectors: ClassVar[bool] = False
+
+    ranks: Annotated[Floats, Axes("models")]
+    """When each is asked, from 0 on; below 0: never."""
+    thresholds: Annotated[Floats, Axes("models")]
+    """Confidence from which an answer stands; of the last model's it always does."""
+
+    @property
+    def turns(self) -> list[int]:
+        """Indices of the models that are asked, in that order."""
+        return [int(place) for place in np.argsort(self.ranks) if self.ranks[place] >= 0]
+
+    def scores(self, texts: Sequence[str], vectors: Floats) -> Floats:
+        """Return the same for all: the earlier a model is asked, the more."""
+        row = np.where(self.ranks >= 0, -self.ranks, -1 - np.float32(len(self.ranks)))
+        return np.repeat(row[None].astype(np.float32), len(texts), axis=0)
+
+    def decide(
+        self, texts: Sequence[str], vectors: Floats, confidence: npt.NDArray[np.float64] | None
+    ) -> Floats:
+        """Return 1 for the model whose answer stands, and less for the others."""
+        found = np.minimum(self.scores(texts, vectors), 0)
+        *before, last = self.turns
+        if confidence is None or np.isnan(confidence[:, before]).any():
+            raise DataError(
+                "A cascade goes by how sure models were, and the records do not say it of all that "
+                'are asked; give "confidence": {MODEL: 0..1} in each.'
+            )
+        is_sure = confidence[:, before] >= self.thresholds[before]
+        who = np.where(is_sure.any(axis=1), np.asarray(before)[is_sure.argmax(axis=1)], last)
+        found[np.arange(len(texts)), who] = 1
+        return found
+
+
 SCORERS: dict[str, type[RouteScorer]] = {
     one.kind: one
     for one in (
@@ -199,6 +241,7 @@ SCORERS: dict[str, type[RouteScorer]] = {
         LinearScores,
         PerceptronScores,
         CosineScores,
+        CascadeScores,
     )
 }
 """Kind -> class."""
