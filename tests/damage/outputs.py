@@ -17,7 +17,7 @@ from treadle.combine.merge import (
     merge_moe,
     merge_yaml,
 )
-from treadle.combine.route import route_prepare
+from treadle.combine.route import route, route_evaluate, route_prepare
 from treadle.judge.evaluate import evaluate_grid
 from treadle.learn.tune import fresh
 from treadle.model import tiny
@@ -46,6 +46,8 @@ class Inputs(NamedTuple):
     questions: Path
     base: Path
     bundle: Path
+    scores: Path
+    router: Path
 
 
 def make_inputs(folder: Path) -> Inputs:
@@ -73,8 +75,14 @@ def make_inputs(folder: Path) -> Inputs:
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     base, bundle = tiny.build("llama", folder / "base", 2), folder / "bundle"
     merge_conflict([model, other], bundle, base=base, route_fraction=1.0)
-    tables = (recipe, steps, cells)
-    return Inputs(model, other, text, corpus, *packed, *tables, deep, questions, base, bundle)
+    scores, router = folder / "scores.jsonl", folder / "router"
+    scored = [
+        {"question": word, "scores": {"a": place % 2, "b": 0.5}} for place, word in enumerate(WORDS)
+    ]
+    scores.write_text("".join(json.dumps(row) + "\n" for row in scored))
+    route(scores, router, "knn")
+    read = (recipe, steps, cells, deep, questions, base, bundle, scores, router)
+    return Inputs(model, other, text, corpus, *packed, *read)
 
 
 def _trial(inputs: Inputs, out: Path) -> object:
@@ -117,6 +125,8 @@ WRITERS: dict[str, Callable[[Inputs, Path], object]] = {
     ),
     "merge materialise": lambda own, out: merge_materialise(own.bundle, out, expert="m"),
     "merge extract-lora": lambda own, out: merge_extract_lora(own.model, own.other, out),
+    "route": lambda own, out: route(own.scores, out, "ridge"),
+    "route evaluate": lambda own, out: route_evaluate(own.router, own.scores, out),
     "route prepare": lambda own, out: route_prepare(
         [str(own.model), str(own.other)],
         out,

@@ -18,12 +18,15 @@ from treadle.combine.route.judged.turns import account_for_turns
 from treadle.combine.route.judged.waiting import median_milliseconds
 from treadle.combine.route.records import Doubles, ScoredQuestions
 from treadle.combine.route.score_files import read_scores
+from treadle.combine.route.tables import METHODS
 from treadle.core.arguments import checked
 from treadle.core.errors import DataError, SettingsError
+from treadle.core.method import Control
 from treadle.core.registry import near
 from treadle.core.result import Measurement, Result, digest, read_result
 from treadle.core.run import recorded
 from treadle.runtime.routed.queries import QueryRouter, load_router
+from treadle.runtime.routed.queries.folder import router_hash
 from treadle.runtime.routed.queries.record import RouterRecord
 from treadle.runtime.routed.queries.scorers import CascadeScores
 
@@ -48,8 +51,8 @@ def route_evaluate(
     Those are the best single model (of training, and of the test itself), a model that is drawn,
     the best model of each task, and the best of each question; differences to the best single model
     are paired by question. Test questions that were trained on are counted, and every figure is
-    told with and without them; so are tasks that were left out of training. Every question needs a
-    score of every model that the router may choose.
+    told with and without them; so are tasks that were left out of training. A question without a
+    score of every model that the router may choose is left out, and that is said.
 
     Args:
         router: Folder that treadle route made, or one of the folders below its steps/.
@@ -67,7 +70,7 @@ def route_evaluate(
 
     Raises:
         CheckpointError: The router is missing or damaged.
-        DataError: The test is missing or damaged, or lacks a score.
+        DataError: The test is missing or damaged, or no question has all scores.
         SettingsError: The router is of other models, or `out` holds a result.
     """
     opened, gone = load_router(Path(router)), list(without or [])
@@ -75,13 +78,16 @@ def route_evaluate(
     scored = read_scores(test, "test")
     whole = scored.table.binarised(binarise or [])
     kept = [name for name in opened.models if name not in gone]
-    table = _of_router(whole, kept, str(test))
+    asked, holes = _asked(whole, kept, str(test))
+    table = asked.of_models(kept)
     settings: dict[str, Any] = {"without": gone, "binarise": binarise}  # Any: JSON values
     settings["method"] = opened.record.method
     with recorded(
         "route", settings=settings, action="evaluate", seed=seed, out=out, overwrite=overwrite
     ) as run:
-        run.read("router", router, digest(opened.record.model_dump(mode="json")), "config")
+        method = opened.record.method
+        run.is_control = method in METHODS and isinstance(METHODS[method].paper, Control)
+        run.read("router", router, router_hash(router), "config")
         run.read("test", test, whole.content_hash, "data")
         seen = opened.questions
         if train is not None:
@@ -93,7 +99,7 @@ def route_evaluate(
         if baseline is not None:
             reference = read_result(baseline)
             run.read("baseline", baseline, reference.fingerprint, "baseline")
-        expected = _decided(opened, kept, whole)
+        expected = _decided(opened, kept, asked)
         routed = Routed(table, expected.argmax(axis=1), _single(opened.record, kept))
         subsets, leaked = subsets_of(routed, seen, opened.record.tasks)
         account_for(run, subsets, leaked)
@@ -103,15 +109,10 @@ def route_evaluate(
             account_for_turns(run, routed, opened.scorer, opened.models)
         else:
             account_for_costs(run, routed, expected, opened.record)
-
-        def choose(texts: Sequence[str]) -> list[int]:
-            return [int(one) for one in _expected(opened, kept, texts).argmax(axis=1)]
-
-        same = stability(table.questions, routed.choice.tolist(), choose)
-        waited = median_milliseconds(opened, table.questions)
-        run.measurements += [*_stable(same), waited]
+            run.measurements.append(_stable(opened, kept, routed))
+        run.measurements.append(median_milliseconds(opened, table.questions))
         run.samples["score"] = routed.values.tolist()
-        run.notes += scored.notes + _left_out(whole, opened.models, gone)
+        run.notes += scored.notes + holes + _left_out(whole, opened.models, gone)
     return run.result
 
 
@@ -151,8 +152,10 @@ def _require_known(gone: Sequence[str], models: Sequence[str]) -> None:
         raise SettingsError("The router would have no model left; leave some in.")
 
 
-def _of_router(table: ScoredQuestions, kept: Sequence[str], test: str) -> ScoredQuestions:
-    """Return the test's scores of the models that may be chosen, all of which are there."""
+def _asked(
+    table: ScoredQuestions, kept: Sequence[str], test: str
+) -> tuple[ScoredQuestions, list[str]]:
+    """Return the questions that every model which may be chosen has a score for, and a note."""
     lost = [name for name in kept if name not in table.models]
     if len(lost) == len(kept):
         raise SettingsError(
@@ -164,16 +167,19 @@ def _of_router(table: ScoredQuestions, kept: Sequence[str], test: str) -> Scored
             f"'{test}' has no scores of '{lost[0]}', which the router may choose; add them, or go "
             f"without it: --without {' '.join(lost)}."
         )
-    found = table.of_models(kept)
-    holes = np.argwhere(np.isnan(found.scores))
-    if len(holes):
-        row, column = holes[0]
+    scores = table.of_models(kept).scores
+    whole = [int(n) for n in np.flatnonzero(np.isfinite(scores).all(axis=1))]
+    if not whole:
         raise DataError(
-            f"The question '{found.ids[row]}' of '{test}' has no score of '{kept[column]}' (and "
-            f"{len(holes) - 1} more are missing), so what the router gets for it is not known; ask "
-            f"the model, leave the question out, or go --without it."
+            f"No question of '{test}' has a score of each of {', '.join(kept)}, so what the router "
+            f"gets is not known; ask all models, or go --without some."
         )
-    return found
+    if len(whole) == len(scores):
+        return table, []
+    return table.rows(whole), [
+        f"{len(scores) - len(whole)} of {len(scores)} test questions lack a score of a model that "
+        f"may be chosen, and were left out."
+    ]
 
 
 def _left_out(table: ScoredQuestions, models: Sequence[str], gone: Sequence[str]) -> list[str]:
@@ -183,13 +189,15 @@ def _left_out(table: ScoredQuestions, models: Sequence[str], gone: Sequence[str]
     return [*found, f"The router had to go without {', '.join(gone)}."] if gone else found
 
 
-def _stable(shares: dict[str, float]) -> list[Measurement]:
+def _stable(router: QueryRouter, kept: Sequence[str], routed: Routed) -> Measurement:
+    def choose(texts: Sequence[str]) -> list[int]:
+        return [int(one) for one in _expected(router, kept, texts).argmax(axis=1)]
+
+    shares = stability(routed.table.questions, routed.choice.tolist(), choose)
     told = ", ".join(f"{name} {value:.3f}" for name, value in shares.items())
-    return [
-        Measurement(
-            name="stability",
-            value=float(np.mean(list(shares.values()))),
-            better="higher",
-            note=f"share of paraphrases that go to the same model: {told}",
-        )
-    ]
+    return Measurement(
+        name="stability",
+        value=float(np.mean(list(shares.values()))),
+        better="higher",
+        note=f"share of paraphrases that go to the same model: {told}",
+    )
