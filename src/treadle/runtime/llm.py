@@ -22,6 +22,7 @@ from treadle.model.source import name_later
 from treadle.runtime.admit.queue import choose_admission
 from treadle.runtime.answer.embedding import HiddenMean
 from treadle.runtime.answer.outputs import Delta, RequestOutput, completion
+from treadle.runtime.collecting import collecting_later
 from treadle.runtime.conversation import Messages
 from treadle.runtime.engine import Engine
 from treadle.runtime.evict.keeping import choose_keeping
@@ -98,30 +99,31 @@ class LLM(Engine):
         require(isinstance(path, str | Path), "path", path, "a folder, a GGUF file or a hub id")
         is_mapping = adapters is None or isinstance(adapters, Mapping)
         require(is_mapping, "adapters", adapters, "a mapping of names to folders")
-        folder = resolve(path, takes_files=True)
-        name = name_later(folder)
-        if executor is None:
-            executor = _executor(folder, chosen)
-        super().__init__(
-            executor,
-            make_store(
-                *(executor.shape, chosen.cache_bytes, chosen.page_size, chosen.kv_dtype),
-                *(limits.max_num_seqs, chosen.device),
-            ),
-            Prompts(folder, executor.shape),
-            limits,
-            policy=choose_admission(chosen.policy, chosen.ageing_seconds),
-            seed=chosen.seed,
-            clock=clock,
-            base=base_names(folder),
-            name=name,
-            weights=held_forms(executor),
-            keep=choose_keeping(chosen.keep, chosen.keep_budget),
-        )
-        for called, adapter in (adapters or {}).items():
-            note = self.add_adapter(called, adapter)
-            if note:
-                warnings.warn(note, stacklevel=2)
+        with collecting_later():
+            folder = resolve(path, takes_files=True)
+            name = name_later(folder)
+            if executor is None:
+                executor = _executor(folder, chosen)
+            super().__init__(
+                executor,
+                make_store(
+                    *(executor.shape, chosen.cache_bytes, chosen.page_size, chosen.kv_dtype),
+                    *(limits.max_num_seqs, chosen.device),
+                ),
+                Prompts(folder, executor.shape),
+                limits,
+                policy=choose_admission(chosen.policy, chosen.ageing_seconds),
+                seed=chosen.seed,
+                clock=clock,
+                base=base_names(folder),
+                name=name,
+                weights=held_forms(executor),
+                keep=choose_keeping(chosen.keep, chosen.keep_budget),
+            )
+            for called, adapter in (adapters or {}).items():
+                note = self.add_adapter(called, adapter)
+                if note:
+                    warnings.warn(note, stacklevel=2)
 
     def generate(
         self,
