@@ -141,15 +141,11 @@ def merge_conflict(
             tuned = _tuned(plan, opened, models, base, run)
             for one in [] if items is None else [*items.dev, *items.test]:
                 run.read(one.name, one.name, one.content_hash, "data")
-            names = [*(str(model.ref) for model in tuned), str(base)]
-            pairs = [(job.inputs.name, job.inputs) for job in plan.jobs]
-            kin = strangers(
-                [(name, (*one.models, one.base)) for name, one in pairs if one.base], names
-            )
             folder = _begun(out, run.fingerprint)
             made = folder / "bundle"
+            run.notes += _said_of_kin(plan, [*(str(model.ref) for model in tuned), str(base)])
             said = _merged(models, base, made / DENSE, method, dtype, seed, out)
-            run.notes += [kin, *(one for one in said if _ANCESTOR not in one)] if kin else said
+            run.notes += [note for note in said if _ANCESTOR not in note]
             with CheckpointReader(made / DENSE) as dense:
                 _require_namesakes(plan, dense)
                 measured = conflicts(plan.jobs, denoise)
@@ -260,6 +256,17 @@ def _tuned(
     for number, one in enumerate(found, 1):
         run.read(f"model {number}", str(one.ref), one.content_hash, "model")
     return found
+
+
+def _said_of_kin(plan: MergePlan, names: Sequence[str]) -> list[str]:
+    """Return a note where models, the base among them, are strangers."""
+    tensors = [
+        (job.inputs.name, (*job.inputs.models, job.inputs.base))
+        for job in plan.jobs
+        if job.inputs.base is not None
+    ]
+    note = strangers(tensors, names)
+    return [note] if note else []
 
 
 def _begun(out: Path, fingerprint: str) -> Path:
