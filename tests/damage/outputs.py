@@ -15,7 +15,7 @@ from treadle.combine.merge import (
     merge_moe,
     merge_yaml,
 )
-from treadle.combine.route import route_prepare
+from treadle.combine.route import route, route_evaluate, route_prepare
 from treadle.judge.evaluate import evaluate_grid
 from treadle.learn.tune import fresh
 from treadle.model import tiny
@@ -42,6 +42,8 @@ class Inputs(NamedTuple):
     cells: Path
     deep: Path
     questions: Path
+    scores: Path
+    router: Path
 
 
 def make_inputs(folder: Path) -> Inputs:
@@ -67,7 +69,14 @@ def make_inputs(folder: Path) -> Inputs:
     questions = folder / "questions.jsonl"
     rows = [{"prompt": word, "answer": f" {word}"} for word in WORDS[:4]]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Inputs(model, other, text, corpus, *packed, recipe, steps, cells, deep, questions)
+    scores, router = folder / "scores.jsonl", folder / "router"
+    scored = [
+        {"question": word, "scores": {"a": place % 2, "b": 0.5}} for place, word in enumerate(WORDS)
+    ]
+    scores.write_text("".join(json.dumps(row) + "\n" for row in scored))
+    route(scores, router, "knn")
+    read = (recipe, steps, cells, deep, questions, scores, router)
+    return Inputs(model, other, text, corpus, *packed, *read)
 
 
 def _trial(inputs: Inputs, out: Path) -> object:
@@ -106,6 +115,8 @@ WRITERS: dict[str, Callable[[Inputs, Path], object]] = {
         [own.model, own.other], out, data=[str(own.questions)], by="uniform", same_ancestor=-1.0
     ),
     "merge extract-lora": lambda own, out: merge_extract_lora(own.model, own.other, out),
+    "route": lambda own, out: route(own.scores, out, "ridge"),
+    "route evaluate": lambda own, out: route_evaluate(own.router, own.scores, out),
     "route prepare": lambda own, out: route_prepare(
         [str(own.model), str(own.other)],
         out,

@@ -81,10 +81,7 @@ def route(
     """
     chosen, rates = METHODS.resolve(method), Rates(cost_rate, latency_rate)
     _require_bounds(directions, dev_fraction, per_task)
-    features = features_named(encoder)
-    prepare_router(out, overwrite)
-    scored = _read(data, leave_out, binarise, per_task, seed)
-    sides, notes = _sides(scored, dev, dev_fraction, binarise, seed)
+    features, out = features_named(encoder), Path(out)
     settings: dict[str, Any] = {  # Any: JSON values
         **chosen.settings(),
         **{"encoder": encoder, "directions": directions, "dev_fraction": dev_fraction},
@@ -92,6 +89,9 @@ def route(
         **{"leave_out": leave_out, "binarise": binarise},
     }
     with recorded("route", chosen, settings, seed=seed, out=out, overwrite=None) as run:
+        prepare_router(out, overwrite)
+        scored = _read(data, leave_out, binarise, per_task, seed)
+        sides, notes = _sides(scored, dev, dev_fraction, binarise, seed)
         run.read("data", data, scored.table.content_hash, "data")
         if dev is not None:
             run.read("dev", dev, sides.dev.content_hash, "data")

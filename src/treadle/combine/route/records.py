@@ -179,7 +179,9 @@ def _numbers(where: str, key: str, value: Any) -> dict[str, float]:  # Any: a JS
     """Return a number of each model; a model with null has none."""
     if value is None:
         return {}
-    pairs = dict(value) if isinstance(value, list) else value  # a map of Parquet is a list
+    pairs = value
+    if isinstance(value, list) and all(isinstance(one, tuple) for one in value):
+        pairs = dict(value)  # a map of Parquet
     if not isinstance(pairs, Mapping):
         raise DataError(f"{where}: {key} is {value!r}; write a number for each model by its name.")
     found = {}

@@ -12,6 +12,7 @@ from treadle.core.errors import CheckpointError
 from treadle.core.result import digest
 from treadle.model.embed.pooled import by_length
 from treadle.model.load import load_tokenizer
+from treadle.model.text import tokenizer_hash
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,8 @@ class EncoderEmbedder:
         positions = getattr(self._module.config, "max_position_embeddings", None) or max_tokens
         self._max_tokens, self._pooling = min(max_tokens, positions), pooling
         self.dim = int(self._module.config.hidden_size)
-        self.hash = digest([content_hash(folder), pooling, self._max_tokens])
+        read = [content_hash(folder), tokenizer_hash(self._tokenizer)]
+        self.hash = digest([*read, pooling, self._max_tokens])
         self.computed_by = f"the {pooling} state of the encoder '{folder}'"
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:

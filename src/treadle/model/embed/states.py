@@ -12,6 +12,7 @@ from treadle.core.result import digest
 from treadle.model.embed.pooled import by_length
 from treadle.model.load import full, load_tokenizer
 from treadle.model.source import source_hash
+from treadle.model.text import tokenizer_hash
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,8 @@ class StateEmbedder:
             )
         self._max_tokens = min(max_tokens, config.max_position_embeddings or max_tokens)
         self.dim = int(config.hidden_size)
-        self.hash = digest([source_hash(folder), self._layer, self._max_tokens])
+        read = [source_hash(folder), tokenizer_hash(self._tokenizer)]
+        self.hash = digest([*read, self._layer, self._max_tokens])
         self.computed_by = f"the mean of the states behind block {self._layer} of '{folder}'"
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:

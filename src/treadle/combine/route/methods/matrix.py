@@ -34,7 +34,9 @@ class MatrixFactorisation(TrainedRoute):
 
     rank: Annotated[int, Field(ge=1)] = 64
     """Length of a model's vector."""
-    noise: Annotated[float, Field(ge=0)] = 0.05
+    rate: Annotated[float, Field(gt=0)] = 1e-2
+    """Learning rate of AdamW."""
+    noise: Annotated[float, Field(ge=0)] = 0.3
     """Length, about, of what is added to a query's vector (of length 1) in training."""
 
     def learn(self, data: RouteData, seed: int) -> Iterator[Learned]:

@@ -18,6 +18,8 @@ __all__ = ["RouterDC"]
 
 _BEGINS = {"published": 1.0, "mended": 0.1}
 """Temperature."""
+_NUM_SIDES = 3
+"""Published: positives, and negatives, of a query."""
 _SPREAD = 0.78
 """Published: standard deviation of the models' first vectors."""
 
@@ -30,10 +32,11 @@ class RouterDC(TrainedRoute):
     together (eq. 5); both are InfoNCE, their sum weighted. `published` keeps the paper's choices: a
     query may be its own positive, every positive counts alike, negatives are worth at most 0.5, the
     temperature is 1, and the step that is best on the training questions stays. `mended` changes
-    these five: no query is its own positive, positives weigh their margin over their negatives,
-    negatives are whoever is worth less, the temperature is learned, and the development questions
-    choose. We differ from the paper in both: a projection of frozen vectors is trained instead of
-    an encoder, with a larger rate, by log-sum-exp, and groups are k-means without t-SNE.
+    these six: no query is its own positive, positives weigh their margin over their negatives,
+    negatives are whoever is worth less, of all models and not of six, the temperature is learned,
+    and the development questions choose. We differ from the paper in both: what is trained is a
+    projection of frozen vectors and no encoder, so the rate is larger; sums are log-sum-exp; groups
+    are k-means without t-SNE.
 
     Paper: RouterDC: query-based router by dual contrastive learning, 2024.
     """
@@ -48,10 +51,10 @@ class RouterDC(TrainedRoute):
 
     variant: Literal["published", "mended"] = "mended"
     """As in the paper, or with what we found wrong there mended."""
-    positives: Annotated[int, Field(ge=1)] = 3
-    """Best models that a query is drawn to."""
-    negatives: Annotated[int, Field(ge=1)] = 3
-    """Worst models that it is pushed away from."""
+    positives: Annotated[int, Field(ge=1)] | None = None
+    """Best models that a query is drawn to, at most (default: 3 published, all mended)."""
+    negatives: Annotated[int, Field(ge=1)] | None = None
+    """Worst models that it is pushed away from, at most (default: 3 published, all mended)."""
     other_queries: Annotated[int, Field(ge=1)] = 3
     """Queries of other groups that it is pushed away from."""
     tag: By = "cluster"
@@ -87,7 +90,8 @@ class RouterDC(TrainedRoute):
         stream = torch_stream(seed, "routerdc")
         vectors, labels = torch.from_numpy(data.vectors), torch.from_numpy(groups.labels)
         worth = torch.from_numpy(data.worth.astype(np.float32))
-        sides = sides_of(worth, self.positives, self.negatives, is_mended)
+        usual = data.num_models if is_mended else _NUM_SIDES
+        sides = sides_of(worth, self.positives or usual, self.negatives or usual, is_mended)
         weight = drawn((self.hidden, vectors.shape[1]), vectors.shape[1] ** -0.5, stream)
         bias = drawn((self.hidden,), 0.0, stream)
         models = drawn((data.num_models, self.hidden), _SPREAD, stream)
