@@ -99,5 +99,6 @@ def refuse_bundle(folder: Path) -> None:
     first = experts[0] if isinstance(experts, list) and experts else "NAME"
     raise UnsupportedModelError(
         f"'{folder}' is a bundle of several models, which only answers prompts (LLM, treadle chat, "
-        f"treadle evaluate exact); give one of its models, such as {folder}/experts/{first}."
+        f"treadle serve, treadle evaluate exact); give one of its models, such as "
+        f"{folder}/experts/{first}."
     )
