@@ -95,14 +95,22 @@ def test_scores_that_are_missing_are_left_out_pair_by_pair(method, tmp_path):
     assert np.mean([router.models[n] == one for n, one in zip(chosen, wanted, strict=True)]) > 0.8
 
 
-def test_a_test_without_a_score_is_refused(router, tmp_path):
+def test_test_questions_without_a_score_are_left_out_and_counted(router, tmp_path):
     rows = records(6, seed=2)
     del rows[3]["scores"]["adder"]
     holes = written(tmp_path / "holes.jsonl", rows)
-    with pytest.raises(DataError, match=r"has no score of 'adder' .*ask the model"):
-        route_evaluate(router, holes, tmp_path / "out")
-    result = route_evaluate(router, holes, tmp_path / "out", without=["adder"])
-    assert "The router had to go without adder." in result.notes
+    result = route_evaluate(router, holes, tmp_path / "out")
+    assert result.measurement("questions").value == 5
+    assert any(note.startswith("1 of 6 test questions lack a score") for note in result.notes)
+    without = route_evaluate(router, holes, tmp_path / "less", without=["adder"])
+    assert without.measurement("questions").value == 6
+    assert "The router had to go without adder." in without.notes
+    for row in rows[:5]:
+        row["scores"].pop("adder", None)
+    del rows[5]["scores"]["speller"]
+    none = written(tmp_path / "none.jsonl", rows)
+    with pytest.raises(DataError, match=r"No question of .* has a score of each of adder"):
+        route_evaluate(router, none, tmp_path / "none")
 
 
 def test_routers_of_other_models_are_refused(router, tmp_path):

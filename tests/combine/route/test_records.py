@@ -119,7 +119,6 @@ def test_a_table_of_routerbench_brings_its_costs(tmp_path):
     )
     found = read_scores(file, "test").table
     assert found.models == ("m/a", "b")
-    assert found.ids == ["x.1"]
     assert found.questions == ["['a, b']"]
     assert found.tasks == ("mmlu",)
     assert found.cost is not None

@@ -144,8 +144,7 @@ def _csv(file: Path) -> Iterator[dict[str, Any]]:  # Any: JSON values
                 one for one in columns if "|" not in one and one not in (*_CSV_KEYS, *_BESIDE)
             ]
             for row in rows:
-                yield {
-                    "id": row["sample_id"],
+                yield {  # without sample_id: the published files use some of them twice
                     "question": row["prompt"],
                     "task": row["eval_name"],
                     "scores": {one: _number(row[one]) for one in models},

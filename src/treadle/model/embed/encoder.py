@@ -16,6 +16,7 @@ from treadle.model.text import tokenizer_hash
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 __all__ = ["EncoderEmbedder"]
 
@@ -33,17 +34,9 @@ class EncoderEmbedder:
     """
 
     def __init__(self, folder: Path, pooling: Literal["mean", "first"], max_tokens: int) -> None:
-        from transformers import AutoModel
-
         self._tokenizer = load_tokenizer(folder)
         self._tokenizer.truncation_side = "left"
-        try:
-            self._module = AutoModel.from_pretrained(folder, local_files_only=True).float().eval()
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"'{folder}' holds no encoder that transformers reads "
-                f"({str(error).splitlines()[0][:120]}); give the folder of one."
-            ) from error
+        self._module = _loaded(folder)
         positions = getattr(self._module.config, "max_position_embeddings", None) or max_tokens
         self._max_tokens, self._pooling = min(max_tokens, positions), pooling
         self.dim = int(self._module.config.hidden_size)
@@ -68,3 +61,23 @@ class EncoderEmbedder:
             return first
         mean: torch.Tensor = states.mean(dim=1, dtype=torch.float64).float()
         return mean
+
+
+def _loaded(folder: Path) -> "PreTrainedModel":
+    """Return the encoder in float32; transformers' own bar stays silent."""
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    shows_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        found: PreTrainedModel = AutoModel.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"'{folder}' holds no encoder that transformers reads "
+            f"({str(error).splitlines()[0][:120]}); give the folder of one."
+        ) from error
+    finally:
+        if shows_bars:
+            logging.enable_progress_bar()
+    return found.float().eval()

@@ -48,8 +48,8 @@ def route_evaluate(
     Those are the best single model (of training, and of the test itself), a model that is drawn,
     the best model of each task, and the best of each question; differences to the best single model
     are paired by question. Test questions that were trained on are counted, and every figure is
-    told with and without them; so are tasks that were left out of training. Every question needs a
-    score of every model that the router may choose.
+    told with and without them; so are tasks that were left out of training. A question without a
+    score of every model that the router may choose is left out, and that is said.
 
     Args:
         router: Folder that treadle route made, or one of the folders below its steps/.
@@ -67,7 +67,7 @@ def route_evaluate(
 
     Raises:
         CheckpointError: The router is missing or damaged.
-        DataError: The test is missing or damaged, or lacks a score.
+        DataError: The test is missing or damaged, or no question has all scores.
         SettingsError: The router is of other models, or `out` holds a result.
     """
     opened, gone = load_router(Path(router)), list(without or [])
@@ -75,7 +75,7 @@ def route_evaluate(
     scored = read_scores(test, "test")
     whole = scored.table.binarised(binarise or [])
     kept = [name for name in opened.models if name not in gone]
-    table = _of_router(whole, kept, str(test))
+    table, holes = _of_router(whole, kept, str(test))
     settings: dict[str, Any] = {"without": gone, "binarise": binarise}  # Any: JSON values
     settings["method"] = opened.record.method
     with recorded(
@@ -111,7 +111,7 @@ def route_evaluate(
         waited = median_milliseconds(opened, table.questions)
         run.measurements += [*_stable(same), waited]
         run.samples["score"] = routed.values.tolist()
-        run.notes += scored.notes + _left_out(whole, opened.models, gone)
+        run.notes += scored.notes + holes + _left_out(whole, opened.models, gone)
     return run.result
 
 
@@ -151,8 +151,10 @@ def _require_known(gone: Sequence[str], models: Sequence[str]) -> None:
         raise SettingsError("The router would have no model left; leave some in.")
 
 
-def _of_router(table: ScoredQuestions, kept: Sequence[str], test: str) -> ScoredQuestions:
-    """Return the test's scores of the models that may be chosen, all of which are there."""
+def _of_router(
+    table: ScoredQuestions, kept: Sequence[str], test: str
+) -> tuple[ScoredQuestions, list[str]]:
+    """Return the questions that every model which may be chosen has a score for, and a note."""
     lost = [name for name in kept if name not in table.models]
     if len(lost) == len(kept):
         raise SettingsError(
@@ -165,15 +167,19 @@ def _of_router(table: ScoredQuestions, kept: Sequence[str], test: str) -> Scored
             f"without it: --without {' '.join(lost)}."
         )
     found = table.of_models(kept)
-    holes = np.argwhere(np.isnan(found.scores))
-    if len(holes):
-        row, column = holes[0]
+    whole = [int(n) for n in np.flatnonzero(np.isfinite(found.scores).all(axis=1))]
+    if not whole:
         raise DataError(
-            f"The question '{found.ids[row]}' of '{test}' has no score of '{kept[column]}' (and "
-            f"{len(holes) - 1} more are missing), so what the router gets for it is not known; ask "
-            f"the model, leave the question out, or go --without it."
+            f"No question of '{test}' has a score of each of {', '.join(kept)}, so what the router "
+            f"gets is not known; ask all models, or go --without some."
         )
-    return found
+    if len(whole) == len(found.ids):
+        return found, []
+    missing = len(found.ids) - len(whole)
+    return found.rows(whole), [
+        f"{missing} of {len(found.ids)} test questions lack a score of a model that may be chosen, "
+        f"and were left out."
+    ]
 
 
 def _left_out(table: ScoredQuestions, models: Sequence[str], gone: Sequence[str]) -> list[str]:
