@@ -5,11 +5,21 @@ import json
 import numpy as np
 import pytest
 
-from combine.route.made import MODELS, records, written
+from combine.route.made import MODELS, records, table, written
 from treadle import route
 from treadle.combine.route import route_evaluate
+from treadle.combine.route.split import split
 from treadle.core.errors import CheckpointError, DataError, SettingsError
 from treadle.runtime.routed.queries import load_router
+
+TRAINED = ("mlp", "routerdc", "matrix")
+LEARNING = ["knn", "ridge", "clusters", "task_prior", *TRAINED]
+QUICK = {"steps": 40, "every": 40, "rate": 1e-2}
+HELD_OUT = [
+    number
+    for number, row in enumerate(records(30))
+    if row["question"] in split(table(records(30)), 0.1, seed=0).dev.questions
+]
 
 
 @pytest.fixture(scope="module")
@@ -75,24 +85,37 @@ def test_one_question_makes_a_router(tmp_path):
     assert load_router(tmp_path / "out").choose(["anything"]) == [0]
 
 
-@pytest.mark.parametrize(
-    "method", ["knn", "ridge", "clusters", "task_prior", "mlp", "routerdc", "matrix"]
-)
+@pytest.mark.parametrize("method", LEARNING)
 def test_scores_that_are_missing_are_left_out_pair_by_pair(method, tmp_path):
     rows = records(60)
     for number, row in enumerate(rows):
         if number % 5 == 0:
             del row["scores"][MODELS[number % 3]]
     data = written(tmp_path / "holes.jsonl", rows)
-    given = (
-        {"steps": 40, "every": 40, "rate": 1e-2} if method in ("mlp", "routerdc", "matrix") else {}
-    )
+    given = QUICK if method in TRAINED else {}
     result = route(data, tmp_path / "out", method, directions=8, **given)
     assert any("scores are not there: those pairs" in note for note in result.notes)
     router = load_router(tmp_path / "out")
     chosen = router.choose([row["question"] for row in records(40, seed=5)])
     wanted = [MODELS[number % 2] for number in range(40)]
     assert np.mean([router.models[n] == one for n, one in zip(chosen, wanted, strict=True)]) > 0.8
+
+
+@pytest.mark.parametrize("method", LEARNING)
+def test_a_model_without_a_training_score_makes_no_nonsense(method, tmp_path):
+    """The one question that it was asked is held out, as it happens."""
+    rows = [
+        {**row, "scores": {**row["scores"], "stranger": 1.0}} if number in HELD_OUT else row
+        for number, row in enumerate(records(30))
+    ]
+    data = written(tmp_path / "train.jsonl", rows)
+    given = QUICK if method in TRAINED else {}
+    route(data, tmp_path / "out", method, directions=8, **given)
+    router = load_router(tmp_path / "out")
+    assert router.models[3] == "stranger"
+    assert router.record.worth is not None
+    assert router.record.worth["stranger"] == 0
+    assert np.isfinite(router.scores([row["question"] for row in rows])).all()
 
 
 def test_test_questions_without_a_score_are_left_out_and_counted(router, tmp_path):

@@ -84,4 +84,5 @@ def test_training_saves_its_steps_and_keeps_the_best(method, train, test, tmp_pa
     assert result.measurement("dev_score").value == pytest.approx(by_name["development"][best])
     kept = (tmp_path / "out" / "router.safetensors").read_bytes()
     assert kept == (folders[best] / "router.safetensors").read_bytes()
-    route_evaluate(folders[0], test, tmp_path / "step")
+    judged = [route_evaluate(one, test, tmp_path / one.name) for one in folders]
+    assert judged[0].fingerprint != judged[1].fingerprint

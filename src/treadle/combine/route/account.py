@@ -7,7 +7,7 @@ from treadle.combine.route.records import Doubles
 from treadle.combine.route.split import Sides
 from treadle.combine.route.training import RouteTraining
 from treadle.core.intervals import bootstrap_mean
-from treadle.core.result import Column, Comparison, Entry, Figure, Measurement, Series, Table
+from treadle.core.result import Comparison, Figure, Measurement, Series
 from treadle.core.run import Recording
 from treadle.runtime.routed.queries.record import RouterRecord
 
@@ -20,7 +20,7 @@ def account_for(
     """Note what the router is worth on the questions that were held out, or else on its own.
 
     Args:
-        run: Takes measurements, figures, tables and notes.
+        run: Takes measurements, figures and notes.
         sides: The questions.
         rates: What is taken off a score.
         learned: The steps.
@@ -44,9 +44,8 @@ def account_for(
         Measurement(name="train_questions", value=len(sides.train.ids)),
         Measurement(name="dev_questions", value=len(sides.dev.ids)),
     ]
-    run.tables.append(_models(record))
     if len(learned.steps) > 1:
-        run.figures += _curves(learned)
+        run.figures += _curves(learned, run.method)
     missing = int(np.isnan(sides.train.scores).sum())
     if missing:
         run.notes.append(
@@ -93,25 +92,7 @@ def _difference(side: str, values: Doubles, single: Doubles, unit: str, seed: in
     )
 
 
-def _models(record: RouterRecord) -> Table:
-    columns = [Column(name="model"), Column(name="worth", better="higher")]
-    told = [("cost", record.cost), ("latency", record.latency)]
-    columns += [Column(name=name, better="lower") for name, one in told if one is not None]
-    rows = []
-    for model in record.models:
-        values = [record.worth, *(one for _, one in told)]
-        rows.append(
-            [Entry(value=model), *(Entry(value=one[model]) for one in values if one is not None)]
-        )
-    return Table(
-        title="The models on the training questions",
-        columns=columns,
-        rows=rows,
-        notes=["Means over the questions that each model was asked."],
-    )
-
-
-def _curves(learned: RouteTraining) -> list[Figure]:
+def _curves(learned: RouteTraining, name: str) -> list[Figure]:
     steps = [float(one.step) for one in learned.steps]
     series = [Series(name="training", x=list(steps), y=[one.train for one in learned.steps])]
     dev = [one.dev for one in learned.steps if one.dev is not None]
@@ -120,7 +101,7 @@ def _curves(learned: RouteTraining) -> list[Figure]:
     found = [
         Figure(
             kind="line",
-            title="What the router is worth, step by step",
+            title=f"What the router is worth, step by step: {name}",
             x_label="step",
             y_label="worth",
             series=series,
@@ -131,7 +112,7 @@ def _curves(learned: RouteTraining) -> list[Figure]:
         found.append(
             Figure(
                 kind="line",
-                title="What training minimises",
+                title=f"What training minimises: {name}",
                 x_label="step",
                 y_label="loss",
                 series=[Series(name="loss", x=list(steps), y=losses)],

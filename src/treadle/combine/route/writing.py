@@ -1,6 +1,5 @@
 """A router's folder in the making: steps first, the best last, then its name."""
 
-import hashlib
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,7 +19,13 @@ from treadle.core.checkpoint.routed import NgramFeatures
 from treadle.core.result import RESULT_FILE, digest
 from treadle.core.run import Recording
 from treadle.model.embed.specs import Features
-from treadle.runtime.routed.queries.folder import NUMBERS_FILE, RECORD_FILE, save_router
+from treadle.runtime.routed.queries.folder import (
+    DIRECTIONS_FILE,
+    NUMBERS_FILE,
+    RECORD_FILE,
+    router_hash,
+    save_router,
+)
 from treadle.runtime.routed.queries.program import RouteScorer
 from treadle.runtime.routed.queries.query import QueryRouter
 from treadle.runtime.routed.queries.record import RouterRecord, TrainedOn
@@ -107,15 +112,19 @@ class RouterWriter:
     def complete(self, run: Recording) -> None:
         """Put the account beside the router, and make it `out`."""
         run.finish(self._folder)
-        kinds = {"query-router": RECORD_FILE, "router": NUMBERS_FILE, "result": RESULT_FILE}
-        if (self._folder / STEPS).is_dir():
-            kinds["router-steps"] = STEPS
-        manifest = run.manifest([side_file(kind, path) for kind, path in kinds.items()])
-        parts = [(self._folder / name).read_bytes() for name in (RECORD_FILE, NUMBERS_FILE)]
-        found = manifest.completed(hashlib.sha256(b"".join(parts)).hexdigest())
+        kinds = {
+            RECORD_FILE: "query-router",
+            NUMBERS_FILE: "router",
+            DIRECTIONS_FILE: "router",
+            RESULT_FILE: "result",
+            STEPS: "router-steps",
+        }
+        there = {path: kind for path, kind in kinds.items() if (self._folder / path).exists()}
+        manifest = run.manifest([side_file(kind, path) for path, kind in there.items()])
+        found = manifest.completed(router_hash(self._folder))
         write_text(self._folder / MANIFEST_FILE, found.model_dump_json(indent=2) + "\n")
         publish(self._folder, self._out)
 
     def _write(self, folder: Path, scorer: RouteScorer) -> None:
         assert self._router is not None, "a router says first what it is"
-        save_router(self._router._replace(scorer=scorer), folder)
+        save_router(self._router._replace(scorer=scorer), folder, self._folder)

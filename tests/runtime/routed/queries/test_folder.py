@@ -10,7 +10,12 @@ from treadle.core.checkpoint.routed import NgramFeatures
 from treadle.core.errors import CheckpointError
 from treadle.model.embed.specs import embedder_of
 from treadle.runtime.routed.queries import QueryRouter, load_router
-from treadle.runtime.routed.queries.folder import NUMBERS_FILE, RECORD_FILE, save_router
+from treadle.runtime.routed.queries.folder import (
+    DIRECTIONS_FILE,
+    NUMBERS_FILE,
+    RECORD_FILE,
+    save_router,
+)
 from treadle.runtime.routed.queries.record import RouterRecord, TrainedOn
 from treadle.runtime.routed.queries.scorers import (
     SCORERS,
@@ -107,7 +112,7 @@ def test_no_record_and_no_numbers_are_refused(tmp_path):
         ({"best_single": "z"}, "best_single be one of them"),
         ({"models": ["a", "b"]}, "3 models, and 2 were expected"),
         ({"projection": 4}, "finite projection to 4 numbers"),
-        ({"projection": None}, "finite projection to None"),
+        ({"projection": None}, "5 dim, and 16 were expected"),
         ({"features": {"kind": "ngrams", "width": 9}}, r"reads vectors of 16 .* have 18"),
         ({"scorer": {"kind": "oracle"}}, "scorer of kind 'oracle'"),
         ({"scorer": {"kind": "linear", "k": 3}}, "what nobody knows"),
@@ -128,7 +133,6 @@ def test_what_does_not_fit_is_refused(tmp_path, values, message):
         ("scorer.weight", np.zeros((3, DIM)), "holds float64"),
         ("scorer.weight", np.full((3, DIM), np.nan, np.float32), "not finite"),
         ("scorer.weight", np.zeros((3, 4), np.float32), "4 dim, and 5 were expected"),
-        ("projection", np.full((16, DIM), np.inf, np.float32), "finite projection"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(tmp_path, name, values, message):
@@ -146,3 +150,19 @@ def test_scores_that_are_not_known_may_stand_in_nearest_alone(tmp_path):
     made = router("nearest")._replace(scorer=NearestScores(drawn(7, DIM), values, 3))
     save_router(made, tmp_path)
     assert np.isfinite(load_router(tmp_path).scores(TEXTS)).all()
+
+
+def test_directions_are_shared_and_checked(tmp_path):
+    made = router("linear")
+    for step in ("1", "2", ""):
+        save_router(made, tmp_path / step, tmp_path)
+    files = [tmp_path / step / DIRECTIONS_FILE for step in ("1", "2", "")]
+    assert len({one.stat().st_ino for one in files}) == 1
+    assert np.array_equal(load_router(tmp_path / "2").scores(TEXTS), made.scores(TEXTS))
+    for wrong in (np.full((16, DIM), np.inf, np.float32), np.zeros((16, DIM)), np.zeros(3)):
+        save_file({"projection": wrong}, files[2])
+        with pytest.raises(CheckpointError, match="finite projection to 5 numbers"):
+            load_router(tmp_path)
+    files[2].unlink()
+    with pytest.raises(CheckpointError, match="missing or damaged"):
+        load_router(tmp_path)

@@ -43,7 +43,7 @@ def account_for(run: Recording, subsets: Sequence[Subset], leaked: Sequence[int]
         subsets: All questions first.
         leaked: Places of the test questions that are training questions.
     """
-    routed = subsets[0].routed
+    routed, name = subsets[0].routed, str(run.settings["method"])
     tallies = [tally(one.routed, run.seed) for one in subsets]
     for subset, found in zip(subsets, tallies, strict=True):
         run.measurements += _measured(found, subset.key)
@@ -51,10 +51,10 @@ def account_for(run: Recording, subsets: Sequence[Subset], leaked: Sequence[int]
         Measurement(name="questions", value=len(routed.choice)),
         Measurement(name="leaked", value=len(leaked), note="test questions that were trained on"),
     ]
-    run.tables.append(_sets(subsets, tallies))
+    run.tables.append(_sets(subsets, tallies, name))
     if routed.table.tasks is not None:
-        run.tables.append(_tasks(routed, run.seed))
-    run.figures += [_intervals(subsets, tallies), _shares(routed)]
+        run.tables.append(_tasks(routed, run.seed, name))
+    run.figures += [_intervals(subsets, tallies, name), _shares(routed, name)]
     run.notes += _said(routed, tallies[0], len(leaked))
 
 
@@ -140,7 +140,7 @@ def account_for_costs(
             note="RouterArena's score, where costs are dollars",
         ),
     ]
-    run.figures.append(_frontier(points, singles, table.models))
+    run.figures.append(_frontier(points, singles, table.models, record.method))
 
 
 def _measured(found: Tally, key: str) -> list[Measurement]:
@@ -175,46 +175,47 @@ def _measured(found: Tally, key: str) -> list[Measurement]:
     return [score, difference, *plain]
 
 
-def _sets(subsets: Sequence[Subset], tallies: Sequence[Tally]) -> Table:
-    names = ["random", "best single", "best single of the test", "task oracle", "query oracle"]
-    columns = [Column(name="questions"), Column(name="number"), Column(name="router")]
-    columns += [Column(name="router - best single", neutral=0.0, better="higher")]
-    columns += [Column(name=name) for name in names] + [Column(name="within-task gain")]
-    rows, losses = [], []
-    for subset, one in zip(subsets, tallies, strict=True):
-        low, high = one.interval
-        won = Entry(value=one.difference)
-        if one.difference_interval is not None:
-            won = Entry(
-                value=one.difference,
-                low=one.difference_interval.low,
-                high=one.difference_interval.high,
-            )
-        plain = [one.random, one.single, one.hindsight, one.task_oracle, one.query_oracle]
-        rows.append(
-            [
-                Entry(value=subset.title),
-                Entry(value=one.num_questions),
-                Entry(value=one.score, low=low, high=high),
-                won,
-                *(Entry(value=value) for value in [*plain, one.within_task_gain]),
-            ]
-        )
-        if one.difference is not None and one.difference < 0:
-            losses.append(subset.title)
+def _sets(subsets: Sequence[Subset], tallies: Sequence[Tally], name: str) -> Table:
+    """Return who gets what of each set of questions."""
+    columns = [Column(name="who chooses")]
+    columns += [Column(name=one.title, unit="score", better="higher") for one in subsets]
+    rows = [
+        [Entry(value="any model"), *(Entry(value=one.random) for one in tallies)],
+        [Entry(value="best single model"), *(Entry(value=one.single) for one in tallies)],
+        [
+            Entry(value="best single model of the test"),
+            *(Entry(value=one.hindsight, note=one.hindsight_model) for one in tallies),
+        ],
+        [
+            Entry(value=f"router {name}"),
+            *(
+                Entry(value=one.score, low=one.interval.low, high=one.interval.high)
+                for one in tallies
+            ),
+        ],
+        [Entry(value="task oracle"), *(Entry(value=one.task_oracle) for one in tallies)],
+        [Entry(value="query oracle"), *(Entry(value=one.query_oracle) for one in tallies)],
+    ]
+    rows = [row for row in rows if row[1].value is not None]
+    counts = ", ".join(
+        f"{one.num_questions} ({subset.title})"
+        for subset, one in zip(subsets, tallies, strict=True)
+    )
+    is_loss = any(one.difference is not None and one.difference < 0 for one in tallies)
     return Table(
-        title="The router beside single models and oracles, with 95 % intervals",
+        title=f"Router {name} beside single models and oracles, with 95 % intervals",
         columns=columns,
         rows=rows,
         notes=[
-            "Best single: the model that is best on the training questions. Oracles, and the best "
-            "single model of the test, look at the test. Intervals are bootstrapped over questions."
+            f"Questions: {counts}. Best single model: the one that is best on the training "
+            f"questions. Oracles, and the best single model of the test, look at the test. "
+            f"Intervals are bootstrapped over questions."
         ],
-        losses=losses,
+        losses=[f"router {name}"] if is_loss else [],
     )
 
 
-def _tasks(routed: Routed, seed: int) -> Table:
+def _tasks(routed: Routed, seed: int, name: str) -> Table:
     tasks = routed.table.tasks or ()
     names = ["random", "best single", "best model of the task", "query oracle"]
     columns = [Column(name="task"), Column(name="questions"), Column(name="router")]
@@ -234,10 +235,10 @@ def _tasks(routed: Routed, seed: int) -> Table:
         )
         if one.single is not None and one.score < one.single:
             losses.append(task)
-    return Table(title="Task by task", columns=columns, rows=rows, losses=losses)
+    return Table(title=f"Task by task: router {name}", columns=columns, rows=rows, losses=losses)
 
 
-def _intervals(subsets: Sequence[Subset], tallies: Sequence[Tally]) -> Figure:
+def _intervals(subsets: Sequence[Subset], tallies: Sequence[Tally], name: str) -> Figure:
     series = []
     for subset, one in zip(subsets, tallies, strict=True):
         if one.difference is not None and one.difference_interval is not None:
@@ -249,19 +250,19 @@ def _intervals(subsets: Sequence[Subset], tallies: Sequence[Tally]) -> Figure:
             )
     return Figure(
         kind="interval",
-        title="Router less the best single model, with 95 % intervals",
+        title=f"Router {name} less the best single model, with 95 % intervals",
         x_label="questions",
         y_label="difference of scores",
         series=series,
     )
 
 
-def _shares(routed: Routed) -> Figure:
+def _shares(routed: Routed, name: str) -> Figure:
     counts = np.bincount(routed.choice, minlength=len(routed.table.models))
     shares = (counts / len(routed.choice)).tolist()
     return Figure(
         kind="bar",
-        title="Who answers: share of the test questions",
+        title=f"Who answers by {name}: share of the test questions",
         x_label="model",
         y_label="share",
         series=[Series(name="router", x=list(routed.table.models), y=shares)],
@@ -269,7 +270,7 @@ def _shares(routed: Routed) -> Figure:
 
 
 def _frontier(
-    points: Sequence[PricePoint], singles: Sequence[PricePoint], names: Sequence[str]
+    points: Sequence[PricePoint], singles: Sequence[PricePoint], names: Sequence[str], method: str
 ) -> Figure:
     corners = hull(points)
     series = [Series(name="router", x=[p.cost for p in corners], y=[p.quality for p in corners])]
@@ -279,7 +280,7 @@ def _frontier(
     ]
     return Figure(
         kind="scatter",
-        title="Quality against cost: the router's hull, and single models",
+        title=f"Quality against cost: the hull of router {method}, and single models",
         x_label="cost of an answer",
         y_label="score",
         series=series,

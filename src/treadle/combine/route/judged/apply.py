@@ -18,12 +18,15 @@ from treadle.combine.route.judged.turns import account_for_turns
 from treadle.combine.route.judged.waiting import median_milliseconds
 from treadle.combine.route.records import Doubles, ScoredQuestions
 from treadle.combine.route.score_files import read_scores
+from treadle.combine.route.tables import METHODS
 from treadle.core.arguments import checked
 from treadle.core.errors import DataError, SettingsError
+from treadle.core.method import Control
 from treadle.core.registry import near
 from treadle.core.result import Measurement, Result, digest, read_result
 from treadle.core.run import recorded
 from treadle.runtime.routed.queries import QueryRouter, load_router
+from treadle.runtime.routed.queries.folder import router_hash
 from treadle.runtime.routed.queries.record import RouterRecord
 from treadle.runtime.routed.queries.scorers import CascadeScores
 
@@ -81,7 +84,9 @@ def route_evaluate(
     with recorded(
         "route", settings=settings, action="evaluate", seed=seed, out=out, overwrite=overwrite
     ) as run:
-        run.read("router", router, digest(opened.record.model_dump(mode="json")), "config")
+        method = opened.record.method
+        run.is_control = method in METHODS and isinstance(METHODS[method].paper, Control)
+        run.read("router", router, router_hash(router), "config")
         run.read("test", test, whole.content_hash, "data")
         seen = opened.questions
         if train is not None:

@@ -28,15 +28,15 @@ class RouterDC(TrainedRoute):
     """Learn a projection of queries and a vector for each model by two contrasts.
 
     s_t(q) = cos(W q + b, k_t) / temperature. The first loss draws a query to its `positives` best
-    models and away from its `negatives` worst (eq. 3), the second draws queries of one group
-    together (eq. 5); both are InfoNCE, their sum weighted. `published` keeps the paper's choices: a
-    query may be its own positive, every positive counts alike, negatives are worth at most 0.5, the
-    temperature is 1, and the step that is best on the training questions stays. `mended` changes
-    these six: no query is its own positive, positives weigh their margin over their negatives,
-    negatives are whoever is worth less, of all models and not of six, the temperature is learned,
-    and the development questions choose. We differ from the paper in both: what is trained is a
-    projection of frozen vectors and no encoder, so the rate is larger; sums are log-sum-exp; groups
-    are k-means without t-SNE.
+    models and away from its `negatives` worst (the paper's sample-LLM loss), the second draws
+    queries of one group together (its sample-sample loss); both are InfoNCE, their sum weighted.
+    `published` keeps the paper's choices: a query may be its own positive, every positive counts
+    alike, negatives are worth at most 0.5, the temperature is 1, and the step that is best on the
+    training questions stays. `mended` changes six things: no query is its own positive, positives
+    weigh their margin over their negatives, negatives are whoever is worth less, of all models and
+    not of six, the temperature is learned, and the development questions choose. We differ from the
+    paper in both: what is trained is a projection of frozen vectors and no encoder, so the rate is
+    larger; sums are log-sum-exp; groups are k-means without t-SNE.
 
     Paper: RouterDC: query-based router by dual contrastive learning, 2024.
     """

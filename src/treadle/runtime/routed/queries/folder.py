@@ -1,5 +1,8 @@
 """A router as a folder: what it says of itself, and its numbers."""
 
+import hashlib
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,18 @@ from treadle.runtime.routed.queries.query import QueryRouter
 from treadle.runtime.routed.queries.record import RouterRecord
 from treadle.runtime.routed.queries.scorers import SCORERS
 
-__all__ = ["NUMBERS_FILE", "RECORD_FILE", "load_router", "save_router"]
+__all__ = [
+    "DIRECTIONS_FILE",
+    "NUMBERS_FILE",
+    "RECORD_FILE",
+    "load_router",
+    "router_hash",
+    "save_router",
+]
 
 RECORD_FILE, NUMBERS_FILE = "router.json", "router.safetensors"
+DIRECTIONS_FILE = "directions.safetensors"
+"""What the vectors are projected to, where they are."""
 _SCORER = "scorer."
 _PROJECTION, _QUESTIONS = "projection", "questions"
 
@@ -26,16 +38,8 @@ def load_router(folder: Path) -> QueryRouter:
     Raises:
         CheckpointError: It is none, is damaged, or the model that makes its vectors is missing.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     record, file = _record(folder), folder / NUMBERS_FILE
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{file} is missing or damaged ({error}); copy the router again."
-        ) from error
+    tensors = _tensors(file)
     cls = SCORERS.get(str(record.scorer.get("kind")))
     if cls is None:
         raise CheckpointError(
@@ -43,14 +47,14 @@ def load_router(folder: Path) -> QueryRouter:
             f"treadle knows {', '.join(SCORERS)}; use the version that made it."
         )
     embedder = embedder_of(record.features) if cls.reads_vectors else None
-    projection = _projection(tensors, record, file)
+    projection = _projection(folder, record)
     sizes = {"models": len(record.models)}
     if embedder is not None:
         sizes["dim"] = embedder.dim if projection is None else projection.shape[1]
         if projection is not None and projection.shape[0] != embedder.dim:
             raise CheckpointError(
-                f"{file} reads vectors of {projection.shape[0]} numbers, and the features have "
-                f"{embedder.dim}; copy the router again."
+                f"{folder / DIRECTIONS_FILE} reads vectors of {projection.shape[0]} numbers, and "
+                f"the features have {embedder.dim}; copy the router again."
             )
     own = {k.removeprefix(_SCORER): v for k, v in tensors.items() if k.startswith(_SCORER)}
     scorer = made(cls, record.scorer, own, sizes, str(file))
@@ -58,21 +62,65 @@ def load_router(folder: Path) -> QueryRouter:
     return QueryRouter(record, scorer, embedder, projection, questions)
 
 
-def save_router(router: QueryRouter, folder: Path) -> None:
-    """Write a router into a folder; its record takes its scorer's settings."""
+def router_hash(folder: Path) -> str:
+    """Return a hash of all that decides how a router chooses, but for a model that it reads by."""
+    digests = [
+        hashlib.sha256((folder / name).read_bytes()).digest()
+        for name in (RECORD_FILE, NUMBERS_FILE, DIRECTIONS_FILE)
+        if (folder / name).exists()
+    ]
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def save_router(router: QueryRouter, folder: Path, shared: Path | None = None) -> None:
+    """Write a router into a folder; its record takes its scorer's settings.
+
+    Args:
+        router: What is written.
+        folder: Where.
+        shared: Holds the directions of several routers, of which each gets a link.
+    """
     from safetensors.numpy import save
 
     plain, arrays = parts(router.scorer)
     tensors = {f"{_SCORER}{name}": values for name, values in arrays.items()}
     tensors[_QUESTIONS] = np.asarray(sorted(router.questions), np.uint64)
-    is_projected = router.projection is not None and router.scorer.reads_vectors
-    if router.projection is not None and is_projected:
-        tensors[_PROJECTION] = np.ascontiguousarray(router.projection)
-    size = tensors[_PROJECTION].shape[1] if is_projected else None
-    record = router.record.model_copy(update={"scorer": plain, "projection": size})
     folder.mkdir(parents=True, exist_ok=True)
+    size = None
+    if router.projection is not None and router.scorer.reads_vectors:
+        size = router.projection.shape[1]
+        _save_directions(router.projection, folder, shared)
+    record = router.record.model_copy(update={"scorer": plain, "projection": size})
     write_text(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
     (folder / NUMBERS_FILE).write_bytes(save(tensors, metadata={"format": "np"}))
+
+
+def _save_directions(projection: Floats, folder: Path, shared: Path | None) -> None:
+    from safetensors.numpy import save
+
+    source = (shared or folder) / DIRECTIONS_FILE
+    if shared is None or not source.exists():
+        content = {_PROJECTION: np.ascontiguousarray(projection)}
+        source.write_bytes(save(content, metadata={"format": "np"}))
+    if shared is None or shared == folder:
+        return
+    try:
+        os.link(source, folder / DIRECTIONS_FILE)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, folder / DIRECTIONS_FILE)
+
+
+def _tensors(file: Path) -> dict[str, Floats]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        found: dict[str, Floats] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{file} is missing or damaged ({error}); copy the router again."
+        ) from error
+    return found
 
 
 def _record(folder: Path) -> RouterRecord:
@@ -93,21 +141,21 @@ def _record(folder: Path) -> RouterRecord:
         ) from error
 
 
-def _projection(tensors: dict[str, Floats], record: RouterRecord, file: Path) -> Floats | None:
-    found = tensors.get(_PROJECTION)
-    wanted = record.projection
-    is_right = (found is None) == (wanted is None)
-    if found is not None and is_right:
-        is_right = (
-            found.dtype == np.float32
-            and found.ndim == 2
-            and found.shape[1] == wanted
-            and bool(np.isfinite(found).all())
-        )
-    if not is_right:
+def _projection(folder: Path, record: RouterRecord) -> Floats | None:
+    if record.projection is None:
+        return None
+    file = folder / DIRECTIONS_FILE
+    found = _tensors(file).get(_PROJECTION)
+    if (
+        found is None
+        or found.dtype != np.float32
+        or found.ndim != 2
+        or found.shape[1] != record.projection
+        or not np.isfinite(found).all()
+    ):
         form = "none" if found is None else f"{found.dtype} {list(found.shape)}"
         raise CheckpointError(
-            f"{file} was expected to hold a finite projection to {wanted} numbers in float32, and "
-            f"holds {form}; copy the router again."
+            f"{file} was expected to hold a finite projection to {record.projection} numbers in "
+            f"float32, and holds {form}; copy the router again."
         )
     return found

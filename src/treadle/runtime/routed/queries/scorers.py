@@ -82,7 +82,7 @@ class TaskScores(RouteScorer):
 class NearestScores(RouteScorer):
     """The mean score of the most similar questions, weighted by their cosine.
 
-    A model that was asked none of them has its mean over all questions.
+    A model that was asked none of them has its mean over all questions; 0 if it was asked nothing.
     """
 
     kind: ClassVar[str] = "nearest"
@@ -105,7 +105,9 @@ class NearestScores(RouteScorer):
         found: Floats = weighted / np.maximum(total, _TINY)
         if is_known.all():
             return found
-        usual = np.nanmean(self.values, axis=0)
+        is_there = np.isfinite(self.values)
+        asked = np.maximum(is_there.sum(axis=0), 1)
+        usual = np.where(is_there, self.values, 0).sum(axis=0) / asked
         found = np.where(total > 0, found, usual).astype(np.float32)
         return found
 
