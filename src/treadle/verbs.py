@@ -120,6 +120,18 @@ VERBS = {
                     "treadle.combine.merge:merge_glue",
                 ),
                 Verb(
+                    "conflict",
+                    "combine",
+                    "Merge where models agree; keep sparse experts, and route, where they do not.",
+                    "treadle.combine.merge:merge_conflict",
+                ),
+                Verb(
+                    "materialise",
+                    "combine",
+                    "Write one expert, or one mixture, of such a bundle as a plain model.",
+                    "treadle.combine.merge:merge_materialise",
+                ),
+                Verb(
                     "extract-lora",
                     "combine",
                     "Write what a model learned as a LoRA adapter of its base.",

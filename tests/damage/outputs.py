@@ -9,9 +9,11 @@ from treadle import bench, curate, evaluate, merge, plan, prune, quantize, tune
 from treadle.app.export import export
 from treadle.app.sweep.apply import sweep
 from treadle.combine.merge import (
+    merge_conflict,
     merge_extract_lora,
     merge_glue,
     merge_inspect,
+    merge_materialise,
     merge_moe,
     merge_yaml,
 )
@@ -44,6 +46,8 @@ class Inputs(NamedTuple):
     questions: Path
     scores: Path
     router: Path
+    base: Path
+    bundle: Path
 
 
 def make_inputs(folder: Path) -> Inputs:
@@ -67,7 +71,7 @@ def make_inputs(folder: Path) -> Inputs:
     )
     deep = tiny.build("llama", folder / "deep", num_hidden_layers=3)
     questions = folder / "questions.jsonl"
-    rows = [{"prompt": word, "answer": f" {word}"} for word in WORDS[:4]]
+    rows = [{"prompt": word, "answer": f" {word}"} for word in WORDS[:8]]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     scores, router = folder / "scores.jsonl", folder / "router"
     scored = [
@@ -75,7 +79,9 @@ def make_inputs(folder: Path) -> Inputs:
     ]
     scores.write_text("".join(json.dumps(row) + "\n" for row in scored))
     route(scores, router, "knn")
-    read = (recipe, steps, cells, deep, questions, scores, router)
+    base, bundle = tiny.build("llama", folder / "base", 2), folder / "bundle"
+    merge_conflict([model, other], bundle, base=base, route_fraction=1.0)
+    read = (recipe, steps, cells, deep, questions, scores, router, base, bundle)
     return Inputs(model, other, text, corpus, *packed, *read)
 
 
@@ -114,6 +120,10 @@ WRITERS: dict[str, Callable[[Inputs, Path], object]] = {
     "merge glue": lambda own, out: merge_glue(
         [own.model, own.other], out, data=[str(own.questions)], by="uniform", same_ancestor=-1.0
     ),
+    "merge conflict": lambda own, out: merge_conflict(
+        [own.model, own.other], out, base=own.base, data=[str(own.questions)]
+    ),
+    "merge materialise": lambda own, out: merge_materialise(own.bundle, out, expert="m"),
     "merge extract-lora": lambda own, out: merge_extract_lora(own.model, own.other, out),
     "route": lambda own, out: route(own.scores, out, "ridge"),
     "route evaluate": lambda own, out: route_evaluate(own.router, own.scores, out),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from treadle.core.checkpoint import CheckpointReader, content_hash, require_understood
 from treadle.core.checkpoint.described import read_object, says_bundle
+from treadle.core.checkpoint.layered import DENSE
 from treadle.core.checkpoint.reader import weight_files
 from treadle.core.checkpoint.routed import EXPERTS, BundleReader
 from treadle.core.errors import CheckpointError
@@ -64,7 +65,8 @@ def name_later(path: Path) -> Callable[[], str]:
 
 def _states(path: Path) -> list[tuple[str, int, int]]:
     if says_bundle(path):
-        return [one for folder in sorted((path / EXPERTS).iterdir()) for one in _states(folder)]
+        parts = [*sorted((path / EXPERTS).iterdir()), path / DENSE]
+        return [one for part in parts if part.exists() for one in _states(part)]
     files = [path] if path.is_file() else weight_files(path)
     return [(file.name, s.st_size, s.st_mtime_ns) for file in files for s in [file.stat()]]
 

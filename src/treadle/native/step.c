@@ -44,6 +44,10 @@ static char *lay_out(Step *s, char *memory) {
     w->inner = cut_activations(&rest, n, inner);
     for (int target = 0; target < NUM_TARGETS && rows->num_runs; target++)
         w->low[target] = (float *)cut(&rest, 4 * n * rows->max_rank);
+    int32_t groups = rows->shares.num_groups, last = rows->wanted_shares.num_groups;
+    int64_t widest = m->hidden > q ? m->hidden : q;
+    widest = inner > widest ? inner : widest;
+    w->turned = (float *)cut(&rest, 4 * (groups > last ? groups : last) * turned_size(widest));
     for (int id = 0; id < s->team.count; id++)
         w->room[id] = (float *)cut(&rest, 4 * room);
     return rest;
@@ -94,4 +98,7 @@ MIRRORS(MIRROR_STRUCT(Matrix, MATRIX_FIELDS);
         MIRROR_STRUCT(Probe, PROBE_FIELDS);
         MIRROR_STRUCT(Rows, ROWS_FIELDS);
         MIRROR_STRUCT(LowRank, LOW_RANK_FIELDS);
-        MIRROR_STRUCT(Run, RUN_FIELDS))
+        MIRROR_STRUCT(Run, RUN_FIELDS);
+        MIRROR_STRUCT(Sparse, SPARSE_FIELDS);
+        MIRROR_STRUCT(GroupRows, GROUP_ROWS_FIELDS);
+        MIRROR_STRUCT(Shares, SHARES_FIELDS))

@@ -5,9 +5,14 @@
 #include "step_attention.h"
 #include "step_lora.h"
 #include "step_matrix.h"
+#include "step_sparse.h"
 #include "step_team.h"
 
 enum { SILU = 0, GELU = 1 };
+
+/* Vectors of a layer that rows may have of their own: norms, in the order of the layer's, and changes of biases. */
+enum { ATTENTION_NORM, MLP_NORM, ATTENTION_AFTER, MLP_AFTER, Q_NORM, K_NORM, NUM_NORMS };
+enum { NUM_VECTORS = NUM_NORMS + NUM_TARGETS };
 
 #define LAYER_FIELDS(F)                                                                                                    \
     F(Matrix, q)                                                                                                           \
@@ -73,7 +78,11 @@ typedef const float *Angles[2]; /* [rows, dim / 2] of both kinds of layers */
     F(const LowRank *const *, adapters)   /* of each adapter: [layers, NUM_TARGETS] */                                     \
     F(const Run *, runs)                  /* the rows that have one */                                                     \
     F(int32_t, num_runs)                                                                                                   \
-    F(int32_t, max_rank)
+    F(int32_t, max_rank)                                                                                                   \
+    F(const Sparse *const *, experts)     /* of each expert: [layers * NUM_TARGETS], embedding, head */                    \
+    F(Shares, shares)                     /* the rows that take parts of experts */                                        \
+    F(Shares, wanted_shares)              /* the same of the wanted rows, by their number among these */                   \
+    F(const float *const *const *, vectors) /* of each row: [layers * NUM_VECTORS], final norm; null: the model's */
 MIRRORED(Rows, ROWS_FIELDS);
 
 typedef struct {
@@ -84,6 +93,7 @@ typedef struct {
     float *gate;
     Activations inner; /* [rows, inner] */
     float *low[NUM_TARGETS]; /* [rows, max_rank] */
+    float *turned;           /* [groups, turned_size] */
     float *room[MAX_TEAM];
     char *memory;
     size_t num_bytes;

@@ -29,13 +29,33 @@ static void share(int count, int unit, int id, int members, int *begin, int *end
     *end = *end < count ? *end : count;
 }
 
+/* A vector that a row has of its own, or else the model's. */
+static const float *vector_of(const Step *s, int row, int place, const float *usual) {
+    const float *const *own = s->rows->vectors ? s->rows->vectors[row] : NULL;
+    return own && own[place] ? own[place] : usual;
+}
+
+static const Sparse *expert_of(const Step *s, const GroupRows *group, int place) {
+    return &s->rows->experts[group->expert][place];
+}
+
 static void embed(Step *s, int id) {
     const Model *m = s->model;
+    const Shares *shares = &s->rows->shares;
     for (int r = id; r < s->rows->num_rows; r += s->team.count) {
         float *x = s->work.x + (int64_t)r * m->hidden;
         expand_row(&m->embedding, s->rows->tokens[r], x);
         if (m->embedding_scale != 1.0f)
             for (int i = 0; i < m->hidden; i++) x[i] *= m->embedding_scale;
+    }
+    for (int g = 0; g < shares->num_groups; g++) {
+        const GroupRows *group = &shares->groups[g];
+        const Sparse *change = expert_of(s, group, m->num_layers * NUM_TARGETS);
+        for (int i = group->first; change->rows && i < group->first + group->count; i++)
+            if (shares->rows[i] % s->team.count == id) {
+                float *x = s->work.x + (int64_t)shares->rows[i] * m->hidden;
+                add_row(change, s->rows->tokens[shares->rows[i]], shares->weights[i] * m->embedding_scale, x);
+            }
     }
 }
 
@@ -43,10 +63,36 @@ static const LowRank *change_of(const Step *s, const Run *run, int layer, int ta
     return &s->rows->adapters[run->adapter][layer * NUM_TARGETS + target];
 }
 
-/* Narrows the common input of `count` targets for the rows that have adapters; then `widen` may follow. */
+/* Whether a group's expert changes one of `count` matrices. */
+static int is_changed(const Step *s, const GroupRows *group, int place, int count) {
+    for (int i = 0; i < count; i++)
+        if (expert_of(s, group, place + i)->rows) return 1;
+    return 0;
+}
+
+/* Lays the rows whose experts change one of `count` matrices column by column. */
+static void turn(Step *s, int id, const Shares *shares, int place, int count, const Activations *x, int cols) {
+    for (int g = id; g < shares->num_groups; g += s->team.count)
+        if (is_changed(s, &shares->groups[g], place, count))
+            turn_group(shares, &shares->groups[g], x->values, cols, s->work.turned + g * turned_size(cols));
+}
+
+/* Adds the experts' parts to the columns [begin, end) of a product with `cols` columns. */
+static void add_experts(
+    Step *s, const Shares *shares, int place, int cols, int begin, int end, float *out, int64_t stride) {
+    for (int g = 0; g < shares->num_groups; g++) {
+        const Sparse *change = expert_of(s, &shares->groups[g], place);
+        const float *turned = s->work.turned + g * turned_size(cols);
+        if (change->rows) add_group(change, shares, &shares->groups[g], turned, begin, end, out, stride);
+    }
+}
+
+/* Prepares the common input of `count` targets for the rows that have adapters or take parts of experts; then `widen` may
+ * follow. */
 static void narrow(Step *s, int id, int layer, int target, int count, const Activations *x, int cols) {
     const Rows *rows = s->rows;
-    if (!rows->num_runs) return;
+    if (!rows->num_runs && !rows->shares.num_groups) return;
+    turn(s, id, &rows->shares, layer * NUM_TARGETS + target, count, x, cols);
     for (int task = id; task < rows->num_runs * count; task += s->team.count) {
         const Run *run = &rows->runs[task / count];
         int on = target + task % count;
@@ -56,8 +102,8 @@ static void narrow(Step *s, int id, int layer, int target, int count, const Acti
     meet(&s->team);
 }
 
-/* Adds the adapters' part to the columns [begin, end) of a target's product. */
-static void widen(Step *s, int layer, int target, int begin, int end, float *out, int64_t stride) {
+/* Adds the adapters' and the experts' part to the columns [begin, end) of a target's product. */
+static void widen(Step *s, int layer, int target, int cols, int begin, int end, float *out, int64_t stride) {
     const Rows *rows = s->rows;
     for (int r = 0; r < rows->num_runs; r++) {
         const Run *run = &rows->runs[r];
@@ -65,14 +111,19 @@ static void widen(Step *s, int layer, int target, int begin, int end, float *out
         if (change->rank)
             widen_run(change, run, s->work.low[target] + (int64_t)run->first * rows->max_rank, begin, end, out, stride);
     }
+    add_experts(s, &rows->shares, layer * NUM_TARGETS + target, cols, begin, end, out, stride);
+    for (int r = 0; rows->vectors && r < rows->num_rows; r++) {
+        const float *bias = vector_of(s, r, layer * NUM_VECTORS + NUM_NORMS + target, NULL);
+        for (int c = begin; bias && c < end; c++) out[r * stride + c] += bias[c];
+    }
 }
 
 /* Normalises this member's rows for a branch whose first matrix is `next`. */
-static void enter_branch(Step *s, int id, const float *norm, const Matrix *next) {
+static void enter_branch(Step *s, int id, int place, const float *norm, const Matrix *next) {
     int hidden = s->model->hidden;
     for (int r = id; r < s->rows->num_rows; r += s->team.count) {
         float *target = s->work.normed.values + (int64_t)r * hidden;
-        normalise(s->work.x + (int64_t)r * hidden, norm, target, hidden, s->model);
+        normalise(s->work.x + (int64_t)r * hidden, vector_of(s, r, place, norm), target, hidden, s->model);
         if (is_coded(next)) quantise_row(&s->work.normed, r, hidden, 0, hidden / BLOCK);
     }
 }
@@ -93,14 +144,15 @@ static void place(Step *s, int id, int layer) {
     const Layer *l = &m->layers[layer];
     const Heads *h = &l->heads;
     const Cache *cache = &m->caches[layer];
-    int dim = h->dim, half = dim / 2, segment = 0;
+    int dim = h->dim, half = dim / 2, segment = 0, place = layer * NUM_VECTORS;
     for (int r = id; r < rows->num_rows; r += s->team.count) {
         while (r >= rows->view.row_starts[segment + 1]) segment++;
         const float *cosines = rows->cosines[l->rope] + (int64_t)r * half;
         const float *sines = rows->sines[l->rope] + (int64_t)r * half;
+        const float *q_norm = vector_of(s, r, place + Q_NORM, l->q_norm), *k_norm = vector_of(s, r, place + K_NORM, l->k_norm);
         for (int head = 0; head < h->heads; head++) {
             float *q = s->work.q + ((int64_t)r * h->heads + head) * dim;
-            if (l->q_norm) normalise(q, l->q_norm, q, dim, m);
+            if (q_norm) normalise(q, q_norm, q, dim, m);
             rotate(q, cosines, sines, dim);
         }
         for (int head = 0; head < h->kv_heads; head++) {
@@ -108,7 +160,7 @@ static void place(Step *s, int id, int layer) {
             const Cache *to = spot.cache;
             int64_t from = ((int64_t)r * h->kv_heads + head) * dim;
             int64_t plane = spot.plane * m->page_size, at = plane + spot.offset;
-            if (l->k_norm) normalise(s->work.k + from, l->k_norm, s->work.k + from, dim, m);
+            if (k_norm) normalise(s->work.k + from, k_norm, s->work.k + from, dim, m);
             rotate(s->work.k + from, cosines, sines, dim);
             keep(to->keys, to->key_scales, plane * dim + spot.offset, m->page_size, at, s->work.k + from, dim, m->kv_dtype);
             keep(to->values, to->value_scales, at * dim, 1, at, s->work.v + from, dim, m->kv_dtype);
@@ -167,12 +219,13 @@ static void leave_branch(
     float *out = after ? s->work.normed.values : s->work.x;
     narrow(s, id, layer, target, 1, in, m->cols);
     multiply(m, in, num_rows, begin, end, out, hidden, !after);
-    widen(s, layer, target, begin, end, out, hidden);
+    widen(s, layer, target, m->cols, begin, end, out, hidden);
     meet(&s->team);
     if (!after) return;
+    int place = layer * NUM_VECTORS + (target == ON_O ? ATTENTION_AFTER : MLP_AFTER);
     for (int r = id; r < num_rows; r += s->team.count) {
         float *branch = s->work.normed.values + (int64_t)r * hidden, *x = s->work.x + (int64_t)r * hidden;
-        normalise(branch, after, branch, hidden, s->model);
+        normalise(branch, vector_of(s, r, place, after), branch, hidden, s->model);
         for (int i = 0; i < hidden; i++) x[i] += branch[i];
     }
     meet(&s->team);
@@ -206,8 +259,8 @@ static void mlp(Step *s, int id, int layer) {
     narrow(s, id, layer, ON_GATE, 2, &s->work.normed, l->gate.cols);
     multiply(&l->gate, &s->work.normed, num_rows, begin, end, s->work.gate, inner, 0);
     multiply(&l->up, &s->work.normed, num_rows, begin, end, s->work.inner.values, inner, 0);
-    widen(s, layer, ON_GATE, begin, end, s->work.gate, inner);
-    widen(s, layer, ON_UP, begin, end, s->work.inner.values, inner);
+    widen(s, layer, ON_GATE, l->gate.cols, begin, end, s->work.gate, inner);
+    widen(s, layer, ON_UP, l->up.cols, begin, end, s->work.inner.values, inner);
     for (int r = 0; r < num_rows && begin < end; r++) {
         const float *gate = s->work.gate + (int64_t)r * inner + begin;
         float *up = s->work.inner.values + (int64_t)r * inner + begin;
@@ -221,7 +274,7 @@ static void project(Step *s, int id, int layer, int target, const Matrix *m, flo
     int begin, end;
     share(m->rows, LANES, id, s->team.count, &begin, &end);
     multiply(m, &s->work.normed, s->rows->num_rows, begin, end, out, m->rows, 0);
-    widen(s, layer, target, begin, end, out, m->rows);
+    widen(s, layer, target, m->cols, begin, end, out, m->rows);
 }
 
 static void finish(Step *s, int id) {
@@ -230,13 +283,19 @@ static void finish(Step *s, int id) {
     int hidden = m->hidden, begin, end;
     for (int w = id; w < rows->num_wanted; w += s->team.count) {
         float *target = rows->wants_hidden ? rows->out + (int64_t)w * hidden : s->work.normed.values + (int64_t)w * hidden;
-        normalise(s->work.x + (int64_t)rows->wanted[w] * hidden, m->norm, target, hidden, m);
+        const float *norm = vector_of(s, rows->wanted[w], m->num_layers * NUM_VECTORS, m->norm);
+        normalise(s->work.x + (int64_t)rows->wanted[w] * hidden, norm, target, hidden, m);
         if (!rows->wants_hidden && is_coded(&m->head)) quantise_row(&s->work.normed, w, hidden, 0, hidden / BLOCK);
     }
     meet(&s->team);
     if (rows->wants_hidden) return;
+    if (rows->wanted_shares.num_groups) {
+        turn(s, id, &rows->wanted_shares, m->num_layers * NUM_TARGETS + 1, 1, &s->work.normed, hidden);
+        meet(&s->team);
+    }
     share(m->head.rows, LANES, id, s->team.count, &begin, &end);
     multiply(&m->head, &s->work.normed, rows->num_wanted, begin, end, rows->out, m->head.rows, 0);
+    add_experts(s, &rows->wanted_shares, m->num_layers * NUM_TARGETS + 1, hidden, begin, end, rows->out, m->head.rows);
     if (m->softcap > 0)
         for (int w = 0; w < rows->num_wanted; w++)
             for (int i = begin; i < end; i++) {
@@ -261,7 +320,7 @@ void walk(Team *team, int id) {
     for (int layer = 0; layer < s->model->num_layers; layer++) {
         const Layer *l = &s->model->layers[layer];
         record_states(s, id, layer);
-        enter_branch(s, id, l->attention_norm, &l->q);
+        enter_branch(s, id, layer * NUM_VECTORS + ATTENTION_NORM, l->attention_norm, &l->q);
         meet(team);
         narrow(s, id, layer, ON_Q, 3, &s->work.normed, l->q.cols);
         project(s, id, layer, ON_Q, &l->q, s->work.q);
@@ -273,7 +332,7 @@ void walk(Team *team, int id) {
         attend_all(s, id, layer);
         meet(team);
         leave_branch(s, id, layer, ON_O, &l->o, &s->work.mixed, l->attention_after);
-        enter_branch(s, id, l->mlp_norm, &l->gate);
+        enter_branch(s, id, layer * NUM_VECTORS + MLP_NORM, l->mlp_norm, &l->gate);
         meet(team);
         mlp(s, id, layer);
         meet(team);

@@ -7,7 +7,7 @@ from typing import Any
 from treadle.core.errors import DataError
 from treadle.core.registry import near
 
-__all__ = ["Messages", "plain_messages"]
+__all__ = ["Messages", "asked_first", "plain_messages"]
 
 Messages = Sequence[Mapping[str, Any]]  # Any: what a chat template reads
 Plain = dict[str, Any]  # Any: what a chat template reads
@@ -73,6 +73,24 @@ def _part(where: str, part: object) -> str:
             f'{{"type": "text", "text": "Hello"}}.'
         )
     return text
+
+
+def asked_first(messages: Messages) -> str:
+    """Return the text of the first message of the user, by which a conversation is routed.
+
+    So a conversation stays with the model that began it, and what is cached of it counts.
+
+    Raises:
+        DataError: No message is the user's.
+    """
+    for message in messages:
+        if isinstance(message, Mapping) and message.get("role") == "user":
+            content = message.get("content")
+            if isinstance(content, str):
+                return content
+            parts = content if isinstance(content, Sequence) else []
+            return "".join(str(p.get("text", "")) for p in parts if isinstance(p, Mapping))
+    raise DataError("The conversation has no message of the user to be routed by; add one.")
 
 
 def _calls(where: str, calls: object) -> list[Plain]:

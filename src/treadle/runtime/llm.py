@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from treadle.core.checkpoint.described import says_bundle
+from treadle.core.checkpoint.layered import says_layers
 from treadle.core.errors import SettingsError
 from treadle.core.progress import steps
 from treadle.core.registry import near
@@ -54,12 +55,14 @@ class LLM(Engine):
     """
 
     def __new__(cls, path: str | Path = "", *_: Any, **__: Any) -> Self:  # Any: see `__init__`
-        """Make the class that a folder needs: of a bundle, `RoutedLLM`."""
+        """Make the class that a folder needs: of a bundle, `RoutedLLM` or `LayeredLLM`."""
         is_path = isinstance(path, str | Path)  # what else it may be is refused by `__init__`
         if cls is LLM and is_path and says_bundle(Path(path).expanduser()):
+            from treadle.runtime.routed.layers import LayeredLLM
             from treadle.runtime.routed.llm import RoutedLLM
 
-            return cast(Self, object.__new__(RoutedLLM))
+            is_layered = says_layers(Path(path).expanduser())
+            return cast(Self, object.__new__(LayeredLLM if is_layered else RoutedLLM))
         return object.__new__(cls)
 
     def __init__(

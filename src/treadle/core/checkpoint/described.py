@@ -95,10 +95,13 @@ def refuse_bundle(folder: Path) -> None:
     """
     if not says_bundle(folder):
         return
-    experts = read_object(folder / "config.json").get("treadle_experts")
+    config = read_object(folder / "config.json")
+    experts = config.get("treadle_experts")
     first = experts[0] if isinstance(experts, list) and experts else "NAME"
+    mend = f"give one of its models, such as {folder}/experts/{first}"
+    if config.get("treadle_level") == "layers":
+        mend = f"give {folder}/dense, or one expert (treadle merge materialise {folder} OUT)"
     raise UnsupportedModelError(
         f"'{folder}' is a bundle of several models, which only answers prompts (LLM, treadle chat, "
-        f"treadle serve, treadle evaluate exact); give one of its models, such as "
-        f"{folder}/experts/{first}."
+        f"treadle serve, treadle evaluate exact); {mend}."
     )

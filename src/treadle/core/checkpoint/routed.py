@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from treadle.core.checkpoint.described import ROUTED, read_config
 from treadle.core.checkpoint.hashing import content_hash
-from treadle.core.checkpoint.header import MappedFiles
+from treadle.core.checkpoint.header import MappedFiles, read_header
 from treadle.core.checkpoint.reader import CheckpointReader
 from treadle.core.errors import CheckpointError
 
@@ -23,7 +24,9 @@ __all__ = [
     "Routing",
     "bundle_config",
     "bundle_hash",
+    "is_expert_name",
     "read_routing",
+    "require_names",
 ]
 
 EXPERTS, ROUTING_FILE, ROUTER_FILE = "experts", "routing.json", "router.safetensors"
@@ -77,19 +80,39 @@ def read_routing(folder: Path) -> Routing:
         raise CheckpointError(
             f"{file} does not say which model answers what ({reason}); copy the bundle again."
         ) from error
-    named = read_config(folder / "config.json").get("treadle_experts")
-    if list(found.experts) != named or len(set(found.experts)) < len(found.experts):
-        raise CheckpointError(
-            f"{file} names the experts {list(found.experts)}, and config.json beside it {named}, "
-            f"but each was expected once and in one order; copy the bundle again."
-        )
+    require_names(folder, found.experts)
     for name in found.experts:
-        if not _NAME.fullmatch(name) or not (folder / EXPERTS / name / "config.json").is_file():
+        if not (folder / EXPERTS / name / "config.json").is_file():
             raise CheckpointError(
                 f"The bundle '{folder}' has no expert '{name}' below {EXPERTS}/; copy the whole "
                 f"folder again."
             )
     return found
+
+
+def require_names(folder: Path, experts: Sequence[str]) -> None:
+    """Check that routing.json and config.json of a bundle name the same experts, each once.
+
+    Raises:
+        CheckpointError: They do not, or a name is none of a file.
+    """
+    named = read_config(folder / "config.json").get("treadle_experts")
+    if list(experts) != named or len(set(experts)) < len(experts):
+        raise CheckpointError(
+            f"{folder / ROUTING_FILE} names the experts {list(experts)}, and config.json beside it "
+            f"{named}, but each was expected once and in one order; copy the bundle again."
+        )
+    for name in experts:
+        if not is_expert_name(name):
+            raise CheckpointError(
+                f"The bundle '{folder}' has an expert '{name}', which is no name of a file; copy "
+                f"the whole folder again."
+            )
+
+
+def is_expert_name(name: str) -> bool:
+    """Say whether an expert may be called so: its file or folder is."""
+    return _NAME.fullmatch(name) is not None
 
 
 def bundle_hash(folder: Path) -> str:
@@ -98,12 +121,22 @@ def bundle_hash(folder: Path) -> str:
     Raises:
         CheckpointError: It is damaged.
     """
-    experts = read_routing(folder).experts
-    found = {name: content_hash(folder / EXPERTS / name) for name in experts}
-    for name in (ROUTING_FILE, ROUTER_FILE):
+    from treadle.core.checkpoint import layered  # which is built on this
+
+    files = [ROUTING_FILE, ROUTER_FILE]
+    if layered.says_layers(folder):
+        routing = layered.read_layer_routing(folder)
+        found = {layered.DENSE: content_hash(folder / layered.DENSE)}
+        files = files if routing.features else [ROUTING_FILE]
+        files += [f"{EXPERTS}/{name}.safetensors" for name in routing.experts]
+    else:
+        experts = read_routing(folder).experts
+        found = {name: content_hash(folder / EXPERTS / name) for name in experts}
+    for name in files:
         if not (folder / name).is_file():
             raise CheckpointError(f"The bundle '{folder}' has no {name}; copy the folder again.")
-        found[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        with (folder / name).open("rb") as stream:
+            found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
@@ -117,10 +150,20 @@ class BundleReader(CheckpointReader):
         self.folder = folder
         self.config = read_config(folder / "config.json")
         self.tensors = {}
-        for name in read_routing(folder).experts:
-            with CheckpointReader(folder / EXPERTS / name) as expert:
-                self.tensors |= {f"{name}/{own}": info for own, info in expert.tensors.items()}
         self._files = MappedFiles()
+        from treadle.core.checkpoint import layered  # which is built on this
+
+        if layered.says_layers(folder):
+            names = layered.read_layer_routing(folder).experts
+            for name in names:
+                infos = read_header(layered.expert_file(folder, name))
+                self.tensors |= {f"{name}/{info.name}": info for info in infos}
+            parts = {layered.DENSE: folder / layered.DENSE}
+        else:
+            parts = {name: folder / EXPERTS / name for name in read_routing(folder).experts}
+        for name, part in parts.items():
+            with CheckpointReader(part) as expert:
+                self.tensors |= {f"{name}/{own}": info for own, info in expert.tensors.items()}
 
     @property
     def tied(self) -> dict[str, str]:

@@ -48,6 +48,12 @@ KINDS: Mapping[str, SideFileKind] = MappingProxyType(
             model="treadle.core.checkpoint.routed:Routing",
         ),
         "router": SideFileKind(True, "the numbers by which one of several models is chosen"),
+        "layer-routing": SideFileKind(
+            True,
+            "which experts answer a prompt in the layers that they have of their own",
+            model="treadle.core.checkpoint.layered:LayerRouting",
+        ),
+        "expert": SideFileKind(True, "what an expert has of its own beside a dense model"),
         "query-router": SideFileKind(True, "which of several models answers a query, by name"),
         "router-steps": SideFileKind(False, "a router after every so many steps of its training"),
         "journal": SideFileKind(False, "every trial of a search, with its losses"),

@@ -1,22 +1,25 @@
 """The models, adapters and routers of one server, by the names that clients use."""
 
+import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from treadle.core.checkpoint.layered import DENSE
 from treadle.core.errors import TreadleError
 from treadle.core.registry import near
 from treadle.deploy.http.errors import ApiError, from_treadle
 from treadle.deploy.serve.template import Shown, shown_by
 from treadle.deploy.serve.vocabulary import ServedVocabulary
 from treadle.runtime.llm import LLM
+from treadle.runtime.routed.layers import LayeredLLM
 
 if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
 
-__all__ = ["AUTO", "Catalogue", "Chooser", "ServedModel", "ServedRouter"]
+__all__ = ["AUTO", "Catalogue", "Chooser", "ServedModel", "ServedRouter", "dense_name"]
 
 AUTO = "auto"
 """The name of a router that was given none."""
@@ -37,6 +40,15 @@ class ServedModel:
         # The last token is chosen but never run.
         self.max_length = min(llm.shape.max_positions, report.num_pages * report.page_size + 1)
         """Tokens of a prompt and its answer together."""
+
+    def mixed(self, shares: Mapping[str, float]) -> "ServedModel":
+        """Return the model with a mixture of the experts beside it, as one that answers."""
+        found = copy.copy(self)
+        found.adapter = next(iter(shares), DENSE)
+        if len(shares) > 1:
+            found.adapter = ",".join(f"{name}={share:g}" for name, share in shares.items())
+        found.name = dense_name(self.root) if found.adapter == DENSE else found.adapter
+        return found
 
     @cached_property
     def vocabulary(self) -> ServedVocabulary:
@@ -133,6 +145,11 @@ class Chooser(Protocol):
         """Return the index of the model that answers each text."""
 
 
+def dense_name(bundle: str) -> str:
+    """Return what clients call the model of a bundle that stands beside its experts."""
+    return f"{bundle}/{DENSE}"
+
+
 class ServedRouter:
     """A name that clients may ask for as for a model: another one answers, as the text suggests."""
 
@@ -140,7 +157,7 @@ class ServedRouter:
         self,
         name: str,
         root: str,
-        chooser: Chooser,
+        chooser: Chooser | LayeredLLM,
         models: Sequence[ServedModel],
         thresholds: Sequence[float] = (),
     ) -> None:
@@ -150,7 +167,7 @@ class ServedRouter:
             name: For clients.
             root: Where it lies.
             chooser: What decides.
-            models: In its order.
+            models: In its order; where experts are mixed, the model beside them is the last.
             thresholds: Of a cascade: how sure each model but the last must be of its answer.
         """
         self.name, self.root, self.chooser, self.models = name, root, chooser, tuple(models)
@@ -158,6 +175,12 @@ class ServedRouter:
         self.created = int(time.time())
         self.max_length = min(model.max_length for model in models)
         """Tokens of a prompt and its answer, whichever model is chosen."""
+
+    def answering(self, texts: Sequence[str]) -> list[ServedModel]:
+        """Return who answers each text."""
+        if isinstance(self.chooser, LayeredLLM):
+            return [self.models[-1].mixed(shares) for shares in self.chooser.route(texts)]
+        return [self.models[place] for place in self.chooser.choose(texts)]
 
     def to_dict(self) -> dict[str, Any]:  # Any: JSON values
         """Return the entry of /v1/models."""
@@ -208,7 +231,7 @@ class Catalogue:
         """The loaded models by their first name, without adapters."""
         found: dict[LLM, str] = {}
         for model in self._models.values():
-            if model.adapter is None:
+            if model.adapter in (None, DENSE):
                 found.setdefault(model.llm, model.name)
         return {name: llm for llm, name in found.items()}
 

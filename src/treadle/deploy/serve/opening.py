@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 from treadle.core.checkpoint import require_understood
 from treadle.core.checkpoint.described import says_bundle
+from treadle.core.checkpoint.layered import DENSE, read_layer_routing, says_layers
 from treadle.core.checkpoint.routed import EXPERTS, read_routing
 from treadle.core.errors import SettingsError
-from treadle.deploy.serve.catalogue import AUTO, ServedModel, ServedRouter
+from treadle.deploy.serve.catalogue import AUTO, ServedModel, ServedRouter, dense_name
 from treadle.deploy.serve.settings import ServeEngineSettings
 from treadle.runtime import LLM
+from treadle.runtime.routed.layers import LayeredLLM
 from treadle.runtime.routed.queries import QueryRouter, load_router
 from treadle.runtime.routed.queries.scorers import CascadeScores
 from treadle.runtime.routed.router import load_router as bundle_router
@@ -53,14 +55,19 @@ def open_all(
     for folder in bundles.values():
         require_understood(folder)
     sources = _sources(given, bundles)
-    choosers = {name: bundle_router(folder) for name, folder in bundles.items()}
+    layered = {name: folder for name, folder in bundles.items() if says_layers(folder)}
+    whole = {name: folder for name, folder in bundles.items() if name not in layered}
+    choosers = {name: bundle_router(folder) for name, folder in whole.items()}
     apart = _opened_routers(routers, [*sources, *bundles])
-    served = _load(sources, adapters, settings)
+    served = _load({name: source for name, source in sources.items() if source}, adapters, settings)
+    mixing = [_mixing(name, LayeredLLM(layered[name], settings=settings)) for name in layered]
+    served += [model for router in mixing for model in router.models]
     known = {model.name: model for model in served}
     found = [
-        ServedRouter(name, name, chooser, [known[own] for own in _experts(bundles[name])])
+        ServedRouter(name, name, chooser, [known[own] for own in _experts(whole[name])])
         for name, chooser in choosers.items()
     ]
+    found += mixing
     found += [_served(name, folder, router, known) for name, (folder, router) in apart.items()]
     if len(found) == 1 and AUTO not in {*known, *bundles, *apart}:
         (only,) = found
@@ -116,20 +123,33 @@ def _is_bundle(source: str) -> bool:
 
 
 def _experts(bundle: Path) -> tuple[str, ...]:
-    return read_routing(bundle).experts
+    routing = read_layer_routing(bundle) if says_layers(bundle) else read_routing(bundle)
+    return routing.experts
+
+
+def _mixing(name: str, llm: LayeredLLM) -> ServedRouter:
+    """Return a bundle of layers as what answers by a mixture of its experts.
+
+    Its experts are models of their own beside it, and so is the model beside them, which answers
+    all where there is no router.
+    """
+    models = [ServedModel(expert, llm, expert, name) for expert in llm.experts]
+    dense = ServedModel(dense_name(name), llm, DENSE, name)
+    return ServedRouter(name, name, llm, [*models, dense])
 
 
 def _sources(given: Mapping[str, str], bundles: Mapping[str, Path]) -> dict[str, str]:
-    """Return name -> source of all models, those of bundles among them."""
+    """Return name -> source of all models; empty of those that a bundle's one model holds."""
     found = {name: source for name, source in given.items() if name not in bundles}
     for bundle, folder in bundles.items():
+        is_layered = says_layers(folder)
         for name in _experts(folder):
             if name in found or name in bundles:
                 raise SettingsError(
                     f"The bundle '{bundle}' has a model '{name}', and another one of that name is "
                     f"to be served; give the other one a name of its own with NAME=MODEL."
                 )
-            found[name] = str(folder / EXPERTS / name)
+            found[name] = "" if is_layered else str(folder / EXPERTS / name)
     return found
 
 

@@ -64,14 +64,24 @@ class Adapters:
                 f"choose another, or remove the adapter of that name first."
             )
         adapter = Adapter(_folder(name, folder))
-        taken = {known.slot for known in self._known.values()}
-        slot = next(number for number in range(len(taken) + 1) if number not in taken)
+        slot = self._free_slot()
         self._executor.add_adapter(slot, adapter)
         self._known[name] = _Known(slot, adapter.content_hash)
         note = adapter.note_on_base(self._base, "this model") if self._base else None
         if note:
             _logger.info(note)
         return note
+
+    def add_mixture(self, name: str, shares: Floats, content_hash: str) -> None:
+        """Take in a mixture of the experts that the executor holds, as requests ask for it."""
+        assert name not in self._known
+        slot = self._free_slot()
+        self._executor.add_mixture(slot, shares)  # type: ignore[attr-defined]
+        self._known[name] = _Known(slot, content_hash)
+
+    def _free_slot(self) -> int:
+        taken = {known.slot for known in self._known.values()}
+        return next(number for number in range(len(taken) + 1) if number not in taken)
 
     def remove(self, name: str) -> None:
         """Forget an adapter.

@@ -70,7 +70,7 @@ class NativeAdapters:
 
     def call(self, rows: StepRows) -> LoraCall:
         """Return what one step needs of its rows' adapters."""
-        runs = rows.adapter_runs()
+        runs = [run for run in rows.adapter_runs() if run.slot in self._packed]
         if not runs:
             return LoraCall(None, None, 0, 0)
         of_slots: list[object] = [None] * (1 + max(self._packed))

@@ -6,6 +6,7 @@ each sum runs in a fixed order, whatever the batch and the number of threads.
 """
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from treadle.runtime.executor import Floats, ModelShape, StepRows
 from treadle.runtime.head_windows import HeadWindows, checked
 from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, PackedLayout, require_form
+from treadle.runtime.linear.sparse import ExpertChanges
 from treadle.runtime.native_step.adapters import NativeAdapters
+from treadle.runtime.native_step.experts import NativeExperts, TensorPlaces
 from treadle.runtime.native_step.looking import ProbeRoom
 from treadle.runtime.native_step.rope import ropes_of, turn
 from treadle.runtime.native_step.structs import (
@@ -83,6 +86,7 @@ class LlamaStep:
             self._load(reader, form)
             self.weights.warn(reader)
         self._adapters = NativeAdapters(self._layers, ROLES)
+        self._experts = NativeExperts(self._places, layout.lanes)
         wanted = num_threads or hardware.usable_physical_cores()
         self._step = ctypes.c_void_p(self._kernel.step_open(ctypes.c_int32(wanted)))
         self._pool: KeyValues | None = None
@@ -146,8 +150,20 @@ class LlamaStep:
         self._adapters.add(slot, adapter)
 
     def remove_adapter(self, slot: int) -> None:
-        """Let an adapter go."""
-        self._adapters.remove(slot)
+        """Let an adapter, or a mixture of experts, go."""
+        (self._experts if self._experts.holds(slot) else self._adapters).remove(slot)
+
+    def hold_experts(self, experts: Sequence[ExpertChanges]) -> None:
+        """Take experts in, of which segments may take parts.
+
+        Raises:
+            CheckpointError: They are of another model.
+        """
+        self._experts.hold(experts)
+
+    def add_mixture(self, slot: int, weights: Floats) -> None:
+        """Let segments whose rows name a slot take parts of the experts [experts]."""
+        self._experts.mix(slot, weights)
 
     def _run(
         self, rows: StepRows, pool: KeyValues, wants_hidden: bool, room: ProbeRoom | None = None
@@ -180,6 +196,7 @@ class LlamaStep:
             out,
             None if room is None else room.struct,
             *self._adapters.call(rows),
+            *self._experts.call(rows),
         )
         if self._kernel.step_run(self._step, ctypes.byref(self._model), ctypes.byref(call)):
             raise CapacityError(
@@ -222,6 +239,7 @@ class LlamaStep:
         self._ropes = ropes_of(module.model.rotary_emb, dim, factors)
         settings = module.config
         num_layers = facts.num_layers(config)
+        self._places = TensorPlaces(num_layers, ROLES)
         is_gemma = config["model_type"].startswith("gemma")
         self._norms = _GEMMA_NORMS if is_gemma else _LLAMA_NORMS
         layers = []
@@ -235,17 +253,23 @@ class LlamaStep:
         self._arena = Cache()
         prefix = facts.block_prefix(config, 0, {n: i.shape for n, i in reader.tensors.items()})
         stem = prefix.split("layers.")[0]
-        embedding = self.weights.matrix(reader, f"{stem}embed_tokens.weight", None)
+        embedding_name = f"{stem}embed_tokens.weight"
+        embedding = self.weights.matrix(reader, embedding_name, None)
         head_name = next((n for n in reader.tensors if n.endswith("lm_head.weight")), None)
         is_tied = head_name is None or head_name in reader.tied
         head = embedding if is_tied else self.weights.matrix(reader, str(head_name), None)
         if not is_tied:  # a token reads one row of an embedding that is not the head
             self.weights.discount(embedding)
         hidden = embedding.struct.cols
+        self._places.add_end(0, embedding_name, embedding.struct)
+        self._places.add_end(1, embedding_name if is_tied else str(head_name), head.struct)
+        norm = self.weights.vector(reader, f"{stem}norm.weight")
+        assert norm is not None
+        self._places.add_final_norm(f"{stem}norm.weight", norm)
         self._model = Model(
             embedding.struct,
             head.struct,
-            self.weights.vector(reader, f"{stem}norm.weight"),
+            norm,
             self._layers,
             self._caches,
             num_layers,
@@ -278,14 +302,18 @@ class LlamaStep:
         shapes = {name: info.shape for name, info in reader.tensors.items()}
         prefix = facts.block_prefix(config, layer, shapes)
         matrices = {m.role: m for m in facts.linears(config, layer, shapes)}
+        names = [matrices[role].tensor for role in ROLES]
         packed = [
-            self.weights.matrix(reader, name, name[: -len("weight")] + "bias")
-            for name in (matrices[role].tensor for role in ROLES)
+            self.weights.matrix(reader, name, name[: -len("weight")] + "bias") for name in names
         ]
         norms = [
             self.weights.vector(reader, prefix + name, is_optional=place > 1)
             for place, name in enumerate(self._norms)
         ]
+        for place, (name, found) in enumerate(zip(names, packed, strict=True)):
+            self._places.add_matrix(layer, place, name, (found.struct.rows, found.struct.cols))
+        for place, (name, own) in enumerate(zip(self._norms, norms, strict=True)):
+            self._places.add_norm(layer, place, prefix + name, own)
         attention = module.model.layers[layer].self_attn
         dim = facts.head_dim(config)
         kinds = getattr(settings, "layer_types", None) or []

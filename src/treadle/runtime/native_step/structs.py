@@ -11,8 +11,10 @@ from treadle.runtime.linear.packed import Matrix
 
 __all__ = [
     "MIRRORS",
+    "NUM_NORMS",
     "ROLES",
     "Cache",
+    "GroupRows",
     "HeadTables",
     "Heads",
     "Layer",
@@ -21,6 +23,8 @@ __all__ = [
     "Probe",
     "Rows",
     "Run",
+    "Shares",
+    "Sparse",
     "View",
 ]
 
@@ -45,6 +49,7 @@ class Heads(OwningStructure):
 
 
 _NORMS = ("attention_norm", "mlp_norm", "attention_after", "mlp_after", "q_norm", "k_norm")
+NUM_NORMS = len(_NORMS)
 
 
 class Layer(OwningStructure):
@@ -144,6 +149,35 @@ class Run(OwningStructure):
     _fields_ = tuple((name, ctypes.c_int32) for name in ("first", "count", "adapter"))
 
 
+class Sparse(OwningStructure):
+    """What an expert changes in a matrix."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("starts", "columns", "values", "halves")),
+    )
+    _points_to_ = (("i4", ("starts",)), ("u2", ("columns", "halves")), ("f4", ("values",)))
+
+
+class GroupRows(OwningStructure):
+    """A few rows that take a part of one expert."""
+
+    _fields_ = tuple((name, ctypes.c_int32) for name in ("expert", "first", "count"))
+
+
+class Shares(OwningStructure):
+    """Which rows take how much of which experts."""
+
+    _fields_ = (
+        ("groups", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("num_groups", ctypes.c_int32),
+    )
+    _points_to_ = (("i4", ("rows",)), ("f4", ("weights",)))
+
+
 class Rows(OwningStructure):
     """The call of one step."""
 
@@ -159,8 +193,15 @@ class Rows(OwningStructure):
         ("runs", ctypes.c_void_p),
         ("num_runs", ctypes.c_int32),
         ("max_rank", ctypes.c_int32),
+        ("experts", ctypes.c_void_p),
+        ("shares", Shares),
+        ("wanted_shares", Shares),
+        ("vectors", ctypes.c_void_p),
     )
     _points_to_ = (("i4", ("tokens", "slots", "wanted")), ("f4", ("out",)))
 
 
-MIRRORS = (Matrix, Heads, Layer, Cache, Model, HeadTables, View, Probe, LowRank, Run, Rows)
+MIRRORS = (
+    *(Matrix, Heads, Layer, Cache, Model, HeadTables, View, Probe, LowRank, Run),
+    *(Sparse, GroupRows, Shares, Rows),
+)

@@ -11,7 +11,7 @@ from treadle.core.checkpoint.routed import EXPERTS, read_routing
 from treadle.core.errors import DataError, SettingsError
 from treadle.model.load import resolve
 from treadle.runtime.answer.outputs import Delta, RequestOutput
-from treadle.runtime.conversation import Messages
+from treadle.runtime.conversation import Messages, asked_first
 from treadle.runtime.executor import Executor
 from treadle.runtime.llm import LLM
 from treadle.runtime.prompts import Prompt, plain
@@ -76,9 +76,7 @@ class RoutedPrompts:
         Raises:
             DataError: No message is the user's, or the model's template refuses them.
         """
-        asked = next((_text(one) for one in messages if one.get("role") == "user"), None)
-        if asked is None:
-            raise DataError("The conversation has no message of the user to be routed by; add one.")
+        asked = asked_first(messages)
         (expert,) = self._router.choose([asked])
         return RoutedTokens(self._experts[expert].prompts.chat(messages), expert)
 
@@ -290,12 +288,3 @@ class RoutedLLM(LLM):
             f"A bundle of several models {what}; take one of them: LLM(BUNDLE).experts[NAME], or "
             f"the folder BUNDLE/experts/NAME."
         )
-
-
-def _text(message: Mapping[str, Any]) -> str:  # Any: of a chat
-    """Return what a message says, whether as a text or in parts."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from treadle.combine.merge.expert_names import plain_name
 from treadle.combine.merge.glue.found import ClusterChoice, ScoredMerge
 from treadle.combine.merge.glue.items import Items, ItemSet
 from treadle.combine.merge.glue.trials import Losses, Settled, score_of
@@ -83,7 +84,7 @@ def _candidates(found: Sequence[ClusterChoice]) -> list[Expert]:
         alone = [one for one in part.singles if np.array_equal(one.weights, part.chosen.weights)]
         if not alone:
             merges.append(Expert(part, part.chosen, f"merge-{number}"))
-        singles += [Expert(part, one, _plain(one.name)) for one in part.singles]
+        singles += [Expert(part, one, plain_name(one.name)) for one in part.singles]
     return [*merges, *singles]
 
 
@@ -148,9 +149,3 @@ def _blind(losses: Losses, settled: Settled, number: int) -> Losses:
     )
     found: Losses = losses[drawn, np.arange(losses.shape[1])]
     return found
-
-
-def _plain(path: str) -> str:
-    """Return the last part of a model's path as the name of a folder."""
-    last = path.rstrip("/").rpartition("/")[2].partition("+")[0]
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in last).strip("-.") or "model"

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from treadle.deploy.http.asked import Message
 from treadle.deploy.http.errors import ApiError
-from treadle.deploy.serve.catalogue import ServedModel, ServedRouter
+from treadle.deploy.serve.catalogue import ServedModel
 from treadle.deploy.serve.preparing import Wanted
 from treadle.deploy.serve.routed.told import ROUTED, tell
 from treadle.deploy.serve.serving import Serving
@@ -59,28 +59,28 @@ async def choose(
     if found.thresholds:
         return Chosen(found.models, found.thresholds, found.name)
 
-    def work(wanted: Wanted) -> tuple[list[int], float]:
+    def work(wanted: Wanted) -> tuple[list[ServedModel], float]:
         start = time.perf_counter()
-        return found.chooser.choose(texts), time.perf_counter() - start
+        return found.answering(texts), time.perf_counter() - start
 
-    places, seconds = await serving.prepared(request, sum(map(len, texts)), work)
-    chosen = found.models[_same(found, places)]
+    answering, seconds = await serving.prepared(request, sum(map(len, texts)), work)
+    chosen = _same(answering)
     serving.metrics.routed.choose(found.name, chosen.name, seconds)
     return Chosen((chosen,), (), found.name)
 
 
-def _same(router: ServedRouter, places: Sequence[int]) -> int:
-    """Return the index that is chosen for every text."""
-    if len(set(places)) > 1:
-        names = ", ".join(router.models[place].name for place in sorted(set(places)))
+def _same(answering: Sequence[ServedModel]) -> ServedModel:
+    """Return the model that is chosen for every text."""
+    names = sorted({model.name for model in answering})
+    if len(names) > 1:
         raise ApiError(
             400,
-            f"The prompts of this request would go to several models ({names}), and a reply comes "
-            f"from one; send a request for each prompt, or name a model.",
+            f"The prompts of this request would go to several models ({', '.join(names)}), and a "
+            f"reply comes from one; send a request for each prompt, or name a model.",
             "several_models",
             "prompt",
         )
-    return places[0]
+    return answering[0]
 
 
 def texts_of(prompts: Iterable[str | list[int]]) -> list[str]:
