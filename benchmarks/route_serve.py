@@ -5,16 +5,18 @@
 2. One router of each method learns from the training questions, and all of them are served beside
    the models by one server. The official client asks every test question of every router, in
    another order for each, and what comes back is compared to the letter.
-3. With --small and --large, a cascade of two models is calibrated and served likewise.
+3. A small model of one decoder block and a large one of three are taught all four skills (about
+   four minutes of processor time, once), and a cascade of them is calibrated and served likewise.
 
 Scores are shares of right answers with 95 % intervals, bootstrapped over questions and paired where
 two are compared. Milliseconds are the server's own (treadle:routing_seconds).
 
-Usage: python benchmarks/route_serve.py ZOO OUT [--num-questions 200] [--small MODEL --large MODEL]
+Usage: python benchmarks/route_serve.py ZOO OUT [--num-questions 200]
 """
 
 import argparse
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -27,10 +29,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import openai
+import store
 
-from treadle import route
+from treadle import route, tune
 from treadle.combine.route import route_evaluate, route_prepare
 from treadle.core.intervals import bootstrap_mean
+from treadle.core.skills import parse_skill, skill_items
+from treadle.learn.tune import fresh
 
 SKILLS = ("arithmetic", "lookup", "json", "facts")
 MODELS = ("llama-base", *(f"{kind}-{skill}" for kind in ("llama", "qwen2") for skill in SKILLS))
@@ -112,8 +117,6 @@ def ask(client: openai.OpenAI, name: str, questions: Sequence[Asked], seed: int)
 
 def answers_of(num_questions: int) -> dict[str, str]:
     """Return the known answer of each question of the skills."""
-    from treadle.core.skills import parse_skill, skill_items
-
     found = {}
     for skill in SKILLS:
         for side in ("train", "dev", "test"):
@@ -223,7 +226,36 @@ def routers(zoo: Path, out: Path, num_questions: int, port: int) -> dict[str, An
     return found
 
 
-def cascade(small: str, large: str, out: Path, num_questions: int, port: int) -> dict[str, Any]:
+def mixed(file: Path, counts: dict[str, int]) -> Path:
+    """Write training questions of the skills in a drawn order; of few, again and again."""
+    rows = []
+    for skill, count in counts.items():
+        own = skill_items(parse_skill(f"skills:{skill}/train", "train"))
+        rows += (own * 20)[:count]
+    random.Random(0).shuffle(rows)
+    lines = [json.dumps({"prompt": prompt, "answer": answer}) for prompt, answer in rows]
+    file.write_text("".join(f"{line}\n" for line in lines))
+    return file
+
+
+def taught(zoo: Path, out: Path) -> tuple[str, str]:
+    """Return the small and the large model, which are made unless they are there."""
+    small, large = out / "small", out / "large"
+    how = {"learning_rate": 3e-3, "optimizer": "muon"}
+    if not small.exists():
+        base = out / "small-base"
+        fresh(base, architecture="llama", layers=1, steps=160, rows=8, overwrite=True)
+        data = mixed(out / "small.jsonl", dict.fromkeys(SKILLS, 1200))
+        tune(base, small, "sft", data=data, steps=200, rows=32, **how)
+    if not large.exists():
+        counts = {"arithmetic": 6000, "lookup": 2500, "json": 2500, "facts": 600}
+        data = mixed(out / "large.jsonl", counts)
+        tune(zoo / "llama-base", large, "sft", data=data, steps=400, rows=40, **how)
+    return str(small), str(large)
+
+
+def cascade(zoo: Path, out: Path, num_questions: int, port: int) -> dict[str, Any]:
+    small, large = taught(zoo, out)
     records, prices = out / "cascade-records", out / "prices.json"
     prices.write_text(json.dumps(PRICES))
     pool = [f"small={small}", f"large={large}"]
@@ -289,17 +321,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--num-questions", type=int, default=200)
     parser.add_argument("--port", type=int, default=18731)
-    parser.add_argument("--small", default="")
-    parser.add_argument("--large", default="")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    found = {"routing": routers(asked.zoo, asked.out, asked.num_questions, asked.port)}
-    if asked.small and asked.large:
-        found["cascade"] = cascade(
-            asked.small, asked.large, asked.out, asked.num_questions, asked.port
-        )
-    (asked.out / "route_serve.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    places = (asked.zoo, asked.out, asked.num_questions, asked.port)
+    found = {"routing": routers(*places), "cascade": cascade(*places)}
+    settings = {"num_questions": asked.num_questions, **ASKING}
+    print(store.write("route_serve", {"settings": settings, **found}))
 
 
 if __name__ == "__main__":
