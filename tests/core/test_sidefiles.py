@@ -92,4 +92,5 @@ def test_every_kind_says_what_it_is_and_has_one_form() -> None:
         pass
     made = run.manifest([side_file(name, name) for name in KINDS])
     required = {entry.kind for entry in made.side_files if entry.required}
-    assert required == {"nonuniform-shapes", "order", "query-router", "routing", "router"}
+    routed = {"expert", "layer-routing", "query-router", "router", "routing"}
+    assert required == {"nonuniform-shapes", "order"} | routed

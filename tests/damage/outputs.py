@@ -44,10 +44,10 @@ class Inputs(NamedTuple):
     cells: Path
     deep: Path
     questions: Path
-    scores: Path
-    router: Path
     base: Path
     bundle: Path
+    scores: Path
+    router: Path
 
 
 def make_inputs(folder: Path) -> Inputs:
@@ -73,15 +73,15 @@ def make_inputs(folder: Path) -> Inputs:
     questions = folder / "questions.jsonl"
     rows = [{"prompt": word, "answer": f" {word}"} for word in WORDS[:8]]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base, bundle = tiny.build("llama", folder / "base", 2), folder / "bundle"
+    merge_conflict([model, other], bundle, base=base, route_fraction=1.0)
     scores, router = folder / "scores.jsonl", folder / "router"
     scored = [
         {"question": word, "scores": {"a": place % 2, "b": 0.5}} for place, word in enumerate(WORDS)
     ]
     scores.write_text("".join(json.dumps(row) + "\n" for row in scored))
     route(scores, router, "knn")
-    base, bundle = tiny.build("llama", folder / "base", 2), folder / "bundle"
-    merge_conflict([model, other], bundle, base=base, route_fraction=1.0)
-    read = (recipe, steps, cells, deep, questions, scores, router, base, bundle)
+    read = (recipe, steps, cells, deep, questions, base, bundle, scores, router)
     return Inputs(model, other, text, corpus, *packed, *read)
 
 

@@ -104,10 +104,20 @@ def test_folders_are_read_by_side_and_named_by_file(tmp_path):
     train, test = (read_scores(tmp_path, side) for side in ("train", "test"))
     assert train.table.tasks == ("sums",)
     assert set(test.table.tasks or ()) == {"sums", "other", "letters"}
-    assert train.notes == ["Not trained on, as their names say neither train nor test: other.json."]
+    assert "their names do not say train: other.json. Dev" in train.notes[0]
     (tmp_path / "sums_train.json").unlink()
     with pytest.raises(DataError, match=r"no score files to train on .*sums-test\.json"):
         read_scores(tmp_path, "train")
+
+
+def test_a_prepared_folder_is_read_by_its_sides(tmp_path):
+    for side in ("train", "dev", "test"):
+        rows = [{**GOOD, "question": side, "task": "sums"}]
+        written(tmp_path / f"{side}.jsonl", rows)
+    (tmp_path / "result.json").write_text("{}")
+    train, test = (read_scores(tmp_path, side).table for side in ("train", "test"))
+    assert (train.questions, train.tasks) == (["train"], ("sums",))
+    assert test.questions == ["test"]
 
 
 def test_a_table_of_routerbench_brings_its_costs(tmp_path):

@@ -1,7 +1,8 @@
 """Score tables from files: JSON, JSONL and Parquet, and folders as RouterDC publishes them.
 
-Such a folder holds a file for each task, named after it: ``gsm8k-train.json``, ``mmlu_test.json``.
-What says neither is a task that nobody trains on. RouterBench's tables (.csv) bring costs along.
+Such a folder holds a file for each task, named after it: ``gsm8k-train.json``, ``mmlu_test.json``;
+or train.jsonl, dev.jsonl and test.jsonl, as `treadle route prepare` writes them. What says neither
+is a task that nobody trains on. RouterBench's tables (.csv) bring costs along.
 """
 
 import csv
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from treadle.combine.route.records import ScoredQuestions, table_of
+from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.errors import DataError
+from treadle.core.result import RESULT_FILE
 from treadle.core.table.questions import read_lines
 
 __all__ = ["Scored", "read_scores"]
 
 Side = Literal["train", "test"]
-_SIDE = re.compile(r"[-_.]?(train|test)$")
+_SIDE = re.compile(r"[-_.]?(train|dev|test)$")
 _SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
 _COST = "|total_cost"
 _CSV_KEYS = ("sample_id", "prompt", "eval_name")
@@ -43,7 +46,7 @@ def read_scores(data: Path, side: Side) -> Scored:
     Args:
         data: A file of records in JSON, JSONL or Parquet, a table of RouterBench in CSV, or a
             folder of such files whose names say the task, and train or test.
-        side: Of a folder, what is read: files of training, or all others.
+        side: Of a folder, what is read: files of training, or all others but those named dev.
 
     Raises:
         DataError: It is missing or damaged, or holds no records.
@@ -55,8 +58,10 @@ def read_scores(data: Path, side: Side) -> Scored:
 
 def _folder(data: Path, side: Side) -> Scored:
     files = sorted(one for one in data.iterdir() if one.suffix.lower() in _SUFFIXES)
+    files = [one for one in files if one.name not in (RESULT_FILE, MANIFEST_FILE)]
     told = [(one, *_named(one)) for one in files]
-    taken = [(one, task) for one, task, said in told if (said == "train") == (side == "train")]
+    wanted = ("train",) if side == "train" else ("test", None)
+    taken = [(one, task) for one, task, said in told if said in wanted]
     if not taken:
         names = ", ".join(one.name for one in files) or "none"
         raise DataError(
@@ -67,12 +72,13 @@ def _folder(data: Path, side: Side) -> Scored:
     for file, task in taken:
         for where, record in _records(file):
             is_plain = isinstance(record, dict) and not {"task", "dataset"} & record.keys()
-            found.append((where, {**record, "task": task} if is_plain else record))
-    left = [one.name for one, _, said in told if said is None]
+            found.append((where, {**record, "task": task} if is_plain and task else record))
+    left = [one.name for one, _, said in told if said in (None, "dev")]
     notes = []
     if side == "train" and left:
         notes.append(
-            f"Not trained on, as their names say neither train nor test: {', '.join(left)}."
+            f"Not trained on, as their names do not say train: {', '.join(left)}. Development "
+            f"questions are given by --dev."
         )
     return Scored(table_of(found), notes)
 

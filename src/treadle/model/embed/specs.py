@@ -38,7 +38,7 @@ class StaticFeatures(_Folder):
 
 
 class StateFeatures(_Folder):
-    """The mean of a causal language model's hidden states behind one of its blocks."""
+    """The mean of a causal language model's hidden states behind a block, each at length 1."""
 
     kind: Literal["states"] = "states"
     layer: Annotated[int, Field(ge=0)] | None = None

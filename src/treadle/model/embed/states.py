@@ -23,7 +23,9 @@ __all__ = ["StateEmbedder"]
 class StateEmbedder:
     """The mean of the states behind a block, at length 1; see `treadle.core.ports.Embedder`.
 
-    The whole model is in memory, in float32. Means are of float32 states, accumulated in float64.
+    Each state counts at length 1: the first one of many models is so much longer than all others
+    that a plain mean says nothing else (every two texts have a cosine of 1.00 behind block 15 of
+    SmolLM2-135M). The whole model is in memory, in float32; means are accumulated in float64.
 
     Args:
         folder: A causal language model.
@@ -59,5 +61,5 @@ class StateEmbedder:
         import torch
 
         states = self._module(tokens, output_hidden_states=True, use_cache=False).hidden_states
-        means: torch.Tensor = states[self._layer].mean(dim=1, dtype=torch.float64).float()
-        return means
+        alike = torch.nn.functional.normalize(states[self._layer].double(), dim=2)
+        return alike.mean(dim=1).float()

@@ -19,6 +19,7 @@ from treadle.combine.merge.glue.items import Items, read_items
 from treadle.combine.merge.glue.journal import TrialJournal
 from treadle.combine.merge.glue.opening import require_apart
 from treadle.combine.merge.glue.trials import Settled, Trials, require_askable
+from treadle.combine.merge.inputs.kinship import strangers
 from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.jobs import TensorJob
 from treadle.combine.merge.plan import MergePlan, make_plan
@@ -47,6 +48,8 @@ from treadle.core.sizes import Bytes
 __all__ = ["merge_conflict"]
 
 _KEY, _JOURNAL = "key.txt", "journal.jsonl"
+_ANCESTOR = "share no ancestor"
+"""What the merge of a part of the models would say once more."""
 
 
 @checked
@@ -138,9 +141,15 @@ def merge_conflict(
             tuned = _tuned(plan, opened, models, base, run)
             for one in [] if items is None else [*items.dev, *items.test]:
                 run.read(one.name, one.name, one.content_hash, "data")
+            names = [*(str(model.ref) for model in tuned), str(base)]
+            pairs = [(job.inputs.name, job.inputs) for job in plan.jobs]
+            kin = strangers(
+                [(name, (*one.models, one.base)) for name, one in pairs if one.base], names
+            )
             folder = _begun(out, run.fingerprint)
             made = folder / "bundle"
-            run.notes += _merged(models, base, made / DENSE, method, dtype, seed, out)
+            said = _merged(models, base, made / DENSE, method, dtype, seed, out)
+            run.notes += [kin, *(one for one in said if _ANCESTOR not in one)] if kin else said
             with CheckpointReader(made / DENSE) as dense:
                 _require_namesakes(plan, dense)
                 measured = conflicts(plan.jobs, denoise)

@@ -78,7 +78,8 @@ def route_evaluate(
     scored = read_scores(test, "test")
     whole = scored.table.binarised(binarise or [])
     kept = [name for name in opened.models if name not in gone]
-    table, holes = _of_router(whole, kept, str(test))
+    asked, holes = _asked(whole, kept, str(test))
+    table = asked.of_models(kept)
     settings: dict[str, Any] = {"without": gone, "binarise": binarise}  # Any: JSON values
     settings["method"] = opened.record.method
     with recorded(
@@ -108,13 +109,8 @@ def route_evaluate(
             account_for_turns(run, routed, opened.scorer, opened.models)
         else:
             account_for_costs(run, routed, expected, opened.record)
-
-        def choose(texts: Sequence[str]) -> list[int]:
-            return [int(one) for one in _expected(opened, kept, texts).argmax(axis=1)]
-
-        same = stability(table.questions, routed.choice.tolist(), choose)
-        waited = median_milliseconds(opened, table.questions)
-        run.measurements += [*_stable(same), waited]
+            run.measurements.append(_stable(opened, kept, routed))
+        run.measurements.append(median_milliseconds(opened, table.questions))
         run.samples["score"] = routed.values.tolist()
         run.notes += scored.notes + holes + _left_out(whole, opened.models, gone)
     return run.result
@@ -154,7 +150,7 @@ def _require_known(gone: Sequence[str], models: Sequence[str]) -> None:
         raise SettingsError("The router would have no model left; leave some in.")
 
 
-def _of_router(
+def _asked(
     table: ScoredQuestions, kept: Sequence[str], test: str
 ) -> tuple[ScoredQuestions, list[str]]:
     """Return the questions that every model which may be chosen has a score for, and a note."""
@@ -169,19 +165,18 @@ def _of_router(
             f"'{test}' has no scores of '{lost[0]}', which the router may choose; add them, or go "
             f"without it: --without {' '.join(lost)}."
         )
-    found = table.of_models(kept)
-    whole = [int(n) for n in np.flatnonzero(np.isfinite(found.scores).all(axis=1))]
+    scores = table.of_models(kept).scores
+    whole = [int(n) for n in np.flatnonzero(np.isfinite(scores).all(axis=1))]
     if not whole:
         raise DataError(
             f"No question of '{test}' has a score of each of {', '.join(kept)}, so what the router "
             f"gets is not known; ask all models, or go --without some."
         )
-    if len(whole) == len(found.ids):
-        return found, []
-    missing = len(found.ids) - len(whole)
-    return found.rows(whole), [
-        f"{missing} of {len(found.ids)} test questions lack a score of a model that may be chosen, "
-        f"and were left out."
+    if len(whole) == len(scores):
+        return table, []
+    return table.rows(whole), [
+        f"{len(scores) - len(whole)} of {len(scores)} test questions lack a score of a model that "
+        f"may be chosen, and were left out."
     ]
 
 
@@ -192,13 +187,15 @@ def _left_out(table: ScoredQuestions, models: Sequence[str], gone: Sequence[str]
     return [*found, f"The router had to go without {', '.join(gone)}."] if gone else found
 
 
-def _stable(shares: dict[str, float]) -> list[Measurement]:
+def _stable(router: QueryRouter, kept: Sequence[str], routed: Routed) -> Measurement:
+    def choose(texts: Sequence[str]) -> list[int]:
+        return [int(one) for one in _expected(router, kept, texts).argmax(axis=1)]
+
+    shares = stability(routed.table.questions, routed.choice.tolist(), choose)
     told = ", ".join(f"{name} {value:.3f}" for name, value in shares.items())
-    return [
-        Measurement(
-            name="stability",
-            value=float(np.mean(list(shares.values()))),
-            better="higher",
-            note=f"share of paraphrases that go to the same model: {told}",
-        )
-    ]
+    return Measurement(
+        name="stability",
+        value=float(np.mean(list(shares.values()))),
+        better="higher",
+        note=f"share of paraphrases that go to the same model: {told}",
+    )
