@@ -198,6 +198,10 @@ def test_from_records_to_a_folder_and_its_account(tmp_path: Path):
     assert found.measurement("cost_fraction").value == pytest.approx(cost / 3000)
     (table,) = [one for one in found.tables if one.title.startswith("The cascade")]
     assert [row[0].value for row in table.rows] == ["small", "large", "the cascade"]
+    alone = route_evaluate(
+        tmp_path / "out", tmp_path / "test.jsonl", tmp_path / "gone", without=["small"]
+    )
+    assert alone.measurement("loss").value == 0
     for row in files["test"]:
         del row["confidence"]
     (tmp_path / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in files["test"]))

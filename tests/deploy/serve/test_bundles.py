@@ -198,6 +198,15 @@ def test_a_name_that_is_taken_is_refused(folder):
     assert [router.name for router in taken.routers] == ["both"]
 
 
+def test_a_name_that_no_header_carries_is_written_as_in_addresses(folder):
+    opened = open_all([f"b\u00fccher%={folder}"], (), FP32)
+    with running(opened.models, routers=opened.routers) as found:
+        body = {"model": "b\u00fccher%", "prompt": SUMS, "max_tokens": 1}
+        reply = httpx.post(f"{found.url}/v1/completions", json=body)
+    assert reply.headers["x-treadle-routed"] == "b%C3%BCcher%25"
+    assert reply.json()["model"] == "sums"
+
+
 def test_a_bundle_with_a_missing_expert_is_refused(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "torn")
     shutil.rmtree(tmp_path / "torn" / "experts" / "sums")

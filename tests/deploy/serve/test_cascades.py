@@ -1,6 +1,7 @@
 """Cascades behind the server: the small model's answer is shown if it is sure, else the next's."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -20,7 +21,7 @@ from treadle.runtime.routed.queries.query import QueryRouter
 from treadle.runtime.routed.queries.record import RouterRecord
 from treadle.runtime.routed.queries.scorers import CascadeScores
 
-from .servers import Running, add_template, running
+from .servers import Gated, Running, add_template, eventually, loaded, running, taken
 
 ASKED = {"max_tokens": 5, "temperature": 0}
 TALK = {"messages": [{"role": "user", "content": "def"}]}
@@ -186,3 +187,50 @@ def test_a_cascades_folder_is_served(models, tmp_path: Path):
     (router,) = opened.routers
     assert [model.name for model in router.models] == ["small", "large"]
     assert router.thresholds == (0.25,)
+
+
+@pytest.fixture
+def waiting(models, chatty) -> Iterator[tuple[Running, Gated]]:
+    """A cascade whose first model makes no step until it is let."""
+    gate = Gated(chatty)
+    slow = loaded(chatty, "slow", executor=gate)
+    router = ServedRouter("auto", "auto", First(), [slow[0], models[1]], [2.0])
+    with running([*slow, models[1]], ServerLimits(max_requests=1), routers=[router]) as found:
+        yield found, gate
+        gate.open()
+
+
+def start(url: str) -> "Future[httpx.Response]":
+    """Ask in a thread of its own."""
+    body = {"model": "auto", "prompt": "def", **ASKED}
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(httpx.post, f"{url}/v1/completions", json=body, timeout=60)
+    pool.shutdown(wait=False)
+    return future
+
+
+def test_an_answer_that_is_held_back_is_drained_and_ended(waiting):
+    found, gate = waiting
+    serving = found.serving
+    answer = start(found.url)
+    assert eventually(lambda: taken(found) == 1)
+    refused = httpx.post(f"{found.url}/v1/completions", json={"prompt": "a", "max_tokens": 1})
+    assert refused.status_code == 429  # before the router was asked
+    assert not serving.metrics.routed.of("auto")["requests"]
+    found.server.drain()
+    gate.let(1)
+    serving.abort()
+    gate.open()
+    assert answer.result(30).status_code == 503
+    assert answer.result().json()["error"]["code"] == "shut_down"
+    assert eventually(lambda: not serving.open and serving.num_generating == 0)
+
+
+def test_whoever_leaves_meanwhile_asks_nobody_else(waiting):
+    found, gate = waiting
+    body = {"model": "auto", "prompt": "def", **ASKED}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{found.url}/v1/completions", json=body, timeout=0.2)
+    gate.open()
+    assert eventually(lambda: not found.serving.open and found.serving.num_inside == 0)
+    assert not found.serving.metrics.routed.of("auto")["requests"]

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from treadle.deploy.serve.opening import open_all
+from treadle.deploy.serve.settings import ServeEngineSettings
 from treadle.model import tiny
 
+from .bundles import bundle
 from .servers import Running, add_template, loaded, running
 
 SCRIPTS = Path(__file__).parents[3] / "examples" / "clients"
@@ -41,7 +44,7 @@ def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def test_every_script_is_run():
     scripts = {file.stem.removesuffix("_client") for file in SCRIPTS.glob("*.py")}
-    assert scripts == {"openai", *PACKAGES}
+    assert scripts == {"openai", "routed", *PACKAGES}
 
 
 def test_openais_client(server, monkeypatch, capsys):
@@ -50,6 +53,18 @@ def test_openais_client(server, monkeypatch, capsys):
     runpy.run_path(script, run_name="__main__")
     said = capsys.readouterr().out
     for line in ("stream: ", "call: place=", "form: place=", "response: place=", "too long: con"):
+        assert f"\n{line}" in said
+
+
+def test_a_routers_client(monkeypatch, capsys, tmp_path):
+    script = str(SCRIPTS / "routed_client.py")
+    opened = open_all([f"both={bundle(tmp_path)}"], (), ServeEngineSettings(weights="fp32"))
+    with running(opened.models, routers=opened.routers) as found:
+        monkeypatch.setattr("sys.argv", [script, found.url, "auto"])
+        runpy.run_path(script, run_name="__main__")
+    said = capsys.readouterr().out
+    assert "chooses among: words, sums\nanswered by: sums - chosen by: auto" in said
+    for line in ("goes on with: sums", "by its name: sums", "no vectors: one_model_needed"):
         assert f"\n{line}" in said
 
 

@@ -103,5 +103,5 @@ def refuse_bundle(folder: Path) -> None:
         mend = f"give {folder}/dense, or one expert (treadle merge materialise {folder} OUT)"
     raise UnsupportedModelError(
         f"'{folder}' is a bundle of several models, which only answers prompts (LLM, treadle chat, "
-        f"treadle evaluate exact); {mend}."
+        f"treadle serve, treadle evaluate exact); {mend}."
     )

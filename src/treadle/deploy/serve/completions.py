@@ -64,8 +64,9 @@ async def completions(request: Request) -> Response:
         return found
 
     async def answer() -> Response:
-        chosen = await choose(serving, request, asked.model, partial(texts_of, prompts))
         num_answers = len(prompts) * (asked.n or 1)
+        read = partial(texts_of, prompts)
+        chosen = await choose(serving, request, asked.model, read, num_answers)
         model, answers = await ask_in_turn(serving, request, asked, chosen, num_answers, prepare)
         reply = _Reply(serving.new_id("cmpl"), model, asked, answers)
         return stream(answers, reply.chunks()) if asked.stream else await reply.whole()

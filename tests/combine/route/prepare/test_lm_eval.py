@@ -75,6 +75,9 @@ def test_models_are_merged_by_what_was_asked(tmp_path):
     assert len(records) == 5
     assert all(sum(one["scores"].values()) == 1 for one in records)
     assert any(note.startswith("1 questions that not every model") for note in found.notes)
+    other = {"dev_fraction": 0, "test_fraction": 0, "overwrite": True}
+    route_prepare(list(given), tmp_path / "out", **other)
+    assert records_of(tmp_path / "out")["train"] == records
     assert {one["question"] for one in records} == {f"q{number}" for number in range(1, 6)}
 
 

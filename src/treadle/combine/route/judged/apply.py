@@ -99,7 +99,7 @@ def route_evaluate(
         if baseline is not None:
             reference = read_result(baseline)
             run.read("baseline", baseline, reference.fingerprint, "baseline")
-        expected = _decided(opened, kept, asked)
+        expected = _decided(opened, kept, table)
         routed = Routed(table, expected.argmax(axis=1), _single(opened.record, kept))
         subsets, leaked = subsets_of(routed, seen, opened.record.tasks)
         account_for(run, subsets, leaked)
@@ -127,10 +127,8 @@ def _decided(router: QueryRouter, kept: Sequence[str], test: ScoredQuestions) ->
     places = [router.models.index(name) for name in kept]
     sure = None
     if test.confidence is not None:
-        sure = np.full((len(test.ids), len(router.models)), np.nan)
-        for place, name in enumerate(router.models):
-            if name in test.models:
-                sure[:, place] = test.confidence[:, test.models.index(name)]
+        sure = np.full((len(test.ids), len(router.models)), -1.0)  # who is gone is never sure
+        sure[:, places] = test.confidence
     return router.decide(test.questions, sure)[:, places].astype(np.float64)
 
 

@@ -44,7 +44,8 @@ def account_for(
             f"The cost of {', '.join(unknown)} is not known; give --prices to have it in the "
             f"records."
         )
-    run.notes.append(f"Costs are {prices.unit}.")
+    if prices.of:
+        run.notes.append(f"Costs are {prices.unit}.")
 
 
 def _table(records: Records, names: Sequence[str], prices: TokenPrices) -> Table:

@@ -62,8 +62,8 @@ def route_prepare(
     last left out.
 
     Args:
-        pool: Hugging Face folders, GGUF files or hub ids, as MODEL or NAME=MODEL; or OpenAI-style
-            endpoints as NAME=http://HOST:PORT/MODEL.
+        pool: Hugging Face folders, GGUF files or hub ids, as MODEL or NAME=MODEL; OpenAI-style
+            endpoints as NAME=http://HOST:PORT/MODEL; or NAME=FILE.jsonl, as for lm_eval.
         out: Folder for the records, result.json and the answers.
         data: What is asked: .jsonl files as treadle evaluate exact or choice reads them, or skills
             such as skills:json, which have splits of their own; train=FILE, dev=FILE and test=FILE
@@ -101,6 +101,8 @@ def route_prepare(
     out = Path(out)
     fractions = _fractions(dev_fraction, test_fraction)
     asking = _asking(samples, temperature, max_tokens, stop, is_chat, seed)
+    lm_eval = (*lm_eval, *(entry for entry in pool if _is_file(entry)))
+    pool = [entry for entry in pool if not _is_file(entry)]
     _require_something(pool, data, lm_eval)
     sets, num_twice = read_tasks(data, num_questions, fractions)
     sampled = [read_samples(entry, fractions) for entry in lm_eval]
@@ -222,6 +224,11 @@ def _require_vacant(out: Path, overwrite: bool) -> None:
             f"'{out}' holds a result already; pass --overwrite (what was answered is not asked "
             f"again), or another folder."
         )
+
+
+def _is_file(entry: str) -> bool:
+    """Say whether an entry of the pool means what a model has answered."""
+    return "=" in entry and entry.endswith(".jsonl")
 
 
 def _fractions(dev: float, test: float) -> Fractions:

@@ -25,10 +25,10 @@ class LocalModel:
 
     def __init__(self, name: str, folder: Path, trust_remote_code: bool) -> None:
         """Hash it and count its weights, which reads no more than that takes."""
-        from treadle.model.source import source_hash
+        from treadle.model.source import name_later
 
         self.name, self.folder = name, folder
-        self.identity = source_hash(folder)
+        self.identity = name_later(folder)()
         self._trusts = trust_remote_code
         self.billion_weights: float | None = _weights_met(folder) / 1e9
 

@@ -58,7 +58,8 @@ class AskedBody(BaseModel):
     """Refused parameter -> code of the error, where clients wait for one of its own."""
 
     model: str | None = None
-    """Name of a model or adapter, as /v1/models lists them; may be left out where there is one."""
+    """Name of a model, adapter or router, as /v1/models lists them; may be left out where there is
+    one router, or no router and one model."""
     user: str | None = None
     """Who asks: without API keys, clients of different names get equal shares."""
 

@@ -81,7 +81,8 @@ async def begin(
     Raises:
         ApiError: The request is refused.
     """
-    chosen = await choose(serving, request, asked.model, partial(said_first, asked.messages))
+    read = partial(said_first, asked.messages)
+    chosen = await choose(serving, request, asked.model, read, asked.n or 1)
     turns: list[Turn] = []
 
     def prepare(model: ServedModel, wanted: Wanted) -> list[Prepared]:

@@ -28,7 +28,11 @@ class Chosen(NamedTuple):
 
 
 async def choose(
-    serving: Serving, request: Request, name: str | None, read: Callable[[], Sequence[str]]
+    serving: Serving,
+    request: Request,
+    name: str | None,
+    read: Callable[[], Sequence[str]],
+    num_answers: int = 0,
 ) -> Chosen:
     """Return who answers, and say so in the headers of the answer.
 
@@ -39,14 +43,18 @@ async def choose(
         request: Of the client.
         name: What it asks for: a model, an adapter, a router, or whatever there is.
         read: Returns the texts that a router reads.
+        num_answers: For which there must be room before a router reads anything.
 
     Raises:
-        ApiError: There is none of that name, or no text, or its texts belong to several models.
+        ApiError: There is none of that name, or no text, its texts belong to several models, or the
+            queue is full.
     """
     found = serving.catalogue.entry(name)
     if isinstance(found, ServedModel):
         return Chosen((found,))
     texts = read()
+    if num_answers:
+        serving.require_room(num_answers)
     tell(request, {ROUTED: found.name})
     if found.thresholds:
         return Chosen(found.models, found.thresholds, found.name)
