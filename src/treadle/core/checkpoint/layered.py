@@ -7,6 +7,7 @@ of the tensor that says where (the first in the highest bit of the first byte). 
 expert is the dense model.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from treadle.core.checkpoint.described import read_config
 from treadle.core.checkpoint.header import MappedFiles, TensorInfo, read_header
+from treadle.core.checkpoint.reader import require_finite
 from treadle.core.checkpoint.routed import EXPERTS, ROUTING_FILE, NgramFeatures, require_names
 from treadle.core.codec import Array
 from treadle.core.errors import CheckpointError, SettingsError
@@ -27,8 +29,10 @@ __all__ = [
     "ExpertFile",
     "LayerRouting",
     "expert_file",
+    "file_hash",
     "packed_changes",
     "read_layer_routing",
+    "require_same_file",
     "says_layers",
     "shares_in",
 ]
@@ -66,6 +70,8 @@ class LayerRouting(BaseModel):
     """Names of the files below experts/, in the order of the router's columns."""
     layers: tuple[str, ...]
     """The layers that experts have of their own."""
+    files: dict[str, str]
+    """Expert -> sha256 of its file."""
     density: _Share
     """Which share of the numbers of a matrix there each expert keeps."""
     features: NgramFeatures | None = None
@@ -106,6 +112,26 @@ def read_layer_routing(folder: Path) -> LayerRouting:
                 f"again."
             )
     return found
+
+
+def file_hash(file: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def require_same_file(folder: Path, routing: LayerRouting, name: str) -> None:
+    """Check that an expert's file is the one that the bundle was made with.
+
+    Raises:
+        CheckpointError: It is another one.
+    """
+    file = expert_file(folder, name)
+    if file_hash(file) != routing.files.get(name):
+        raise CheckpointError(
+            f"{file} is not the file that the bundle was made with, as its sha256 in "
+            f"{ROUTING_FILE} says; copy the whole folder again."
+        )
 
 
 def shares_in(text: str, experts: Sequence[str]) -> dict[str, float]:
@@ -188,11 +214,13 @@ class ExpertFile:
         """Return a tensor as the expert has it, in the dtype of `dense`, which is the dense one.
 
         Raises:
-            CheckpointError: The mask keeps more or fewer numbers than there are.
+            CheckpointError: The mask keeps more or fewer numbers than there are, or one is NaN.
         """
-        if name in self._infos:
-            return self._view(name).astype(dense.dtype, copy=True)
-        values, size = self._view(name + _VALUES), int(np.prod(dense.shape))
+        is_whole = name in self._infos
+        values, size = self._view(name if is_whole else name + _VALUES), int(np.prod(dense.shape))
+        require_finite(name, values, self.file)
+        if is_whole:
+            return values.astype(dense.dtype, copy=True)
         kept = np.unpackbits(self._view(name + _KEPT), count=size).view(np.bool_)
         if int(kept.sum()) != len(values):
             self._refuse(f"has {len(values)} numbers of '{name}', but keeps {int(kept.sum())}")

@@ -14,8 +14,10 @@ from treadle.core.checkpoint import CheckpointReader, require_understood
 from treadle.core.checkpoint.layered import (
     DENSE,
     ExpertFile,
+    LayerRouting,
     expert_file,
     read_layer_routing,
+    require_same_file,
     shares_in,
 )
 from treadle.core.codec import Array
@@ -31,6 +33,7 @@ from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.prompts import Prompt, Prompts, plain
 from treadle.runtime.request import Request, SamplingParams
 from treadle.runtime.routed.discriminant import load_discriminant
+from treadle.runtime.routed.texts import require_texts
 from treadle.runtime.settings import EngineSettings
 
 __all__ = ["LayeredLLM"]
@@ -99,7 +102,9 @@ class LayeredLLM(LLM):
                 f"'{folder / DENSE}' here; make a plain model of one expert or of a mixture: "
                 f"treadle merge materialise '{folder}' OUT."
             )
-        changes = list(_changes(folder, self.experts))
+        for name in self.experts:
+            require_same_file(folder, routing, name)
+        changes = list(_changes(folder, routing))
         step.hold_experts(changes)
         self.expert_bytes = {
             name: one.num_bytes for name, one in zip(self.experts, changes, strict=True)
@@ -117,7 +122,8 @@ class LayeredLLM(LLM):
 
     def route(self, prompts: Sequence[str]) -> list[dict[str, float]]:
         """Return how much each expert would answer of each text; nothing: the dense model does."""
-        if self.router is None:
+        require_texts(prompts)
+        if self.router is None or not prompts:
             return [{} for _ in prompts]
         return [
             {n: float(share) for n, share in zip(self.experts, row, strict=True) if share}
@@ -170,7 +176,9 @@ class LayeredLLM(LLM):
         if isinstance(prompt, AskedTokens):
             return prompt.asked
         given = plain(prompt)
-        return given if isinstance(given, str) else self.prompts.tokenizer.decode(given)
+        if isinstance(given, str):
+            return given
+        return str(self.prompts.tokenizer.decode(self.prompts.tokens(given)))
 
     @contextmanager
     def _mixed(self, shares: Floats) -> Iterator[str | None]:
@@ -202,17 +210,14 @@ class LayeredLLM(LLM):
         return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 
-def _changes(folder: Path, experts: Sequence[str]) -> Iterator[ExpertChanges]:
+def _changes(folder: Path, routing: LayerRouting) -> Iterator[ExpertChanges]:
     """Read what each expert changes in the dense model."""
     arena = Arena()
     with CheckpointReader(folder / DENSE) as reader:
         shapes = {name: info.shape for name, info in reader.tensors.items()}
-        for expert in experts:
-            file = expert_file(folder, expert)
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        for expert in routing.experts:
             matrices, vectors = {}, {}
-            with ExpertFile(file, shapes) as own:
+            with ExpertFile(expert_file(folder, expert), shapes) as own:
                 for name in own.names:
                     change = _difference(own.tensor(name, reader.array(name)), reader.array(name))
                     reader.release(name)
@@ -221,7 +226,7 @@ def _changes(folder: Path, experts: Sequence[str]) -> Iterator[ExpertChanges]:
                     else:
                         is_half = reader.tensors[name].dtype in ("F16", "BF16")
                         matrices[name] = sparse_matrix(name, change, arena, is_half)
-            yield ExpertChanges(matrices, vectors, digest)
+            yield ExpertChanges(matrices, vectors, routing.files[expert])
 
 
 def _difference(expert: Array, dense: Array) -> Floats:

@@ -17,6 +17,7 @@ from treadle.runtime.llm import LLM
 from treadle.runtime.prompts import Prompt, plain
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.routed.router import PromptRouter, load_router
+from treadle.runtime.routed.texts import require_texts
 from treadle.runtime.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class RoutedLLM(LLM):
 
     def route(self, prompts: Sequence[str]) -> list[str]:
         """Return the name of the model that would answer each text."""
+        require_texts(prompts)
         names = list(self.experts)
         return [names[place] for place in self.router.choose(prompts)]
 

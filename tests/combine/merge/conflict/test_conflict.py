@@ -12,7 +12,7 @@ from combine.merge.conflict.bundles import arrays, logprobs, variants, whole
 from combine.merge.models import variant
 from treadle.combine.merge import merge, merge_conflict, merge_materialise
 from treadle.core.checkpoint import content_hash, read_manifest
-from treadle.core.checkpoint.layered import expert_file, read_layer_routing
+from treadle.core.checkpoint.layered import expert_file, file_hash, read_layer_routing
 from treadle.core.errors import CheckpointError, DataError, SettingsError, UnsupportedModelError
 from treadle.core.result import read_result
 from treadle.model import tiny
@@ -80,8 +80,7 @@ def test_what_is_kept_is_what_the_settings_say(
             assert np.array_equal(values, own[name])
             continue
         kept = values != dense[name]
-        share = kept.mean()
-        assert share == pytest.approx(0.25, abs=0.08 if keep == "random" else 1 / values.shape[-1])
+        assert kept.mean() == pytest.approx(0.25, abs=1 / values.shape[-1])
         if keep == "random":
             change = own[name] - dense[name]
             np.testing.assert_allclose((values - dense[name])[kept], 4 * change[kept], rtol=1e-3)
@@ -93,6 +92,16 @@ def test_what_is_kept_is_what_the_settings_say(
         else:
             for row, mask in zip(sizes, kept, strict=True):
                 assert row[mask].min() >= row[~mask].max()
+
+
+@pytest.mark.parametrize("keep", ["magnitude", "rows", "random"])
+@pytest.mark.parametrize("density", [0.001, 0.3])
+def test_experts_stay_below_their_bytes(llama, models, tmp_path: Path, keep, density):
+    for num_bytes in (80_000, 140_000):
+        out, settings = tmp_path / f"b{num_bytes}", {"keep": keep, "density": density}
+        merge_conflict(list(models), out, base=llama, route_bytes=num_bytes, **settings)
+        files = [expert_file(out, name).stat().st_size for name in ("e1", "e2")]
+        assert 0 < sum(files) <= num_bytes
 
 
 @needs_native
@@ -215,6 +224,7 @@ def test_a_killed_run_goes_on(
     [
         ({"route_fraction": 0.3, "route_bytes": 1 << 20}, "two budgets"),
         ({"route_fraction": 1.5}, "outside 0..1"),
+        ({"denoise": 0.0}, "no change whose sign"),
         ({"route_bytes": 10}, "holds no layer"),
         ({"how": "regmean"}, "looks at texts"),
         ({"test": ["x.jsonl"]}, "give data, too"),
@@ -253,8 +263,15 @@ def test_damaged_bundles_are_refused(bundle: Path, tmp_path: Path):
     cut = damaged(2)
     data = expert_file(cut, "e1").read_bytes()
     expert_file(cut, "e1").write_bytes(data[:-100])
-    with pytest.raises(CheckpointError, match="truncated"):
+    with pytest.raises(CheckpointError, match="not the file that"):
         merge_materialise(cut, tmp_path / "out", expert="e1")
+    swapped = damaged(4)
+    shutil.copy(expert_file(swapped, "e1"), expert_file(swapped, "e2"))
+    with pytest.raises(CheckpointError, match="not the file that the bundle was made with"):
+        merge_materialise(swapped, tmp_path / "out", expert="e2")
+    if library("step") is not None:
+        with pytest.raises(CheckpointError, match="not the file that the bundle was made with"):
+            LLM(swapped)
     other = damaged(3)
     said = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(said | {"treadle_experts": ["e2", "e1"]}))
@@ -275,9 +292,29 @@ def test_other_loaders_refuse_it_and_name_a_mend(bundle: Path, tmp_path: Path):
         merge_materialise(bundle, tmp_path / "out")
 
 
+def test_an_experts_numbers_are_finite(llama, models, tmp_path: Path):
+    from safetensors.numpy import load_file, save_file
+
+    bundle = whole(llama, models, tmp_path / "b", density=0.3)
+    file, routing = expert_file(bundle, "e1"), bundle / "routing.json"
+    parts = load_file(file)
+    name = next(name for name in parts if name.endswith(".values"))
+    parts[name][3] = np.nan
+    before = file_hash(file)
+    save_file(parts, file)
+    routing.write_text(routing.read_text().replace(before, file_hash(file)))
+    with pytest.raises(CheckpointError, match="nan"):
+        merge_materialise(bundle, tmp_path / "out", expert="e1")
+
+
 @needs_native
 def test_wrong_requests_are_refused(bundle: Path):
     llm = LLM(bundle, cache_bytes=4 << 20)
+    assert llm.route([]) == []
+    with pytest.raises(DataError, match="list of texts"):
+        llm.route("text")
+    with pytest.raises(DataError, match="-1"):
+        llm.generate([[-1]])
     with pytest.raises(SettingsError, match="no expert 'e9'"):
         llm.generate(["a"], adapter="e9")
     for wrong in ("e1=2", "e1=x", "e1=0.5,e1=0.5", "e1,e2"):

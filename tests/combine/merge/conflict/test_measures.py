@@ -74,14 +74,18 @@ def test_layers_are_chosen_by_each_rule():
     assert chosen_layers(layers, sizes, "conflict", None, None, 0) == ["1", "2"]  # above the mean
     assert chosen_layers(layers, sizes, "conflict", None, 40, 0) == ["0", "2", "3"]
     assert chosen_layers(layers, sizes, "conflict", 0.0, None, 0) == []
+    assert chosen_layers(layers, sizes, "conflict", 0.01, None, 0) == ["1"]
     assert chosen_layers(layers, sizes, "conflict", 1.0, None, 0) == ["0", "1", "2", "3"]
     draws = {tuple(chosen_layers(layers, sizes, "random", 0.5, None, seed)) for seed in range(8)}
     assert len(draws) > 1
 
 
 def test_bytes_and_names():
-    assert packed_bytes((64, 100), 2, 0.1) == 640 * 2 + 800
-    assert packed_bytes((64, 100), 2, 1.0) == packed_bytes((6400,), 2, 0.1) == 12800
+    said = 200
+    assert packed_bytes((64, 100), 2, 0.1, False) == 640 * 2 + 800 + 2 * said
+    assert packed_bytes((64, 100), 2, 0.001, True) == 64 * 2 + 800 + 2 * said  # one a row
+    whole = packed_bytes((64, 100), 2, 1.0, False)
+    assert whole == packed_bytes((6400,), 2, 0.1, False) == 12800 + said
     assert labels_of(["model.embed.weight", "model.layers.10.a.weight", "lm_head.weight"]) == {
         "model.embed.weight": "embedding",
         "model.layers.10.a.weight": "10",

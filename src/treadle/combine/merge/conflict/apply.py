@@ -27,7 +27,7 @@ from treadle.combine.merge.recipe.grammar import MergeRecipe, of_models
 from treadle.combine.merge.tables import METHODS
 from treadle.core.arguments import checked
 from treadle.core.checkpoint import CheckpointReader, model_card, side_file
-from treadle.core.checkpoint.layered import DENSE, LayerRouting, expert_file
+from treadle.core.checkpoint.layered import DENSE, LayerRouting, expert_file, file_hash
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import prepare_target, publish, remove, write_text
 from treadle.core.checkpoint.routed import (
@@ -192,7 +192,10 @@ class _Asked(NamedTuple):
             one.layer: num_experts
             * sum(
                 packed_bytes(
-                    shapes[name], DTYPES[dense.tensors[name].dtype].itemsize, self.keeping.density
+                    shapes[name],
+                    DTYPES[dense.tensors[name].dtype].itemsize,
+                    self.keeping.density,
+                    self.keeping.keep == "rows",
                 )
                 for name in one.tensors
             )
@@ -219,6 +222,8 @@ def _require_sound(
     for name, value in (("route_fraction", fraction), ("density", density), ("denoise", denoise)):
         if value is not None and not 0 <= value <= 1:
             raise SettingsError(f"{name} = {value} is outside 0..1; give a share, such as 0.3.")
+    if denoise == 0:
+        raise SettingsError("denoise = 0 leaves no change whose sign could count; give 0.2.")
     if method.needs:
         raise SettingsError(
             f"'{method.name}' looks at texts while it merges, which this action gives it none of; "
@@ -359,7 +364,10 @@ def _write_routing(
 
     config = bundle_config(list(names)) | {"treadle_level": "layers"}
     write_text(made / "config.json", config)
-    routing = LayerRouting(experts=tuple(names), layers=tuple(layers), density=density)
+    hashes = {name: file_hash(expert_file(made, name)) for name in names}
+    routing = LayerRouting(
+        experts=tuple(names), layers=tuple(layers), density=density, files=hashes
+    )
     if found is not None:
         router = found.router
         routing = routing.model_copy(

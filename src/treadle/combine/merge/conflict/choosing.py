@@ -11,24 +11,35 @@ from treadle.core.errors import SettingsError
 from treadle.core.seed import numpy_stream
 from treadle.core.sizes import spoken
 
-__all__ = ["Among", "Order", "chosen_layers", "packed_bytes"]
+__all__ = ["Among", "Order", "chosen_layers", "num_kept", "packed_bytes"]
 
 Order = Literal["conflict", "lowest", "random"]
 Among = Literal["all", "blocks"]
+_SAID_BYTES = 200
+"""Of a file's header, at most, for each array."""
 
 
-def packed_bytes(shape: Sequence[int], width: int, density: float) -> int:
-    """Return the bytes that an expert's file has of a tensor (see `core.checkpoint.layered`).
+def num_kept(shape: Sequence[int], density: float, by_row: bool) -> int:
+    """Return how many numbers of a matrix an expert keeps: of all of it, or of each row."""
+    size = math.prod(shape)
+    if by_row:
+        return size // shape[-1] * math.ceil(density * shape[-1])
+    return math.ceil(density * size)
+
+
+def packed_bytes(shape: Sequence[int], width: int, density: float, by_row: bool) -> int:
+    """Return the most bytes that an expert's file has of a tensor (`core.checkpoint.layered`).
 
     Args:
         shape: Of the tensor.
         width: Bytes of a number.
         density: Share of a matrix that the expert keeps.
+        by_row: Whether it keeps that share of each row.
     """
     size = math.prod(shape)
     if len(shape) < 2 or density >= 1:
-        return size * width
-    return math.ceil(size * density) * width + math.ceil(size / 8)
+        return size * width + _SAID_BYTES
+    return num_kept(shape, density, by_row) * width + math.ceil(size / 8) + 2 * _SAID_BYTES
 
 
 def chosen_layers(
@@ -73,5 +84,6 @@ def chosen_layers(
             )
     else:
         share = float((scores > scores.mean()).mean()) if fraction is None else fraction
-        taken = list(places[: round(share * len(scores))])
+        # A share above 0 means a layer at least; none are above the mean where all are equal.
+        taken = list(places[: max(round(share * len(scores)), share > 0)])
     return [measured[place].layer for place in sorted(taken)]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.combine.merge.base import Floats
+from treadle.combine.merge.conflict.choosing import num_kept
 from treadle.combine.merge.inputs.sources import TensorSource
 from treadle.combine.merge.jobs import TensorJob
 from treadle.core.checkpoint import CheckpointReader
@@ -98,17 +99,18 @@ def _kept(
     if own.ndim < 2 or keeping.density >= 1:
         return own, None
     change = own - dense
+    count = num_kept(own.shape, keeping.density, by_row=False)
     if keeping.keep == "random":
-        drawn = numpy_stream(keeping.seed, f"expert {place}: {name}").random(own.shape)
-        kept = (drawn < keeping.density) & (change != 0)
-        return dense + change / np.float32(max(keeping.density, 1e-9)), kept
+        stream = numpy_stream(keeping.seed, f"expert {place}: {name}")
+        kept = _largest(stream.random(own.shape, dtype=np.float32), count) & (change != 0)
+        return dense + change * np.float32(change.size / max(count, 1)), kept
     sizes = np.abs(change)
     if keeping.keep == "rows":
         flat = sizes.reshape(-1, sizes.shape[-1])
         left = flat.shape[1] - math.ceil(keeping.density * flat.shape[1])
         kept = keep_rows(flat, left).reshape(own.shape)
     else:
-        kept = _largest(sizes, math.ceil(keeping.density * sizes.size))
+        kept = _largest(sizes, count)
     return own, kept & (change != 0)
 
 

@@ -24,6 +24,7 @@ from treadle.core.checkpoint.layered import (
     ExpertFile,
     expert_file,
     read_layer_routing,
+    require_same_file,
     says_layers,
     shares_in,
 )
@@ -76,6 +77,8 @@ def merge_materialise(
     require_understood(bundle)
     routing = read_layer_routing(bundle)
     shares = _shares(expert, mixture, routing.experts)
+    for name in shares:
+        require_same_file(bundle, routing, name)
     require_elsewhere(out, bundle, "the bundle's")
     prepare_target(out, overwrite)
     with (
