@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ __all__ = [
     "prepare_target",
     "publish",
     "remove",
+    "require_apart",
     "require_carried",
     "require_elsewhere",
     "require_replaceable",
@@ -94,6 +95,27 @@ def require_elsewhere(out: Path, source: Path, name: str) -> None:
         raise SettingsError(
             f"The output '{out}' is {name} own folder, or lies in it; choose another one."
         )
+
+
+def require_apart(out: Path, paths: Sequence[str | Path]) -> None:
+    """Check that nothing that is read lies in `out`, or is it, or holds it.
+
+    Paths of nothing that is there are passed over.
+
+    Raises:
+        SettingsError: Something does: it would be gone, or grow, while it is read.
+    """
+    target = out.expanduser().resolve()
+    for path in paths:
+        source = Path(path).expanduser()
+        if not str(path) or not source.exists():
+            continue
+        resolved = source.resolve()
+        if target in (resolved, *resolved.parents) or resolved in target.parents:
+            raise SettingsError(
+                f"The output '{out}' and '{path}', which is read, are one place or lie in each "
+                f"other; choose another output."
+            )
 
 
 def carry_files(parent: Path, folder: Path, without: str = "") -> None:

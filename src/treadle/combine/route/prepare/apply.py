@@ -9,7 +9,7 @@ from treadle.combine.route.prepare.answers import AnswerFile
 from treadle.combine.route.prepare.base import Asking, Member, PoolQuestion, Vacant
 from treadle.combine.route.prepare.lm_eval import Sampled, read_samples
 from treadle.combine.route.prepare.pool import opened_pool
-from treadle.combine.route.prepare.records import Records, gathered, read_prices, written
+from treadle.combine.route.prepare.records import STAGED, Records, gathered, read_prices, written
 from treadle.combine.route.prepare.remote import Patience
 from treadle.combine.route.prepare.scores import PoolScore, score_of
 from treadle.combine.route.prepare.tasks import (
@@ -18,9 +18,10 @@ from treadle.combine.route.prepare.tasks import (
     read_tasks,
 )
 from treadle.core.arguments import checked
+from treadle.core.checkpoint.publish import remove, require_apart, require_replaceable
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.progress import steps
-from treadle.core.result import RESULT_FILE, Result, digest
+from treadle.core.result import RESULT_FILE, Result, digest, read_result
 from treadle.core.run import Recording, recorded
 
 __all__ = ["route_prepare"]
@@ -93,7 +94,8 @@ def route_prepare(
         The account of the run: scores by model and task, costs and latencies, and who was left out.
 
     Raises:
-        SettingsError: A setting is wrong, or `out` holds a result already.
+        SettingsError: A setting is wrong, `out` holds a result already or what is no one's of
+            prepare, or lies where something is read.
         DataError: Data are missing or damaged, a question is in two splits, or fewer than two
             models answered.
         CheckpointError: A model cannot be read.
@@ -104,6 +106,8 @@ def route_prepare(
     lm_eval = (*lm_eval, *(entry for entry in pool if _is_file(entry)))
     pool = [entry for entry in pool if not _is_file(entry)]
     _require_something(pool, data, lm_eval)
+    places = [*pool, *data, *lm_eval, *([] if prices is None else [str(prices)])]
+    require_apart(out, [one for place in places for one in (place, place.partition("=")[2])])
     sets, num_twice = read_tasks(data, num_questions, fractions)
     sampled = [read_samples(entry, fractions) for entry in lm_eval]
     settings: dict[str, Any] = {  # Any: JSON values
@@ -127,6 +131,8 @@ def route_prepare(
             run.notes.append(f"{num_twice} questions stood twice, and count once.")
         counts = written(records, priced, out)
         account_for(run, records, counts, priced)
+        run.finish(out)
+        remove(out / STAGED)
     return run.result
 
 
@@ -219,11 +225,30 @@ def _note_inputs(
 
 
 def _require_vacant(out: Path, overwrite: bool) -> None:
-    if (out / RESULT_FILE).exists() and not overwrite:
+    is_result = (out / RESULT_FILE).exists()
+    is_ours = _is_prepared(out) if is_result else _is_begun(out)
+    require_replaceable(out, True, is_ours, "folder that route prepare made")
+    if is_result and not overwrite:
         raise SettingsError(
             f"'{out}' holds a result already; pass --overwrite (what was answered is not asked "
             f"again), or another folder."
         )
+
+
+def _is_prepared(out: Path) -> bool:
+    try:
+        found = read_result(out / RESULT_FILE)
+    except DataError:
+        return False
+    return (found.verb, found.action) == ("route", "prepare")
+
+
+def _is_begun(out: Path) -> bool:
+    """Say whether a folder without a result is empty, or what a killed run left to go on with."""
+    if not out.is_dir():
+        return False
+    names = {one.name for one in out.iterdir() if not one.name.startswith(f".{RESULT_FILE}.")}
+    return STAGED in names or names <= {_ANSWERS}
 
 
 def _is_file(entry: str) -> bool:
