@@ -233,6 +233,11 @@ def test_choices_are_read_and_scored(models, tmp_path):
         (["m=x", "m=y"], {"data": ("skills:json",)}, "Two members of the pool are called 'm'"),
         (["a"], {"data": ("skills:json",), "temperature": 0.0, "samples": 2}, "all are alike"),
         (["a"], {"data": ("skills:json",), "dev_fraction": 0.5, "test_fraction": 0.5}, "leave so"),
+        (["a"], {"data": ("skills:json",), "retries": -1}, "retries = -1; give 0 or more"),
+        (["a"], {"data": ("skills:json",), "concurrency": 0}, "concurrency = 0; give at least 1"),
+        (["a"], {"data": ("skills:json",), "timeout_seconds": 0.0}, "timeout_seconds = 0; give"),
+        (["a"], {"data": ("skills:json",), "timeout_seconds": float("nan")}, "timeout_seconds = n"),
+        (["a"], {"data": ("skills:json",), "num_questions": 0}, "num_questions = 0; give at leas"),
     ],
 )
 def test_settings_that_make_no_sense(pool, given, says, tmp_path):
@@ -298,3 +303,25 @@ def test_a_run_that_was_killed_as_it_wrote_is_done_again(sums, tmp_path, monkeyp
     assert sum(len(own) for own in records_of(out).values()) == 30
     names = {one.name for one in out.iterdir()}
     assert names == {"answers", "result.json", "train.jsonl", "dev.jsonl", "test.jsonl"}
+
+
+def test_who_was_left_out_is_named_where_too_few_remain(sums, tmp_path):
+    refused = {"error": {"message": "n is beyond me"}}
+    with (
+        endpoint(lambda path, body: (400, refused)) as x,
+        endpoint(lambda path, body: (200, {"choices": 3})) as y,
+        pytest.raises(DataError) as caught,
+    ):
+        route_prepare([f"x={x}/m", f"y={y}/m"], tmp_path / "out", data=(str(sums),), **ONE)
+    said = str(caught.value)
+    assert said.startswith("0 models of the pool answered")
+    assert "Left out: 'x'." in said
+    assert "n is beyond me" in said
+    assert "Left out: 'y'. What http" in said
+    assert said.endswith("Mend what was left out, and run this again (what was answered is kept).")
+
+
+def test_a_pool_of_one_is_told_to_grow(sums, tmp_path):
+    says = r"1 models .* Name further ones, and run this again"
+    with endpoint(answering(True)) as x, pytest.raises(DataError, match=says):
+        route_prepare([f"x={x}/m"], tmp_path / "out", data=(str(sums),), **ONE)

@@ -103,6 +103,7 @@ def route_prepare(
     out = Path(out)
     fractions = _fractions(dev_fraction, test_fraction)
     asking = _asking(samples, temperature, max_tokens, stop, is_chat, seed)
+    _require_bounds(retries, concurrency, timeout_seconds, num_questions)
     lm_eval = (*lm_eval, *(entry for entry in pool if _is_file(entry)))
     pool = [entry for entry in pool if not _is_file(entry)]
     _require_something(pool, data, lm_eval)
@@ -125,8 +126,9 @@ def route_prepare(
         _note_inputs(run, members, sets, sampled)
         priced = read_prices(prices, {one.name: one.billion_weights for one in members})
         job = _Job(sets, asking, out / _ANSWERS if answers is None else answers)
-        scored = job.all_of(members, run)
-        records = _together(sets, sampled, scored)
+        scored, left_out = job.all_of(members, run)
+        run.notes += left_out
+        records = _together(sets, sampled, scored, left_out)
         if num_twice:
             run.notes.append(f"{num_twice} questions stood twice, and count once.")
         counts = written(records, priced, out)
@@ -147,9 +149,12 @@ class _Job(NamedTuple):
     def posed(self) -> list[PoolQuestion]:
         return [one for task in self.sets for one in task.posed]
 
-    def all_of(self, members: Sequence[Member], run: Recording) -> dict[str, dict[str, PoolScore]]:
-        """Return the scores of all members that answer, by question."""
+    def all_of(
+        self, members: Sequence[Member], run: Recording
+    ) -> tuple[dict[str, dict[str, PoolScore]], list[str]]:
+        """Return the scores by question of all members that answer, and why others do not."""
         found: dict[str, dict[str, PoolScore]] = {}
+        left_out = []
         num_kept = 0
         total = len(members) * len(self.posed)
         with steps("questions", total) as bar:
@@ -165,12 +170,12 @@ class _Job(NamedTuple):
                             file.add(by_id[reply.id], reply)
                             bar.advance()
                     except Vacant as error:
-                        run.notes.append(f"Left out: '{member.name}'. {error}")
+                        left_out.append(f"Left out: '{member.name}'. {error}")
                         continue
                     found[member.name] = _scores(file, self.posed)
         if num_kept:
             run.resumed(f"had {num_kept} of {total} replies")
-        return found
+        return found, left_out
 
 
 def _scores(file: AnswerFile, posed: Sequence[PoolQuestion]) -> dict[str, PoolScore]:
@@ -182,6 +187,7 @@ def _together(
     sets: Sequence[TaskSet],
     sampled: Sequence[tuple[str, list[Sampled]]],
     scored: dict[str, dict[str, PoolScore]],
+    left_out: Sequence[str],
 ) -> Records:
     """Return what all models have in common.
 
@@ -196,10 +202,14 @@ def _together(
             posed.setdefault(one.posed.id, one.posed)
             by_model[name].setdefault(one.posed.id, one.scored)
     if len(by_model) < _FEWEST:
-        raise DataError(
+        mend = "Mend what was left out" if left_out else "Name further ones"
+        told = [
             f"{len(by_model)} models of the pool answered, and a router needs two to choose "
-            f"between; start what was left out, and run this again (what was answered is kept)."
-        )
+            f"between.",
+            *left_out,
+            f"{mend}, and run this again (what was answered is kept).",
+        ]
+        raise DataError(" ".join(told))
     records = gathered(posed, by_model)
     if not records.posed:
         raise DataError(
@@ -263,6 +273,19 @@ def _fractions(dev: float, test: float) -> Fractions:
             f"that leave some for training; lower them."
         )
     return Fractions(dev, test)
+
+
+def _require_bounds(
+    retries: int, concurrency: int, timeout_seconds: float, num_questions: int | None
+) -> None:
+    if retries < 0:
+        raise SettingsError(f"retries = {retries}; give 0 or more.")
+    if concurrency < 1:
+        raise SettingsError(f"concurrency = {concurrency}; give at least 1.")
+    if not 0 < timeout_seconds < float("inf"):
+        raise SettingsError(f"timeout_seconds = {timeout_seconds:g}; give more than 0.")
+    if num_questions is not None and num_questions < 1:
+        raise SettingsError(f"num_questions = {num_questions}; give at least 1.")
 
 
 def _asking(
