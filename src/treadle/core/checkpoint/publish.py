@@ -13,6 +13,7 @@ from treadle.core.mistaken import pointed
 
 __all__ = [
     "PROCESSORS",
+    "carried",
     "carry_files",
     "prepare_target",
     "publish",
@@ -118,18 +119,25 @@ def require_apart(out: Path, paths: Sequence[str | Path]) -> None:
             )
 
 
+def carried(parent: Path, without: str = "") -> list[Path]:
+    """Return the tokenizer and other small files of a model that go along with its weights.
+
+    Those of the pattern `without` are not among them.
+    """
+    patterns = (one for one in _CARRIED if one != without)
+    found = [file for one in patterns for file in sorted(parent.glob(one)) if file.is_file()]
+    return list(dict.fromkeys(found))
+
+
 def carry_files(parent: Path, folder: Path, without: str = "") -> None:
     """Copy the tokenizer and other small files of `parent` that `folder` does not have.
 
     Those of the pattern `without` are left where they are.
     """
-    for pattern in _CARRIED:
-        if pattern == without:
-            continue
-        for file in sorted(parent.glob(pattern)):
-            target = folder / file.name
-            if file.is_file() and not target.exists():
-                shutil.copyfile(file, target)
+    for file in carried(parent, without):
+        target = folder / file.name
+        if not target.exists():
+            shutil.copyfile(file, target)
 
 
 def require_carried(parent: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(folder: Path) -> LocalModel:
     return LocalModel("here", folder, False)
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt"]
+)
+def test_who_reads_texts_otherwise_is_another_member(name, local, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    assert LocalModel("elsewhere", copy, False).identity == local.identity
+    file = copy / name
+    file.write_text(file.read_text() + " " if file.exists() else "{{ messages }}")
+    assert LocalModel("here", copy, False).identity != local.identity
 
 
 async def no_pause(seconds: float) -> None:
