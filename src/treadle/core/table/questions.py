@@ -86,7 +86,7 @@ def read_lines(
     if not path.is_file():
         raise DataError(f"No task file at '{path}'; give a JSONL file of lines like {example}.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"'{path}' is not UTF-8 (byte {error.start}); convert it with iconv."

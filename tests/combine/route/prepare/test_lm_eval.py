@@ -101,3 +101,14 @@ def test_what_is_no_sample_is_named(lines, says, tmp_path):
         read_samples(str(file), FRACTIONS)
     with pytest.raises(DataError, match="cannot be read"):
         read_samples(f"m={file}.none", FRACTIONS)
+
+
+def test_signs_that_end_lines_may_stand_in_texts(tmp_path):
+    file = tmp_path / "samples_gsm8k.jsonl"
+    asked = "a\u2028b\u2029c\x85d"
+    rows = [{**generated(0, 1.0), "arguments": [[asked, {}]]}, generated(1, 0.0)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    for start, end in (("", "\n"), ("\ufeff", "\r\n")):
+        file.write_bytes((start + "".join(line + end for line in lines)).encode())
+        _, found = read_samples(f"m={file}", FRACTIONS)
+        assert [one.posed.question for one in found] == [asked, "q1"]

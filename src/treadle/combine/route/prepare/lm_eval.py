@@ -57,12 +57,12 @@ def read_samples(entry: str, fractions: Fractions) -> tuple[str, list[Sampled]]:
 
 def _lines(file: Path) -> Sequence[str]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{file}' cannot be read ({error}); give lm-eval's samples.") from error
-    if not lines:
+    if not text:
         raise DataError(f"'{file}' holds no samples; run lm-eval with --log_samples.")
-    return lines
+    return text.removesuffix("\n").split("\n")  # other signs that end lines stand in texts
 
 
 def _sampled(where: str, line: str, task: str, fractions: Fractions) -> Sampled:

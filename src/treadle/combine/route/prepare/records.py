@@ -58,7 +58,7 @@ def read_prices(file: Path | None, weights: Mapping[str, float | None]) -> Token
         known = {name: TokenPrice(1e6 * b, 1e6 * b) for name, b in weights.items() if b is not None}
         return TokenPrices(known, "billions of weights, each for every token that meets it")
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
+        rows = json.loads(file.read_text(encoding="utf-8-sig"))
         found = {str(n): TokenPrice(float(r["input"]), float(r["output"])) for n, r in rows.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
