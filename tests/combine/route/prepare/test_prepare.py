@@ -226,7 +226,7 @@ def test_choices_are_read_and_scored(models, tmp_path):
 @pytest.mark.parametrize(
     ("pool", "given", "says"),
     [
-        ([], {}, "neither a pool nor samples"),
+        ([], {}, "neither a pool .* NAME=FILE.jsonl"),
         (["a", "b"], {}, "names no questions"),
         ([], {"data": ("skills:json",)}, "The pool is empty"),
         (["http://h:1/m"], {"data": ("skills:json",)}, "without a name; write NAME=http"),

@@ -314,5 +314,5 @@ def _require_something(pool: Sequence[str], data: Sequence[str], lm_eval: Sequen
     if not pool and not lm_eval:
         raise SettingsError(
             "There is neither a pool nor samples of lm-eval; name models with --data, or give "
-            "--lm-eval NAME=FILE."
+            "NAME=FILE.jsonl, which lm-eval wrote, in their place."
         )
