@@ -95,7 +95,7 @@ def read_lines(
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), 1):
         try:
             questions.append(parse(json.loads(line)))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise DataError(
                 f"Line {number} of '{path}' is no question ({type(error).__name__}: {error}); "
                 f"write {example} on each line."

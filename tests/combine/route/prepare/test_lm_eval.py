@@ -89,6 +89,10 @@ def test_models_are_merged_by_what_was_asked(tmp_path):
         ([json.dumps({**generated(0, 1.0), "arguments": []})], "no sample of lm-eval's"),
         ([json.dumps({**generated(0, 1.0), "exact_match": 7})], "0 to 1 was expected"),
         ([json.dumps(generated(0, 1.0))] * 2, "stands in it before"),
+        ([json.dumps(picked(0, float("nan"), -1.0))], "its likelihoods are"),
+        ([json.dumps(picked(0, -float("inf"), -float("inf")))], "its likelihoods are"),
+        ([json.dumps({**generated(0, 1.0), "exact_match": 10**400})], "no sample of lm-eval's"),
+        (["[" * 100_000], "no sample of lm-eval's"),
         ([], "holds no samples"),
     ],
 )

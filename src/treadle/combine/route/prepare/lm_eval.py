@@ -70,7 +70,7 @@ def _sampled(where: str, line: str, task: str, fractions: Fractions) -> Sampled:
         row = json.loads(line)
         question = _question(row)
         score, confidence = _score(row)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{where[0].upper()}{where[1:]} is no sample of lm-eval's ({type(error).__name__}: "
             f"{error}); give a file that --log_samples wrote."
@@ -103,6 +103,8 @@ def _score(row: dict[str, Any]) -> tuple[float, float | None]:  # Any: JSON valu
     if name != "acc" or not isinstance(told, list) or len(told) < 2:
         return score, None
     values = np.asarray([float(one[0]) for one in told], np.float64)
+    if np.isnan(values).any() or not np.isfinite(values.max()):
+        raise ValueError(f"its likelihoods are {values.tolist()!r:.60}")
     chances = np.exp(values - values.max())
     chances /= chances.sum()
     sure = float(chances.max())
