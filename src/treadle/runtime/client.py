@@ -77,7 +77,14 @@ class Endpoint:
         """
         async with self._asked("GET", "/v1/models") as answer:
             found = self._read(await answer.aread()).get("data") or []
-        return [ServedName(str(one["id"]), one.get("max_model_len")) for one in found]
+        try:
+            return [ServedName(str(one["id"]), one.get("max_model_len")) for one in found]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RefusedError(
+                f"The server at {self.address} lists what are no models ({str(found)[:80]!r}); "
+                f"give the address of an OpenAI-style server.",
+                _OK,
+            ) from error
 
     async def tokenize(self, model: str, text: str) -> list[int]:
         """Return the tokens of `text` by the server's own tokenizer (/tokenize, as vLLM has it).
@@ -128,7 +135,7 @@ class Endpoint:
     def _read(self, text: str | bytes) -> dict[str, Any]:  # Any: JSON values
         try:
             found = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise RefusedError(

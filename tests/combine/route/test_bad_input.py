@@ -183,3 +183,20 @@ def test_a_killed_run_leaves_nothing_in_the_way(train, tmp_path):
     route(train, tmp_path / "out", "best_single")
     assert not (tmp_path / ".out.route").exists()
     assert json.loads((tmp_path / "out" / "router.json").read_text())["method"] == "best_single"
+
+
+def test_nothing_is_written_where_a_router_or_its_questions_lie(train, router, tmp_path):
+    before = sorted(router.iterdir())
+    for out in (router, router / "score", train.parent, train):
+        with pytest.raises(SettingsError, match="which is read, are one place or lie in each"):
+            route_evaluate(router, train, out, overwrite=True)
+    assert sorted(router.iterdir()) == before
+    (tmp_path / "own").mkdir()
+    own = written(tmp_path / "own" / "train.jsonl", records(20))
+    route(own, own.parent / "router", "knn", k=5, directions=8)
+    inner = written(own.parent / "router" / "more.jsonl", records(20))
+    for given in ({"data": inner}, {"data": own, "dev": inner}):
+        with pytest.raises(SettingsError, match="which is read, are one place or lie in each"):
+            route(**given, out=inner.parent, method="knn", overwrite=True)
+    assert inner.is_file()
+    route(own.parent, own.parent / "router", "knn", k=5, directions=8, overwrite=True)

@@ -156,3 +156,32 @@ def test_scores_above_zero_count_as_one_where_that_is_asked():
     assert found.scores[1].tolist() == list(rows[1]["scores"].values())
     with pytest.raises(DataError, match=r"No question is of the task 'x'.*letters, sums"):
         table(rows).binarised(["x"])
+
+
+def test_a_mark_of_byte_order_is_passed_over(tmp_path):
+    lines = tmp_path / "a.jsonl"
+    lines.write_text(json.dumps(GOOD) + "\n", encoding="utf-8-sig")
+    assert read_scores(lines, "train").table.questions == ["1 + 1?"]
+    bench = tmp_path / "b.csv"
+    text = "sample_id,prompt,eval_name,a,b\n1,1 + 1?,sums,1.0,0.25\n"
+    bench.write_text(text, encoding="utf-8-sig")
+    found = read_scores(bench, "train").table
+    assert found.models == ("a", "b")
+    assert found.questions == ["1 + 1?"]
+
+
+def test_columns_that_lack_values_hold_floats(tmp_path):
+    rows = [{**GOOD, "question": f"{n}?", "cluster_id": float(n)} for n in range(3)]
+    as_parquet(tmp_path / "a.parquet", rows)
+    assert read_scores(tmp_path / "a.parquet", "train").table.clusters == (0, 1, 2)
+    nan = float("nan")
+    rows[1] |= {"cluster_id": nan, "id": nan, "task": nan}
+    as_parquet(tmp_path / "b.parquet", rows)
+    found = read_scores(tmp_path / "b.parquet", "train").table
+    assert found.clusters is None
+    assert found.tasks is None
+    assert found.ids[1].startswith("question:")
+    with pytest.raises(DataError, match=r"cluster_id is 1\.5; give a whole number"):
+        table([{**GOOD, "cluster_id": 1.5}])
+    with pytest.raises(DataError, match=r"cluster_id is inf; give a whole number"):
+        table([{**GOOD, "cluster_id": float("inf")}])

@@ -75,7 +75,7 @@ def route(
         The account of the run, as in the folder's result.json.
 
     Raises:
-        SettingsError: A setting is wrong, or `out` exists.
+        SettingsError: A setting is wrong, or `out` exists or holds what is read.
         DataError: The records are missing, damaged, or hold nothing to compare.
         CheckpointError: The encoder cannot be read.
     """
@@ -89,7 +89,7 @@ def route(
         **{"leave_out": leave_out, "binarise": binarise},
     }
     with recorded("route", chosen, settings, seed=seed, out=out, overwrite=None) as run:
-        prepare_router(out, overwrite)
+        prepare_router(out, overwrite, [data, *([] if dev is None else [dev])])
         scored = _read(data, leave_out, binarise, per_task, seed)
         sides, notes = _sides(scored, dev, dev_fraction, binarise, seed)
         run.read("data", data, scored.table.content_hash, "data")

@@ -162,17 +162,30 @@ def _record(where: str, record: Any) -> _Record:  # Any: a JSON value
                 f"{where}: the score of '{name}' is {value:g}, but 0 to 1 was expected; scale the "
                 f"scores, such as percents by 1/100."
             )
-    task = next((record[key] for key in _TASKS if record.get(key) is not None), "")
-    cluster = record.get("cluster_id")
-    if cluster is not None and (not isinstance(cluster, int) or isinstance(cluster, bool)):
-        raise DataError(f"{where}: cluster_id is {cluster!r}; give a whole number, or none.")
-    named = record.get("id")
+    task = next((found for key in _TASKS if (found := _told(record, key)) is not None), "")
+    named, cluster = _told(record, "id"), _cluster(where, record)
     keys = ("cost", "latency", "confidence")
     cost, latency, sure = (_numbers(where, key, record.get(key)) for key in keys)
     if any(value > 1 for value in sure.values()):
         raise DataError(f"{where}: a confidence is above 1; scale them to 0..1.")
     name = "" if named is None else str(named)
     return _Record(where, name, question, scores, cost, latency, str(task), cluster, sure)
+
+
+def _told(record: Mapping[str, Any], key: str) -> Any:  # Any: a JSON value
+    """Return what a record says; None where it has NaN, as columns do that lack a value."""
+    value = record.get(key)
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _cluster(where: str, record: Mapping[str, Any]) -> int | None:  # Any: JSON values
+    """Return the cluster; columns that lack some hold whole numbers as floats."""
+    value = _told(record, "cluster_id")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise DataError(f"{where}: cluster_id is {value!r}; give a whole number, or none.")
+    return value
 
 
 def _numbers(where: str, key: str, value: Any) -> dict[str, float]:  # Any: a JSON value

@@ -137,7 +137,7 @@ def _csv(file: Path) -> Iterator[dict[str, Any]]:  # Any: JSON values
     """Yield the rows of a table of RouterBench: a column of scores and one of costs a model."""
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream)
             columns = [one for one in rows.fieldnames or () if one]
             if not set(_CSV_KEYS) <= set(columns):

@@ -1,5 +1,6 @@
 """A router's folder in the making: steps first, the best last, then its name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,13 @@ from treadle.combine.route.records import Doubles
 from treadle.combine.route.split import Sides
 from treadle.core.checkpoint import side_file
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
-from treadle.core.checkpoint.publish import publish, remove, require_replaceable, write_text
+from treadle.core.checkpoint.publish import (
+    publish,
+    remove,
+    require_apart,
+    require_replaceable,
+    write_text,
+)
 from treadle.core.checkpoint.routed import NgramFeatures
 from treadle.core.result import RESULT_FILE, digest
 from treadle.core.run import Recording
@@ -36,12 +43,14 @@ __all__ = ["STEPS", "RouterWriter", "prepare_router"]
 STEPS = "steps"
 
 
-def prepare_router(out: Path, overwrite: bool) -> None:
-    """Check that `out` may be written.
+def prepare_router(out: Path, overwrite: bool, sources: Sequence[Path]) -> None:
+    """Check that `out` may be written, and that nothing that is read would go with it.
 
     Raises:
         SettingsError: It exists and may not, or cannot sensibly, be replaced.
     """
+    if out.exists():  # a router may lie in the folder of its records
+        require_apart(out, [one for one in sources if one.resolve() not in out.resolve().parents])
     is_ours = out.is_dir() and not out.is_symlink()
     is_ours = is_ours and ((out / RECORD_FILE).is_file() or not any(out.iterdir()))
     require_replaceable(out, overwrite, is_ours, f"router (a folder with {RECORD_FILE})")

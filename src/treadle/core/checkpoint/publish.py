@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from treadle.core.mistaken import pointed
 
 __all__ = [
     "PROCESSORS",
+    "carried",
     "carry_files",
     "prepare_target",
     "publish",
     "remove",
+    "require_apart",
     "require_carried",
     "require_elsewhere",
     "require_replaceable",
@@ -96,18 +98,46 @@ def require_elsewhere(out: Path, source: Path, name: str) -> None:
         )
 
 
+def require_apart(out: Path, paths: Sequence[str | Path]) -> None:
+    """Check that nothing that is read lies in `out`, or is it, or holds it.
+
+    Paths of nothing that is there are passed over.
+
+    Raises:
+        SettingsError: Something does: it would be gone, or grow, while it is read.
+    """
+    target = out.expanduser().resolve()
+    for path in paths:
+        source = Path(path).expanduser()
+        if not str(path) or not source.exists():
+            continue
+        resolved = source.resolve()
+        if target in (resolved, *resolved.parents) or resolved in target.parents:
+            raise SettingsError(
+                f"The output '{out}' and '{path}', which is read, are one place or lie in each "
+                f"other; choose another output."
+            )
+
+
+def carried(parent: Path, without: str = "") -> list[Path]:
+    """Return the tokenizer and other small files of a model that go along with its weights.
+
+    Those of the pattern `without` are not among them.
+    """
+    patterns = (one for one in _CARRIED if one != without)
+    found = [file for one in patterns for file in sorted(parent.glob(one)) if file.is_file()]
+    return list(dict.fromkeys(found))
+
+
 def carry_files(parent: Path, folder: Path, without: str = "") -> None:
     """Copy the tokenizer and other small files of `parent` that `folder` does not have.
 
     Those of the pattern `without` are left where they are.
     """
-    for pattern in _CARRIED:
-        if pattern == without:
-            continue
-        for file in sorted(parent.glob(pattern)):
-            target = folder / file.name
-            if file.is_file() and not target.exists():
-                shutil.copyfile(file, target)
+    for file in carried(parent, without):
+        target = folder / file.name
+        if not target.exists():
+            shutil.copyfile(file, target)
 
 
 def require_carried(parent: Path) -> None:

@@ -86,7 +86,7 @@ def read_lines(
     if not path.is_file():
         raise DataError(f"No task file at '{path}'; give a JSONL file of lines like {example}.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"'{path}' is not UTF-8 (byte {error.start}); convert it with iconv."
@@ -95,7 +95,7 @@ def read_lines(
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), 1):
         try:
             questions.append(parse(json.loads(line)))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise DataError(
                 f"Line {number} of '{path}' is no question ({type(error).__name__}: {error}); "
                 f"write {example} on each line."

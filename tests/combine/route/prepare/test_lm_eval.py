@@ -89,6 +89,10 @@ def test_models_are_merged_by_what_was_asked(tmp_path):
         ([json.dumps({**generated(0, 1.0), "arguments": []})], "no sample of lm-eval's"),
         ([json.dumps({**generated(0, 1.0), "exact_match": 7})], "0 to 1 was expected"),
         ([json.dumps(generated(0, 1.0))] * 2, "stands in it before"),
+        ([json.dumps(picked(0, float("nan"), -1.0))], "its likelihoods are"),
+        ([json.dumps(picked(0, -float("inf"), -float("inf")))], "its likelihoods are"),
+        ([json.dumps({**generated(0, 1.0), "exact_match": 10**400})], "no sample of lm-eval's"),
+        (["[" * 100_000], "no sample of lm-eval's"),
         ([], "holds no samples"),
     ],
 )
@@ -101,3 +105,14 @@ def test_what_is_no_sample_is_named(lines, says, tmp_path):
         read_samples(str(file), FRACTIONS)
     with pytest.raises(DataError, match="cannot be read"):
         read_samples(f"m={file}.none", FRACTIONS)
+
+
+def test_signs_that_end_lines_may_stand_in_texts(tmp_path):
+    file = tmp_path / "samples_gsm8k.jsonl"
+    asked = "a\u2028b\u2029c\x85d"
+    rows = [{**generated(0, 1.0), "arguments": [[asked, {}]]}, generated(1, 0.0)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    for start, end in (("", "\n"), ("\ufeff", "\r\n")):
+        file.write_bytes((start + "".join(line + end for line in lines)).encode())
+        _, found = read_samples(f"m={file}", FRACTIONS)
+        assert [one.posed.question for one in found] == [asked, "q1"]

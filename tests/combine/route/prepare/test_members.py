@@ -1,6 +1,8 @@
 """What members reply: on this machine, behind a server, and by a naive reading of the logits."""
 
 import asyncio
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(folder: Path) -> LocalModel:
     return LocalModel("here", folder, False)
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt"]
+)
+def test_who_reads_texts_otherwise_is_another_member(name, local, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    assert LocalModel("elsewhere", copy, False).identity == local.identity
+    file = copy / name
+    file.write_text(file.read_text() + " " if file.exists() else "{{ messages }}")
+    assert LocalModel("here", copy, False).identity != local.identity
 
 
 async def no_pause(seconds: float) -> None:
@@ -181,6 +194,61 @@ def test_rubbish_is_said_to_be_rubbish(found, says):
         remote = RemoteModel("r", f"{url}/m", Patience(1, no_pause))
         with pytest.raises(Vacant, match=says):
             list(remote.replies([WRITTEN], GREEDY))
+
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize("posed", [WRITTEN, CHOICE])
+@pytest.mark.parametrize("value", [NAN, INF, -INF, 12.18, 0.01])
+def test_a_probability_that_is_none_is_rubbish(posed, value):
+    def answer(path, body):
+        found = completion(body, *[" 1"] * (len(posed.answers) if posed.is_choice else 1))
+        found["choices"][0]["logprobs"] = {"token_logprobs": [-0.5, value], "text_offset": [0, 9]}
+        return 200, found
+
+    with endpoint(answer) as url, pytest.raises(Vacant, match="logarithm of a probability is"):
+        list(RemoteModel("r", f"{url}/m", Patience(0)).replies([posed], GREEDY))
+
+
+def test_a_probability_that_rounding_carried_above_one_is_one():
+    def answer(path, body):
+        found = completion(body, " 1")
+        found["choices"][0]["logprobs"]["token_logprobs"] = [1e-5, 0.0]
+        return 200, found
+
+    with endpoint(answer) as url:
+        (found,) = RemoteModel("r", f"{url}/m", Patience(0)).replies([WRITTEN], GREEDY)
+    assert found.sureness == (1.0,)
+
+
+@pytest.mark.parametrize("key", ["completion_tokens", "prompt_tokens"])
+@pytest.mark.parametrize("value", [b"-3", b"1e400", b"-1e400", b"NaN", b'"4"', b"1" + b"0" * 400])
+def test_a_count_that_is_none_is_rubbish(key, value):
+    def answer(path, body):
+        found = completion(body, " 1")
+        found["usage"][key] = "HERE"
+        return 200, json.dumps(found).encode().replace(b'"HERE"', value)
+
+    with endpoint(answer) as url, pytest.raises(Vacant, match=f"{key} is "):
+        list(RemoteModel("r", f"{url}/m", Patience(0)).replies([WRITTEN], GREEDY))
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (b"[" * 100_000, "no JSON object"),
+        (b'{"choices": [{"index": 1e400}], "usage": {}}', "no completion"),
+        ({"data": [5]}, "no models"),
+        ({"data": 5}, "no models"),
+        ({"data": [{"name": "m"}]}, "no models"),
+    ],
+)
+def test_rubbish_of_any_form_leaves_no_traceback(found, says):
+    with endpoint(lambda path, body: (200, found)) as url:
+        place = url if says == "no models" else f"{url}/m"
+        with pytest.raises(Vacant, match=says):
+            list(RemoteModel("r", place, Patience(0)).replies([WRITTEN], GREEDY))
 
 
 def test_an_endpoint_that_tells_no_likelihoods_has_no_confidence():

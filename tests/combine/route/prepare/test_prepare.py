@@ -226,16 +226,102 @@ def test_choices_are_read_and_scored(models, tmp_path):
 @pytest.mark.parametrize(
     ("pool", "given", "says"),
     [
-        ([], {}, "neither a pool nor samples"),
+        ([], {}, "neither a pool .* NAME=FILE.jsonl"),
         (["a", "b"], {}, "names no questions"),
         ([], {"data": ("skills:json",)}, "The pool is empty"),
         (["http://h:1/m"], {"data": ("skills:json",)}, "without a name; write NAME=http"),
         (["m=x", "m=y"], {"data": ("skills:json",)}, "Two members of the pool are called 'm'"),
         (["a"], {"data": ("skills:json",), "temperature": 0.0, "samples": 2}, "all are alike"),
         (["a"], {"data": ("skills:json",), "dev_fraction": 0.5, "test_fraction": 0.5}, "leave so"),
+        (["a"], {"data": ("skills:json",), "retries": -1}, "retries = -1; give 0 or more"),
+        (["a"], {"data": ("skills:json",), "concurrency": 0}, "concurrency = 0; give at least 1"),
+        (["a"], {"data": ("skills:json",), "timeout_seconds": 0.0}, "timeout_seconds = 0; give"),
+        (["a"], {"data": ("skills:json",), "timeout_seconds": float("nan")}, "timeout_seconds = n"),
+        (["a"], {"data": ("skills:json",), "num_questions": 0}, "num_questions = 0; give at leas"),
     ],
 )
 def test_settings_that_make_no_sense(pool, given, says, tmp_path):
     with pytest.raises(SettingsError, match=says):
         route_prepare(pool, tmp_path / "out", **given)
     assert not (tmp_path / "out" / "result.json").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(one): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("names", [("train", "dev", "test"), ("notes",)])
+def test_a_folder_of_others_is_left_as_it_is(names, overwrite, models, sums, tmp_path):
+    own = tmp_path / "mydata"
+    own.mkdir()
+    for name in names:
+        (own / f"{name}.jsonl").write_bytes(sums.read_bytes())
+    before = contents(own)
+    with pytest.raises(SettingsError, match="is no folder that route prepare made"):
+        route_prepare(models, own, data=(str(sums),), overwrite=overwrite, **ONE)
+    given = f"train={own / names[0]}.jsonl"
+    with pytest.raises(SettingsError, match="which is read, are one place or lie in each other"):
+        route_prepare(models, own, data=(given,), overwrite=overwrite, **ONE)
+    (own / "result.json").write_text("{}")
+    with pytest.raises(SettingsError, match="is no folder that route prepare made"):
+        route_prepare(models, own, data=(str(sums),), overwrite=overwrite, **ONE)
+    assert contents(own) == {**before, str(own / "result.json"): b"{}"}
+
+
+def test_records_do_not_go_into_a_model_or_over_samples(models, sums, tmp_path):
+    inside = Path(models[0]) / "out"
+    with pytest.raises(SettingsError, match="which is read"):
+        route_prepare([f"x={models[0]}", models[1]], inside, data=(str(sums),), **ONE)
+    samples = tmp_path / "out" / "test.jsonl"
+    samples.parent.mkdir()
+    samples.write_text("{}")
+    with pytest.raises(SettingsError, match="which is read"):
+        route_prepare([], tmp_path / "out", lm_eval=(f"m={samples}",), overwrite=True)
+    assert samples.read_text() == "{}"
+
+
+def test_a_run_that_was_killed_as_it_wrote_is_done_again(sums, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with endpoint(answering(True)) as x, endpoint(answering(False)) as y:
+        pool = [f"x={x}/m", f"y={y}/m"]
+
+        def broken(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr("treadle.combine.route.prepare.apply.account_for", broken)
+            with pytest.raises(KeyboardInterrupt):
+                route_prepare(pool, out, data=(str(sums),), **ONE)
+        before = records_of(out)
+        with monkeypatch.context() as patched:
+            patched.setattr("treadle.combine.route.prepare.records._record", broken)
+            with pytest.raises(KeyboardInterrupt):
+                route_prepare(pool, out, data=(str(sums),), **ONE)
+        assert records_of(out) == before
+        route_prepare(pool, out, data=(str(sums),), **ONE)
+    assert sum(len(own) for own in records_of(out).values()) == 30
+    names = {one.name for one in out.iterdir()}
+    assert names == {"answers", "result.json", "train.jsonl", "dev.jsonl", "test.jsonl"}
+
+
+def test_who_was_left_out_is_named_where_too_few_remain(sums, tmp_path):
+    refused = {"error": {"message": "n is beyond me"}}
+    with (
+        endpoint(lambda path, body: (400, refused)) as x,
+        endpoint(lambda path, body: (200, {"choices": 3})) as y,
+        pytest.raises(DataError) as caught,
+    ):
+        route_prepare([f"x={x}/m", f"y={y}/m"], tmp_path / "out", data=(str(sums),), **ONE)
+    said = str(caught.value)
+    assert said.startswith("0 models of the pool answered")
+    assert "Left out: 'x'." in said
+    assert "n is beyond me" in said
+    assert "Left out: 'y'. What http" in said
+    assert said.endswith("Mend what was left out, and run this again (what was answered is kept).")
+
+
+def test_a_pool_of_one_is_told_to_grow(sums, tmp_path):
+    says = r"1 models .* Name further ones, and run this again"
+    with endpoint(answering(True)) as x, pytest.raises(DataError, match=says):
+        route_prepare([f"x={x}/m"], tmp_path / "out", data=(str(sums),), **ONE)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from treadle.combine.merge.glue.clusters import form_of, read_whole
 from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.recipe.grammar import ModelRef, of_models
+from treadle.core.checkpoint import publish
 from treadle.core.errors import SettingsError, TreadleError
 from treadle.core.run import Recording
 
@@ -29,18 +30,7 @@ def require_apart(out: Path, paths: Sequence[str | Path]) -> None:
     Raises:
         SettingsError: Something does: it would be gone, or grow, while it is read.
     """
-    target = out.expanduser().resolve()
-    for path in paths:
-        for part in str(path).split("+"):
-            source = Path(part).expanduser()
-            if not source.exists():
-                continue
-            resolved = source.resolve()
-            if target in (resolved, *resolved.parents) or resolved in target.parents:
-                raise SettingsError(
-                    f"The output '{out}' and '{part}', which is read, are one place or lie in each "
-                    f"other; choose another output."
-                )
+    publish.require_apart(out, [part for path in paths for part in str(path).split("+")])
 
 
 def opened_zoo(

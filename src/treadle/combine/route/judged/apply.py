@@ -20,6 +20,7 @@ from treadle.combine.route.records import Doubles, ScoredQuestions
 from treadle.combine.route.score_files import read_scores
 from treadle.combine.route.tables import METHODS
 from treadle.core.arguments import checked
+from treadle.core.checkpoint.publish import require_apart
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.method import Control
 from treadle.core.registry import near
@@ -71,11 +72,13 @@ def route_evaluate(
     Raises:
         CheckpointError: The router is missing or damaged.
         DataError: The test is missing or damaged, or no question has all scores.
-        SettingsError: The router is of other models, or `out` holds a result.
+        SettingsError: The router is of other models, `out` holds a result, or lies where something
+            is read.
     """
     opened, gone = load_router(Path(router)), list(without or [])
     _require_known(gone, opened.models)
     scored = read_scores(test, "test")
+    require_apart(Path(out), [router, test, *([] if train is None else [train])])
     whole = scored.table.binarised(binarise or [])
     kept = [name for name in opened.models if name not in gone]
     asked, holes = _asked(whole, kept, str(test))

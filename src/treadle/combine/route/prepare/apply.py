@@ -9,7 +9,7 @@ from treadle.combine.route.prepare.answers import AnswerFile
 from treadle.combine.route.prepare.base import Asking, Member, PoolQuestion, Vacant
 from treadle.combine.route.prepare.lm_eval import Sampled, read_samples
 from treadle.combine.route.prepare.pool import opened_pool
-from treadle.combine.route.prepare.records import Records, gathered, read_prices, written
+from treadle.combine.route.prepare.records import STAGED, Records, gathered, read_prices, written
 from treadle.combine.route.prepare.remote import Patience
 from treadle.combine.route.prepare.scores import PoolScore, score_of
 from treadle.combine.route.prepare.tasks import (
@@ -18,9 +18,10 @@ from treadle.combine.route.prepare.tasks import (
     read_tasks,
 )
 from treadle.core.arguments import checked
+from treadle.core.checkpoint.publish import remove, require_apart, require_replaceable
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.progress import steps
-from treadle.core.result import RESULT_FILE, Result, digest
+from treadle.core.result import RESULT_FILE, Result, digest, read_result
 from treadle.core.run import Recording, recorded
 
 __all__ = ["route_prepare"]
@@ -93,7 +94,8 @@ def route_prepare(
         The account of the run: scores by model and task, costs and latencies, and who was left out.
 
     Raises:
-        SettingsError: A setting is wrong, or `out` holds a result already.
+        SettingsError: A setting is wrong, `out` holds a result already or what is no one's of
+            prepare, or lies where something is read.
         DataError: Data are missing or damaged, a question is in two splits, or fewer than two
             models answered.
         CheckpointError: A model cannot be read.
@@ -101,9 +103,12 @@ def route_prepare(
     out = Path(out)
     fractions = _fractions(dev_fraction, test_fraction)
     asking = _asking(samples, temperature, max_tokens, stop, is_chat, seed)
+    _require_bounds(retries, concurrency, timeout_seconds, num_questions)
     lm_eval = (*lm_eval, *(entry for entry in pool if _is_file(entry)))
     pool = [entry for entry in pool if not _is_file(entry)]
     _require_something(pool, data, lm_eval)
+    places = [*pool, *data, *lm_eval, *([] if prices is None else [str(prices)])]
+    require_apart(out, [one for place in places for one in (place, place.partition("=")[2])])
     sets, num_twice = read_tasks(data, num_questions, fractions)
     sampled = [read_samples(entry, fractions) for entry in lm_eval]
     settings: dict[str, Any] = {  # Any: JSON values
@@ -121,12 +126,15 @@ def route_prepare(
         _note_inputs(run, members, sets, sampled)
         priced = read_prices(prices, {one.name: one.billion_weights for one in members})
         job = _Job(sets, asking, out / _ANSWERS if answers is None else answers)
-        scored = job.all_of(members, run)
-        records = _together(sets, sampled, scored)
+        scored, left_out = job.all_of(members, run)
+        run.notes += left_out
+        records = _together(sets, sampled, scored, left_out)
         if num_twice:
             run.notes.append(f"{num_twice} questions stood twice, and count once.")
         counts = written(records, priced, out)
         account_for(run, records, counts, priced)
+        run.finish(out)
+        remove(out / STAGED)
     return run.result
 
 
@@ -141,9 +149,12 @@ class _Job(NamedTuple):
     def posed(self) -> list[PoolQuestion]:
         return [one for task in self.sets for one in task.posed]
 
-    def all_of(self, members: Sequence[Member], run: Recording) -> dict[str, dict[str, PoolScore]]:
-        """Return the scores of all members that answer, by question."""
+    def all_of(
+        self, members: Sequence[Member], run: Recording
+    ) -> tuple[dict[str, dict[str, PoolScore]], list[str]]:
+        """Return the scores by question of all members that answer, and why others do not."""
         found: dict[str, dict[str, PoolScore]] = {}
+        left_out = []
         num_kept = 0
         total = len(members) * len(self.posed)
         with steps("questions", total) as bar:
@@ -159,12 +170,12 @@ class _Job(NamedTuple):
                             file.add(by_id[reply.id], reply)
                             bar.advance()
                     except Vacant as error:
-                        run.notes.append(f"Left out: '{member.name}'. {error}")
+                        left_out.append(f"Left out: '{member.name}'. {error}")
                         continue
                     found[member.name] = _scores(file, self.posed)
         if num_kept:
             run.resumed(f"had {num_kept} of {total} replies")
-        return found
+        return found, left_out
 
 
 def _scores(file: AnswerFile, posed: Sequence[PoolQuestion]) -> dict[str, PoolScore]:
@@ -176,6 +187,7 @@ def _together(
     sets: Sequence[TaskSet],
     sampled: Sequence[tuple[str, list[Sampled]]],
     scored: dict[str, dict[str, PoolScore]],
+    left_out: Sequence[str],
 ) -> Records:
     """Return what all models have in common.
 
@@ -190,10 +202,14 @@ def _together(
             posed.setdefault(one.posed.id, one.posed)
             by_model[name].setdefault(one.posed.id, one.scored)
     if len(by_model) < _FEWEST:
-        raise DataError(
+        mend = "Mend what was left out" if left_out else "Name further ones"
+        told = [
             f"{len(by_model)} models of the pool answered, and a router needs two to choose "
-            f"between; start what was left out, and run this again (what was answered is kept)."
-        )
+            f"between.",
+            *left_out,
+            f"{mend}, and run this again (what was answered is kept).",
+        ]
+        raise DataError(" ".join(told))
     records = gathered(posed, by_model)
     if not records.posed:
         raise DataError(
@@ -219,11 +235,30 @@ def _note_inputs(
 
 
 def _require_vacant(out: Path, overwrite: bool) -> None:
-    if (out / RESULT_FILE).exists() and not overwrite:
+    is_result = (out / RESULT_FILE).exists()
+    is_ours = _is_prepared(out) if is_result else _is_begun(out)
+    require_replaceable(out, True, is_ours, "folder that route prepare made")
+    if is_result and not overwrite:
         raise SettingsError(
             f"'{out}' holds a result already; pass --overwrite (what was answered is not asked "
             f"again), or another folder."
         )
+
+
+def _is_prepared(out: Path) -> bool:
+    try:
+        found = read_result(out / RESULT_FILE)
+    except DataError:
+        return False
+    return (found.verb, found.action) == ("route", "prepare")
+
+
+def _is_begun(out: Path) -> bool:
+    """Say whether a folder without a result is empty, or what a killed run left to go on with."""
+    if not out.is_dir():
+        return False
+    names = {one.name for one in out.iterdir() if not one.name.startswith(f".{RESULT_FILE}.")}
+    return STAGED in names or names <= {_ANSWERS}
 
 
 def _is_file(entry: str) -> bool:
@@ -238,6 +273,19 @@ def _fractions(dev: float, test: float) -> Fractions:
             f"that leave some for training; lower them."
         )
     return Fractions(dev, test)
+
+
+def _require_bounds(
+    retries: int, concurrency: int, timeout_seconds: float, num_questions: int | None
+) -> None:
+    if retries < 0:
+        raise SettingsError(f"retries = {retries}; give 0 or more.")
+    if concurrency < 1:
+        raise SettingsError(f"concurrency = {concurrency}; give at least 1.")
+    if not 0 < timeout_seconds < float("inf"):
+        raise SettingsError(f"timeout_seconds = {timeout_seconds:g}; give more than 0.")
+    if num_questions is not None and num_questions < 1:
+        raise SettingsError(f"num_questions = {num_questions}; give at least 1.")
 
 
 def _asking(
@@ -266,5 +314,5 @@ def _require_something(pool: Sequence[str], data: Sequence[str], lm_eval: Sequen
     if not pool and not lm_eval:
         raise SettingsError(
             "There is neither a pool nor samples of lm-eval; name models with --data, or give "
-            "--lm-eval NAME=FILE."
+            "NAME=FILE.jsonl, which lm-eval wrote, in their place."
         )

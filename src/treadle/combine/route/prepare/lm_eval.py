@@ -57,12 +57,12 @@ def read_samples(entry: str, fractions: Fractions) -> tuple[str, list[Sampled]]:
 
 def _lines(file: Path) -> Sequence[str]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{file}' cannot be read ({error}); give lm-eval's samples.") from error
-    if not lines:
+    if not text:
         raise DataError(f"'{file}' holds no samples; run lm-eval with --log_samples.")
-    return lines
+    return text.removesuffix("\n").split("\n")  # other signs that end lines stand in texts
 
 
 def _sampled(where: str, line: str, task: str, fractions: Fractions) -> Sampled:
@@ -70,7 +70,7 @@ def _sampled(where: str, line: str, task: str, fractions: Fractions) -> Sampled:
         row = json.loads(line)
         question = _question(row)
         score, confidence = _score(row)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{where[0].upper()}{where[1:]} is no sample of lm-eval's ({type(error).__name__}: "
             f"{error}); give a file that --log_samples wrote."
@@ -103,6 +103,8 @@ def _score(row: dict[str, Any]) -> tuple[float, float | None]:  # Any: JSON valu
     if name != "acc" or not isinstance(told, list) or len(told) < 2:
         return score, None
     values = np.asarray([float(one[0]) for one in told], np.float64)
+    if np.isnan(values).any() or not np.isfinite(values.max()):
+        raise ValueError(f"its likelihoods are {values.tolist()!r:.60}")
     chances = np.exp(values - values.max())
     chances /= chances.sum()
     sure = float(chances.max())

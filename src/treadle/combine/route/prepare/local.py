@@ -1,5 +1,6 @@
 """A member that is a model on this machine, asked through the runtime."""
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -9,7 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from treadle.combine.route.prepare.base import Asking, PoolQuestion, Reply
+from treadle.core.checkpoint.layered import DENSE
+from treadle.core.checkpoint.publish import carried
 from treadle.core.errors import DataError
+from treadle.core.result import digest
 from treadle.core.seed import stream_seed
 
 if TYPE_CHECKING:
@@ -25,10 +29,8 @@ class LocalModel:
 
     def __init__(self, name: str, folder: Path, trust_remote_code: bool) -> None:
         """Hash it and count its weights, which reads no more than that takes."""
-        from treadle.model.source import name_later
-
         self.name, self.folder = name, folder
-        self.identity = name_later(folder)()
+        self.identity = _identity(folder)
         self._trusts = trust_remote_code
         self.billion_weights: float | None = _weights_met(folder) / 1e9
 
@@ -100,6 +102,16 @@ class LocalModel:
             told = [e[t] for t, e in zip(tokens[first:], entries, strict=True) if e is not None]
             found.append(float(np.sum(np.asarray(told, np.float64))))
         return Reply(posed.id, (), (), tuple(found), 0.0, len(before), 1.0)
+
+
+def _identity(folder: Path) -> str:
+    """Return the hash of all that answers depend on: numbers, config, tokenizer and template."""
+    from treadle.model.source import name_later
+
+    beside = [one for part in (folder, folder / DENSE) if part.is_dir() for one in carried(part)]
+    names = [str(one.relative_to(folder)) for one in beside]
+    hashes = [hashlib.sha256(one.read_bytes()).hexdigest() for one in beside]
+    return digest([name_later(folder)(), names, hashes])
 
 
 def _weights_met(folder: Path) -> int:

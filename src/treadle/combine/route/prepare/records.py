@@ -7,9 +7,14 @@ from typing import Any, NamedTuple, get_args
 
 from treadle.combine.route.prepare.base import PoolQuestion, Side
 from treadle.combine.route.prepare.scores import PoolScore
+from treadle.core.checkpoint.publish import remove
 from treadle.core.errors import SettingsError
 
-__all__ = ["Records", "TokenPrice", "TokenPrices", "gathered", "read_prices", "written"]
+__all__ = ["STAGED", "Records", "TokenPrice", "TokenPrices", "gathered", "read_prices", "written"]
+
+
+STAGED = ".records"
+"""Where records are written before they are put in place; it stays until the account is there."""
 
 
 class TokenPrice(NamedTuple):
@@ -53,7 +58,7 @@ def read_prices(file: Path | None, weights: Mapping[str, float | None]) -> Token
         known = {name: TokenPrice(1e6 * b, 1e6 * b) for name, b in weights.items() if b is not None}
         return TokenPrices(known, "billions of weights, each for every token that meets it")
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
+        rows = json.loads(file.read_text(encoding="utf-8-sig"))
         found = {str(n): TokenPrice(float(r["input"]), float(r["output"])) for n, r in rows.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
@@ -75,17 +80,26 @@ def gathered(
 
 
 def written(records: Records, prices: TokenPrices, out: Path) -> dict[Side, int]:
-    """Write train.jsonl, dev.jsonl and test.jsonl, and return how many records each has."""
+    """Write train.jsonl, dev.jsonl and test.jsonl, and return how many records each has.
+
+    All are whole before the first of those that were there is replaced.
+    """
     counts: dict[Side, int] = {}
-    out.mkdir(parents=True, exist_ok=True)
+    staged = out / STAGED
+    remove(staged)  # of a run that was killed
+    staged.mkdir(parents=True)
     for side in get_args(Side):
         pairs = zip(records.posed, records.scored, strict=True)
         rows = [_record(posed, scored, prices) for posed, scored in pairs if posed.side == side]
         counts[side] = len(rows)
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+        (staged / f"{side}.jsonl").write_text(text, encoding="utf-8")
+    for side, count in counts.items():
         file = out / f"{side}.jsonl"
-        file.unlink(missing_ok=True)
-        if rows:
-            file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        if count:
+            (staged / file.name).replace(file)
+        else:
+            file.unlink(missing_ok=True)
     return counts
 
 

@@ -19,6 +19,10 @@ _FIRST_SECONDS, _MOST_SECONDS = 0.5, 30.0
 """Between two tries: the first pause, which doubles, and the longest."""
 _PASSING = {0, 408, 425, 429, 500, 502, 503, 504}
 """Statuses that may be others a moment later; 0 stands for a connection that broke."""
+_MOST_COUNTED = 2**53
+"""No request has so many tokens: from here on a number is no count."""
+_ROUNDED = 1e-3
+"""So far above 0 may rounding carry the logarithm of a probability."""
 Plain = dict[str, Any]
 """JSON values."""
 
@@ -126,7 +130,14 @@ class RemoteModel:
             if posed.is_choice:
                 return _chosen(posed, found)._replace(seconds=seconds)
             return _written(posed, found, asking)._replace(seconds=seconds)
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+        except (
+            KeyError,
+            TypeError,
+            IndexError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+        ) as error:
             raise Vacant(
                 f"What {self._server} answers is no completion ({type(error).__name__}: {error}; "
                 f"it began with {str(found)[:80]!r}); give the address of an OpenAI-style server "
@@ -162,8 +173,32 @@ def _written(posed: PoolQuestion, found: Plain, asking: Asking) -> Reply:
     told = [_logprobs_of(one) for one in choices]
     sure = () if any(one is None for one in told) else tuple(sureness(one or ()) for one in told)
     usage = found["usage"]
-    new = int(usage["completion_tokens"]) / len(choices)
-    return Reply(posed.id, texts, sure, (), 0.0, int(usage["prompt_tokens"]), new)
+    new = _count(usage, "completion_tokens") / len(choices)
+    return Reply(posed.id, texts, sure, (), 0.0, _count(usage, "prompt_tokens"), new)
+
+
+def _count(usage: Plain, key: str) -> int:
+    """Return how many tokens a reply says it took.
+
+    Raises:
+        ValueError: That is no count.
+    """
+    value = usage[key]
+    if not isinstance(value, int | float) or not 0 <= value < _MOST_COUNTED:
+        raise ValueError(f"{key} is {value!r:.40}")
+    return int(value)
+
+
+def _logprob(value: Any) -> float:  # Any: a JSON value
+    """Return the logarithm of a probability.
+
+    Raises:
+        ValueError: It is of none.
+    """
+    found = float(value)
+    if not -np.inf < found <= _ROUNDED:
+        raise ValueError(f"a logarithm of a probability is {found:g}")
+    return min(found, 0.0)
 
 
 def _text_of(choice: Plain) -> str:
@@ -179,8 +214,8 @@ def _logprobs_of(choice: Plain) -> list[float] | None:
     if told is None:
         return None
     if "content" in told:
-        return [float(one["logprob"]) for one in told["content"] or ()]
-    return [float(one) for one in told["token_logprobs"]]
+        return [_logprob(one["logprob"]) for one in told["content"] or ()]
+    return [_logprob(one) for one in told["token_logprobs"]]
 
 
 def _chosen(posed: PoolQuestion, found: Plain) -> Reply:
@@ -188,7 +223,7 @@ def _chosen(posed: PoolQuestion, found: Plain) -> Reply:
     if len(choices) != len(posed.answers):
         raise ValueError(f"{len(choices)} answers in place of {len(posed.answers)}")
     sums = tuple(_behind(len(posed.question), one["logprobs"]) for one in choices)
-    read = int(found["usage"]["prompt_tokens"]) // len(choices)
+    read = _count(found["usage"], "prompt_tokens") // len(choices)
     return Reply(posed.id, (), (), sums, 0.0, read, 1.0)
 
 
@@ -197,10 +232,10 @@ def _behind(length: int, told: Plain) -> float:
     starts = [int(one) for one in told["text_offset"]]
     ends = [*starts[1:], length + 1]
     values = [
-        float(value)
+        _logprob(value)
         for value, end in zip(told["token_logprobs"], ends, strict=True)
         if end > length and value is not None
     ]
     if not values:
         raise ValueError("no likelihood of an answer's tokens")
-    return float(np.sum(np.asarray(values, np.float64)))
+    return _logprob(np.sum(np.asarray(values, np.float64)))
