@@ -1,6 +1,7 @@
 """The cascade: against naive loops, at its limits, with its guarantee, and worth its while."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from treadle import route
 from treadle.combine.route import route_evaluate
 from treadle.combine.route.base import RouteData
 from treadle.combine.route.methods.cascade import Cascade
-from treadle.core.errors import DataError
-from treadle.runtime.routed.queries import load_router
+from treadle.core.errors import DataError, SettingsError
+from treadle.runtime.routed.queries import QueryRouter, load_router
+from treadle.runtime.routed.queries.folder import save_router
+from treadle.runtime.routed.queries.record import RouterRecord
 from treadle.runtime.routed.queries.scorers import CascadeScores
 
 MODELS = ("large", "small", "odd")
@@ -207,3 +210,37 @@ def test_from_records_to_a_folder_and_its_account(tmp_path: Path):
     (tmp_path / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in files["test"]))
     with pytest.raises(DataError, match="goes by how sure models were"):
         route_evaluate(tmp_path / "out", tmp_path / "bare.jsonl", tmp_path / "other")
+
+
+@pytest.mark.parametrize(("gone", "last"), [("large", "middle"), ("middle", "large")])
+def test_without_a_model_the_last_one_that_is_there_answers(tmp_path: Path, gone, last):
+    models = ("large", "middle", "odd", "small")
+    record = RouterRecord.model_validate(
+        {
+            **{"method": "cascade", "settings": {}, "features": {"kind": "ngrams"}},
+            **{"scorer": {"kind": "cascade"}, "trained_on": {"questions": 1, "hash": "x"}},
+            **{"models": models, "best_single": "large"},
+        }
+    )
+    scorer = CascadeScores(np.float32([2, 1, -1, 0]), np.float32([0, 0.5, 0, 0.5]))
+    save_router(QueryRouter(record, scorer, None), tmp_path / "router")
+    costs = dict(zip(models, (10.0, 3.0, 1.0, 1.0), strict=True))
+    rows = [
+        {
+            "question": f"question {sure}",
+            "scores": {"large": 1.0, "middle": 0.75, "odd": 0.0, "small": 0.25},
+            "cost": costs,
+            "confidence": {"large": 0.9, "middle": 0.1, "odd": 1.0, "small": sure},
+        }
+        for sure in (0.1, 0.2, 0.3, 0.6)
+    ]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = partial(route_evaluate, tmp_path / "router", tmp_path / "test.jsonl")
+    found = judged(tmp_path / "result", without=[gone])
+    assert found.samples["score"] == [*[rows[0]["scores"][last]] * 3, 0.25]
+    assert found.measurement("cost").value == pytest.approx(1 + 0.75 * costs[last])
+    (table,) = [one for one in found.tables if one.title.startswith("The cascade")]
+    shares = [(row[0].value, row[1].value) for row in table.rows]
+    assert shares == [("small", 0.25), (last, 0.75), ("the cascade", 1.0)]
+    with pytest.raises(SettingsError, match="asks small, middle, large, and would have no"):
+        judged(tmp_path / "other", without=["large", "middle", "small"])

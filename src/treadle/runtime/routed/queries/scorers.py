@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -208,6 +208,11 @@ class CascadeScores(RouteScorer):
         """Indices of the models that are asked, in that order."""
         return [int(place) for place in np.argsort(self.ranks) if self.ranks[place] >= 0]
 
+    def among(self, places: Sequence[int]) -> Self:
+        """Return the cascade of some of the models, of which the last one's answer stands."""
+        is_there = np.isin(np.arange(len(self.ranks)), places)
+        return replace(self, ranks=np.where(is_there, self.ranks, np.float32(-1)))
+
     def scores(self, texts: Sequence[str], vectors: Floats) -> Floats:
         """Return the same for all: the earlier a model is asked, the more."""
         row = np.where(self.ranks >= 0, -self.ranks, -1 - np.float32(len(self.ranks)))
@@ -219,13 +224,15 @@ class CascadeScores(RouteScorer):
         """Return 1 for the model whose answer stands, and less for the others."""
         found = np.minimum(self.scores(texts, vectors), 0)
         *before, last = self.turns
-        if confidence is None or np.isnan(confidence[:, before]).any():
+        if before and (confidence is None or np.isnan(confidence[:, before]).any()):
             raise DataError(
                 "A cascade goes by how sure models were, and the records do not say it of all that "
                 'are asked; give "confidence": {MODEL: 0..1} in each.'
             )
-        is_sure = confidence[:, before] >= self.thresholds[before]
-        who = np.where(is_sure.any(axis=1), np.asarray(before)[is_sure.argmax(axis=1)], last)
+        who = np.full(len(texts), last)
+        for place in reversed(before):
+            assert confidence is not None
+            who[confidence[:, place] >= self.thresholds[place]] = place
         found[np.arange(len(texts)), who] = 1
         return found
 
