@@ -37,6 +37,19 @@ def drawn(count: int, seed: int) -> RouteData:
     return RouteData(vectors, scores, scores, cost, None, None, confidence)
 
 
+def times(data: RouteData, count: int) -> RouteData:
+    """Return data in which every question stands so many times."""
+    rows = np.repeat(np.arange(len(data.scores)), count)
+    return data._replace(
+        vectors=data.vectors[rows],
+        worth=data.worth[rows],
+        scores=data.scores[rows],
+        cost=data.cost[rows],
+        confidence=data.confidence[rows],
+        keys=tuple(rows.tolist()),
+    )
+
+
 def learned(data: RouteData, seed: int = 0, **settings) -> CascadeScores:
     (found,) = Cascade(**settings).learn(data, seed)
     assert isinstance(found.scorer, CascadeScores)
@@ -129,6 +142,33 @@ def test_bounds_hold_as_often_as_they_say(settings, most_loss, most_cost):
     assert np.mean(costs) < 0.95  # and they are worth something
 
 
+def test_bounds_hold_where_every_question_stands_in_many_rows():
+    """100 questions of 10 rows each say no more than 100 questions do."""
+    everything = drawn(20_000, 99)
+    sure, scores = everything.confidence, everything.scores
+    wrong, tested = {True: 0, False: 0}, 60
+    for seed in range(tested):
+        many = times(drawn(100, seed), 10)
+        for has_keys in wrong:
+            given = many if has_keys else many._replace(keys=None)
+            scorer = learned(given, seed, max_loss=0.1, delta=0.1)
+            who = np.where(sure[:, 1] >= scorer.thresholds[1], 1, 0)
+            loss = np.maximum(scores[:, 0] - scores[np.arange(len(who)), who], 0).mean()
+            wrong[has_keys] += loss > 0.1
+    assert wrong[True] / tested <= 0.1
+    assert wrong[False] / tested > 0.1  # what the keys are for
+
+
+def test_rows_of_one_question_count_as_their_mean():
+    once = drawn(300, 5)
+    thrice = times(once, 3)
+    (alone,) = Cascade(max_loss=0.2).learn(once, 0)
+    (many,) = Cascade(max_loss=0.2).learn(thrice, 0)
+    assert many.note == alone.note
+    assert "Calibrated on 150 questions" in many.note
+    assert many.scorer.thresholds[1] == pytest.approx(alone.scorer.thresholds[1], abs=0.01)
+
+
 def test_cascades_beat_the_same_number_of_questions_drawn_at_random():
     data, test = drawn(2000, 0), drawn(4000, 1)
     scorer = learned(data, max_loss=0.05)
@@ -210,6 +250,15 @@ def test_from_records_to_a_folder_and_its_account(tmp_path: Path):
     (tmp_path / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in files["test"]))
     with pytest.raises(DataError, match="goes by how sure models were"):
         route_evaluate(tmp_path / "out", tmp_path / "bare.jsonl", tmp_path / "other")
+
+
+def test_records_that_ask_the_same_count_as_one_question(tmp_path: Path):
+    rows = [row for row in records(400, 0) for _ in range(3)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = route(
+        tmp_path / "train.jsonl", tmp_path / "out", "cascade", max_loss=0.2, dev_fraction=0.0
+    )
+    assert any(note.startswith("Calibrated on 200 questions") for note in made.notes)
 
 
 @pytest.mark.parametrize(("gone", "last"), [("large", "middle"), ("middle", "large")])

@@ -124,6 +124,7 @@ class _Job(NamedTuple):
             train.tasks,
             train.clusters,
             train.confidence,
+            tuple(train.keys),
         )
         record = writer.record(self.method, self.sides, data.worth, features, space)
         learned = trained(

@@ -33,6 +33,8 @@ class RouteData(NamedTuple):
     """Of each question, where the records say them."""
     confidence: Doubles | None = None
     """[questions, models] how sure each model was, where that is known; NaN: nobody says."""
+    keys: tuple[int, ...] | None = None
+    """Of each row, which question it asks: the same one may stand in several; None: in none."""
 
     @property
     def num_models(self) -> int:

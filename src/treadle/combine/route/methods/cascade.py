@@ -50,6 +50,19 @@ class _Claims(NamedTuple):
     """Shares of questions that each model of the chain answers."""
 
 
+class _Halves(NamedTuple):
+    """Rows, by their questions."""
+
+    rest: np.ndarray
+    """Rows that calibrate."""
+    first: np.ndarray
+    """Rows that order the models."""
+    weights: Doubles
+    """Of those that calibrate; a question's rows share its own, and all add up to 1."""
+    num_questions: int
+    """That calibrate."""
+
+
 class Cascade(RouteMethod):
     """Ask from the cheapest model to the best, until one is sure enough of its answer.
 
@@ -59,9 +72,11 @@ class Cascade(RouteMethod):
     model - score of who answers), H_u "the mean loss is above max_loss" is tested from u = 1 down,
     at level delta each, until one stands; so the cheapest cascade is taken of which P(mean loss <=
     max_loss) >= 1 - delta. A bound on costs is tested from u = 0 up; they are counted as the mean
-    costs of all models that are asked. Both at once share delta. FrugalGPT learns who is sure of
-    what; here it is the mean probability of an answer's tokens, and a bound comes with a guarantee
-    of finite samples (Learn then Test, https://arxiv.org/abs/2110.01052).
+    costs of all models that are asked. Both at once share delta. Rows that ask the same question
+    are on one half, and count once, as their mean: what is claimed is of questions, each alike.
+    FrugalGPT learns who is sure of what; here it is the mean probability of an answer's tokens, and
+    a bound comes with a guarantee of finite samples (Learn then Test,
+    https://arxiv.org/abs/2110.01052).
 
     Paper: FrugalGPT: how to use large language models while reducing cost and improving
     performance, 2023.
@@ -92,20 +107,22 @@ class Cascade(RouteMethod):
             DataError: Costs or confidences are missing, one model is cheapest and best, or no
                 cascade keeps the bounds.
         """
-        chain, rest = self._halves(data, seed)
-        scores = data.scores[rest][:, chain.models]
+        halves = self._halves(data, seed)
+        chain = _chain(data, halves)
+        scores = data.scores[halves.rest][:, chain.models]
         assert data.confidence is not None
-        sure = data.confidence[rest][:, chain.models[:-1]]
-        claims = _claims(chain, scores, sure)
-        place = self._level(chain, claims, len(rest))
+        sure = data.confidence[halves.rest][:, chain.models[:-1]]
+        claims = _claims(chain, scores, sure, halves.weights)
+        place = self._level(chain, claims, halves.num_questions)
         ranks = np.full(data.num_models, -1.0, np.float32)
         ranks[chain.models] = np.arange(len(chain.models))
         thresholds = np.zeros(data.num_models, np.float32)
         thresholds[chain.models[:-1]] = chain.thresholds(float(_LEVELS[place]))
-        yield Learned(CascadeScores(ranks, thresholds), note=_said(claims, place, len(rest)))
+        said = _said(claims, place, halves.num_questions)
+        yield Learned(CascadeScores(ranks, thresholds), note=said)
 
-    def _halves(self, data: RouteData, seed: int) -> tuple[_Chain, np.ndarray]:
-        """Return the chain, and the questions that calibrate it."""
+    def _halves(self, data: RouteData, seed: int) -> _Halves:
+        """Return which rows calibrate; all of a question's are on one side."""
         if data.cost is None or data.confidence is None:
             lost = "cost" if data.cost is None else "confidence"
             raise DataError(
@@ -115,23 +132,18 @@ class Cascade(RouteMethod):
         known = np.flatnonzero(
             np.isfinite(data.scores).all(axis=1) & np.isfinite(data.cost).all(axis=1)
         )
-        order = numpy_stream(seed, "cascade halves").permutation(known)
+        keys = np.arange(len(data.scores)) if data.keys is None else np.asarray(data.keys)
+        questions, asks = np.unique(keys[known], return_inverse=True)
+        order = numpy_stream(seed, "cascade halves").permutation(len(questions))
         count = round(len(order) * self.calibration_fraction)
-        rest, first = order[:count], order[count:]
-        if not len(rest) or not len(first):
+        if not 0 < count < len(order):
             raise DataError(
-                f"{len(known)} questions have the scores and costs of all models, which are too "
+                f"{len(order)} questions have the scores and costs of all models, which are too "
                 f"few to order models by some and calibrate on others; give more."
             )
-        cost, scores = data.cost[first].mean(axis=0), data.scores[first].mean(axis=0)
-        models = _ladder(cost, scores)
-        told = data.confidence[:, models[:-1]]
-        if not np.isfinite(told[known]).all():
-            raise DataError(
-                "The records do not say the confidence of all models that would be asked before "
-                "the best one; leave those out that have none."
-            )
-        return _Chain(models, cost[models], told[first]), rest
+        does_calibrate = np.isin(asks, order[:count])
+        rows = np.bincount(asks)[asks[does_calibrate]]
+        return _Halves(known[does_calibrate], known[~does_calibrate], 1 / (rows * count), count)
 
     def _level(self, chain: _Chain, claims: _Claims, count: int) -> int:
         """Return the place of the level that is claimed.
@@ -162,6 +174,22 @@ class Cascade(RouteMethod):
         return highest
 
 
+def _chain(data: RouteData, halves: _Halves) -> _Chain:
+    """Return the models in their order, as the one half settles it."""
+    assert data.cost is not None
+    assert data.confidence is not None
+    first, known = halves.first, [*halves.first, *halves.rest]
+    cost = data.cost[first].mean(axis=0)
+    models = _ladder(cost, data.scores[first].mean(axis=0))
+    told = data.confidence[:, models[:-1]]
+    if not np.isfinite(told[known]).all():
+        raise DataError(
+            "The records do not say the confidence of all models that would be asked before the "
+            "best one; leave those out that have none."
+        )
+    return _Chain(models, cost[models], told[first])
+
+
 def _ladder(cost: Doubles, scores: Doubles) -> list[int]:
     """Return models from the cheapest on, each better than all before it.
 
@@ -180,7 +208,7 @@ def _ladder(cost: Doubles, scores: Doubles) -> list[int]:
     return found
 
 
-def _claims(chain: _Chain, scores: Doubles, sure: Doubles) -> _Claims:
+def _claims(chain: _Chain, scores: Doubles, sure: Doubles, weights: Doubles) -> _Claims:
     """Return the mean loss and cost of every level on the calibration questions."""
     rows, last = np.arange(len(scores)), len(chain.models) - 1
     asked = np.cumsum(chain.cost) / chain.cost[-1]
@@ -188,9 +216,9 @@ def _claims(chain: _Chain, scores: Doubles, sure: Doubles) -> _Claims:
     for level in _LEVELS:
         is_sure = sure >= chain.thresholds(float(level))
         who = np.where(is_sure.any(axis=1), is_sure.argmax(axis=1), last)
-        loss.append(np.maximum(scores[:, -1] - scores[rows, who], 0).mean())
-        cost.append(asked[who].mean())
-        answered.append(np.bincount(who, minlength=last + 1) / len(who))
+        loss.append(weights @ np.maximum(scores[:, -1] - scores[rows, who], 0))
+        cost.append(weights @ asked[who])
+        answered.append(np.asarray([weights[who == turn].sum() for turn in range(last + 1)]))
     return _Claims(np.asarray(loss), np.asarray(cost), answered)
 
 
