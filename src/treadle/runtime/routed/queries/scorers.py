@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.core.errors import DataError
-from treadle.runtime.routed.queries.program import Axes, Floats, RouteScorer
+from treadle.runtime.routed.queries.program import Above, Axes, Floats, RouteScorer
 
 __all__ = [
     "SCORERS",
@@ -90,7 +90,7 @@ class NearestScores(RouteScorer):
     vectors: Annotated[Floats, Axes("questions", "dim")]
     """Of length 1."""
     values: Annotated[Floats, Axes("questions", "models", may_lack=True)]
-    k: int
+    k: Annotated[int, Above(0)]
 
     def scores(self, texts: Sequence[str], vectors: Floats) -> Floats:
         """Return the weighted means; weights below zero count as none."""
@@ -120,8 +120,8 @@ class ClustersScores(RouteScorer):
 
     centres: Annotated[Floats, Axes("clusters", "dim")]
     values: Annotated[Floats, Axes("clusters", "models")]
-    top_k: int
-    beta: float
+    top_k: Annotated[int, Above(0)]
+    beta: Annotated[float, Above(0, may_equal=True)]
 
     def scores(self, texts: Sequence[str], vectors: Floats) -> Floats:
         """Return the weighted means; distances are Euclidean."""
@@ -180,7 +180,7 @@ class CosineScores(RouteScorer):
     bias: Annotated[Floats, Axes("hidden")]
     models: Annotated[Floats, Axes("models", "hidden")]
     """Of length 1."""
-    temperature: float
+    temperature: Annotated[float, Above(0)]
 
     def scores(self, texts: Sequence[str], vectors: Floats) -> Floats:
         """Return the cosines over the temperature."""
