@@ -84,6 +84,8 @@ def _opened_routers(
         name, sign, folder = entry.partition("=")
         if not sign or Path(entry).exists():
             name, folder = AUTO, entry
+        if not name or not folder:
+            raise SettingsError(f"Found router '{entry}', expected NAME=FOLDER; give both.")
         if name in (*found, *taken):
             raise SettingsError(
                 f"The router '{entry}' is called '{name}' for clients, and so is another router or "
