@@ -59,6 +59,8 @@ class RouteMethod(Method, ABC):
 
     reads_vectors: ClassVar[bool] = True
     """Whether it looks at the questions; otherwise nobody makes vectors of them."""
+    weighs_rates: ClassVar[bool] = True
+    """Whether it goes by what costs and latencies take off a score."""
 
     def chooses_on(self) -> Literal["dev", "train"]:
         """Return where steps are compared, of which the best is kept."""

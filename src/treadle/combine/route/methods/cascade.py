@@ -20,8 +20,9 @@ _LEVELS = np.linspace(0.0, 1.0, 101)
 """Of sureness, as quantiles of each model's own: at 0 the first model's answer always stands, at 1
 only the last one's does."""
 _USUAL_LOSS = 0.05
+_ROUNDING = 1e-9
 _NEVER = 2.0
-"""No model is as sure as this."""
+"""No model is as sure as this, so that who would have to be is not asked."""
 
 
 class _Chain(NamedTuple):
@@ -84,6 +85,7 @@ class Cascade(RouteMethod):
 
     name: ClassVar[str] = "cascade"
     reads_vectors: ClassVar[bool] = False
+    weighs_rates: ClassVar[bool] = False
     paper = Paper(
         "FrugalGPT: How to Use Large Language Models While Reducing Cost and Improving Performance",
         2023,
@@ -211,10 +213,12 @@ def _ladder(cost: Doubles, scores: Doubles) -> list[int]:
 def _claims(chain: _Chain, scores: Doubles, sure: Doubles, weights: Doubles) -> _Claims:
     """Return the mean loss and cost of every level on the calibration questions."""
     rows, last = np.arange(len(scores)), len(chain.models) - 1
-    asked = np.cumsum(chain.cost) / chain.cost[-1]
     loss, cost, answered = [], [], []
     for level in _LEVELS:
-        is_sure = sure >= chain.thresholds(float(level))
+        thresholds = chain.thresholds(float(level))
+        is_asked = np.append(thresholds < _NEVER, True)
+        asked = np.cumsum(chain.cost * is_asked) / chain.cost[-1]
+        is_sure = sure >= thresholds
         who = np.where(is_sure.any(axis=1), is_sure.argmax(axis=1), last)
         loss.append(weights @ np.maximum(scores[:, -1] - scores[rows, who], 0))
         cost.append(weights @ asked[who])
@@ -234,6 +238,9 @@ def _affordable(chain: _Chain, claims: _Claims, count: int, most: float, level: 
             f"The cheapest model alone costs {asked[0]:.3g} of the best one, and max_cost is "
             f"{most:g}; raise it."
         )
+    if most >= 1:
+        # At 1 the last model is asked alone, at its own cost, so that it needs no test, either.
+        return len(_LEVELS) - 1
     span = asked[-1] - asked[0]
     # At 0 the first model answers all, at its own cost, so that it needs no test.
     means = ((claims.cost[1:] - asked[0]) / span).clip(0, 1).tolist()
@@ -242,8 +249,14 @@ def _affordable(chain: _Chain, claims: _Claims, count: int, most: float, level: 
 
 def _said(claims: _Claims, place: int, count: int) -> str:
     shares = ", ".join(f"{share:.3f}" for share in claims.answered[place])
-    return (
+    said = (
         f"Calibrated on {count} questions: from the cheapest model on, {shares} of them are "
         f"answered by each; {claims.loss[place]:.4f} of a score is lost against the best model, at "
         f"{claims.cost[place]:.3f} of its cost."
+    )
+    if claims.cost[place] < 1 - _ROUNDING:
+        return said
+    return (
+        f"{said} That is no cheaper than the best model alone; serve that one, or raise max_loss, "
+        f"or give more questions."
     )

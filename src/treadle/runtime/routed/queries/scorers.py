@@ -205,8 +205,13 @@ class CascadeScores(RouteScorer):
 
     @property
     def turns(self) -> list[int]:
-        """Indices of the models that are asked, in that order."""
-        return [int(place) for place in np.argsort(self.ranks) if self.ranks[place] >= 0]
+        """Indices of the models that are asked, in that order.
+
+        Who stands before the last one and could never be sure enough is not asked.
+        """
+        ranked = [int(place) for place in np.argsort(self.ranks) if self.ranks[place] >= 0]
+        may_stand = [place for place in ranked[:-1] if self.thresholds[place] <= 1]
+        return [*may_stand, *ranked[-1:]]
 
     def among(self, places: Sequence[int]) -> Self:
         """Return the cascade of some of the models, of which the last one's answer stands."""
@@ -215,8 +220,9 @@ class CascadeScores(RouteScorer):
 
     def scores(self, texts: Sequence[str], vectors: Floats) -> Floats:
         """Return the same for all: the earlier a model is asked, the more."""
-        row = np.where(self.ranks >= 0, -self.ranks, -1 - np.float32(len(self.ranks)))
-        return np.repeat(row[None].astype(np.float32), len(texts), axis=0)
+        row = np.full(len(self.ranks), -1 - len(self.ranks), np.float32)
+        row[self.turns] = -self.ranks[self.turns]
+        return np.repeat(row[None], len(texts), axis=0)
 
     def decide(
         self, texts: Sequence[str], vectors: Floats, confidence: npt.NDArray[np.float64] | None
