@@ -8,6 +8,7 @@ from pydantic import Field
 
 from treadle.combine.route.base import Doubles, Learned, RouteData, RouteMethod
 from treadle.combine.route.maths.certified import certified
+from treadle.combine.route.maths.ladder import ladder
 from treadle.core.errors import DataError
 from treadle.core.method import Paper
 from treadle.core.seed import numpy_stream
@@ -182,7 +183,7 @@ def _chain(data: RouteData, halves: _Halves) -> _Chain:
     assert data.confidence is not None
     first, known = halves.first, [*halves.first, *halves.rest]
     cost = data.cost[first].mean(axis=0)
-    models = _ladder(cost, data.scores[first].mean(axis=0))
+    models = ladder(cost, data.scores[first].mean(axis=0))
     told = data.confidence[:, models[:-1]]
     if not np.isfinite(told[known]).all():
         raise DataError(
@@ -190,24 +191,6 @@ def _chain(data: RouteData, halves: _Halves) -> _Chain:
             "best one; leave those out that have none."
         )
     return _Chain(models, cost[models], told[first])
-
-
-def _ladder(cost: Doubles, scores: Doubles) -> list[int]:
-    """Return models from the cheapest on, each better than all before it.
-
-    Raises:
-        DataError: It has one rung.
-    """
-    found: list[int] = []
-    for place in np.lexsort((-scores, cost)):
-        if not found or scores[place] > scores[found[-1]]:
-            found.append(int(place))
-    if len(found) < 2:
-        raise DataError(
-            "The cheapest model is the best one, too, so that there is nobody to hand on to; serve "
-            "it alone, or train another router."
-        )
-    return found
 
 
 def _claims(chain: _Chain, scores: Doubles, sure: Doubles, weights: Doubles) -> _Claims:
