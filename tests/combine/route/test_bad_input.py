@@ -153,6 +153,20 @@ def test_a_model_without_a_training_score_makes_no_nonsense(method, tmp_path):
     assert np.isfinite(router.scores([row["question"] for row in rows])).all()
 
 
+@pytest.mark.parametrize("method", ["best_single", "knn", "ridge", "clusters", "task_prior"])
+def test_a_model_without_a_training_score_is_not_the_best_where_all_cost_much(method, tmp_path):
+    cost = dict.fromkeys((*MODELS, "stranger"), 5.0)
+    rows = [{**row, "cost": cost} for row in records(30)]
+    for number in HELD_OUT:
+        rows[number] = {**rows[number], "scores": {**rows[number]["scores"], "stranger": 1.0}}
+    data = written(tmp_path / "train.jsonl", rows)
+    settings = {} if method == "best_single" else {"directions": 8}
+    route(data, tmp_path / "out", method, cost_rate=1.0, **settings)
+    router = load_router(tmp_path / "out")
+    assert 3 not in router.choose([row["question"] for row in rows])
+    assert router.record.best_single != "stranger"
+
+
 def test_test_questions_without_a_score_are_left_out_and_counted(router, tmp_path):
     rows = records(6, seed=2)
     del rows[3]["scores"]["adder"]

@@ -82,7 +82,8 @@ class TaskScores(RouteScorer):
 class NearestScores(RouteScorer):
     """The mean score of the most similar questions, weighted by their cosine.
 
-    A model that was asked none of them has its mean over all questions; 0 if it was asked nothing.
+    A model that was asked none of them has its mean over all questions; if it was asked nothing,
+    0, or the least value there is below that.
     """
 
     kind: ClassVar[str] = "nearest"
@@ -106,8 +107,9 @@ class NearestScores(RouteScorer):
         if is_known.all():
             return found
         is_there = np.isfinite(self.values)
-        asked = np.maximum(is_there.sum(axis=0), 1)
-        usual = np.where(is_there, self.values, 0).sum(axis=0) / asked
+        filled, asked = np.where(is_there, self.values, 0), is_there.sum(axis=0)
+        usual = filled.sum(axis=0) / np.maximum(asked, 1)
+        usual = np.where(asked > 0, usual, filled.min(initial=0))
         found = np.where(total > 0, found, usual).astype(np.float32)
         return found
 
