@@ -58,6 +58,41 @@ def test_costs_that_are_weighed_have_to_be_there(train, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["cost_rate", "latency_rate"])
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        (float("nan"), "= nan; give 0 or more"),
+        (float("inf"), "= inf; give 0 or more"),
+        (1e308, r"= 1e\+308 takes inf off a score"),
+        (1e7, r"= 1e\+07 takes 1e\+09 off a score of at most 1.*give a smaller one"),
+    ],
+)
+def test_rates_that_leave_nothing_of_scores_are_refused(tmp_path, name, rate, message):
+    key = name.removesuffix("_rate")
+    rows = [{**row, key: dict.fromkeys(MODELS, 100.0)} for row in records(20)]
+    data = written(tmp_path / "priced.jsonl", rows)
+    with pytest.raises(SettingsError, match=f"{name} {message}"):
+        route(data, tmp_path / "out", "knn", **{name: rate})
+    assert not (tmp_path / "out").exists()
+
+
+def test_choices_of_models_without_a_score_are_told(tmp_path):
+    """The middling one is best of all wherever it was asked, which was on sums alone."""
+    rows = records(60)
+    for number, row in enumerate(rows):
+        row["scores"]["middling"] = 1.0
+        if number % 2:
+            del row["scores"]["middling"]
+    data = written(tmp_path / "holes.jsonl", rows)
+    result = route(data, tmp_path / "out", "best_single")
+    told = [note for note in result.notes if "would go to a model that has no score there" in note]
+    assert [note.split(" questions")[0].split(" ")[-1] for note in told] == ["training", "dev"]
+    whole = written(tmp_path / "whole.jsonl", records(60))
+    result = route(whole, tmp_path / "other", "best_single")
+    assert not any("would go to a model" in note for note in result.notes)
+
+
 def test_costs_send_queries_to_cheaper_models(tmp_path):
     data = written(tmp_path / "priced.jsonl", records(60, has_cost=True))
     route(data, tmp_path / "out", "ridge", cost_rate=1000.0, directions=8)
@@ -116,6 +151,20 @@ def test_a_model_without_a_training_score_makes_no_nonsense(method, tmp_path):
     assert router.record.worth is not None
     assert router.record.worth["stranger"] == 0
     assert np.isfinite(router.scores([row["question"] for row in rows])).all()
+
+
+@pytest.mark.parametrize("method", ["best_single", "knn", "ridge", "clusters", "task_prior"])
+def test_a_model_without_a_training_score_is_not_the_best_where_all_cost_much(method, tmp_path):
+    cost = dict.fromkeys((*MODELS, "stranger"), 5.0)
+    rows = [{**row, "cost": cost} for row in records(30)]
+    for number in HELD_OUT:
+        rows[number] = {**rows[number], "scores": {**rows[number]["scores"], "stranger": 1.0}}
+    data = written(tmp_path / "train.jsonl", rows)
+    settings = {} if method == "best_single" else {"directions": 8}
+    route(data, tmp_path / "out", method, cost_rate=1.0, **settings)
+    router = load_router(tmp_path / "out")
+    assert 3 not in router.choose([row["question"] for row in rows])
+    assert router.record.best_single != "stranger"
 
 
 def test_test_questions_without_a_score_are_left_out_and_counted(router, tmp_path):

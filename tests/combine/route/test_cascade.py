@@ -1,6 +1,7 @@
 """The cascade: against naive loops, at its limits, with its guarantee, and worth its while."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from treadle import route
 from treadle.combine.route import route_evaluate
 from treadle.combine.route.base import RouteData
 from treadle.combine.route.methods.cascade import Cascade
-from treadle.core.errors import DataError
-from treadle.runtime.routed.queries import load_router
+from treadle.core.errors import DataError, SettingsError
+from treadle.runtime.routed.queries import QueryRouter, load_router
+from treadle.runtime.routed.queries.folder import save_router
+from treadle.runtime.routed.queries.record import RouterRecord
 from treadle.runtime.routed.queries.scorers import CascadeScores
 
 MODELS = ("large", "small", "odd")
@@ -32,6 +35,51 @@ def drawn(count: int, seed: int) -> RouteData:
     confidence = np.stack([source.random(count), sure, source.random(count)], axis=1)
     vectors = np.zeros((count, 0), np.float32)
     return RouteData(vectors, scores, scores, cost, None, None, confidence)
+
+
+def test_who_can_never_be_sure_enough_is_not_asked(tmp_path: Path):
+    scorer = CascadeScores(np.float32([2, 0, 1, -1]), np.float32([0, 2, 0.8, 0]))
+    assert scorer.turns == [2, 0]
+    assert scorer.scores(["a"], np.zeros((1, 0), np.float32)).argmax() == 2
+    sure = np.asarray([[0.1, 1, 0.9, 1], [0.1, 1, 0.7, 1]])
+    assert scorer.decide([""] * 2, np.zeros((2, 0), np.float32), sure).argmax(1).tolist() == [2, 0]
+    for name, seed in (("train", 0), ("test", 1)):
+        text = "".join(json.dumps(row) + "\n" for row in records(30, seed))
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    made = route(tmp_path / "train.jsonl", tmp_path / "out", "cascade", max_loss=0.001)
+    told = "at 1.000 of its cost. That is no cheaper than the best model alone; serve that one"
+    assert any(told in note for note in made.notes)
+    found = route_evaluate(tmp_path / "out", tmp_path / "test.jsonl", tmp_path / "result")
+    assert found.measurement("cost").value == 10
+    assert found.measurement("cost_fraction").value == 1
+    assert found.measurement("loss").value == 0
+
+
+def test_a_cascade_that_is_worth_it_is_not_told_of():
+    (found,) = Cascade(max_loss=0.2).learn(drawn(600, 0), 0)
+    assert "no cheaper" not in found.note
+
+
+@pytest.mark.parametrize("rate", ["cost_rate", "latency_rate"])
+def test_rates_have_no_effect_and_are_refused(tmp_path: Path, rate):
+    text = "".join(json.dumps(row) + "\n" for row in records(30, 0))
+    (tmp_path / "train.jsonl").write_text(text)
+    with pytest.raises(SettingsError, match=rf"{rate} = 0\.1 has no effect on cascade"):
+        route(tmp_path / "train.jsonl", tmp_path / "out", "cascade", **{rate: 0.1})
+    assert not (tmp_path / "out").exists()
+
+
+def times(data: RouteData, count: int) -> RouteData:
+    """Return data in which every question stands so many times."""
+    rows = np.repeat(np.arange(len(data.scores)), count)
+    return data._replace(
+        vectors=data.vectors[rows],
+        worth=data.worth[rows],
+        scores=data.scores[rows],
+        cost=data.cost[rows],
+        confidence=data.confidence[rows],
+        keys=tuple(rows.tolist()),
+    )
 
 
 def learned(data: RouteData, seed: int = 0, **settings) -> CascadeScores:
@@ -117,13 +165,40 @@ def test_bounds_hold_as_often_as_they_say(settings, most_loss, most_cost):
     for seed in range(tested):
         scorer = learned(drawn(400, seed), seed, **settings)
         who = np.where(sure[:, 1] >= scorer.thresholds[1], 1, 0)
-        assert scorer.turns == [1, 0]
+        assert scorer.turns[-1] == 0
         loss = np.maximum(scores[:, 0] - scores[np.arange(len(who)), who], 0).mean()
         cost = (0.1 + (who == 0)).mean()
         wrong += loss > most_loss or cost > most_cost
         costs.append(cost)
     assert wrong / tested <= 0.1
     assert np.mean(costs) < 0.95  # and they are worth something
+
+
+def test_bounds_hold_where_every_question_stands_in_many_rows():
+    """100 questions of 10 rows each say no more than 100 questions do."""
+    everything = drawn(20_000, 99)
+    sure, scores = everything.confidence, everything.scores
+    wrong, tested = {True: 0, False: 0}, 60
+    for seed in range(tested):
+        many = times(drawn(100, seed), 10)
+        for has_keys in wrong:
+            given = many if has_keys else many._replace(keys=None)
+            scorer = learned(given, seed, max_loss=0.1, delta=0.1)
+            who = np.where(sure[:, 1] >= scorer.thresholds[1], 1, 0)
+            loss = np.maximum(scores[:, 0] - scores[np.arange(len(who)), who], 0).mean()
+            wrong[has_keys] += loss > 0.1
+    assert wrong[True] / tested <= 0.1
+    assert wrong[False] / tested > 0.1  # what the keys are for
+
+
+def test_rows_of_one_question_count_as_their_mean():
+    once = drawn(300, 5)
+    thrice = times(once, 3)
+    (alone,) = Cascade(max_loss=0.2).learn(once, 0)
+    (many,) = Cascade(max_loss=0.2).learn(thrice, 0)
+    assert many.note == alone.note
+    assert "Calibrated on 150 questions" in many.note
+    assert many.scorer.thresholds[1] == pytest.approx(alone.scorer.thresholds[1], abs=0.01)
 
 
 def test_cascades_beat_the_same_number_of_questions_drawn_at_random():
@@ -207,3 +282,46 @@ def test_from_records_to_a_folder_and_its_account(tmp_path: Path):
     (tmp_path / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in files["test"]))
     with pytest.raises(DataError, match="goes by how sure models were"):
         route_evaluate(tmp_path / "out", tmp_path / "bare.jsonl", tmp_path / "other")
+
+
+def test_records_that_ask_the_same_count_as_one_question(tmp_path: Path):
+    rows = [row for row in records(400, 0) for _ in range(3)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = route(
+        tmp_path / "train.jsonl", tmp_path / "out", "cascade", max_loss=0.2, dev_fraction=0.0
+    )
+    assert any(note.startswith("Calibrated on 200 questions") for note in made.notes)
+
+
+@pytest.mark.parametrize(("gone", "last"), [("large", "middle"), ("middle", "large")])
+def test_without_a_model_the_last_one_that_is_there_answers(tmp_path: Path, gone, last):
+    models = ("large", "middle", "odd", "small")
+    record = RouterRecord.model_validate(
+        {
+            **{"method": "cascade", "settings": {}, "features": {"kind": "ngrams"}},
+            **{"scorer": {"kind": "cascade"}, "trained_on": {"questions": 1, "hash": "x"}},
+            **{"models": models, "best_single": "large"},
+        }
+    )
+    scorer = CascadeScores(np.float32([2, 1, -1, 0]), np.float32([0, 0.5, 0, 0.5]))
+    save_router(QueryRouter(record, scorer, None), tmp_path / "router")
+    costs = dict(zip(models, (10.0, 3.0, 1.0, 1.0), strict=True))
+    rows = [
+        {
+            "question": f"question {sure}",
+            "scores": {"large": 1.0, "middle": 0.75, "odd": 0.0, "small": 0.25},
+            "cost": costs,
+            "confidence": {"large": 0.9, "middle": 0.1, "odd": 1.0, "small": sure},
+        }
+        for sure in (0.1, 0.2, 0.3, 0.6)
+    ]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = partial(route_evaluate, tmp_path / "router", tmp_path / "test.jsonl")
+    found = judged(tmp_path / "result", without=[gone])
+    assert found.samples["score"] == [*[rows[0]["scores"][last]] * 3, 0.25]
+    assert found.measurement("cost").value == pytest.approx(1 + 0.75 * costs[last])
+    (table,) = [one for one in found.tables if one.title.startswith("The cascade")]
+    shares = [(row[0].value, row[1].value) for row in table.rows]
+    assert shares == [("small", 0.25), (last, 0.75), ("the cascade", 1.0)]
+    with pytest.raises(SettingsError, match="asks small, middle, large, and would have no"):
+        judged(tmp_path / "other", without=["large", "middle", "small"])

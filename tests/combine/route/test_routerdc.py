@@ -16,21 +16,21 @@ from treadle.combine.route.methods.routerdc import RouterDC
 SIZES = st.integers(1, 4)
 
 
-def published(logits, worth, num_positives, num_negatives):
+def published(logits, worth, scores, num_positives, num_negatives):
     """The paper's sum over positives, query by query."""
     total = 0.0
-    for row, own in zip(logits, worth, strict=True):
+    for row, own, got in zip(logits, worth, scores, strict=True):
         known = [n for n in range(len(own)) if not math.isnan(own[n])]
         best = sorted(known, key=lambda n: -own[n])[:num_positives]
         worst = sorted(known, key=lambda n: own[n])[:num_negatives]
-        against = [math.exp(row[n]) for n in worst if own[n] <= 0.5]
+        against = [math.exp(row[n]) for n in worst if got[n] <= 0.5]
         for n in best:
-            if own[n] > 0:
+            if got[n] > 0:
                 total -= math.log(math.exp(row[n]) / (math.exp(row[n]) + sum(against)))
     return total / len(logits)
 
 
-def mended(logits, worth, num_positives, num_negatives):
+def mended(logits, worth, scores, num_positives, num_negatives):
     total = weights = 0.0
     for row, own in zip(logits, worth, strict=True):
         known = [n for n in range(len(own)) if not math.isnan(own[n])]
@@ -46,22 +46,29 @@ def mended(logits, worth, num_positives, num_negatives):
     return total / max(weights, 1e-6)
 
 
-@given(st.integers(1, 6), st.integers(2, 7), SIZES, SIZES, st.integers(0, 99), st.booleans())
-def test_the_loss_of_models_is_the_papers(batch, models, positives, negatives, seed, is_mended):
+@given(
+    *(st.integers(1, 6), st.integers(2, 7), SIZES, SIZES, st.integers(0, 99), st.booleans()),
+    st.sampled_from([0.0, 0.5, 20.0]),
+)
+def test_the_loss_of_models_is_the_papers(
+    batch, models, positives, negatives, seed, is_mended, rate
+):
     drawn = np.random.default_rng(seed)
-    worth = drawn.permutation(np.linspace(0, 1, batch * models)).reshape(batch, models)
-    worth[drawn.random(worth.shape) < 0.2] = np.nan
-    worth[:, 0] = np.nan_to_num(worth[:, 0])
+    scores = drawn.permutation(np.linspace(0, 1, batch * models)).reshape(batch, models)
+    scores[drawn.random(scores.shape) < 0.2] = np.nan
+    scores[:, 0] = np.nan_to_num(scores[:, 0])
+    worth = scores - rate * drawn.random(scores.shape)
     logits = drawn.standard_normal((batch, models))
-    sides = sides_of(torch.from_numpy(worth), positives, negatives, is_mended)
+    given = torch.from_numpy(worth), torch.from_numpy(scores)
+    sides = sides_of(*given, positives, negatives, is_mended)
     found = float(model_loss(torch.from_numpy(logits), sides, is_mended))
-    wanted = (mended if is_mended else published)(logits, worth, positives, negatives)
+    wanted = (mended if is_mended else published)(logits, worth, scores, positives, negatives)
     assert found == pytest.approx(wanted, abs=1e-9)
 
 
 def test_all_alike_teach_nothing_mended():
     worth = torch.full((3, 4), 0.7)
-    sides = sides_of(worth, 3, 3, True)
+    sides = sides_of(worth, worth, 3, 3, True)
     assert float(model_loss(torch.randn(3, 4), sides, True)) == 0
 
 
@@ -98,6 +105,22 @@ def test_it_learns_who_is_good_at_what(variant):
     chosen = learned.scorer.scores(texts_of(fresh), fresh.vectors).argmax(axis=1)
     assert (chosen == kinds_of(fresh)).mean() > 0.95
     assert np.allclose(np.linalg.norm(learned.scorer.models, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["published", "mended"])
+def test_nobody_is_drawn_to_a_model_that_was_not_asked(variant):
+    """However much is taken off, so that every worth is far below 0."""
+    made = data(60)
+    worth = np.concatenate([made.worth, np.full((60, 1), np.nan)], axis=1)
+    taken = made._replace(worth=worth - 20, scores=worth)
+    method = RouterDC(variant=variant, steps=150, rate=1e-2, hidden=16, positives=1, negatives=2)
+    *_, learned = method.learn(taken, seed=0)
+    chosen = learned.scorer.scores(texts_of(taken), taken.vectors)[:, :3].argmax(axis=1)
+    assert (chosen == kinds_of(taken)).mean() > 0.95
+    sides = sides_of(*map(torch.from_numpy, (taken.worth, taken.scores)), 4, 4, False)
+    assert not sides.weights[sides.positives == 3].any()
+    sides = sides_of(*map(torch.from_numpy, (taken.worth, taken.scores)), 4, 4, True)
+    assert not sides.weights[sides.positives == 3].any()
 
 
 def test_the_temperature_stays_published_and_is_learned_mended():

@@ -187,6 +187,13 @@ def test_a_cascades_folder_is_served(models, tmp_path: Path):
     (router,) = opened.routers
     assert [model.name for model in router.models] == ["small", "large"]
     assert router.thresholds == (0.25,)
+    never = CascadeScores(np.float32([1, -1, 0]), np.float32([0, 0, 2]))
+    save_router(QueryRouter(record, never, None), tmp_path / "never")
+    large = [one for one in folders if one.startswith("large=")]
+    opened = open_all(large, (), settings, [str(tmp_path / "never")])
+    (router,) = opened.routers
+    assert [model.name for model in router.answering(["def", "ghi"])] == ["large", "large"]
+    assert router.thresholds == ()
 
 
 @pytest.fixture

@@ -81,6 +81,9 @@ def test_a_router_for_other_models_is_refused(models, tmp_path):
         open_all([f"words={models[0]}", models[1]], (), FP32, [str(folder)])
     with pytest.raises(SettingsError, match=r"is called 'words' for clients.*NAME=FOLDER"):
         open_all([f"words={models[0]}"], (), FP32, [f"words={folder}"])
+    for half in (f"={folder}", "words="):
+        with pytest.raises(SettingsError, match=f"Found router '{half}', expected NAME=FOLDER"):
+            open_all([f"words={models[0]}"], (), FP32, [half])
     with pytest.raises(SettingsError, match="is called 'auto' for clients"):
         open_all([f"auto={models[0]}"], (), FP32, [str(folder)])
     with pytest.raises(CheckpointError, match=r"holds no router\.json"):

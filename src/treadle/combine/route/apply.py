@@ -81,6 +81,7 @@ def route(
     """
     chosen, rates = METHODS.resolve(method), Rates(cost_rate, latency_rate)
     _require_bounds(directions, dev_fraction, per_task)
+    _require_effect(chosen, rates)
     features, out = features_named(encoder), Path(out)
     settings: dict[str, Any] = {  # Any: JSON values
         **chosen.settings(),
@@ -124,6 +125,7 @@ class _Job(NamedTuple):
             train.tasks,
             train.clusters,
             train.confidence,
+            tuple(train.keys),
         )
         record = writer.record(self.method, self.sides, data.worth, features, space)
         learned = trained(
@@ -202,3 +204,14 @@ def _require_bounds(directions: int, dev_fraction: float, per_task: int | None) 
         raise SettingsError(f"dev_fraction = {dev_fraction:g}; give 0 or more, and less than 1.")
     if per_task is not None and per_task < 1:
         raise SettingsError(f"per_task = {per_task}; give at least 1.")
+
+
+def _require_effect(method: RouteMethod, rates: Rates) -> None:
+    if method.weighs_rates:
+        return
+    for name, rate in rates._asdict().items():
+        if rate != 0:
+            raise SettingsError(
+                f"{name} = {rate:g} has no effect on {method.name}, which has settings of its own "
+                f"for what answers cost (max_cost); leave {name} out."
+            )

@@ -33,6 +33,8 @@ class RouteData(NamedTuple):
     """Of each question, where the records say them."""
     confidence: Doubles | None = None
     """[questions, models] how sure each model was, where that is known; NaN: nobody says."""
+    keys: tuple[int, ...] | None = None
+    """Of each row, which question it asks: the same one may stand in several; None: in none."""
 
     @property
     def num_models(self) -> int:
@@ -57,6 +59,8 @@ class RouteMethod(Method, ABC):
 
     reads_vectors: ClassVar[bool] = True
     """Whether it looks at the questions; otherwise nobody makes vectors of them."""
+    weighs_rates: ClassVar[bool] = True
+    """Whether it goes by what costs and latencies take off a score."""
 
     def chooses_on(self) -> Literal["dev", "train"]:
         """Return where steps are compared, of which the best is kept."""

@@ -1,5 +1,6 @@
 """What an answer is worth: its score, less what it costs and how long it takes."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,10 @@ from treadle.combine.route.maths.averages import means
 from treadle.combine.route.records import Doubles, ScoredQuestions
 from treadle.core.errors import DataError, SettingsError
 
-__all__ = ["Rates", "chosen", "mean_by_model"]
+__all__ = ["Rates", "chosen", "mean_by_model", "num_unasked"]
+
+_MOST = 1e6
+"""That may be taken off: in float32, scores are not told apart beside more."""
 
 
 class Rates(NamedTuple):
@@ -24,13 +28,13 @@ class Rates(NamedTuple):
 
         Raises:
             DataError: A rate is above 0, and an answer does not say what it took.
-            SettingsError: A rate is below 0.
+            SettingsError: A rate is no number from 0 on, or leaves nothing of the scores.
         """
         found = table.scores
         told = [("cost", self.cost_rate, table.cost), ("latency", self.latency_rate, table.latency)]
         for name, rate, taken in told:
-            if rate < 0:
-                raise SettingsError(f"{name}_rate = {rate:g}; give 0 or more.")
+            if not (math.isfinite(rate) and rate >= 0):
+                raise SettingsError(f"{name}_rate = {rate:g}; give 0 or more (a finite number).")
             if rate == 0:
                 continue
             if taken is None or np.isnan(taken[np.isfinite(table.scores)]).any():
@@ -38,18 +42,34 @@ class Rates(NamedTuple):
                     f"{name}_rate = {rate:g} weighs the {name} of every answer, and the records do "
                     f"not say it of all; give each '{name}', or leave {name}_rate out."
                 )
-            found = found - rate * taken
+            with np.errstate(over="ignore"):
+                off = rate * taken
+            most = float(np.nanmax(np.where(np.isfinite(table.scores), off, 0), initial=0))
+            if most > _MOST:
+                raise SettingsError(
+                    f"{name}_rate = {rate:g} takes {most:g} off a score of at most 1, beside which "
+                    f"scores are not told apart; give a smaller one."
+                )
+            found = found - off
         return found
 
 
 def chosen(scores: Doubles, worth: Doubles) -> Doubles:
     """Return what the models of the largest score are worth [questions].
 
-    Who was not asked a question cannot be chosen for it; the first of equals is.
+    Who was not asked a question cannot be chosen for it; the first of equals is. See
+    `num_unasked`.
     """
     open_to = np.where(np.isfinite(worth), scores, -np.inf)
     found: Doubles = worth[np.arange(len(worth)), open_to.argmax(axis=1)]
     return found
+
+
+def num_unasked(scores: Doubles, worth: Doubles) -> int:
+    """Return for how many questions the model of the largest score was not asked."""
+    if not len(worth):
+        return 0
+    return int(np.isnan(worth[np.arange(len(worth)), scores.argmax(axis=1)]).sum())
 
 
 def mean_by_model(values: Doubles | None, models: tuple[str, ...]) -> dict[str, float] | None:

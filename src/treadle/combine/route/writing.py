@@ -87,7 +87,8 @@ class RouterWriter:
         """Note, and return, what the router says of itself."""
         train, dev = sides
         if space is not None and not isinstance(features, NgramFeatures):
-            features = features.model_copy(update={"hash": space.embedder.hash})
+            update = {"hash": space.embedder.hash, "folder": _from_anywhere(features.folder)}
+            features = features.model_copy(update=update)
         record = RouterRecord(
             method=method.name,
             settings=method.settings(),
@@ -137,3 +138,9 @@ class RouterWriter:
     def _write(self, folder: Path, scorer: RouteScorer) -> None:
         assert self._router is not None, "a router says first what it is"
         save_router(self._router._replace(scorer=scorer), folder, self._folder)
+
+
+def _from_anywhere(model: str) -> str:
+    """Return a model's folder as it is found from every directory; other names stay."""
+    folder = Path(model).expanduser()
+    return str(folder.absolute()) if folder.exists() else model

@@ -32,6 +32,14 @@ class Opened(NamedTuple):
         return [model.name for model in self.models] + [router.name for router in self.routers]
 
 
+class _First:
+    """Chooses for a cascade, which begins with its first model whatever is asked."""
+
+    def choose(self, texts: Sequence[str]) -> list[int]:
+        """Return the place of the first model for each text."""
+        return [0] * len(texts)
+
+
 def open_all(
     models: Sequence[str],
     adapters: Sequence[str],
@@ -84,6 +92,8 @@ def _opened_routers(
         name, sign, folder = entry.partition("=")
         if not sign or Path(entry).exists():
             name, folder = AUTO, entry
+        if not name or not folder:
+            raise SettingsError(f"Found router '{entry}', expected NAME=FOLDER; give both.")
         if name in (*found, *taken):
             raise SettingsError(
                 f"The router '{entry}' is called '{name}' for clients, and so is another router or "
@@ -112,10 +122,10 @@ def _served(
             f"missing (NAME=MODEL gives a model its name), or train a router for these."
         )
     models = [known[one] for one in names]
-    thresholds: tuple[float, ...] = ()
-    if isinstance(scorer, CascadeScores):
-        thresholds = tuple(float(scorer.thresholds[place]) for place in turns[:-1])
-    return ServedRouter(name, folder, router, models, thresholds)
+    if not isinstance(scorer, CascadeScores):
+        return ServedRouter(name, folder, router, models)
+    thresholds = [float(scorer.thresholds[place]) for place in turns[:-1]]
+    return ServedRouter(name, folder, _First(), models, thresholds)
 
 
 def _is_bundle(source: str) -> bool:

@@ -127,6 +127,22 @@ def test_what_does_not_fit_is_refused(tmp_path, values, message):
 
 
 @pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        *(("nearest", "k", 0), ("nearest", "k", -3), ("clusters", "top_k", 0)),
+        *(("clusters", "beta", -1.0), ("clusters", "beta", float("nan"))),
+        *(("cosine", "temperature", 0), ("cosine", "temperature", float("inf"))),
+    ],
+)
+def test_numbers_of_scorers_that_make_no_sense_are_refused(tmp_path, kind, name, value):
+    save_router(router(kind), tmp_path)
+    said = json.loads((tmp_path / RECORD_FILE).read_text())["scorer"]
+    change(tmp_path, RECORD_FILE, scorer={**said, name: value})
+    with pytest.raises(CheckpointError, match=f"of '{name}' of its scorer '{kind}', and a number"):
+        load_router(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("name", "values", "message"),
     [
         ("scorer.weight", None, r"hold 'weight' in float32 \[models, dim\], and holds none"),

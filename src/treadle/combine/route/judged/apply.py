@@ -81,6 +81,7 @@ def route_evaluate(
     require_apart(Path(out), [router, test, *([] if train is None else [train])])
     whole = scored.table.binarised(binarise or [])
     kept = [name for name in opened.models if name not in gone]
+    opened = _going_without(opened, kept)
     asked, holes = _asked(whole, kept, str(test))
     table = asked.of_models(kept)
     settings: dict[str, Any] = {"without": gone, "binarise": binarise}  # Any: JSON values
@@ -141,6 +142,23 @@ def _single(record: RouterRecord, kept: Sequence[str]) -> int | None:
         return kept.index(record.best_single) if record.best_single in kept else None
     worth = record.worth
     return max(range(len(kept)), key=lambda place: worth[kept[place]])
+
+
+def _going_without(router: QueryRouter, kept: Sequence[str]) -> QueryRouter:
+    """Return the router, whose cascade ends with the last model that is there.
+
+    Raises:
+        SettingsError: The cascade has none left.
+    """
+    if not isinstance(router.scorer, CascadeScores):
+        return router
+    scorer = router.scorer.among([router.models.index(name) for name in kept])
+    if not scorer.turns:
+        asked = ", ".join(router.models[place] for place in router.scorer.turns)
+        raise SettingsError(
+            f"The cascade asks {asked}, and would have no model left; leave one of them in."
+        )
+    return router._replace(scorer=scorer)
 
 
 def _require_known(gone: Sequence[str], models: Sequence[str]) -> None:

@@ -21,11 +21,11 @@ def account_for_turns(
     Args:
         run: Takes measurements and a table.
         routed: All questions.
-        scorer: The cascade.
+        scorer: The cascade of the models that are there.
         models: Of the router, in its order.
     """
     table = routed.table
-    names = [models[place] for place in scorer.turns if models[place] in table.models]
+    names = [models[place] for place in scorer.turns]
     places = [table.models.index(name) for name in names]
     turn = np.asarray([places.index(int(one)) for one in routed.choice])
     last = table.scores[:, places[-1]]

@@ -9,10 +9,15 @@ Doubles = npt.NDArray[np.float64]
 
 
 def means(values: Doubles) -> Doubles:
-    """Return the mean of each column over what is known; 0 where nothing is."""
+    """Return the mean of each column over what is known.
+
+    Where nothing is, 0 or the least of all values, whichever is less: what nobody knows is no
+    better than what somebody does, though rates took more off than there was.
+    """
     is_known = np.isfinite(values)
-    total = np.where(is_known, values, 0).sum(axis=0)
-    found: Doubles = total / np.maximum(is_known.sum(axis=0), 1)
+    filled = np.where(is_known, values, 0)
+    means_there = filled.sum(axis=0) / np.maximum(is_known.sum(axis=0), 1)
+    found: Doubles = np.where(is_known.any(axis=0), means_there, filled.min(initial=0))
     return found
 
 

@@ -9,10 +9,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ContrastSides", "model_loss", "query_loss", "sides_of"]
 
-_UNKNOWN = -1.0
-"""Stands for the worth of a model that was not asked, below every other."""
 _BAD = 0.5
-"""Published: models above this worth are nobody's negatives."""
+"""Published: models above this score are nobody's negatives."""
 
 
 class ContrastSides(NamedTuple):
@@ -27,32 +25,38 @@ class ContrastSides(NamedTuple):
 
 
 def sides_of(
-    worth: Float[Tensor, "batch models"], num_positives: int, num_negatives: int, is_mended: bool
+    worth: Float[Tensor, "batch models"],
+    scores: Float[Tensor, "batch models"],
+    num_positives: int,
+    num_negatives: int,
+    is_mended: bool,
 ) -> ContrastSides:
-    """Return the best models of each query and the worst.
+    """Return the best models of each query and the worst; by worth, of those that were asked.
 
-    Published: the best ones that are worth more than 0, each of weight 1, against the worst ones
-    that are not worth more than 0.5. Mended: a negative stands against those that are worth more
-    than itself, and a positive weighs as much as it is worth more than its negatives' mean; who is
-    worth no more than they is none.
+    Published: the best ones whose scores are above 0, each of weight 1, against the worst ones
+    whose scores are at most 0.5; rates move neither of the two. Mended: a negative stands against
+    those that are worth more than itself, and a positive weighs as much as it is worth more than
+    its negatives' mean; who is worth no more than they is none.
 
     Args:
         worth: NaN where a model was not asked.
+        scores: Of which rates took nothing off; NaN in the same places.
         num_positives: At most so many.
         num_negatives: At most so many.
         is_mended: Which of the two.
     """
     import torch
 
-    known = torch.where(torch.isnan(worth), torch.full_like(worth, _UNKNOWN), worth)
+    known = torch.where(torch.isnan(worth), torch.full_like(worth, -torch.inf), worth)
     positives = known.topk(min(num_positives, known.shape[1]), dim=1)
     # Who was not asked is the last of the worst.
     turned = torch.where(torch.isnan(worth), torch.full_like(worth, torch.inf), worth)
     negatives = (-turned).topk(min(num_negatives, known.shape[1]), dim=1)
     bad = -negatives.values
     if not is_mended:
-        counts = (bad <= _BAD)[:, None, :].expand(-1, positives.values.shape[1], -1)
-        weights = (positives.values > 0).to(worth.dtype)
+        is_bad = scores.gather(1, negatives.indices) <= _BAD  # NaN is neither
+        counts = is_bad[:, None, :].expand(-1, positives.values.shape[1], -1)
+        weights = (scores.gather(1, positives.indices) > 0).to(worth.dtype)
         return ContrastSides(positives.indices, negatives.indices, counts, weights)
     counts = bad[:, None, :] < positives.values[:, :, None]
     low = torch.where(counts, bad[:, None, :], torch.zeros_like(bad)[:, None, :]).sum(dim=2)

@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from treadle.combine.route.maths.averages import means
+
 __all__ = ["STRENGTHS", "ridge"]
 
 Floats = npt.NDArray[np.float32]
@@ -31,7 +33,7 @@ def ridge(
         errors = [sum(part.left_out(one) for part in parts) for one in STRENGTHS]
         strength = STRENGTHS[int(np.argmin(errors))]
     weight = np.zeros((wanted.shape[1], inputs.shape[1]), np.float32)
-    bias = np.zeros(wanted.shape[1], np.float32)
+    bias = means(wanted).astype(np.float32)  # stays where a column knows no row
     for part, (_, columns) in zip(parts, _alike(wanted), strict=True):
         weight[columns], bias[columns] = part.weights(strength)
     return weight, bias, strength

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from treadle.combine.route.base import Doubles, Learned, RouteData, RouteMethod
 from treadle.combine.route.maths.certified import certified
+from treadle.combine.route.maths.ladder import ladder
 from treadle.core.errors import DataError
 from treadle.core.method import Paper
 from treadle.core.seed import numpy_stream
@@ -20,8 +21,9 @@ _LEVELS = np.linspace(0.0, 1.0, 101)
 """Of sureness, as quantiles of each model's own: at 0 the first model's answer always stands, at 1
 only the last one's does."""
 _USUAL_LOSS = 0.05
+_ROUNDING = 1e-9
 _NEVER = 2.0
-"""No model is as sure as this."""
+"""No model is as sure as this, so that who would have to be is not asked."""
 
 
 class _Chain(NamedTuple):
@@ -50,6 +52,19 @@ class _Claims(NamedTuple):
     """Shares of questions that each model of the chain answers."""
 
 
+class _Halves(NamedTuple):
+    """Rows, by their questions."""
+
+    rest: np.ndarray
+    """Rows that calibrate."""
+    first: np.ndarray
+    """Rows that order the models."""
+    weights: Doubles
+    """Of those that calibrate; a question's rows share its own, and all add up to 1."""
+    num_questions: int
+    """That calibrate."""
+
+
 class Cascade(RouteMethod):
     """Ask from the cheapest model to the best, until one is sure enough of its answer.
 
@@ -59,9 +74,11 @@ class Cascade(RouteMethod):
     model - score of who answers), H_u "the mean loss is above max_loss" is tested from u = 1 down,
     at level delta each, until one stands; so the cheapest cascade is taken of which P(mean loss <=
     max_loss) >= 1 - delta. A bound on costs is tested from u = 0 up; they are counted as the mean
-    costs of all models that are asked. Both at once share delta. FrugalGPT learns who is sure of
-    what; here it is the mean probability of an answer's tokens, and a bound comes with a guarantee
-    of finite samples (Learn then Test, https://arxiv.org/abs/2110.01052).
+    costs of all models that are asked. Both at once share delta. Rows that ask the same question
+    are on one half, and count once, as their mean: what is claimed is of questions, each alike.
+    FrugalGPT learns who is sure of what; here it is the mean probability of an answer's tokens, and
+    a bound comes with a guarantee of finite samples (Learn then Test,
+    https://arxiv.org/abs/2110.01052).
 
     Paper: FrugalGPT: how to use large language models while reducing cost and improving
     performance, 2023.
@@ -69,6 +86,7 @@ class Cascade(RouteMethod):
 
     name: ClassVar[str] = "cascade"
     reads_vectors: ClassVar[bool] = False
+    weighs_rates: ClassVar[bool] = False
     paper = Paper(
         "FrugalGPT: How to Use Large Language Models While Reducing Cost and Improving Performance",
         2023,
@@ -92,20 +110,22 @@ class Cascade(RouteMethod):
             DataError: Costs or confidences are missing, one model is cheapest and best, or no
                 cascade keeps the bounds.
         """
-        chain, rest = self._halves(data, seed)
-        scores = data.scores[rest][:, chain.models]
+        halves = self._halves(data, seed)
+        chain = _chain(data, halves)
+        scores = data.scores[halves.rest][:, chain.models]
         assert data.confidence is not None
-        sure = data.confidence[rest][:, chain.models[:-1]]
-        claims = _claims(chain, scores, sure)
-        place = self._level(chain, claims, len(rest))
+        sure = data.confidence[halves.rest][:, chain.models[:-1]]
+        claims = _claims(chain, scores, sure, halves.weights)
+        place = self._level(chain, claims, halves.num_questions)
         ranks = np.full(data.num_models, -1.0, np.float32)
         ranks[chain.models] = np.arange(len(chain.models))
         thresholds = np.zeros(data.num_models, np.float32)
         thresholds[chain.models[:-1]] = chain.thresholds(float(_LEVELS[place]))
-        yield Learned(CascadeScores(ranks, thresholds), note=_said(claims, place, len(rest)))
+        said = _said(claims, place, halves.num_questions)
+        yield Learned(CascadeScores(ranks, thresholds), note=said)
 
-    def _halves(self, data: RouteData, seed: int) -> tuple[_Chain, np.ndarray]:
-        """Return the chain, and the questions that calibrate it."""
+    def _halves(self, data: RouteData, seed: int) -> _Halves:
+        """Return which rows calibrate; all of a question's are on one side."""
         if data.cost is None or data.confidence is None:
             lost = "cost" if data.cost is None else "confidence"
             raise DataError(
@@ -115,23 +135,18 @@ class Cascade(RouteMethod):
         known = np.flatnonzero(
             np.isfinite(data.scores).all(axis=1) & np.isfinite(data.cost).all(axis=1)
         )
-        order = numpy_stream(seed, "cascade halves").permutation(known)
+        keys = np.arange(len(data.scores)) if data.keys is None else np.asarray(data.keys)
+        questions, asks = np.unique(keys[known], return_inverse=True)
+        order = numpy_stream(seed, "cascade halves").permutation(len(questions))
         count = round(len(order) * self.calibration_fraction)
-        rest, first = order[:count], order[count:]
-        if not len(rest) or not len(first):
+        if not 0 < count < len(order):
             raise DataError(
-                f"{len(known)} questions have the scores and costs of all models, which are too "
+                f"{len(order)} questions have the scores and costs of all models, which are too "
                 f"few to order models by some and calibrate on others; give more."
             )
-        cost, scores = data.cost[first].mean(axis=0), data.scores[first].mean(axis=0)
-        models = _ladder(cost, scores)
-        told = data.confidence[:, models[:-1]]
-        if not np.isfinite(told[known]).all():
-            raise DataError(
-                "The records do not say the confidence of all models that would be asked before "
-                "the best one; leave those out that have none."
-            )
-        return _Chain(models, cost[models], told[first]), rest
+        does_calibrate = np.isin(asks, order[:count])
+        rows = np.bincount(asks)[asks[does_calibrate]]
+        return _Halves(known[does_calibrate], known[~does_calibrate], 1 / (rows * count), count)
 
     def _level(self, chain: _Chain, claims: _Claims, count: int) -> int:
         """Return the place of the level that is claimed.
@@ -162,35 +177,35 @@ class Cascade(RouteMethod):
         return highest
 
 
-def _ladder(cost: Doubles, scores: Doubles) -> list[int]:
-    """Return models from the cheapest on, each better than all before it.
-
-    Raises:
-        DataError: It has one rung.
-    """
-    found: list[int] = []
-    for place in np.lexsort((-scores, cost)):
-        if not found or scores[place] > scores[found[-1]]:
-            found.append(int(place))
-    if len(found) < 2:
+def _chain(data: RouteData, halves: _Halves) -> _Chain:
+    """Return the models in their order, as the one half settles it."""
+    assert data.cost is not None
+    assert data.confidence is not None
+    first, known = halves.first, [*halves.first, *halves.rest]
+    cost = data.cost[first].mean(axis=0)
+    models = ladder(cost, data.scores[first].mean(axis=0))
+    told = data.confidence[:, models[:-1]]
+    if not np.isfinite(told[known]).all():
         raise DataError(
-            "The cheapest model is the best one, too, so that there is nobody to hand on to; serve "
-            "it alone, or train another router."
+            "The records do not say the confidence of all models that would be asked before the "
+            "best one; leave those out that have none."
         )
-    return found
+    return _Chain(models, cost[models], told[first])
 
 
-def _claims(chain: _Chain, scores: Doubles, sure: Doubles) -> _Claims:
+def _claims(chain: _Chain, scores: Doubles, sure: Doubles, weights: Doubles) -> _Claims:
     """Return the mean loss and cost of every level on the calibration questions."""
     rows, last = np.arange(len(scores)), len(chain.models) - 1
-    asked = np.cumsum(chain.cost) / chain.cost[-1]
     loss, cost, answered = [], [], []
     for level in _LEVELS:
-        is_sure = sure >= chain.thresholds(float(level))
+        thresholds = chain.thresholds(float(level))
+        is_asked = np.append(thresholds < _NEVER, True)
+        asked = np.cumsum(chain.cost * is_asked) / chain.cost[-1]
+        is_sure = sure >= thresholds
         who = np.where(is_sure.any(axis=1), is_sure.argmax(axis=1), last)
-        loss.append(np.maximum(scores[:, -1] - scores[rows, who], 0).mean())
-        cost.append(asked[who].mean())
-        answered.append(np.bincount(who, minlength=last + 1) / len(who))
+        loss.append(weights @ np.maximum(scores[:, -1] - scores[rows, who], 0))
+        cost.append(weights @ asked[who])
+        answered.append(np.asarray([weights[who == turn].sum() for turn in range(last + 1)]))
     return _Claims(np.asarray(loss), np.asarray(cost), answered)
 
 
@@ -206,6 +221,9 @@ def _affordable(chain: _Chain, claims: _Claims, count: int, most: float, level: 
             f"The cheapest model alone costs {asked[0]:.3g} of the best one, and max_cost is "
             f"{most:g}; raise it."
         )
+    if most >= 1:
+        # At 1 the last model is asked alone, at its own cost, so that it needs no test, either.
+        return len(_LEVELS) - 1
     span = asked[-1] - asked[0]
     # At 0 the first model answers all, at its own cost, so that it needs no test.
     means = ((claims.cost[1:] - asked[0]) / span).clip(0, 1).tolist()
@@ -214,8 +232,14 @@ def _affordable(chain: _Chain, claims: _Claims, count: int, most: float, level: 
 
 def _said(claims: _Claims, place: int, count: int) -> str:
     shares = ", ".join(f"{share:.3f}" for share in claims.answered[place])
-    return (
+    said = (
         f"Calibrated on {count} questions: from the cheapest model on, {shares} of them are "
         f"answered by each; {claims.loss[place]:.4f} of a score is lost against the best model, at "
         f"{claims.cost[place]:.3f} of its cost."
+    )
+    if claims.cost[place] < 1 - _ROUNDING:
+        return said
+    return (
+        f"{said} That is no cheaper than the best model alone; serve that one, or raise max_loss, "
+        f"or give more questions."
     )

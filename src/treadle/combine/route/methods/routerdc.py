@@ -31,7 +31,7 @@ class RouterDC(TrainedRoute):
     models and away from its `negatives` worst (the paper's sample-LLM loss), the second draws
     queries of one group together (its sample-sample loss); both are InfoNCE, their sum weighted.
     `published` keeps the paper's choices: a query may be its own positive, every positive counts
-    alike, negatives are worth at most 0.5, the temperature is 1, and the step that is best on the
+    alike, negatives score at most 0.5, the temperature is 1, and the step that is best on the
     training questions stays. `mended` changes six things: no query is its own positive, positives
     weigh their margin over their negatives, negatives are whoever is worth less, of all models and
     not of six, the temperature is learned, and the development questions choose. We differ from the
@@ -89,9 +89,11 @@ class RouterDC(TrainedRoute):
         note = f"Queries of one group are those of {groups.says}."
         stream = torch_stream(seed, "routerdc")
         vectors, labels = torch.from_numpy(data.vectors), torch.from_numpy(groups.labels)
-        worth = torch.from_numpy(data.worth.astype(np.float32))
+        worth, scores = (
+            torch.from_numpy(one.astype(np.float32)) for one in (data.worth, data.scores)
+        )
         usual = data.num_models if is_mended else _NUM_SIDES
-        sides = sides_of(worth, self.positives or usual, self.negatives or usual, is_mended)
+        sides = sides_of(worth, scores, self.positives or usual, self.negatives or usual, is_mended)
         weight = drawn((self.hidden, vectors.shape[1]), vectors.shape[1] ** -0.5, stream)
         bias = drawn((self.hidden,), 0.0, stream)
         models = drawn((data.num_models, self.hidden), _SPREAD, stream)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from treadle.core.checkpoint.publish import write_text
 from treadle.core.errors import CheckpointError
+from treadle.core.ports import Embedder
 from treadle.model.embed.specs import embedder_of
 from treadle.runtime.routed.queries.program import Floats, made, parts
 from treadle.runtime.routed.queries.query import QueryRouter
@@ -46,7 +47,7 @@ def load_router(folder: Path) -> QueryRouter:
             f"{folder / RECORD_FILE} has a scorer of kind {record.scorer.get('kind')!r}, and this "
             f"treadle knows {', '.join(SCORERS)}; use the version that made it."
         )
-    embedder = embedder_of(record.features) if cls.reads_vectors else None
+    embedder = _embedder(folder, record) if cls.reads_vectors else None
     projection = _projection(folder, record)
     sizes = {"models": len(record.models)}
     if embedder is not None:
@@ -138,6 +139,16 @@ def _record(folder: Path) -> RouterRecord:
         raise CheckpointError(
             f"{file} is not what a router says of itself ({first['msg']} at {place}); copy it "
             f"again."
+        ) from error
+
+
+def _embedder(folder: Path, record: RouterRecord) -> Embedder:
+    try:
+        return embedder_of(record.features)
+    except CheckpointError as error:
+        place = getattr(record.features, "folder", record.features.kind)
+        raise CheckpointError(
+            f"The router '{folder}' reads queries by '{place}', as its {RECORD_FILE} says: {error}"
         ) from error
 
 

@@ -4,18 +4,19 @@ A scorer is a frozen dataclass. Its arrays name their axes, so that whatever is 
 one place: ``models`` and ``dim`` (of the vectors) are known before, other names have to agree.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
-from typing import Any, ClassVar, NamedTuple, get_type_hints
+from typing import Any, ClassVar, NamedTuple, get_args, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
 from treadle.core.errors import CheckpointError
 
-__all__ = ["Axes", "Floats", "RouteScorer", "made", "parts"]
+__all__ = ["Above", "Axes", "Floats", "RouteScorer", "made", "parts"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -33,6 +34,23 @@ class Axes(NamedTuple):
     def names(self) -> tuple[str, ...]:
         """Their names."""
         return (self.first, self.second) if self.second else (self.first,)
+
+
+class Above(NamedTuple):
+    """Stands beside the type of a number: ``Annotated[int, Above(0)]``."""
+
+    number: float
+    """It has to be larger than this."""
+    may_equal: bool = False
+    """Whether this itself is large enough."""
+
+    def refuses(self, value: float) -> bool:
+        """Whether a number is too small, or none that is finite."""
+        is_enough = value >= self.number if self.may_equal else value > self.number
+        return not (is_enough and value < math.inf)
+
+    def __str__(self) -> str:
+        return f"from {self.number:g} on" if self.may_equal else f"above {self.number:g}"
 
 
 class RouteScorer(ABC):
@@ -74,7 +92,7 @@ def parts(scorer: RouteScorer) -> tuple[dict[str, Any], dict[str, Floats]]:  # A
     arrays = {}
     for name, (_, axes) in _fields(type(scorer)).items():
         value = getattr(scorer, name)
-        if axes is None:
+        if not isinstance(axes, Axes):
             plain[name] = value
         else:
             arrays[name] = np.ascontiguousarray(value, np.float32)
@@ -102,11 +120,16 @@ def made(
     """
     known, values = dict(sizes), dict[str, Any]()  # Any: arguments
     settings = {key: value for key, value in plain.items() if key != "kind"}
-    for name, (kind, axes) in _fields(cls).items():
-        if axes is not None:
-            values[name] = _checked(name, axes, arrays.get(name), known, where)
+    for name, (kind, form) in _fields(cls).items():
+        if isinstance(form, Axes):
+            values[name] = _checked(name, form, arrays.get(name), known, where)
         elif name in settings and _is_of(kind, settings[name]):
             values[name] = settings.pop(name)
+            if form is not None and form.refuses(values[name]):
+                raise CheckpointError(
+                    f"{where} says {values[name]!r} of '{name}' of its scorer '{cls.kind}', and a "
+                    f"number {form} was expected; copy the router again."
+                )
         else:
             raise CheckpointError(
                 f"{where} says {settings.get(name)!r} of '{name}' of its scorer '{cls.kind}', and "
@@ -144,14 +167,15 @@ def _checked(
 
 
 @cache
-def _fields(cls: type[RouteScorer]) -> dict[str, tuple[type, Axes | None]]:
-    """Return the fields of a scorer's dataclass: their types, and of arrays their axes."""
+def _fields(cls: type[RouteScorer]) -> dict[str, tuple[type, Axes | Above | None]]:
+    """Return the fields of a scorer's dataclass: types, axes of arrays, and bounds of numbers."""
     hints = get_type_hints(cls, include_extras=True)
     found = {}
     for one in fields(cls):  # type: ignore[arg-type]  # every scorer is a dataclass
         kind = hints[one.name]
-        axes = next((e for e in getattr(kind, "__metadata__", ()) if isinstance(e, Axes)), None)
-        found[one.name] = (kind, axes)
+        told = getattr(kind, "__metadata__", ())
+        form = next((entry for entry in told if isinstance(entry, Axes | Above)), None)
+        found[one.name] = (get_args(kind)[0] if isinstance(form, Above) else kind, form)
     return found
 
 

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from treadle.core.errors import DataError
-from treadle.runtime.routed.queries.program import Axes, Floats, RouteScorer
+from treadle.runtime.routed.queries.program import Above, Axes, Floats, RouteScorer
 
 __all__ = [
     "SCORERS",
@@ -82,7 +82,8 @@ class TaskScores(RouteScorer):
 class NearestScores(RouteScorer):
     """The mean score of the most similar questions, weighted by their cosine.
 
-    A model that was asked none of them has its mean over all questions; 0 if it was asked nothing.
+    A model that was asked none of them has its mean over all questions; if it was asked nothing,
+    0, or the least value there is below that.
     """
 
     kind: ClassVar[str] = "nearest"
@@ -90,7 +91,7 @@ class NearestScores(RouteScorer):
     vectors: Annotated[Floats, Axes("questions", "dim")]
     """Of length 1."""
     values: Annotated[Floats, Axes("questions", "models", may_lack=True)]
-    k: int
+    k: Annotated[int, Above(0)]
 
     def scores(self, texts: Sequence[str], vectors: Floats) -> Floats:
         """Return the weighted means; weights below zero count as none."""
@@ -106,8 +107,9 @@ class NearestScores(RouteScorer):
         if is_known.all():
             return found
         is_there = np.isfinite(self.values)
-        asked = np.maximum(is_there.sum(axis=0), 1)
-        usual = np.where(is_there, self.values, 0).sum(axis=0) / asked
+        filled, asked = np.where(is_there, self.values, 0), is_there.sum(axis=0)
+        usual = filled.sum(axis=0) / np.maximum(asked, 1)
+        usual = np.where(asked > 0, usual, filled.min(initial=0))
         found = np.where(total > 0, found, usual).astype(np.float32)
         return found
 
@@ -120,8 +122,8 @@ class ClustersScores(RouteScorer):
 
     centres: Annotated[Floats, Axes("clusters", "dim")]
     values: Annotated[Floats, Axes("clusters", "models")]
-    top_k: int
-    beta: float
+    top_k: Annotated[int, Above(0)]
+    beta: Annotated[float, Above(0, may_equal=True)]
 
     def scores(self, texts: Sequence[str], vectors: Floats) -> Floats:
         """Return the weighted means; distances are Euclidean."""
@@ -180,7 +182,7 @@ class CosineScores(RouteScorer):
     bias: Annotated[Floats, Axes("hidden")]
     models: Annotated[Floats, Axes("models", "hidden")]
     """Of length 1."""
-    temperature: float
+    temperature: Annotated[float, Above(0)]
 
     def scores(self, texts: Sequence[str], vectors: Floats) -> Floats:
         """Return the cosines over the temperature."""
@@ -205,13 +207,24 @@ class CascadeScores(RouteScorer):
 
     @property
     def turns(self) -> list[int]:
-        """Indices of the models that are asked, in that order."""
-        return [int(place) for place in np.argsort(self.ranks) if self.ranks[place] >= 0]
+        """Indices of the models that are asked, in that order.
+
+        Who stands before the last one and could never be sure enough is not asked.
+        """
+        ranked = [int(place) for place in np.argsort(self.ranks) if self.ranks[place] >= 0]
+        may_stand = [place for place in ranked[:-1] if self.thresholds[place] <= 1]
+        return [*may_stand, *ranked[-1:]]
+
+    def among(self, places: Sequence[int]) -> Self:
+        """Return the cascade of some of the models, of which the last one's answer stands."""
+        is_there = np.isin(np.arange(len(self.ranks)), places)
+        return replace(self, ranks=np.where(is_there, self.ranks, np.float32(-1)))
 
     def scores(self, texts: Sequence[str], vectors: Floats) -> Floats:
         """Return the same for all: the earlier a model is asked, the more."""
-        row = np.where(self.ranks >= 0, -self.ranks, -1 - np.float32(len(self.ranks)))
-        return np.repeat(row[None].astype(np.float32), len(texts), axis=0)
+        row = np.full(len(self.ranks), -1 - len(self.ranks), np.float32)
+        row[self.turns] = -self.ranks[self.turns]
+        return np.repeat(row[None], len(texts), axis=0)
 
     def decide(
         self, texts: Sequence[str], vectors: Floats, confidence: npt.NDArray[np.float64] | None
@@ -219,13 +232,15 @@ class CascadeScores(RouteScorer):
         """Return 1 for the model whose answer stands, and less for the others."""
         found = np.minimum(self.scores(texts, vectors), 0)
         *before, last = self.turns
-        if confidence is None or np.isnan(confidence[:, before]).any():
+        if before and (confidence is None or np.isnan(confidence[:, before]).any()):
             raise DataError(
                 "A cascade goes by how sure models were, and the records do not say it of all that "
                 'are asked; give "confidence": {MODEL: 0..1} in each.'
             )
-        is_sure = confidence[:, before] >= self.thresholds[before]
-        who = np.where(is_sure.any(axis=1), np.asarray(before)[is_sure.argmax(axis=1)], last)
+        who = np.full(len(texts), last)
+        for place in reversed(before):
+            assert confidence is not None
+            who[confidence[:, place] >= self.thresholds[place]] = place
         found[np.arange(len(texts)), who] = 1
         return found
 
