@@ -115,6 +115,10 @@ def densities(arguments: argparse.Namespace, asked: Question) -> list[dict[str, 
             row = {"keep": keep, "density": density, "score": score, "bytes": size}
             rows.append({**row, "ms_token": speed})
             print(f"{keep} {density} {score:.3f} {size:,} {speed:.2f} ms a token")
+    out = built(arguments, route_fraction=1.0, density=1.0, among="blocks")
+    score = float(np.mean(asked.by_expert(out)))
+    rows.append({"keep": "blocks", "score": score, "bytes": read_result(out).bytes["output"]})
+    print(f"whole blocks {score:.3f}")
     return rows
 
 
@@ -196,20 +200,26 @@ def speed(arguments: argparse.Namespace, asked: Question) -> dict[str, object]:
     out = built(arguments, route_fraction=0.3, density=0.1)
     llms = [LLM(folder, weights="fp32", num_threads=1) for folder in (out, out / "dense")]
     names = [asked.experts[place % len(asked.experts)] for place in range(8)]
-    params = SamplingParams(max_tokens=32, temperature=0, ignore_eos=True)
     rng = np.random.default_rng(0)
 
-    def spent(llm: LLM, adapter: list[str] | None) -> float:
-        prompts = [rng.integers(3, 200, 16).tolist() for _ in range(8)]
+    def spent(llm: LLM, adapter: list[str] | None, length: int = 16, count: int = 32) -> float:
+        prompts = [rng.integers(3, 200, length).tolist() for _ in range(8)]
+        params = SamplingParams(max_tokens=count, temperature=0, ignore_eos=True)
         begun = time.process_time()
         llm.generate(prompts, params, adapter=adapter)
         return time.process_time() - begun
+
+    def ratio(adapter: list[str], *sizes: int) -> float:
+        pairs = [(spent(llms[1], None, *sizes), spent(llms[0], adapter, *sizes)) for _ in range(4)]
+        return float(np.median([dense / own for dense, own in pairs[1:]]))
 
     rounds = [(spent(llms[0], names), spent(llms[1], None)) for _ in range(7)][1:]
     ratios = [dense / mixed for mixed, dense in rounds]
     found = {
         "tokens_second_dense": float(256 / np.median([dense for _, dense in rounds])),
         "tokens_second_mixed": float(256 / np.median([mixed for mixed, _ in rounds])),
+        "ratio_of_one_expert": ratio([names[0]] * 8),
+        "ratio_of_reading": ratio(names, 256, 1),
         "ratio_quartiles": [float(one) for one in np.percentile(ratios, [25, 50, 75])],
     }
     print(found)

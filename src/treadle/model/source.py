@@ -7,6 +7,7 @@ from pathlib import Path
 
 from treadle.core.checkpoint import CheckpointReader, content_hash, require_understood
 from treadle.core.checkpoint.described import read_object, says_bundle
+from treadle.core.checkpoint.hashing import file_hash
 from treadle.core.checkpoint.layered import DENSE
 from treadle.core.checkpoint.reader import weight_files
 from treadle.core.checkpoint.routed import EXPERTS, BundleReader
@@ -40,8 +41,7 @@ def source_hash(path: Path) -> str:
     """Return a hash of a model's numbers: of a GGUF file, sha256 of its bytes."""
     if not path.is_file():
         return content_hash(path)
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_hash(path)
 
 
 def name_later(path: Path) -> Callable[[], str]:

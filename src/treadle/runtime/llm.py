@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import fields
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 
@@ -54,6 +54,9 @@ class LLM(Engine):
 
     Calls may come from several threads and from asyncio; each of them drives the common batch.
     """
+
+    _prompts_class: ClassVar[type[Prompts]] = Prompts
+    """What knows the model's tokenizer."""
 
     def __new__(cls, path: str | Path = "", *_: Any, **__: Any) -> Self:  # Any: see `__init__`
         """Make the class that a folder needs: of a bundle, `RoutedLLM` or `LayeredLLM`."""
@@ -110,7 +113,7 @@ class LLM(Engine):
                     *(executor.shape, chosen.cache_bytes, chosen.page_size, chosen.kv_dtype),
                     *(limits.max_num_seqs, chosen.device),
                 ),
-                Prompts(folder, executor.shape),
+                self._prompts_class(folder, executor.shape),
                 limits,
                 policy=choose_admission(chosen.policy, chosen.ageing_seconds),
                 seed=chosen.seed,

@@ -1,9 +1,8 @@
 """What lies where a sweep's inputs are, as a digest: a cell counts for these bytes alone."""
 
-import hashlib
 from pathlib import Path
 
-from treadle.core.checkpoint.hashing import content_hash
+from treadle.core.checkpoint.hashing import content_hash, file_hash
 from treadle.core.checkpoint.reader import weight_files
 from treadle.core.errors import CheckpointError, DataError
 from treadle.core.result import RESULT_FILE, digest
@@ -51,10 +50,12 @@ class Contents:
 
 def _digest(path: Path) -> str:
     if path.is_file():
-        return _file(path)
+        return file_hash(path)
     files = sorted(file for file in path.rglob("*") if file.is_file() and _counts(file, path))
     weights = _weights(path)
-    entries = [[str(file.relative_to(path)), _file(file)] for file in files if file not in weights]
+    entries = [
+        [str(file.relative_to(path)), file_hash(file)] for file in files if file not in weights
+    ]
     return digest([content_hash(path) if weights else "", entries])
 
 
@@ -71,8 +72,3 @@ def _weights(folder: Path) -> set[Path]:
         return set(weight_files(folder))
     except CheckpointError:
         return set()
-
-
-def _file(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

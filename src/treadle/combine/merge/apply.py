@@ -16,10 +16,9 @@ from treadle.combine.merge.base import MergeMethod
 from treadle.combine.merge.carried import write_carried
 from treadle.combine.merge.inputs.data import DataRequest, requested
 from treadle.combine.merge.inputs.kinship import strangers
-from treadle.combine.merge.inputs.models import Models
+from treadle.combine.merge.inputs.models import Model, Models
 from treadle.combine.merge.recipe.extras import ALLOW_DIFFERENT, KEEP_ZEROS
 from treadle.combine.merge.recipe.grammar import MergeRecipe, load, of_models
-from treadle.combine.merge.recipe.settings import base_of, models_of
 from treadle.combine.merge.tables import METHODS
 from treadle.core import hardware
 from treadle.core.arguments import checked
@@ -206,7 +205,8 @@ def _run(request: _Request, out: Path, overwrite: bool) -> Result:
                 overwrite=overwrite,
                 fingerprint=run.fingerprint,
             ) as writer:
-                run.notes += [*plan.notes, *_said_of_kin(plan, request.recipe)]
+                run.notes += plan.notes
+                run.notes += strangers(_mixed(request.recipe, models))
                 _merge_all(run, plan, writer, request)
                 if plan.vocabulary is not None:
                     plan.vocabulary.write(writer.folder)
@@ -225,20 +225,13 @@ def _run(request: _Request, out: Path, overwrite: bool) -> Result:
         models.close()
 
 
-def _said_of_kin(plan: "MergePlan", recipe: MergeRecipe) -> list[str]:
-    """Return a note where models are strangers; of slices that follow each other nothing is."""
+def _mixed(recipe: MergeRecipe, models: Models) -> list[Model]:
+    """Return the models whose numbers are mixed; slices that follow each other mix nothing."""
     if len(recipe.slices) > 1:
         return []
-    method, one = METHODS[recipe.method], recipe.slices[0]
-    base = None if method.base == "unused" else base_of(method, recipe, one)
-    names = [str(s.model) for s in models_of(method, recipe, one)]
-    names += [] if base is None else [str(base)]
-    tensors = [
-        (job.inputs.name, [*job.inputs.models, *([job.inputs.base] if job.inputs.base else [])])
-        for job in plan.jobs
-    ]
-    note = strangers(tensors, names)
-    return [note] if note else []
+    listed = {source.model for source in recipe.sources}
+    has_base = METHODS[recipe.method].base != "unused"
+    return [one for one in models.all() if one.ref in listed or has_base]
 
 
 def _merge_all(

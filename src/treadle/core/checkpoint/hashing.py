@@ -18,7 +18,7 @@ from treadle.core.checkpoint.reader import CheckpointReader, weight_files
 from treadle.core.codec import Array, dtype_code
 from treadle.core.errors import CheckpointError
 
-__all__ = ["content_hash", "hash_tensors", "remember_hash"]
+__all__ = ["content_hash", "file_hash", "hash_tensors", "remember_hash"]
 
 _NUM_THREADS = 2
 _CHUNK_BYTES = 16 << 20
@@ -57,6 +57,12 @@ def content_hash(source: CheckpointReader | Path) -> str:
             digest = hash_tensors(reader.tensors, reader.array, reader.release)
     remember_hash(folder, digest)
     return digest
+
+
+def file_hash(file: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def hash_tensors(

@@ -7,8 +7,7 @@ of the tensor that says where (the first in the highest bit of the first byte). 
 expert is the dense model.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,7 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from treadle.core.checkpoint.described import read_config
-from treadle.core.checkpoint.header import MappedFiles, TensorInfo, read_header
+from treadle.core.checkpoint.hashing import file_hash
+from treadle.core.checkpoint.header import MappedFiles, read_header
 from treadle.core.checkpoint.reader import require_finite
 from treadle.core.checkpoint.routed import EXPERTS, ROUTING_FILE, NgramFeatures, require_names
 from treadle.core.codec import Array
@@ -29,7 +29,6 @@ __all__ = [
     "ExpertFile",
     "LayerRouting",
     "expert_file",
-    "file_hash",
     "packed_changes",
     "read_layer_routing",
     "require_same_file",
@@ -114,12 +113,6 @@ def read_layer_routing(folder: Path) -> LayerRouting:
     return found
 
 
-def file_hash(file: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def require_same_file(folder: Path, routing: LayerRouting, name: str) -> None:
     """Check that an expert's file is the one that the bundle was made with.
 
@@ -199,16 +192,6 @@ class ExpertFile:
         self.names = list(dict.fromkeys(stems))
         for name in self.names:
             self._require(name)
-
-    @property
-    def num_bytes(self) -> int:
-        """The bytes of all its tensors."""
-        return sum(info.num_bytes for info in self._infos.values())
-
-    @property
-    def infos(self) -> Iterator[TensorInfo]:
-        """What lies in the file."""
-        return iter(self._infos.values())
 
     def tensor(self, name: str, dense: Array) -> Array:
         """Return a tensor as the expert has it, in the dtype of `dense`, which is the dense one.

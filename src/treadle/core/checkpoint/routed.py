@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from treadle.core.checkpoint.described import ROUTED, read_config
-from treadle.core.checkpoint.hashing import content_hash
+from treadle.core.checkpoint.hashing import content_hash, file_hash
 from treadle.core.checkpoint.header import MappedFiles, read_header
 from treadle.core.checkpoint.reader import CheckpointReader
 from treadle.core.errors import CheckpointError
@@ -135,8 +135,7 @@ def bundle_hash(folder: Path) -> str:
     for name in files:
         if not (folder / name).is_file():
             raise CheckpointError(f"The bundle '{folder}' has no {name}; copy the folder again.")
-        with (folder / name).open("rb") as stream:
-            found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        found[name] = file_hash(folder / name)
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 

@@ -71,6 +71,8 @@ class LayeredLLM(LLM):
         router: The frozen scorer, or None.
     """
 
+    _prompts_class = AskedPrompts
+
     def __init__(
         self,
         path: str | Path,
@@ -94,7 +96,6 @@ class LayeredLLM(LLM):
         self.router = load_discriminant(folder, routing)
         super().__init__(folder / DENSE, clock=clock, settings=settings, **fields)
         self._name = name_later(folder)
-        self.prompts = AskedPrompts(folder / DENSE, self.shape)
         step = self.executor
         if not isinstance(step, LlamaStep):
             raise UnsupportedModelError(
@@ -141,7 +142,13 @@ class LayeredLLM(LLM):
             f"(treadle merge materialise) and load that."
         )
 
-    remove_adapter = add_adapter  # type: ignore[assignment]
+    def remove_adapter(self, name: str) -> None:
+        """Refuse: experts stay.
+
+        Raises:
+            SettingsError: Always.
+        """
+        raise SettingsError(f"'{name}' cannot be removed: the experts of a bundle stay beside it.")
 
     def submit(
         self,

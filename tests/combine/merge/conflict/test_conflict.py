@@ -12,7 +12,8 @@ from combine.merge.conflict.bundles import arrays, logprobs, variants, whole
 from combine.merge.models import variant
 from treadle.combine.merge import merge, merge_conflict, merge_materialise
 from treadle.core.checkpoint import content_hash, read_manifest
-from treadle.core.checkpoint.layered import expert_file, file_hash, read_layer_routing
+from treadle.core.checkpoint.hashing import file_hash
+from treadle.core.checkpoint.layered import expert_file, read_layer_routing
 from treadle.core.errors import CheckpointError, DataError, SettingsError, UnsupportedModelError
 from treadle.core.result import read_result
 from treadle.model import tiny
@@ -322,5 +323,7 @@ def test_wrong_requests_are_refused(bundle: Path):
             llm.generate(["a"], adapter=wrong)
     with pytest.raises(SettingsError, match="takes no adapter"):
         llm.add_adapter("x", bundle)
+    with pytest.raises(SettingsError, match="cannot be removed"):
+        llm.remove_adapter("e1")
     with pytest.raises(SettingsError, match="takes no adapters"):
         LLM(bundle, adapters={"x": bundle})

@@ -35,6 +35,7 @@ def test_strangers_are_named_once(llama: Path, stranger: Path, tmp_path: Path):
         "linear": merge(both, tmp_path / "linear", "linear").notes,
         "base": merge([kin], tmp_path / "base", "ties", density=0.5, base=stranger).notes,
         "moe": merge_moe(both, tmp_path / "moe", router="random").notes,
+        "moe of a base": merge_moe(both, tmp_path / "of", base=llama, router="random").notes,
         "conflict": merge_conflict(both, tmp_path / "b", base=llama).notes,
     }
     for name, own in notes.items():

@@ -27,7 +27,8 @@ from treadle.combine.merge.recipe.grammar import MergeRecipe, of_models
 from treadle.combine.merge.tables import METHODS
 from treadle.core.arguments import checked
 from treadle.core.checkpoint import CheckpointReader, model_card, side_file
-from treadle.core.checkpoint.layered import DENSE, LayerRouting, expert_file, file_hash
+from treadle.core.checkpoint.hashing import file_hash
+from treadle.core.checkpoint.layered import DENSE, LayerRouting, expert_file
 from treadle.core.checkpoint.manifest import MANIFEST_FILE
 from treadle.core.checkpoint.publish import prepare_target, publish, remove, write_text
 from treadle.core.checkpoint.routed import (
@@ -124,7 +125,7 @@ def merge_conflict(
     if items is not None:
         require_enough(items.dev)
     prepare_target(out, overwrite)
-    asked = _Asked(method, order, among, route_fraction, route_bytes, OwnShare(density, keep, seed))
+    asked = _Asked(order, among, route_fraction, route_bytes, OwnShare(density, keep, seed))
     settings: dict[str, Any] = {  # Any: JSON values
         **{"base": str(base), "how": method.settings(), "density": density},
         **{"order": order, "among": among},
@@ -143,7 +144,7 @@ def merge_conflict(
                 run.read(one.name, one.name, one.content_hash, "data")
             folder = _begun(out, run.fingerprint)
             made = folder / "bundle"
-            run.notes += _said_of_kin(plan, [*(str(model.ref) for model in tuned), str(base)])
+            run.notes += strangers(opened.all())
             said = _merged(models, base, made / DENSE, method, dtype, seed, out)
             run.notes += [note for note in said if _ANCESTOR not in note]
             with CheckpointReader(made / DENSE) as dense:
@@ -170,7 +171,6 @@ def merge_conflict(
 class _Asked(NamedTuple):
     """What is kept, and how."""
 
-    method: MergeMethod
     order: Order
     among: Among
     fraction: float | None
@@ -261,17 +261,6 @@ def _tuned(
     for number, one in enumerate(found, 1):
         run.read(f"model {number}", str(one.ref), one.content_hash, "model")
     return found
-
-
-def _said_of_kin(plan: MergePlan, names: Sequence[str]) -> list[str]:
-    """Return a note where models, the base among them, are strangers."""
-    tensors = [
-        (job.inputs.name, (*job.inputs.models, job.inputs.base))
-        for job in plan.jobs
-        if job.inputs.base is not None
-    ]
-    note = strangers(tensors, names)
-    return [note] if note else []
 
 
 def _begun(out: Path, fingerprint: str) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from treadle.combine.merge.inputs.models import Model
 from treadle.combine.merge.inputs.sources import CHUNK_ELEMENTS, TensorSource
 from treadle.combine.merge.inputs.towers import parse_name
 
@@ -15,37 +16,40 @@ _STRANGE = 0.1
 hundredth, of siblings that learned with large steps 0.67 to 0.92, of others above 0.95."""
 
 
-def strangers(tensors: Sequence[tuple[str, Sequence[TensorSource]]], models: Sequence[str]) -> str:
-    """Return a note that names models which no base is common to; empty where all are kin.
+def strangers(models: Sequence[Model]) -> list[str]:
+    """Return a note that names models which no base is common to; nothing where all are kin.
 
     Of three matrices in the middle of the layers the first 65536 numbers are compared.
-
-    Args:
-        tensors: Name of each tensor that is merged, and where each model has it.
-        models: How the models are called, in that order.
     """
-    matrices = [
-        sources
-        for name, sources in tensors
-        if parse_name(name).layer is not None
-        and len(sources) == len(models)
-        and len(sources[0].shape) == 2
-    ]
-    middle = len(matrices) // 2
-    chosen = matrices[max(0, middle - 1) : middle + _NUM_TENSORS - 1]
-    if len(models) < 2 or not chosen:
-        return ""
+    chosen = _middle(models) if len(models) > 1 else []
+    if not chosen:
+        return []
     vectors = np.concatenate([_first(sources) for sources in chosen], axis=1)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
     cosines = vectors @ vectors.T
     one, other = map(int, np.unravel_index(int(cosines.argmin()), cosines.shape))
     if cosines[one, other] >= _STRANGE:
-        return ""
-    return (
-        f"'{models[one]}' and '{models[other]}' share no ancestor, as far as their weights tell "
-        f"(cosine {cosines[one, other]:.3f}): their numbers do not mean the same, and what is "
+        return []
+    return [
+        f"'{models[one].ref}' and '{models[other].ref}' share no ancestor, as far as their weights "
+        f"tell (cosine {cosines[one, other]:.3f}): their numbers do not mean the same, and what is "
         f"merged of them computes noise. treadle merge glue puts such models behind a router."
-    )
+    ]
+
+
+def _middle(models: Sequence[Model]) -> list[list[TensorSource]]:
+    """Return matrices of layers that all models have in one shape, from the middle of them."""
+    found = []
+    for name in models[0].names:
+        if parse_name(name).layer is None:
+            continue
+        sources = [model.source(name) for model in models]
+        known = [source for source in sources if source is not None]
+        shapes = {source.shape for source in known}
+        if len(known) == len(models) and len(shapes) == 1 and len(known[0].shape) == 2:
+            found.append(known)
+    middle = len(found) // 2
+    return found[max(0, middle - 1) : middle + _NUM_TENSORS - 1]
 
 
 def _first(sources: Sequence[TensorSource]) -> "np.typing.NDArray[np.float64]":

@@ -8,7 +8,6 @@ from treadle.combine.merge.account import inputs_of, manifest_of
 from treadle.combine.merge.carried import write_carried
 from treadle.combine.merge.inputs.kinship import strangers
 from treadle.combine.merge.inputs.models import Models
-from treadle.combine.merge.inputs.sources import TensorSource
 from treadle.combine.merge.mixture.account import account_for_gates, account_for_mixture
 from treadle.combine.merge.mixture.base import MadeGate, Router
 from treadle.combine.merge.mixture.document import read_document
@@ -267,7 +266,7 @@ def _run(request: MixtureRequest, out: Path, doing: _Doing) -> Result:
                 fingerprint=run.fingerprint,
             ) as writer:
                 run.notes += [*request.notes, *plan.merge.notes]
-                run.notes += _said_of_kin(plan, request)
+                run.notes += strangers(models.all())
                 gates = _write_gates(request, plan, models, writer, doing.seed, windows)
                 _write_rest(run, plan, writer, doing)
                 account_for_mixture(run, plan, request, models)
@@ -278,16 +277,6 @@ def _run(request: MixtureRequest, out: Path, doing: _Doing) -> Result:
         return run.result
     finally:
         models.close()
-
-
-def _said_of_kin(plan: MixturePlan, request: MixtureRequest) -> list[str]:
-    """Return a note where experts are strangers: what stands around their MLPs is common to all."""
-    tensors: dict[str, list[TensorSource]] = {}
-    for job in plan.merge.jobs:
-        if len(job.inputs.models) == request.num_experts:
-            tensors[job.inputs.name] = list(job.inputs.models)
-    note = strangers(list(tensors.items()), [one.model for one in request.experts])
-    return [note] if note else []
 
 
 def _write_gates(
