@@ -266,7 +266,7 @@ def test_the_lower_priority_number_and_the_client_served_least_come_first(chatty
         ended: list[str] = []
 
         def ask(name: str, **more: object) -> None:
-            post(found.url, max_tokens=4, prompt=f"def {name}", **more)
+            post(found.url, max_tokens=48, prompt=f"def {name}", **more)
             ended.append(name)
 
         threads = []
