@@ -68,6 +68,15 @@ def test_a_mixture_of_blocks_shares_what_stands_around_them(llama, models, tmp_p
         assert np.array_equal(values, (own if ".layers." in name else dense)[name])
 
 
+def test_a_mixture_of_mlps_shares_all_else(llama, models, tmp_path: Path):
+    bundle = whole(llama, models, tmp_path / "b", density=1.0, among="mlps")
+    assert read_layer_routing(bundle).layers == ("0", "1")
+    merge_materialise(bundle, tmp_path / "out", expert="e2")
+    dense, own, found = map(arrays, (bundle / "dense", models[1], tmp_path / "out"))
+    for name, values in found.items():
+        assert np.array_equal(values, (own if ".mlp." in name else dense)[name])
+
+
 @pytest.mark.parametrize("keep", ["magnitude", "rows", "random"])
 def test_what_is_kept_is_what_the_settings_say(
     llama: Path, models: list[Path], tmp_path: Path, keep
