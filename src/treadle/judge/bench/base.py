@@ -7,10 +7,10 @@ from treadle.core.method import Method
 from treadle.core.ports import Generator
 from treadle.core.result import Figure, Measurement
 
-__all__ = ["Benchmark", "Findings"]
+__all__ = ["Benchmark", "Outcome"]
 
 
-class Findings(NamedTuple):
+class Outcome(NamedTuple):
     """What a benchmark found."""
 
     measurements: list[Measurement]
@@ -26,5 +26,5 @@ class Benchmark(Method, ABC):
     """Whether prompts that were computed once may be found in the cache."""
 
     @abstractmethod
-    def measure(self, model: Generator, seed: int) -> Findings:
+    def measure(self, model: Generator, seed: int) -> Outcome:
         """Return what was measured; prompts are drawn by `seed`."""

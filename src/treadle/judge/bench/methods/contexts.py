@@ -9,7 +9,7 @@ from treadle.core.ports import Asked, Generator
 from treadle.core.progress import steps
 from treadle.core.result import Figure, Measurement, Series
 from treadle.core.seed import numpy_stream
-from treadle.judge.bench.base import Benchmark, Findings
+from treadle.judge.bench.base import Benchmark, Outcome
 from treadle.judge.bench.repeated import Spent, middle, rates, repeated, waited
 
 __all__ = ["Contexts"]
@@ -48,7 +48,7 @@ class Contexts(Benchmark):
     rounds: Annotated[int, Field(ge=1)] = 3
     """How often answers are measured."""
 
-    def measure(self, model: Generator, seed: int) -> Findings:
+    def measure(self, model: Generator, seed: int) -> Outcome:
         """Return the rates of every cell that the model and its cache hold, and their curves."""
         cells = [_Cell(n, count) for n in sorted(self.contexts) for count in sorted(self.batches)]
         stream = numpy_stream(seed, "benchmark prompts")
@@ -79,7 +79,7 @@ class Contexts(Benchmark):
             self._figure("answered", answers, self.new_tokens - 1),
             self._figure("read", prompts, None),
         )
-        return Findings(found, notes, figures if answers else ())
+        return Outcome(found, notes, figures if answers else ())
 
     def _cell(self, model: Generator, prompts: list[list[int]]) -> tuple[Spent, list[Spent]]:
         short, long = (Asked(n, ignores_end=True) for n in (1, self.new_tokens))

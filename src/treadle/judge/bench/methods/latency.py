@@ -9,7 +9,7 @@ from treadle.core.method import Standard
 from treadle.core.ports import Asked, Generator
 from treadle.core.result import Measurement
 from treadle.core.seed import numpy_stream
-from treadle.judge.bench.base import Benchmark, Findings
+from treadle.judge.bench.base import Benchmark, Outcome
 from treadle.judge.bench.repeated import middle, rates, repeated, waited
 
 __all__ = ["Latency"]
@@ -37,7 +37,7 @@ class Latency(Benchmark):
     rounds: Annotated[int, Field(ge=1)] = 5
     """How often it is measured."""
 
-    def measure(self, model: Generator, seed: int) -> Findings:
+    def measure(self, model: Generator, seed: int) -> Outcome:
         """Return the rates of prompt and answer, and the fraction of the roofline."""
         if not model.bytes_per_token:
             return self._rates(model, seed)
@@ -48,7 +48,7 @@ class Latency(Benchmark):
             measurements=found.measurements + self._roofline(model, on_all, machine)
         )
 
-    def _rates(self, model: Generator, seed: int) -> Findings:
+    def _rates(self, model: Generator, seed: int) -> Outcome:
         stream = numpy_stream(seed, "benchmark prompts")
         prompt = stream.integers(model.vocab_size, size=self.prompt_tokens).tolist()
         short, long = (Asked(n, ignores_end=True) for n in (1, self.new_tokens))
@@ -56,7 +56,7 @@ class Latency(Benchmark):
         whole = repeated(lambda: model.answer([prompt], long), self.rounds)
         later = [one.minus(middle(first)) for one in whole]
         timed = (("prompt", self.prompt_tokens, first), ("answer", self.new_tokens - 1, later))
-        return Findings(
+        return Outcome(
             [one for name, amount, spent in timed for one in rates(name, amount, spent, "tokens")],
             [waited(name, spent, model.num_threads) for name, _, spent in timed],
         )

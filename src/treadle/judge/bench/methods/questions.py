@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from treadle.core.method import Standard
 from treadle.core.ports import Asked, Generator
 from treadle.core.result import Measurement
-from treadle.judge.bench.base import Benchmark, Findings
+from treadle.judge.bench.base import Benchmark, Outcome
 from treadle.judge.bench.repeated import Spent, waited
 
 __all__ = ["Questions"]
@@ -47,7 +47,7 @@ class Questions(Benchmark):
     new_tokens: Annotated[int, Field(ge=1)] = 32
     """Most tokens of an answer."""
 
-    def measure(self, model: Generator, seed: int) -> Findings:
+    def measure(self, model: Generator, seed: int) -> Outcome:
         """Return the rate of all answers, and of each, which its question names, with its text."""
         model.answer(self.questions[:1], Asked(1, is_chat=True))  # warms up
         found, num_tokens, whole = [], 0, Spent(0.0, 0.0)
@@ -63,7 +63,7 @@ class Questions(Benchmark):
             _rate("rate", num_tokens / whole.wall, ""),
             _rate("rate_by_cpu", num_tokens / whole.cpu, "", "tokens per processor second"),
         ]
-        return Findings(all_answers + found, [waited("rate", [whole], model.num_threads)])
+        return Outcome(all_answers + found, [waited("rate", [whole], model.num_threads)])
 
 
 def _rate(name: str, value: float, note: str, unit: str = "tokens per second") -> Measurement:

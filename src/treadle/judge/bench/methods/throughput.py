@@ -7,7 +7,7 @@ from pydantic import Field
 from treadle.core.method import Standard
 from treadle.core.ports import Asked, Generator
 from treadle.core.seed import numpy_stream
-from treadle.judge.bench.base import Benchmark, Findings
+from treadle.judge.bench.base import Benchmark, Outcome
 from treadle.judge.bench.repeated import rates, repeated, waited
 
 __all__ = ["Throughput"]
@@ -32,7 +32,7 @@ class Throughput(Benchmark):
     rounds: Annotated[int, Field(ge=1)] = 3
     """How often it is measured."""
 
-    def measure(self, model: Generator, seed: int) -> Findings:
+    def measure(self, model: Generator, seed: int) -> Outcome:
         """Return the rate of all answers together."""
         stream = numpy_stream(seed, "benchmark prompts")
         lengths = stream.integers(1, self.prompt_tokens + 1, size=self.num_requests)
@@ -40,7 +40,7 @@ class Throughput(Benchmark):
         asked = Asked(self.new_tokens, ignores_end=True)
         spent = repeated(lambda: model.answer(prompts, asked), self.rounds)
         amount = self.num_requests * self.new_tokens
-        return Findings(
+        return Outcome(
             rates("answers", amount, spent, "tokens of all requests together"),
             [waited("answers", spent, model.num_threads)],
         )
