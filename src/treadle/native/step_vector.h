@@ -131,10 +131,24 @@ INLINE floats larger(floats a, floats b) {
 INLINE float most(floats v) {
 #if defined(__AVX512F__)
     return _mm512_reduce_max_ps((__m512)v);
+#elif defined(__AVX__)
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 #else
     float largest = v[0];
     for (int lane = 1; lane < LANES; lane++) largest = v[lane] > largest ? v[lane] : largest;
     return largest;
+#endif
+}
+
+INLINE int32_t total_of(ints v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t total = 0;
+    for (int lane = 0; lane < LANES; lane++) total += v[lane];
+    return total;
 #endif
 }
 
@@ -192,31 +206,36 @@ INLINE floats magnitude(floats v) { return (floats)((ints)v & 0x7fffffff); }
 
 /* The largest magnitude of `count` numbers. */
 INLINE float largest_of(const float *values, int count) {
-    floats most = {0};
+    floats peak = {0};
     int c = 0;
-    for (; c + LANES <= count; c += LANES) {
-        floats v = magnitude(load(values + c));
-        most = choose(v > most, v, most);
-    }
-    float largest = 0;
-    for (int lane = 0; lane < LANES; lane++) largest = most[lane] > largest ? most[lane] : largest;
+    for (; c + LANES <= count; c += LANES) peak = larger(magnitude(load(values + c)), peak);
+    float largest = most(peak);
     for (; c < count; c++) largest = fabsf(values[c]) > largest ? fabsf(values[c]) : largest;
     return largest;
+}
+
+/* The low bytes of whole numbers. */
+INLINE void store_bytes(int8_t *target, ints whole) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128((__m128i *)target, _mm512_cvtepi32_epi8((__m512i)whole));
+#else
+    bytes narrow = __builtin_convertvector(whole, bytes);
+    memcpy(target, &narrow, sizeof narrow);
+#endif
 }
 
 /* Rounds numbers times `factor` to bytes, to nearest and even, and returns their sum. */
 INLINE int32_t round_to_codes(const float *values, int8_t *codes, int count, float factor) {
     ints total = {0};
-    int32_t sum = 0;
+    int32_t sum;
     int c = 0;
     for (; c + LANES <= count; c += LANES) {
         floats rounded = (load(values + c) * factor + 12582912.0f) - 12582912.0f;
         ints whole = __builtin_convertvector(rounded, ints);
         total += whole;
-        bytes narrow = __builtin_convertvector(whole, bytes);
-        memcpy(codes + c, &narrow, sizeof narrow);
+        store_bytes(codes + c, whole);
     }
-    for (int lane = 0; lane < LANES; lane++) sum += total[lane];
+    sum = total_of(total);
     for (; c < count; c++) {
         codes[c] = (int8_t)lrintf(values[c] * factor);
         sum += codes[c];

@@ -239,17 +239,17 @@ static void activate(const float *gate, float *up, int count, int kind) {
     }
 }
 
+INLINE floats silu(floats gate, floats up) { return up * gate / (exponential(-gate) + 1.0f); }
+
 static void activate_silu(const float *gate, float *up, int count) {
     int i = 0;
-    for (; i < count; i += LANES) {
-        int n = count - i < LANES ? count - i : LANES;
-        float g[LANES] = {0}, u[LANES] = {0};
-        memcpy(g, gate + i, 4 * (size_t)n);
-        memcpy(u, up + i, 4 * (size_t)n);
-        floats value = load(g);
-        store(u, load(u) * value / (exponential(-value) + 1.0f));
-        memcpy(up + i, u, 4 * (size_t)n);
-    }
+    for (; i + LANES <= count; i += LANES) store(up + i, silu(load(gate + i), load(up + i)));
+    if (i == count) return;
+    float g[LANES] = {0}, u[LANES] = {0};
+    memcpy(g, gate + i, 4 * (size_t)(count - i));
+    memcpy(u, up + i, 4 * (size_t)(count - i));
+    store(u, silu(load(g), load(u)));
+    memcpy(up + i, u, 4 * (size_t)(count - i));
 }
 
 static void mlp(Step *s, int id, int layer) {
