@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,13 +78,12 @@ def note(kind: str, key: str, value: Any, most: int) -> None:  # Any: a JSON val
     try:
         place = _place(kind, key)
         place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, fresh = tempfile.mkstemp(dir=place.parent, suffix=".new")
+        fresh = place.with_suffix(f".{os.getpid()}-{threading.get_ident()}.new")
         try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(_digest(text) + b"\n" + text)
-            Path(fresh).replace(place)
+            fresh.write_bytes(_digest(text) + b"\n" + text)
+            fresh.replace(place)
         except BaseException:
-            Path(fresh).unlink(missing_ok=True)
+            fresh.unlink(missing_ok=True)
             raise
         _forget(place.parent, most)
     except (OSError, SettingsError) as error:

@@ -12,7 +12,8 @@ from treadle.model import facts
 from treadle.model.gguf_file import GgufFile
 from treadle.model.gguf_tokenizer import end_tokens, gguf_tokenizer, has_tokenizer
 from treadle.model.load import load_tokenizer
-from treadle.runtime.answer.plain_tokenizer import PlainTokenizer, known_tokenizer, noted_tokenizer
+from treadle.runtime.answer.plain_template import PlainTemplate, template_note
+from treadle.runtime.answer.plain_tokenizer import PlainTokenizer, known_tokenizer, note_tokenizer
 from treadle.runtime.answer.text import TextStream
 from treadle.runtime.conversation import Messages, plain_messages
 from treadle.runtime.executor import ModelShape
@@ -68,21 +69,22 @@ class Prompts:
         self._folder, self._shape = folder, shape
         self._tokenizer: Tokenizer | None = None
         self._reader: PlainTokenizer | Tokenizer | None = None
+        self._template: PlainTemplate | None = None
         self.eos_tokens: frozenset[int] = frozenset()
         (self._from_file if folder.is_file() else self._from_folder)()
         self.has_tokenizer = self._reader is not None
 
     @property
     def tokenizer(self) -> "Tokenizer":
-        """The model's tokenizer.
+        """The model's tokenizer, by transformers; what is changed of it counts from then on.
 
         Raises:
             DataError: It has none.
         """
         if self._tokenizer is None:
             _ = self.reader
-            self._tokenizer = _tokenizer_of(self._folder)
-        return self._tokenizer
+            self._take(_tokenizer_of(self._folder))
+        return cast("Tokenizer", self._tokenizer)
 
     @property
     def reader(self) -> "PlainTokenizer | Tokenizer":
@@ -101,28 +103,37 @@ class Prompts:
     def _from_folder(self) -> None:
         folder = self._folder
         self.eos_tokens = _eos_tokens(folder)
-        if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-            return
-        known = known_tokenizer(folder)
-        if known is not None:
-            self._reader, _ = known
-            return
-        self._tokenizer = load_tokenizer(folder)
-        self._reader = noted_tokenizer(folder, self._tokenizer)
+        if any((folder / name).is_file() for name in _TOKENIZER_FILES) and not self._recall():
+            self._note(load_tokenizer(folder))
 
     def _from_file(self) -> None:
         """Take what a GGUF file knows: its tokenizer and its end tokens."""
-        known = known_tokenizer(self._folder)
-        if known is not None:
-            self._reader, more = known
-            self.eos_tokens = frozenset(more["eos_tokens"])
+        if (known := self._recall()) is not None:
+            self.eos_tokens = frozenset(known["eos_tokens"])
             return
         with closing(GgufFile(self._folder)) as file:
             self.eos_tokens = end_tokens(file)
             if has_tokenizer(file):
-                self._tokenizer = gguf_tokenizer(file)
-                more = {"eos_tokens": sorted(self.eos_tokens)}
-                self._reader = noted_tokenizer(self._folder, self._tokenizer, more)
+                self._note(gguf_tokenizer(file))
+
+    def _recall(self) -> dict[str, Any] | None:  # Any: JSON values
+        """Take the tokenizer from the notes, if it is there, and return what was noted with it."""
+        known = known_tokenizer(self._folder)
+        if known is None:
+            return None
+        self._reader, more = known
+        self._template = PlainTemplate(more["chat"]) if more["chat"] else None
+        return more
+
+    def _note(self, tokenizer: "Tokenizer") -> None:
+        chat = template_note(tokenizer)
+        more = {"chat": chat, "eos_tokens": sorted(self.eos_tokens)}
+        note_tokenizer(self._folder, tokenizer, more)
+        self._take(tokenizer)
+
+    def _take(self, tokenizer: "Tokenizer") -> None:
+        self._tokenizer = self._reader = tokenizer
+        self._template = None
 
     def text_of(self, request: Request) -> TextStream:
         """Return the stream of a request's text."""
@@ -171,6 +182,14 @@ class Prompts:
                 f'[{{"role": "user", "content": "Hello"}}].'
             )
         plain = plain_messages(messages)
+        text = None if self._template is None else self._template.render(plain)
+        if text is None:
+            text = self._render(plain)
+        # The template writes the special tokens itself.
+        return self._encode(text, add_special_tokens=False)
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:  # Any: JSON values
+        """Let transformers write a conversation."""
         if not self.tokenizer.chat_template:
             raise DataError(
                 f"The tokenizer of '{self._folder}' has no chat template; use generate with a "
@@ -178,7 +197,7 @@ class Prompts:
             )
         try:
             text = self.tokenizer.apply_chat_template(
-                plain, add_generation_prompt=True, tokenize=False
+                messages, add_generation_prompt=True, tokenize=False
             )
         except Exception as error:  # a template raises what it likes
             if is_broken_template(self.tokenizer):
@@ -191,8 +210,7 @@ class Prompts:
                 f"The chat template of '{self._folder}' refuses the messages ({error}); give each "
                 f"a role and a content, in the order that the model was tuned on."
             ) from error
-        # The template writes the special tokens itself.
-        return self._encode(str(text), add_special_tokens=False)
+        return str(text)
 
     def _encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from treadle.model.classes import Tokenizer
 
-__all__ = ["PlainTokenizer", "known_tokenizer", "noted_tokenizer"]
+__all__ = ["PlainTokenizer", "known_tokenizer", "note_tokenizer"]
 
 _KIND, _MOST, _FORM = "tokenizers", 32, 1
 _TEXTS = (
@@ -71,26 +71,21 @@ def known_tokenizer(path: Path) -> tuple[PlainTokenizer, dict[str, Any]] | None:
     return PlainTokenizer(Library.from_str(found["library"])), found["more"]
 
 
-def noted_tokenizer(
-    path: Path, tokenizer: "Tokenizer", more: dict[str, Any] | None = None
-) -> "PlainTokenizer | Tokenizer":  # Any: JSON values
-    """Note a tokenizer for the next time if the library alone gives the same, and return it so.
+def note_tokenizer(path: Path, tokenizer: "Tokenizer", more: dict[str, Any]) -> None:
+    """Note a tokenizer for the next time, if the library alone gives the same.
 
     Args:
         path: Its folder or GGUF file.
         tokenizer: As transformers loaded it from there.
-        more: What `known_tokenizer` shall return beside it.
+        more: What `known_tokenizer` shall return beside it; JSON values.
     """
     from tokenizers import Tokenizer as Library
 
-    if not _is_plain(tokenizer):
-        return tokenizer
-    text = tokenizer.backend_tokenizer.to_str()
-    words = PlainTokenizer(Library.from_str(text))
-    if not all(_are_same(words, tokenizer, one) for one in _TEXTS):
-        return tokenizer
-    note(_KIND, _key(path), {"library": text, "more": more or {}}, _MOST)
-    return words
+    if _is_plain(tokenizer):
+        text = tokenizer.backend_tokenizer.to_str()
+        plain = PlainTokenizer(Library.from_str(text))
+        if all(_are_same(plain, tokenizer, one) for one in _TEXTS):
+            note(_KIND, _key(path), {"library": text, "more": more}, _MOST)
 
 
 def _key(path: Path) -> str:
@@ -111,22 +106,22 @@ def _is_plain(tokenizer: "Tokenizer") -> bool:
     return all(getattr(kind, name) is getattr(PreTrainedTokenizerFast, name) for name in _OWN)
 
 
-def _are_same(words: PlainTokenizer, tokenizer: "Tokenizer", text: str) -> bool:
+def _are_same(plain: PlainTokenizer, tokenizer: "Tokenizer", text: str) -> bool:
     """Say whether a text, and cuts of its tokens, are the same by both."""
     for adds in (True, False):
         tokens = list(tokenizer(text, add_special_tokens=adds, verbose=False).input_ids)
-        if words(text, adds).input_ids != tokens:
+        if plain(text, adds).input_ids != tokens:
             return False
         cuts = [tokens[first:] for first in range(0, len(tokens), 5)]
-        if not all(_is_read_alike(words, tokenizer, cut) for cut in cuts):
+        if not all(_is_read_alike(plain, tokenizer, cut) for cut in cuts):
             return False
     return True
 
 
-def _is_read_alike(words: PlainTokenizer, tokenizer: "Tokenizer", tokens: list[int]) -> bool:
+def _is_read_alike(plain: PlainTokenizer, tokenizer: "Tokenizer", tokens: list[int]) -> bool:
     options: list[dict[str, bool]] = [{"skip_special_tokens": skips} for skips in (True, False)]
     as_it_is = {"clean_up_tokenization_spaces": False}
     return all(
-        words.decode(tokens, **own) == tokenizer.decode(tokens, **own, **as_it_is)
+        plain.decode(tokens, **own) == tokenizer.decode(tokens, **own, **as_it_is)
         for own in options
     )
