@@ -19,6 +19,7 @@ from treadle.core.errors import SettingsError
 
 __all__ = ["cache_folder", "locked", "note", "noted"]
 
+_STALE_NS = 3600 * 10**9
 logger = logging.getLogger(__name__)
 
 
@@ -99,13 +100,13 @@ def _digest(text: bytes) -> bytes:
 
 
 def _forget(folder: Path, most: int) -> None:
-    """Remove the oldest notes; another process may do the same."""
-    files = list(folder.iterdir())
-    if len(files) <= most:
-        return
+    """Remove the oldest notes, and what was left half written; another process may do the same."""
     ages: list[tuple[int, Path]] = []
-    for file in files:
+    for file in folder.iterdir():
         with suppress(OSError):
             ages.append((file.stat().st_mtime_ns, file))
-    for _, file in sorted(ages)[:-most]:
+    notes = sorted(one for one in ages if one[1].suffix == ".json")
+    newest = max(ages, default=(0, folder))[0]
+    stale = [one for one in ages if one[1].suffix == ".new" and one[0] + _STALE_NS < newest]
+    for _, file in [*notes[:-most], *stale]:
         file.unlink(missing_ok=True)
