@@ -84,13 +84,15 @@ def test_another_note_is_none(noted):
 
 
 @pytest.mark.parametrize("kind", ["folder", "folder that talks", "file"])
-def test_the_second_start_imports_neither_torch_nor_transformers(kind, llama, tmp_path):
-    path = tmp_path / "model.gguf"
+def test_the_second_start_imports_neither_torch_nor_transformers(kind, tiny_model, tmp_path):
+    folder, path = tiny_model("llama", rms_norm_eps=7e-5), tmp_path / "model.gguf"  # seen by none
     if kind == "file":
-        to_gguf(llama, path, "Q8_0")
+        to_gguf(folder, path, "Q8_0")
     else:
-        path = shutil.copytree(llama, tmp_path / "model")
-        if kind == "folder that talks":
+        path = shutil.copytree(folder, tmp_path / "model")
+        if kind == "folder":
+            (path / "README.md").write_text("Of the silent one.")
+        else:
             (path / "chat_template.jinja").write_text(TEMPLATE)
     talks = "chat" if kind == "folder that talks" else ""
     paths = {"PYTHONPATH": os.pathsep.join(sys.path), "TREADLE_CACHE": str(cache_folder())}

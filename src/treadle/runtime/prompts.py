@@ -12,8 +12,7 @@ from treadle.model import facts
 from treadle.model.gguf_file import GgufFile
 from treadle.model.gguf_tokenizer import end_tokens, gguf_tokenizer, has_tokenizer
 from treadle.model.load import load_tokenizer
-from treadle.runtime.answer.plain_template import PlainTemplate, template_note
-from treadle.runtime.answer.plain_tokenizer import PlainTokenizer, known_tokenizer, note_tokenizer
+from treadle.model.tokens.plain_tokenizer import PlainTokenizer, known_tokenizer, note_tokenizer
 from treadle.runtime.answer.text import TextStream
 from treadle.runtime.conversation import Messages, plain_messages
 from treadle.runtime.executor import ModelShape
@@ -69,7 +68,6 @@ class Prompts:
         self._folder, self._shape = folder, shape
         self._tokenizer: Tokenizer | None = None
         self._reader: PlainTokenizer | Tokenizer | None = None
-        self._template: PlainTemplate | None = None
         self.eos_tokens: frozenset[int] = frozenset()
         (self._from_file if folder.is_file() else self._from_folder)()
         self.has_tokenizer = self._reader is not None
@@ -103,37 +101,32 @@ class Prompts:
     def _from_folder(self) -> None:
         folder = self._folder
         self.eos_tokens = _eos_tokens(folder)
-        if any((folder / name).is_file() for name in _TOKENIZER_FILES) and not self._recall():
+        if any((folder / name).is_file() for name in _TOKENIZER_FILES) and not self._recalls():
             self._note(load_tokenizer(folder))
 
     def _from_file(self) -> None:
         """Take what a GGUF file knows: its tokenizer and its end tokens."""
-        if (known := self._recall()) is not None:
-            self.eos_tokens = frozenset(known["eos_tokens"])
+        if self._recalls():
             return
         with closing(GgufFile(self._folder)) as file:
             self.eos_tokens = end_tokens(file)
             if has_tokenizer(file):
                 self._note(gguf_tokenizer(file))
 
-    def _recall(self) -> dict[str, Any] | None:  # Any: JSON values
-        """Take the tokenizer from the notes, if it is there, and return what was noted with it."""
-        known = known_tokenizer(self._folder)
-        if known is None:
-            return None
-        self._reader, more = known
-        self._template = PlainTemplate(more["chat"]) if more["chat"] else None
-        return more
+    def _recalls(self) -> bool:
+        """Take tokenizer and end tokens from the notes, if they are there, and say so."""
+        known = known_tokenizer(self._folder, lambda: self.tokenizer)
+        if known is not None:
+            self._reader, ends = known
+            self.eos_tokens = frozenset(ends)
+        return known is not None
 
     def _note(self, tokenizer: "Tokenizer") -> None:
-        chat = template_note(tokenizer)
-        more = {"chat": chat, "eos_tokens": sorted(self.eos_tokens)}
-        note_tokenizer(self._folder, tokenizer, more)
+        note_tokenizer(self._folder, tokenizer, list(self.eos_tokens))
         self._take(tokenizer)
 
     def _take(self, tokenizer: "Tokenizer") -> None:
         self._tokenizer = self._reader = tokenizer
-        self._template = None
 
     def text_of(self, request: Request) -> TextStream:
         """Return the stream of a request's text."""
@@ -182,22 +175,14 @@ class Prompts:
                 f'[{{"role": "user", "content": "Hello"}}].'
             )
         plain = plain_messages(messages)
-        text = None if self._template is None else self._template.render(plain)
-        if text is None:
-            text = self._render(plain)
-        # The template writes the special tokens itself.
-        return self._encode(text, add_special_tokens=False)
-
-    def _render(self, messages: list[dict[str, Any]]) -> str:  # Any: JSON values
-        """Let transformers write a conversation."""
-        if not self.tokenizer.chat_template:
+        if not self.reader.chat_template:
             raise DataError(
                 f"The tokenizer of '{self._folder}' has no chat template; use generate with a "
                 f"plain prompt, or a model that was tuned to chat."
             )
         try:
-            text = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False
+            text = self.reader.apply_chat_template(
+                plain, add_generation_prompt=True, tokenize=False
             )
         except Exception as error:  # a template raises what it likes
             if is_broken_template(self.tokenizer):
@@ -210,7 +195,8 @@ class Prompts:
                 f"The chat template of '{self._folder}' refuses the messages ({error}); give each "
                 f"a role and a content, in the order that the model was tuned on."
             ) from error
-        return str(text)
+        # The template writes the special tokens itself.
+        return self._encode(str(text), add_special_tokens=False)
 
     def _encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         try:

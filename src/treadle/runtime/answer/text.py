@@ -6,7 +6,7 @@ from treadle.runtime.request import Request
 
 if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
-    from treadle.runtime.answer.plain_tokenizer import PlainTokenizer
+    from treadle.model.tokens.plain_tokenizer import PlainTokenizer
 
 __all__ = ["TextStream", "offsets_in"]
 

@@ -41,7 +41,8 @@ class Arena:
 def _chunk(num_bytes: int) -> "np.typing.NDArray[np.uint8]":
     """Return zeros that begin with a large page; memory is used when it is written to."""
     whole = -(-num_bytes // _LARGE_PAGE_BYTES) * _LARGE_PAGE_BYTES
-    mapped = mmap.mmap(-1, whole + _LARGE_PAGE_BYTES)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory has no large pages by default
+    mapped = mmap.mmap(-1, whole + _LARGE_PAGE_BYTES, flags=flags)
     with contextlib.suppress(AttributeError, OSError):  # a system without large pages
         mapped.madvise(mmap.MADV_HUGEPAGE)
     memory = np.frombuffer(mapped, np.uint8)

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +14,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from coded_models import to_gguf
 from treadle.core import cache
 from treadle.core.errors import DataError
-from treadle.runtime.answer import plain_tokenizer
-from treadle.runtime.answer.plain_template import PlainTemplate, template_note
-from treadle.runtime.answer.plain_tokenizer import known_tokenizer, note_tokenizer
+from treadle.model.tokens import plain_tokenizer
+from treadle.model.tokens.plain_template import PlainTemplate, template_note
+from treadle.model.tokens.plain_tokenizer import (
+    chat_arguments,
+    known_tokenizer,
+    note_tokenizer,
+)
 from treadle.runtime.executor import ModelShape
 from treadle.runtime.prompts import Prompts
 
@@ -33,7 +38,8 @@ TEMPLATES = {
     "json": "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}{{ dict(a=1) }}",
     "refuses": "{% if messages[0].role != 'user' %}{{ raise_exception('begin with user') }}"
     "{% endif %}{{ messages[-1].content }}{{ strftime_now('%Y') }}",
-    "tools": "{% if tools is not none %}tools{% endif %}{{ documents }}" + CHATML,
+    "tools": "{% if tools is not none %}{{ tools | tojson }}{{ mood }}{% endif %}{{ documents }}"
+    + CHATML,
     "blocks": "  {% if true %}\n  a\n  {% endif %}\n" + CHATML,
     "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}"
     "{% endfor %}",
@@ -43,6 +49,9 @@ TALKS = (
     [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Why?"}],
     [{"role": "user", "content": ""}, {"role": "assistant", "content": None, "name": "x"}],
 )
+
+
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"a": [1, 2.5, None]}}}]
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +120,10 @@ def test_any_text_gives_the_same_tokens_and_comes_back_the_same(folder):
 
     same()
     assert again.tokens("ab a!") == first.tokens("ab a!")
+    assert plain.get_added_vocab() == theirs.get_added_vocab()
+    for token in range(len(theirs)):
+        assert plain.convert_ids_to_tokens(token) == theirs.convert_ids_to_tokens(token)
+        assert plain.decode([token]) == theirs.decode([token])
     assert again._tokenizer is None
 
 
@@ -138,17 +151,20 @@ def test_another_content_is_another_tokenizer(llama, tmp_path):
     config = json.loads((copy / "tokenizer_config.json").read_text())
     config["extra_special_tokens"] = ["def"]
     (copy / "tokenizer_config.json").write_text(json.dumps(config))
-    assert known_tokenizer(copy) is None
+    assert known_tokenizer(copy, None) is None
     whole = Prompts(copy, SHAPE)
     assert Prompts(copy, SHAPE).tokens("def") == whole.tokens("def")
     assert len(whole.tokens("def")) == 1
 
 
-@pytest.mark.parametrize("why", ["split", "cut", "own"])
+@pytest.mark.parametrize("why", ["split", "cut", "cleans", "own"])
 def test_what_transformers_adds_to_is_not_noted(llama, why):
     tokenizer = AutoTokenizer.from_pretrained(llama)
     if why == "split":
         tokenizer.split_special_tokens = True
+    elif why == "cleans":
+        tokenizer.clean_up_tokenization_spaces = True
+        tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
     elif why == "cut":
         tokenizer.backend_tokenizer.enable_truncation(3)
     else:
@@ -158,15 +174,15 @@ def test_what_transformers_adds_to_is_not_noted(llama, why):
                 return super().decode(*args, **options).upper()
 
         tokenizer.__class__ = Own
-    note_tokenizer(llama, tokenizer, {})
-    assert known_tokenizer(llama) is None
+    note_tokenizer(llama, tokenizer)
+    assert known_tokenizer(llama, None) is None
 
 
 def test_one_text_that_differs_keeps_it_from_being_noted(llama, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(llama)
     monkeypatch.setattr(plain_tokenizer.PlainTokenizer, "decode", lambda *_, **__: ".")
-    note_tokenizer(llama, tokenizer, {})
-    assert known_tokenizer(llama) is None
+    note_tokenizer(llama, tokenizer)
+    assert known_tokenizer(llama, None) is None
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -178,23 +194,37 @@ def test_conversations_are_written_the_same_or_left(name, llama):
     if noted is None:
         return
     plain = PlainTemplate(json.loads(json.dumps(noted)))
-    num_written = 0
+    written = []
     for talk in TALKS:
-        written = plain.render(talk)
-        if written is not None:
-            num_written += 1
-            asked = {"add_generation_prompt": True, "tokenize": False}
-            assert written == tokenizer.apply_chat_template(talk, **asked)
-    assert num_written == (2 if name == "refuses" else 3)
+        for more in ({}, {"add_generation_prompt": True}, {"tools": TOOLS, "mood": "calm"}):
+            options = {"add_generation_prompt": False} | more
+            written.append(outcome(lambda talk=talk, own=options: plain.render(talk, **own)))
+            asked = outcome(
+                lambda talk=talk, own=more: tokenizer.apply_chat_template(
+                    talk, tokenize=False, **own
+                )
+            )
+            assert written[-1] == asked
+    num_refused = sum("begin with user" in text for text in written)
+    assert num_refused == (3 if name == "refuses" else 0)
 
 
-def test_what_is_more_than_texts_is_left_to_transformers(llama):
-    plain = PlainTemplate({"template": CHATML, "special": {}})
+def outcome(write) -> str:
+    try:
+        return "written: " + write()
+    except Exception as error:
+        return f"{type(error)} {error}"
+
+
+def test_what_is_more_than_json_is_left_to_transformers():
+    plain = PlainTemplate({"template": CHATML, "special": {}, "arguments": []})
     hello = {"role": "user", "content": "Hello"}
-    assert "Hello" in plain.render([hello])
-    for more in ({"tool_calls": []}, {"thinking": "so"}, {"content": [{"type": "text"}]}):
+    assert "Hello" in plain.render([hello | {"tool_calls": [{"arguments": {"a": 1}}]}])
+    for more in ({"thinking": "so"}, {"content": np.float32(1)}, {"content": ("a",)}, {1: "a"}):
         assert plain.render([hello | more]) is None
     assert plain.render([]) is None
+    assert plain.render(["Hello"]) is None
+    assert plain.render([hello], tools=[test_a_file_has_its_tokenizer_and_its_ends]) is None
 
 
 @pytest.mark.parametrize(
@@ -208,8 +238,9 @@ def test_what_is_more_than_texts_is_left_to_transformers(llama):
     ],
 )
 def test_a_template_that_reaches_inside_writes_nothing(template):
-    found = PlainTemplate({"template": template, "special": {}}).render(TALKS[0])
-    assert not found  # refused, or empty as the sandbox has it
+    plain = PlainTemplate({"template": template, "special": {}, "arguments": []})
+    found = outcome(lambda: plain.render(TALKS[0]) or "")
+    assert found == "written: " or "UndefinedError" in found  # left, or empty by the sandbox
 
 
 def test_the_second_start_writes_a_conversation_as_the_first(llama, tmp_path):
@@ -219,6 +250,13 @@ def test_the_second_start_writes_a_conversation_as_the_first(llama, tmp_path):
     for talk in TALKS[:2]:
         assert again.chat(list(talk)) == first.chat(list(talk))
     assert again._tokenizer is None
+    assert again.reader.chat_template == first.reader.chat_template
+    assert chat_arguments(again.reader) == chat_arguments(first.reader)
+    assert again._tokenizer is None
     parts = [{"role": "user", "content": "x", "reasoning": "because"}]
     assert again.chat(parts) == first.chat(parts)
     assert again._tokenizer is not None
+    with pytest.raises(ValueError, match="not compatible"):
+        Prompts(copy, SHAPE).reader.apply_chat_template(
+            TALKS[0], add_generation_prompt=True, continue_final_message=True
+        )
