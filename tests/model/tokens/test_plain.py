@@ -35,7 +35,8 @@ TEMPLATES = {
     "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
     "{% if loop.first and m.role == 'system' %}{% continue %}{% endif %}{{ ns.n }}{{ m.content }}"
     "{% endfor %}",
-    "json": "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}{{ dict(a=1) }}",
+    "json": "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}{{ dict(a=1) }}"
+    "{{ dict.fromkeys('ab', 2) }}",
     "refuses": "{% if messages[0].role != 'user' %}{{ raise_exception('begin with user') }}"
     "{% endif %}{{ messages[-1].content }}{{ strftime_now('%Y') }}",
     "tools": "{% if tools is not none %}{{ tools | tojson }}{{ mood }}{% endif %}{{ documents }}"

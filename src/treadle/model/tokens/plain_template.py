@@ -126,7 +126,7 @@ def _compiled(text: str) -> Any:  # Any: a template of jinja
     sandbox.globals |= {
         "raise_exception": _refuse,
         "strftime_now": _now,
-        "dict": lambda *pairs, **named: dict(*pairs, **named),
+        "dict": _Dictionaries(),
         "namespace": _names(),
     }
     return sandbox.from_string(text)
@@ -152,6 +152,16 @@ def _now(form: str) -> str:
     from datetime import datetime
 
     return datetime.now().strftime(form)
+
+
+class _Dictionaries:
+    """Makes dictionaries as `dict` does, without being that class."""
+
+    def __call__(self, *pairs: Any, **named: Any) -> dict[Any, Any]:  # Any: of a template
+        return dict(*pairs, **named)
+
+    def fromkeys(self, *given: Any) -> dict[Any, Any]:  # Any: of a template
+        return dict.fromkeys(*given)
 
 
 def _names() -> type:
