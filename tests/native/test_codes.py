@@ -1,5 +1,6 @@
 """Kernels over stored codes: the same bits as their twins, wherever rows and blocks lie."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -40,6 +41,25 @@ def test_lanes_stand_side_by_side(rows, blocks, items, lanes, dtype):
         assert np.array_equal(found[row // lanes, :, :, row % lanes], expected)
 
 
+@given(
+    st.integers(0, 1000),
+    st.integers(1, 40),
+    st.integers(1, 140),
+    st.sampled_from([8, 16]),
+    st.sampled_from([np.float16, ml_dtypes.bfloat16]),
+)
+def test_floats_of_16_bits_stand_side_by_side_in_32(seed, rows, cols, lanes, dtype):
+    bits = np.random.default_rng(seed).integers(0, 1 << 16, (rows, cols + 3), np.uint16)
+    values = (bits & 0xBBFF).view(dtype)[:, 1 : cols + 1]  # finite, subnormal numbers among them
+    found, again = (np.empty((-(-rows // lanes), cols, lanes), np.float32) for _ in range(2))
+    codes.widen(values, found)
+    twins.widen(values, again)
+    assert np.array_equal(found.view(np.uint32), again.view(np.uint32))
+    for row in range(-(-rows // lanes) * lanes):
+        expected = values[row].astype(np.float32) if row < rows else np.zeros(cols)
+        assert np.array_equal(found[row // lanes, :, row % lanes], expected)
+
+
 def test_what_lies_between_scales_is_read_where_it_lies():
     raw = np.random.default_rng(0).integers(0, 256, (21, 3 * 18), np.uint8)
     between = raw.reshape(21, 3, 18)[:, :, 2:].view(np.uint32)
@@ -65,3 +85,6 @@ def test_without_the_kernel_the_twins_run(monkeypatch):
     assert np.array_equal(codes.decode_q8_0(raw), codec.dequantize_q8_0(raw))
     values = np.arange(12, dtype=np.uint16).reshape(3, 2, 2)
     assert np.array_equal(interleaved(codes, values, 2), interleaved(twins, values, 2))
+    halves, found = np.arange(6, dtype=np.float16).reshape(3, 2), np.empty((2, 2, 2), np.float32)
+    codes.widen(halves, found)
+    assert found.tolist() == [[[0, 2], [1, 3]], [[4, 0], [5, 0]]]

@@ -89,7 +89,7 @@ def test_overflow_is_named_in_other_architectures(scaled):
 
 def test_what_agreed_is_compared_again_only_when_it_changed(tiny_model, tmp_path, monkeypatch):
     folder = tmp_path / "model"
-    shutil.copytree(tiny_model("llama"), folder)
+    shutil.copytree(tiny_model("llama", rms_norm_eps=3e-5), folder)  # as no other test has it
     compared = []
 
     def counted(path, native, draw):
@@ -102,10 +102,23 @@ def test_what_agreed_is_compared_again_only_when_it_changed(tiny_model, tmp_path
     assert len(compared) == 1
     choose_executor(folder, "q8").close()
     assert len(compared) == 2
-    weights = folder / "model.safetensors"
+    weights, other = folder / "model.safetensors", tiny_model("llama", rms_norm_eps=4e-5)
+    stat = weights.stat()
     os.utime(weights, ns=(1, 1))
     choose_executor(folder).close()
-    assert len(compared) == 3
+    shutil.copytree(folder, tmp_path / "copy")
+    choose_executor(tmp_path / "copy").close()
+    assert len(compared) == 2  # the content counts, wherever it lies
+    numbers = load_file(weights)
+    numbers["model.norm.weight"] = numbers["model.norm.weight"] * np.float32(1.5)
+    save_file(numbers, weights, {"format": "pt"})
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert weights.stat().st_size == stat.st_size
+    choose_executor(folder).close()
+    assert len(compared) == 3  # though it has the old one's size and date
+    shutil.copy(other / "config.json", folder)
+    choose_executor(folder).close()
+    assert len(compared) == 4
 
 
 @pytest.mark.parametrize(

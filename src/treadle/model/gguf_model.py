@@ -139,7 +139,7 @@ class _GgufStored(NamedTuple):
         num_blocks = self.info.shape[-1] // BLOCK
         blocks = raw.reshape(len(raw), num_blocks, -1)
         head = 4 if kind == "Q4_1" else 2
-        halves = np.ascontiguousarray(blocks[:, :, :head]).view(np.float16)
+        halves = blocks[:, :, :head].view(np.float16)
         codes, scales = self._ordered(blocks[:, :, head:]), self._ordered(halves[:, :, 0])
         if kind == "Q8_0":
             return Coded("q8", codes.view(np.int8), scales, None)

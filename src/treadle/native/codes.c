@@ -3,25 +3,33 @@
 
 #include <stdint.h>
 #include <string.h>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 enum { BLOCK = 32 };
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Items that are moved at a time: their targets stay in the first cache while lane after lane fills them. */
+enum { TILE = 64 };
+
 INLINE void interleave(const char *source, int64_t row_bytes, int64_t block_bytes, int64_t rows, int64_t blocks,
                        int64_t items, int64_t lanes, int64_t size, int64_t begin, int64_t end, char *target) {
     for (int64_t group = begin; group < end; group++)
-        for (int64_t block = 0; block < blocks; block++) {
-            char *to = target + (group * blocks + block) * items * lanes * size;
-            for (int64_t lane = 0; lane < lanes; lane++) {
-                int64_t row = group * lanes + lane;
-                const char *from = source + row * row_bytes + block * block_bytes;
-                for (int64_t i = 0; i < items; i++) {
-                    if (row < rows) memcpy(to + (i * lanes + lane) * size, from + i * size, size);
-                    else memset(to + (i * lanes + lane) * size, 0, size);
+        for (int64_t block = 0; block < blocks; block++)
+            for (int64_t first = 0; first < items; first += TILE) {
+                char *to = target + ((group * blocks + block) * items + first) * lanes * size;
+                int64_t count = items - first < TILE ? items - first : TILE;
+                for (int64_t lane = 0; lane < lanes; lane++) {
+                    int64_t row = group * lanes + lane;
+                    const char *from = source + row * row_bytes + block * block_bytes + first * size;
+                    for (int64_t i = 0; i < count; i++) {
+                        if (row < rows) memcpy(to + (i * lanes + lane) * size, from + i * size, size);
+                        else memset(to + (i * lanes + lane) * size, 0, size);
+                    }
                 }
             }
-        }
 }
 
 /* target[group, block, item, lane] = source[group * lanes + lane, block, item] for groups [begin, end); rows beyond the
@@ -42,6 +50,56 @@ INLINE float half_at(const uint8_t *place) {
     _Float16 value;
     memcpy(&value, place, sizeof value);
     return (float)value;
+}
+
+INLINE float upper_half_at(const uint8_t *place) {
+    uint16_t bits;
+    memcpy(&bits, place, sizeof bits);
+    uint32_t wide = (uint32_t)bits << 16;
+    float value;
+    memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+/* `count` floats of 16 bits as ones of 32, every `lanes`th of the target. */
+INLINE void spread_halves(const uint8_t *from, int64_t count, int64_t lanes, int is_upper, float *to) {
+    float wide[TILE];
+    int64_t i = 0;
+#if defined(__F16C__)
+    for (; !is_upper && i + 8 <= count; i += 8)
+        _mm256_storeu_ps(wide + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + 2 * i))));
+#endif
+    for (; i < count; i++) wide[i] = is_upper ? upper_half_at(from + 2 * i) : half_at(from + 2 * i);
+    for (i = 0; i < count; i++) to[i * lanes] = wide[i];
+}
+
+INLINE void widen(const uint8_t *source, int64_t row_bytes, int64_t rows, int64_t cols, int64_t lanes, int64_t begin,
+                  int64_t end, int is_upper, float *target) {
+    for (int64_t group = begin; group < end; group++)
+        for (int64_t first = 0; first < cols; first += TILE) {
+            float *to = target + (group * cols + first) * lanes;
+            int64_t count = cols - first < TILE ? cols - first : TILE;
+            for (int64_t lane = 0; lane < lanes; lane++) {
+                int64_t row = group * lanes + lane;
+                const uint8_t *from = source + row * row_bytes + 2 * first;
+                if (row < rows) spread_halves(from, count, lanes, is_upper, to + lane);
+                else for (int64_t i = 0; i < count; i++) to[i * lanes + lane] = 0.0f;
+            }
+        }
+}
+
+/* target[group, col, lane] = source[group * lanes + lane, col] for groups [begin, end), widened to 32 bits; rows beyond
+ * the last one are zeros. The source's floats are IEEE halves, or the upper halves of floats (bfloat16). */
+void widen_halves(const uint8_t *source, int64_t row_bytes, int64_t rows, int64_t cols, int64_t lanes, int64_t begin,
+                  int64_t end, float *target) {
+    if (lanes == 16) widen(source, row_bytes, rows, cols, 16, begin, end, 0, target);
+    else widen(source, row_bytes, rows, cols, lanes, begin, end, 0, target);
+}
+
+void widen_upper_halves(const uint8_t *source, int64_t row_bytes, int64_t rows, int64_t cols, int64_t lanes,
+                        int64_t begin, int64_t end, float *target) {
+    if (lanes == 16) widen(source, row_bytes, rows, cols, 16, begin, end, 1, target);
+    else widen(source, row_bytes, rows, cols, lanes, begin, end, 1, target);
 }
 
 /* GGUF's blocks [begin, end) as floats: a scale, then 32 bytes. */

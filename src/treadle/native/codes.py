@@ -13,11 +13,12 @@ from treadle.native import twins
 from treadle.native.loader import library
 from treadle.native.pointers import pointer
 
-__all__ = ["decode_q4_0", "decode_q4_1", "decode_q8_0", "interleave"]
+__all__ = ["decode_q4_0", "decode_q4_1", "decode_q8_0", "interleave", "widen"]
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 _BLOCK = 32
+_WIDENED = {"float16": "widen_halves", "bfloat16": "widen_upper_halves"}
 
 
 def interleave(values: npt.NDArray[np.generic], target: npt.NDArray[np.generic]) -> None:
@@ -29,13 +30,29 @@ def interleave(values: npt.NDArray[np.generic], target: npt.NDArray[np.generic])
         target: [groups, blocks, items, lanes] of the same type, contiguous; rows of zeros fill its
             last group.
     """
-    kernel = library("codes")
-    if kernel is None or values.strides[2] != values.itemsize:
+    kernel, is_run = library("codes"), values.strides[2] == values.itemsize or values.shape[2] == 1
+    if kernel is None or not is_run:
         return twins.interleave(values, target)
     (rows, blocks, items), (groups, *_, lanes) = values.shape, target.shape
     move = kernel.interleave_2 if values.itemsize == 2 else kernel.interleave_4
     sizes = (*values.strides[:2], rows, blocks, items, lanes, 0, groups)
     move(pointer(values), *map(ctypes.c_int64, sizes), pointer(target))
+    return None
+
+
+def widen(values: npt.NDArray[np.generic], target: Floats) -> None:
+    """Put the same column of each of `lanes` rows side by side, in float32.
+
+    Args:
+        values: [rows, cols] of float16 or bfloat16; rows may lie anywhere.
+        target: [groups, cols, lanes], contiguous; rows of zeros fill its last group.
+    """
+    kernel, name = library("codes"), _WIDENED.get(values.dtype.name)
+    if kernel is None or name is None or values.strides[1] != values.itemsize:
+        return twins.widen(values, target)
+    (rows, cols), (groups, _, lanes) = values.shape, target.shape
+    sizes = (values.strides[0], rows, cols, lanes, 0, groups)
+    getattr(kernel, name)(pointer(values), *map(ctypes.c_int64, sizes), pointer(target))
     return None
 
 

@@ -25,7 +25,8 @@ def zeros(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> Array:
     """
     num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     whole = -(-num_bytes // _LARGE_PAGE_BYTES) * _LARGE_PAGE_BYTES
-    mapped = mmap.mmap(-1, whole + _LARGE_PAGE_BYTES)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory has no large pages by default
+    mapped = mmap.mmap(-1, whole + _LARGE_PAGE_BYTES, flags=flags)
     with contextlib.suppress(AttributeError, OSError):  # a system without large pages
         mapped.madvise(mmap.MADV_HUGEPAGE)
     memory = np.frombuffer(mapped, np.uint8)

@@ -156,3 +156,8 @@ def interleave(values: npt.NDArray[np.generic], target: npt.NDArray[np.generic])
     (rows, blocks, items), lanes = values.shape, target.shape[-1]
     filled = np.pad(values, ((0, -rows % lanes), (0, 0), (0, 0)))
     target[...] = np.moveaxis(filled.reshape(-1, lanes, blocks, items), 1, -1)
+
+
+def widen(values: npt.NDArray[np.generic], target: npt.NDArray[np.float32]) -> None:
+    """Put the same column of each of `lanes` rows side by side, in float32."""
+    interleave(values.astype(np.float32)[:, None], target[:, None])

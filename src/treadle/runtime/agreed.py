@@ -3,26 +3,47 @@
 import hashlib
 import json
 import logging
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from treadle.core.cache import cache_folder, locked
+from treadle.core.cache import cache_folder, locked, note, noted
+from treadle.core.checkpoint.seen import seen_hash
 from treadle.native.loader import library
 
-__all__ = ["is_known", "price_of", "remember", "remember_price", "sign"]
+__all__ = [
+    "description_of",
+    "is_known",
+    "price_of",
+    "remember",
+    "remember_description",
+    "remember_price",
+    "sign",
+    "sign_states",
+]
 
 _MOST = 200
-_PASSED, _PRICES = "agreements.json", "prices.json"
+_PASSED, _PRICES, _DESCRIBED = "agreements.json", "prices.json", "described"
+_DESCRIPTION = 1
+"""Counts up when `native_step.described` notes something else."""
 logger = logging.getLogger(__name__)
 
 
 def sign(path: Path, form: str) -> str:
-    """Return a name for what was compared: the files as they are now, the form, the kernel."""
+    """Return a name for what was compared: the files' contents, the form, the kernel."""
+    return _signature(seen_hash(path), form)
+
+
+def sign_states(path: Path, form: str) -> str:
+    """Return such a name by the files' sizes and dates, for models that take long to be read."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    states = [
-        (file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]
-    ]
+    stats = [(str(file.absolute()), file.stat()) for file in files]
+    return _signature([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats], form)
+
+
+def _signature(content: Any, form: str) -> str:  # Any: what JSON holds
     kernel = library("step")
-    parts = [str(path.absolute()), states, form, None if kernel is None else kernel._name]
+    parts = [content, form, None if kernel is None else kernel._name]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -44,6 +65,20 @@ def price_of(signature: str) -> list[float] | None:
 def remember_price(signature: str, price: list[float]) -> None:
     """Note what the forms of weights cost a model; the oldest ones are forgotten."""
     _note(_PRICES, signature, price)
+
+
+def description_of(signature: str) -> Any:  # Any: a JSON value
+    """Return what was noted of a model beside its weights, if it was by this transformers."""
+    return noted(_DESCRIBED, _by_transformers(signature))
+
+
+def remember_description(signature: str, description: dict[str, Any]) -> None:
+    """Note what transformers says of a model beside its weights."""
+    note(_DESCRIBED, _by_transformers(signature), description, _MOST)
+
+
+def _by_transformers(signature: str) -> str:
+    return f"{signature} transformers {version('transformers')} {_DESCRIPTION}"
 
 
 def _note(name: str, signature: str, value: list[float] | None) -> None:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from treadle.core.checkpoint.described import refuse_bundle
+from treadle.core.checkpoint.described import read_config, refuse_bundle
 from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.model.facts import base_config
 from treadle.model.source import open_model
 from treadle.native import SlowPathWarning
 from treadle.runtime import agreed
@@ -18,6 +19,7 @@ from treadle.runtime.executor import Executor, Floats, StepRows
 from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, require_form
 from treadle.runtime.logits import require_sound
+from treadle.runtime.native_step.described import LLAMA_LIKE, Described, from_note, to_note
 from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.price import Price, price_of, tell_price
 from treadle.runtime.typed import whole
@@ -80,7 +82,8 @@ def choose_executor(
     """Return the native step, if it computes the model and agrees with transformers' blocks.
 
     Otherwise return the generic executor, with a warning that names the reason. What agreed once is
-    not compared again while its files and the kernel stay as they are.
+    not compared again while the content of its files and the kernel stay the same, and neither
+    torch nor transformers' modelling is imported for it.
 
     Args:
         folder: A model folder, or a GGUF file.
@@ -98,18 +101,17 @@ def choose_executor(
     form = require_form(weights)
     if num_threads is not None:
         num_threads = whole("num_threads", num_threads, 1)
+    signature = agreed.sign(folder, form) if _may_be_native(folder) else ""
+    is_known = agreed.is_known(signature)
+    known = from_note(agreed.description_of(signature)) if is_known else None
     try:
-        native = LlamaStep(folder, form, num_threads)
+        native = LlamaStep(folder, form, num_threads, known)
     except UnsupportedModelError as error:
         reason = str(error)
     else:
-        signature = agreed.sign(folder, form)
-        if agreed.is_known(signature):
-            _tell_price(folder, native, signature)
-            return native
-        found = _first_that_holds(folder, native)
-        if found.holds(native.weights):
-            agreed.remember(signature)
+        found = None if is_known else _first_that_holds(folder, native)
+        if found is None or found.holds(native.weights):
+            _remember(signature, native.described, is_known, known is not None)
             _tell_price(folder, native, signature)
             return native
         native.close()
@@ -126,6 +128,21 @@ def choose_executor(
     generic = generic_executor(folder, "cpu", trust_remote_code)
     warnings.warn(f"{reason} Running through transformers: slower.", SlowPathWarning, stacklevel=2)
     return generic
+
+
+def _may_be_native(folder: Path) -> bool:
+    """Say whether it is worth while to read all of a model's files, by its config alone."""
+    file = folder / "config.json"
+    return not file.is_file() or base_config(read_config(file)).get("model_type") in LLAMA_LIKE
+
+
+def _remember(signature: str, described: Described, is_known: bool, is_described: bool) -> None:
+    """Note that a model agreed and what transformers says of it, where that is new."""
+    if not is_known:
+        agreed.remember(signature)
+    said = None if is_described else to_note(described)
+    if said is not None:
+        agreed.remember_description(signature, said)
 
 
 def _tell_price(folder: Path, native: LlamaStep, signature: str) -> None:
@@ -154,7 +171,7 @@ def generic_executor(folder: Path, device: str, trust_remote_code: bool = False)
     """
     from treadle.runtime.transformers_step.generic import GenericExecutor
 
-    signature = agreed.sign(folder, f"transformers {version('transformers')}")
+    signature = agreed.sign_states(folder, f"transformers {version('transformers')}")
     is_known = agreed.is_known(signature)
     generic = GenericExecutor.from_folder(folder, device, trust_remote_code, is_known)
     if not is_known:

@@ -97,7 +97,7 @@ def _tokens(folder: Path, shape: ModelShape) -> tuple[Ints, bool]:
     most = shape.rope_lengths.within_first(min(_MOST_TOKENS, shape.max_positions))
     prompts = Prompts(folder, shape)
     if prompts.has_tokenizer:
-        found = prompts.tokenizer(_TEXT).input_ids[:most]
+        found = prompts.reader(_TEXT).input_ids[:most]
         if max(found) < shape.vocab_size:
             return np.asarray(found, np.int32), True
     return np.random.default_rng(0).integers(0, shape.vocab_size, most, np.int32), False

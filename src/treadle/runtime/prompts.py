@@ -1,6 +1,7 @@
 """From what a user asks to tokens that the model can take, and back to text."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
@@ -11,6 +12,7 @@ from treadle.model import facts
 from treadle.model.gguf_file import GgufFile
 from treadle.model.gguf_tokenizer import end_tokens, gguf_tokenizer, has_tokenizer
 from treadle.model.load import load_tokenizer
+from treadle.model.tokens.plain_tokenizer import PlainTokenizer, known_tokenizer, note_tokenizer
 from treadle.runtime.answer.text import TextStream
 from treadle.runtime.conversation import Messages, plain_messages
 from treadle.runtime.executor import ModelShape
@@ -64,26 +66,71 @@ class Prompts:
 
     def __init__(self, folder: Path, shape: ModelShape) -> None:
         self._folder, self._shape = folder, shape
-        self._tokenizer, self.eos_tokens = _from_file(folder) if folder.is_file() else _from(folder)
-        self.has_tokenizer = self._tokenizer is not None
+        self._tokenizer: Tokenizer | None = None
+        self._reader: PlainTokenizer | Tokenizer | None = None
+        self.eos_tokens: frozenset[int] = frozenset()
+        (self._from_file if folder.is_file() else self._from_folder)()
+        self.has_tokenizer = self._reader is not None
 
     @property
     def tokenizer(self) -> "Tokenizer":
-        """The model's tokenizer.
+        """The model's tokenizer, by transformers; what is changed of it counts from then on.
 
         Raises:
             DataError: It has none.
         """
         if self._tokenizer is None:
+            _ = self.reader
+            self._take(_tokenizer_of(self._folder))
+        return cast("Tokenizer", self._tokenizer)
+
+    @property
+    def reader(self) -> "PlainTokenizer | Tokenizer":
+        """What reads and writes texts as the model's tokenizer does, and may do no more.
+
+        Raises:
+            DataError: It has none.
+        """
+        if self._reader is None:
             raise DataError(
                 f"'{self._folder}' has no tokenizer, so it takes and gives token ids only; copy "
                 f"the tokenizer files of the original model into it, or give lists of ids."
             )
-        return self._tokenizer
+        return self._reader
+
+    def _from_folder(self) -> None:
+        folder = self._folder
+        self.eos_tokens = _eos_tokens(folder)
+        if any((folder / name).is_file() for name in _TOKENIZER_FILES) and not self._recalls():
+            self._note(load_tokenizer(folder))
+
+    def _from_file(self) -> None:
+        """Take what a GGUF file knows: its tokenizer and its end tokens."""
+        if self._recalls():
+            return
+        with closing(GgufFile(self._folder)) as file:
+            self.eos_tokens = end_tokens(file)
+            if has_tokenizer(file):
+                self._note(gguf_tokenizer(file))
+
+    def _recalls(self) -> bool:
+        """Take tokenizer and end tokens from the notes, if they are there, and say so."""
+        known = known_tokenizer(self._folder, lambda: self.tokenizer)
+        if known is not None:
+            self._reader, ends = known
+            self.eos_tokens = frozenset(ends)
+        return known is not None
+
+    def _note(self, tokenizer: "Tokenizer") -> None:
+        note_tokenizer(self._folder, tokenizer, list(self.eos_tokens))
+        self._take(tokenizer)
+
+    def _take(self, tokenizer: "Tokenizer") -> None:
+        self._tokenizer = self._reader = tokenizer
 
     def text_of(self, request: Request) -> TextStream:
         """Return the stream of a request's text."""
-        return TextStream(self.tokenizer, request)
+        return TextStream(self.reader, request)
 
     def tokens(self, prompt: Prompt, is_continued: bool = True) -> list[int]:
         """Return the tokens of a prompt.
@@ -128,13 +175,13 @@ class Prompts:
                 f'[{{"role": "user", "content": "Hello"}}].'
             )
         plain = plain_messages(messages)
-        if not self.tokenizer.chat_template:
+        if not self.reader.chat_template:
             raise DataError(
                 f"The tokenizer of '{self._folder}' has no chat template; use generate with a "
                 f"plain prompt, or a model that was tuned to chat."
             )
         try:
-            text = self.tokenizer.apply_chat_template(
+            text = self.reader.apply_chat_template(
                 plain, add_generation_prompt=True, tokenize=False
             )
         except Exception as error:  # a template raises what it likes
@@ -160,7 +207,7 @@ class Prompts:
                 f"surrogate pair, which is no text; decode its bytes with errors='replace'."
             ) from error
         # Not verbose: what is too long is refused here, so that a warning would say it twice.
-        found = self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
+        found = self.reader(text, add_special_tokens=add_special_tokens, verbose=False)
         return [int(token) for token in found.input_ids]
 
     def check(self, params: SamplingParams) -> None:
@@ -178,7 +225,7 @@ class Prompts:
                         f"{self._shape.vocab_size - 1}; use this model's own tokenizer."
                     )
         if params.stop:
-            _ = self.tokenizer
+            _ = self.reader
 
 
 def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
@@ -261,17 +308,11 @@ def _shown(given: object) -> str:
     return f"{shown[:60]}{'...' * (len(shown) > 60)} ({type(given).__name__})"
 
 
-def _from_file(path: Path) -> "tuple[Tokenizer | None, frozenset[int]]":
-    """Return what a GGUF file knows: its tokenizer and its end tokens."""
-    file = GgufFile(path)
-    found = gguf_tokenizer(file) if has_tokenizer(file) else None
-    file.close()
-    return found, end_tokens(file)
-
-
-def _from(folder: Path) -> "tuple[Tokenizer | None, frozenset[int]]":
-    has_files = any((folder / name).is_file() for name in _TOKENIZER_FILES)
-    return load_tokenizer(folder) if has_files else None, _eos_tokens(folder)
+def _tokenizer_of(path: Path) -> "Tokenizer":
+    if path.is_dir():
+        return load_tokenizer(path)
+    with closing(GgufFile(path)) as file:
+        return gguf_tokenizer(file)
 
 
 def _eos_tokens(folder: Path) -> frozenset[int]:

@@ -97,7 +97,7 @@ class Counting:
 @pytest.mark.parametrize("text", ["def f(x): return x\n" * 100_000, "x" * 2_000_000])
 def test_a_text_far_beyond_the_context_is_refused_after_a_part_of_it(chatty, text):
     model = ServedModel("tiny", LLM(chatty, weights="fp32"))
-    model.llm.prompts._tokenizer = counting = Counting(model.llm.prompts.tokenizer)
+    model.llm.prompts._reader = counting = Counting(model.llm.prompts.tokenizer)
     with pytest.raises(ApiError, match="This model's maximum context length is 1024 tokens") as f:
         model.tokens(text)
     assert "in its first 8192 characters alone" in f.value.message

@@ -18,6 +18,7 @@ from treadle.runtime.routed.layers import LayeredLLM
 
 if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
+    from treadle.model.tokens.plain_tokenizer import PlainTokenizer
 
 __all__ = ["AUTO", "Catalogue", "Chooser", "ServedModel", "ServedRouter", "dense_name"]
 
@@ -53,21 +54,21 @@ class ServedModel:
     @cached_property
     def vocabulary(self) -> ServedVocabulary:
         """What the model's tokens stand for."""
-        return ServedVocabulary(self.llm.prompts.tokenizer)
+        return ServedVocabulary(self.llm.prompts.reader)
 
     @property
     def chat_template(self) -> str:
         """The template of conversations, or all of them; empty where the model has none."""
         if not self.llm.prompts.has_tokenizer:
             return ""
-        found: Any = self.llm.prompts.tokenizer.chat_template  # Any: text, several by name, None
+        found: Any = self.llm.prompts.reader.chat_template  # Any: text, several by name, None
         return "\n".join(found.values()) if isinstance(found, dict) else found or ""
 
     def shown(self, has_tools: bool) -> Shown:
         """Return what its template makes of a conversation, with tools or without."""
         key = (self.chat_template, has_tools)
         if key not in self._shown:
-            self._shown[key] = shown_by(self.llm.prompts.tokenizer, has_tools)
+            self._shown[key] = shown_by(self.llm.prompts.reader, has_tools)
         return self._shown[key]
 
     def tokens(self, prompt: str | list[int], adds_special: bool = True) -> list[int]:
@@ -90,7 +91,7 @@ class ServedModel:
 
     def _read(self, text: str, adds_special: bool) -> list[int]:
         """Return the tokens of a text; of one that is far too long only a part is read."""
-        tokenizer = self.llm.prompts.tokenizer
+        tokenizer = self.llm.prompts.reader
         length = _CHARACTERS * self.max_length
         while length < len(text):
             ids = _ids(tokenizer, text[:length], adds_special)
@@ -205,7 +206,7 @@ def _entry(found: "ServedModel | ServedRouter") -> dict[str, Any]:  # Any: JSON 
     }
 
 
-def _ids(tokenizer: "Tokenizer", text: str, adds_special: bool) -> list[int]:
+def _ids(tokenizer: "Tokenizer | PlainTokenizer", text: str, adds_special: bool) -> list[int]:
     found = tokenizer(text, add_special_tokens=adds_special, verbose=False).input_ids
     return [int(token) for token in found]
 

@@ -190,7 +190,7 @@ class _Reply:
             return given
         request = self._answers.parts[number].requests[0]
         tokens = request.tokens[: request.num_prompt]
-        return str(self._model.llm.prompts.tokenizer.decode(tokens))
+        return str(self._model.llm.prompts.reader.decode(tokens))
 
     def _logprobs(self, place: int, found: _Text) -> dict[str, list[Any]] | None:  # Any: JSON
         if self._asked.logprobs is None:
@@ -201,7 +201,7 @@ class _Reply:
             request = self._answers.parts[place // (self._asked.n or 1)].requests[0]
             prompt = request.tokens[: request.num_prompt]
             skips = self._asked.skip_special_tokens is not False
-            before = offsets_in(self._model.llm.prompts.tokenizer, prompt, skips)
+            before = offsets_in(self._model.llm.prompts.reader, prompt, skips)
             length = len(self._prompt_text(place))
             offsets = before + [length + offset for offset in offsets]
             tokens = prompt + tokens

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
+    from treadle.model.tokens.plain_tokenizer import PlainTokenizer
 
 __all__ = ["Shown", "short_id", "shown_by"]
 
@@ -54,7 +55,7 @@ def short_id(given: str) -> str:
     return hashlib.sha256(given.encode()).hexdigest()[:_SHORT]
 
 
-def shown_by(tokenizer: "Tokenizer", has_tools: bool) -> Shown:
+def shown_by(tokenizer: "Tokenizer | PlainTokenizer", has_tools: bool) -> Shown:
     """Return what a tokenizer's template shows where a request has tools, or none."""
     tools = [_TOOL] if has_tools else None
 

@@ -84,7 +84,7 @@ def _tokens(model: ServedModel, asked: AskedTokenize) -> list[int]:
 
 def _plain_tokens(model: ServedModel, text: str, adds_special: bool) -> list[int]:
     """Return the tokens of a text of any length."""
-    tokenizer = model.llm.prompts.tokenizer
+    tokenizer = model.llm.prompts.reader
     return list(tokenizer(text, add_special_tokens=adds_special, verbose=False).input_ids)
 
 
@@ -104,7 +104,7 @@ async def detokenize(request: Request) -> Response:
                 "tokens",
             )
     try:
-        tokenizer = found.llm.prompts.tokenizer
+        tokenizer = found.llm.prompts.reader
     except TreadleError as error:
         raise from_treadle(error) from error
 

@@ -8,6 +8,7 @@ from treadle.runtime.request import TokenLogprobs
 
 if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
+    from treadle.model.tokens.plain_tokenizer import PlainTokenizer
 
 __all__ = ["ServedVocabulary"]
 
@@ -25,7 +26,7 @@ def _byte_of() -> dict[str, int]:
 class ServedVocabulary:
     """Reads single tokens of a tokenizer, and remembers what it has read."""
 
-    def __init__(self, tokenizer: "Tokenizer") -> None:
+    def __init__(self, tokenizer: "Tokenizer | PlainTokenizer") -> None:
         self._tokenizer = tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._is_byte_level = "ByteLevel" in str(getattr(backend, "decoder", ""))

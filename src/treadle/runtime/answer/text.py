@@ -6,6 +6,7 @@ from treadle.runtime.request import Request
 
 if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
+    from treadle.model.tokens.plain_tokenizer import PlainTokenizer
 
 __all__ = ["TextStream", "offsets_in"]
 
@@ -21,7 +22,9 @@ class _Decoding:
     tokens, and gives nothing while the bytes of a character are incomplete.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", num_read: int, skips_special: bool) -> None:
+    def __init__(
+        self, tokenizer: "Tokenizer | PlainTokenizer", num_read: int, skips_special: bool
+    ) -> None:
         self._tokenizer, self._skips_special = tokenizer, skips_special
         self.read = num_read
         """Tokens whose text was given."""
@@ -88,7 +91,7 @@ class TextStream:
     the start of a stop string.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", request: Request) -> None:
+    def __init__(self, tokenizer: "Tokenizer | PlainTokenizer", request: Request) -> None:
         self._request, self._params = request, request.params
         self._num_taken = request.num_prompt
         skips = request.params.skip_special_tokens

@@ -30,6 +30,7 @@ class HeldWeights:
         form: How matrices are held; auto: codes as they are stored, float16 as float16 where the
             model is quantised, and everything else in float32.
         layout: How the machine's kernel wants quantised weights.
+        is_finite: Whether all numbers are known to be finite, and need not be looked at.
 
     Attributes:
         num_bytes: Bytes of all that was packed.
@@ -38,8 +39,10 @@ class HeldWeights:
         is_rounded: Whether a matrix was rounded to codes here.
     """
 
-    def __init__(self, form: WeightForm | Literal["auto"], layout: PackedLayout) -> None:
-        self._form, self._layout = form, layout
+    def __init__(
+        self, form: WeightForm | Literal["auto"], layout: PackedLayout, is_finite: bool = False
+    ) -> None:
+        self._form, self._layout, self._is_finite = form, layout, is_finite
         self._room = Room()
         self._decoded: list[tuple[str, str]] = []
         self.num_bytes = self.num_weights = 0
@@ -66,7 +69,7 @@ class HeldWeights:
         """Return a vector in float32; None where it may be absent and is."""
         if is_optional and name not in reader.tensors:
             return None
-        require_finite(name, reader.array(name), reader.tensors[name].file)
+        self._require_finite(name, reader.array(name), reader)
         found = np.array(reader.array(name), np.float32, order="C")
         self.num_bytes += found.nbytes
         return found
@@ -100,12 +103,12 @@ class HeldWeights:
             return None
         for part in (found.scales, found.minima):
             if part is not None:
-                require_finite(name, part, reader.tensors[reader.tied.get(name, name)].file)
+                self._require_finite(name, part, reader)
         return found
 
     def _floats(self, reader: CheckpointReader, name: str, bias: Array | None) -> Packed:
         stored = reader.tensors[name]
-        require_finite(name, reader.array(name), stored.file)
+        self._require_finite(name, reader.array(name), reader)
         form: WeightForm = self._own_form(reader, name) if self._form == "auto" else self._form
         try:
             packed = pack(reader.array(name), form, self._layout, self._room, bias)
@@ -115,6 +118,10 @@ class HeldWeights:
         self.is_rounded |= has_codes
         self.forms.add(form if has_codes or not form.startswith("q") else "fp16")
         return packed
+
+    def _require_finite(self, name: str, values: Array, reader: CheckpointReader) -> None:
+        if not self._is_finite:
+            require_finite(name, values, reader.tensors[reader.tied.get(name, name)].file)
 
     def _own_form(self, reader: CheckpointReader, name: str) -> WeightForm:
         if not isinstance(reader, DecodedReader):

@@ -9,7 +9,7 @@ from treadle.core.codec import Array, quantize_q4_0, quantize_q4_1, quantize_q8_
 from treadle.core.errors import SettingsError
 from treadle.core.registry import near
 from treadle.model.coded import BLOCK, Coded, pair_codes
-from treadle.native.codes import interleave
+from treadle.native.codes import interleave, widen
 from treadle.native.pointers import OwningStructure
 from treadle.runtime.linear.arena import Arena
 from treadle.runtime.typed import text
@@ -125,6 +125,8 @@ def _parts(
     weight: Array, form: WeightForm, layout: PackedLayout, room: Room
 ) -> tuple[Array, Array | None, Array | None]:
     """Return data, scales and minima."""
+    if form == "fp32" and weight.dtype.itemsize == 2:
+        return _widened(weight, layout.lanes, room.data), None, None
     if form == "fp32":
         return _by_lanes(np.asarray(weight, np.float32), layout.lanes, room.data), None, None
     if form == "fp16":
@@ -170,7 +172,17 @@ def _code_parts(
 
 def _by_lanes(values: Array, lanes: int, arena: Arena) -> Array:
     """Put one column of each of `lanes` rows side by side: [groups, 1, cols, lanes]."""
-    return _interleaved(values[:, None], lanes, arena)
+    is_run = values.strides[1] == values.itemsize
+    found = _interleaved(values[:, None] if is_run else values[:, :, None], lanes, arena)
+    return found.reshape(len(found), 1, -1, lanes)
+
+
+def _widened(values: Array, lanes: int, arena: Arena) -> Array:
+    """Do the same with floats of 16 bits, in float32."""
+    rows, cols = values.shape
+    target = arena.take((-(-rows // lanes), 1, cols, lanes), np.float32)
+    widen(values, target[:, 0])
+    return target
 
 
 def _interleaved(values: Array, lanes: int, arena: Arena) -> Array:
@@ -181,6 +193,8 @@ def _interleaved(values: Array, lanes: int, arena: Arena) -> Array:
 
 
 def _half(weight: Array) -> Array:
+    if weight.dtype == np.float16:
+        return weight
     with np.errstate(over="ignore"):  # found below, and named
         half = np.asarray(weight, np.float32).astype(np.float16)
     if not np.isfinite(half).all():

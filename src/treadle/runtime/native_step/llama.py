@@ -16,8 +16,8 @@ from treadle.core import hardware
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CapacityError, UnsupportedModelError
 from treadle.core.progress import steps
+from treadle.model import facts
 from treadle.model.adapters import Adapter
-from treadle.model.rope import RotaryFactors
 from treadle.model.source import open_model
 from treadle.native.loader import library
 from treadle.native.pointers import structs
@@ -28,9 +28,10 @@ from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, PackedLayout, require_form
 from treadle.runtime.linear.sparse import ExpertChanges
 from treadle.runtime.native_step.adapters import NativeAdapters
+from treadle.runtime.native_step.described import ACTIVATIONS, LLAMA_LIKE, Described, ask
 from treadle.runtime.native_step.experts import NativeExperts, TensorPlaces
 from treadle.runtime.native_step.looking import ProbeRoom
-from treadle.runtime.native_step.rope import ropes_of, turn
+from treadle.runtime.native_step.rope import turn
 from treadle.runtime.native_step.structs import (
     MIRRORS,
     ROLES,
@@ -46,10 +47,7 @@ from treadle.runtime.probe import Probe, Probed
 
 __all__ = ["LLAMA_LIKE", "LlamaStep"]
 
-LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
-"""`model_type`s that the native step computes."""
 _KV_TYPES = {"fp32": 0, "fp16": 1, "int8": 2}
-_ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1}
 Config = dict[str, Any]  # Any: JSON values of config.json
 
 
@@ -61,6 +59,8 @@ class LlamaStep:
         weights: The form in which matrices are held (see `HeldWeights`); activations meet 8- and
             4-bit weights rounded to 8 bits, in blocks of 32.
         num_threads: Threads that share each step; None for the physical cores.
+        known: What `described` says of these very files, which were loaded and compared before:
+            then transformers is not asked, and the weights are known to be finite.
 
     Raises:
         UnsupportedModelError: The architecture is another one, or no compiler made the kernel.
@@ -71,7 +71,13 @@ class LlamaStep:
     stores_rotated_keys = True
     is_timed = False
 
-    def __init__(self, folder: Path, weights: str = AUTO, num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        weights: str = AUTO,
+        num_threads: int | None = None,
+        known: Described | None = None,
+    ) -> None:
         form = require_form(weights)
         kernel = library("step", *MIRRORS)
         if kernel is None:
@@ -81,9 +87,11 @@ class LlamaStep:
         self._kernel = kernel
         self._kernel.step_open.restype = ctypes.c_void_p
         layout = PackedLayout(kernel.step_lanes(), kernel.step_offset())
-        self.weights = HeldWeights(form, layout)
+        self.weights = HeldWeights(form, layout, is_finite=known is not None)
         with open_model(folder) as reader:
-            self._load(reader, form)
+            config = facts.base_config(reader.config)
+            self.described = known or ask(reader, config)
+            self._load(reader, form, config)
             self.weights.warn(reader)
         self._adapters = NativeAdapters(self._layers, ROLES)
         self._experts = NativeExperts(self._places, layout.lanes)
@@ -223,21 +231,9 @@ class LlamaStep:
         self._model.page_size = pool.page_size
         self._pool = pool
 
-    def _load(self, reader: CheckpointReader, form: str) -> None:
-        from treadle.model import facts
-        from treadle.model.facts import base_config
-        from treadle.model.load import skeleton
-
-        config = base_config(reader.config)
-        if config.get("model_type") not in LLAMA_LIKE:
-            raise UnsupportedModelError(
-                f"The native step computes {', '.join(LLAMA_LIKE)}, not "
-                f"'{config.get('model_type')}'."
-            )
-        module = skeleton(reader)
-        dim, factors = facts.head_dim(config), RotaryFactors(module)
-        self._ropes = ropes_of(module.model.rotary_emb, dim, factors)
-        settings = module.config
+    def _load(self, reader: CheckpointReader, form: str, config: Config) -> None:
+        described = self.described
+        self._ropes = described.ropes
         num_layers = facts.num_layers(config)
         self._places = TensorPlaces(num_layers, ROLES)
         is_gemma = config["model_type"].startswith("gemma")
@@ -245,7 +241,7 @@ class LlamaStep:
         layers = []
         with steps(f"load ({form})", num_layers) as bar:
             for layer in range(num_layers):
-                layers.append(self._layer(reader, config, settings, layer, module))
+                layers.append(self._layer(reader, config, layer))
                 layers[-1].heads.first = sum(before.heads.kv_heads for before in layers[:-1])
                 bar.advance()
         self._layers = structs(Layer, layers)
@@ -274,31 +270,27 @@ class LlamaStep:
             self._caches,
             num_layers,
             hidden,
-            _ACTIVATIONS[_activation(config, settings)],
-            settings.rms_norm_eps,
+            ACTIVATIONS[described.activation],
+            described.epsilon,
             float(is_gemma),
             # As a float16 checkpoint of Gemma was trained: the factor itself stays in float32.
             float(np.float32(hidden**0.5)) if is_gemma else 1.0,
-            getattr(settings, "final_logit_softcapping", None) or 0.0,
+            described.final_cap,
             0,
             0,
         )
         self.shape = ModelShape(
             tuple(layer.heads.kv_heads for layer in self._layers),
-            dim,
+            facts.head_dim(config),
             head.struct.rows,
             hidden,
-            max(settings.max_position_embeddings, factors.longest),
+            described.max_positions,
             tuple(layer.heads.window or None for layer in self._layers),
-            rope_bounds=factors.bounds,
-            rope_dynamic_from=factors.lengths.dynamic_from,
+            rope_bounds=described.lengths.bounds,
+            rope_dynamic_from=described.lengths.dynamic_from,
         )
 
-    def _layer(
-        self, reader: CheckpointReader, config: Config, settings: Any, layer: int, module: Any
-    ) -> Layer:  # Any: transformers' config and module
-        from treadle.model import facts
-
+    def _layer(self, reader: CheckpointReader, config: Config, layer: int) -> Layer:
         shapes = {name: info.shape for name, info in reader.tensors.items()}
         prefix = facts.block_prefix(config, layer, shapes)
         matrices = {m.role: m for m in facts.linears(config, layer, shapes)}
@@ -314,21 +306,18 @@ class LlamaStep:
             self._places.add_matrix(layer, place, name, (found.struct.rows, found.struct.cols))
         for place, (name, own) in enumerate(zip(self._norms, norms, strict=True)):
             self._places.add_norm(layer, place, prefix + name, own)
-        attention = module.model.layers[layer].self_attn
-        dim = facts.head_dim(config)
-        kinds = getattr(settings, "layer_types", None) or []
-        is_sliding = (kinds[layer : layer + 1] or [""])[0] == "sliding_attention"
-        window = getattr(settings, "sliding_window", None) if is_sliding or not kinds else None
+        described, dim = self.described, facts.head_dim(config)
         heads = Heads(
             packed[0].struct.rows // dim,
             packed[1].struct.rows // dim,
             dim,
-            window or 0,
+            described.windows[layer],
             0,
-            attention.scaling,
-            getattr(settings, "attn_logit_softcapping", None) or 0.0,
+            described.scales[layer],
+            described.attention_cap,
         )
-        return Layer(*(matrix.struct for matrix in packed), *norms, heads, int(is_sliding))
+        slides = int(described.are_sliding[layer])
+        return Layer(*(matrix.struct for matrix in packed), *norms, heads, slides)
 
 
 _QK_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
@@ -341,13 +330,3 @@ _GEMMA_NORMS = (
     *("post_attention_layernorm.weight", "post_feedforward_layernorm.weight"),
     *_QK_NORMS,
 )
-
-
-def _activation(config: Config, settings: Any) -> str:  # Any: a config of transformers
-    name = getattr(settings, "hidden_activation", None) or settings.hidden_act
-    if name not in _ACTIVATIONS:
-        raise UnsupportedModelError(
-            f"The native step has no activation '{name}' ({config['model_type']}), only "
-            f"{', '.join(_ACTIVATIONS)}."
-        )
-    return str(name)

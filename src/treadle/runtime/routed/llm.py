@@ -52,6 +52,15 @@ class RoutedPrompts:
             "A bundle has a tokenizer for each of its models; take llm.experts[NAME] for one."
         )
 
+    @property
+    def reader(self) -> "Tokenizer":
+        """There is none for all, either.
+
+        Raises:
+            DataError: Always.
+        """
+        return self.tokenizer
+
     def tokens(self, prompt: Prompt, is_continued: bool = True) -> RoutedTokens:
         """Return the tokens of a text for the model that the router chooses.
 

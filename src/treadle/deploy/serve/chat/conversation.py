@@ -1,9 +1,7 @@
 """From a conversation to the text that a model was tuned on, tools included."""
 
-import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 from treadle.deploy.http.asked import Message, Tool
@@ -13,6 +11,7 @@ from treadle.deploy.serve.chat.arguments import arguments_of
 from treadle.deploy.serve.chat.losses import nothing_is_lost
 from treadle.deploy.serve.chat.pieces import Plain
 from treadle.deploy.serve.template import Shown, short_id
+from treadle.model.tokens.plain_tokenizer import chat_arguments
 from treadle.runtime.prompts import is_broken_template
 
 __all__ = ["Talk", "written"]
@@ -112,16 +111,10 @@ def _require_template(model: ServedModel) -> None:
         )
 
 
-@cache
-def _reserved(kind: type) -> frozenset[str]:
-    """Return the names that are the server's own: what `apply_chat_template` takes."""
-    template: Any = kind.apply_chat_template  # type: ignore[attr-defined]  # a tokenizer's
-    return frozenset(inspect.signature(template).parameters) | {"messages"}
-
-
 def _check_values(model: ServedModel, values: Mapping[str, Any]) -> None:
-    kind: type = type(model.llm.prompts.tokenizer)
-    reserved = _reserved(kind)
+    if not values:
+        return
+    reserved = {*chat_arguments(model.llm.prompts.reader), "messages"}  # they are the server's own
     for name in values:
         if name in reserved:
             raise ApiError(
@@ -147,7 +140,7 @@ def _render(model: ServedModel, talk: Talk, form: _Form) -> str:
         messages = _merged(messages)
     if shown.takes_parts:
         messages = [_in_parts(message) for message in messages]
-    tokenizer = model.llm.prompts.tokenizer
+    tokenizer = model.llm.prompts.reader
     return str(
         tokenizer.apply_chat_template(
             messages,

@@ -57,7 +57,7 @@ class Talking(NamedTuple):
         """Return how many tokens were read and written, in OpenAI's names."""
         found = self.answers.usage([chat.tokens for chat in self.chats])
         thoughts = [chat.thought for chat in self.chats if chat.thought]
-        tokenizer = self.model.llm.prompts.tokenizer
+        tokenizer = self.model.llm.prompts.reader
         count = sum(len(tokenizer(t, add_special_tokens=False).input_ids) for t in thoughts)
         return {**found, "completion_tokens_details": {"reasoning_tokens": count}}
 

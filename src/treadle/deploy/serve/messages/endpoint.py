@@ -67,7 +67,7 @@ async def count_tokens(request: Request) -> Response:
     def count(wanted: Wanted) -> int:
         chat = as_chat(asked, model)
         text = written(model, talk_of(chat, model))
-        tokenizer = model.llm.prompts.tokenizer
+        tokenizer = model.llm.prompts.reader
         return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
     length = int(request.scope.get("treadle.body_bytes", 0))
