@@ -2,21 +2,23 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from treadle.core.errors import SettingsError, TreadleError
+from treadle.core.progress import steps
 from treadle.runtime.admit.base import Admission
 from treadle.runtime.admit.queue import Queue
 from treadle.runtime.answer.constraint import Constraint, Grammars
+from treadle.runtime.answer.evicted import likelihoods
 from treadle.runtime.answer.outputs import LoadReport
 from treadle.runtime.answer.sample import request_key
 from treadle.runtime.cache.pages import KeyValues, PagePool
 from treadle.runtime.cache.radix import PrefixTree
 from treadle.runtime.evict.keeping import Keeping
-from treadle.runtime.executor import Executor
+from treadle.runtime.executor import Executor, Floats
 from treadle.runtime.linear.lora import Adapters
 from treadle.runtime.prompts import Prompt, Prompts
 from treadle.runtime.request import Request, SamplingParams
@@ -231,6 +233,38 @@ class Engine:
         """Run one step of the batch; returns the new tokens and the ends."""
         with self._turn:
             return self._runner.step()
+
+    def log_probs(self, rows: Sequence[Sequence[int]], adapter: str | None = None) -> list[Floats]:
+        """Return the log-probabilities [tokens - 1] of every token but the first of each text.
+
+        What is measured is what a request would see: weights and cache as they are held, entries
+        that are evicted, an adapter. Common starts are computed once; others' requests run between
+        the steps.
+
+        Args:
+            rows: Token ids; a text may fill the whole context.
+            adapter: Name of the LoRA adapter that all are scored with.
+
+        Raises:
+            DataError: A text is empty or too long, has unknown ids, or its logits are no numbers.
+            SettingsError: There is no such adapter.
+            CapacityError: The cache is too small for a text.
+        """
+        texts = [self.prompts.tokens(list(row), is_continued=False) for row in rows]
+        with self._turn:
+            slot = self._adapters.slot_of(adapter)
+            scored = likelihoods(self._batch, self.executor, texts, self._keep, slot)
+        try:
+            with steps("score", scored.num_rows) as bar:
+                while not scored.is_done:
+                    with self._turn:
+                        count = scored.step()
+                        self._runner.num_rows += count
+                    bar.advance(count)
+            return scored.found()
+        finally:
+            with self._turn:
+                scored.close()
 
     def close(self, requests: list[Request]) -> None:
         """Cancel what is unfinished of `requests` and forget their texts."""

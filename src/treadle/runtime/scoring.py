@@ -5,23 +5,17 @@ from functools import cached_property
 
 from treadle.core.errors import SettingsError
 from treadle.core.shapes import Float, Tensor
-from treadle.runtime.answer.outputs import RequestOutput
 from treadle.runtime.answering import computed_by, weight_bytes
 from treadle.runtime.llm import LLM
-from treadle.runtime.request import SamplingParams
 
 __all__ = ["RuntimeScorer"]
-
-_LARGEST_BIAS = 100.0
 
 
 class RuntimeScorer:
     """Scores tokens by the runtime; see `treadle.core.ports.Scorer`.
 
-    Each row is a request: its tokens but the last are the prompt, whose logprobs are reported, and
-    the last is the answer, which a bias makes the model give. So a row may fill the whole context,
-    and what is measured is what a request would see: weights and cache as they are held, entries
-    that were evicted, an adapter.
+    What is measured is what a request would see: weights and cache as they are held, entries that
+    were evicted, an adapter. A row may fill the whole context.
 
     Args:
         llm: The model.
@@ -53,41 +47,4 @@ class RuntimeScorer:
                 f"A row of {longest} tokens is longer than the model's {most} positions; give "
                 f"shorter ones."
             )
-        prompts = [list(row[:-1]) for row in rows]
-        lasts = [row[-1] for row in rows]
-        params = [_asking(0, bias={last: _LARGEST_BIAS}) for last in lasts]
-        outputs = self._llm.generate(prompts, params, adapter=self._adapter)
-        found = []
-        for prompt, last, output in zip(prompts, lasts, outputs, strict=True):
-            reported = output.prompt_logprobs or []
-            inside = [entry[t] for entry, t in zip(reported[1:], prompt[1:], strict=True) if entry]
-            end = _last(output, last)
-            if end is None:  # so unlikely that no bias reaches it
-                end = self._among_all(prompt, last)
-            found.append(torch.tensor([-value for value in [*inside, end]]))
-        return found
-
-    def _among_all(self, prompt: list[int], last: int) -> float:
-        """Return the logprob of `last` after `prompt`, by asking for those of all tokens."""
-        params = _asking(self._llm.shape.vocab_size)
-        (output,) = self._llm.generate([prompt], params, adapter=self._adapter)
-        end = _last(output, last)
-        assert end is not None, "the logprobs of all tokens were asked for"
-        return end
-
-
-def _asking(num_best: int, bias: dict[int, float] | None = None) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=1,
-        temperature=0.0,
-        ignore_eos=True,
-        logprobs=num_best,
-        prompt_logprobs=0 if bias else None,
-        logit_bias=bias,
-    )
-
-
-def _last(output: RequestOutput, token: int) -> float | None:
-    logprobs = output.outputs[0].logprobs
-    assert logprobs is not None
-    return logprobs[0].get(token)
+        return [torch.from_numpy(-found) for found in self._llm.log_probs(rows, self._adapter)]

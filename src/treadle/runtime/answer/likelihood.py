@@ -1,0 +1,279 @@
+"""How likely a model finds texts: steps that give the log-probabilities of given tokens alone."""
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from treadle.core.errors import CapacityError
+from treadle.runtime.answer.pieces import Piece, pieces_of
+from treadle.runtime.cache.pages import KeyValues
+from treadle.runtime.executor import Executor, Floats, Ints, StepRows, Targets
+from treadle.runtime.logits import require_numbers
+from treadle.runtime.schedule.batch import Batch
+
+__all__ = ["Likelihoods", "log_probs"]
+
+
+@runtime_checkable
+class _SaysLikelihoods(Protocol):
+    """An executor that keeps no logits of tokens that are not asked for."""
+
+    def log_probs(self, rows: StepRows, pool: KeyValues, targets: Targets) -> Floats: ...
+
+
+def log_probs(executor: Executor, rows: StepRows, pool: KeyValues, targets: Targets) -> Floats:
+    """Run a step and return the log-probabilities [targets] of tokens behind its wanted rows.
+
+    Sums over the vocabulary accumulate in float64.
+
+    Raises:
+        DataError: They are no numbers.
+    """
+    if isinstance(executor, _SaysLikelihoods):
+        found = executor.log_probs(rows, pool, targets)
+    else:
+        found = _taken(executor.forward(rows, pool), targets)
+    require_numbers(found[np.isnan(found)], pool.dtype)
+    return found
+
+
+def _taken(logits: Floats, targets: Targets) -> Floats:
+    found = np.empty(len(targets.tokens), np.float32)
+    ends = zip(targets.starts[:-1].tolist(), targets.starts[1:].tolist(), strict=True)
+    for row, (first, last) in zip(logits, ends, strict=True):
+        values = row.astype(np.float64)
+        highest = values.max()
+        with np.errstate(invalid="ignore"):  # what is no number is refused by `log_probs`
+            whole = highest + np.log(np.exp(values - highest).sum())
+            found[first:last] = values[targets.tokens[first:last]] - whole
+    return found
+
+
+class _Chunk(NamedTuple):
+    """The rows [begin, begin + num_rows) of the text of a piece, which run in one step."""
+
+    piece: Piece
+    begin: int
+    num_rows: int
+
+
+class Likelihoods:
+    """The log-probabilities of every token but the first of each of some texts.
+
+    What texts have in common at their start is computed once; where they part, each takes the pages
+    before and goes on. Takes pages from the batch as it needs them, and a step at a time, so that
+    others can run in between.
+
+    Args:
+        batch: Whose pages are used.
+        executor: Computes the steps.
+        rows: Texts of at least one token each.
+        adapter_slot: Of the adapter that all are scored with.
+
+    Raises:
+        CapacityError: The cache does not hold the longest of them.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        executor: Executor,
+        rows: Sequence[Sequence[int]],
+        adapter_slot: int | None = None,
+    ) -> None:
+        self._batch, self._pool, self._executor = batch, batch.pool, executor
+        self._rows = [np.asarray(row, np.int32) for row in rows]
+        self._slot = adapter_slot
+        longest = max((len(row) - 1 for row in rows), default=0)
+        if self._num_pages(longest) > self._pool.num_pages:
+            raise CapacityError(
+                f"A text of {longest + 1} tokens takes {self._num_pages(longest)} pages of "
+                f"{self._pool.page_size}, and the cache has {self._pool.num_pages}; raise "
+                f"cache_bytes, or give shorter texts."
+            )
+        self._pieces = pieces_of(rows, executor.shape.rope_lengths)
+        self._ready = [p for p in self._pieces[::-1] if p.parent is None and p.has_rows]
+        self.num_rows = sum(p.last - p.begin for p in self._pieces)
+        """Rows that have to run for all texts."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything is known."""
+        return not self._ready
+
+    def step(self) -> int:
+        """Run the next step and return its number of rows."""
+        chunks = list(self._plan())
+        pool = self._pool.store
+        targets = _targets_of(chunks, self._rows)
+        found = log_probs(self._executor, self._step_rows(chunks), pool, targets)
+        at = 0
+        for piece, begin, count in chunks:
+            at = _note(piece, begin, begin + count, found, at)
+            piece.num_done = begin + count
+            if piece.num_done == piece.last:
+                self._finish(piece)
+        return sum(chunk.num_rows for chunk in chunks)
+
+    def found(self) -> list[Floats]:
+        """Return the log-probabilities of every token but the first of each text."""
+        by_row: dict[int, Floats] = {}
+        for piece in self._pieces:
+            if piece.ends:
+                path = [piece]
+                while path[-1].parent is not None:
+                    path.append(path[-1].parent)
+                values = np.concatenate([part.log_probs for part in path[::-1]])[1:]
+                by_row |= {number: values.copy() for number in piece.ends}
+        return [by_row[number] for number in range(len(self._rows))]
+
+    def close(self) -> None:
+        """Give the pages back."""
+        for piece in self._pieces:
+            self._release(piece)
+
+    def _num_pages(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._pool.page_size)
+
+    def _plan(self) -> Iterator[_Chunk]:
+        """Give pieces their pages and yield what runs; what ends a text comes before new ones."""
+        left = self._batch.limits.max_num_batched_tokens
+        is_first = True
+        while left and self._ready:
+            piece = self._ready[-1]
+            if not self._grow(piece, left, is_first):
+                return
+            chunk = _Chunk(piece, piece.num_done, min(left, piece.last - piece.num_done))
+            left, is_first = left - chunk.num_rows, False
+            yield chunk
+            if chunk.begin + chunk.num_rows < piece.last:
+                return
+            self._ready.pop()
+
+    def _grow(self, piece: Piece, most: int, must: bool) -> bool:
+        """Give a piece the pages of up to `most` rows; says whether it has them.
+
+        Where it must have them, what the others hold goes, and they are computed again from their
+        start.
+        """
+        if not piece.pages:
+            self._start(piece)
+        if not self._free(self._missing(piece, most)):
+            if not must:
+                return False
+            for other in self._ready:
+                for holder in (other.parent, other if other is not piece else None):
+                    if holder is not None:
+                        self._release(holder)
+            self._pool.release(self._batch.borrow(self._missing(piece, most)))
+        at = piece.num_done // self._pool.page_size
+        if piece.num_done % self._pool.page_size:
+            piece.pages[at] = self._pool.own(piece.pages[at])
+        needed = self._num_pages(min(piece.num_done + most, piece.last))
+        piece.pages += self._pool.allocate(needed - len(piece.pages))
+        return True
+
+    def _start(self, piece: Piece) -> None:
+        """Let a piece hold what its parent holds; without that it begins anew."""
+        parent, piece.num_done = piece.parent, 0
+        if parent is None or not parent.pages:
+            return
+        piece.num_done, piece.pages = piece.begin, list(parent.pages)
+        self._pool.retain(piece.pages)
+        parent.num_waiting -= 1
+        if not parent.num_waiting:
+            self._release(parent)
+
+    def _missing(self, piece: Piece, most: int) -> int:
+        """Return the pages that a piece lacks, with the copy of one that others hold, too."""
+        size, done = self._pool.page_size, piece.num_done
+        is_shared = done % size > 0 and self._pool.holders[piece.pages[done // size]] > 1
+        return self._num_pages(min(done + most, piece.last)) - len(piece.pages) + bool(is_shared)
+
+    def _free(self, count: int) -> bool:
+        """Take pages from the prefix tree until `count` are free; says whether they are."""
+        short = count - self._pool.num_free
+        return short <= 0 or self._batch.tree.evict(short) >= short
+
+    def _finish(self, piece: Piece) -> None:
+        """Let what follows a piece run, or let its pages go."""
+        following = [child for child in piece.children if child.has_rows]
+        piece.num_waiting = len(following)
+        self._ready += following[::-1]
+        if not following:
+            self._release(piece)
+
+    def _release(self, piece: Piece) -> None:
+        pages, piece.pages, piece.num_done = piece.pages, [], 0
+        self._pool.release(pages)
+
+    def _step_rows(self, chunks: Sequence[_Chunk]) -> StepRows:
+        size = self._pool.page_size
+        tokens, places, slots, tables = [], [], [], []
+        for piece, begin, count in chunks:
+            place = np.arange(begin, begin + count, dtype=np.int32)
+            table = np.asarray(piece.pages[: self._num_pages(begin + count)], np.int32)
+            tokens.append(self._rows[piece.row][begin : begin + count])
+            places.append(place)
+            slots.append(table[place // size] * np.int32(size) + place % size)
+            tables.append(table)
+        slot = self._slot
+        return StepRows(
+            np.concatenate(tokens),
+            np.concatenate(places),
+            np.concatenate(slots),
+            _starts([chunk.num_rows for chunk in chunks]),
+            _ints([chunk.begin + chunk.num_rows for chunk in chunks]),
+            _starts([len(table) for table in tables]),
+            np.concatenate(tables),
+            _wanted(chunks),
+            adapters=None if slot is None else np.full(len(chunks), slot, np.int32),
+            text_lengths=_ints([len(self._rows[piece.row]) - 1 for piece, _, _ in chunks]),
+        )
+
+
+def _wanted(chunks: Sequence[_Chunk]) -> Ints:
+    """Return the rows behind which tokens are asked for: not those that are only run again."""
+    found, first = [], 0
+    for piece, begin, count in chunks:
+        skipped = max(0, piece.begin - begin)
+        found.append(np.arange(first + min(skipped, count), first + count, dtype=np.int32))
+        first += count
+    return np.concatenate(found)
+
+
+def _targets_of(chunks: Sequence[_Chunk], rows: Sequence[Ints]) -> Targets:
+    """Return what is asked behind each wanted row: the text's next token, or that of each child."""
+    tokens: list[Ints] = []
+    counts: list[int] = []
+    for piece, begin, count in chunks:
+        first, stop = max(begin, piece.begin), begin + count
+        inside = rows[piece.row][first + 1 : min(stop + 1, piece.stop)]
+        tokens.append(inside)
+        counts += [1] * len(inside)
+        if stop == piece.stop:
+            tokens.append(_ints([int(rows[child.row][child.begin]) for child in piece.children]))
+            counts.append(len(piece.children))
+    return Targets(np.concatenate(tokens), _starts(counts))
+
+
+def _note(piece: Piece, begin: int, stop: int, found: Floats, at: int) -> int:
+    """Note what was found, from `at` on, behind the rows of a chunk; returns what comes next."""
+    first = max(begin, piece.begin)
+    count = max(0, min(stop + 1, piece.stop) - first - 1)
+    piece.log_probs[first + 1 - piece.begin :][:count] = found[at : at + count]
+    at += count
+    for child in piece.children if stop == piece.stop else ():
+        child.log_probs[0] = found[at]
+        at += 1
+    return at
+
+
+def _ints(values: Sequence[int]) -> Ints:
+    return np.asarray(values, np.int32)
+
+
+def _starts(counts: Sequence[int]) -> Ints:
+    return np.asarray([0, *accumulate(counts)], np.int32)
