@@ -234,8 +234,13 @@ class Engine:
         with self._turn:
             return self._runner.step()
 
-    def log_probs(self, rows: Sequence[Sequence[int]], adapter: str | None = None) -> list[Floats]:
-        """Return the log-probabilities [tokens - 1] of every token but the first of each text.
+    def log_probs(
+        self,
+        rows: Sequence[Sequence[int]],
+        firsts: Sequence[int] | None = None,
+        adapter: str | None = None,
+    ) -> list[Floats]:
+        """Return the log-probabilities of each text's tokens, from one on.
 
         What is measured is what a request would see: weights and cache as they are held, entries
         that are evicted, an adapter. Common starts are computed once; others' requests run between
@@ -243,6 +248,7 @@ class Engine:
 
         Args:
             rows: Token ids; a text may fill the whole context.
+            firsts: The first token of each that is asked for, at least 1; None: all but token 0.
             adapter: Name of the LoRA adapter that all are scored with.
 
         Raises:
@@ -251,9 +257,10 @@ class Engine:
             CapacityError: The cache is too small for a text.
         """
         texts = [self.prompts.tokens(list(row), is_continued=False) for row in rows]
+        asked = [1] * len(rows) if firsts is None else firsts
         with self._turn:
             slot = self._adapters.slot_of(adapter)
-            scored = likelihoods(self._batch, self.executor, texts, self._keep, slot)
+            scored = likelihoods(self._batch, self.executor, texts, asked, self._keep, slot)
         try:
             with steps("score", scored.num_rows) as bar:
                 while not scored.is_done:

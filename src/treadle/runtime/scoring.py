@@ -1,14 +1,25 @@
 """The runtime as a Scorer: what each token of a text costs a model, however it is held."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
-from treadle.core.errors import SettingsError
+from treadle.core.checkpoint import CheckpointReader
+from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.core.hardware import available_memory_bytes
 from treadle.core.shapes import Float, Tensor
+from treadle.runtime import agreed
 from treadle.runtime.answering import computed_by, weight_bytes
+from treadle.runtime.choice import agreement
+from treadle.runtime.linear.packed import AUTO
 from treadle.runtime.llm import LLM
+from treadle.runtime.native_step.llama import LlamaStep
 
-__all__ = ["RuntimeScorer"]
+__all__ = ["RuntimeScorer", "exact_scorer"]
+
+_MOST_OF_MEMORY = 0.6
+"""Of what is free, for weights in float32; the cache takes a quarter of the rest at most."""
 
 
 class RuntimeScorer:
@@ -31,8 +42,10 @@ class RuntimeScorer:
         """What computes, and in which form it holds the weights."""
         return computed_by(self._llm)
 
-    def token_losses(self, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "_predicted"]]:
-        """Return -log p of every token but the first of each row, in nats, in float32.
+    def token_losses(
+        self, rows: Sequence[Sequence[int]], firsts: Sequence[int] | None = None
+    ) -> list[Float[Tensor, "_asked"]]:
+        """Return -log p of each row's tokens from `firsts` on, in nats, in float32.
 
         Raises:
             DataError: A token is none of the model's, or its logits are no numbers.
@@ -47,4 +60,38 @@ class RuntimeScorer:
                 f"A row of {longest} tokens is longer than the model's {most} positions; give "
                 f"shorter ones."
             )
-        return [torch.from_numpy(-found) for found in self._llm.log_probs(rows, self._adapter)]
+        found = self._llm.log_probs(rows, firsts, self._adapter)
+        return [torch.from_numpy(-values) for values in found]
+
+
+def exact_scorer(folder: Path, reader: CheckpointReader) -> RuntimeScorer | None:
+    """Return a scorer by the native step with everything in float32, as blocks compute it.
+
+    None where blocks have to: the native step does not compute the model, or not what transformers
+    does, or would hold its numbers as codes; or they do not fit into memory at once.
+
+    Raises:
+        CheckpointError: The model cannot be read, or computes no numbers.
+    """
+    num_weights = sum(math.prod(info.shape) for info in reader.tensors.values())
+    if 4 * num_weights > _MOST_OF_MEMORY * available_memory_bytes():
+        return None
+    try:
+        step = LlamaStep(folder, AUTO)
+    except UnsupportedModelError:
+        return None
+    if step.weights.forms == {"fp32"} and _agrees(folder, step):
+        return RuntimeScorer(LLM(folder, executor=step))
+    step.close()
+    return None
+
+
+def _agrees(folder: Path, step: LlamaStep) -> bool:
+    """Whether a step computes what transformers does; what agreed once is remembered."""
+    signature = agreed.sign(folder, AUTO)
+    if agreed.is_known(signature):
+        return True
+    holds = agreement(folder, step).holds(step.weights)
+    if holds:
+        agreed.remember(signature)
+    return holds

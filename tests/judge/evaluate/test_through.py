@@ -17,6 +17,7 @@ from treadle.core.method import Standard
 from treadle.core.result import Measurement, read_result
 from treadle.judge.evaluate import TASKS
 from treadle.judge.evaluate.base import LossTask, Rows
+from treadle.model.scoring import BlockScorer
 from treadle.runtime.settings import EngineSettings
 
 
@@ -24,7 +25,7 @@ from treadle.runtime.settings import EngineSettings
 @pytest.mark.filterwarnings("ignore::treadle.native.SlowPathWarning")
 def test_both_ways_give_one_score(model_type, tiny_model, text, tmp_path) -> None:
     model = tiny_model(model_type)
-    blocks = measure(model, tmp_path / "blocks", text)
+    blocks = measure(model, tmp_path / "blocks", text, through="blocks")
     runtime = measure(
         model, tmp_path / "runtime", text, through="runtime", baseline=tmp_path / "blocks"
     )
@@ -33,6 +34,23 @@ def test_both_ways_give_one_score(model_type, tiny_model, text, tmp_path) -> Non
     assert runtime.measurement("perplexity_ratio").value == pytest.approx(1, abs=1e-5)
     assert (blocks.settings["through"], runtime.settings["through"]) == ("blocks", "runtime")
     assert blocks.fingerprint != runtime.fingerprint
+    exact = measure(model, tmp_path / "exact", text)
+    assert (exact.settings["through"], exact.protocol) == ("exact", blocks.protocol)
+    assert exact.samples["nll"] == pytest.approx(blocks.samples["nll"], rel=1e-6)
+    assert exact.notes == runtime.notes != blocks.notes
+
+
+@pytest.mark.parametrize("why", ["another architecture", "no memory", "code of its own"])
+def test_blocks_compute_what_the_native_step_cannot(why, tiny_model, text, tmp_path, monkeypatch):
+    model, trusted = tiny_model("gpt2" if why == "another architecture" else "llama"), False
+    if why == "no memory":
+        monkeypatch.setattr("treadle.runtime.scoring.available_memory_bytes", lambda: 400_000)
+    elif why == "code of its own":
+        trusted = True
+    exact = measure(model, tmp_path / "exact", text, trust_remote_code=trusted)
+    blocks = measure(model, tmp_path / "blocks", text, through="blocks")
+    assert exact.samples == blocks.samples
+    assert exact.notes == blocks.notes == [f"Computed by the {BlockScorer.computed_by}."]
 
 
 def test_choices_are_the_same_through_the_runtime(llama, tmp_path) -> None:
@@ -62,7 +80,7 @@ def test_weights_and_cache_in_other_forms_are_scored(llama, text, tmp_path) -> N
     assert "q8" in result.notes[0]
     as_floats = measure(llama, tmp_path / "fp32", text, through="runtime").bytes["held"]
     assert as_floats / 4 < result.bytes["held"] < as_floats / 2
-    assert "held" not in read_result(tmp_path / "blocks").bytes, "blocks are read as they come"
+    assert "held" not in read_result(tmp_path / "blocks").bytes, "no form was asked for"
 
 
 def test_entries_that_were_evicted_are_not_seen(llama, text, tmp_path) -> None:
@@ -97,7 +115,10 @@ def test_an_adapter_is_scored_as_the_merged_model(llama, text, tmp_path) -> None
     [
         ({"engine": EngineSettings(weights="q8")}, "weights has no effect .* add --through runt"),
         ({"engine": EngineSettings(kv_dtype="int8"), "through": "blocks"}, "or leave --kv-dtype o"),
-        ({"adapter": Path("somewhere")}, "adapter has no effect on a model that is asked block by"),
+        (
+            {"adapter": Path("somewhere")},
+            "adapter has no effect on a model that is asked in float32",
+        ),
     ],
 )
 def test_a_setting_without_effect_is_refused(options, says, llama, text, tmp_path) -> None:

@@ -19,6 +19,7 @@ def likelihoods(
     batch: Batch,
     executor: Executor,
     rows: Sequence[Sequence[int]],
+    firsts: Sequence[int],
     keep: Keeping | None,
     adapter_slot: int | None,
 ) -> "Likelihoods | EvictedLikelihoods":
@@ -28,8 +29,8 @@ def likelihoods(
         CapacityError: The cache does not hold the longest of them.
     """
     if keep is None:
-        return Likelihoods(batch, executor, rows, adapter_slot)
-    return EvictedLikelihoods(batch, executor, rows, keep, adapter_slot)
+        return Likelihoods(batch, executor, rows, firsts, adapter_slot)
+    return EvictedLikelihoods(batch, executor, rows, firsts, keep, adapter_slot)
 
 
 class EvictedLikelihoods:
@@ -41,6 +42,7 @@ class EvictedLikelihoods:
         batch: Whose pages are used.
         executor: Computes the steps.
         rows: Texts of at least one token each.
+        firsts: The first token of each that is asked for, at least 1.
         keep: What they keep.
         adapter_slot: Of the adapter that all are scored with.
 
@@ -53,6 +55,7 @@ class EvictedLikelihoods:
         batch: Batch,
         executor: Executor,
         rows: Sequence[Sequence[int]],
+        firsts: Sequence[int],
         keep: Keeping,
         adapter_slot: int | None = None,
     ) -> None:
@@ -60,6 +63,7 @@ class EvictedLikelihoods:
         adapter = None if adapter_slot is None else f"slot {adapter_slot}"
         self._adapters = {} if adapter is None else {adapter: adapter_slot or 0}
         self._rows = [np.asarray(row, np.int32) for row in rows]
+        self._firsts = firsts
         self._found: list[list[Floats]] = [[] for _ in rows]
         bounds, dynamic_from = executor.shape.rope_lengths
         self._waiting = [
@@ -118,9 +122,10 @@ class EvictedLikelihoods:
         return len(tokens)
 
     def found(self) -> list[Floats]:
-        """Return the log-probabilities of every token but the first of each text."""
-        empty = np.empty(0, np.float32)
-        return [np.concatenate([empty, *parts]) for parts in self._found]
+        """Return the log-probabilities of each text's tokens that were asked for."""
+        nothing = np.zeros(1, np.float32)  # is known of a text's first token
+        every = [np.concatenate([nothing, *parts]) for parts in self._found]
+        return [row[first:] for row, first in zip(every, self._firsts, strict=True)]
 
     def close(self) -> None:
         """Give the pages back."""

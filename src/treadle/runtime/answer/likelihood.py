@@ -59,8 +59,18 @@ class _Chunk(NamedTuple):
     num_rows: int
 
 
+class _Asked(NamedTuple):
+    """What is asked of a step."""
+
+    wanted: Ints
+    """The rows behind which something is asked."""
+    targets: Targets
+    places: list[Floats]
+    """Where the answers go, in the order of the targets."""
+
+
 class Likelihoods:
-    """The log-probabilities of every token but the first of each of some texts.
+    """The log-probabilities of each of some texts' tokens from a given one on.
 
     What texts have in common at their start is computed once; where they part, each takes the pages
     before and goes on. Takes pages from the batch as it needs them, and a step at a time, so that
@@ -70,6 +80,7 @@ class Likelihoods:
         batch: Whose pages are used.
         executor: Computes the steps.
         rows: Texts of at least one token each.
+        firsts: The first token of each that is asked for, at least 1: nothing is known of token 0.
         adapter_slot: Of the adapter that all are scored with.
 
     Raises:
@@ -81,11 +92,12 @@ class Likelihoods:
         batch: Batch,
         executor: Executor,
         rows: Sequence[Sequence[int]],
+        firsts: Sequence[int],
         adapter_slot: int | None = None,
     ) -> None:
         self._batch, self._pool, self._executor = batch, batch.pool, executor
         self._rows = [np.asarray(row, np.int32) for row in rows]
-        self._slot = adapter_slot
+        self._firsts, self._slot = firsts, adapter_slot
         longest = max((len(row) - 1 for row in rows), default=0)
         if self._num_pages(longest) > self._pool.num_pages:
             raise CapacityError(
@@ -93,7 +105,7 @@ class Likelihoods:
                 f"{self._pool.page_size}, and the cache has {self._pool.num_pages}; raise "
                 f"cache_bytes, or give shorter texts."
             )
-        self._pieces = pieces_of(rows, executor.shape.rope_lengths)
+        self._pieces = pieces_of(rows, firsts, executor.shape.rope_lengths)
         self._ready = [p for p in self._pieces[::-1] if p.parent is None and p.has_rows]
         self.num_rows = sum(p.last - p.begin for p in self._pieces)
         """Rows that have to run for all texts."""
@@ -106,27 +118,28 @@ class Likelihoods:
     def step(self) -> int:
         """Run the next step and return its number of rows."""
         chunks = list(self._plan())
-        pool = self._pool.store
-        targets = _targets_of(chunks, self._rows)
-        found = log_probs(self._executor, self._step_rows(chunks), pool, targets)
-        at = 0
-        for piece, begin, count in chunks:
-            at = _note(piece, begin, begin + count, found, at)
-            piece.num_done = begin + count
+        asked = _asked(chunks, self._rows)
+        rows = self._step_rows(chunks, asked.wanted)
+        found = log_probs(self._executor, rows, self._pool.store, asked.targets)
+        ends = np.cumsum([len(place) for place in asked.places])[:-1]
+        for place, values in zip(asked.places, np.split(found, ends), strict=False):
+            place[:] = values
+        for piece, begin, num_rows in chunks:
+            piece.num_done = begin + num_rows
             if piece.num_done == piece.last:
                 self._finish(piece)
-        return sum(chunk.num_rows for chunk in chunks)
+        return len(rows.tokens)
 
     def found(self) -> list[Floats]:
-        """Return the log-probabilities of every token but the first of each text."""
+        """Return the log-probabilities of each text's tokens that were asked for."""
         by_row: dict[int, Floats] = {}
         for piece in self._pieces:
             if piece.ends:
                 path = [piece]
                 while path[-1].parent is not None:
                     path.append(path[-1].parent)
-                values = np.concatenate([part.log_probs for part in path[::-1]])[1:]
-                by_row |= {number: values.copy() for number in piece.ends}
+                values = np.concatenate([part.log_probs for part in path[::-1]])
+                by_row |= {number: values[self._firsts[number] :] for number in piece.ends}
         return [by_row[number] for number in range(len(self._rows))]
 
     def close(self) -> None:
@@ -209,7 +222,7 @@ class Likelihoods:
         pages, piece.pages, piece.num_done = piece.pages, [], 0
         self._pool.release(pages)
 
-    def _step_rows(self, chunks: Sequence[_Chunk]) -> StepRows:
+    def _step_rows(self, chunks: Sequence[_Chunk], wanted: Ints) -> StepRows:
         size = self._pool.page_size
         tokens, places, slots, tables = [], [], [], []
         for piece, begin, count in chunks:
@@ -228,47 +241,36 @@ class Likelihoods:
             _ints([chunk.begin + chunk.num_rows for chunk in chunks]),
             _starts([len(table) for table in tables]),
             np.concatenate(tables),
-            _wanted(chunks),
+            wanted,
             adapters=None if slot is None else np.full(len(chunks), slot, np.int32),
             text_lengths=_ints([len(self._rows[piece.row]) - 1 for piece, _, _ in chunks]),
         )
 
 
-def _wanted(chunks: Sequence[_Chunk]) -> Ints:
-    """Return the rows behind which tokens are asked for: not those that are only run again."""
-    found, first = [], 0
-    for piece, begin, count in chunks:
-        skipped = max(0, piece.begin - begin)
-        found.append(np.arange(first + min(skipped, count), first + count, dtype=np.int32))
-        first += count
-    return np.concatenate(found)
+def _asked(chunks: Sequence[_Chunk], rows: Sequence[Ints]) -> _Asked:
+    """Return what is asked of chunks: of a piece's tokens but the first, and that of each child.
 
-
-def _targets_of(chunks: Sequence[_Chunk], rows: Sequence[Ints]) -> Targets:
-    """Return what is asked behind each wanted row: the text's next token, or that of each child."""
-    tokens: list[Ints] = []
-    counts: list[int] = []
-    for piece, begin, count in chunks:
-        first, stop = max(begin, piece.begin), begin + count
-        inside = rows[piece.row][first + 1 : min(stop + 1, piece.stop)]
-        tokens.append(inside)
-        counts += [1] * len(inside)
-        if stop == piece.stop:
-            tokens.append(_ints([int(rows[child.row][child.begin]) for child in piece.children]))
-            counts.append(len(piece.children))
-    return Targets(np.concatenate(tokens), _starts(counts))
-
-
-def _note(piece: Piece, begin: int, stop: int, found: Floats, at: int) -> int:
-    """Note what was found, from `at` on, behind the rows of a chunk; returns what comes next."""
-    first = max(begin, piece.begin)
-    count = max(0, min(stop + 1, piece.stop) - first - 1)
-    piece.log_probs[first + 1 - piece.begin :][:count] = found[at : at + count]
-    at += count
-    for child in piece.children if stop == piece.stop else ():
-        child.log_probs[0] = found[at]
-        at += 1
-    return at
+    A row says how likely the token behind it is.
+    """
+    wanted, tokens, counts = [_ints([])], [_ints([])], list[int]()
+    places: list[Floats] = []
+    row = 0
+    for piece, begin, num_rows in chunks:
+        stop = begin + num_rows
+        first = max(begin, piece.begin, piece.asked - 1)
+        end = max(first, min(stop, piece.stop - 1))
+        wanted.append(np.arange(first, end, dtype=np.int32) + np.int32(row - begin))
+        tokens.append(rows[piece.row][first + 1 : end + 1])
+        places.append(piece.log_probs[first + 1 - piece.begin : end + 1 - piece.begin])
+        counts += [1] * (end - first)
+        asking = [child for child in piece.children if child.asked <= child.begin]
+        row += num_rows
+        if asking and stop == piece.stop:
+            wanted.append(_ints([row - 1]))
+            tokens.append(_ints([int(rows[child.row][child.begin]) for child in asking]))
+            places += [child.log_probs[:1] for child in asking]
+            counts.append(len(asking))
+    return _Asked(np.concatenate(wanted), Targets(np.concatenate(tokens), _starts(counts)), places)
 
 
 def _ints(values: Sequence[int]) -> Ints:

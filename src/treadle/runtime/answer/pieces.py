@@ -29,6 +29,9 @@ class Piece:
     children: "list[Piece]" = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     """The texts that end with them."""
+    asked: int = 0
+    """The first token of the text from which on one of those that begin so asks how likely they
+    are."""
     log_probs: Floats = field(default_factory=lambda: np.empty(0, np.float32))
     """[stop - begin] of each token after all before it; that of a text's first token is 0."""
     pages: list[int] = field(default_factory=list)
@@ -56,10 +59,17 @@ class Piece:
         self.stop, self.children, self.ends = at, [rest], []
 
 
-def pieces_of(rows: Sequence[Sequence[int]], lengths: RopeLengths) -> list[Piece]:
+def pieces_of(
+    rows: Sequence[Sequence[int]], firsts: Sequence[int], lengths: RopeLengths
+) -> list[Piece]:
     """Return the pieces of all texts, each before its children.
 
     Texts whose positions turn by other factors share nothing.
+
+    Args:
+        rows: The texts.
+        firsts: The first token of each whose likelihood is asked for.
+        lengths: How rotary factors follow from the length of a text.
     """
     arrays = [np.asarray(row, np.int32) for row in rows]
     regimes = [lengths.regime(len(row) - 1) for row in rows]
@@ -80,16 +90,19 @@ def pieces_of(rows: Sequence[Sequence[int]], lengths: RopeLengths) -> list[Piece
         parent = path[-1] if path else None
         path.append(Piece(number, depth, len(rows[number]), parent, ends=[number]))
         (roots if parent is None else parent.children).append(path[-1])
-    return _all(roots)
+    return _all(roots, firsts)
 
 
-def _all(roots: list[Piece]) -> list[Piece]:
+def _all(roots: list[Piece], firsts: Sequence[int]) -> list[Piece]:
     found: list[Piece] = []
     waiting = roots[::-1]
     while waiting:
         found.append(waiting.pop())
         found[-1].log_probs = np.zeros(found[-1].stop - found[-1].begin, np.float32)
         waiting += found[-1].children[::-1]
+    for piece in found[::-1]:  # children before their parents
+        own = [firsts[number] for number in piece.ends]
+        piece.asked = min([*own, *(child.asked for child in piece.children)])
     return found
 
 

@@ -171,7 +171,12 @@ class LayeredLLM(LLM):
         with self._turn, self._mixed(shares) as mixture:
             return super().submit(prompt, sampling_params, adapter=mixture, **options)
 
-    def log_probs(self, rows: Sequence[Sequence[int]], adapter: str | None = None) -> list[Floats]:
+    def log_probs(
+        self,
+        rows: Sequence[Sequence[int]],
+        firsts: Sequence[int] | None = None,
+        adapter: str | None = None,
+    ) -> list[Floats]:
         """Return the log-probabilities of texts, each with the mixture for all but its last token.
 
         See `Engine`.
@@ -183,7 +188,8 @@ class LayeredLLM(LLM):
         found: dict[int, Floats] = {}
         for some in members.values():
             with self._turn, self._mixed(shares[some[0]]) as mixture:
-                own = super().log_probs([rows[number] for number in some], mixture)
+                asked = None if firsts is None else [firsts[number] for number in some]
+                own = super().log_probs([rows[number] for number in some], asked, mixture)
                 found |= dict(zip(some, own, strict=True))
         return [found[number] for number in range(len(rows))]
 

@@ -186,7 +186,7 @@ class RoutedLLM(LLM):
         self._place |= {request.id: tokens.expert for request in requests}
         return requests
 
-    def log_probs(self, rows: Any, adapter: str | None = None) -> NoReturn:  # Any: refused
+    def log_probs(self, rows: Any, firsts: Any = None, adapter: str | None = None) -> NoReturn:
         """Refuse: token ids are those of one model."""
         self._refuse("scores no token ids, which are those of one model")
 
