@@ -242,9 +242,8 @@ class Engine:
     ) -> list[Floats]:
         """Return the log-probabilities of each text's tokens, from one on.
 
-        What is measured is what a request would see: weights and cache as they are held, entries
-        that are evicted, an adapter. Common starts are computed once; others' requests run between
-        the steps.
+        They are what a request would see; common starts are computed once, and others' requests run
+        between the steps.
 
         Args:
             rows: Token ids; a text may fill the whole context.
