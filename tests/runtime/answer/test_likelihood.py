@@ -10,40 +10,40 @@ from runtime.flat import EXECUTORS, executor_of
 from treadle.core.errors import CapacityError, DataError, SettingsError
 from treadle.model.rope import RopeLengths
 from treadle.runtime import LLM, SamplingParams
-from treadle.runtime.answer.pieces import pieces_of
+from treadle.runtime.answer.stretches import stretches_of
 
 TEXT = st.lists(st.integers(0, 2), min_size=1, max_size=14)
 
 
-def whole(piece, rows):
-    before = [] if piece.parent is None else whole(piece.parent, rows)
-    return [*before, *rows[piece.row][piece.begin : piece.stop]]
+def whole(stretch, rows):
+    before = [] if stretch.parent is None else whole(stretch.parent, rows)
+    return [*before, *rows[stretch.row][stretch.begin : stretch.stop]]
 
 
 @settings(max_examples=60)
 @given(rows=st.lists(TEXT, min_size=1, max_size=8), bound=st.integers(0, 8), data=st.data())
-def test_pieces_are_the_texts_and_stand_once(rows, bound, data):
+def test_stretches_are_the_texts_and_stand_once(rows, bound, data):
     firsts = [data.draw(st.integers(1, max(1, len(row)))) for row in rows]
     lengths = RopeLengths((bound,) if bound else ())
-    pieces = pieces_of(rows, firsts, lengths)
-    ends = {number: piece for piece in pieces for number in piece.ends}
+    stretches = stretches_of(rows, firsts, lengths)
+    ends = {number: stretch for stretch in stretches for number in stretch.ends}
     assert sorted(ends) == list(range(len(rows)))
-    for number, piece in ends.items():
-        assert whole(piece, rows) == rows[number]
-        assert lengths.regime(len(rows[piece.row]) - 1) == lengths.regime(len(rows[number]) - 1)
-    for piece in pieces:
-        begun = [n for n, end in ends.items() if piece in path_of(end)]
-        assert piece.asked == min(firsts[number] for number in begun)
-        assert piece.parent is None or pieces.index(piece.parent) < pieces.index(piece)
-        starts = [rows[child.row][child.begin] for child in piece.children]
+    for number, stretch in ends.items():
+        assert whole(stretch, rows) == rows[number]
+        assert lengths.regime(len(rows[stretch.row]) - 1) == lengths.regime(len(rows[number]) - 1)
+    for stretch in stretches:
+        begun = [n for n, end in ends.items() if stretch in path_of(end)]
+        assert stretch.asked == min(firsts[number] for number in begun)
+        assert stretch.parent is None or stretches.index(stretch.parent) < stretches.index(stretch)
+        starts = [rows[child.row][child.begin] for child in stretch.children]
         assert len(set(starts)) == len(starts)
     # What four tokens or more have in common stands once, and less than that as often as it comes.
     own = {(lengths.regime(len(row) - 1), *row[:n]) for row in rows for n in range(4, len(row) + 1)}
-    assert sum(max(0, piece.stop - max(piece.begin, 3)) for piece in pieces) == len(own)
+    assert sum(max(0, stretch.stop - max(stretch.begin, 3)) for stretch in stretches) == len(own)
 
 
-def path_of(piece):
-    return [piece] if piece.parent is None else [piece, *path_of(piece.parent)]
+def path_of(stretch):
+    return [stretch] if stretch.parent is None else [stretch, *path_of(stretch.parent)]
 
 
 def family(seed=0):

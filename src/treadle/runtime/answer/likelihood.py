@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from treadle.core.errors import CapacityError
-from treadle.runtime.answer.pieces import Piece, pieces_of
+from treadle.runtime.answer.stretches import Stretch, stretches_of
 from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import Executor, Floats, Ints, StepRows, Targets
 from treadle.runtime.logits import require_numbers
@@ -52,9 +52,9 @@ def _taken(logits: Floats, targets: Targets) -> Floats:
 
 
 class _Chunk(NamedTuple):
-    """The rows [begin, begin + num_rows) of the text of a piece, which run in one step."""
+    """The rows [begin, begin + num_rows) of the text of a stretch, which run in one step."""
 
-    piece: Piece
+    stretch: Stretch
     begin: int
     num_rows: int
 
@@ -105,9 +105,9 @@ class Likelihoods:
                 f"{self._pool.page_size}, and the cache has {self._pool.num_pages}; raise "
                 f"cache_bytes, or give shorter texts."
             )
-        self._pieces = pieces_of(rows, firsts, executor.shape.rope_lengths)
-        self._ready = [p for p in self._pieces[::-1] if p.parent is None and p.has_rows]
-        self.num_rows = sum(p.last - p.begin for p in self._pieces)
+        self._stretches = stretches_of(rows, firsts, executor.shape.rope_lengths)
+        self._ready = [p for p in self._stretches[::-1] if p.parent is None and p.has_rows]
+        self.num_rows = sum(p.last - p.begin for p in self._stretches)
         """Rows that have to run for all texts."""
 
     @property
@@ -124,111 +124,113 @@ class Likelihoods:
         ends = np.cumsum([len(place) for place in asked.places])[:-1]
         for place, values in zip(asked.places, np.split(found, ends), strict=False):
             place[:] = values
-        for piece, begin, num_rows in chunks:
-            piece.num_done = begin + num_rows
-            if piece.num_done == piece.last:
-                self._finish(piece)
+        for stretch, begin, num_rows in chunks:
+            stretch.num_done = begin + num_rows
+            if stretch.num_done == stretch.last:
+                self._finish(stretch)
         return len(rows.tokens)
 
     def found(self) -> list[Floats]:
         """Return the log-probabilities of each text's tokens that were asked for."""
         by_row: dict[int, Floats] = {}
-        for piece in self._pieces:
-            if piece.ends:
-                path = [piece]
+        for stretch in self._stretches:
+            if stretch.ends:
+                path = [stretch]
                 while path[-1].parent is not None:
                     path.append(path[-1].parent)
                 values = np.concatenate([part.log_probs for part in path[::-1]])
-                by_row |= {number: values[self._firsts[number] :] for number in piece.ends}
+                by_row |= {number: values[self._firsts[number] :] for number in stretch.ends}
         return [by_row[number] for number in range(len(self._rows))]
 
     def close(self) -> None:
         """Give the pages back."""
-        for piece in self._pieces:
-            self._release(piece)
+        for stretch in self._stretches:
+            self._release(stretch)
 
     def _num_pages(self, num_tokens: int) -> int:
         return -(-num_tokens // self._pool.page_size)
 
     def _plan(self) -> Iterator[_Chunk]:
-        """Give pieces their pages and yield what runs; what ends a text comes before new ones."""
+        """Give stretches their pages and yield what runs: ends of texts come before new ones."""
         left = self._batch.limits.max_num_batched_tokens
         is_first = True
         while left and self._ready:
-            piece = self._ready[-1]
-            if not self._grow(piece, left, is_first):
+            stretch = self._ready[-1]
+            if not self._grow(stretch, left, is_first):
                 return
-            chunk = _Chunk(piece, piece.num_done, min(left, piece.last - piece.num_done))
+            chunk = _Chunk(stretch, stretch.num_done, min(left, stretch.last - stretch.num_done))
             left, is_first = left - chunk.num_rows, False
             yield chunk
-            if chunk.begin + chunk.num_rows < piece.last:
+            if chunk.begin + chunk.num_rows < stretch.last:
                 return
             self._ready.pop()
 
-    def _grow(self, piece: Piece, most: int, must: bool) -> bool:
-        """Give a piece the pages of up to `most` rows; says whether it has them.
+    def _grow(self, stretch: Stretch, most: int, must: bool) -> bool:
+        """Give a stretch the pages of up to `most` rows; says whether it has them.
 
         Where it must have them, what the others hold goes, and they are computed again from their
         start.
         """
-        if not piece.pages:
-            self._start(piece)
-        if not self._free(self._missing(piece, most)):
+        if not stretch.pages:
+            self._start(stretch)
+        if not self._free(self._missing(stretch, most)):
             if not must:
                 return False
             for other in self._ready:
-                for holder in (other.parent, other if other is not piece else None):
+                for holder in (other.parent, other if other is not stretch else None):
                     if holder is not None:
                         self._release(holder)
-            self._pool.release(self._batch.borrow(self._missing(piece, most)))
-        at = piece.num_done // self._pool.page_size
-        if piece.num_done % self._pool.page_size:
-            piece.pages[at] = self._pool.own(piece.pages[at])
-        needed = self._num_pages(min(piece.num_done + most, piece.last))
-        piece.pages += self._pool.allocate(needed - len(piece.pages))
+            self._pool.release(self._batch.borrow(self._missing(stretch, most)))
+        at = stretch.num_done // self._pool.page_size
+        if stretch.num_done % self._pool.page_size:
+            stretch.pages[at] = self._pool.own(stretch.pages[at])
+        needed = self._num_pages(min(stretch.num_done + most, stretch.last))
+        stretch.pages += self._pool.allocate(needed - len(stretch.pages))
         return True
 
-    def _start(self, piece: Piece) -> None:
-        """Let a piece hold what its parent holds; without that it begins anew."""
-        parent, piece.num_done = piece.parent, 0
+    def _start(self, stretch: Stretch) -> None:
+        """Let a stretch hold what its parent holds; without that it begins anew."""
+        parent, stretch.num_done = stretch.parent, 0
         if parent is None or not parent.pages:
             return
-        piece.num_done, piece.pages = piece.begin, list(parent.pages)
-        self._pool.retain(piece.pages)
+        stretch.num_done, stretch.pages = stretch.begin, list(parent.pages)
+        self._pool.retain(stretch.pages)
         parent.num_waiting -= 1
         if not parent.num_waiting:
             self._release(parent)
 
-    def _missing(self, piece: Piece, most: int) -> int:
-        """Return the pages that a piece lacks, with the copy of one that others hold, too."""
-        size, done = self._pool.page_size, piece.num_done
-        is_shared = done % size > 0 and self._pool.holders[piece.pages[done // size]] > 1
-        return self._num_pages(min(done + most, piece.last)) - len(piece.pages) + bool(is_shared)
+    def _missing(self, stretch: Stretch, most: int) -> int:
+        """Return the pages that a stretch lacks, with the copy of one that others hold, too."""
+        size, done = self._pool.page_size, stretch.num_done
+        is_shared = done % size > 0 and self._pool.holders[stretch.pages[done // size]] > 1
+        return (
+            self._num_pages(min(done + most, stretch.last)) - len(stretch.pages) + bool(is_shared)
+        )
 
     def _free(self, count: int) -> bool:
         """Take pages from the prefix tree until `count` are free; says whether they are."""
         short = count - self._pool.num_free
         return short <= 0 or self._batch.tree.evict(short) >= short
 
-    def _finish(self, piece: Piece) -> None:
-        """Let what follows a piece run, or let its pages go."""
-        following = [child for child in piece.children if child.has_rows]
-        piece.num_waiting = len(following)
+    def _finish(self, stretch: Stretch) -> None:
+        """Let what follows a stretch run, or let its pages go."""
+        following = [child for child in stretch.children if child.has_rows]
+        stretch.num_waiting = len(following)
         self._ready += following[::-1]
         if not following:
-            self._release(piece)
+            self._release(stretch)
 
-    def _release(self, piece: Piece) -> None:
-        pages, piece.pages, piece.num_done = piece.pages, [], 0
+    def _release(self, stretch: Stretch) -> None:
+        pages, stretch.pages, stretch.num_done = stretch.pages, [], 0
         self._pool.release(pages)
 
     def _step_rows(self, chunks: Sequence[_Chunk], wanted: Ints) -> StepRows:
         size = self._pool.page_size
         tokens, places, slots, tables = [], [], [], []
-        for piece, begin, count in chunks:
+        for stretch, begin, count in chunks:
             place = np.arange(begin, begin + count, dtype=np.int32)
-            table = np.asarray(piece.pages[: self._num_pages(begin + count)], np.int32)
-            tokens.append(self._rows[piece.row][begin : begin + count])
+            table = np.asarray(stretch.pages[: self._num_pages(begin + count)], np.int32)
+            tokens.append(self._rows[stretch.row][begin : begin + count])
             places.append(place)
             slots.append(table[place // size] * np.int32(size) + place % size)
             tables.append(table)
@@ -243,29 +245,29 @@ class Likelihoods:
             np.concatenate(tables),
             wanted,
             adapters=None if slot is None else np.full(len(chunks), slot, np.int32),
-            text_lengths=_ints([len(self._rows[piece.row]) - 1 for piece, _, _ in chunks]),
+            text_lengths=_ints([len(self._rows[stretch.row]) - 1 for stretch, _, _ in chunks]),
         )
 
 
 def _asked(chunks: Sequence[_Chunk], rows: Sequence[Ints]) -> _Asked:
-    """Return what is asked of chunks: of a piece's tokens but the first, and that of each child.
+    """Return what is asked of chunks: of a stretch's tokens but the first, and that of each child.
 
     A row says how likely the token behind it is.
     """
     wanted, tokens, counts = [_ints([])], [_ints([])], list[int]()
     places: list[Floats] = []
     row = 0
-    for piece, begin, num_rows in chunks:
+    for stretch, begin, num_rows in chunks:
         stop = begin + num_rows
-        first = max(begin, piece.begin, piece.asked - 1)
-        end = max(first, min(stop, piece.stop - 1))
+        first = max(begin, stretch.begin, stretch.asked - 1)
+        end = max(first, min(stop, stretch.stop - 1))
         wanted.append(np.arange(first, end, dtype=np.int32) + np.int32(row - begin))
-        tokens.append(rows[piece.row][first + 1 : end + 1])
-        places.append(piece.log_probs[first + 1 - piece.begin : end + 1 - piece.begin])
+        tokens.append(rows[stretch.row][first + 1 : end + 1])
+        places.append(stretch.log_probs[first + 1 - stretch.begin : end + 1 - stretch.begin])
         counts += [1] * (end - first)
-        asking = [child for child in piece.children if child.asked <= child.begin]
+        asking = [child for child in stretch.children if child.asked <= child.begin]
         row += num_rows
-        if asking and stop == piece.stop:
+        if asking and stop == stretch.stop:
             wanted.append(_ints([row - 1]))
             tokens.append(_ints([int(rows[child.row][child.begin]) for child in asking]))
             places += [child.log_probs[:1] for child in asking]

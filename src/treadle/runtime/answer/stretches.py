@@ -8,7 +8,7 @@ import numpy as np
 from treadle.model.rope import RopeLengths
 from treadle.runtime.executor import Floats
 
-__all__ = ["Piece", "pieces_of"]
+__all__ = ["Stretch", "stretches_of"]
 
 _LEAST_SHARED = 4
 """Tokens from which on a common start is shared: a copy of the page in which texts part costs about
@@ -16,7 +16,7 @@ as much as one token."""
 
 
 @dataclass(eq=False)
-class Piece:
+class Stretch:
     """Tokens that follow each other in one text, or in all that begin alike."""
 
     row: int
@@ -24,9 +24,9 @@ class Piece:
     begin: int
     stop: int
     """They are its tokens [begin, stop)."""
-    parent: "Piece | None"
+    parent: "Stretch | None"
     """What stands before them."""
-    children: "list[Piece]" = field(default_factory=list)
+    children: "list[Stretch]" = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     """The texts that end with them."""
     asked: int = 0
@@ -53,16 +53,16 @@ class Piece:
 
     def cut(self, at: int) -> None:
         """End before token `at`; what stood from there on becomes its only child."""
-        rest = Piece(self.row, at, self.stop, self, self.children, self.ends)
+        rest = Stretch(self.row, at, self.stop, self, self.children, self.ends)
         for child in rest.children:
             child.parent = rest
         self.stop, self.children, self.ends = at, [rest], []
 
 
-def pieces_of(
+def stretches_of(
     rows: Sequence[Sequence[int]], firsts: Sequence[int], lengths: RopeLengths
-) -> list[Piece]:
-    """Return the pieces of all texts, each before its children.
+) -> list[Stretch]:
+    """Return the stretches of all texts, each before its children.
 
     Texts whose positions turn by other factors share nothing.
 
@@ -74,8 +74,8 @@ def pieces_of(
     arrays = [np.asarray(row, np.int32) for row in rows]
     regimes = [lengths.regime(len(row) - 1) for row in rows]
     order = sorted(range(len(rows)), key=lambda number: (regimes[number], rows[number]))
-    roots: list[Piece] = []
-    path: list[Piece] = []  # from the root to the end of the text before
+    roots: list[Stretch] = []
+    path: list[Stretch] = []  # from the root to the end of the text before
     for before, number in zip([None, *order], order, strict=False):
         is_alike = before is not None and regimes[before] == regimes[number]
         depth = _shared(arrays[before], arrays[number]) if is_alike and before is not None else 0
@@ -88,21 +88,21 @@ def pieces_of(
             path[-1].ends.append(number)
             continue
         parent = path[-1] if path else None
-        path.append(Piece(number, depth, len(rows[number]), parent, ends=[number]))
+        path.append(Stretch(number, depth, len(rows[number]), parent, ends=[number]))
         (roots if parent is None else parent.children).append(path[-1])
     return _all(roots, firsts)
 
 
-def _all(roots: list[Piece], firsts: Sequence[int]) -> list[Piece]:
-    found: list[Piece] = []
+def _all(roots: list[Stretch], firsts: Sequence[int]) -> list[Stretch]:
+    found: list[Stretch] = []
     waiting = roots[::-1]
     while waiting:
         found.append(waiting.pop())
         found[-1].log_probs = np.zeros(found[-1].stop - found[-1].begin, np.float32)
         waiting += found[-1].children[::-1]
-    for piece in found[::-1]:  # children before their parents
-        own = [firsts[number] for number in piece.ends]
-        piece.asked = min([*own, *(child.asked for child in piece.children)])
+    for stretch in found[::-1]:  # children before their parents
+        own = [firsts[number] for number in stretch.ends]
+        stretch.asked = min([*own, *(child.asked for child in stretch.children)])
     return found
 
 
