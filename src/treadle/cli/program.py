@@ -238,7 +238,11 @@ def main(words: list[str] | None = None) -> int:
 
     0 is done, 2 a mistake that the message mends, 130 stopped by the user.
     """
-    words = sys.argv[1:] if words is None else words
+    if words is None:
+        # This process is ours alone. pyarrow would import pandas to see whether a column is one of
+        # its own, which takes longer than to curate some thousand documents.
+        sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]
+        words = sys.argv[1:]
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("treadle.deploy").setLevel(logging.INFO)  # where a server listens
     warnings.formatwarning = lambda message, *_: f"WARNING: {message}\n"
