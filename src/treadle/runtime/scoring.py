@@ -7,7 +7,7 @@ from pathlib import Path
 
 from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import SettingsError, UnsupportedModelError
-from treadle.core.hardware import available_memory_bytes
+from treadle.core.hardware import available_memory_bytes, usable_physical_cores
 from treadle.core.shapes import Float, Tensor
 from treadle.runtime import agreed
 from treadle.runtime.answering import computed_by, weight_bytes
@@ -73,11 +73,14 @@ def exact_scorer(folder: Path, reader: CheckpointReader) -> RuntimeScorer | None
     Raises:
         CheckpointError: The model cannot be read, or computes no numbers.
     """
+    import torch
+
     num_weights = sum(math.prod(info.shape) for info in reader.tensors.values())
     if 4 * num_weights > _MOST_OF_MEMORY * available_memory_bytes():
         return None
     try:
-        step = LlamaStep(folder, AUTO)
+        # As many threads as blocks would take, which OMP_NUM_THREADS bounds.
+        step = LlamaStep(folder, AUTO, min(usable_physical_cores(), torch.get_num_threads()))
     except UnsupportedModelError:
         return None
     if step.weights.forms == {"fp32"} and _agrees(folder, step):
