@@ -84,7 +84,7 @@ def exact_scorer(folder: Path, reader: CheckpointReader) -> RuntimeScorer | None
     except UnsupportedModelError:
         return None
     if step.weights.forms == {"fp32"} and _agrees(folder, step):
-        return RuntimeScorer(LLM(folder, executor=step))
+        return RuntimeScorer(LLM(folder, executor=step, kv_dtype="fp32"))
     step.close()
     return None
 
