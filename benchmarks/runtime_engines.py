@@ -106,8 +106,8 @@ def packaged_gguf() -> Path:
     return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
 
 
-def write_q8_0(source: Path, target: Path) -> None:
-    """Write the weights of a GGUF file again, with every matrix rounded to Q8_0."""
+def write_as(source: Path, target: Path, form: str) -> None:
+    """Write the weights of a GGUF file again, with every matrix rounded to `form`."""
     reader = gguf.GGUFReader(source)
     architecture = reader.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(target, architecture)
@@ -117,7 +117,7 @@ def write_q8_0(source: Path, target: Path) -> None:
         kind = field.types[0]
         sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(name, field.contents(), kind, sub)
-    kind = gguf.GGMLQuantizationType.Q8_0
+    kind = gguf.GGMLQuantizationType[form]
     for tensor in reader.tensors:
         wide = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         if wide.ndim == 2:
@@ -250,7 +250,7 @@ def real_model(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         ours(str(fours), "auto", threads, "treadle Q4_1 file"),
     ]
     if arguments.llamacpp:
-        write_q8_0(fours, eights)
+        write_as(fours, eights, "Q8_0")
         sides += [
             ours(str(eights), "auto", threads, "treadle Q8_0 file"),
             llamacpp(arguments.llamacpp, str(fours), threads, "llama.cpp Q4_1"),

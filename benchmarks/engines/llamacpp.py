@@ -16,6 +16,8 @@ import numpy as np
 from answer import Tokens, serve
 
 BATCH = 512
+ROOM = 256
+"""Tokens that follow a prompt, at most."""
 
 
 class Entry(NamedTuple):
@@ -70,6 +72,29 @@ class Model:
             normal = np.log(np.exp(found).sum(axis=1))
             losses.append(float((normal - found[np.arange(len(row) - 1), row[1:]]).mean()))
         return float(np.mean(losses))
+
+    def read(self, prompt: list[int], sequences: int) -> None:
+        """Read a prompt as the first of several sequences."""
+        self._clear(sequences, len(prompt) + ROOM)
+        self._length, self._count = len(prompt), sequences
+        for first in range(0, len(prompt), BATCH):
+            places = range(first, min(first + BATCH, len(prompt)))
+            self._run([Entry(prompt[p], p, 0, p == len(prompt) - 1) for p in places])
+
+    def prepare(self) -> None:
+        """Copy its cache to the others."""
+        for sequence in range(1, self._count):
+            C.llama_memory_seq_cp(C.llama_get_memory(self._context), 0, sequence, -1, -1)
+
+    def step(self, tokens: int) -> None:
+        """Let every sequence go on by so many tokens behind the prompt."""
+        memory = C.llama_get_memory(self._context)
+        for sequence in range(self._count):
+            C.llama_memory_seq_rm(memory, sequence, self._length, -1)
+        last = [5] * self._count
+        for place in range(self._length, self._length + tokens):
+            self._run([Entry(token, place, number, True) for number, token in enumerate(last)])
+            last = [int(self._logits(row).argmax()) for row in range(self._count)]
 
     def _clear(self, sequences: int, length: int) -> None:
         size = sequences, -(-length // 256) * 256
@@ -129,7 +154,7 @@ class Model:
 
 def load():
     model = Model(sys.argv[1], int(sys.argv[2]), sys.argv[3])
-    return model.generate, model.loss
+    return model.generate, model.loss, model
 
 
 serve(load)

@@ -28,7 +28,7 @@ def load():
         llm.generate(asked, params, use_tqdm=False)
         return [time.perf_counter()] * len(prompts)
 
-    return generate, None
+    return generate, None, None
 
 
 if __name__ == "__main__":

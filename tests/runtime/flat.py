@@ -20,9 +20,11 @@ def executor_of(folder: Path, name: str) -> Observable:
     return LlamaStep(folder, "fp32", 2) if name == "native" else GenericExecutor.from_folder(folder)
 
 
-def pool_of(executor: Observable, dtype: str = "fp32", page_size: int = PAGE) -> KeyValues:
+def pool_of(
+    executor: Observable, dtype: str = "fp32", page_size: int = PAGE, num_slots: int = 512
+) -> KeyValues:
     shape = executor.shape
-    return KeyValues(shape.kv_heads, shape.head_dim, 512 // page_size, page_size, dtype)
+    return KeyValues(shape.kv_heads, shape.head_dim, num_slots // page_size, page_size, dtype)
 
 
 def ints(values: Sequence[int]) -> np.ndarray:

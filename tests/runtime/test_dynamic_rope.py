@@ -32,7 +32,7 @@ from treadle.runtime.transformers_step.generic import GenericExecutor
 FIRST, LONGEST = 64, 256
 TOLERANCE = 5e-5
 NEW = 10
-SETTINGS = {"cache_bytes": 2**21, "max_num_batched_tokens": 24, "page_size": 8}
+SETTINGS = {"kv_dtype": "fp32", "cache_bytes": 2**21, "max_num_batched_tokens": 24, "page_size": 8}
 PARAMS = SamplingParams(temperature=0, max_tokens=NEW, ignore_eos=True, logprobs=0)
 SEEN = SamplingParams(temperature=0, max_tokens=NEW, ignore_eos=True, logprobs=0, prompt_logprobs=0)
 LENGTHS = (FIRST - NEW // 2, 40, FIRST, FIRST + 1, 150, FIRST - NEW)

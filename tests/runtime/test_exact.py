@@ -42,7 +42,10 @@ class Case:
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
 
     def engine(self, **settings: object) -> LLM:
-        return LLM(self.folder, **{"cache_bytes": ONE_MIB, "executor": self.executor, **settings})
+        return LLM(
+            self.folder,
+            **{"cache_bytes": ONE_MIB, "kv_dtype": "fp32", "executor": self.executor, **settings},
+        )
 
     def check(self, prompt: list[int], answer: list[int]) -> int:
         key = (tuple(prompt), tuple(answer))

@@ -27,7 +27,9 @@ def executor(llama):
 
 @pytest.fixture
 def make(llama, executor):
-    return lambda **options: LLM(llama, **{"executor": executor, "cache_bytes": 2**20, **options})
+    return lambda **options: LLM(
+        llama, **{"executor": executor, "cache_bytes": 2**20, "kv_dtype": "fp32", **options}
+    )
 
 
 def tokens_of(outputs) -> list[list[list[int]]]:

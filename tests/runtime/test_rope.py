@@ -28,7 +28,7 @@ TOLERANCE = 5e-5
 NEW = 12
 LENGTHS = (100, BOUND - NEW // 2, 40)
 """Of prompts: one longer than the bound, one that grows over it, one that stays below."""
-SETTINGS = {"cache_bytes": 2**20, "max_num_batched_tokens": 24, "page_size": 8}
+SETTINGS = {"kv_dtype": "fp32", "cache_bytes": 2**20, "max_num_batched_tokens": 24, "page_size": 8}
 PARAMS = SamplingParams(temperature=0, max_tokens=NEW, ignore_eos=True, logprobs=0)
 
 KNOWN = {

@@ -40,7 +40,7 @@ def test_both_scorers_give_the_losses_of_transformers(model_type, tiny_model):
     expected = expected_of(folder, rows)
     with CheckpointReader(folder) as reader:
         assert largest_gap(BlockScorer(reader).token_losses(rows), expected) < 1e-5
-    found = RuntimeScorer(LLM(folder)).token_losses(rows)
+    found = RuntimeScorer(LLM(folder, kv_dtype="fp32")).token_losses(rows)
     assert {row.dtype for row in found} == {torch.float32}
     assert largest_gap(found, expected) < 2e-5  # softmax in float64 here, logits to 1e-5
 
@@ -57,7 +57,8 @@ def test_both_scorers_give_the_losses_of_transformers(model_type, tiny_model):
 def test_what_is_measured_is_what_a_request_would_see(settings, least, most, llama):
     rows = rows_of()
     gap = largest_gap(
-        RuntimeScorer(LLM(llama, **settings)).token_losses(rows), expected_of(llama, rows)
+        RuntimeScorer(LLM(llama, **{"kv_dtype": "fp32", **settings})).token_losses(rows),
+        expected_of(llama, rows),
     )
     assert least <= gap < most
 
@@ -65,7 +66,7 @@ def test_what_is_measured_is_what_a_request_would_see(settings, least, most, lla
 def test_an_adapter_is_scored_as_if_it_were_merged(llama, tmp_path):
     adapter = write_adapter(tmp_path / "adapter", llama, size=0.1)
     whole, rows = merged(tmp_path / "merged", llama, adapter, 2.0), rows_of()
-    llm = LLM(llama, adapters={"one": adapter})
+    llm = LLM(llama, adapters={"one": adapter}, kv_dtype="fp32")
     expected = expected_of(whole, rows)
     assert largest_gap(RuntimeScorer(llm, "one").token_losses(rows), expected) < 1e-4
     assert largest_gap(RuntimeScorer(llm).token_losses(rows), expected) > 0.1

@@ -79,6 +79,14 @@ class Generator(Protocol):
         """Bytes of weights that one token of a single request reads; 0 where it is not known."""
 
     @property
+    def cache_tokens(self) -> int:
+        """Tokens of all requests together that it can hold."""
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that share the work; 0 if not known."""
+
+    @property
     def flops_per_token(self) -> int:
         """Multiplications and additions with weights that one token takes; 0 if not known."""
 

@@ -23,15 +23,13 @@ static char *lay_out(Step *s, char *memory) {
     const Model *m = s->model;
     const Rows *rows = s->rows;
     char *rest = memory;
-    int64_t n = rows->num_rows > 4 ? rows->num_rows : 4, q = 0, kv = 0, inner = 0, room = 0, context = 0;
-    for (int i = 0; i < rows->num_segments; i++)
-        context = rows->view.context_lengths[i] > context ? rows->view.context_lengths[i] : context;
+    int64_t n = rows->num_rows > 4 ? rows->num_rows : 4, q = 0, kv = 0, inner = 0, room = 0;
     for (int i = 0; i < m->num_layers; i++) {
         const Layer *l = &m->layers[i];
         q = l->q.rows > q ? l->q.rows : q;
         kv = l->k.rows > kv ? l->k.rows : kv;
         inner = l->gate.rows > inner ? l->gate.rows : inner;
-        room = attention_room(&l->heads, context) > room ? attention_room(&l->heads, context) : room;
+        room = attention_room(&l->heads) > room ? attention_room(&l->heads) : room;
     }
     Workspace *w = &s->work;
     w->x = (float *)cut(&rest, 4 * n * m->hidden);

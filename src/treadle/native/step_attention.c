@@ -1,7 +1,8 @@
-/* Attention over pages: the rows of a request meet its cached keys and values, page by page. A row adds up its slots in
- * their order and looks at no other row, so that its result does not depend on the batch or on how a prompt was cut. */
+/* See step_attention.h. */
 
 #include "step_attention.h"
+
+#define LOG2_E 1.44269504f
 
 void keep(void *array, float *scales, int64_t at, int64_t step, int64_t slot, const float *x, int dim, int dtype) {
     if (dtype == INT8) {
@@ -17,30 +18,30 @@ void keep(void *array, float *scales, int64_t at, int64_t step, int64_t slot, co
         for (int i = 0; i < dim; i++) ((uint16_t *)array)[at + i * step] = to_half(x[i]);
 }
 
-/* Slots as whole vectors hold them. */
-static int whole_vectors(int count) { return (count + LANES - 1) / LANES * LANES; }
+/* What a query has seen so far: the largest score, and what the weights relative to it add up to. */
+typedef struct {
+    floats total;
+    float largest;
+} Seen;
 
-/* Turns the scores of whole vectors of slots into weights and returns what they must be multiplied by to add up to one.
- * Hidden slots at the end add zeros, so that they do not change the sum. */
-static float soften(float *scores, int count, float largest) {
-    floats total = {0};
+/* Turns a block's scores, in units of log 2, into weights relative to the largest score so far, and returns what those of
+ * former blocks must be multiplied by. Hidden slots add zeros, so that they do not change the sum. */
+static float soften(float *scores, int count, Seen *seen) {
+    floats peak = load(scores);
+    for (int c = LANES; c < count; c += LANES) peak = larger(peak, load(scores + c));
+    float before = seen->largest, now = most(peak), factor = 1;
+    if (now > before) {
+        seen->largest = now;
+        factor = power_of_two(spread(before - now))[0];
+        seen->total *= factor;
+    }
+    float base = seen->largest > -INFINITY ? seen->largest : 0;
     for (int c = 0; c < count; c += LANES) {
-        floats e = exponential(load(scores + c) - largest);
+        floats e = power_of_two(load(scores + c) - base);
         store(scores + c, e);
-        total += e;
+        seen->total += e;
     }
-    return 1.0f / sum(total);
-}
-
-static float most_of(const float *scores, int count) {
-    floats most = spread(-INFINITY);
-    float largest = -INFINITY;
-    for (int c = 0; c < count; c += LANES) {
-        floats v = load(scores + c);
-        most = choose(v > most, v, most);
-    }
-    for (int lane = 0; lane < LANES; lane++) largest = most[lane] > largest ? most[lane] : largest;
-    return largest;
+    return factor;
 }
 
 /* What decides which slots a row sees. */
@@ -68,79 +69,220 @@ static int limit_of(const Sight *s, int row) {
 
 static int window_of(const Heads *h, int head) { return h->windows ? h->windows[head] : h->window; }
 
-static void hide(const Sight *s, int row, int window, float *scores, int limit) {
+/* Hides what a row does not see of a block of slots from `first` on. */
+static void hide(const Sight *s, int row, int window, float *scores, int first, const Places *block) {
     const View *view = s->tile->view;
-    if (!view->ancestors && !window) return;
-    for (int slot = 0; slot < limit; slot++) {
-        int tail = slot - s->prefix;
-        int is_hidden = view->ancestors && tail >= 0 && !(view->ancestors[row] >> tail & 1);
-        if (!is_hidden && window) {
-            int position = s->plane.cache->positions[slot_of(&s->plane, slot)];
-            is_hidden = view->positions[row] - position >= window;
+    int limit = limit_of(s, row) - first;
+    for (int j = limit < 0 ? 0 : limit; j < block->num_groups * LANES; j++) scores[j] = -INFINITY;
+    for (int j = s->prefix > first ? s->prefix - first : 0; view->ancestors && j < block->num_slots; j++)
+        if (!(view->ancestors[row] >> (first + j - s->prefix) & 1)) scores[j] = -INFINITY;
+    for (int j = 0; window && j < block->num_slots; j++)
+        if (view->positions[row] - s->plane.cache->positions[slot_of(&s->plane, first + j)] >= window)
+            scores[j] = -INFINITY;
+}
+
+/* Whether a row of the tile may see a slot of a block: windows leave whole blocks behind. */
+static int is_in_sight(const Sight *s, int first) {
+    const Tile *t = s->tile;
+    const Heads *h = t->heads;
+    int group = h->heads / h->kv_heads, widest = 0, earliest = INT32_MAX;
+    for (int head = t->kv_head * group; head < (t->kv_head + 1) * group; head++) {
+        if (!window_of(h, head)) return 1;
+        widest = window_of(h, head) > widest ? window_of(h, head) : widest;
+    }
+    for (int r = t->first; r < t->first + t->num_rows; r++)
+        earliest = t->view->positions[r] < earliest ? t->view->positions[r] : earliest;
+    int stop = first + SLOTS < s->context ? first + SLOTS : s->context;
+    for (int slot = first; slot < stop; slot++)
+        if (earliest - s->plane.cache->positions[slot_of(&s->plane, slot)] < widest) return 1;
+    return 0;
+}
+
+/* Where up to SLOTS slots from `first` on lie, in pages that consist of whole groups. */
+static void find(const Plane *p, int first, int count, Places *found) {
+    int bytes = bytes_of(p->dtype);
+    found->stride = p->size;
+    found->num_slots = count;
+    found->num_groups = (count + LANES - 1) / LANES;
+    found->has_scales = p->dtype == INT8;
+    for (int group = 0; group < found->num_groups; group++) {
+        int64_t at = slot_of(p, first + group * LANES);
+        int offset = (first + group * LANES) % p->size;
+        found->keys[group] = (const char *)p->cache->keys + ((at - offset) * p->dim + offset) * bytes;
+        found->values[group] = (const char *)p->cache->values + at * p->dim * bytes;
+        if (!found->has_scales) continue;
+        found->key_scales[group] = p->cache->key_scales + at;
+        found->value_scales[group] = p->cache->value_scales + at;
+    }
+}
+
+/* The same in pages of other sizes: their numbers are copied to `room`, as floats. */
+static void copy(const Plane *p, int first, int count, float *room, Places *found) {
+    float *keys = room, *values = keys + SLOTS * p->dim, *key_scales = values + SLOTS * p->dim, *value_scales = key_scales + SLOTS;
+    *found = (Places){
+        .stride = SLOTS, .num_slots = count, .num_groups = (count + LANES - 1) / LANES, .has_scales = p->dtype == INT8};
+    for (int j = 0; j < count; j++) {
+        int64_t at = slot_of(p, first + j);
+        int offset = (first + j) % p->size;
+        for (int c = 0; c < p->dim; c++) {
+            keys[c * SLOTS + j] = number_of(p->cache->keys, (at - offset) * p->dim + offset + (int64_t)c * p->size, p->dtype);
+            values[j * p->dim + c] = number_of(p->cache->values, at * p->dim + c, p->dtype);
         }
-        if (is_hidden) scores[slot] = -INFINITY;
+        if (!found->has_scales) continue;
+        key_scales[j] = p->cache->key_scales[at];
+        value_scales[j] = p->cache->value_scales[at];
+    }
+    for (int group = 0; group < found->num_groups; group++) {
+        found->keys[group] = keys + group * LANES;
+        found->values[group] = values + group * LANES * p->dim;
+        found->key_scales[group] = key_scales + group * LANES;
+        found->value_scales[group] = value_scales + group * LANES;
     }
 }
 
-/* Adds what a row gave each slot to what is looked at. */
-static void record(const Tile *t, int row, int head, const float *weights, float inverse, int limit) {
-    int number = row - t->view->row_starts[t->segment];
-    if (!t->mass.to || number < t->mass.first_row) return;
-    float *to = t->mass.to + head * t->mass.head_stride + (number - t->mass.first_row) * t->mass.row_stride;
-    for (int slot = 0; slot < limit; slot++) to[slot] += weights[slot] * inverse;
+/* A tile on its way through the blocks. */
+typedef struct {
+    Sight sight;
+    Queries queries;
+    Score *score;
+    Gather *gather;
+    int most, is_copied; /* slots that a row sees; whether blocks are copied to `room` */
+    float *room, *scores, *factors, *out;
+    Seen *seen;
+    Places places[2];
+    int found[2]; /* the first slots of their blocks */
+} Pass;
+
+static int block_size(const Pass *p, int first) { return p->most - first < SLOTS ? p->most - first : SLOTS; }
+
+/* Where the block at `first` lies, if it is in whole groups. */
+static Places *find_block(Pass *p, int first) {
+    Places *found = &p->places[first / SLOTS % 2];
+    if (p->found[first / SLOTS % 2] != first) find(&p->sight.plane, first, block_size(p, first), found);
+    p->found[first / SLOTS % 2] = first;
+    return found;
 }
 
-static void score(const Plane *p, const float *q, int count, int most, float *room, float *scores, int64_t row) {
-    if (p->size % LANES) return score_gathered(p, q, count, most, room, scores, row);
-    switch (p->dtype) {
-    case FP32: return score_fp32(p, q, count, most, scores, row);
-    case FP16: return score_fp16(p, q, count, most, scores, row);
-    default: return score_int8(p, q, count, most, scores, row);
+/* Where the block at `first` lies, and the next one, if it can be fetched beside. */
+static const Places *enter_block(Pass *p, int first, const Places **next) {
+    *next = NULL;
+    if (p->is_copied) {
+        copy(&p->sight.plane, first, block_size(p, first), p->room, p->places);
+        return p->places;
+    }
+    const Places *now = find_block(p, first);
+    if (first + SLOTS >= p->most) return now;
+    Places *later = find_block(p, first + SLOTS);
+    for (int g = later->num_groups; g < now->num_groups; g++) { /* the last block may be shorter than this one */
+        later->keys[g] = now->keys[g];
+        later->values[g] = now->values[g];
+    }
+    *next = later;
+    return now;
+}
+
+/* The scores of a block, in units of log 2; what a row does not see is minus infinity. */
+static void score_block(Pass *p, int first, const Places *now, const Places *next) {
+    const Tile *t = p->sight.tile;
+    const Heads *h = t->heads;
+    int group = h->heads / h->kv_heads, count = p->queries.count;
+    p->score(&p->queries, now, next, p->scores);
+    int is_open = !t->view->ancestors && !h->window && !h->windows;
+    if (is_open && h->softcap <= 0 && limit_of(&p->sight, t->first) >= first + now->num_groups * LANES) return;
+    for (int i = 0; i < count; i++) {
+        float *s = p->scores + i * SLOTS;
+        for (int j = 0; h->softcap > 0 && j < now->num_slots; j++) s[j] = h->softcap * LOG2_E * tanhf(s[j] / h->softcap);
+        hide(&p->sight, t->first + i / group, window_of(h, t->kv_head * group + i % group), s, first, now);
     }
 }
 
-static void gather(const Plane *p, const float *weights, int64_t row, int count, int most, float *out) {
-    switch (p->dtype) {
-    case FP32: return gather_fp32(p, weights, row, count, most, out);
-    case FP16: return gather_fp16(p, weights, row, count, most, out);
-    default: return gather_int8(p, weights, row, count, most, out);
+/* Adds what the rows gave each slot to what is looked at, when all scores are known. */
+static void record(Pass *p) {
+    const Tile *t = p->sight.tile;
+    int group = t->heads->heads / t->heads->kv_heads;
+    const Places *next;
+    for (int first = 0; first < p->most; first += SLOTS) {
+        if (!is_in_sight(&p->sight, first)) continue;
+        const Places *now = enter_block(p, first, &next);
+        score_block(p, first, now, next);
+        for (int i = 0; i < p->queries.count; i++) {
+            int number = t->first + i / group - t->view->row_starts[t->segment];
+            if (number < t->mass.first_row) continue;
+            float inverse = 1.0f / sum(p->seen[i].total);
+            float *to = t->mass.to + i % group * t->mass.head_stride + (number - t->mass.first_row) * t->mass.row_stride + first;
+            for (int j = 0; j < now->num_slots; j++)
+                to[j] += power_of_two(spread(p->scores[i * SLOTS + j] - p->seen[i].largest))[0] * inverse;
+        }
+    }
+}
+
+/* Scales the tile's queries and lays them out for `Score`. */
+static void take_queries(const Tile *t, float factor, float *to, int count) {
+    const Heads *h = t->heads;
+    int dim = h->dim, group = h->heads / h->kv_heads;
+    for (int i = 0; i < count; i++) {
+        int first = i / TALL * TALL, width = count - first < TALL ? count - first : TALL;
+        const float *from = t->queries + ((int64_t)(t->first + i / group) * h->heads + t->kv_head * group + i % group) * dim;
+        for (int c = 0; c < dim; c++) to[first * dim + c * width + i - first] = from[c] * factor;
     }
 }
 
 int tile_rows(const Heads *h) {
     int group = h->heads / h->kv_heads;
-    return group > QUERIES / 4 ? 4 : QUERIES / group;
+    return group > QUERIES ? 1 : QUERIES / group;
 }
 
-int64_t attention_room(const Heads *h, int64_t context) {
-    return SLOTS * h->dim + (int64_t)tile_rows(h) * (h->heads / h->kv_heads) * (h->dim + padded(context) + 1);
+/* Cuts the room of a tile of `count` queries; with a null room, returns its floats. */
+static float *lay_out(Pass *p, const Heads *h, int64_t count, float *room) {
+    p->seen = (Seen *)room;
+    p->out = room + count * (int64_t)(sizeof(Seen) / sizeof(float));
+    p->scores = p->out + count * h->dim;
+    p->factors = p->scores + count * SLOTS;
+    p->queries.vectors = p->factors + count;
+    p->room = p->factors + count + count * h->dim;
+    return p->room + 2 * SLOTS * (h->dim + 1);
+}
+
+int64_t attention_room(const Heads *h) {
+    Pass p;
+    return lay_out(&p, h, (int64_t)tile_rows(h) * (h->heads / h->kv_heads), NULL) - (float *)NULL;
+}
+
+static Pass open_pass(const Tile *t, const Sight *sight) {
+    static Score *const scores[] = {[FP32] = score_fp32, [FP16] = score_fp16, [INT8] = score_int8};
+    static Gather *const gathers[] = {[FP32] = gather_fp32, [FP16] = gather_fp16, [INT8] = gather_int8};
+    const Heads *h = t->heads;
+    int is_copied = sight->plane.size % LANES != 0, dtype = is_copied ? FP32 : sight->plane.dtype;
+    int count = t->num_rows * (h->heads / h->kv_heads);
+    Pass p = {.sight = *sight, .found = {-1, -1}, .score = scores[dtype], .gather = gathers[dtype], .is_copied = is_copied,
+              .most = limit_of(sight, t->first + t->num_rows - 1)};
+    lay_out(&p, h, count, t->room);
+    take_queries(t, h->softcap > 0 ? h->scale : h->scale * LOG2_E, (float *)p.queries.vectors, count);
+    p.queries.count = count;
+    p.queries.dim = h->dim;
+    memset(p.out, 0, sizeof(float) * (size_t)count * h->dim);
+    for (int i = 0; i < count; i++) p.seen[i] = (Seen){{0}, -INFINITY};
+    return p;
 }
 
 void attend(const Tile *t) {
     const Heads *h = t->heads;
-    int dim = h->dim, group = h->heads / h->kv_heads, count = t->num_rows * group, first_head = t->kv_head * group;
     const Sight sight = sight_of(t);
-    int64_t row = padded(sight.context);
-    float *q = t->room + SLOTS * dim, *scores = q + (int64_t)count * dim, *inverses = scores + count * row;
-    int most = limit_of(&sight, t->first + t->num_rows - 1);
-    for (int r = 0; r < t->num_rows; r++) {
-        const float *from = t->queries + ((int64_t)(t->first + r) * h->heads + first_head) * dim;
-        for (int i = 0; i < group * dim; i++) q[r * group * dim + i] = from[i] * h->scale;
+    Pass p = open_pass(t, &sight);
+    int group = h->heads / h->kv_heads, count = p.queries.count;
+    const Places *next;
+    for (int first = 0; first < p.most; first += SLOTS) {
+        if (!is_in_sight(&sight, first)) continue;
+        const Places *now = enter_block(&p, first, &next);
+        score_block(&p, first, now, next);
+        for (int i = 0; i < count; i++)
+            p.factors[i] = soften(p.scores + i * SLOTS, now->num_groups * LANES, &p.seen[i]);
+        p.gather(p.scores, p.factors, &p.queries, now, next, p.out);
     }
-    score(&sight.plane, q, count, most, t->room, scores, row);
     for (int i = 0; i < count; i++) {
-        int at = t->first + i / group, head = i % group, limit = limit_of(&sight, at), whole = whole_vectors(limit);
-        float *s = scores + (int64_t)i * row;
-        for (int slot = 0; h->softcap > 0 && slot < limit; slot++) s[slot] = h->softcap * tanhf(s[slot] / h->softcap);
-        hide(&sight, at, window_of(h, first_head + head), s, limit);
-        for (int slot = limit; slot < whole; slot++) s[slot] = -INFINITY;
-        inverses[i] = soften(s, whole, most_of(s, whole));
-        if (whole < most) memset(s + whole, 0, 4 * (size_t)(most - whole)); /* later slots count nothing */
-        record(t, at, head, s, inverses[i], limit);
+        float inverse = 1.0f / sum(p.seen[i].total);
+        float *to = t->target + ((int64_t)(t->first + i / group) * h->heads + t->kv_head * group + i % group) * h->dim;
+        for (int c = 0; c < h->dim; c++) to[c] = p.out[i * h->dim + c] * inverse;
     }
-    gather(&sight.plane, scores, row, count, most, q);
-    for (int i = 0; i < count; i++) {
-        float *to = t->target + ((int64_t)(t->first + i / group) * h->heads + first_head + i % group) * dim;
-        for (int c = 0; c < dim; c++) to[c] = q[i * dim + c] * inverses[i];
-    }
+    if (t->mass.to) record(&p);
 }

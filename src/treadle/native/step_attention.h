@@ -1,5 +1,6 @@
-/* Attention over pages: the rows of a request meet its cached keys and values, page by page. A row adds up its slots in
- * their order and looks at no other row, so that its result does not depend on the batch or on how a prompt was cut. */
+/* Attention over pages: the rows of a request meet its cached keys and values, block by block of slots. A row adds up its
+ * slots in their order, by blocks that begin at the same slots always, and looks at no other row, so that its result does
+ * not depend on the batch or on how a prompt was cut. */
 
 #pragma once
 
@@ -28,24 +29,37 @@ typedef struct {
 
 void attend(const Tile *tile);
 
-/* So many rows that keys are read seldom, so few that their scores stay in the cache. */
+/* So many rows that keys are read seldom, so few that their scores of a block stay in the cache. */
 int tile_rows(const Heads *h);
 
-int64_t attention_room(const Heads *h, int64_t context);
+int64_t attention_room(const Heads *h);
 
 /* Stores a vector of `dim` numbers from `at` on, `step` apart; its scale, if it has one, at `slot`. */
 void keep(void *array, float *scales, int64_t at, int64_t step, int64_t slot, const float *x, int dim, int dtype);
 
-/* scores[i * row + slot] = q[i] . k[slot] for the first `most` slots; a block's last group may write beyond them. Each type
- * of cache is a unit of its own, because it takes long to compile. */
-typedef void Score(const Plane *p, const float *q, int count, int most, float *scores, int64_t row);
+/* Where a block of slots lies: a group is LANES slots side by side. */
+typedef struct {
+    const void *keys[GROUPS];   /* a group's next dimension follows `stride` numbers later */
+    const void *values[GROUPS]; /* [LANES, dim] */
+    const float *key_scales[GROUPS], *value_scales[GROUPS];
+    int64_t stride;
+    int num_slots, num_groups, has_scales;
+} Places;
+
+/* The query vectors of a tile, one dimension of up to TALL of them after the other: those of the first TALL first. */
+typedef struct {
+    const float *vectors;
+    int count, dim;
+} Queries;
+
+/* scores[i * SLOTS + j] = q[i] . k[j] for the slots of a block; its last group may have numbers beyond them. What lies at
+ * `next` (null: nothing) is fetched beside. Each type of cache is a unit of its own, because it takes long to compile. */
+typedef void Score(const Queries *q, const Places *now, const Places *next, float *scores);
 Score score_fp32, score_fp16, score_int8;
 
-/* The same for any type, where pages do not consist of whole groups: keys are gathered in `room`. */
-void score_gathered(const Plane *p, const float *q, int count, int most, float *room, float *scores, int64_t row);
-
-/* out[i * dim] = the sum of the slots' values by the weights of query i. */
-typedef void Gather(const Plane *p, const float *weights, int64_t row, int count, int most, float *out);
+/* out[i * dim] = that times factors[i] + the sum of the block's values by weights[i * SLOTS], which are scaled if they are. */
+typedef void Gather(float *weights, const float *factors, const Queries *q, const Places *now, const Places *next,
+                    float *out);
 Gather gather_fp32, gather_fp16, gather_int8;
 
 #pragma GCC visibility pop

@@ -6,7 +6,8 @@
 #include "step_vector.h"
 
 enum { FP32 = 0, FP16 = 1, INT8 = 2 };
-enum { SLOTS = 64, QUERIES = 48, WIDE = LANES == 16 ? 4 : 2 };
+/* Slots of a block, query vectors that meet it together, and of a tile of both: what the machine has registers for. */
+enum { SLOTS = 128, QUERIES = 48, GROUPS = SLOTS / LANES, TALL = 6, WIDE = LANES == 16 ? 4 : 2 };
 
 #define CACHE_FIELDS(F)                                                                                                    \
     F(void *, keys)        /* [pages, kv_heads, dim, page_size]: a vector holds one dimension of many slots */             \
@@ -89,15 +90,16 @@ INLINE Spot spot_of(const View *view, const Heads *h, const Cache *cache, int se
     return (Spot){view->heads.arena, view->heads.planes[table * view->heads.most + entry / size], entry % size};
 }
 
+/* The number at `at` of an array of the cache. */
+INLINE float number_of(const void *array, int64_t at, int dtype) {
+    if (dtype == FP32) return ((const float *)array)[at];
+    return dtype == FP16 ? half_of(((const uint16_t *)array)[at]) : (float)((const int8_t *)array)[at];
+}
+
+INLINE int bytes_of(int dtype) { return dtype == FP32 ? 4 : dtype == FP16 ? 2 : 1; }
+
 /* The number of a slot among all slots of all heads. */
 INLINE int64_t slot_of(const Plane *p, int slot) {
-    return ((int64_t)p->pages[slot / p->size] * p->kv_heads + p->kv_head) * p->size + slot % p->size;
+    int page = slot / p->size;
+    return ((int64_t)p->pages[page] * p->kv_heads + p->kv_head) * p->size + (slot - page * p->size);
 }
-
-/* Where the key of a slot starts; its next dimension follows a page's size later. */
-INLINE int64_t key_of(const Plane *p, int slot) {
-    return ((int64_t)p->pages[slot / p->size] * p->kv_heads + p->kv_head) * p->size * p->dim + slot % p->size;
-}
-
-/* Scores of a row, in floats. */
-INLINE int64_t padded(int64_t context) { return (context + SLOTS - 1) / SLOTS * SLOTS; }

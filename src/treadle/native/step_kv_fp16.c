@@ -2,10 +2,11 @@
 
 #include "step_pages.h"
 
-void score_fp16(const Plane *p, const float *q, int count, int most, float *scores, int64_t row) {
-    score(p, q, count, most, FP16, scores, row);
+void score_fp16(const Queries *q, const Places *now, const Places *next, float *scores) {
+    score(q, now, next, FP16, scores);
 }
 
-void gather_fp16(const Plane *p, const float *weights, int64_t row, int count, int most, float *out) {
-    gather(p, weights, row, count, most, FP16, out);
+void gather_fp16(float *weights, const float *factors, const Queries *q, const Places *now, const Places *next,
+                 float *out) {
+    gather(weights, factors, q, now, next, FP16, out);
 }

@@ -2,10 +2,11 @@
 
 #include "step_pages.h"
 
-void score_int8(const Plane *p, const float *q, int count, int most, float *scores, int64_t row) {
-    score(p, q, count, most, INT8, scores, row);
+void score_int8(const Queries *q, const Places *now, const Places *next, float *scores) {
+    score(q, now, next, INT8, scores);
 }
 
-void gather_int8(const Plane *p, const float *weights, int64_t row, int count, int most, float *out) {
-    gather(p, weights, row, count, most, INT8, out);
+void gather_int8(float *weights, const float *factors, const Queries *q, const Places *now, const Places *next,
+                 float *out) {
+    gather(weights, factors, q, now, next, INT8, out);
 }

@@ -1,188 +1,134 @@
-/* Scores of keys and sums of values over a plane's slots; a unit includes it and makes those of one type of cache. */
+/* Scores of keys and sums of values over a block of slots; a unit includes it and makes those of one type of cache. */
 
 #pragma once
 
 #include "step_attention.h"
 
-/* The number at `at` of an array of the cache. */
-INLINE float number_of(const void *array, int64_t at, int dtype) {
-    if (dtype == FP32) return ((const float *)array)[at];
-    return dtype == FP16 ? half_of(((const uint16_t *)array)[at]) : (float)((const int8_t *)array)[at];
-}
+enum { LINE_BYTES = 64 };
 
-/* LANES of them. */
+/* LANES numbers of an array of the cache. */
 INLINE floats numbers_of(const void *array, int64_t at, int dtype) {
     if (dtype == FP32) return load((const float *)array + at);
-    if (dtype == FP16) return load_half((const uint16_t *)array + at);
-    bytes codes;
-    memcpy(&codes, (const int8_t *)array + at, sizeof codes);
-    return __builtin_convertvector(__builtin_convertvector(codes, ints), floats);
+    return dtype == FP16 ? load_half((const uint16_t *)array + at) : floats_of((const int8_t *)array + at);
 }
 
-INLINE const void *place_of(const void *array, int64_t at, int dtype) {
-    return (const char *)array + at * (dtype == FP32 ? 4 : dtype == FP16 ? 2 : 1);
+/* How many vectors of numbers come with one line of memory. */
+INLINE int vectors_of_line(int dtype) { return LINE_BYTES / (LANES * bytes_of(dtype)); }
+
+/* Fetches the line of a number. The processor foresees no page by itself; the second cache has more requests under way. */
+INLINE void will_need(const void *array, int64_t at, int dtype) {
+    __builtin_prefetch((const char *)array + at * bytes_of(dtype), 0, 2);
 }
 
-/* Where the keys of up to SLOTS slots lie: a group is LANES slots side by side, and its next dimension follows `stride`
- * numbers later. */
-typedef struct {
-    const void *groups[SLOTS / LANES];
-    int64_t stride;
-} Keys;
+/* Adds one dimension of Q queries and the slots of W groups. */
+INLINE void dot_step(const float *q, const Places *now, int group, int c, int dtype, int Q, int W, floats total[TALL][WIDE]) {
+    floats key[WIDE];
+    for (int w = 0; w < W; w++) key[w] = numbers_of(now->keys[group + w], c * now->stride, dtype);
+    for (int i = 0; i < Q; i++) {
+        floats query = spread(q[i]);
+        for (int w = 0; w < W; w++) total[i][w] = fused(query, key[w], total[i][w]);
+    }
+}
 
-/* scores[i * row + j] = q[i] . k[j], added up dimension after dimension, for the slots of W groups. What `next` holds is
- * fetched beside: the processor foresees no page by itself. */
-INLINE void dot_tile(const float *q, const Keys *k, const Keys *next, int group, int dim, int dtype, int Q, int W,
-                     float *scores, int64_t row) {
-    floats total[4][WIDE] = {0};
-    for (int c = 0; c < dim; c++) {
-        floats key[WIDE];
-        for (int w = 0; w < W; w++) {
-            key[w] = numbers_of(k->groups[group + w], c * k->stride, dtype);
-            __builtin_prefetch(place_of(next->groups[group + w], c * next->stride, dtype));
-        }
-        for (int i = 0; i < Q; i++) {
-            floats query = spread(q[i * dim + c]);
-            for (int w = 0; w < W; w++) total[i][w] = fused(query, key[w], total[i][w]);
+/* For Q queries and the slots of W groups, dimension after dimension. */
+INLINE void dot_tile(const float *q, const Places *now, const Places *next, int group, int dim, int dtype, int Q, int W,
+                     float *scores) {
+    enum { RUN = 4 };
+    floats total[TALL][WIDE] = {0};
+    int c = 0;
+    for (; c + RUN <= dim; c += RUN) {
+        for (int ahead = 0; next && ahead < RUN; ahead += vectors_of_line(dtype))
+            for (int w = 0; w < W; w++) will_need(next->keys[group + w], (c + ahead) * next->stride, dtype);
+        for (int step = 0; step < RUN; step++) dot_step(q + (c + step) * Q, now, group, c + step, dtype, Q, W, total);
+    }
+    for (; c < dim; c++) dot_step(q + c * Q, now, group, c, dtype, Q, W, total);
+    for (int w = 0; w < W; w++) {
+        if (now->has_scales)
+            for (int i = 0; i < Q; i++) total[i][w] *= load(now->key_scales[group + w]);
+        for (int i = 0; i < Q; i++) store(scores + i * SLOTS + w * LANES, total[i][w]);
+    }
+}
+
+INLINE void dots(const Queries *q, const Places *now, const Places *next, int group, int dtype, int W, float *scores) {
+    const float *from = q->vectors;
+    int i = 0, dim = q->dim;
+    for (; i + TALL <= q->count; i += TALL, from += TALL * dim, scores += TALL * SLOTS, next = 0)
+        dot_tile(from, now, next, group, dim, dtype, TALL, W, scores);
+    switch (q->count - i) {
+    case 1: dot_tile(from, now, next, group, dim, dtype, 1, W, scores); break;
+    case 2: dot_tile(from, now, next, group, dim, dtype, 2, W, scores); break;
+    case 3: dot_tile(from, now, next, group, dim, dtype, 3, W, scores); break;
+    case 4: dot_tile(from, now, next, group, dim, dtype, 4, W, scores); break;
+    case 5: dot_tile(from, now, next, group, dim, dtype, 5, W, scores); break;
+    }
+}
+
+INLINE void score(const Queries *q, const Places *now, const Places *next, int dtype, float *scores) {
+    int group = 0;
+    for (; group + WIDE <= now->num_groups; group += WIDE) dots(q, now, next, group, dtype, WIDE, scores + group * LANES);
+    for (; group < now->num_groups; group++) dots(q, now, next, group, dtype, 1, scores + group * LANES);
+}
+
+/* For Q queries and W vectors of dimensions from c on, slot after slot. */
+INLINE void mix_tile(const float *weights, const float *factors, const Places *now, const Places *next, int dim, int c,
+                     int dtype, int Q, int W, float *out) {
+    floats total[TALL][WIDE];
+    for (int i = 0; i < Q; i++)
+        for (int w = 0; w < W; w++) total[i][w] = load(out + i * dim + c + w * LANES) * factors[i];
+    for (int group = 0; group < now->num_groups; group++) {
+        int first = group * LANES, n = now->num_slots - first < LANES ? now->num_slots - first : LANES;
+        for (int j = 0; j < n; j++) {
+            floats value[WIDE];
+            int64_t at = (int64_t)j * dim + c;
+            for (int w = 0; w < W; w++) value[w] = numbers_of(now->values[group], at + w * LANES, dtype);
+            if (next)
+                for (int w = 0; w < W; w += vectors_of_line(dtype)) will_need(next->values[group], at + w * LANES, dtype);
+            for (int i = 0; i < Q; i++) {
+                floats weight = spread(weights[i * SLOTS + first + j]);
+                for (int w = 0; w < W; w++) total[i][w] = fused(weight, value[w], total[i][w]);
+            }
         }
     }
     for (int i = 0; i < Q; i++)
-        for (int w = 0; w < W; w++) store(scores + i * row + w * LANES, total[i][w]);
+        for (int w = 0; w < W; w++) store(out + i * dim + c + w * LANES, total[i][w]);
 }
 
-INLINE void dot_groups(const float *q, const Keys *k, const Keys *next, int num_groups, int dim, int dtype, int Q,
-                       float *scores, int64_t row) {
-    int group = 0;
-    for (; group + WIDE <= num_groups; group += WIDE)
-        dot_tile(q, k, next, group, dim, dtype, Q, WIDE, scores + group * LANES, row);
-    for (; group < num_groups; group++)
-        dot_tile(q, k, next, group, dim, dtype, Q, 1, scores + group * LANES, row);
+INLINE void mix(const float *weights, const float *factors, const Queries *q, const Places *now, const Places *next, int c,
+                int dtype, int W, float *out) {
+    int i = 0, dim = q->dim;
+    for (; i + TALL <= q->count; i += TALL, weights += TALL * SLOTS, factors += TALL, out += TALL * dim, next = 0)
+        mix_tile(weights, factors, now, next, dim, c, dtype, TALL, W, out);
+    switch (q->count - i) {
+    case 1: mix_tile(weights, factors, now, next, dim, c, dtype, 1, W, out); break;
+    case 2: mix_tile(weights, factors, now, next, dim, c, dtype, 2, W, out); break;
+    case 3: mix_tile(weights, factors, now, next, dim, c, dtype, 3, W, out); break;
+    case 4: mix_tile(weights, factors, now, next, dim, c, dtype, 4, W, out); break;
+    case 5: mix_tile(weights, factors, now, next, dim, c, dtype, 5, W, out); break;
+    }
 }
 
-INLINE void dots(const float *q, int num_queries, const Keys *k, const Keys *next, int num_groups, int dim, int dtype,
-                 float *scores, int64_t row) {
-    for (int i = 0; i < num_queries; i += 4, q += 4 * dim, scores += 4 * row, next = k)
-        switch (num_queries - i) {
-        case 1: dot_groups(q, k, next, num_groups, dim, dtype, 1, scores, row); break;
-        case 2: dot_groups(q, k, next, num_groups, dim, dtype, 2, scores, row); break;
-        case 3: dot_groups(q, k, next, num_groups, dim, dtype, 3, scores, row); break;
-        default: dot_groups(q, k, next, num_groups, dim, dtype, 4, scores, row);
+/* One dimension that fills no vector. */
+INLINE void mix_one(const float *weights, const float *factors, const Queries *q, const Places *now, int c, int dtype,
+                    float *out) {
+    for (int i = 0; i < q->count; i++) {
+        float total = out[i * q->dim + c] * factors[i];
+        for (int j = 0; j < now->num_slots; j++) {
+            int64_t at = (int64_t)(j % LANES) * q->dim + c;
+            total = fmaf(weights[i * SLOTS + j], number_of(now->values[j / LANES], at, dtype), total);
         }
+        out[i * q->dim + c] = total;
+    }
 }
 
-/* Where the values of up to SLOTS slots lie, and what their numbers are to be multiplied by (null: nothing). */
-typedef struct {
-    const void *vectors[SLOTS];
-    float scales[SLOTS];
-} Values;
-
-INLINE float weight_of(const float *weights, const Values *v, int slot, int dtype) {
-    return dtype == INT8 ? weights[slot] * v->scales[slot] : weights[slot];
-}
-
-/* out[i * dim] += the sum over j of weights[i * row + j] v[j], slot after slot. */
-INLINE void mix_tile(const float *weights, int64_t row, const Values *v, const Values *next, int count, int dim, int dtype,
-                     int Q, float *out) {
+INLINE void gather(float *weights, const float *factors, const Queries *q, const Places *now, const Places *next,
+                   int dtype, float *out) {
     int c = 0;
-    for (; c + WIDE * LANES <= dim; c += WIDE * LANES) {
-        floats total[4][WIDE];
-        for (int i = 0; i < Q; i++)
-            for (int w = 0; w < WIDE; w++) total[i][w] = load(out + i * dim + c + w * LANES);
-        for (int j = 0; j < count; j++) {
-            floats value[WIDE];
-            for (int w = 0; w < WIDE; w++) {
-                value[w] = numbers_of(v->vectors[j], c + w * LANES, dtype);
-                __builtin_prefetch(place_of(next->vectors[j], c + w * LANES, dtype));
-            }
-            for (int i = 0; i < Q; i++) {
-                floats weight = spread(weight_of(weights + i * row, v, j, dtype));
-                for (int w = 0; w < WIDE; w++) total[i][w] = fused(weight, value[w], total[i][w]);
-            }
+    for (int i = 0; now->has_scales && i < q->count; i++)
+        for (int group = 0; group < now->num_groups; group++) {
+            float *at = weights + i * SLOTS + group * LANES;
+            store(at, load(at) * load(now->value_scales[group]));
         }
-        for (int i = 0; i < Q; i++)
-            for (int w = 0; w < WIDE; w++) store(out + i * dim + c + w * LANES, total[i][w]);
-    }
-    for (; c + LANES <= dim; c += LANES)
-        for (int i = 0; i < Q; i++) {
-            floats total = load(out + i * dim + c);
-            for (int j = 0; j < count; j++) {
-                floats weight = spread(weight_of(weights + i * row, v, j, dtype));
-                total = fused(weight, numbers_of(v->vectors[j], c, dtype), total);
-            }
-            store(out + i * dim + c, total);
-        }
-    for (; c < dim; c++)
-        for (int i = 0; i < Q; i++)
-            for (int j = 0; j < count; j++) {
-                float weight = weight_of(weights + i * row, v, j, dtype);
-                out[i * dim + c] = fmaf(weight, number_of(v->vectors[j], c, dtype), out[i * dim + c]);
-            }
-}
-
-INLINE void mix(const float *weights, int64_t row, const Values *v, const Values *next, int count, int dim, int dtype,
-                int num_queries, float *out) {
-    switch (num_queries) {
-    case 1: mix_tile(weights, row, v, next, count, dim, dtype, 1, out); break;
-    case 2: mix_tile(weights, row, v, next, count, dim, dtype, 2, out); break;
-    case 3: mix_tile(weights, row, v, next, count, dim, dtype, 3, out); break;
-    default: mix_tile(weights, row, v, next, count, dim, dtype, 4, out);
-    }
-}
-
-/* Where the keys of `count` slots from `first` on lie, in pages that consist of whole groups. */
-INLINE void find_keys(const Plane *p, int first, int count, int dtype, Keys *k) {
-    k->stride = p->size;
-    for (int slot = 0; slot < count; slot += LANES)
-        k->groups[slot / LANES] = place_of(p->cache->keys, key_of(p, first + slot), dtype);
-}
-
-INLINE void find_values(const Plane *p, int first, int count, int dtype, Values *v) {
-    for (int slot = 0; slot < count; slot++) {
-        int64_t at = slot_of(p, first + slot);
-        v->vectors[slot] = place_of(p->cache->values, at * p->dim, dtype);
-        if (dtype == INT8) v->scales[slot] = p->cache->value_scales[at];
-    }
-}
-
-INLINE int slots_at(int slot, int most) { return most - slot < SLOTS ? most - slot : SLOTS; }
-
-INLINE int groups_at(int slot, int most) { return (slots_at(slot, most) + LANES - 1) / LANES; }
-
-INLINE void scale_scores(const Plane *p, int slot, int n, int count, float *scores, int64_t row) {
-    for (int j = 0; j < n; j++)
-        for (int i = 0; i < count; i++) scores[i * row + slot + j] *= p->cache->key_scales[slot_of(p, slot + j)];
-}
-
-INLINE void score(const Plane *p, const float *q, int count, int most, int dtype, float *scores, int64_t row) {
-    Keys found[2];
-    find_keys(p, 0, slots_at(0, most), dtype, &found[0]);
-    for (int slot = 0, now = 0; slot < most; slot += SLOTS, now = !now) {
-        int later = slot + SLOTS, num_groups = groups_at(slot, most);
-        const Keys *k = &found[now], *next = k;
-        if (later < most) {
-            find_keys(p, later, slots_at(later, most), dtype, &found[!now]);
-            /* The last block may have fewer groups than this one. */
-            for (int g = groups_at(later, most); g < num_groups; g++) found[!now].groups[g] = found[!now].groups[0];
-            next = &found[!now];
-        }
-        dots(q, count, k, next, num_groups, p->dim, dtype, scores + slot, row);
-        if (dtype == INT8) scale_scores(p, slot, slots_at(slot, most), count, scores, row);
-    }
-}
-
-INLINE void gather(const Plane *p, const float *weights, int64_t row, int count, int most, int dtype, float *out) {
-    memset(out, 0, 4 * (size_t)count * p->dim);
-    Values found[2];
-    find_values(p, 0, slots_at(0, most), dtype, &found[0]);
-    for (int slot = 0, now = 0; slot < most; slot += SLOTS, now = !now) {
-        int n = slots_at(slot, most), later = slot + SLOTS;
-        const Values *v = &found[now], *next = v;
-        if (later < most) {
-            find_values(p, later, slots_at(later, most), dtype, &found[!now]);
-            for (int j = slots_at(later, most); j < n; j++) found[!now].vectors[j] = found[!now].vectors[0];
-            next = &found[!now];
-        }
-        for (int i = 0; i < count; i += 4, next = v)
-            mix(weights + i * row + slot, row, v, next, n, p->dim, dtype, count - i, out + i * p->dim);
-    }
+    for (; c + WIDE * LANES <= q->dim; c += WIDE * LANES) mix(weights, factors, q, now, next, c, dtype, WIDE, out);
+    for (; c + LANES <= q->dim; c += LANES) mix(weights, factors, q, now, next, c, dtype, 1, out);
+    for (; c < q->dim; c++) mix_one(weights, factors, q, now, c, dtype, out);
 }

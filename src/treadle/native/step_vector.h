@@ -92,6 +92,19 @@ INLINE floats load_half(const uint16_t *source) {
 #endif
 }
 
+/* LANES bytes as numbers. */
+INLINE floats floats_of(const int8_t *source) {
+#if defined(__AVX512F__)
+    return (floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)source)));
+#elif defined(__AVX2__)
+    return (floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)source)));
+#else
+    floats value;
+    for (int lane = 0; lane < LANES; lane++) value[lane] = source[lane];
+    return value;
+#endif
+}
+
 INLINE uint16_t to_half(float value) {
 #if defined(__F16C__)
     return (uint16_t)_cvtss_sh(value, 0);
@@ -104,6 +117,53 @@ INLINE uint16_t to_half(float value) {
 }
 
 INLINE floats choose(ints mask, floats yes, floats no) { return (floats)(((ints)yes & mask) | ((ints)no & ~mask)); }
+
+INLINE floats larger(floats a, floats b) {
+#if defined(__AVX512F__)
+    return (floats)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return (floats)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
+INLINE float most(floats v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float largest = v[0];
+    for (int lane = 1; lane < LANES; lane++) largest = v[lane] > largest ? v[lane] : largest;
+    return largest;
+#endif
+}
+
+/* 2^x to about a unit in the last place; 0 where it is no normal number. */
+INLINE floats power_of_two(floats x) {
+#if defined(__AVX512F__)
+    floats clipped = larger(x, spread(-200.0f));
+    floats rounded = (floats)_mm512_roundscale_ps((__m512)clipped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    floats clipped = larger(x, spread(-127.0f));
+    floats rounded = (clipped + 12582912.0f) - 12582912.0f;
+#endif
+    floats rest = clipped - rounded;
+    floats power = spread(1.535336188319500e-4f);
+    power = fused(power, rest, spread(1.339887440266574e-3f));
+    power = fused(power, rest, spread(9.618437357674640e-3f));
+    power = fused(power, rest, spread(5.550332471162809e-2f));
+    power = fused(power, rest, spread(2.402264791363012e-1f));
+    power = fused(power, rest, spread(6.931472028550421e-1f));
+    power = fused(power, rest, spread(1.0f));
+#if defined(__AVX512F__)
+    return (floats)_mm512_scalef_ps((__m512)power, (__m512)rounded);
+#else
+    ints exponent = (__builtin_convertvector(rounded, ints) + 127) << 23;
+    floats scale;
+    memcpy(&scale, &exponent, sizeof scale);
+    return power * scale; /* the exponent of -127 is that of 0 */
+#endif
+}
 
 /* e^x to about 2 units in the last place; below -87 it is 0. */
 INLINE floats exponential(floats x) {

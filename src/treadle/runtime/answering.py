@@ -16,7 +16,7 @@ def computed_by(llm: LLM) -> str:
     """Return what computes a model's steps, and how it holds the weights, for people."""
     is_native = isinstance(llm.executor, LlamaStep)
     name = "native step" if is_native else "generic executor"
-    return f"{name}, matrices in {held_forms(llm.executor)}"
+    return f"{name}, matrices in {held_forms(llm.executor)}, keys and values in {llm.kv_dtype}"
 
 
 def weight_bytes(llm: LLM) -> int:
@@ -37,6 +37,8 @@ class RuntimeGenerator:
         self.vocab_size, self.max_positions = llm.shape.vocab_size, llm.shape.max_positions
         native = llm.executor if isinstance(llm.executor, LlamaStep) else None
         self.bytes_per_token = weight_bytes(llm)
+        self.cache_tokens = llm.cache_tokens
+        self.num_threads = native.num_threads if native else 0
         self.flops_per_token = 2 * native.num_weights if native else 0
 
     @cached_property

@@ -321,6 +321,17 @@ class Engine:
             self._batch.resume(request_id)
             self._turn.notify_all()
 
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens whose keys and values the cache holds."""
+        pool = self._batch.pool
+        return pool.num_pages * pool.page_size
+
+    @property
+    def kv_dtype(self) -> str:
+        """How keys and values are stored."""
+        return self._batch.pool.store.dtype
+
     @cached_property
     def origin(self) -> migrate.Origin:
         """What another engine must share to take this one's requests.

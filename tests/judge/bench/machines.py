@@ -10,18 +10,26 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.worked = 0.0
 
     def perf_counter(self) -> float:
         return self.now
+
+    def process_time(self) -> float:
+        return self.worked
 
 
 CLOCK = Clock()
 
 
 class Clocked:
-    """Answers cost a fixed time for each prompt token and each further token."""
+    """Answers cost a fixed time for each prompt token and each further token.
+
+    The processors work for `busy` of it, all threads together.
+    """
 
     vocab_size, max_positions, bytes_per_token, flops_per_token = 100, 4096, 1_000_000, 2_000_000
+    cache_tokens, num_threads, busy = 8192, 2, 2.0
 
     def __init__(self, prompt_seconds: float = 0.0, token_seconds: float = 1e-3) -> None:
         self.prompt_seconds, self.token_seconds = prompt_seconds, token_seconds
@@ -37,3 +45,4 @@ class Clocked:
         self.calls.append((lengths, num_new))
         spent = self.prompt_seconds * sum(lengths) + self.token_seconds * (num_new - 1)
         CLOCK.now += spent or 1e-9
+        CLOCK.worked += self.busy * (spent or 1e-9)

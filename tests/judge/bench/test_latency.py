@@ -13,8 +13,8 @@ from treadle.judge.bench import bench
 from treadle.judge.bench.methods.latency import Latency
 
 
-def named(measurements):
-    return {entry.name: entry for entry in measurements}
+def named(findings):
+    return {entry.name: entry for entry in findings.measurements}
 
 
 def test_prompt_and_answer_are_told_apart(clock):
@@ -24,6 +24,20 @@ def test_prompt_and_answer_are_told_apart(clock):
     assert found["answer"].value == pytest.approx(500)
     assert found["answer"].low <= found["answer"].value <= found["answer"].high
     assert model.calls == [([50], 1)] * 4 + [([50], 11)] * 4
+
+
+@pytest.mark.parametrize(("busy", "says"), [(2.0, 0), (1.7, 0), (1.2, 2), (0.2, 2)])
+def test_clocks_that_part_are_named_and_the_roofline_is_not_moved(clock, busy, says):
+    """Another's load stretches the clock's time and leaves the processors' as it was."""
+    alone, model = Clocked(1e-4, 1e-3), Clocked(1e-4 * 2 / busy, 1e-3 * 2 / busy)
+    model.busy = busy
+    method = Latency(prompt_tokens=50, new_tokens=6, rounds=3)
+    expected, found = named(method.measure(alone, 0)), method.measure(model, 0)
+    warnings = [one for one in found.warnings if one]
+    assert len(warnings) == says
+    assert all("quote" in one and "_by_cpu" in one for one in warnings)
+    for name in ("prompt_by_cpu", "answer_by_cpu", "roofline_fraction"):
+        assert named(found)[name].value == pytest.approx(expected[name].value)
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +77,7 @@ def test_the_roofline_is_the_lower_of_memory_and_processor(clock):
     by_memory = machine.read_bandwidth_all_threads_bytes_per_second / 1e6
     by_processor = machine.multiply_peak_all_threads_flops_per_second / 2e6
     assert found["roofline"].value == pytest.approx(min(by_memory, by_processor))
-    share = found["answer"].value / found["roofline"].value
+    share = 2 * found["answer_by_cpu"].value / found["roofline"].value
     assert found["roofline_fraction"].value == pytest.approx(share)
     model.bytes_per_token = 0
     assert "roofline" not in named(Latency(rounds=1, new_tokens=2).measure(model, 0))

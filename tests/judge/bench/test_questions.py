@@ -26,14 +26,15 @@ class Oracle(Clocked):
 
 def test_answers_stand_beside_their_speed(clock):
     method = Questions(questions=("One?", "Two?"), new_tokens=5)
-    found = method.measure(Oracle(prompt_seconds=0.02, token_seconds=0.01), 0)
-    assert [(entry.name, entry.note) for entry in found[1:]] == [
+    found = method.measure(Oracle(prompt_seconds=0.02, token_seconds=0.01), 0).measurements
+    assert [(entry.name, entry.note) for entry in found[2:]] == [
         ("One?", "one"),
         ("Two?", "it is two"),
     ]
     # One and three tokens, a hundredth of a second each, after a prompt of two hundredths.
-    assert found[0].name == "rate"
-    assert [entry.value for entry in found] == pytest.approx([4 / 0.08, 1 / 0.03, 3 / 0.05])
+    assert [entry.name for entry in found[:2]] == ["rate", "rate_by_cpu"]
+    rates = [4 / 0.08, 4 / 0.16, 1 / 0.03, 3 / 0.05]
+    assert [entry.value for entry in found] == pytest.approx(rates)
 
 
 def test_a_question_that_stands_twice_is_refused():

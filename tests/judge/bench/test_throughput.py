@@ -10,7 +10,8 @@ from treadle.judge.bench.methods.throughput import Throughput
 def test_answers_of_all_requests_count(clock):
     model = Clocked(token_seconds=2e-3)
     method = Throughput(num_requests=4, prompt_tokens=20, new_tokens=6, rounds=2)
-    (found,) = method.measure(model, 0)
+    found, by_cpu = method.measure(model, 0).measurements
+    assert by_cpu.value == pytest.approx(found.value / 2)
     assert found.value == pytest.approx(4 * 6 / (5 * 2e-3))
     lengths, num_new = model.calls[0]
     assert len(lengths) == 4

@@ -110,11 +110,11 @@ def test_conformance_a_model_is_compared_with_another(llama, other, answers, tmp
 def test_conformance_by_the_command_line(llama, answers, tmp_path, capsys) -> None:
     data = write(tmp_path, questions(answers))
     words = ["evaluate", "exact", str(llama), str(tmp_path / "out"), "--data", data]
-    words += ["--max-tokens", "4", "--stop", "", "--kv-dtype", "fp16", "--num-questions", "3"]
+    words += ["--max-tokens", "4", "--stop", "", "--kv-dtype", "int8", "--num-questions", "3"]
     assert main(words) == 0
     result = read_result(tmp_path / "out")
     assert result.measurement("accuracy").value == 1.0
-    assert result.settings["kv_dtype"] == "fp16"
+    assert result.settings["kv_dtype"] == "int8"
     assert result.protocol["num_questions"] == 3
     assert main([*words, "--through", "blocks", "--overwrite"]) == 2
     assert "asks for answers" in " ".join(capsys.readouterr().err.split())

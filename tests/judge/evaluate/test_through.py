@@ -66,7 +66,7 @@ def test_choices_are_the_same_through_the_runtime(llama, tmp_path) -> None:
 def test_weights_and_cache_in_other_forms_are_scored(llama, text, tmp_path) -> None:
     measure(llama, tmp_path / "blocks", text)
     words = ["evaluate", "perplexity", str(llama), str(tmp_path / "q8"), "--data", text]
-    words += ["--through", "runtime", "--weights", "q8", "--kv-dtype", "fp16"]
+    words += ["--through", "runtime", "--weights", "q8", "--kv-dtype", "int8"]
     words += ["--num-windows", "5", "--window-tokens", "20"]
     words += ["--baseline", str(tmp_path / "blocks")]
     assert main(words) == 0
@@ -75,7 +75,7 @@ def test_weights_and_cache_in_other_forms_are_scored(llama, text, tmp_path) -> N
     assert ratio != 1.0
     assert ratio == pytest.approx(1, abs=0.2)
     assert result.settings["weights"] == "q8"
-    assert result.settings["kv_dtype"] == "fp16"
+    assert result.settings["kv_dtype"] == "int8"
     assert "page_size" not in result.settings
     assert "q8" in result.notes[0]
     as_floats = measure(llama, tmp_path / "fp32", text, through="runtime").bytes["held"]

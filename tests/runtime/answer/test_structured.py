@@ -49,7 +49,7 @@ def executor(folder):
 
 
 def make(folder, executor, **settings) -> LLM:
-    return LLM(folder, executor=executor, **{"cache_bytes": 2**21, **settings})
+    return LLM(folder, executor=executor, **{"cache_bytes": 2**21, "kv_dtype": "fp32", **settings})
 
 
 @pytest.fixture

@@ -40,7 +40,9 @@ def make(tiny_model):
             made[key] = (
                 LlamaStep(folder, "fp32", 1) if is_native else GenericExecutor.from_folder(folder)
             )
-        return LLM(folder, **{"executor": made[key], "cache_bytes": 2**19, **settings})
+        return LLM(
+            folder, **{"executor": made[key], "cache_bytes": 2**19, "kv_dtype": "fp32", **settings}
+        )
 
     return build
 

@@ -20,7 +20,7 @@ def executor(tier: str, folder: Path, weights: str = "fp32", threads: int = 2):
 
 
 def make(tier: str, llama: Path, folders: dict[str, Path], **settings) -> LLM:
-    own = {"cache_bytes": 2**20, "adapters": folders, **settings}
+    own = {"cache_bytes": 2**20, "kv_dtype": "fp32", "adapters": folders, **settings}
     return LLM(llama, executor=executor(tier, llama), **own)
 
 

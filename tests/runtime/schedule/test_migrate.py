@@ -120,7 +120,7 @@ def test_a_reservation_that_lost_its_pages_is_computed_again(make):
 def test_resumes_at_the_source_when_the_target_refuses(make, llama, executor):
     whole = expected(make)
     source = make()
-    target = LLM(llama, executor=executor, cache_bytes=2**16)
+    target = LLM(llama, executor=executor, cache_bytes=2**15)
     held, _ = (
         target.submit([5] * 20, SamplingParams(n=2, max_tokens=8), request_id="o"),
         target.step(),
@@ -151,9 +151,9 @@ def test_wrong_imports_are_refused(make):
     with pytest.raises(SettingsError, match=r"first_page=9, but .* 2 pages to export; give 0 to 2"):
         source.export_pages(request.id, 9)
     with pytest.raises(
-        SettingsError, match=r"another model.*: kv_dtype is fp32 there and fp16 here"
+        SettingsError, match=r"another model.*: kv_dtype is fp16 there and fp32 here"
     ):
-        make(kv_dtype="fp16").import_pages(exported)
+        make(kv_dtype="fp32").import_pages(exported)
     with pytest.raises(SettingsError, match=r"model is unknown there"):
         make().import_pages(exported._replace(origin=None))
     target = make()

@@ -1,7 +1,7 @@
 """The driver of benchmarks: load a model into the runtime, measure, write the result."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from treadle.core.arguments import checked
 from treadle.core.result import Measurement, Result, digest
@@ -20,6 +20,7 @@ def bench(
     method: Benchmark | str,
     *,
     weights: str = "auto",
+    kv_dtype: Literal["fp32", "fp16", "int8"] = "fp16",
     num_threads: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -35,6 +36,7 @@ def bench(
         method: What is measured.
         weights: How matrices are held: fp32, fp16, q8, q4_0 or q4_1; auto keeps the codes of a
             quantised model, and holds others in fp32.
+        kv_dtype: How keys and values are stored.
         num_threads: Threads of the native step (default: the physical cores).
         seed: Seed of the prompts.
         overwrite: Replace the result in `out`.
@@ -56,7 +58,8 @@ def bench(
     from treadle.runtime.choice import choose_executor
 
     benchmark, out = BENCHMARKS.resolve(method), Path(out)
-    settings = {**benchmark.settings(), "weights": weights, "num_threads": num_threads}
+    held = {"weights": weights, "kv_dtype": kv_dtype, "num_threads": num_threads}
+    settings = {**benchmark.settings(), **held}
     with recorded("bench", benchmark, settings, seed=seed, out=out, overwrite=overwrite) as run:
         folder = resolve(model, takes_files=True)
         with open_model(folder) as reader:
@@ -65,11 +68,18 @@ def bench(
             run.bytes["input"] = reader.num_bytes
         with Stopwatch() as loading:
             executor = choose_executor(folder, weights, num_threads, trust_remote_code)
-            llm = LLM(folder, executor=executor, enable_prefix_caching=False)
+            is_caching = benchmark.repeats_prompts
+            llm = LLM(
+                folder, executor=executor, kv_dtype=kv_dtype, enable_prefix_caching=is_caching
+            )
         generator = RuntimeGenerator(llm)
         if generator.bytes_per_token:
             run.bytes["held"] = generator.bytes_per_token
-        run.measurements += benchmark.measure(generator, seed)
+        run.notes.append(f"Computed by the {generator.computed_by}.")
+        found = benchmark.measure(generator, seed)
+        run.measurements += found.measurements
+        run.figures += found.figures
+        run.notes += [note for note in found.warnings if note]
         run.measurements.append(
             Measurement(
                 name="load",
@@ -77,5 +87,4 @@ def bench(
                 unit="seconds, checked against transformers",
             )
         )
-        run.notes.append(f"Computed by the {generator.computed_by}.")
     return run.result

@@ -10,6 +10,7 @@ _METHODS = "treadle.judge.bench.methods"
 BENCHMARKS: Registry[Benchmark] = Registry(
     "benchmark",
     {
+        "contexts": f"{_METHODS}.contexts:Contexts",
         "latency": f"{_METHODS}.latency:Latency",
         "questions": f"{_METHODS}.questions:Questions",
         "throughput": f"{_METHODS}.throughput:Throughput",

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from treadle.core.errors import CapacityError, SettingsError
 from treadle.core.registry import near
+from treadle.native.memory import zeros
 from treadle.runtime.typed import text, whole
 
 __all__ = [
@@ -113,7 +114,7 @@ class KeyValues:
         return LayerKeyValues(*views)
 
     def _zeros(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Any:  # Any: of any dtype
-        return np.zeros(shape, dtype)
+        return zeros(shape, dtype)
 
     def _index(self, numbers: npt.ArrayLike) -> Any:  # Any: what indexes this kind of array
         return np.asarray(numbers, np.int64)

@@ -1,22 +1,18 @@
 """Memory for weights: one run of large pages, in which a step reads matrix after matrix.
 
-The processor translates a large page's address once where it would translate 512 small ones, and
-what the kernel fetches beyond the end of a matrix is the next one's beginning.
+What the kernel fetches beyond the end of a matrix is the next one's beginning.
 """
 
-import contextlib
 import math
-import mmap
 
 import numpy as np
 
 from treadle.core.codec import Array
-from treadle.native.pointers import bytes_beyond
+from treadle.native.memory import zeros
 
 __all__ = ["Arena"]
 
 _CHUNK_BYTES = 64 << 20
-_LARGE_PAGE_BYTES = 2 << 20
 _LINE_BYTES = 64
 
 
@@ -31,19 +27,8 @@ class Arena:
         """Return an array of zeros whose memory begins with a line of the cache."""
         num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         if self._taken_bytes + num_bytes > len(self._chunk):
-            self._chunk, self._taken_bytes = _chunk(max(num_bytes, _CHUNK_BYTES)), 0
+            self._chunk, self._taken_bytes = zeros((max(num_bytes, _CHUNK_BYTES),), np.uint8), 0
         first = self._taken_bytes
         self._taken_bytes += -(-num_bytes // _LINE_BYTES) * _LINE_BYTES
         found: Array = self._chunk[first : first + num_bytes].view(dtype).reshape(shape)
         return found
-
-
-def _chunk(num_bytes: int) -> "np.typing.NDArray[np.uint8]":
-    """Return zeros that begin with a large page; memory is used when it is written to."""
-    whole = -(-num_bytes // _LARGE_PAGE_BYTES) * _LARGE_PAGE_BYTES
-    mapped = mmap.mmap(-1, whole + _LARGE_PAGE_BYTES)
-    with contextlib.suppress(AttributeError, OSError):  # a system without large pages
-        mapped.madvise(mmap.MADV_HUGEPAGE)
-    memory = np.frombuffer(mapped, np.uint8)
-    first = -bytes_beyond(memory, _LARGE_PAGE_BYTES) % _LARGE_PAGE_BYTES
-    return memory[first : first + whole]

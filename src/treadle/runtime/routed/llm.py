@@ -142,6 +142,16 @@ class RoutedLLM(LLM):
         return [names[place] for place in self.router.choose(prompts)]
 
     @property
+    def kv_dtype(self) -> str:
+        """How keys and values are stored, of every model."""
+        return self._list[0].kv_dtype
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that the smallest of the models' caches holds."""
+        return min(one.cache_tokens for one in self._list)
+
+    @property
     def executor(self) -> Executor:
         """Of the first model."""
         return self._list[0].executor

@@ -68,6 +68,15 @@ def test_a_mixture_of_blocks_shares_what_stands_around_them(llama, models, tmp_p
         assert np.array_equal(values, (own if ".layers." in name else dense)[name])
 
 
+def test_a_mixture_of_mlps_shares_all_else(llama, models, tmp_path: Path):
+    bundle = whole(llama, models, tmp_path / "b", density=1.0, among="mlps")
+    assert read_layer_routing(bundle).layers == ("0", "1")
+    merge_materialise(bundle, tmp_path / "out", expert="e2")
+    dense, own, found = map(arrays, (bundle / "dense", models[1], tmp_path / "out"))
+    for name, values in found.items():
+        assert np.array_equal(values, (own if ".mlp." in name else dense)[name])
+
+
 @pytest.mark.parametrize("keep", ["magnitude", "rows", "random"])
 def test_what_is_kept_is_what_the_settings_say(
     llama: Path, models: list[Path], tmp_path: Path, keep
@@ -112,7 +121,7 @@ def test_experts_beside_the_model_answer_as_their_plain_folders(tmp_path: Path, 
     base = tiny.build(model_type, tmp_path / "base", seed=1)
     models = variants(base, tmp_path)
     bundle = whole(base, models, tmp_path / "b", density=0.3)
-    llm = LLM(bundle, cache_bytes=4 << 20)
+    llm = LLM(bundle, cache_bytes=4 << 20, kv_dtype="fp32")
     assert isinstance(llm, LayeredLLM)
     merge_materialise(bundle, tmp_path / "mix", mixture=("e1=0.75", "e2=0.25"))
     for name in ("e1", "e2"):
@@ -121,9 +130,9 @@ def test_experts_beside_the_model_answer_as_their_plain_folders(tmp_path: Path, 
     together = logprobs(llm, names)
     folders = [tmp_path / "plain-e1", tmp_path / "plain-e2", bundle / "dense", bundle / "dense"]
     for place, folder in enumerate(folders):
-        plain = logprobs(LLM(folder, cache_bytes=4 << 20))[place]
+        plain = logprobs(LLM(folder, cache_bytes=4 << 20, kv_dtype="fp32"))[place]
         np.testing.assert_allclose(together[place], plain, atol=3e-5)
-    mixed = logprobs(LLM(tmp_path / "mix", cache_bytes=4 << 20))
+    mixed = logprobs(LLM(tmp_path / "mix", cache_bytes=4 << 20, kv_dtype="fp32"))
     np.testing.assert_allclose(logprobs(llm, "e1=0.75,e2=0.25"), mixed, atol=3e-5)
     # A row's numbers do not depend on the rows beside it.
     for place, name in enumerate(names):
@@ -136,8 +145,8 @@ def test_changes_of_sixteen_bits_are_held_in_sixteen_bits(llama: Path, tmp_path:
     models = [variant(llama, tmp_path / f"e{n}", n, 0.3, "BF16") for n in (1, 2)]
     bundle = whole(llama, models, tmp_path / "b", density=0.3, dtype="bfloat16")
     merge_materialise(bundle, tmp_path / "plain", expert="e2")
-    llm = LLM(bundle, cache_bytes=4 << 20)
-    plain = logprobs(LLM(tmp_path / "plain", cache_bytes=4 << 20))
+    llm = LLM(bundle, cache_bytes=4 << 20, kv_dtype="fp32")
+    plain = logprobs(LLM(tmp_path / "plain", cache_bytes=4 << 20, kv_dtype="fp32"))
     np.testing.assert_allclose(logprobs(llm, "e2"), plain, atol=5e-4)
     assert np.abs(logprobs(llm, "dense") - plain).max() > 0.01
     single = whole(llama, variants(llama, tmp_path / "f"), tmp_path / "f32", density=0.3)

@@ -63,7 +63,7 @@ def test_a_choice_is_scored_by_the_likelihood_of_its_tokens(local, folder):
         total = 0.0
         for place in range(before, len(ids)):
             total += float(torch.log_softmax(logits[place - 1], 0)[ids[place]])
-        assert value == pytest.approx(total, abs=1e-3)
+        assert value == pytest.approx(total, rel=2e-4)  # keys and values are float16
     assert found.prompt_tokens == before
 
 

@@ -91,7 +91,8 @@ def merge_conflict(
         route_bytes: As many layers of all experts as fit into so many bytes.
         order: Which layers come first: those of highest conflict; lowest and random are controls.
         among: Of all layers, or of the decoder blocks only: embedding, last norm and head stay
-            merged then. Blocks with route_fraction 1 and density 1 are a mixture of whole blocks.
+            merged then; or of their MLPs only. With route_fraction 1 and density 1 that is a
+            mixture of whole blocks, or of whole MLPs, whose router looks at the prompt.
         how: How the models are merged.
         density: Share of the numbers of a matrix that an expert keeps; 1 keeps all, so that with
             all layers each expert is its model bit by bit.
@@ -186,8 +187,10 @@ class _Asked(NamedTuple):
     ) -> list[LayerConflict]:
         """Return the layers that experts keep."""
         shapes = {job.inputs.name: job.inputs.shape for job in jobs}
-        if self.among == "blocks":
+        if self.among != "all":
             measured = [one for one in measured if one.layer not in (EMBEDDING, HEAD)]
+        if self.among == "mlps":
+            measured = [one.only(".mlp.") for one in measured]
         sizes = {
             one.layer: num_experts
             * sum(

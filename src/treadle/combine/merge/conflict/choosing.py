@@ -14,7 +14,7 @@ from treadle.core.sizes import spoken
 __all__ = ["Among", "Order", "chosen_layers", "num_kept", "packed_bytes"]
 
 Order = Literal["conflict", "lowest", "random"]
-Among = Literal["all", "blocks"]
+Among = Literal["all", "blocks", "mlps"]
 _SAID_BYTES = 200
 """Of a file's header, at most, for each array."""
 

@@ -50,6 +50,10 @@ class LayerConflict(NamedTuple):
         """Share of all changes that summing loses: 0 where all agree."""
         return 1 - self.sum_of_sums / self.sum_of_changes if self.sum_of_changes else 0.0
 
+    def only(self, part: str) -> "LayerConflict":
+        """Return the layer with those of its tensors that have `part` in their names."""
+        return self._replace(tensors=tuple(name for name in self.tensors if part in name))
+
     @property
     def apartness(self) -> float:
         """Mean of (1 - cosine) / 2 over pairs of task vectors."""

@@ -2,7 +2,6 @@
 
 from typing import Annotated, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from treadle.core import hardware
@@ -10,8 +9,8 @@ from treadle.core.method import Standard
 from treadle.core.ports import Asked, Generator
 from treadle.core.result import Measurement
 from treadle.core.seed import numpy_stream
-from treadle.judge.bench.base import Benchmark
-from treadle.judge.bench.repeated import rate, repeated_seconds
+from treadle.judge.bench.base import Benchmark, Outcome
+from treadle.judge.bench.repeated import middle, rates, repeated, waited
 
 __all__ = ["Latency"]
 
@@ -38,24 +37,29 @@ class Latency(Benchmark):
     rounds: Annotated[int, Field(ge=1)] = 5
     """How often it is measured."""
 
-    def measure(self, model: Generator, seed: int) -> list[Measurement]:
+    def measure(self, model: Generator, seed: int) -> Outcome:
         """Return the rates of prompt and answer, and the fraction of the roofline."""
         if not model.bytes_per_token:
             return self._rates(model, seed)
         found, machine = hardware.measure_beside(lambda: self._rates(model, seed))
-        return found + self._roofline(model, found[1].value, machine)
+        by_cpu = next(one.value for one in found.measurements if one.name == "answer_by_cpu")
+        on_all = by_cpu * max(model.num_threads, 1)
+        return found._replace(
+            measurements=found.measurements + self._roofline(model, on_all, machine)
+        )
 
-    def _rates(self, model: Generator, seed: int) -> list[Measurement]:
+    def _rates(self, model: Generator, seed: int) -> Outcome:
         stream = numpy_stream(seed, "benchmark prompts")
         prompt = stream.integers(model.vocab_size, size=self.prompt_tokens).tolist()
         short, long = (Asked(n, ignores_end=True) for n in (1, self.new_tokens))
-        first = repeated_seconds(lambda: model.answer([prompt], short), self.rounds)
-        whole = repeated_seconds(lambda: model.answer([prompt], long), self.rounds)
-        later = [max(w - float(np.median(first)), 1e-9) for w in whole]
-        return [
-            rate("prompt", self.prompt_tokens, first, "tokens per second"),
-            rate("answer", self.new_tokens - 1, later, "tokens per second"),
-        ]
+        first = repeated(lambda: model.answer([prompt], short), self.rounds)
+        whole = repeated(lambda: model.answer([prompt], long), self.rounds)
+        later = [one.minus(middle(first)) for one in whole]
+        timed = (("prompt", self.prompt_tokens, first), ("answer", self.new_tokens - 1, later))
+        return Outcome(
+            [one for name, amount, spent in timed for one in rates(name, amount, spent, "tokens")],
+            [waited(name, spent, model.num_threads) for name, _, spent in timed],
+        )
 
     def _roofline(
         self, model: Generator, tokens_per_second: float, machine: hardware.Hardware
@@ -80,7 +84,7 @@ class Latency(Benchmark):
             Measurement(
                 name="roofline_fraction",
                 value=tokens_per_second / ceiling,
-                unit="of the roofline",
+                unit="of the roofline, by processor time",
                 better="higher",
             ),
         ]

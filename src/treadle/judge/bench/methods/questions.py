@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field
 from treadle.core.method import Standard
 from treadle.core.ports import Asked, Generator
 from treadle.core.result import Measurement
-from treadle.judge.bench.base import Benchmark
+from treadle.judge.bench.base import Benchmark, Outcome
+from treadle.judge.bench.repeated import Spent, waited
 
 __all__ = ["Questions"]
 
@@ -46,21 +47,24 @@ class Questions(Benchmark):
     new_tokens: Annotated[int, Field(ge=1)] = 32
     """Most tokens of an answer."""
 
-    def measure(self, model: Generator, seed: int) -> list[Measurement]:
+    def measure(self, model: Generator, seed: int) -> Outcome:
         """Return the rate of all answers, and of each, which its question names, with its text."""
         model.answer(self.questions[:1], Asked(1, is_chat=True))  # warms up
-        rates, num_tokens, total_seconds = [], 0, 0.0
+        found, num_tokens, whole = [], 0, Spent(0.0, 0.0)
         for question in self.questions:
-            started = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             (answer,) = model.answer([question], Asked(self.new_tokens, is_chat=True))
-            seconds = time.perf_counter() - started
+            spent = Spent(time.perf_counter() - wall, time.process_time() - cpu)
             text = " ".join(answer.text.split())
-            rates.append(_rate(question, len(answer.token_ids) / seconds, text))
-            num_tokens, total_seconds = num_tokens + len(answer.token_ids), total_seconds + seconds
-        return [_rate("rate", num_tokens / total_seconds, ""), *rates]
+            found.append(_rate(question, len(answer.token_ids) / spent.wall, text))
+            num_tokens += len(answer.token_ids)
+            whole = Spent(whole.wall + spent.wall, whole.cpu + spent.cpu)
+        all_answers = [
+            _rate("rate", num_tokens / whole.wall, ""),
+            _rate("rate_by_cpu", num_tokens / whole.cpu, "", "tokens per processor second"),
+        ]
+        return Outcome(all_answers + found, [waited("rate", [whole], model.num_threads)])
 
 
-def _rate(name: str, tokens_per_second: float, note: str) -> Measurement:
-    return Measurement(
-        name=name, value=tokens_per_second, unit="tokens per second", better="higher", note=note
-    )
+def _rate(name: str, value: float, note: str, unit: str = "tokens per second") -> Measurement:
+    return Measurement(name=name, value=value, unit=unit, better="higher", note=note)

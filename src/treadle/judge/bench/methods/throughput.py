@@ -6,10 +6,9 @@ from pydantic import Field
 
 from treadle.core.method import Standard
 from treadle.core.ports import Asked, Generator
-from treadle.core.result import Measurement
 from treadle.core.seed import numpy_stream
-from treadle.judge.bench.base import Benchmark
-from treadle.judge.bench.repeated import rate, repeated_seconds
+from treadle.judge.bench.base import Benchmark, Outcome
+from treadle.judge.bench.repeated import rates, repeated, waited
 
 __all__ = ["Throughput"]
 
@@ -33,12 +32,15 @@ class Throughput(Benchmark):
     rounds: Annotated[int, Field(ge=1)] = 3
     """How often it is measured."""
 
-    def measure(self, model: Generator, seed: int) -> list[Measurement]:
+    def measure(self, model: Generator, seed: int) -> Outcome:
         """Return the rate of all answers together."""
         stream = numpy_stream(seed, "benchmark prompts")
         lengths = stream.integers(1, self.prompt_tokens + 1, size=self.num_requests)
         prompts = [stream.integers(model.vocab_size, size=n).tolist() for n in lengths]
         asked = Asked(self.new_tokens, ignores_end=True)
-        seconds = repeated_seconds(lambda: model.answer(prompts, asked), self.rounds)
+        spent = repeated(lambda: model.answer(prompts, asked), self.rounds)
         amount = self.num_requests * self.new_tokens
-        return [rate("answers", amount, seconds, "tokens per second, all requests together")]
+        return Outcome(
+            rates("answers", amount, spent, "tokens of all requests together"),
+            [waited("answers", spent, model.num_threads)],
+        )

@@ -1,0 +1,146 @@
+"""Answering behind few and many tokens, for one request and for many, beside llama.cpp.
+
+Each engine reads a prompt of the context's length once and copies its cache for the other
+sequences; then all sequences go on together, token by token, by the engine's own lowest call (the
+executor's forward, llama_decode), the best token of each chosen on the way. Both engines' rounds
+are interleaved; the keys and values of llama.cpp are float16, as it does by default. Seconds are
+those of the processors; beside each rate stands what memory allows: the bytes of the weights once
+and of each sequence's cache, at the measured reading rate. Prompts are timed with one sequence.
+
+--text adds perplexities over windows of 2k, 4k and 8k tokens for each type of cache.
+
+Usage: python benchmarks/runtime_contexts.py [--llamacpp PY] [--text TEST.txt] [--contexts 128 ...]
+       [--batches 1 8 32] [--forms Q8_0 Q4_0] [--kv fp32 fp16 int8]
+"""
+
+import argparse
+import math
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import store
+from runtime_engines import ENGINES, Side, llamacpp, packaged_gguf, write_as
+
+from treadle.core import hardware
+from treadle.model.load import load_tokenizer, resolve
+from treadle.model.source import open_model
+from treadle.model.text import windows
+
+SEED, WARM, STEPS = 3, 2, 8
+
+
+def side_of(file: Path, kv: str, threads: int) -> Side:
+    words = [str(ENGINES / "ours.py"), str(file), "auto", str(threads), "64", kv]
+    return Side(f"treadle {kv}", sys.executable, words, threads)
+
+
+def cell(sides: list[Side], prompt: list[int], count: int, rounds: int) -> dict[str, Any]:
+    """Return each side's rates behind a prompt, for `count` sequences."""
+    rows: dict[str, Any] = {}
+    for side in sides:
+        spent = side.ask(prompt=prompt, sequences=count)
+        rows[side.name] = {"prompt_cpu_seconds": spent["cpu_seconds"], "steps": []}
+        side.ask(steps=WARM)
+    for _ in range(rounds):
+        for side in sides:
+            spent = side.ask(steps=STEPS)
+            rows[side.name]["steps"].append(spent["cpu_seconds"] / STEPS)
+    for row in rows.values():
+        row["tokens_per_cpu_second"] = count / statistics.median(row["steps"])
+        row["prompt_tokens_per_cpu_second"] = len(prompt) / row["prompt_cpu_seconds"]
+    return rows
+
+
+def ceiling(file: Path, kv: str, context: int, count: int, rate: float) -> float:
+    """Tokens a second that memory allows."""
+    with open_model(file) as reader:
+        config = reader.config
+    dim = config["hidden_size"] // config["num_attention_heads"]
+    each = {"fp32": 4 * dim, "fp16": 2 * dim, "int8": dim + 4}[kv]
+    cache = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * each * context
+    return count * rate / (file.stat().st_size + count * cache)
+
+
+def sweep(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
+    rate = hardware.measure(refresh=True).read_bandwidth_bytes_per_second
+    draws, found = np.random.default_rng(SEED), {}
+    for form in arguments.forms:
+        file = work / f"smollm2.{form}.gguf"
+        write_as(packaged_gguf(), file, form)
+        sides = [side_of(file, kv, arguments.threads) for kv in arguments.kv]
+        if arguments.llamacpp:
+            sides.append(llamacpp(arguments.llamacpp, str(file), arguments.threads, "llama.cpp"))
+        for context in arguments.contexts:
+            prompt = draws.integers(3, 49152, context).tolist()
+            for count in arguments.batches:
+                rows = cell(sides, prompt, count, arguments.rounds)
+                for kv in arguments.kv:
+                    limit = ceiling(file, kv, context, count, rate)
+                    rows[f"treadle {kv}"]["memory_allows"] = limit
+                found[f"{form} {context} x {count}"] = rows
+                show(form, context, count, rows)
+        for side in sides:
+            side.close()
+    return {"read_bytes_per_second": rate, "cells": found}
+
+
+def show(form: str, context: int, count: int, rows: dict[str, Any]) -> None:
+    peer = rows.get("llama.cpp")
+    for name, row in rows.items():
+        words = f"{form} {context:5} x {count:2}  {name:13} {row['tokens_per_cpu_second']:8.1f} "
+        if "memory_allows" in row:
+            words += f"(memory allows {row['memory_allows']:8.1f}) "
+        if peer is not None and row is not peer:
+            words += f"{row['tokens_per_cpu_second'] / peer['tokens_per_cpu_second']:5.2f} x "
+        if count == 1:
+            words += f"| prompt {row['prompt_tokens_per_cpu_second']:7.1f} "
+            if peer is not None and row is not peer:
+                ratio = row["prompt_tokens_per_cpu_second"] / peer["prompt_tokens_per_cpu_second"]
+                words += f"{ratio:5.2f} x"
+        print(words, flush=True)
+
+
+def quality(text: str, kvs: list[str]) -> dict[str, dict[str, float]]:
+    """Perplexity of the packaged model over long windows, for each type of cache."""
+    from treadle.runtime import LLM
+    from treadle.runtime.scoring import RuntimeScorer
+
+    folder = resolve("packaged:smollm2")
+    found: dict[str, dict[str, float]] = {}
+    for length in (2048, 4096, 8192):
+        count = 16384 // length
+        rows = windows(text, load_tokenizer(folder), count, length).tokens.tolist()
+        for kv in kvs:
+            scorer = RuntimeScorer(LLM(folder, kv_dtype=kv, cache_bytes=1 << 30))
+            loss = np.mean([float(one.double().mean()) for one in scorer.token_losses(rows)])
+            found.setdefault(str(length), {})[kv] = math.exp(loss)
+        said = ", ".join(f"{kv} {found[str(length)][kv]:.4f}" for kv in kvs)
+        print(f"perplexity over {count} windows of {length}: {said}", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--llamacpp")
+    parser.add_argument("--text")
+    parser.add_argument("--contexts", type=int, nargs="+", default=[128, 1024, 4096, 7936])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--forms", nargs="+", default=["Q8_0", "Q4_0"])
+    parser.add_argument("--kv", nargs="+", default=["fp32", "fp16", "int8"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    content: dict[str, Any] = {"threads": arguments.threads, "rounds": arguments.rounds}
+    if arguments.text:
+        content["perplexity"] = quality(arguments.text, arguments.kv)
+    with tempfile.TemporaryDirectory() as work:
+        content |= sweep(arguments, Path(work))
+    print(store.write(f"runtime_contexts_{arguments.threads}t", content))
+
+
+if __name__ == "__main__":
+    main()
