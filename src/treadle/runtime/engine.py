@@ -8,11 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 from treadle.core.errors import SettingsError, TreadleError
-from treadle.core.progress import steps
 from treadle.runtime.admit.base import Admission
 from treadle.runtime.admit.queue import Queue
 from treadle.runtime.answer.constraint import Constraint, Grammars
-from treadle.runtime.answer.evicted import likelihoods
+from treadle.runtime.answer.evicted import likelihoods, stepped
 from treadle.runtime.answer.outputs import LoadReport
 from treadle.runtime.answer.sample import request_key
 from treadle.runtime.cache.pages import KeyValues, PagePool
@@ -242,8 +241,7 @@ class Engine:
     ) -> list[Floats]:
         """Return the log-probabilities of each text's tokens, from one on.
 
-        They are what a request would see; common starts are computed once, and others' requests run
-        between the steps.
+        They are what a request would see. Common starts are computed once.
 
         Args:
             rows: Token ids; a text may fill the whole context.
@@ -256,21 +254,12 @@ class Engine:
             CapacityError: The cache is too small for a text.
         """
         texts = [self.prompts.tokens(list(row), is_continued=False) for row in rows]
-        asked = [1] * len(rows) if firsts is None else firsts
         with self._turn:
             slot = self._adapters.slot_of(adapter)
-            scored = likelihoods(self._batch, self.executor, texts, asked, self._keep, slot)
-        try:
-            with steps("score", scored.num_rows) as bar:
-                while not scored.is_done:
-                    with self._turn:
-                        count = scored.step()
-                        self._runner.num_rows += count
-                    bar.advance(count)
-            return scored.found()
-        finally:
-            with self._turn:
-                scored.close()
+            scored = likelihoods(self._batch, self.executor, texts, firsts, self._keep, slot)
+        for count in stepped(scored, self._turn):
+            self._runner.num_rows += count
+        return scored.found()
 
     def close(self, requests: list[Request]) -> None:
         """Cancel what is unfinished of `requests` and forget their texts."""

@@ -27,7 +27,10 @@ def test_both_ways_give_one_score(model_type, tiny_model, text, tmp_path) -> Non
     model = tiny_model(model_type)
     blocks = measure(model, tmp_path / "blocks", text, through="blocks")
     runtime = measure(
-        model, tmp_path / "runtime", text, through="runtime", baseline=tmp_path / "blocks"
+        *(model, tmp_path / "runtime", text),
+        through="runtime",
+        baseline=tmp_path / "blocks",
+        kv_dtype="fp32",
     )
     assert runtime.protocol == blocks.protocol
     assert runtime.samples["nll"] == pytest.approx(blocks.samples["nll"], abs=1e-5)
@@ -92,6 +95,7 @@ def test_entries_that_were_evicted_are_not_seen(llama, text, tmp_path) -> None:
         words = ["evaluate", "perplexity", str(llama), str(tmp_path / f"{budget}"), "--data", text]
         words += ["--num-windows", "4", "--window-tokens", "100", "--through", "runtime"]
         words += ["--keep", "sinks", "--keep.chunk-tokens", "8", "--keep-budget", str(budget)]
+        words += ["--kv-dtype", "fp32"]
         assert main([*words, "--baseline", str(tmp_path / "blocks")]) == 0
         found[budget] = read_result(tmp_path / f"{budget}")
     assert found[100].samples["nll"] == pytest.approx(full.samples["nll"], abs=1e-5)
@@ -105,7 +109,8 @@ def test_an_adapter_is_scored_as_the_merged_model(llama, text, tmp_path) -> None
     adapter = write_adapter(tmp_path / "adapter", llama, size=0.1)
     whole = merged(tmp_path / "merged", llama, adapter, 2.0)
     expected = measure(whole, tmp_path / "whole", text)
-    found = measure(llama, tmp_path / "found", text, through="runtime", adapter=adapter)
+    through = {"through": "runtime", "kv_dtype": "fp32"}
+    found = measure(llama, tmp_path / "found", text, adapter=adapter, **through)
     assert found.samples["nll"] == pytest.approx(expected.samples["nll"], abs=1e-4)
     assert "adapter" in [entry.name for entry in found.inputs]
 
@@ -163,7 +168,7 @@ def test_a_quantised_file_is_scored_through_the_runtime_alone(llama, text, tmp_p
         CheckpointError, match=r"is a GGUF file, .* treadle evaluate --through runtime read"
     ):
         measure(file, tmp_path / "out", text)
-    wide = EngineSettings(weights="fp32")
+    wide = EngineSettings(weights="fp32", kv_dtype="fp32")
     result = measure(file, tmp_path / "out", text, through="runtime", engine=wide)
     expected = measure(twin, tmp_path / "expected", text)
     assert result.samples["nll"] == pytest.approx(expected.samples["nll"], abs=1e-4)
@@ -183,7 +188,7 @@ def test_a_file_without_a_tokenizer_is_named(llama, text, tmp_path, monkeypatch)
 def test_a_quantised_folder_is_scored_through_the_runtime(llama, text, tmp_path) -> None:
     folder = tmp_path / "coded"
     twin = dense_twin(llama, tmp_path / "twin", write_coded(llama, folder, awq, AWQ))
-    wide = EngineSettings(weights="fp32")
+    wide = EngineSettings(weights="fp32", kv_dtype="fp32")
     result = measure(folder, tmp_path / "out", text, through="runtime", engine=wide)
     expected = measure(twin, tmp_path / "expected", text)
     assert result.samples["nll"] == pytest.approx(expected.samples["nll"], abs=1e-4)

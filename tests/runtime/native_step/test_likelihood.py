@@ -82,6 +82,6 @@ def test_logits_that_are_no_numbers_are_none_here(steps_of_threads):
     step, pool = steps_of_threads[0], pool_of(steps_of_threads[0])
     rows = rows_of([([5], 0, TABLE)])
     step.log_probs(rows, pool, targets_of([[1]]))
-    pool.layers[0].keys[:] = np.nan
+    pool.layers[0].values[:] = np.nan
     rows = rows_of([([6], 1, TABLE)])
     assert np.isnan(step.log_probs(rows, pool, targets_of([[1]]))).all()

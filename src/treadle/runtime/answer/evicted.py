@@ -1,10 +1,12 @@
 """How likely a model finds texts whose heads keep only some entries of the cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 
 from treadle.core.errors import CapacityError
+from treadle.core.progress import steps
 from treadle.runtime.answer.likelihood import Likelihoods, log_probs
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.executor import Executor, Floats, Targets
@@ -12,14 +14,14 @@ from treadle.runtime.request import Request, SamplingParams
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.rows import RowChunk, rows_of
 
-__all__ = ["EvictedLikelihoods", "likelihoods"]
+__all__ = ["EvictedLikelihoods", "likelihoods", "stepped"]
 
 
 def likelihoods(
     batch: Batch,
     executor: Executor,
     rows: Sequence[Sequence[int]],
-    firsts: Sequence[int],
+    firsts: Sequence[int] | None,
     keep: Keeping | None,
     adapter_slot: int | None,
 ) -> "Likelihoods | EvictedLikelihoods":
@@ -28,9 +30,26 @@ def likelihoods(
     Raises:
         CapacityError: The cache does not hold the longest of them.
     """
+    asked = [1] * len(rows) if firsts is None else firsts
     if keep is None:
-        return Likelihoods(batch, executor, rows, firsts, adapter_slot)
-    return EvictedLikelihoods(batch, executor, rows, firsts, keep, adapter_slot)
+        return Likelihoods(batch, executor, rows, asked, adapter_slot)
+    return EvictedLikelihoods(batch, executor, rows, asked, keep, adapter_slot)
+
+
+def stepped(
+    scored: "Likelihoods | EvictedLikelihoods", turn: AbstractContextManager[object]
+) -> Iterator[int]:
+    """Run all steps, and yield the rows of each; others can take their turn in between."""
+    try:
+        with steps("score", scored.num_rows) as bar:
+            while not scored.is_done:
+                with turn:
+                    count = scored.step()
+                yield count
+                bar.advance(count)
+    finally:
+        with turn:
+            scored.close()
 
 
 class EvictedLikelihoods:
