@@ -255,3 +255,13 @@ def test_an_engines_settings_reach_the_result(model, tmp_path):
     assert result.settings["cache_bytes"] == 8 << 20
     assert result.settings["keep"]["chunk_tokens"] == 16
     assert result.settings["keep_budget"] == 0.5
+
+
+def test_the_command_does_not_wait_for_pandas(tmp_path):
+    """pyarrow would import it where it is installed, which no verb needs."""
+    (tmp_path / "docs.jsonl").write_text('{"text": "one"}\n{"text": "one"}\n')
+    words = ["treadle", "curate", "exact", str(tmp_path / "docs.jsonl"), str(tmp_path / "out")]
+    script = "import sys; sys.argv = sys.argv[1:]\nfrom treadle.cli import main\n"
+    script += "assert main() == 0\nassert 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script, *words], check=True)
+    assert read_result(tmp_path / "out").measurement("kept").value == 1

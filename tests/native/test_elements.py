@@ -92,16 +92,30 @@ def test_random_numbers_are_uniform_and_independent():
     assert np.abs(correlation - np.eye(8)).max() < 0.02
 
 
-@given(st.integers(1, 600), SEEDS)
-def test_scalar_products_are_exact_but_for_float64(size, seed):
-    vectors = [floats(size, seed + n) for n in range(3)]
-    found, twin = np.zeros((3, 3)), np.zeros((3, 3))
+@given(st.integers(1, 600), SEEDS, st.integers(1, 6), st.booleans())
+def test_scalar_products_are_exact_but_for_float64(size, seed, count, has_base):
+    vectors = [floats(size, seed + n) for n in range(count)]
+    base = floats(size, seed + count) if has_base else None
+    found, twin = np.zeros((count, count)), np.zeros((count, count))
     for module, products in ((elements, found), (twins, twin)):
-        module.gram(vectors, products)
-        module.gram(vectors, products)  # adds up
+        module.gram(vectors, products, base)
+        module.gram(vectors, products, base)  # adds up
     assert np.array_equal(found, twin)
-    wide = np.stack(vectors).astype(np.float64)
+    wide = (np.stack(vectors) - (0 if base is None else base)).astype(np.float64)
     assert found == pytest.approx(np.tril(2 * wide @ wide.T), rel=1e-12, abs=1e-12)
+
+
+@given(st.integers(0, 3000), SEEDS, st.integers(1, 4))
+def test_weighted_changes_in_order(size, seed, count):
+    vectors, base = [floats(size, seed + n) for n in range(count)], floats(size, seed + 9)
+    weights, factor = floats(count, seed), np.float32(0.3)
+    expected = (vectors[0] - base) * weights[0]
+    for vector, weight in zip(vectors[1:], weights[1:], strict=True):
+        expected = expected + (vector - base) * weight
+    for module in (elements, twins):
+        place = [vector.copy() for vector in vectors]
+        module.weighted_change(place, base, weights, float(factor), place[-1])
+        assert np.array_equal(place[-1], expected * factor + base)
 
 
 @given(st.integers(0, 3000), SEEDS, st.integers(1, 4))

@@ -71,6 +71,7 @@ for form, kv_dtype in (("fp32", "fp32"), ("fp16", "fp16"), ("q8", "int8"), ("q4_
         engine = LLM(folder, executor=step, kv_dtype=kv_dtype, cache_bytes=2**18, **keep)
         step.set_head_windows([[9, None, 30, 2], None] if keep else None)
         engine.generate(prompts, params)
+        engine.log_probs([*prompts, prompts[0][:9] + prompts[1]])
     step.close()
 print("done")
 """

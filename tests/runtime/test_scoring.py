@@ -72,16 +72,6 @@ def test_an_adapter_is_scored_as_if_it_were_merged(llama, tmp_path):
     assert largest_gap(RuntimeScorer(llm).token_losses(rows), expected) > 0.1
 
 
-def test_a_last_token_that_no_bias_reaches_is_scored_all_the_same(llama, monkeypatch):
-    from treadle.runtime import scoring
-
-    rows = rows_of()
-    llm = LLM(llama)
-    expected = RuntimeScorer(llm).token_losses(rows)
-    monkeypatch.setattr(scoring, "_LARGEST_BIAS", 1e-6)
-    assert largest_gap(RuntimeScorer(llm).token_losses(rows), expected) < 1e-6
-
-
 def test_rows_longer_than_the_context_are_refused(llama):
     llm = LLM(llama)
     with pytest.raises(SettingsError, match="A row of 129 tokens is longer than the model's 128"):

@@ -1,5 +1,6 @@
 """The command line, built from the verb table and the app's commands: no flag is written here."""
 
+import gc
 import inspect
 import logging
 import os
@@ -11,6 +12,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Group
 
 from treadle import __version__
+from treadle.cli.absent import do_without
 from treadle.cli.parameters import (
     axis_flags,
     method_flags,
@@ -233,12 +235,21 @@ def build(words: list[str]) -> App:
     return app
 
 
+_NEW_OBJECTS = 50_000
+"""After which garbage is looked for, in a process of our own."""
+
+
 def main(words: list[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     0 is done, 2 a mistake that the message mends, 130 stopped by the user.
     """
-    words = sys.argv[1:] if words is None else words
+    if words is None:
+        # This process is ours alone. pyarrow would import pandas to see whether a column is one of
+        # its own, which takes longer than to curate some thousand documents.
+        do_without("pandas")
+        gc.set_threshold(_NEW_OBJECTS)  # imports make many that stay, and a sixth of their time
+        words = sys.argv[1:]
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("treadle.deploy").setLevel(logging.INFO)  # where a server listens
     warnings.formatwarning = lambda message, *_: f"WARNING: {message}\n"

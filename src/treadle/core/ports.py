@@ -22,10 +22,13 @@ class Scorer(Protocol):
     def bytes_per_token(self) -> int:
         """Bytes of weights that lie in memory for one token; 0 where they are read as they come."""
 
-    def token_losses(self, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "_predicted"]]:
-        """Return -log p of every token but the first of each row, in nats, in float32.
+    def token_losses(
+        self, rows: Sequence[Sequence[int]], firsts: Sequence[int] | None = None
+    ) -> list[Float[Tensor, "_asked"]]:
+        """Return -log p of each row's tokens from `firsts` on, in nats, in float32.
 
-        Rows have at least two tokens, and may differ in length.
+        Rows have at least two tokens, and may differ in length. Unless `firsts` says where what is
+        asked begins in each row (at 1 or later), it is all but the first token.
         """
 
 

@@ -27,8 +27,10 @@ class BlockScorer:
     def __init__(self, reader: CheckpointReader, trust_remote_code: bool = False) -> None:
         self._reader, self._trust_remote_code = reader, trust_remote_code
 
-    def token_losses(self, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "_predicted"]]:
-        """Return -log p of every token but the first of each row, in nats, in float32.
+    def token_losses(
+        self, rows: Sequence[Sequence[int]], firsts: Sequence[int] | None = None
+    ) -> list[Float[Tensor, "_asked"]]:
+        """Return -log p of each row's tokens from `firsts` on, in nats, in float32.
 
         Rows of one length run as one batch; others in batches of similar length, whose ends are
         filled up: attention is causal, so what stands behind a token does not change its loss. Rows
@@ -61,5 +63,6 @@ class BlockScorer:
         found: dict[int, torch.Tensor] = {}
         for some, losses in zip(members, token_losses(model, batches), strict=True):
             for place, index in enumerate(some):
-                found[index] = losses[place, : len(rows[index]) - 1]
+                first = 1 if firsts is None else firsts[index]
+                found[index] = losses[place, first - 1 : len(rows[index]) - 1]
         return [found[index] for index in range(len(rows))]

@@ -21,6 +21,7 @@ __all__ = [
     "gram",
     "read_bf16",
     "uniform",
+    "weighted_change",
     "weighted_sum",
 ]
 
@@ -74,20 +75,26 @@ def count_low_bits(source: Floats, high: int, bins: npt.NDArray[np.int64]) -> No
     return None
 
 
-def gram(vectors: Sequence[Floats] | Floats, products: npt.NDArray[np.float64]) -> None:
+def gram(
+    vectors: Sequence[Floats] | Floats,
+    products: npt.NDArray[np.float64],
+    base: Floats | None = None,
+) -> None:
     """Add the scalar products of all pairs of vectors to the lower half of `products`.
 
     Args:
         vectors: As long as each other; products of their numbers are exact in float64.
         products: [vectors, vectors], float64, changed.
+        base: What is subtracted from each first, in float32; None for nothing.
     """
     kernel = library("merge")
     if kernel is None:
-        return twins.gram(vectors, products)
+        return twins.gram(vectors, products, base)
     count = len(vectors)
     room = np.empty(16 * count * (count + 1) // 2)
     sizes = ctypes.c_int32(count), ctypes.c_int64(vectors[0].size)
-    kernel.gram(_all_of(vectors), *sizes, _of(room), _of(products))
+    start = None if base is None else _of(base)
+    kernel.gram(_all_of(vectors), start, *sizes, _of(room), _of(products))
     return None
 
 
@@ -123,6 +130,27 @@ def uniform(key: int, first: int, target: Floats) -> None:
         return twins.uniform(key, first, target)
     counters = map(ctypes.c_uint64, (key, first))
     kernel.uniform(*counters, ctypes.c_int64(target.size), _of(target))
+    return None
+
+
+def weighted_change(
+    vectors: Sequence[Floats] | Floats, base: Floats, weights: Floats, factor: float, target: Floats
+) -> None:
+    """Write base + factor · the sum of what weighted vectors differ from it, in float32.
+
+    Args:
+        vectors: As long as each other.
+        base: As long as they are.
+        weights: One for each.
+        factor: Of the sum.
+        target: As long as they are; may be one of them.
+    """
+    kernel = library("merge")
+    if kernel is None:
+        return twins.weighted_change(vectors, base, weights, factor, target)
+    sizes = ctypes.c_int32(len(vectors)), ctypes.c_int64(target.size)
+    places = _all_of(vectors), _of(base), _of(weights)
+    kernel.weighted_change(*places, *sizes, ctypes.c_float(factor), _of(target))
     return None
 
 

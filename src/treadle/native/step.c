@@ -1,6 +1,6 @@
 /* One step of a Llama-shaped decoder in one call: rows of several requests in, logits out. */
 
-#include "step_model.h"
+#include "step_likelihood.h"
 
 #include <stdlib.h>
 
@@ -48,6 +48,9 @@ static char *lay_out(Step *s, char *memory) {
     w->turned = (float *)cut(&rest, 4 * (groups > last ? groups : last) * turned_size(widest));
     for (int id = 0; id < s->team.count; id++)
         w->room[id] = (float *)cut(&rest, 4 * room);
+    for (int id = 0; id < s->team.count && rows->targets; id++)
+        w->tile[id] = (float *)cut(&rest, 4 * (int64_t)rows->num_wanted * TILE);
+    if (rows->targets) w->parts = (Part *)cut(&rest, sizeof(Part) * (int64_t)rows->num_wanted * num_tiles(m));
     return rest;
 }
 

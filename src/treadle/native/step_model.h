@@ -73,7 +73,9 @@ typedef const float *Angles[2]; /* [rows, dim / 2] of both kinds of layers */
     F(int32_t, num_segments)                                                                                               \
     F(int32_t, num_wanted)                                                                                                 \
     F(int32_t, wants_hidden)                                                                                               \
-    F(float *, out)                       /* [wanted, vocab], or [wanted, hidden] */                                       \
+    F(const int32_t *, targets)           /* tokens whose log-probabilities are asked for; null: logits are */             \
+    F(const int32_t *, target_starts)     /* [wanted + 1] where those of each wanted row begin */                          \
+    F(float *, out)                       /* [wanted, vocab], or [wanted, hidden], or [targets] */                         \
     F(const Probe *, probe)               /* or null */                                                                    \
     F(const LowRank *const *, adapters)   /* of each adapter: [layers, NUM_TARGETS] */                                     \
     F(const Run *, runs)                  /* the rows that have one */                                                     \
@@ -85,6 +87,11 @@ typedef const float *Angles[2]; /* [rows, dim / 2] of both kinds of layers */
     F(const float *const *const *, vectors) /* of each row: [layers * NUM_VECTORS], final norm; null: the model's */
 MIRRORED(Rows, ROWS_FIELDS);
 
+/* What stays of the logits of a row and tile. */
+typedef struct {
+    float most, total;
+} Part;
+
 typedef struct {
     float *x;           /* [rows, hidden] the residual stream */
     Activations normed; /* [rows, hidden] */
@@ -95,6 +102,8 @@ typedef struct {
     float *low[NUM_TARGETS]; /* [rows, max_rank] */
     float *turned;           /* [groups, turned_size] */
     float *room[MAX_TEAM];
+    float *tile[MAX_TEAM]; /* [wanted, TILE] logits */
+    Part *parts;           /* [wanted, tiles] */
     char *memory;
     size_t num_bytes;
 } Workspace;

@@ -1,6 +1,6 @@
 /* The way of a step's rows through the blocks of the model. */
 
-#include "step_model.h"
+#include "step_likelihood.h"
 
 static int is_coded(const Matrix *m) { return m->type >= Q8; }
 
@@ -277,6 +277,34 @@ static void project(Step *s, int id, int layer, int target, const Matrix *m, flo
     widen(s, layer, target, m->cols, begin, end, out, m->rows);
 }
 
+/* out[w, i] = the logits of the tokens [begin, end), which begin at a multiple of LANES. */
+static void compute_logits(Step *s, int begin, int end, float *out, int64_t stride) {
+    const Model *m = s->model;
+    const Rows *rows = s->rows;
+    multiply(&m->head, &s->work.normed, rows->num_wanted, begin, end, out, stride, 0);
+    add_experts(s, &rows->wanted_shares, m->num_layers * NUM_TARGETS + 1, m->hidden, begin, end, out, stride);
+    for (int w = 0; m->softcap > 0 && w < rows->num_wanted; w++)
+        for (int i = begin; i < end; i++) {
+            float *at = out + w * stride + i;
+            *at = m->softcap * tanhf(*at / m->softcap);
+        }
+}
+
+/* The log-probabilities of the rows' targets: a tile's logits are gone when the next one comes. */
+static void compute_likelihoods(Step *s, int id) {
+    int begin, end, size = s->model->head.rows, tiles = num_tiles(s->model);
+    float *logits = s->work.tile[id];
+    share(size, TILE, id, s->team.count, &begin, &end);
+    for (int first = begin; first < end; first += TILE) {
+        int stop = first + TILE < end ? first + TILE : end;
+        compute_logits(s, first, stop, logits - first, TILE);
+        fold_tile(s->rows, logits, first, stop - first, s->work.parts, tiles);
+    }
+    meet(&s->team);
+    for (int w = id; w < s->rows->num_wanted; w += s->team.count)
+        conclude(s->rows, w, s->work.parts + (int64_t)w * tiles, tiles);
+}
+
 static void finish(Step *s, int id) {
     const Model *m = s->model;
     const Rows *rows = s->rows;
@@ -293,15 +321,9 @@ static void finish(Step *s, int id) {
         turn(s, id, &rows->wanted_shares, m->num_layers * NUM_TARGETS + 1, 1, &s->work.normed, hidden);
         meet(&s->team);
     }
+    if (rows->targets) return compute_likelihoods(s, id);
     share(m->head.rows, LANES, id, s->team.count, &begin, &end);
-    multiply(&m->head, &s->work.normed, rows->num_wanted, begin, end, rows->out, m->head.rows, 0);
-    add_experts(s, &rows->wanted_shares, m->num_layers * NUM_TARGETS + 1, hidden, begin, end, rows->out, m->head.rows);
-    if (m->softcap > 0)
-        for (int w = 0; w < rows->num_wanted; w++)
-            for (int i = begin; i < end; i++) {
-                float *at = rows->out + (int64_t)w * m->head.rows + i;
-                *at = m->softcap * tanhf(*at / m->softcap);
-            }
+    compute_logits(s, begin, end, rows->out, m->head.rows);
 }
 
 /* Keeps this member's rows of the residual stream for who looks at them. */

@@ -25,6 +25,7 @@ __all__ = [
     "obs_block_n_of_m",
     "read_bf16",
     "uniform",
+    "weighted_change",
     "weighted_sum",
 ]
 
@@ -111,10 +112,15 @@ def uniform(key: int, first: int, target: npt.NDArray[np.float32]) -> None:
     target[:] = ((bits ^ (bits >> np.uint64(31))) >> np.uint64(40)).astype(np.float32) * 2.0**-24
 
 
-def gram(vectors: _Vectors, products: npt.NDArray[np.float64]) -> None:
+def gram(
+    vectors: _Vectors,
+    products: npt.NDArray[np.float64],
+    base: npt.NDArray[np.float32] | None = None,
+) -> None:
     """Add the scalar products of all pairs, added up in 16 lanes of float64, to the lower half."""
-    for n, left in enumerate(vectors):
-        for m, right in enumerate(vectors[: n + 1]):
+    apart = vectors if base is None else [vector - base for vector in vectors]
+    for n, left in enumerate(apart):
+        for m, right in enumerate(apart[: n + 1]):
             products[n, m] += _dot(left, right)
 
 
@@ -148,6 +154,22 @@ def weighted_sum(
     total = vectors[0] * weights[0]
     for vector, weight in zip(vectors[1:], weights[1:], strict=True):
         total += vector * weight
+    target[:] = total
+
+
+def weighted_change(
+    vectors: _Vectors,
+    base: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32],
+    factor: float,
+    target: npt.NDArray[np.float32],
+) -> None:
+    """Write the base plus a factor times the sum of what the weighted vectors differ from it."""
+    total = (vectors[0] - base) * weights[0]
+    for vector, weight in zip(vectors[1:], weights[1:], strict=True):
+        total += (vector - base) * weight
+    total *= np.float32(factor)
+    total += base
     target[:] = total
 
 

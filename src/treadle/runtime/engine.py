@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +11,13 @@ from treadle.core.errors import SettingsError, TreadleError
 from treadle.runtime.admit.base import Admission
 from treadle.runtime.admit.queue import Queue
 from treadle.runtime.answer.constraint import Constraint, Grammars
+from treadle.runtime.answer.evicted import likelihoods, stepped
 from treadle.runtime.answer.outputs import LoadReport
 from treadle.runtime.answer.sample import request_key
 from treadle.runtime.cache.pages import KeyValues, PagePool
 from treadle.runtime.cache.radix import PrefixTree
 from treadle.runtime.evict.keeping import Keeping
-from treadle.runtime.executor import Executor
+from treadle.runtime.executor import Executor, Floats
 from treadle.runtime.linear.lora import Adapters
 from treadle.runtime.prompts import Prompt, Prompts
 from treadle.runtime.request import Request, SamplingParams
@@ -231,6 +232,34 @@ class Engine:
         """Run one step of the batch; returns the new tokens and the ends."""
         with self._turn:
             return self._runner.step()
+
+    def log_probs(
+        self,
+        rows: Sequence[Sequence[int]],
+        firsts: Sequence[int] | None = None,
+        adapter: str | None = None,
+    ) -> list[Floats]:
+        """Return the log-probabilities of each text's tokens, from one on.
+
+        They are what a request would see. Common starts are computed once.
+
+        Args:
+            rows: Token ids; a text may fill the whole context.
+            firsts: The first token of each that is asked for, at least 1; None: all but token 0.
+            adapter: Name of the LoRA adapter that all are scored with.
+
+        Raises:
+            DataError: A text is empty or too long, has unknown ids, or its logits are no numbers.
+            SettingsError: There is no such adapter.
+            CapacityError: The cache is too small for a text.
+        """
+        texts = [self.prompts.tokens(list(row), is_continued=False) for row in rows]
+        with self._turn:
+            slot = self._adapters.slot_of(adapter)
+            scored = likelihoods(self._batch, self.executor, texts, firsts, self._keep, slot)
+        for count in stepped(scored, self._turn):
+            self._runner.num_rows += count
+        return scored.found()
 
     def close(self, requests: list[Request]) -> None:
         """Cancel what is unfinished of `requests` and forget their texts."""

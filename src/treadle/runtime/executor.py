@@ -22,6 +22,7 @@ __all__ = [
     "ModelShape",
     "Segment",
     "StepRows",
+    "Targets",
 ]
 
 Ints = npt.NDArray[np.int32]
@@ -206,6 +207,15 @@ class StepRows(NamedTuple):
                 self.pages[self.page_starts[index] : self.page_starts[index + 1]],
                 None if self.ancestors is None else self.ancestors[first:last],
             )
+
+
+class Targets(NamedTuple):
+    """The tokens of which a step says how likely they are behind its wanted rows."""
+
+    tokens: Ints
+    """[targets]"""
+    starts: Ints
+    """[wanted + 1] where those of each wanted row begin; the last entry is their number."""
 
 
 class Executor(Protocol):

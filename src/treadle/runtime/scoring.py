@@ -1,27 +1,32 @@
 """The runtime as a Scorer: what each token of a text costs a model, however it is held."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
-from treadle.core.errors import SettingsError
+from treadle.core.checkpoint import CheckpointReader
+from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.core.hardware import available_memory_bytes, usable_physical_cores
 from treadle.core.shapes import Float, Tensor
-from treadle.runtime.answer.outputs import RequestOutput
+from treadle.runtime import agreed
 from treadle.runtime.answering import computed_by, weight_bytes
+from treadle.runtime.choice import agreement
+from treadle.runtime.linear.packed import AUTO
 from treadle.runtime.llm import LLM
-from treadle.runtime.request import SamplingParams
+from treadle.runtime.native_step.llama import LlamaStep
 
-__all__ = ["RuntimeScorer"]
+__all__ = ["RuntimeScorer", "exact_scorer"]
 
-_LARGEST_BIAS = 100.0
+_MOST_OF_MEMORY = 0.6
+"""Of what is free, for weights in float32; the cache takes a quarter of the rest at most."""
 
 
 class RuntimeScorer:
     """Scores tokens by the runtime; see `treadle.core.ports.Scorer`.
 
-    Each row is a request: its tokens but the last are the prompt, whose logprobs are reported, and
-    the last is the answer, which a bias makes the model give. So a row may fill the whole context,
-    and what is measured is what a request would see: weights and cache as they are held, entries
-    that were evicted, an adapter.
+    What is measured is what a request would see: weights and cache as they are held, entries that
+    were evicted, an adapter. A row may fill the whole context.
 
     Args:
         llm: The model.
@@ -37,8 +42,10 @@ class RuntimeScorer:
         """What computes, and in which form it holds the weights."""
         return computed_by(self._llm)
 
-    def token_losses(self, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "_predicted"]]:
-        """Return -log p of every token but the first of each row, in nats, in float32.
+    def token_losses(
+        self, rows: Sequence[Sequence[int]], firsts: Sequence[int] | None = None
+    ) -> list[Float[Tensor, "_asked"]]:
+        """Return -log p of each row's tokens from `firsts` on, in nats, in float32.
 
         Raises:
             DataError: A token is none of the model's, or its logits are no numbers.
@@ -53,41 +60,41 @@ class RuntimeScorer:
                 f"A row of {longest} tokens is longer than the model's {most} positions; give "
                 f"shorter ones."
             )
-        prompts = [list(row[:-1]) for row in rows]
-        lasts = [row[-1] for row in rows]
-        params = [_asking(0, bias={last: _LARGEST_BIAS}) for last in lasts]
-        outputs = self._llm.generate(prompts, params, adapter=self._adapter)
-        found = []
-        for prompt, last, output in zip(prompts, lasts, outputs, strict=True):
-            reported = output.prompt_logprobs or []
-            inside = [entry[t] for entry, t in zip(reported[1:], prompt[1:], strict=True) if entry]
-            end = _last(output, last)
-            if end is None:  # so unlikely that no bias reaches it
-                end = self._among_all(prompt, last)
-            found.append(torch.tensor([-value for value in [*inside, end]]))
-        return found
-
-    def _among_all(self, prompt: list[int], last: int) -> float:
-        """Return the logprob of `last` after `prompt`, by asking for those of all tokens."""
-        params = _asking(self._llm.shape.vocab_size)
-        (output,) = self._llm.generate([prompt], params, adapter=self._adapter)
-        end = _last(output, last)
-        assert end is not None, "the logprobs of all tokens were asked for"
-        return end
+        found = self._llm.log_probs(rows, firsts, self._adapter)
+        return [torch.from_numpy(-values) for values in found]
 
 
-def _asking(num_best: int, bias: dict[int, float] | None = None) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=1,
-        temperature=0.0,
-        ignore_eos=True,
-        logprobs=num_best,
-        prompt_logprobs=0 if bias else None,
-        logit_bias=bias,
-    )
+def exact_scorer(folder: Path, reader: CheckpointReader) -> RuntimeScorer | None:
+    """Return a scorer by the native step with everything in float32, as blocks compute it.
+
+    None where blocks have to: the native step does not compute the model, or not what transformers
+    does, or would hold its numbers as codes; or they do not fit into memory at once.
+
+    Raises:
+        CheckpointError: The model cannot be read, or computes no numbers.
+    """
+    import torch
+
+    num_weights = sum(math.prod(info.shape) for info in reader.tensors.values())
+    if 4 * num_weights > _MOST_OF_MEMORY * available_memory_bytes():
+        return None
+    try:
+        # As many threads as blocks would take, which OMP_NUM_THREADS bounds.
+        step = LlamaStep(folder, AUTO, min(usable_physical_cores(), torch.get_num_threads()))
+    except UnsupportedModelError:
+        return None
+    if step.weights.forms == {"fp32"} and _agrees(folder, step):
+        return RuntimeScorer(LLM(folder, executor=step, kv_dtype="fp32"))
+    step.close()
+    return None
 
 
-def _last(output: RequestOutput, token: int) -> float | None:
-    logprobs = output.outputs[0].logprobs
-    assert logprobs is not None
-    return logprobs[0].get(token)
+def _agrees(folder: Path, step: LlamaStep) -> bool:
+    """Whether a step computes what transformers does; what agreed once is remembered."""
+    signature = agreed.sign(folder, AUTO)
+    if agreed.is_known(signature):
+        return True
+    holds = agreement(folder, step).holds(step.weights)
+    if holds:
+        agreed.remember(signature)
+    return holds

@@ -17,6 +17,7 @@ from treadle.core.method import Standard
 from treadle.core.result import Measurement, read_result
 from treadle.judge.evaluate import TASKS
 from treadle.judge.evaluate.base import LossTask, Rows
+from treadle.model.scoring import BlockScorer
 from treadle.runtime.settings import EngineSettings
 
 
@@ -24,15 +25,35 @@ from treadle.runtime.settings import EngineSettings
 @pytest.mark.filterwarnings("ignore::treadle.native.SlowPathWarning")
 def test_both_ways_give_one_score(model_type, tiny_model, text, tmp_path) -> None:
     model = tiny_model(model_type)
-    blocks = measure(model, tmp_path / "blocks", text)
+    blocks = measure(model, tmp_path / "blocks", text, through="blocks")
     runtime = measure(
-        model, tmp_path / "runtime", text, through="runtime", baseline=tmp_path / "blocks"
+        *(model, tmp_path / "runtime", text),
+        through="runtime",
+        baseline=tmp_path / "blocks",
+        kv_dtype="fp32",
     )
     assert runtime.protocol == blocks.protocol
     assert runtime.samples["nll"] == pytest.approx(blocks.samples["nll"], abs=1e-5)
     assert runtime.measurement("perplexity_ratio").value == pytest.approx(1, abs=1e-5)
     assert (blocks.settings["through"], runtime.settings["through"]) == ("blocks", "runtime")
     assert blocks.fingerprint != runtime.fingerprint
+    exact = measure(model, tmp_path / "exact", text)
+    assert (exact.settings["through"], exact.protocol) == ("exact", blocks.protocol)
+    assert exact.samples["nll"] == pytest.approx(blocks.samples["nll"], rel=1e-6)
+    assert exact.notes == runtime.notes != blocks.notes
+
+
+@pytest.mark.parametrize("why", ["another architecture", "no memory", "code of its own"])
+def test_blocks_compute_what_the_native_step_cannot(why, tiny_model, text, tmp_path, monkeypatch):
+    model, trusted = tiny_model("gpt2" if why == "another architecture" else "llama"), False
+    if why == "no memory":
+        monkeypatch.setattr("treadle.runtime.scoring.available_memory_bytes", lambda: 400_000)
+    elif why == "code of its own":
+        trusted = True
+    exact = measure(model, tmp_path / "exact", text, trust_remote_code=trusted)
+    blocks = measure(model, tmp_path / "blocks", text, through="blocks")
+    assert exact.samples == blocks.samples
+    assert exact.notes == blocks.notes == [f"Computed by the {BlockScorer.computed_by}."]
 
 
 def test_choices_are_the_same_through_the_runtime(llama, tmp_path) -> None:
@@ -62,7 +83,7 @@ def test_weights_and_cache_in_other_forms_are_scored(llama, text, tmp_path) -> N
     assert "q8" in result.notes[0]
     as_floats = measure(llama, tmp_path / "fp32", text, through="runtime").bytes["held"]
     assert as_floats / 4 < result.bytes["held"] < as_floats / 2
-    assert "held" not in read_result(tmp_path / "blocks").bytes, "blocks are read as they come"
+    assert "held" not in read_result(tmp_path / "blocks").bytes, "no form was asked for"
 
 
 def test_entries_that_were_evicted_are_not_seen(llama, text, tmp_path) -> None:
@@ -74,6 +95,7 @@ def test_entries_that_were_evicted_are_not_seen(llama, text, tmp_path) -> None:
         words = ["evaluate", "perplexity", str(llama), str(tmp_path / f"{budget}"), "--data", text]
         words += ["--num-windows", "4", "--window-tokens", "100", "--through", "runtime"]
         words += ["--keep", "sinks", "--keep.chunk-tokens", "8", "--keep-budget", str(budget)]
+        words += ["--kv-dtype", "fp32"]
         assert main([*words, "--baseline", str(tmp_path / "blocks")]) == 0
         found[budget] = read_result(tmp_path / f"{budget}")
     assert found[100].samples["nll"] == pytest.approx(full.samples["nll"], abs=1e-5)
@@ -87,7 +109,8 @@ def test_an_adapter_is_scored_as_the_merged_model(llama, text, tmp_path) -> None
     adapter = write_adapter(tmp_path / "adapter", llama, size=0.1)
     whole = merged(tmp_path / "merged", llama, adapter, 2.0)
     expected = measure(whole, tmp_path / "whole", text)
-    found = measure(llama, tmp_path / "found", text, through="runtime", adapter=adapter)
+    through = {"through": "runtime", "kv_dtype": "fp32"}
+    found = measure(llama, tmp_path / "found", text, adapter=adapter, **through)
     assert found.samples["nll"] == pytest.approx(expected.samples["nll"], abs=1e-4)
     assert "adapter" in [entry.name for entry in found.inputs]
 
@@ -97,7 +120,10 @@ def test_an_adapter_is_scored_as_the_merged_model(llama, text, tmp_path) -> None
     [
         ({"engine": EngineSettings(weights="q8")}, "weights has no effect .* add --through runt"),
         ({"engine": EngineSettings(kv_dtype="int8"), "through": "blocks"}, "or leave --kv-dtype o"),
-        ({"adapter": Path("somewhere")}, "adapter has no effect on a model that is asked block by"),
+        (
+            {"adapter": Path("somewhere")},
+            "adapter has no effect on a model that is asked in float32",
+        ),
     ],
 )
 def test_a_setting_without_effect_is_refused(options, says, llama, text, tmp_path) -> None:
@@ -142,7 +168,7 @@ def test_a_quantised_file_is_scored_through_the_runtime_alone(llama, text, tmp_p
         CheckpointError, match=r"is a GGUF file, .* treadle evaluate --through runtime read"
     ):
         measure(file, tmp_path / "out", text)
-    wide = EngineSettings(weights="fp32")
+    wide = EngineSettings(weights="fp32", kv_dtype="fp32")
     result = measure(file, tmp_path / "out", text, through="runtime", engine=wide)
     expected = measure(twin, tmp_path / "expected", text)
     assert result.samples["nll"] == pytest.approx(expected.samples["nll"], abs=1e-4)
@@ -162,7 +188,7 @@ def test_a_file_without_a_tokenizer_is_named(llama, text, tmp_path, monkeypatch)
 def test_a_quantised_folder_is_scored_through_the_runtime(llama, text, tmp_path) -> None:
     folder = tmp_path / "coded"
     twin = dense_twin(llama, tmp_path / "twin", write_coded(llama, folder, awq, AWQ))
-    wide = EngineSettings(weights="fp32")
+    wide = EngineSettings(weights="fp32", kv_dtype="fp32")
     result = measure(folder, tmp_path / "out", text, through="runtime", engine=wide)
     expected = measure(twin, tmp_path / "expected", text)
     assert result.samples["nll"] == pytest.approx(expected.samples["nll"], abs=1e-4)

@@ -40,6 +40,8 @@ class MergeMethod(Method, ABC):
     reaches the model's block behind the merged blocks."""
     draws: ClassVar[bool] = False
     """Whether the seed has a say; then a base is required."""
+    measures_only: ClassVar[bool] = False
+    """Whether `measure` leaves runs as they are, so that they can stay in memory for `merge`."""
     reads_matrices: ClassVar[bool] = False
     """Whether it must be known how matrices lie, see `Site.is_transposed`."""
 

@@ -4,10 +4,12 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 
 import numpy as np
 
 from treadle.combine.merge.base import Floats, Site
+from treadle.combine.merge.inputs.sources import Inputs
 from treadle.combine.merge.inputs.sparsity import shared_zeros
 from treadle.combine.merge.jobs import TensorJob
 from treadle.combine.merge.plan import MergePlan
@@ -124,7 +126,12 @@ def _finished(
 
 def merged_runs(job: TensorJob) -> Iterator[tuple[int, Array]]:
     """Yield the merged tensor run by run, in the dtype of the output."""
-    site, method = job.inputs, job.method
+    with job.inputs.holding() if job.method.measures_only else nullcontext(job.inputs) as site:
+        yield from _merged(job, site)
+
+
+def _merged(job: TensorJob, site: Inputs) -> Iterator[tuple[int, Array]]:
+    method = job.method
     known = method.measure(site)
     for chunk in site.chunks(method.unit):
         # Before the method, which may overwrite the run.

@@ -91,7 +91,7 @@ def remember_hash(folder: Path, digest: str) -> None:
             hashes = {path: entry for path, entry in _load().items() if Path(path).is_dir()}
             hashes[str(folder.absolute())] = {"files": _sign(folder), "hash": digest}
             fresh = file.with_suffix(".new")
-            fresh.write_text(json.dumps(hashes, indent=1))
+            fresh.write_text(json.dumps(hashes))
             fresh.replace(file)
     except OSError as error:
         logger.warning("Cannot remember content hashes (%s); set TREADLE_CACHE to a folder.", error)

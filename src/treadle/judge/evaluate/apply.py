@@ -12,7 +12,7 @@ from treadle.core.result import Figure, Measurement, Result, Series, digest, rea
 from treadle.core.run import is_control, recorded
 from treadle.core.settings import Without
 from treadle.judge.evaluate.base import AnswerTask, Rows, Samples, Scores, Task, TaskPrompts
-from treadle.judge.evaluate.subject import Subject, Through, chosen_way
+from treadle.judge.evaluate.subject import Subject, Through, Way, chosen_way
 from treadle.judge.evaluate.tables import TASKS
 from treadle.runtime.evict.tables import EVICTIONS
 from treadle.runtime.settings import EngineSettings
@@ -51,10 +51,12 @@ def evaluate(
 ) -> Result:
     """Measure a model's quality on a text or task and write the result.
 
-    A task by losses asks the model block by block: one decoder block is in memory at a time, beside
-    the embedding, the head and the hidden states of all examples. Through the runtime it asks the
+    A task by losses asks the model in float32: by the native step where that computes the model and
+    its weights fit into memory, else block by block. By blocks one decoder block is in memory at a
+    time, beside the embedding, the head and the hidden states of all examples; both give the same
+    losses to 1e-6, and a note of the result says which it was. Through the runtime it asks the
     model as it would be served, with weights and cache in the forms that are given; so does every
-    task by answers. The protocol does not depend on the way, so that results of both stand in one
+    task by answers. The protocol does not depend on the way, so that results of all stand in one
     table and compare.
 
     Args:
@@ -65,8 +67,8 @@ def evaluate(
         data: Text (.txt, .jsonl, stdlib:heldout) or questions (.jsonl, skills:NAME) to evaluate
             on.
         baseline: Result of the same task on another model, to compare with pair by pair.
-        through: blocks or runtime (default: blocks; the runtime for tasks by answers, which have no
-            other way).
+        through: blocks (always, which takes little memory) or runtime (as served; tasks by answers
+            have no other way). Unless given, whatever computes the float32 losses fastest.
         engine: How the runtime holds weights and cache.
         adapter: LoRA adapter in peft's format on the model, through the runtime.
         seed: Seed of the bootstrap of the comparison.
@@ -109,7 +111,7 @@ def evaluate(
                 run.read("adapter", adapter, Adapter(adapter).content_hash, "adapter")
             if reference:
                 run.read("baseline", str(baseline), reference.fingerprint, "baseline")
-            if way == "blocks" and isinstance(prepared, Rows):
+            if way != "runtime" and isinstance(prepared, Rows):
                 run.notes += _position_notes(prepared, reader)
             asked = _asked(task, prepared, subject, reader)
             (measurements, run.samples), computed_by, held_bytes = asked
@@ -146,7 +148,7 @@ def _require_data(task: Task, data: str | None) -> None:
 
 
 def _settings(
-    task: Task, way: Through, engine: EngineSettings | None, adapter: Path | None
+    task: Task, way: Way, engine: EngineSettings | None, adapter: Path | None
 ) -> dict[str, Any]:  # Any: JSON values
     """Return what determines the outcome: the task's settings, and what it was asked through."""
     own = {} if engine is None else engine.changes()
@@ -205,9 +207,10 @@ def _asked(
     assert isinstance(prepared, Rows)
     subject.require_effect(max(map(len, prepared.rows), default=0))
     scorer = subject.scorer(reader)
-    losses = scorer.token_losses(prepared.rows)
+    losses = scorer.token_losses(prepared.rows, prepared.firsts)
     _require_numbers(losses, str(subject.folder))
-    return task.score(prepared, losses), scorer.computed_by, scorer.bytes_per_token
+    held_bytes = scorer.bytes_per_token if subject.way == "runtime" else 0  # else no form to run in
+    return task.score(prepared, losses), scorer.computed_by, held_bytes
 
 
 def _reference(baseline: Path | None, prepared: Rows | TaskPrompts) -> Result | None:

@@ -26,6 +26,8 @@ class Rows(NamedTuple):
     protocol: dict[str, Any]  # Any: JSON values
     """Everything that makes two scores comparable; its hash travels with them."""
     state: Any  # Any: what the task's `score` needs again, private to it
+    firsts: list[int] | None = None
+    """The first token of each row whose loss counts, at least 1; None: all but the first do."""
 
 
 class TaskPrompts(NamedTuple):
@@ -49,7 +51,7 @@ class LossTask(Method, ABC):
 
     @abstractmethod
     def score(self, prepared: Rows, losses: "list[torch.Tensor]") -> Scores:
-        """Turn the losses of each row's tokens but the first, in nats, into scores."""
+        """Turn the losses of each row's tokens that count, in nats, into scores."""
 
     @abstractmethod
     def compare(self, samples: Samples, baseline: Samples, seed: int) -> list[Measurement]:

@@ -1,4 +1,4 @@
-"""Who is asked: a model block by block, or through the runtime as a user would run it."""
+"""Who is asked: a model in float32, or through the runtime as a user would run it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from treadle.runtime import LLM
     from treadle.runtime.settings import EngineSettings
 
-__all__ = ["Subject", "Through", "chosen_way"]
+__all__ = ["Subject", "Through", "Way", "chosen_way"]
 
 Through = Literal["blocks", "runtime"]
+Way = Literal["exact", "blocks", "runtime"]
+"""Exact: in float32, by the native step where it computes the model and fits, else by blocks."""
 _ADAPTER = "adapter"
 
 
 def chosen_way(
     task: Task, through: Through | None, engine: "EngineSettings | None", adapter: Path | None
-) -> Through:
+) -> Way:
     """Return how a task's model is asked.
 
     Raises:
@@ -40,10 +42,10 @@ def chosen_way(
     given += [] if adapter is None else ["adapter"]
     if given:
         raise SettingsError(
-            f"{given[0]} has no effect on a model that is asked block by block; add --through "
+            f"{given[0]} has no effect on a model that is asked in float32 as it is; add --through "
             f"runtime, or leave --{given[0].replace('_', '-')} out."
         )
-    return "blocks"
+    return through or "exact"
 
 
 class Subject(NamedTuple):
@@ -51,7 +53,7 @@ class Subject(NamedTuple):
 
     folder: Path
     """A folder; a file where it is asked through the runtime."""
-    way: Through
+    way: Way
     engine: "EngineSettings | None"
     adapter: Path | None
     trust_remote_code: bool
@@ -61,7 +63,7 @@ class Subject(NamedTuple):
         from treadle.core.checkpoint import CheckpointReader
         from treadle.model.source import open_model
 
-        return CheckpointReader(self.folder) if self.way == "blocks" else open_model(self.folder)
+        return open_model(self.folder) if self.way == "runtime" else CheckpointReader(self.folder)
 
     def tokenizer(self) -> "Tokenizer":
         """Return the model's tokenizer.
@@ -110,13 +112,18 @@ class Subject(NamedTuple):
 
     def scorer(self, reader: "CheckpointReader") -> Scorer:
         """Return what says how likely the model finds tokens."""
-        if self.way == "blocks":
-            from treadle.model.scoring import BlockScorer
+        if self.way == "runtime":
+            from treadle.runtime.scoring import RuntimeScorer
 
-            return BlockScorer(reader, self.trust_remote_code)
-        from treadle.runtime.scoring import RuntimeScorer
+            return RuntimeScorer(self._llm(), self._name)
+        if self.way == "exact" and not self.trust_remote_code:  # whose code only blocks run
+            from treadle.runtime.scoring import exact_scorer
 
-        return RuntimeScorer(self._llm(), self._name)
+            if (found := exact_scorer(self.folder, reader)) is not None:
+                return found
+        from treadle.model.scoring import BlockScorer
+
+        return BlockScorer(reader, self.trust_remote_code)
 
     def generator(self) -> Generator:
         """Return what answers prompts."""

@@ -22,7 +22,7 @@ from treadle.model.source import open_model
 from treadle.native.loader import library
 from treadle.native.pointers import structs
 from treadle.runtime.cache.pages import KeyValues
-from treadle.runtime.executor import Floats, ModelShape, StepRows
+from treadle.runtime.executor import Floats, ModelShape, StepRows, Targets
 from treadle.runtime.head_windows import HeadWindows, checked
 from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, PackedLayout, require_form
@@ -122,11 +122,20 @@ class LlamaStep:
 
     def forward(self, rows: StepRows, pool: KeyValues) -> Floats:
         """Write the rows' keys and values into `pool` and return logits [wanted, vocab]."""
-        return self._run(rows, pool, False)
+        return self._run(rows, pool, self._logits_of(rows))
+
+    def log_probs(self, rows: StepRows, pool: KeyValues, targets: Targets) -> Floats:
+        """Do the same, but return the log-probabilities [targets] of tokens behind wanted rows.
+
+        No logits are kept, so that rows of a large vocabulary take no more memory than others.
+        """
+        out = np.empty(len(targets.tokens), np.float32)
+        return self._run(rows, pool, out, targets=targets)
 
     def hidden(self, rows: StepRows, pool: KeyValues) -> Floats:
         """Do the same, but return the last hidden states [wanted, hidden], after the final norm."""
-        return self._run(rows, pool, True)
+        out = np.empty((len(rows.wanted), self.shape.hidden_size), np.float32)
+        return self._run(rows, pool, out, wants_hidden=True)
 
     def probe(self, rows: StepRows, pool: KeyValues, probe: Probe) -> Probed:
         """Do what `forward` does, and return what `probe` asks for beside the logits.
@@ -137,7 +146,7 @@ class LlamaStep:
         probe.check(rows)
         heads = [layer.heads.heads for layer in self._layers]
         room = ProbeRoom(probe, rows, heads, self.shape.hidden_size)
-        return room.probed(self._run(rows, pool, False, room))
+        return room.probed(self._run(rows, pool, self._logits_of(rows), room=room))
 
     def set_head_windows(self, windows: HeadWindows | None) -> None:
         """Give each query head a window of its own; None: the model's windows again.
@@ -173,12 +182,21 @@ class LlamaStep:
         """Let segments whose rows name a slot take parts of the experts [experts]."""
         self._experts.mix(slot, weights)
 
+    def _logits_of(self, rows: StepRows) -> Floats:
+        return np.empty((len(rows.wanted), self.shape.vocab_size), np.float32)
+
     def _run(
-        self, rows: StepRows, pool: KeyValues, wants_hidden: bool, room: ProbeRoom | None = None
+        self,
+        rows: StepRows,
+        pool: KeyValues,
+        out: Floats,
+        *,
+        wants_hidden: bool = False,
+        targets: Targets | None = None,
+        room: ProbeRoom | None = None,
     ) -> Floats:
+        """Run a step that fills `out`, and return it."""
         self._bind(pool)
-        width = self.shape.hidden_size if wants_hidden else self.shape.vocab_size
-        out = np.empty((len(rows.wanted), width), np.float32)
         regimes = rows.rope_regimes(self.shape)
         full, sliding = self._ropes
         turns = [turn(full, rows.positions, regimes)] * 2
@@ -201,6 +219,7 @@ class LlamaStep:
             len(rows.context_lengths),
             len(rows.wanted),
             wants_hidden,
+            *(targets or (None, None)),
             out,
             None if room is None else room.struct,
             *self._adapters.call(rows),

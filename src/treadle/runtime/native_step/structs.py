@@ -187,7 +187,7 @@ class Rows(OwningStructure):
         ("cosines", ctypes.c_void_p * 2),
         ("sines", ctypes.c_void_p * 2),
         *((n, ctypes.c_int32) for n in ("num_rows", "num_segments", "num_wanted", "wants_hidden")),
-        ("out", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("targets", "target_starts", "out")),
         ("probe", ctypes.c_void_p),
         ("adapters", ctypes.c_void_p),
         ("runs", ctypes.c_void_p),
@@ -198,7 +198,10 @@ class Rows(OwningStructure):
         ("wanted_shares", Shares),
         ("vectors", ctypes.c_void_p),
     )
-    _points_to_ = (("i4", ("tokens", "slots", "wanted")), ("f4", ("out",)))
+    _points_to_ = (
+        ("i4", ("tokens", "slots", "wanted", "targets", "target_starts")),
+        ("f4", ("out",)),
+    )
 
 
 MIRRORS = (

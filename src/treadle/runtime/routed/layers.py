@@ -171,6 +171,28 @@ class LayeredLLM(LLM):
         with self._turn, self._mixed(shares) as mixture:
             return super().submit(prompt, sampling_params, adapter=mixture, **options)
 
+    def log_probs(
+        self,
+        rows: Sequence[Sequence[int]],
+        firsts: Sequence[int] | None = None,
+        adapter: str | None = None,
+    ) -> list[Floats]:
+        """Return the log-probabilities of texts, each with the mixture for all but its last token.
+
+        See `Engine`.
+        """
+        shares = [self._shares(list(row[:-1]) or list(row), adapter) for row in rows]
+        members: dict[bytes, list[int]] = {}
+        for number, mixed in enumerate(shares):
+            members.setdefault(mixed.tobytes(), []).append(number)
+        found: dict[int, Floats] = {}
+        for some in members.values():
+            with self._turn, self._mixed(shares[some[0]]) as mixture:
+                asked = None if firsts is None else [firsts[number] for number in some]
+                own = super().log_probs([rows[number] for number in some], asked, mixture)
+                found |= dict(zip(some, own, strict=True))
+        return [found[number] for number in range(len(rows))]
+
     def _shares(self, prompt: Prompt, asked: str | None) -> Floats:
         """Return how much each expert answers of a prompt."""
         if asked is None and self.router is not None:

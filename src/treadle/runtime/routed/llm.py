@@ -205,6 +205,10 @@ class RoutedLLM(LLM):
         self._place |= {request.id: tokens.expert for request in requests}
         return requests
 
+    def log_probs(self, rows: Any, firsts: Any = None, adapter: str | None = None) -> NoReturn:
+        """Refuse: token ids are those of one model."""
+        self._refuse("scores no token ids, which are those of one model")
+
     def step(self) -> list[Any]:  # Any: TokenEvent
         """Run a step of every model that has requests."""
         return [event for expert in self._list for event in expert.step()]

@@ -5,6 +5,7 @@ import threading
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -32,6 +33,11 @@ __all__ = [
 _WIDTHS = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 
 CHUNK_ELEMENTS = 1 << 16
+_MOST_HELD = 1 << 23
+"""Numbers of one tensor's inputs that stay in memory, for each worker: what the last cache holds.
+Beyond it, reading a tensor again just after costs no more than to fetch it from memory."""
+_ROOMS: list[Floats] = []
+"""Of tensors that are held, while none is: fresh memory would cost more than to read again."""
 """Elements of a run: a quarter of a megabyte of float32 for each input, so that a run of all of
 them stays in a core's own cache. Sums over runs depend on it; it is a constant for that reason."""
 
@@ -180,6 +186,8 @@ class Inputs(NamedTuple):
     knowledge: tuple[Knowledge, ...] = ()
     is_transposed: bool = False
     surveyed: Any = None
+    held: "HeldRuns | None" = None
+    """Runs that stay in memory from the first reading on."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -193,20 +201,44 @@ class Inputs(NamedTuple):
 
     def chunks(self, unit: Unit) -> Iterator[Chunk]:
         """Read the inputs once, in order, in runs that hold whole units; chunks are reused."""
-        step = self._step(unit)
+        if self.held is not None:
+            yield from self.held.chunks(self, unit)
+            return
+        step = self.step(unit)
         models = np.empty((len(self.models), step), np.float32)
         base = None if self.base is None else np.empty(step, np.float32)
         for first in range(0, self.num_elements, step):
             size = min(step, self.num_elements - first)
             # A last, shorter run gets its own rows: kernels want them whole.
             rows = models if size == step else np.empty((len(self.models), size), np.float32)
-            for source, row in zip(self.models, rows, strict=True):
-                source.read(first, row)
-            if self.base is not None and base is not None:
-                self.base.read(first, base[:size])
-            yield Chunk(first, rows, None if base is None else base[:size])
+            yield self.read(Chunk(first, rows, None if base is None else base[:size]))
 
-    def _step(self, unit: Unit) -> int:
+    def read(self, chunk: Chunk) -> Chunk:
+        """Fill a run, and return it."""
+        for source, row in zip(self.models, chunk.models, strict=True):
+            source.read(chunk.first, row)
+        if self.base is not None and chunk.base is not None:
+            self.base.read(chunk.first, chunk.base)
+        return chunk
+
+    @contextmanager
+    def holding(self) -> "Iterator[Inputs]":
+        """Give the same tensor with runs that are read once, where they fit into the cache."""
+        count = len(self.models) + (self.base is not None)
+        if count * self.num_elements > _MOST_HELD:
+            yield self
+            return
+        try:
+            room = _ROOMS.pop()
+        except IndexError:
+            room = np.empty(_MOST_HELD, np.float32)
+        try:
+            yield self._replace(held=HeldRuns(room))
+        finally:
+            _ROOMS.append(room)
+
+    def step(self, unit: Unit) -> int:
+        """Return the elements of a run that holds whole units."""
         width = self.shape[-1] if self.shape else 1
         sizes = {
             "elements": CHUNK_ELEMENTS,
@@ -214,3 +246,35 @@ class Inputs(NamedTuple):
             "tensor": self.num_elements,
         }
         return max(1, min(sizes[unit], self.num_elements))
+
+
+class HeldRuns:
+    """The runs of one tensor, in memory that is used again for the next.
+
+    Args:
+        room: Where they are put; it has place for all.
+    """
+
+    def __init__(self, room: Floats) -> None:
+        self._room = room
+        self._unit: Unit | None = None
+        self._num_used = 0
+        self._chunks: list[Chunk] = []
+
+    def chunks(self, inputs: Inputs, unit: Unit) -> Iterator[Chunk]:
+        """Read the runs of `inputs`, or give them as they were read, and left, before."""
+        if self._unit == unit:
+            yield from self._chunks
+            return
+        self._unit, self._chunks, self._num_used = unit, [], 0
+        step = inputs.step(unit)
+        for first in range(0, inputs.num_elements, step):
+            size = min(step, inputs.num_elements - first)
+            models = self._cut(size * len(inputs.models)).reshape(-1, size)
+            base = None if inputs.base is None else self._cut(size)
+            self._chunks.append(inputs.read(Chunk(first, models, base)))
+            yield self._chunks[-1]
+
+    def _cut(self, count: int) -> Floats:
+        self._num_used += count
+        return self._room[self._num_used - count : self._num_used]

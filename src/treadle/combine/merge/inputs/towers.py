@@ -6,6 +6,7 @@ number of a layer means something only together with its prefix.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from treadle.core.errors import SettingsError
@@ -92,6 +93,7 @@ class Tower(NamedTuple):
         return ", ".join(self.prefixes)
 
 
+@cache
 def parse_name(name: str) -> Name:
     """Split a tensor's name at its first number."""
     found = _LAYER.fullmatch(name)
@@ -118,6 +120,7 @@ def has_encoder_of(names: Iterable[str]) -> bool:
     return {"encoder", "decoder"} <= set(map(_component, names))
 
 
+@cache
 def _component(name: str) -> str:
     for component in name.split(".")[:-1]:
         if component in _WRAPPING:

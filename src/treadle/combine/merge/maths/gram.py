@@ -5,10 +5,18 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from treadle.combine.merge.base import Floats
+from treadle.combine.merge.base import Chunk, Floats
 from treadle.native import elements
 
-__all__ = ["Doubles", "cosines", "gram", "gram_of_columns", "gram_of_rows", "norms"]
+__all__ = [
+    "Doubles",
+    "cosines",
+    "gram",
+    "gram_of_columns",
+    "gram_of_deltas",
+    "gram_of_rows",
+    "norms",
+]
 
 Doubles = npt.NDArray[np.float64]
 
@@ -31,11 +39,20 @@ def gram_of_rows(vectors: Floats, width: int) -> Doubles:
 
 def gram(runs: Iterable[Sequence[Floats] | Floats]) -> Doubles:
     """Return the products ⟨v_i, v_j⟩ of vectors [vectors, vectors] read in runs, in their order."""
+    return _gram((run, None) for run in runs)
+
+
+def gram_of_deltas(chunks: Iterable[Chunk]) -> Doubles:
+    """Return the products of task vectors [models, models]; the chunks stay as they are."""
+    return _gram((chunk.models, chunk.base) for chunk in chunks)
+
+
+def _gram(runs: Iterable[tuple[Sequence[Floats] | Floats, Floats | None]]) -> Doubles:
     found = None
-    for run in runs:
+    for run, base in runs:
         if found is None:
             found = np.zeros((len(run), len(run)))
-        elements.gram(run, found)
+        elements.gram(run, found, base)
     assert found is not None, "a tensor without elements has no products"
     return found + np.tril(found, -1).T
 

@@ -15,6 +15,7 @@ __all__ = [
     "elected_sum",
     "mean_change",
     "scale",
+    "weighted_change",
     "weighted_sum",
 ]
 
@@ -30,6 +31,14 @@ def weighted_sum(vectors: Sequence[Floats] | Floats, weights: Floats) -> Floats:
     """Return Σ w_n v_n in the first vector's memory."""
     merged = vectors[0]
     elements.weighted_sum(vectors, weights, merged)
+    return merged
+
+
+def weighted_change(chunk: Chunk, weights: Floats, factor: float) -> Floats:
+    """Return base + factor · Σ w_n (v_n - base) in the first model's memory."""
+    assert chunk.base is not None
+    merged: Floats = chunk.models[0]
+    elements.weighted_change(chunk.models, chunk.base, weights, factor, merged)
     return merged
 
 

@@ -5,8 +5,8 @@ from typing import ClassVar
 import numpy as np
 
 from treadle.combine.merge.base import Chunk, Floats, MergeMethod, Site, Unit
-from treadle.combine.merge.maths.gram import Doubles, gram, gram_of_rows, norms
-from treadle.combine.merge.maths.task_vectors import add_to_base, weighted_sum
+from treadle.combine.merge.maths.gram import Doubles, gram_of_deltas, gram_of_rows, norms
+from treadle.combine.merge.maths.task_vectors import add_to_base, weighted_change, weighted_sum
 from treadle.core.method import Paper
 
 __all__ = ["ModelStock"]
@@ -30,6 +30,7 @@ class ModelStock(MergeMethod):
     base = "required"
     num_models = (2, None)
     unit: ClassVar[Unit] = "rows"
+    measures_only: ClassVar[bool] = True
     paper = Paper(
         "Model Stock: All we need is just a few fine-tuned models",
         2024,
@@ -43,17 +44,19 @@ class ModelStock(MergeMethod):
         """Return the tensor's t; those of rows are left to `merge`."""
         if self.filter_wise:
             return None
-        products = gram(chunk.deltas() for chunk in site.chunks("elements"))
-        return _fraction(products)
+        return _fraction(gram_of_deltas(site.chunks(self.unit)))
 
     def merge(self, chunk: Chunk, site: Site, known: Doubles | None) -> Floats:
         """Return the base plus t times the mean task vector."""
+        count = len(chunk.models)
+        ones = np.ones(count, np.float32)
+        if known is not None:
+            return weighted_change(chunk, ones, float(known) / count)
         deltas = chunk.deltas()
-        if known is None:
-            width = site.shape[-1] if site.shape else 1
-            known = np.repeat(_fraction(gram_of_rows(deltas, width)), width)
-        merged = weighted_sum(deltas, np.ones(len(deltas), np.float32))
-        merged *= (known / len(deltas)).astype(np.float32)
+        width = site.shape[-1] if site.shape else 1
+        known = np.repeat(_fraction(gram_of_rows(deltas, width)), width)
+        merged = weighted_sum(deltas, ones)
+        merged *= (known / count).astype(np.float32)
         return add_to_base(chunk, merged)
 
 

@@ -37,6 +37,7 @@ class Slerp(MergeMethod):
     name: ClassVar[str] = "slerp"
     base = "first"
     num_models = (1, 1)
+    measures_only: ClassVar[bool] = True
     paper = Standard("Shoemake 1985, Animating rotation with quaternion curves.")
 
     t: float = Field(ge=0.0, le=1.0)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _Span(NamedTuple):
-    """Which losses of a row belong to its choice."""
+    """The tokens at a row's end that are its choice."""
 
     question: int
     first: int
@@ -62,7 +62,7 @@ class Choice(LossTask):
             for choice in question.choices:
                 tokens, first = _encode(tokenizer, question.query, choice, start)
                 num_bytes = len(choice.strip().encode())
-                spans.append(_Span(number, first - 1, len(tokens) - 1, num_bytes))
+                spans.append(_Span(number, first, len(tokens), num_bytes))
                 rows.append(tokens)
         protocol = {
             "task": "choice",
@@ -71,13 +71,14 @@ class Choice(LossTask):
             "join": "space",
             "data_sha256": digest(text),
             "tokens_sha256": digest(
-                [[row, span.first + 1] for row, span in zip(rows, spans, strict=True)]
+                [[row, span.first] for row, span in zip(rows, spans, strict=True)]
             ),
         }
         hashed = {key: value for key, value in protocol.items() if key != "data"}
         # A query and choice of one token in all has nothing to predict, and a loss of zero.
         rows = [row if len(row) > 1 else [*row, 0] for row in rows]
-        return Rows(rows, {**protocol, "hash": digest(hashed)[:16]}, (questions, spans))
+        protocol |= {"hash": digest(hashed)[:16]}
+        return Rows(rows, protocol, (questions, spans), [span.first for span in spans])
 
     def score(self, prepared: Rows, losses: "list[torch.Tensor]") -> Scores:
         """Return raw and byte-normalised accuracy with intervals, and the random line."""
@@ -85,7 +86,7 @@ class Choice(LossTask):
         raw: list[list[float]] = [[] for _ in questions]
         normalised: list[list[float]] = [[] for _ in questions]
         for span, row in zip(spans, losses, strict=True):
-            loss = float(row[span.first : span.stop].double().sum())
+            loss = float(row[: span.stop - span.first].double().sum())
             raw[span.question].append(loss)
             normalised[span.question].append(loss / max(1, span.num_bytes))
         samples = {
