@@ -25,7 +25,6 @@ __all__ = ["NativeStatus", "SlowPathWarning", "library", "status"]
 _logger = logging.getLogger(__name__)
 _SWITCH, _LEVEL = "TREADLE_NATIVE", "TREADLE_LEVEL"
 _ENVIRONMENT = (_SWITCH, _LEVEL, "TREADLE_CACHE", "XDG_CACHE_HOME", "HOME")
-_KEYS = tuple(map(os.environ.encodekey, _ENVIRONMENT))
 _MORE_PLACES = ("/dev/shm", "/var/tmp")  # each compile makes a folder of its own there
 
 
@@ -100,14 +99,12 @@ def _levels() -> list[Level]:
 
 def _load(kernel: str, mirrors: tuple[Mirror, ...] = ()) -> _Kernel:
     # What the environment says is the key, because kernels are asked for thousands of times a
-    # second, and a path takes longer to build than a short run to compute. `os.environ` itself
-    # raises and catches an error for each name that is missing, which takes as long again.
-    held = os.environ._data  # type: ignore[attr-defined]
-    return _load_for(kernel, mirrors, *map(held.get, _KEYS))
+    # second, and a path takes longer to build than a short run to compute.
+    return _load_for(kernel, mirrors, *map(os.environ.get, _ENVIRONMENT))
 
 
 @functools.cache
-def _load_for(kernel: str, mirrors: tuple[Mirror, ...], *environment: bytes | None) -> _Kernel:
+def _load_for(kernel: str, mirrors: tuple[Mirror, ...], *environment: str | None) -> _Kernel:
     if _is_switched_off():
         return _Kernel(None, _python(f"${_SWITCH} is 0", f"unset {_SWITCH}"))
     found = _find(kernel, _folder(), tuple(_levels()))
