@@ -77,11 +77,11 @@ def test_an_interrupted_recipe_goes_on(recipe, monkeypatch, tmp_path):
 
 
 def test_settings_of_an_object_are_settings_of_the_step(recipe, tmp_path):
-    through = "method: perplexity, through: runtime, kv_dtype: fp16,"
+    through = "method: perplexity, through: runtime, kv_dtype: int8,"
     recipe.write_text(recipe.read_text().replace("method: perplexity,", through))
     list(run_recipe(recipe))
     result = (tmp_path / "runs" / "small.ppl" / "result.json").read_text()
-    assert '"kv_dtype": "fp16"' in result
+    assert '"kv_dtype": "int8"' in result
     assert states(recipe) == ["there already", "there already"]
 
 

@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
 
 def _answers(folder: Path, out: Path, text: str, sound: Path) -> Losses:
     params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
-    llm = LLM(folder, weights="fp32", cache_bytes=1 << 20)
+    llm = LLM(folder, weights="fp32", kv_dtype="fp32", cache_bytes=1 << 20)
     answers = llm.generate([row.tolist() for row in TOKENS], params)
     return np.array(
         [

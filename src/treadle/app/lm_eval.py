@@ -41,6 +41,7 @@ class TreadleLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         pretrained: str,
         *,
         weights: str = "auto",
+        kv_dtype: str = "fp32",
         num_threads: int | None = None,
         max_length: int | None = None,
         add_bos_token: bool | None = None,
@@ -53,6 +54,7 @@ class TreadleLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         Args:
             pretrained: A folder, a GGUF file, ``packaged:smollm2``, or a hub id.
             weights: As of `LLM`.
+            kv_dtype: As of `LLM`, but exact unless told otherwise.
             num_threads: Of the native step; None for the physical cores.
             max_length: Tokens of context and continuation together; None: what the model takes.
             add_bos_token: Whether texts start with the token that the tokenizer puts before them
@@ -65,6 +67,7 @@ class TreadleLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self._llm = LLM(
             pretrained,
             weights=weights,
+            kv_dtype=kv_dtype,
             num_threads=num_threads,
             seed=seed,
             trust_remote_code=trust_remote_code,

@@ -64,11 +64,12 @@ class RuntimeScorer:
         return [torch.from_numpy(-values) for values in found]
 
 
-def exact_scorer(folder: Path, reader: CheckpointReader) -> RuntimeScorer | None:
+def exact_scorer(folder: Path, reader: CheckpointReader, longest: int) -> RuntimeScorer | None:
     """Return a scorer by the native step with everything in float32, as blocks compute it.
 
     None where blocks have to: the native step does not compute the model, or not what transformers
-    does, or would hold its numbers as codes; or they do not fit into memory at once.
+    does, or would hold its numbers as codes; or they do not fit into memory at once; or a row of
+    `longest` tokens goes beyond the model's positions.
 
     Raises:
         CheckpointError: The model cannot be read, or computes no numbers.
@@ -83,7 +84,8 @@ def exact_scorer(folder: Path, reader: CheckpointReader) -> RuntimeScorer | None
         step = LlamaStep(folder, AUTO, min(usable_physical_cores(), torch.get_num_threads()))
     except UnsupportedModelError:
         return None
-    if step.weights.forms == {"fp32"} and _agrees(folder, step):
+    is_within = longest <= step.shape.max_positions
+    if is_within and step.weights.forms == {"fp32"} and _agrees(folder, step):
         return RuntimeScorer(LLM(folder, executor=step, kv_dtype="fp32"))
     step.close()
     return None

@@ -160,7 +160,7 @@ def test_an_adapter_applies_under_every_name_of_its_model(
     for name, value in module.state_dict().items():
         torch.testing.assert_close(merged[name], value, rtol=1e-5, atol=1e-5)
     tokens = tokens_of(1, 12)
-    llm = LLM(base, weights="fp32", adapters={"lora": adapter})
+    llm = LLM(base, weights="fp32", kv_dtype="fp32", adapters={"lora": adapter})
     params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
     (answer,) = llm.generate([tokens[0].tolist()], params, adapter="lora")
     rest = tokens[0, 1:].tolist()
@@ -182,4 +182,4 @@ def test_what_else_a_wrapper_has_is_changed_too(
     for name, value in module.state_dict().items():
         torch.testing.assert_close(merged[name], value, rtol=1e-5, atol=1e-5)
     with pytest.raises(CheckpointError, match=r"vision_tower.* If this is it, merge the adapter"):
-        LLM(base, weights="fp32", adapters={"lora": adapter})
+        LLM(base, weights="fp32", kv_dtype="fp32", adapters={"lora": adapter})

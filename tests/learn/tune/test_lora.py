@@ -41,7 +41,7 @@ def test_peft_and_the_runtime_load_it_and_merged_it_is_the_same(llama, adapter, 
     with torch.no_grad():
         merged = plain_model(tmp_path / "merged")(input_ids=tokens).logits
     assert float((merged - ours).abs().max()) < 1e-5 * float(ours.abs().max())
-    llm = LLM(llama, adapters={"tuned": adapter})
+    llm = LLM(llama, adapters={"tuned": adapter}, kv_dtype="fp32")
     asked = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
     (answer,) = llm.generate([tokens[0].tolist()], asked, adapter="tuned")
     expected = ours[0].log_softmax(-1)[torch.arange(19), tokens[0, 1:]]

@@ -82,7 +82,7 @@ def test_an_adapter_learns_and_the_runtime_answers_with_it(llama, tmp_path, opti
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([tokens])).logits[0]
     expected = logits.log_softmax(-1)[torch.arange(23), torch.tensor(tokens[1:])]
-    llm = LLM(llama, adapters={"tuned": folder})
+    llm = LLM(llama, adapters={"tuned": folder}, kv_dtype="fp32")
     asked = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
     found = {}
     for name in ("tuned", None):

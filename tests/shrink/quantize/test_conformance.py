@@ -67,7 +67,7 @@ def test_the_runtime_computes_with_the_codes_what_the_decoded_model_does(llama, 
     quantize(llama, tmp_path / "q", "rtn", group=32)
     tokens = list(range(3, 25))
     params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-    (answer,) = LLM(tmp_path / "q", weights="fp32").generate([tokens], params)
+    (answer,) = LLM(tmp_path / "q", weights="fp32", kv_dtype="fp32").generate([tokens], params)
     mine = [next(iter(entry.values())) for entry in answer.prompt_logprobs[1:]]
     model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
     with open_model(tmp_path / "q") as reader, torch.no_grad():

@@ -205,8 +205,9 @@ def _asked(
         answers = generator.answer(prepared.prompts, prepared.asked)
         return task.score(prepared, answers), generator.computed_by, generator.bytes_per_token
     assert isinstance(prepared, Rows)
-    subject.require_effect(max(map(len, prepared.rows), default=0))
-    scorer = subject.scorer(reader)
+    longest = max(map(len, prepared.rows), default=0)
+    subject.require_effect(longest)
+    scorer = subject.scorer(reader, longest)
     losses = scorer.token_losses(prepared.rows, prepared.firsts)
     _require_numbers(losses, str(subject.folder))
     held_bytes = scorer.bytes_per_token if subject.way == "runtime" else 0  # else no form to run in

@@ -110,8 +110,8 @@ class Subject(NamedTuple):
                 f"longer rows, or leave --keep out."
             )
 
-    def scorer(self, reader: "CheckpointReader") -> Scorer:
-        """Return what says how likely the model finds tokens."""
+    def scorer(self, reader: "CheckpointReader", longest: int) -> Scorer:
+        """Return what says how likely the model finds tokens, in rows of at most so many."""
         if self.way == "runtime":
             from treadle.runtime.scoring import RuntimeScorer
 
@@ -119,7 +119,7 @@ class Subject(NamedTuple):
         if self.way == "exact" and not self.trust_remote_code:  # whose code only blocks run
             from treadle.runtime.scoring import exact_scorer
 
-            if (found := exact_scorer(self.folder, reader)) is not None:
+            if (found := exact_scorer(self.folder, reader, longest)) is not None:
                 return found
         from treadle.model.scoring import BlockScorer
 
