@@ -7,10 +7,11 @@ are interleaved; the keys and values of llama.cpp are float16, as it does by def
 those of the processors; beside each rate stands what memory allows: the bytes of the weights once
 and of each sequence's cache, at the measured reading rate. Prompts are timed with one sequence.
 
---text adds perplexities over windows of 2k, 4k and 8k tokens for each type of cache.
+--before SRC adds the runtime of another state of the sources, and without llama.cpp compares with
+it. --text adds perplexities over windows of 2k, 4k and 8k tokens for each type of cache.
 
-Usage: python benchmarks/runtime_contexts.py [--llamacpp PY] [--text TEST.txt] [--contexts 128 ...]
-       [--batches 1 8 32] [--forms Q8_0 Q4_0] [--kv fp32 fp16 int8]
+Usage: python benchmarks/runtime_contexts.py [--llamacpp PY] [--before SRC] [--text TEST.txt]
+       [--contexts 128 ...] [--batches 1 8 32] [--forms Q8_0 Q4_0] [--kv fp32 fp16 int8]
 """
 
 import argparse
@@ -33,9 +34,10 @@ from treadle.model.text import windows
 SEED, WARM, STEPS = 3, 2, 8
 
 
-def side_of(file: Path, kv: str, threads: int) -> Side:
+def side_of(file: Path, kv: str, threads: int, source: str | None = None) -> Side:
     words = [str(ENGINES / "ours.py"), str(file), "auto", str(threads), "64", kv]
-    return Side(f"treadle {kv}", sys.executable, words, threads)
+    name = f"treadle {kv}" if source is None else "before"
+    return Side(name, sys.executable, words, threads, source)
 
 
 def cell(sides: list[Side], prompt: list[int], count: int, rounds: int) -> dict[str, Any]:
@@ -72,6 +74,8 @@ def sweep(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         file = work / f"smollm2.{form}.gguf"
         write_as(packaged_gguf(), file, form)
         sides = [side_of(file, kv, arguments.threads) for kv in arguments.kv]
+        if arguments.before:
+            sides.append(side_of(file, "fp32", arguments.threads, arguments.before))
         if arguments.llamacpp:
             sides.append(llamacpp(arguments.llamacpp, str(file), arguments.threads, "llama.cpp"))
         for context in arguments.contexts:
@@ -89,7 +93,7 @@ def sweep(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def show(form: str, context: int, count: int, rows: dict[str, Any]) -> None:
-    peer = rows.get("llama.cpp")
+    peer = rows.get("llama.cpp", rows.get("before"))
     for name, row in rows.items():
         words = f"{form} {context:5} x {count:2}  {name:13} {row['tokens_per_cpu_second']:8.1f} "
         if "memory_allows" in row:
@@ -112,7 +116,7 @@ def quality(text: str, kvs: list[str]) -> dict[str, dict[str, float]]:
     folder = resolve("packaged:smollm2")
     found: dict[str, dict[str, float]] = {}
     for length in (2048, 4096, 8192):
-        count = 16384 // length
+        count = 8192 // length
         rows = windows(text, load_tokenizer(folder), count, length).tokens.tolist()
         for kv in kvs:
             scorer = RuntimeScorer(LLM(folder, kv_dtype=kv, cache_bytes=1 << 30))
@@ -126,6 +130,7 @@ def quality(text: str, kvs: list[str]) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llamacpp")
+    parser.add_argument("--before", help="sources of another state, whose cache is fp32")
     parser.add_argument("--text")
     parser.add_argument("--contexts", type=int, nargs="+", default=[128, 1024, 4096, 7936])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])

@@ -45,7 +45,9 @@ SHAPES = {
 class Side:
     """An engine's process."""
 
-    def __init__(self, name: str, python: str, words: list[str], threads: int) -> None:
+    def __init__(
+        self, name: str, python: str, words: list[str], threads: int, source: str | None = None
+    ) -> None:
         self.name = name
         environment = {
             **os.environ,
@@ -56,6 +58,8 @@ class Side:
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         if python != sys.executable:
             environment.pop("PYTHONPATH", None)
+        if source is not None:
+            environment["PYTHONPATH"] = source
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as it runs
         self._process = subprocess.Popen(
             [python, *words],

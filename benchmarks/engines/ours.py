@@ -24,6 +24,7 @@ class Behind:
 
         shape, self._length, self._count = self._executor.shape, len(prompt), sequences
         self._each = -(-(len(prompt) + ROOM) // PAGE_SIZE)
+        self._pool = None  # before the next one takes memory
         self._pool = KeyValues(
             *(shape.kv_heads, shape.head_dim, self._each * sequences, PAGE_SIZE, self._dtype)
         )
