@@ -4,6 +4,9 @@
 
 #define LOG2_E 1.44269504f
 
+enum { HALF_NAN = 0x7e00 };
+static const float LARGEST_HALF = 65504.0f;
+
 void keep(void *array, float *scales, int64_t at, int64_t step, int64_t slot, const float *x, int dim, int dtype) {
     if (dtype == INT8) {
         float largest = largest_of(x, dim), factor = largest > 0 ? 127.0f / largest : 0;
@@ -12,10 +15,12 @@ void keep(void *array, float *scales, int64_t at, int64_t step, int64_t slot, co
         scales[slot] = largest / 127.0f;
         return;
     }
-    if (dtype == FP32)
+    if (dtype == FP32) {
         for (int i = 0; i < dim; i++) ((float *)array)[at + i * step] = x[i];
-    else
-        for (int i = 0; i < dim; i++) ((uint16_t *)array)[at + i * step] = to_half(x[i]);
+        return;
+    }
+    int is_held = largest_of(x, dim) <= LARGEST_HALF;
+    for (int i = 0; i < dim; i++) ((uint16_t *)array)[at + i * step] = is_held ? to_half(x[i]) : HALF_NAN;
 }
 
 /* What a query has seen so far: the largest score, and what the weights relative to it add up to. */

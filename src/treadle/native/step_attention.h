@@ -34,7 +34,8 @@ int tile_rows(const Heads *h);
 
 int64_t attention_room(const Heads *h);
 
-/* Stores a vector of `dim` numbers from `at` on, `step` apart; its scale, if it has one, at `slot`. */
+/* Stores a vector of `dim` numbers from `at` on, `step` apart; its scale, if it has one, at `slot`. What float16 does not
+ * hold becomes NaN, as all that is computed from it: infinite scores may come out of a cap as numbers like others. */
 void keep(void *array, float *scales, int64_t at, int64_t step, int64_t slot, const float *x, int dim, int dtype);
 
 /* Where a block of slots lies: a group is LANES slots side by side. */

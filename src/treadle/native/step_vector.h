@@ -118,13 +118,14 @@ INLINE uint16_t to_half(float value) {
 
 INLINE floats choose(ints mask, floats yes, floats no) { return (floats)(((ints)yes & mask) | ((ints)no & ~mask)); }
 
+/* The larger of each pair; b where one of them is NaN. */
 INLINE floats larger(floats a, floats b) {
 #if defined(__AVX512F__)
     return (floats)_mm512_max_ps((__m512)a, (__m512)b);
 #elif defined(__AVX__)
     return (floats)_mm256_max_ps((__m256)a, (__m256)b);
 #else
-    return choose(a > b, a, b);
+    return choose(a > b, a, b); /* NaN is larger than nothing */
 #endif
 }
 
@@ -152,13 +153,13 @@ INLINE int32_t total_of(ints v) {
 #endif
 }
 
-/* 2^x to about a unit in the last place; 0 where it is no normal number. */
+/* 2^x to about a unit in the last place; 0 where it is no normal number, NaN of NaN. */
 INLINE floats power_of_two(floats x) {
 #if defined(__AVX512F__)
-    floats clipped = larger(x, spread(-200.0f));
+    floats clipped = larger(spread(-200.0f), x);
     floats rounded = (floats)_mm512_roundscale_ps((__m512)clipped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-    floats clipped = larger(x, spread(-127.0f));
+    floats clipped = larger(spread(-127.0f), x);
     floats rounded = (clipped + 12582912.0f) - 12582912.0f;
 #endif
     floats rest = clipped - rounded;

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 from treadle.core.checkpoint import CheckpointReader
-from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.core.errors import CapacityError, SettingsError, UnsupportedModelError
 from treadle.core.hardware import available_memory_bytes, usable_physical_cores
 from treadle.core.shapes import Float, Tensor
 from treadle.runtime import agreed
@@ -68,8 +69,8 @@ def exact_scorer(folder: Path, reader: CheckpointReader, longest: int) -> Runtim
     """Return a scorer by the native step with everything in float32, as blocks compute it.
 
     None where blocks have to: the native step does not compute the model, or not what transformers
-    does, or would hold its numbers as codes; or they do not fit into memory at once; or a row of
-    `longest` tokens goes beyond the model's positions.
+    does, or would hold its numbers as codes; or they do not fit into memory at once, or a row
+    of `longest` tokens beside them; or it goes beyond the model's positions.
 
     Raises:
         CheckpointError: The model cannot be read, or computes no numbers.
@@ -86,7 +87,10 @@ def exact_scorer(folder: Path, reader: CheckpointReader, longest: int) -> Runtim
         return None
     is_within = longest <= step.shape.max_positions
     if is_within and step.weights.forms == {"fp32"} and _agrees(folder, step):
-        return RuntimeScorer(LLM(folder, executor=step, kv_dtype="fp32"))
+        with suppress(CapacityError):
+            llm = LLM(folder, executor=step, kv_dtype="fp32")
+            if longest <= llm.cache_tokens:
+                return RuntimeScorer(llm)
     step.close()
     return None
 

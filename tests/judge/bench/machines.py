@@ -11,12 +11,16 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
         self.worked = 0.0
+        self.own = 0.0
 
     def perf_counter(self) -> float:
         return self.now
 
     def process_time(self) -> float:
         return self.worked
+
+    def thread_time(self) -> float:
+        return self.own
 
 
 CLOCK = Clock()
@@ -46,3 +50,4 @@ class Clocked:
         spent = self.prompt_seconds * sum(lengths) + self.token_seconds * (num_new - 1)
         CLOCK.now += spent or 1e-9
         CLOCK.worked += self.busy * (spent or 1e-9)
+        CLOCK.own += min(self.busy, 1.0) * (spent or 1e-9)

@@ -56,7 +56,7 @@ def test_cells_that_do_not_fit_are_left_out_and_named(clock):
 
 def test_the_verb_draws_both_curves_of_a_real_model(llama, tmp_path, capsys):
     words = ["bench", "contexts", str(llama), str(tmp_path / "out"), "--contexts", "8", "32"]
-    words += ["--batches", "1", "3", "--new-tokens", "4", "--rounds", "1", "--kv-dtype", "int8"]
+    words += ["--batches", "1", "3", "--new-tokens", "64", "--rounds", "3", "--kv-dtype", "int8"]
     assert main(words) == 0
     result = read_result(tmp_path / "out")
     assert result.measurement("answer 3x32_by_cpu").value > 0

@@ -26,7 +26,7 @@ def test_prompt_and_answer_are_told_apart(clock):
     assert model.calls == [([50], 1)] * 4 + [([50], 11)] * 4
 
 
-@pytest.mark.parametrize(("busy", "says"), [(2.0, 0), (1.7, 0), (1.2, 2), (0.2, 2)])
+@pytest.mark.parametrize(("busy", "says"), [(2.0, 0), (1.7, 0), (1.5, 2), (0.2, 2)])
 def test_clocks_that_part_are_named_and_the_roofline_is_not_moved(clock, busy, says):
     """Another's load stretches the clock's time and leaves the processors' as it was."""
     alone, model = Clocked(1e-4, 1e-3), Clocked(1e-4 * 2 / busy, 1e-3 * 2 / busy)
@@ -38,6 +38,26 @@ def test_clocks_that_part_are_named_and_the_roofline_is_not_moved(clock, busy, s
     assert all("quote" in one and "_by_cpu" in one for one in warnings)
     for name in ("prompt_by_cpu", "answer_by_cpu", "roofline_fraction"):
         assert named(found)[name].value == pytest.approx(expected[name].value)
+
+
+def test_a_step_too_short_for_two_threads_is_no_load_of_others(clock):
+    model = Clocked(1e-4, 1e-3)
+    model.busy = 1.0
+    found = Latency(prompt_tokens=50, new_tokens=6, rounds=3).measure(model, 0)
+    assert not any(found.warnings)
+
+
+def test_an_answer_that_is_lost_in_the_noise_has_no_rate(clock):
+    """The prompt's time swings by more than what a token takes."""
+
+    class Swinging(Clocked):
+        def work(self, lengths, num_new):
+            self.prompt_seconds = 1.0 if num_new == 1 else 0.5
+            super().work(lengths, num_new)
+
+    found = Latency(prompt_tokens=1, new_tokens=2, rounds=3).measure(Swinging(), 0)
+    assert set(named(found)) == {"prompt", "prompt_by_cpu"}
+    assert any("lost in the noise" in one for one in found.warnings)
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +107,7 @@ def test_the_roofline_is_the_lower_of_memory_and_processor(clock):
 @pytest.mark.filterwarnings("ignore::treadle.native.SlowPathWarning")
 def test_the_verb_runs_a_real_model(model_type, weights, tiny_model, tmp_path, capsys):
     words = ["bench", "latency", str(tiny_model(model_type)), str(tmp_path / "out")]
-    words += ["--weights", weights, "--prompt-tokens", "8", "--new-tokens", "4", "--rounds", "2"]
+    words += ["--weights", weights, "--prompt-tokens", "8", "--new-tokens", "64", "--rounds", "3"]
     assert main(words) == 0
     assert "tokens per second" in capsys.readouterr().out
     result = read_result(tmp_path / "out")

@@ -43,11 +43,16 @@ def test_both_ways_give_one_score(model_type, tiny_model, text, tmp_path) -> Non
     assert exact.notes == runtime.notes != blocks.notes
 
 
-@pytest.mark.parametrize("why", ["another architecture", "no memory", "code of its own"])
+@pytest.mark.parametrize(
+    "why", ["another architecture", "no memory", "no room", "little room", "code of its own"]
+)
 def test_blocks_compute_what_the_native_step_cannot(why, tiny_model, text, tmp_path, monkeypatch):
     model, trusted = tiny_model("gpt2" if why == "another architecture" else "llama"), False
     if why == "no memory":
         monkeypatch.setattr("treadle.runtime.scoring.available_memory_bytes", lambda: 400_000)
+    elif why.endswith("room"):
+        free = {"no room": 4096, "little room": 80_000}[why]
+        monkeypatch.setattr("treadle.runtime.store.available_memory_bytes", lambda: free)
     elif why == "code of its own":
         trusted = True
     exact = measure(model, tmp_path / "exact", text, trust_remote_code=trusted)

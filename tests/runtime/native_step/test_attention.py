@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from naive import plain_model, tokens_of
-from runtime.flat import pool_of, rows_of
+from runtime.flat import EXECUTORS, executor_of, pool_of, rows_of
+from treadle.model import tiny
 from treadle.native.loader import library
 from treadle.runtime.native_step.llama import LlamaStep
 
@@ -101,3 +102,27 @@ def test_smaller_types_round_and_no_more(kv, most, llama):
     error = np.abs(found - exact).max() / np.abs(exact).max()
     assert 0 < error < most
     step.close()
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("scale", [1e4, 2e4, 3e4, 1e5])
+def test_what_float16_does_not_hold_is_never_silently_wrong(model_type, executor, scale, tmp_path):
+    """Keys are `scale` times as large and queries as much smaller, so that scores stay equal."""
+    model = tiny.model(model_type, seed=1)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.k_proj.weight *= scale
+            layer.self_attn.q_proj.weight /= scale
+    model.save_pretrained(tmp_path)
+    step, num_refused = executor_of(tmp_path, executor), 0
+    for tokens in tokens_of(12, 6, seed=4).tolist():
+        with torch.no_grad():
+            expected = model(torch.tensor([tokens])).logits[0].numpy()
+        found = step.forward(rows_of([(tokens, 0, [0])], 16), pool_of(step, "fp16", 16))
+        is_refused = np.isnan(found).any()
+        num_refused += is_refused
+        assert is_refused or np.abs(found - expected).max() < 0.02
+        exact = step.forward(rows_of([(tokens, 0, [0])], 16), pool_of(step, "fp32", 16))
+        np.testing.assert_allclose(exact, expected, atol=1e-3)
+    assert num_refused == {1e4: 0, 1e5: 12}.get(scale, num_refused)

@@ -12,7 +12,7 @@ from treadle.core.result import Figure, Measurement, Result, Series, digest, rea
 from treadle.core.run import is_control, recorded
 from treadle.core.settings import Without
 from treadle.judge.evaluate.base import AnswerTask, Rows, Samples, Scores, Task, TaskPrompts
-from treadle.judge.evaluate.subject import Subject, Through, Way, chosen_way
+from treadle.judge.evaluate.subject import Subject, Through, chosen_way
 from treadle.judge.evaluate.tables import TASKS
 from treadle.runtime.evict.tables import EVICTIONS
 from treadle.runtime.settings import EngineSettings
@@ -67,8 +67,9 @@ def evaluate(
         data: Text (.txt, .jsonl, stdlib:heldout) or questions (.jsonl, skills:NAME) to evaluate
             on.
         baseline: Result of the same task on another model, to compare with pair by pair.
-        through: blocks (always, which takes little memory) or runtime (as served; tasks by answers
-            have no other way). Unless given, whatever computes the float32 losses fastest.
+        through: exact (in float32, by what computes that fastest; the default), blocks (the same,
+            always block by block, which takes little memory) or runtime (as served; tasks by
+            answers have no other way).
         engine: How the runtime holds weights and cache.
         adapter: LoRA adapter in peft's format on the model, through the runtime.
         seed: Seed of the bootstrap of the comparison.
@@ -148,7 +149,7 @@ def _require_data(task: Task, data: str | None) -> None:
 
 
 def _settings(
-    task: Task, way: Way, engine: EngineSettings | None, adapter: Path | None
+    task: Task, way: Through, engine: EngineSettings | None, adapter: Path | None
 ) -> dict[str, Any]:  # Any: JSON values
     """Return what determines the outcome: the task's settings, and what it was asked through."""
     own = {} if engine is None else engine.changes()

@@ -13,24 +13,23 @@ if TYPE_CHECKING:
     from treadle.runtime import LLM
     from treadle.runtime.settings import EngineSettings
 
-__all__ = ["Subject", "Through", "Way", "chosen_way"]
+__all__ = ["Subject", "Through", "chosen_way"]
 
-Through = Literal["blocks", "runtime"]
-Way = Literal["exact", "blocks", "runtime"]
+Through = Literal["exact", "blocks", "runtime"]
 """Exact: in float32, by the native step where it computes the model and fits, else by blocks."""
 _ADAPTER = "adapter"
 
 
 def chosen_way(
     task: Task, through: Through | None, engine: "EngineSettings | None", adapter: Path | None
-) -> Way:
+) -> Through:
     """Return how a task's model is asked.
 
     Raises:
         SettingsError: The task cannot be asked so, or a setting has no effect.
     """
     if isinstance(task, AnswerTask):
-        if through == "blocks":
+        if through in ("exact", "blocks"):
             raise SettingsError(
                 f"Task '{task.name}' asks for answers, which a model gives through the runtime "
                 f"alone; leave --through out."
@@ -53,7 +52,7 @@ class Subject(NamedTuple):
 
     folder: Path
     """A folder; a file where it is asked through the runtime."""
-    way: Way
+    way: Through
     engine: "EngineSettings | None"
     adapter: Path | None
     trust_remote_code: bool

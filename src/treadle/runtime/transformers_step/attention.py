@@ -323,7 +323,9 @@ class StepPages:
                 scale = flat.abs().amax(dim=1) / 127
                 tensor(scales).view(-1).index_copy_(0, places.written, scale)
                 flat = (flat / torch.where(scale > 0, scale, 1)[:, None]).round_()
-            return flat.to(dtype)
+            stored = flat.to(dtype)
+            # Infinite scores may come out of a cap as numbers like others; NaN does not.
+            return stored.masked_fill_(stored.isinf(), torch.nan) if scales is None else stored
 
         keys, values = tensor(arrays.keys).view(-1, dim, size), tensor(arrays.values)
         new_keys = rounded(key, arrays.key_scales, keys.dtype)

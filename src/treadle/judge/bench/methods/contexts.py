@@ -10,7 +10,7 @@ from treadle.core.progress import steps
 from treadle.core.result import Figure, Measurement, Series
 from treadle.core.seed import numpy_stream
 from treadle.judge.bench.base import Benchmark, Outcome
-from treadle.judge.bench.repeated import Spent, middle, rates, repeated, waited
+from treadle.judge.bench.repeated import Spent, beyond, lost, middle, rates, repeated, waited
 
 __all__ = ["Contexts"]
 
@@ -70,9 +70,13 @@ class Contexts(Benchmark):
                 shape = (cell.num_requests, cell.num_tokens)
                 tokens = stream.integers(model.vocab_size, size=shape).tolist()
                 first, later = self._cell(model, tokens)
-                prompts[cell], answers[cell] = first, middle(later)
-                made = cell.num_requests * (self.new_tokens - 1)
+                prompts[cell] = first
                 found += rates(f"prompt {cell.name}", shape[0] * shape[1], [first], "tokens")
+                if not later:
+                    notes.append(lost(f"answer {cell.name}"))
+                    continue
+                answers[cell] = middle(later)
+                made = cell.num_requests * (self.new_tokens - 1)
                 found += rates(f"answer {cell.name}", made, later, "tokens")
                 notes.append(waited(f"answer {cell.name}", later, model.num_threads))
         figures = (
@@ -86,7 +90,7 @@ class Contexts(Benchmark):
         (first,) = repeated(lambda: model.answer(prompts, short), 1, warms_up=False)
         again = middle(repeated(lambda: model.answer(prompts, short), self.rounds))
         whole = repeated(lambda: model.answer(prompts, long), self.rounds)
-        return first, [one.minus(again) for one in whole]
+        return first, beyond(whole, again)
 
     def _figure(self, what: str, spent: dict[_Cell, Spent], num_each: int | None) -> Figure:
         """Return the rates by processor time; `num_each` tokens of each request, or its prompt."""

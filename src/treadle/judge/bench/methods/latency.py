@@ -10,7 +10,7 @@ from treadle.core.ports import Asked, Generator
 from treadle.core.result import Measurement
 from treadle.core.seed import numpy_stream
 from treadle.judge.bench.base import Benchmark, Outcome
-from treadle.judge.bench.repeated import middle, rates, repeated, waited
+from treadle.judge.bench.repeated import beyond, lost, middle, rates, repeated, waited
 
 __all__ = ["Latency"]
 
@@ -42,11 +42,10 @@ class Latency(Benchmark):
         if not model.bytes_per_token:
             return self._rates(model, seed)
         found, machine = hardware.measure_beside(lambda: self._rates(model, seed))
-        by_cpu = next(one.value for one in found.measurements if one.name == "answer_by_cpu")
-        on_all = by_cpu * max(model.num_threads, 1)
-        return found._replace(
-            measurements=found.measurements + self._roofline(model, on_all, machine)
-        )
+        by_cpu = [one.value for one in found.measurements if one.name == "answer_by_cpu"]
+        on_all = [rate * max(model.num_threads, 1) for rate in by_cpu]
+        added = [one for rate in on_all for one in self._roofline(model, rate, machine)]
+        return found._replace(measurements=found.measurements + added)
 
     def _rates(self, model: Generator, seed: int) -> Outcome:
         stream = numpy_stream(seed, "benchmark prompts")
@@ -54,12 +53,13 @@ class Latency(Benchmark):
         short, long = (Asked(n, ignores_end=True) for n in (1, self.new_tokens))
         first = repeated(lambda: model.answer([prompt], short), self.rounds)
         whole = repeated(lambda: model.answer([prompt], long), self.rounds)
-        later = [one.minus(middle(first)) for one in whole]
-        timed = (("prompt", self.prompt_tokens, first), ("answer", self.new_tokens - 1, later))
-        return Outcome(
-            [one for name, amount, spent in timed for one in rates(name, amount, spent, "tokens")],
-            [waited(name, spent, model.num_threads) for name, _, spent in timed],
-        )
+        later = beyond(whole, middle(first))
+        found = rates("prompt", self.prompt_tokens, first, "tokens")
+        said = [waited("prompt", first, model.num_threads)]
+        if not later:
+            return Outcome(found, [*said, lost("answer")])
+        found += rates("answer", self.new_tokens - 1, later, "tokens")
+        return Outcome(found, [*said, waited("answer", later, model.num_threads)])
 
     def _roofline(
         self, model: Generator, tokens_per_second: float, machine: hardware.Hardware

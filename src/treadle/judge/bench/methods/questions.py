@@ -1,6 +1,5 @@
 """Questions: what a model says, and how fast."""
 
-import time
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
@@ -50,15 +49,15 @@ class Questions(Benchmark):
     def measure(self, model: Generator, seed: int) -> Outcome:
         """Return the rate of all answers, and of each, which its question names, with its text."""
         model.answer(self.questions[:1], Asked(1, is_chat=True))  # warms up
-        found, num_tokens, whole = [], 0, Spent(0.0, 0.0)
+        found, num_tokens, whole = [], 0, Spent(0.0, 0.0, 0.0)
         for question in self.questions:
-            wall, cpu = time.perf_counter(), time.process_time()
+            began = Spent.until()
             (answer,) = model.answer([question], Asked(self.new_tokens, is_chat=True))
-            spent = Spent(time.perf_counter() - wall, time.process_time() - cpu)
+            spent = Spent.until(began)
             text = " ".join(answer.text.split())
             found.append(_rate(question, len(answer.token_ids) / spent.wall, text))
             num_tokens += len(answer.token_ids)
-            whole = Spent(whole.wall + spent.wall, whole.cpu + spent.cpu)
+            whole = Spent(*(before + more for before, more in zip(whole, spent, strict=True)))
         all_answers = [
             _rate("rate", num_tokens / whole.wall, ""),
             _rate("rate_by_cpu", num_tokens / whole.cpu, "", "tokens per processor second"),
