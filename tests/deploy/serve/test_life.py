@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -334,6 +335,18 @@ def test_logits_that_are_no_numbers_are_the_servers_fault(path, is_streamed, cha
         assert json.loads(line.removeprefix("data: "))["error"]["type"] == kind
     else:
         assert '"code": "engine_error"' in answer.text
+
+
+def test_a_folder_that_goes_is_the_servers_fault_and_prompts_are_answered(chatty, tmp_path):
+    folder = shutil.copytree(chatty, tmp_path / "copy")
+    loaded(folder)
+    with running(loaded(folder)) as found:
+        shutil.rmtree(folder)
+        assert post(found.url, max_tokens=2).status_code == 200
+        form = {"choice": ["yes", "no"]}
+        failed = post(found.url, ignore_eos=False, structured_outputs=form)
+    assert failed.status_code == 500, failed.text
+    assert "which the model was loaded from, is gone" in failed.json()["error"]["message"]
 
 
 def test_pieces_are_sent_at_once(chatty):
