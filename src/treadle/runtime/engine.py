@@ -249,9 +249,9 @@ class Engine:
             adapter: Name of the LoRA adapter that all are scored with.
 
         Raises:
-            DataError: A text is empty or too long, has unknown ids, or its logits are no numbers.
-            SettingsError: There is no such adapter.
-            CapacityError: The cache is too small for a text.
+            DataError: A text is empty or too long, or has unknown ids.
+            CheckpointError: Its logits are no numbers.
+            SettingsError, CapacityError: No such adapter; the cache is too small for a text.
         """
         texts = [self.prompts.tokens(list(row), is_continued=False) for row in rows]
         with self._turn:

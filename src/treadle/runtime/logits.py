@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from treadle.core.errors import CheckpointError, DataError
+from treadle.core.errors import CheckpointError
 from treadle.runtime.executor import Floats
 
 __all__ = ["flaw_of", "require_numbers", "require_sound"]
@@ -48,13 +48,14 @@ def require_numbers(logits: Floats, kv_dtype: str) -> None:
     """Refuse logits of a step that are NaN or infinite, before anything is noted down.
 
     Raises:
-        DataError: They are.
+        CheckpointError: They are; nothing that was asked is at fault.
     """
     if not logits.size:
         return
     highest = logits.max()
     if not np.isfinite(highest):
-        raise DataError(
+        raise CheckpointError(
             f"The model's logits are {'NaN' if np.isnan(highest) else 'infinite'} (kv_dtype is "
-            f"{kv_dtype}); check the weights, or use kv_dtype='fp32' if this happens only in fp16."
+            f"{kv_dtype}); check the weights, or use kv_dtype='fp32' (--kv-dtype fp32) if this "
+            f"happens only in fp16."
         )

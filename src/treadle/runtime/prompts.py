@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from treadle.core.checkpoint.described import read_object
-from treadle.core.errors import DataError
+from treadle.core.errors import CheckpointError, DataError, TreadleError
 from treadle.model import facts
 from treadle.model.gguf_file import GgufFile
 from treadle.model.gguf_tokenizer import end_tokens, gguf_tokenizer, has_tokenizer
 from treadle.model.load import load_tokenizer
-from treadle.model.tokens.plain_tokenizer import PlainTokenizer, known_tokenizer, note_tokenizer
+from treadle.model.tokens.plain_tokenizer import (
+    PlainTokenizer,
+    is_as_noted,
+    known_tokenizer,
+    note_tokenizer,
+)
 from treadle.runtime.answer.text import TextStream
 from treadle.runtime.conversation import Messages, plain_messages
 from treadle.runtime.executor import ModelShape
@@ -78,10 +83,11 @@ class Prompts:
 
         Raises:
             DataError: It has none.
+            CheckpointError: Its files are gone or changed since the model was loaded; texts are
+                read as before.
         """
         if self._tokenizer is None:
-            _ = self.reader
-            self._take(_tokenizer_of(self._folder))
+            self._take(self._whole(self.reader))
         return cast("Tokenizer", self._tokenizer)
 
     @property
@@ -97,6 +103,24 @@ class Prompts:
                 f"the tokenizer files of the original model into it, or give lists of ids."
             )
         return self._reader
+
+    def _whole(self, reader: "PlainTokenizer | Tokenizer") -> "Tokenizer":
+        """Return transformers' tokenizer where the notes' own was enough so far."""
+        assert isinstance(reader, PlainTokenizer)
+        folder = self._folder
+        if not folder.exists():
+            raise CheckpointError(
+                f"'{folder}', which the model was loaded from, is gone, and get_tokenizer, "
+                f"structured outputs, thoughts and some chat templates need the tokenizer's files "
+                f"in it; put it back, or load the model from where it is now."
+            )
+        found = _tokenizer_of(folder)
+        if not is_as_noted(reader, folder, found):
+            raise CheckpointError(
+                f"Files of the tokenizer in '{folder}' changed since the model was loaded; load it "
+                f"again."
+            )
+        return found
 
     def _from_folder(self) -> None:
         folder = self._folder
@@ -184,6 +208,8 @@ class Prompts:
             text = self.reader.apply_chat_template(
                 plain, add_generation_prompt=True, tokenize=False
             )
+        except TreadleError:
+            raise
         except Exception as error:  # a template raises what it likes
             if is_broken_template(self.tokenizer):
                 raise DataError(

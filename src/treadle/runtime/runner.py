@@ -55,7 +55,7 @@ class Runner:
 
         Raises:
             RequestError: One request cannot keep its form.
-            DataError: The model's logits are no numbers.
+            CheckpointError: The model's logits are no numbers.
         """
         chunks = self.batch.schedule()
         events = [TokenEvent(request, None) for request in self.batch.expired]

@@ -49,7 +49,8 @@ class RuntimeScorer:
         """Return -log p of each row's tokens from `firsts` on, in nats, in float32.
 
         Raises:
-            DataError: A token is none of the model's, or its logits are no numbers.
+            DataError: A token is none of the model's.
+            CheckpointError: Its logits are no numbers.
             SettingsError: A row is longer than the model's context.
         """
         import torch

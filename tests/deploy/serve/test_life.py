@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from treadle.cli import main
@@ -303,6 +305,48 @@ def test_a_model_that_fails_answers_500_and_the_next_request_is_answered(chatty,
         assert failed.json()["error"]["code"] == "engine_error"
         assert "A step failed" in caplog.text
         assert post(found.url, max_tokens=2).status_code == 200
+
+
+class Overflowing(Gated):
+    """An executor whose logits are no numbers, as where the cache's halves overflow."""
+
+    def forward(self, rows, pool):
+        return super().forward(rows, pool) * np.float32("nan")
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+@pytest.mark.parametrize("path", ["completions", "chat/completions", "messages", "responses"])
+def test_logits_that_are_no_numbers_are_the_servers_fault(path, is_streamed, chatty):
+    executor = Overflowing(chatty)
+    executor.open()
+    asked = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4}
+    bodies = {"completions": {"prompt": "x"}, "responses": {"input": "x"}}
+    body = {**bodies.get(path, asked), "stream": is_streamed}
+    with running(loaded(chatty, executor=executor)) as found:
+        answer = httpx.post(f"{found.url}/v1/{path}", json={"model": "tiny", **body}, timeout=240)
+    assert "--kv-dtype fp32" in answer.text
+    assert "invalid" not in answer.text
+    kind = "api_error" if path == "messages" else "server_error"
+    if not is_streamed:
+        assert answer.status_code == 500
+        assert answer.json()["error"]["type"] == kind
+    elif path != "responses":
+        (line,) = [one for one in answer.text.splitlines() if "--kv-dtype" in one]
+        assert json.loads(line.removeprefix("data: "))["error"]["type"] == kind
+    else:
+        assert '"code": "engine_error"' in answer.text
+
+
+def test_a_folder_that_goes_is_the_servers_fault_and_prompts_are_answered(chatty, tmp_path):
+    folder = shutil.copytree(chatty, tmp_path / "copy")
+    loaded(folder)
+    with running(loaded(folder)) as found:
+        shutil.rmtree(folder)
+        assert post(found.url, max_tokens=2).status_code == 200
+        form = {"choice": ["yes", "no"]}
+        failed = post(found.url, ignore_eos=False, structured_outputs=form)
+    assert failed.status_code == 500, failed.text
+    assert "which the model was loaded from, is gone" in failed.json()["error"]["message"]
 
 
 def test_pieces_are_sent_at_once(chatty):

@@ -1,8 +1,11 @@
 """/v1/messages: Anthropic's interface, by its own client where it is installed, and by hand."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
+
+from treadle.core.errors import CheckpointError
 
 from .servers import loaded, running
 
@@ -52,6 +55,15 @@ def test_a_message_is_the_chats(web):
     # More than the context has left is what it has left.
     long = web.post("/v1/messages", json={**body, "max_tokens": 32_000, "stop_sequences": [stop]})
     assert long.status_code == 200
+
+
+def test_a_count_says_that_the_tokenizers_files_are_gone(web, server, monkeypatch):
+    (llm,) = server.serving.catalogue.llms.values()
+    gone = CheckpointError("The files are gone; put them back.")
+    monkeypatch.setattr(type(llm.prompts), "reader", property(Mock(side_effect=gone)))
+    failed = web.post("/v1/messages/count_tokens", json={"messages": HELLO})
+    assert failed.status_code == 500
+    assert failed.json()["error"]["message"] == str(gone)
 
 
 def test_a_stream_grows_into_the_whole(web):

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from coded_models import to_gguf
 from treadle.core import cache
-from treadle.core.errors import DataError
+from treadle.core.errors import CheckpointError, DataError
 from treadle.model.tokens import plain_tokenizer
 from treadle.model.tokens.plain_template import PlainTemplate, template_note
 from treadle.model.tokens.plain_tokenizer import (
@@ -156,6 +156,66 @@ def test_another_content_is_another_tokenizer(llama, tmp_path):
     whole = Prompts(copy, SHAPE)
     assert Prompts(copy, SHAPE).tokens("def") == whole.tokens("def")
     assert len(whole.tokens("def")) == 1
+
+
+def test_templates_in_a_folder_of_their_own_are_another_tokenizers(llama, tmp_path):
+    copy = shutil.copytree(llama, tmp_path / "copy")
+    (copy / "chat_template.jinja").write_text(CHATML)
+    noted_of(copy)
+    more = copy / "additional_chat_templates"
+    more.mkdir()
+    for text in ("{{ messages[0].content }}", "{{ messages[-1].content }}"):
+        (more / "rag.jinja").write_text(text)
+        assert known_tokenizer(copy, None) is None
+        first, again = noted_of(copy)
+        assert again.reader.chat_template == first.reader.chat_template
+        assert first.reader.chat_template == {"default": CHATML, "rag": text}
+
+
+@pytest.mark.parametrize("what", ["token", "template", "templates"])
+def test_a_tokenizer_that_changed_since_is_refused_and_texts_are_read_on(what, llama, tmp_path):
+    copy = shutil.copytree(llama, tmp_path / "copy")
+    (copy / "chat_template.jinja").write_text(CHATML)
+    _, again = noted_of(copy)
+    before = again.tokens("def f(x)"), again.chat(list(TALKS[0]))
+    if what == "token":
+        file = copy / "tokenizer.json"
+        content = json.loads(file.read_text())
+        token = {**content["added_tokens"][0], "id": 300, "content": "def", "special": False}
+        content["added_tokens"].append(token)
+        file.write_text(json.dumps(content))
+    elif what == "template":
+        (copy / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    else:
+        (copy / "additional_chat_templates").mkdir()
+        (copy / "additional_chat_templates" / "rag.jinja").write_text("x")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"copy' changed since .* loaded; load it again"):
+            _ = again.tokenizer
+        assert (again.tokens("def f(x)"), again.chat(list(TALKS[0]))) == before
+
+
+def test_files_that_say_nothing_of_a_tokenizer_may_change(llama, tmp_path):
+    copy = shutil.copytree(llama, tmp_path / "copy")
+    _, again = noted_of(copy)
+    (copy / "README.md").write_text("what it is for")
+    assert isinstance(again.tokenizer, PreTrainedTokenizerFast)
+
+
+def test_a_folder_that_is_gone_is_named_where_it_is_needed(llama, tmp_path):
+    copy = shutil.copytree(llama, tmp_path / "copy")
+    (copy / "chat_template.jinja").write_text(CHATML)
+    first, again = noted_of(copy)
+    shutil.rmtree(copy)
+    assert again.tokens("def f(x)") == first.tokens("def f(x)")
+    assert again.chat(list(TALKS[0])) == first.chat(list(TALKS[0]))
+    told = "copy', which the model was loaded from, is gone, and get_tokenizer, structured outputs"
+    for ask in (
+        lambda: again.tokenizer,
+        lambda: again.chat([{"role": "user", "content": "x", "reasoning": "because"}]),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            ask()
 
 
 @pytest.mark.parametrize("why", ["split", "cut", "cleans", "own"])

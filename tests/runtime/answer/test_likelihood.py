@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from naive import plain_losses, plain_model
 from runtime.flat import EXECUTORS, executor_of
-from treadle.core.errors import CapacityError, DataError, SettingsError
+from treadle.core.errors import CapacityError, CheckpointError, DataError, SettingsError
 from treadle.model.rope import RopeLengths
 from treadle.runtime import LLM, SamplingParams
 from treadle.runtime.answer.stretches import stretches_of
@@ -172,6 +172,6 @@ def test_logits_that_are_no_numbers_are_refused_and_pages_come_back(name, llama,
     llm = LLM(llama, executor=executor)
     what, shape = ("log_probs", 2) if name == "native" else ("forward", (2, 320))
     monkeypatch.setattr(executor, what, lambda *_: np.full(shape, np.nan))
-    with pytest.raises(DataError, match="The model's logits are NaN"):
+    with pytest.raises(CheckpointError, match="The model's logits are NaN"):
         llm.log_probs([[1, 2, 3]])
     assert llm.load_report().num_free_pages == llm.load_report().num_pages

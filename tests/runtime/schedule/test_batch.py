@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from runtime.engines import SHAPE, EchoExecutor, Small, continuation
-from treadle.core.errors import CapacityError, DataError, SettingsError
+from treadle.core.errors import CapacityError, CheckpointError, SettingsError
 from treadle.runtime.request import RequestState, SamplingParams
 from treadle.runtime.schedule.limits import Limits
 from treadle.runtime.timed import TimedExecutor
@@ -319,7 +319,8 @@ def test_logits_that_are_no_numbers_are_refused():
 
     small = Small(executor=Broken)
     request = small.add("a", [1, 2, 3], 2)
-    with pytest.raises(DataError, match=r"logits are NaN \(kv_dtype is fp32\); check the weights"):
+    told = r"logits are NaN \(kv_dtype is fp32\); check the weights"
+    with pytest.raises(CheckpointError, match=told):
         small.step()
     small.batch.finish(request, "cancelled")
     assert small.pool.num_free == small.pool.num_pages

@@ -5,7 +5,13 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from treadle.core.errors import CapacityError, DataError, SettingsError, TreadleError
+from treadle.core.errors import (
+    CapacityError,
+    CheckpointError,
+    DataError,
+    SettingsError,
+    TreadleError,
+)
 
 __all__ = ["ApiError", "from_treadle"]
 
@@ -73,7 +79,9 @@ def _kind(status: int) -> str:
 
 
 def from_treadle(error: TreadleError) -> ApiError:
-    """Return an error of the runtime as one of the interface."""
+    """Return an error of the runtime as one of the interface; a model's own is the server's."""
+    if isinstance(error, CheckpointError):
+        return ApiError(500, str(error), "engine_error")
     codes = (
         (CapacityError, "capacity_exceeded"),
         (DataError, "invalid_input"),

@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from treadle.core.errors import TreadleError
 from treadle.deploy.http.bodies import CLIENT_GONE, require_json
-from treadle.deploy.http.errors import ApiError
+from treadle.deploy.http.errors import ApiError, from_treadle
 from treadle.deploy.http.served import Service
 from treadle.deploy.http.visitors import Visitors
 
@@ -155,7 +156,8 @@ def _tell(headers: MutableHeaders, told: dict[str, str]) -> None:
 
 
 async def on_api_error(request: Request, error: Exception) -> Response:
-    """Answer with an error of ours."""
+    """Answer with an error of ours, or of the runtime's that nobody below took for one."""
+    error = from_treadle(error) if isinstance(error, TreadleError) else error
     assert isinstance(error, ApiError)
     served: Service = request.app.state.served
     served.refuse(error.status)

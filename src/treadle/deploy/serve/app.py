@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from treadle.core.errors import TreadleError
 from treadle.deploy.http.errors import ApiError
 from treadle.deploy.http.gate import Gate, on_api_error, on_failure, on_gone, on_http_error
 from treadle.deploy.http.openapi import document
@@ -86,6 +87,7 @@ def make_app(serving: Serving, keys: Sequence[str], visitors: Visitors | None = 
         ],
         exception_handlers={
             ApiError: on_api_error,
+            TreadleError: on_api_error,
             HTTPException: on_http_error,
             ClientDisconnect: on_gone,
             Exception: on_failure,

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from treadle.core.errors import TreadleError
+
 if TYPE_CHECKING:
     from treadle.model.classes import Tokenizer
     from treadle.model.tokens.plain_tokenizer import PlainTokenizer
@@ -64,6 +66,8 @@ def shown_by(tokenizer: "Tokenizer | PlainTokenizer", has_tools: bool) -> Shown:
             found: Any = tokenizer.apply_chat_template(  # Any: a text
                 list(messages), tools=tools, add_generation_prompt=True, tokenize=False
             )
+        except TreadleError:
+            raise
         except Exception:  # a template raises what it likes
             return ""
         return str(found)

@@ -36,11 +36,13 @@ class PlainTemplate:
         noted: What `template_note` returned.
 
     Attributes:
+        noted: The same.
         text: The template; None where the tokenizer has none.
         arguments: What transformers' `apply_chat_template` takes for itself.
     """
 
     def __init__(self, noted: dict[str, Any]) -> None:  # Any: JSON values
+        self.noted = noted
         self.text: str | None = noted["template"]
         self.arguments: list[str] = noted["arguments"]
         self._special: dict[str, Any] = noted["special"]

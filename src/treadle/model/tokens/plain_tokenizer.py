@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
     from treadle.model.classes import Tokenizer
 
-__all__ = ["PlainTokenizer", "chat_arguments", "known_tokenizer", "note_tokenizer"]
+__all__ = ["PlainTokenizer", "chat_arguments", "is_as_noted", "known_tokenizer", "note_tokenizer"]
 
 _KIND, _MOST, _FORM = "tokenizers", 32, 1
+_TEMPLATES = "additional_chat_templates"
+"""The one folder inside a model's that transformers reads something of a tokenizer from."""
 _TEXTS = (
     "",
     " Hello,  world! It's 1234567 o'clock.\n\n\tdef f(x):\r\n    return x ** 2  ",
@@ -47,6 +49,7 @@ class PlainTokenizer:
         library: The tokenizer below.
         template: Of conversations; None where transformers is always asked.
         whole: Returns transformers' tokenizer.
+        key: Of the files that it was noted by.
     """
 
     def __init__(
@@ -54,8 +57,9 @@ class PlainTokenizer:
         library: "Library",
         template: PlainTemplate | None = None,
         whole: "Callable[[], Tokenizer] | None" = None,
+        key: str | None = None,
     ) -> None:
-        self.backend_tokenizer = library
+        self.backend_tokenizer, self.key = library, key
         self._template, self._whole = template, whole
 
     def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = False) -> _Read:
@@ -81,6 +85,15 @@ class PlainTokenizer:
         """Return the tokens that text is searched for before it is split."""
         added = self.backend_tokenizer.get_added_tokens_decoder()
         return {token.content: number for number, token in sorted(added.items())}
+
+    def is_of(self, tokenizer: "Tokenizer") -> bool:
+        """Say whether this is all that there is to a tokenizer, its template included."""
+        return (
+            _is_plain(tokenizer)
+            and self._template is not None
+            and template_note(tokenizer) == self._template.noted
+            and self.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+        )
 
     @property
     def chat_template(self) -> Any:  # Any: text, several by name, None
@@ -145,13 +158,27 @@ def known_tokenizer(
         path: The folder or file.
         whole: Returns transformers' tokenizer, for what is more than texts and tokens.
     """
-    found = noted(_KIND, _key(path))
+    key = _key(path)
+    found = noted(_KIND, key)
     if not isinstance(found, dict):
         return None
     from tokenizers import Tokenizer as Library
 
     template = None if found["chat"] is None else PlainTemplate(found["chat"])
-    return PlainTokenizer(Library.from_str(found["library"]), template, whole), found["more"]
+    return PlainTokenizer(Library.from_str(found["library"]), template, whole, key), found["more"]
+
+
+def is_as_noted(plain: PlainTokenizer, path: Path, tokenizer: "Tokenizer") -> bool:
+    """Say whether what transformers loaded after `known_tokenizer` is the same tokenizer.
+
+    It is where no file changed since, or none that tells in it, such as a README.
+
+    Args:
+        plain: As it was known.
+        path: Its folder or GGUF file.
+        tokenizer: As transformers loaded it from there.
+    """
+    return plain.key == _key(path) or plain.is_of(tokenizer)
 
 
 def note_tokenizer(path: Path, tokenizer: "Tokenizer", more: Any = None) -> None:
@@ -175,6 +202,8 @@ def note_tokenizer(path: Path, tokenizer: "Tokenizer", more: Any = None) -> None
 def _key(path: Path) -> str:
     versions = [f"{package} {version(package)}" for package in ("transformers", "tokenizers")]
     content = seen_hash(path, leaves=WEIGHTS if path.is_dir() else ())
+    if (path / _TEMPLATES).is_dir():
+        content.append([_TEMPLATES, repr(seen_hash(path / _TEMPLATES))])
     return repr((_FORM, versions, content))
 
 

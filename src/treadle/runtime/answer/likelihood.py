@@ -29,7 +29,7 @@ def log_probs(executor: Executor, rows: StepRows, pool: KeyValues, targets: Targ
     Sums over the vocabulary accumulate in float64.
 
     Raises:
-        DataError: They are no numbers.
+        CheckpointError: They are no numbers.
     """
     if isinstance(executor, _SaysLikelihoods):
         found = executor.log_probs(rows, pool, targets)

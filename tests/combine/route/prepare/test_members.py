@@ -15,7 +15,7 @@ from deploy.serve.servers import loaded, running
 from treadle.combine.route.prepare.base import Asking, PoolQuestion, Vacant
 from treadle.combine.route.prepare.local import LocalModel
 from treadle.combine.route.prepare.remote import Patience, RemoteModel
-from treadle.core.errors import SettingsError
+from treadle.core.errors import CheckpointError, SettingsError
 from treadle.model import tiny
 from treadle.runtime import LLM, SamplingParams
 from treadle.runtime.client import RefusedError
@@ -65,6 +65,14 @@ def test_a_choice_is_scored_by_the_likelihood_of_its_tokens(local, folder):
             total += float(torch.log_softmax(logits[place - 1], 0)[ids[place]])
         assert value == pytest.approx(total, rel=2e-4)  # keys and values are float16
     assert found.prompt_tokens == before
+
+
+def test_whose_logits_are_no_numbers_is_named(folder, monkeypatch):
+    local = LocalModel("here", folder, False)
+    nothing = np.full((1, 320), np.nan, np.float32)
+    monkeypatch.setattr(local._llm.executor, "forward", lambda *_: nothing)
+    with pytest.raises(CheckpointError, match=r"'here' cannot answer .* logits are NaN"):
+        list(local.replies([WRITTEN], GREEDY))
 
 
 def test_a_written_answer_is_the_runtimes_with_its_mean_probability(local, folder):

@@ -12,7 +12,7 @@ import numpy as np
 from treadle.combine.route.prepare.base import Asking, PoolQuestion, Reply
 from treadle.core.checkpoint.layered import DENSE
 from treadle.core.checkpoint.publish import carried
-from treadle.core.errors import DataError
+from treadle.core.errors import CheckpointError, DataError
 from treadle.core.result import digest
 from treadle.core.seed import stream_seed
 
@@ -45,13 +45,15 @@ class LocalModel:
 
         Raises:
             DataError: A question does not fit the model.
+            CheckpointError: The model computes no numbers.
         """
         for posed in questions:
             start = time.perf_counter()
             try:
                 found = self._chosen(posed) if posed.is_choice else self._written(posed, asking)
-            except DataError as error:
-                raise DataError(
+            except (DataError, CheckpointError) as error:
+                kind = DataError if isinstance(error, DataError) else CheckpointError
+                raise kind(
                     f"'{self.name}' cannot answer {posed.question[:60]!r}: {error} Or leave the "
                     f"model or the question out."
                 ) from error

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from treadle.core.errors import TreadleError
 from treadle.deploy.http.asked import Message, Tool
 from treadle.deploy.http.errors import ApiError
 from treadle.deploy.serve.catalogue import ServedModel
@@ -51,6 +52,7 @@ def written(model: ServedModel, talk: Talk) -> str:
 
     Raises:
         ApiError: The model has no chat template, or it refuses the messages.
+        CheckpointError: The tokenizer's files are gone or changed since the model was loaded.
     """
     _require_template(model)
     _check_values(model, talk.values)
@@ -59,6 +61,8 @@ def written(model: ServedModel, talk: Talk) -> str:
     for form in _forms(talk, model.shown(bool(talk.tools))):
         try:
             text = _render(model, talk, form)
+        except TreadleError:
+            raise
         except Exception as error:  # a template raises what it likes
             first = first or error
             continue
