@@ -40,20 +40,25 @@ def side_of(file: Path, kv: str, threads: int, source: str | None = None) -> Sid
     return Side(name, sys.executable, words, threads, source)
 
 
-def cell(sides: list[Side], prompt: list[int], count: int, rounds: int) -> dict[str, Any]:
-    """Return each side's rates behind a prompt, for `count` sequences."""
-    rows: dict[str, Any] = {}
+def prompt_rates(sides: list[Side], prompt: list[int], count: int) -> dict[str, float]:
+    """Let all sides read a prompt for `count` sequences; returns tokens a processor second."""
+    return {
+        side.name: len(prompt) / side.ask(prompt=prompt, sequences=count)["cpu_seconds"]
+        for side in sides
+    }
+
+
+def cell(sides: list[Side], count: int, rounds: int) -> dict[str, Any]:
+    """Return each side's rates behind the prompt that it read, for `count` sequences."""
+    rows: dict[str, Any] = {side.name: {"steps": []} for side in sides}
     for side in sides:
-        spent = side.ask(prompt=prompt, sequences=count)
-        rows[side.name] = {"prompt_cpu_seconds": spent["cpu_seconds"], "steps": []}
-        side.ask(steps=WARM)
+        side.ask(steps=WARM, sequences=count)
     for _ in range(rounds):
         for side in sides:
-            spent = side.ask(steps=STEPS)
+            spent = side.ask(steps=STEPS, sequences=count)
             rows[side.name]["steps"].append(spent["cpu_seconds"] / STEPS)
     for row in rows.values():
         row["tokens_per_cpu_second"] = count / statistics.median(row["steps"])
-        row["prompt_tokens_per_cpu_second"] = len(prompt) / row["prompt_cpu_seconds"]
     return rows
 
 
@@ -80,8 +85,12 @@ def sweep(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
             sides.append(llamacpp(arguments.llamacpp, str(file), arguments.threads, "llama.cpp"))
         for context in arguments.contexts:
             prompt = draws.integers(3, 49152, context).tolist()
-            for count in arguments.batches:
-                rows = cell(sides, prompt, count, arguments.rounds)
+            prompts = prompt_rates(sides, prompt, max(arguments.batches))
+            for count in sorted(arguments.batches):
+                rows = cell(sides, count, arguments.rounds)
+                if count == min(arguments.batches):
+                    for name, tokens in prompts.items():
+                        rows[name]["prompt_tokens_per_cpu_second"] = tokens
                 for kv in arguments.kv:
                     limit = ceiling(file, kv, context, count, rate)
                     rows[f"treadle {kv}"]["memory_allows"] = limit
@@ -100,7 +109,7 @@ def show(form: str, context: int, count: int, rows: dict[str, Any]) -> None:
             words += f"(memory allows {row['memory_allows']:8.1f}) "
         if peer is not None and row is not peer:
             words += f"{row['tokens_per_cpu_second'] / peer['tokens_per_cpu_second']:5.2f} x "
-        if count == 1:
+        if "prompt_tokens_per_cpu_second" in row:
             words += f"| prompt {row['prompt_tokens_per_cpu_second']:7.1f} "
             if peer is not None and row is not peer:
                 ratio = row["prompt_tokens_per_cpu_second"] / peer["prompt_tokens_per_cpu_second"]

@@ -4,7 +4,8 @@ A command is {"prompts": [[token ids]], "new_tokens": n}; all prompts come at on
 greedily by exactly n tokens. The answer holds seconds: of the wall, of this process's processors,
 and until each prompt's first token. {"windows": [[token ids]]} asks for the mean loss in nats.
 {"prompt": [token ids], "sequences": n} reads a prompt once and gives its cache, copied, to n
-sequences; {"steps": n} then lets each of them go on by n tokens, from where the prompt ended.
+sequences; {"steps": n, "sequences": m} then lets m of them go on by n tokens, from where the prompt
+ended.
 """
 
 import json
@@ -33,8 +34,8 @@ class Behind(Protocol):
     def prepare(self) -> None:
         """Make the copies."""
 
-    def step(self, tokens: int) -> None:
-        """Let every sequence go on by so many tokens behind the prompt."""
+    def step(self, tokens: int, sequences: int) -> None:
+        """Let so many sequences go on by so many tokens behind the prompt."""
 
 
 Loaded = tuple[Generate, Callable[[Tokens], float] | None, Behind | None]
@@ -65,7 +66,7 @@ def serve(load: Callable[[], Loaded]) -> None:
             if "prompt" in command:
                 behind.read(command["prompt"], command["sequences"])
             else:
-                behind.step(command["steps"])
+                behind.step(command["steps"], command["sequences"])
             spent = {
                 "seconds": time.perf_counter() - wall,
                 "cpu_seconds": time.process_time() - cpu,

@@ -86,15 +86,15 @@ class Model:
         for sequence in range(1, self._count):
             C.llama_memory_seq_cp(C.llama_get_memory(self._context), 0, sequence, -1, -1)
 
-    def step(self, tokens: int) -> None:
-        """Let every sequence go on by so many tokens behind the prompt."""
+    def step(self, tokens: int, sequences: int) -> None:
+        """Let so many sequences go on by so many tokens behind the prompt."""
         memory = C.llama_get_memory(self._context)
         for sequence in range(self._count):
             C.llama_memory_seq_rm(memory, sequence, self._length, -1)
-        last = [5] * self._count
+        last = [5] * sequences
         for place in range(self._length, self._length + tokens):
             self._run([Entry(token, place, number, True) for number, token in enumerate(last)])
-            last = [int(self._logits(row).argmax()) for row in range(self._count)]
+            last = [int(self._logits(row).argmax()) for row in range(sequences)]
 
     def _clear(self, sequences: int, length: int) -> None:
         size = sequences, -(-length // 256) * 256

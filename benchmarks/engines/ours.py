@@ -38,11 +38,11 @@ class Behind:
                 for number in range(1, self._count):
                     array[number * self._each : (number + 1) * self._each] = array[: self._each]
 
-    def step(self, tokens: int) -> None:
-        """Let every sequence go on by so many tokens behind the prompt."""
-        last = np.full(self._count, 5, np.int32)
+    def step(self, tokens: int, sequences: int) -> None:
+        """Let so many sequences go on by so many tokens behind the prompt."""
+        last = np.full(sequences, 5, np.int32)
         for place in range(tokens):
-            last = self._run(last, self._length + place, self._count).argmax(axis=1)
+            last = self._run(last, self._length + place, sequences).argmax(axis=1)
 
     def _run(self, tokens, first: int, count: int) -> np.ndarray:
         """Run rows of the first `count` sequences, as many of each, from position `first` on."""
