@@ -5,7 +5,8 @@ sequences; then all sequences go on together, token by token, by the engine's ow
 executor's forward, llama_decode), the best token of each chosen on the way. Both engines' rounds
 are interleaved; the keys and values of llama.cpp are float16, as it does by default. Seconds are
 those of the processors; beside each rate stands what memory allows: the bytes of the weights once
-and of each sequence's cache, at the measured reading rate. Prompts are timed with one sequence.
+and of each sequence's cache, at the measured reading rate. Prompts are timed with one sequence; the
+two longest say what attention alone computes, beside the measured float32 peak.
 
 --before SRC adds the runtime of another state of the sources, and without llama.cpp compares with
 it. --text adds perplexities over windows of 2k, 4k and 8k tokens for each type of cache.
@@ -62,6 +63,36 @@ def cell(sides: list[Side], count: int, rounds: int) -> dict[str, Any]:
     return rows
 
 
+def attention_rate(file: Path, first: tuple[int, float], second: tuple[int, float]) -> float:
+    """Return the operations a second of attention alone, from prompts of two lengths.
+
+    Seconds a token of a prompt are a + b n; b is attention's, which takes 4 dim operations for each
+    query head and each of n / 2 keys.
+    """
+    with open_model(file) as reader:
+        config = reader.config
+    slope = (1 / second[1] - 1 / first[1]) / (second[0] - first[0])
+    return 2 * config["num_hidden_layers"] * config["hidden_size"] / slope
+
+
+def show_attention(
+    form: str, file: Path, prompts: dict[int, dict[str, float]], peak: float
+) -> dict[str, float]:
+    """Print what the two longest prompts say of attention; returns its rates by side."""
+    if len(prompts) < 2:
+        return {}
+    (near, first), (far, second) = sorted(prompts.items())[-2:]
+    found = {}
+    for name, rate in second.items():
+        found[name] = attention_rate(file, (near, first[name]), (far, rate))
+        print(
+            f"{form} prompts of {near} and {far}: {name:13} attention {found[name] / 1e9:6.1f} "
+            f"GFLOP/s, {found[name] / peak:.2f} of the float32 peak of {peak / 1e9:.1f}",
+            flush=True,
+        )
+    return found
+
+
 def ceiling(file: Path, kv: str, context: int, count: int, rate: float) -> float:
     """Tokens a second that memory allows."""
     with open_model(file) as reader:
@@ -73,7 +104,8 @@ def ceiling(file: Path, kv: str, context: int, count: int, rate: float) -> float
 
 
 def sweep(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
-    rate = hardware.measure(refresh=True).read_bandwidth_bytes_per_second
+    machine = hardware.measure(refresh=True)
+    rate, attention = machine.read_bandwidth_bytes_per_second, {}
     draws, found = np.random.default_rng(SEED), {}
     for form in arguments.forms:
         file = work / f"smollm2.{form}.gguf"
@@ -83,9 +115,11 @@ def sweep(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
             sides.append(side_of(file, "fp32", arguments.threads, arguments.before))
         if arguments.llamacpp:
             sides.append(llamacpp(arguments.llamacpp, str(file), arguments.threads, "llama.cpp"))
+        read: dict[int, dict[str, float]] = {}
         for context in arguments.contexts:
             prompt = draws.integers(3, 49152, context).tolist()
             prompts = prompt_rates(sides, prompt, max(arguments.batches))
+            read[context] = prompts
             for count in sorted(arguments.batches):
                 rows = cell(sides, count, arguments.rounds)
                 if count == min(arguments.batches):
@@ -96,9 +130,11 @@ def sweep(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
                     rows[f"treadle {kv}"]["memory_allows"] = limit
                 found[f"{form} {context} x {count}"] = rows
                 show(form, context, count, rows)
+        peak = machine.multiply_peak_flops_per_second
+        attention[form] = show_attention(form, file, read, peak)
         for side in sides:
             side.close()
-    return {"read_bytes_per_second": rate, "cells": found}
+    return {"attention_flops_per_second": attention, "read_bytes_per_second": rate, "cells": found}
 
 
 def show(form: str, context: int, count: int, rows: dict[str, Any]) -> None:

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import logging
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from treadle.core.cache import cache_folder, locked, note, noted
+from treadle.core.cache import note, noted
 from treadle.core.checkpoint.seen import seen_hash
 from treadle.native.loader import library
 
@@ -23,10 +22,9 @@ __all__ = [
 ]
 
 _MOST = 200
-_PASSED, _PRICES, _DESCRIBED = "agreements.json", "prices.json", "described"
+_PASSED, _PRICES, _DESCRIBED = "agreements", "prices", "described"
 _DESCRIPTION = 1
 """Counts up when `native_step.described` notes something else."""
-logger = logging.getLogger(__name__)
 
 
 def sign(path: Path, form: str) -> str:
@@ -49,22 +47,23 @@ def _signature(content: Any, form: str) -> str:  # Any: what JSON holds
 
 def is_known(signature: str) -> bool:
     """Say whether a comparison of that name was passed before."""
-    return signature in _load(_PASSED)
+    return noted(_PASSED, signature) is True
 
 
 def remember(signature: str) -> None:
     """Note a comparison that was passed; the oldest ones are forgotten."""
-    _note(_PASSED, signature, None)
+    note(_PASSED, signature, True, _MOST)
 
 
 def price_of(signature: str) -> list[float] | None:
     """Return what was noted as the price of what was compared, if it was."""
-    return _load(_PRICES).get(signature)
+    found: list[float] | None = noted(_PRICES, signature)
+    return found
 
 
 def remember_price(signature: str, price: list[float]) -> None:
     """Note what the forms of weights cost a model; the oldest ones are forgotten."""
-    _note(_PRICES, signature, price)
+    note(_PRICES, signature, price, _MOST)
 
 
 def description_of(signature: str) -> Any:  # Any: a JSON value
@@ -79,26 +78,3 @@ def remember_description(signature: str, description: dict[str, Any]) -> None:
 
 def _by_transformers(signature: str) -> str:
     return f"{signature} transformers {version('transformers')} {_DESCRIPTION}"
-
-
-def _note(name: str, signature: str, value: list[float] | None) -> None:
-    file = cache_folder() / name
-    try:
-        with locked(file.with_suffix(".lock")):
-            noted = {key: old for key, old in _load(name).items() if key != signature}
-            kept = dict([*noted.items(), (signature, value)][-_MOST:])
-            fresh = file.with_suffix(".new")
-            fresh.write_text(json.dumps(list(kept) if name == _PASSED else kept, indent=1))
-            fresh.replace(file)
-    except OSError as error:
-        logger.warning("Cannot remember what was compared (%s); set TREADLE_CACHE.", error)
-
-
-def _load(name: str) -> dict[str, list[float] | None]:
-    try:
-        noted = json.loads((cache_folder() / name).read_text())
-    except (OSError, ValueError):
-        return {}
-    if isinstance(noted, list):
-        return dict.fromkeys(noted)
-    return noted if isinstance(noted, dict) else {}

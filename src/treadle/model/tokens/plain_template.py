@@ -8,7 +8,6 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,17 +58,15 @@ class PlainTemplate:
         """
         if self.text is None or not messages or not _is_plain(messages, given):
             return None
-        errors = _jinja("exceptions")
+        from jinja2.exceptions import SecurityError, TemplateSyntaxError
+
         plain = [{k: v for k, v in one.items() if v is not None} for one in messages]
         seen = {"tools": None, "documents": None, **self._special, **given}
         try:
             if self._compiled is None:
                 self._compiled = _compiled(self.text)
             return str(self._compiled.render(messages=plain, **seen))
-        except (
-            errors.SecurityError,
-            errors.TemplateSyntaxError,
-        ):  # transformers' sandbox is another one
+        except (SecurityError, TemplateSyntaxError):  # transformers' sandbox is another one
             return None
 
 
@@ -114,14 +111,11 @@ def _is_json(value: Any) -> bool:  # Any: whatever a template is to see
     return all(map(_is_json, value)) if type(value) is list else type(value) in _SCALARS
 
 
-def _jinja(part: str) -> Any:  # Any: a module
-    """Import a part of jinja, by its name: to import-linter, whoever names it draws pages."""
-    return import_module(f"jinja2.{part}")
-
-
 def _compiled(text: str) -> Any:  # Any: a template of jinja
     """Compile a template in a sandbox: it comes from whoever made the model."""
-    sandbox = _jinja("sandbox").ImmutableSandboxedEnvironment(
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    sandbox = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     sandbox.filters["tojson"] = _as_json
@@ -147,7 +141,9 @@ def _as_json(
 
 
 def _refuse(message: str) -> str:
-    raise _jinja("exceptions").TemplateError(message)
+    from jinja2.exceptions import TemplateError
+
+    raise TemplateError(message)
 
 
 def _now(form: str) -> str:
@@ -168,23 +164,23 @@ class _Dictionaries:
 
 def _names() -> type:
     """Return jinja's namespace, but for names that lead into Python's inside."""
-    refused = _jinja("exceptions").SecurityError
-    base: Any = _jinja("utils").Namespace  # Any: a class
+    from jinja2.exceptions import SecurityError
+    from jinja2.utils import Namespace
 
-    class PlainNames(base):  # type: ignore[misc]  # of a class of Any
+    class PlainNames(Namespace):
         def __init__(*given: Any, **named: Any) -> None:  # Any: of a template
             self, *rest = given
             attributes = dict(*rest, **named)
             for name in attributes:
                 _check(name)
-            base.__init__(self, attributes)
+            Namespace.__init__(self, attributes)
 
         def __setitem__(self, name: str, value: Any) -> None:  # Any: of a template
             _check(name)
-            base.__setitem__(self, name, value)
+            Namespace.__setitem__(self, name, value)
 
     def _check(name: object) -> None:
         if str(name).startswith("_"):
-            raise refused(f"Found the name '{name}' in a namespace; leave the '_' out.")
+            raise SecurityError(f"Found the name '{name}' in a namespace; leave the '_' out.")
 
     return PlainNames
