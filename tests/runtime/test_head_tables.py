@@ -200,7 +200,7 @@ def test_a_tree_behind_unequal_heads(make, architecture, name):
     rows = rows._replace(
         positions=np.asarray([30, 31, 30, 31], np.int32),
         prefix_lengths=rows.context_lengths - np.int32(4),
-        ancestors=np.asarray([0b1, 0b11, 0b100, 0b1100], np.uint64),
+        ancestors=np.asarray([[0b1], [0b11], [0b100], [0b1100]], np.uint64),
     )
     found = executor.forward(rows, text.store)
     np.testing.assert_allclose(found, np.concatenate(answers), atol=1e-4)

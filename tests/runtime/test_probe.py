@@ -100,7 +100,7 @@ def test_a_tree_of_drafts(make, name):
     prompt, branches = tokens_of(1, 30)[0].tolist(), [[11, 12], [13, 14]]
     pool, others = pool_of(executor), {}
     executor.forward(rows_of([(prompt, 0, TABLE)]), pool)
-    others = {"prefix_lengths": ints([30]), "ancestors": np.array([1, 3, 4, 12], np.uint64)}
+    others = {"prefix_lengths": ints([30]), "ancestors": np.array([[1], [3], [4], [12]], np.uint64)}
     rows = rows_of([(branches[0] + branches[1], 30, TABLE)], **others)
     rows = rows._replace(positions=ints([30, 31, 30, 31]))
     found = executor.probe(rows, pool, Probe("rows")).mass

@@ -23,13 +23,15 @@ static char *lay_out(Step *s, char *memory) {
     const Model *m = s->model;
     const Rows *rows = s->rows;
     char *rest = memory;
-    int64_t n = rows->num_rows > 4 ? rows->num_rows : 4, q = 0, kv = 0, inner = 0, room = 0;
+    int64_t n = rows->num_rows > 4 ? rows->num_rows : 4, q = 0, kv = 0, inner = 0, room = 0, partial = 0;
     for (int i = 0; i < m->num_layers; i++) {
         const Layer *l = &m->layers[i];
         q = l->q.rows > q ? l->q.rows : q;
         kv = l->k.rows > kv ? l->k.rows : kv;
         inner = l->gate.rows > inner ? l->gate.rows : inner;
-        room = attention_room(&l->heads) > room ? attention_room(&l->heads) : room;
+        int64_t own = tiles_room(&l->heads, rows->sharing), each = (int64_t)l->heads.heads * (l->heads.dim + 2);
+        room = own > room ? own : room;
+        partial = each > partial ? each : partial;
     }
     Workspace *w = &s->work;
     w->x = (float *)cut(&rest, 4 * n * m->hidden);
@@ -46,6 +48,7 @@ static char *lay_out(Step *s, char *memory) {
     int64_t widest = m->hidden > q ? m->hidden : q;
     widest = inner > widest ? inner : widest;
     w->turned = (float *)cut(&rest, 4 * (groups > last ? groups : last) * turned_size(widest));
+    w->partials = (float *)cut(&rest, rows->sharing ? 4 * partial * rows->sharing->num_partials : 0);
     for (int id = 0; id < s->team.count; id++)
         w->room[id] = (float *)cut(&rest, 4 * room);
     for (int id = 0; id < s->team.count && rows->targets; id++)
@@ -66,6 +69,18 @@ int32_t step_lanes(void) { return LANES; }
 int32_t step_offset(void) { return OFFSET; }
 
 int32_t step_threads(const Step *s) { return s->team.count; }
+
+/* Whether to measure what attention takes from now on; begins at 0. */
+void step_time(Step *s, int32_t is_timed) {
+    s->is_timed = is_timed;
+    memset(s->attention_seconds, 0, sizeof s->attention_seconds);
+}
+
+double step_attention_seconds(const Step *s) {
+    double total = 0;
+    for (int id = 0; id < s->team.count; id++) total += s->attention_seconds[id];
+    return total;
+}
 
 /* Returns 0, or 1 if there is no memory for the workspace. */
 int32_t step_run(Step *s, const Model *model, const Rows *rows) {
@@ -96,6 +111,9 @@ MIRRORS(MIRROR_STRUCT(Matrix, MATRIX_FIELDS);
         MIRROR_STRUCT(Model, MODEL_FIELDS);
         MIRROR_STRUCT(HeadTables, HEAD_TABLES_FIELDS);
         MIRROR_STRUCT(View, VIEW_FIELDS);
+        MIRROR_STRUCT(Planned, PLANNED_FIELDS);
+        MIRROR_STRUCT(Dense, DENSE_FIELDS);
+        MIRROR_STRUCT(Sharing, SHARING_FIELDS);
         MIRROR_STRUCT(Probe, PROBE_FIELDS);
         MIRROR_STRUCT(Rows, ROWS_FIELDS);
         MIRROR_STRUCT(LowRank, LOW_RANK_FIELDS);

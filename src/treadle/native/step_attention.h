@@ -13,15 +13,35 @@ typedef struct {
     int first_row;      /* rows of the segment before it do not count */
 } Mass;
 
-/* Rows that meet the same keys: up to tile_rows rows of one segment, from `first` on, in the heads of one KV head. */
+/* Rows of a tile that see the same slots of a block, because they share the pages. */
+typedef struct {
+    int32_t first_row, num_rows; /* of the tile */
+    int32_t layout;              /* the row at which their queries lie as `ranges` say */
+    int32_t first_slot, num_slots; /* of the block; whole groups, but for the last ones */
+} Piece;
+
+/* What a room must have place for, where it is more than a tile of one segment takes. */
+typedef struct {
+    int rows, layouts, pieces; /* of a tile; rows laid out; of a block */
+} Most;
+
+/* Rows that meet the cache together in the heads of one KV head. They are neighbours in one segment, or `members`. */
 typedef struct {
     const View *view;
     const Heads *heads;
     const Cache *cache;
     int segment, first, num_rows, kv_head;
+    const int32_t *members, *segments; /* rows of several segments, and the segment of every row of the step; or null */
+    const int32_t *ranges;             /* [num_ranges, 2] first and number of rows whose queries are laid out together; or null */
+    int num_ranges;
+    const int32_t *block_starts; /* into `pieces`, by blocks from `begin` on; null: all rows share all slots */
+    const Piece *pieces;
+    int begin, end;       /* slots that they meet; end 0: as far as they see */
     const float *queries; /* [rows, heads, dim] */
     float *target;        /* the same */
+    float *partial;       /* of the first row: [rows, heads, dim + 2] what they met so far, instead of a target; or null */
     float *room;          /* attention_room floats */
+    const Most *most;     /* as it was asked for */
     Mass mass;
 } Tile;
 
@@ -32,7 +52,10 @@ void attend(const Tile *tile);
 /* So many rows that keys are read seldom, so few that their scores of a block stay in the cache. */
 int tile_rows(const Heads *h);
 
-int64_t attention_room(const Heads *h);
+int64_t attention_room(const Heads *h, const Most *most);
+
+/* Puts the partial results of a row together, in their order: numbers of partials, and the first partial row of a tile. */
+void reduce(const Heads *h, const float *partials, const int32_t *numbers, int count, float *target);
 
 /* Stores a vector of `dim` numbers from `at` on, `step` apart; its scale, if it has one, at `slot`. What float16 does not
  * hold becomes NaN, as all that is computed from it: infinite scores may come out of a cap as numbers like others. */

@@ -45,8 +45,9 @@ MIRRORED(HeadTables, HEAD_TABLES_FIELDS);
     F(const int32_t *, context_lengths)                                                                                    \
     F(const int32_t *, page_starts)                                                                                        \
     F(const int32_t *, pages)                                                                                              \
-    F(const int32_t *, prefix_lengths)                                                                                     \
-    F(const uint64_t *, ancestors)                                                                                         \
+    F(const int32_t *, prefix_lengths) /* -1: the segment is causal, and its bits are not read */                          \
+    F(const uint64_t *, ancestors) /* [rows, ancestor_words] */                                                            \
+    F(int32_t, ancestor_words)                                                                                             \
     F(int32_t, dtype)                                                                                                      \
     F(int32_t, page_size)                                                                                                  \
     F(HeadTables, heads)

@@ -2,11 +2,11 @@
 
 #pragma once
 
-#include "step_attention.h"
 #include "step_lora.h"
 #include "step_matrix.h"
 #include "step_sparse.h"
 #include "step_team.h"
+#include "step_tiles.h"
 
 enum { SILU = 0, GELU = 1 };
 
@@ -76,6 +76,7 @@ typedef const float *Angles[2]; /* [rows, dim / 2] of both kinds of layers */
     F(const int32_t *, targets)           /* tokens whose log-probabilities are asked for; null: logits are */             \
     F(const int32_t *, target_starts)     /* [wanted + 1] where those of each wanted row begin */                          \
     F(float *, out)                       /* [wanted, vocab], or [wanted, hidden], or [targets] */                         \
+    F(const Sharing *, sharing)           /* who meets the cache together; null: each segment by itself */                 \
     F(const Probe *, probe)               /* or null */                                                                    \
     F(const LowRank *const *, adapters)   /* of each adapter: [layers, NUM_TARGETS] */                                     \
     F(const Run *, runs)                  /* the rows that have one */                                                     \
@@ -101,6 +102,7 @@ typedef struct {
     Activations inner; /* [rows, inner] */
     float *low[NUM_TARGETS]; /* [rows, max_rank] */
     float *turned;           /* [groups, turned_size] */
+    float *partials;         /* [num_partials, heads, dim + 2] */
     float *room[MAX_TEAM];
     float *tile[MAX_TEAM]; /* [wanted, TILE] logits */
     Part *parts;           /* [wanted, tiles] */
@@ -113,9 +115,22 @@ typedef struct {
     const Model *model;
     const Rows *rows;
     Workspace work;
+    int is_timed;
+    double attention_seconds[MAX_TEAM]; /* of the members' processors, in steps that are timed */
 } Step;
 
+INLINE int is_coded(const Matrix *m) { return m->type >= Q8; }
+
+INLINE void quantise_row(Activations *x, int row, int cols, int begin, int end) {
+    int64_t blocks = cols / BLOCK;
+    quantise(x->values + (int64_t)row * cols, x->codes + (int64_t)row * cols, x->scales + row * blocks,
+             x->sums + row * blocks, x->totals + row * blocks, begin, end);
+}
+
 #pragma GCC visibility push(hidden)
+
+/* Attention of all rows in a layer, as member `id` does its share. */
+void attend_all(Step *s, int id, int layer);
 
 /* All of a step, as member `id` of its team does it. */
 void walk(Team *team, int id);

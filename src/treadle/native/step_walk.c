@@ -2,14 +2,6 @@
 
 #include "step_likelihood.h"
 
-static int is_coded(const Matrix *m) { return m->type >= Q8; }
-
-static void quantise_row(Activations *x, int row, int cols, int begin, int end) {
-    int64_t blocks = cols / BLOCK;
-    quantise(x->values + (int64_t)row * cols, x->codes + (int64_t)row * cols, x->scales + row * blocks,
-             x->sums + row * blocks, x->totals + row * blocks, begin, end);
-}
-
 static void normalise(const float *x, const float *weight, float *target, int size, const Model *m) {
     floats squares = {0};
     int c = 0;
@@ -166,48 +158,6 @@ static void place(Step *s, int id, int layer) {
             keep(to->values, to->value_scales, at * dim, 1, at, s->work.v + from, dim, m->kv_dtype);
             to->positions[at] = rows->view.positions[r];
         }
-    }
-}
-
-/* Where the weights of a KV head go, if somebody looks at this segment. */
-static Mass mass_of(const Step *s, int layer, int segment, int kv_head) {
-    const Probe *p = s->rows->probe;
-    if (!p || !p->mass || p->segment != segment) return (Mass){0};
-    const Heads *h = &s->model->layers[layer].heads;
-    int head = kv_head * (h->heads / h->kv_heads);
-    for (int before = 0; before < layer; before++) head += s->model->layers[before].heads.heads;
-    int64_t row_stride = p->is_by_row ? p->num_heads * p->num_slots : 0;
-    return (Mass){p->mass + head * p->num_slots, p->num_slots, row_stride, p->first_row};
-}
-
-/* Attends with a share of the tiles. Where weights add up, all tiles of a head are one member's. */
-static void attend_all(Step *s, int id, int layer) {
-    const Rows *rows = s->rows;
-    const Layer *l = &s->model->layers[layer];
-    const Heads *h = &l->heads;
-    int group = h->heads / h->kv_heads, width = h->heads * h->dim, task = 0;
-    int can_quantise = is_coded(&l->o) && group * h->dim % BLOCK == 0;
-    Tile tile = {&rows->view, h, &s->model->caches[layer], .queries = s->work.q, .target = s->work.mixed.values,
-                 .room = s->work.room[id]};
-    for (tile.segment = 0; tile.segment < rows->num_segments; tile.segment++) {
-        int stop = rows->view.row_starts[tile.segment + 1];
-        for (int first = rows->view.row_starts[tile.segment], end; first < stop; first = end) {
-            end = first + tile_rows(h) < stop ? first + tile_rows(h) : stop;
-            tile.first = first;
-            tile.num_rows = end - first;
-            for (int head = 0; head < h->kv_heads; head++, task++) {
-                tile.kv_head = head;
-                tile.mass = mass_of(s, layer, tile.segment, head);
-                if ((tile.mass.to ? head : task) % s->team.count != id) continue;
-                attend(&tile);
-                int from = head * group * h->dim / BLOCK, to = (head + 1) * group * h->dim / BLOCK;
-                for (int r = first; can_quantise && r < end; r++) quantise_row(&s->work.mixed, r, width, from, to);
-            }
-        }
-    }
-    if (is_coded(&l->o) && !can_quantise) {
-        meet(&s->team);
-        for (int r = id; r < rows->num_rows; r += s->team.count) quantise_row(&s->work.mixed, r, width, 0, width / BLOCK);
     }
 }
 

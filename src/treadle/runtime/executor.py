@@ -15,7 +15,6 @@ from treadle.runtime import head_windows
 from treadle.runtime.cache.pages import KeyValues
 
 __all__ = [
-    "MAX_TAIL",
     "AdapterRun",
     "Executor",
     "HeadTables",
@@ -28,8 +27,6 @@ __all__ = [
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
-MAX_TAIL = 64
-"""Context slots that an ancestor bitmask covers."""
 _RUN_ROWS = 16
 """Rows of an adapter's run at most, so that threads can share a long prompt."""
 
@@ -110,7 +107,8 @@ class Segment(NamedTuple):
     context_length: int
     """Slots that the request has after this step's writes, these rows among them."""
     prefix_length: int
-    """Slots at the start of the context that every row of the segment sees."""
+    """Slots at the start of the context that every row of the segment sees; all where it is
+    causal."""
     pages: Ints
     """[pages] in the order of the context: slot i of the context stands in pages[i // page_size]
     at offset i % page_size."""
@@ -131,8 +129,9 @@ class StepRows(NamedTuple):
     *Visibility.* Row r (number i in its segment) sees slot j of its segment's context
 
     - without `ancestors`: if j <= context_length - num_rows + i (causal);
-    - with `ancestors`: if j < prefix_length, or bit j - prefix_length of ancestors[r] is set. The
-      row's own bit is set by the caller. At most `MAX_TAIL` slots follow the prefix.
+    - with `ancestors`, unless the segment's prefix_length is -1: if j < prefix_length, or bit
+      j - prefix_length of ancestors[r] is set (bit b is bit b % 64 of word b // 64). The row's own
+      bit is set by the caller.
 
     In a layer with a sliding window also position(row) - position(slot) < window must hold.
     The position of a slot is read from the pool's `positions`, which the executor writes along with
@@ -159,9 +158,9 @@ class StepRows(NamedTuple):
     wanted: Ints
     """[wanted] ascending rows whose logits are needed."""
     prefix_lengths: Ints | None = None
-    """[segments]; given with `ancestors`."""
+    """[segments]; given with `ancestors`; -1: the segment is causal, and its bits are not read."""
     ancestors: npt.NDArray[np.uint64] | None = None
-    """[rows]"""
+    """[rows, words], as many as the longest tail behind a prefix has bits."""
     heads: HeadTables | None = None
     adapters: Ints | None = None
     """[segments] slot of each request's adapter, -1 for none."""
@@ -198,14 +197,15 @@ class StepRows(NamedTuple):
         for index in range(len(self.context_lengths)):
             first, last = int(self.row_starts[index]), int(self.row_starts[index + 1])
             context = int(self.context_lengths[index])
-            prefix = context if self.prefix_lengths is None else int(self.prefix_lengths[index])
+            prefix = -1 if self.prefix_lengths is None else int(self.prefix_lengths[index])
+            is_tree = self.ancestors is not None and prefix >= 0
             yield Segment(
                 first,
                 last - first,
                 context,
-                prefix,
+                prefix if is_tree else context,
                 self.pages[self.page_starts[index] : self.page_starts[index + 1]],
-                None if self.ancestors is None else self.ancestors[first:last],
+                self.ancestors[first:last] if is_tree and self.ancestors is not None else None,
             )
 
 

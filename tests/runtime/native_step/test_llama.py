@@ -122,7 +122,7 @@ def test_a_tree_sees_its_ancestors_only(step):
     tokens = prefix + left + right
     positions = [*range(5), 5, 6, 5, 6]
     slots = [table[j // PAGE] * PAGE + j % PAGE for j in range(9)]
-    bits = [0b1, 0b11, 0b100, 0b1100]
+    bits = [[0b1], [0b11], [0b100], [0b1100]]
     pool = pool_of(step)
     step.forward(rows_of([(prefix, 0, table)]), pool)
     arrays = [tokens[5:], positions[5:], slots[5:], [0, 4], [9], [0, 2], table, range(4)]

@@ -65,7 +65,7 @@ def test_a_tree_equals_its_paths_one_by_one(tiny_model, architecture):
         while parents[path[0]] is not None:
             path.insert(0, parents[path[0]])
         paths.append(path)
-    bits = np.asarray([sum(1 << n for n in path) for path in paths], np.uint64)
+    bits = np.asarray([[sum(1 << n for n in path)] for path in paths], np.uint64)
     positions = [30 + len(path) - 1 for path in paths]
     step = rows_from(
         tree, positions, slots[30:], 34, pages, prefix_lengths=ints(30), ancestors=bits

@@ -32,6 +32,7 @@ from treadle.runtime.native_step.described import ACTIVATIONS, LLAMA_LIKE, Descr
 from treadle.runtime.native_step.experts import NativeExperts, TensorPlaces
 from treadle.runtime.native_step.looking import ProbeRoom
 from treadle.runtime.native_step.rope import turn
+from treadle.runtime.native_step.sharing import NativeSharing
 from treadle.runtime.native_step.structs import (
     MIRRORS,
     ROLES,
@@ -86,6 +87,7 @@ class LlamaStep:
             )
         self._kernel = kernel
         self._kernel.step_open.restype = ctypes.c_void_p
+        self._kernel.step_attention_seconds.restype = ctypes.c_double
         layout = PackedLayout(kernel.step_lanes(), kernel.step_offset())
         self.weights = HeldWeights(form, layout, is_finite=known is not None)
         with open_model(folder) as reader:
@@ -93,6 +95,10 @@ class LlamaStep:
             self.described = known or ask(reader, config)
             self._load(reader, form, config)
             self.weights.warn(reader)
+        self.sharing = NativeSharing(
+            layout.lanes, max(layer.heads.heads // layer.heads.kv_heads for layer in self._layers)
+        )
+        """Which rows meet the cache together."""
         self._adapters = NativeAdapters(self._layers, ROLES)
         self._experts = NativeExperts(self._places, layout.lanes)
         wanted = num_threads or hardware.usable_physical_cores()
@@ -103,6 +109,15 @@ class LlamaStep:
     def num_threads(self) -> int:
         """How many threads share each step."""
         return int(self._kernel.step_threads(self._step))
+
+    def time_attention(self, is_timed: bool) -> float:
+        """Measure what attention takes from now on, or no more; returns what it took so far.
+
+        Seconds of all threads' processors since they were asked for last.
+        """
+        found = float(self._kernel.step_attention_seconds(self._step))
+        self._kernel.step_time(self._step, ctypes.c_int32(is_timed))
+        return found
 
     @property
     def weight_bytes(self) -> int:
@@ -206,6 +221,7 @@ class LlamaStep:
             *(rows.positions, rows.row_starts, rows.context_lengths),
             *(rows.page_starts, rows.pages, rows.prefix_lengths),
             rows.ancestors,
+            0 if rows.ancestors is None else rows.ancestors.shape[1],
             _KV_TYPES[pool.dtype],
             pool.page_size,
             self._heads_of(rows),
@@ -221,6 +237,7 @@ class LlamaStep:
             wants_hidden,
             *(targets or (None, None)),
             out,
+            None if room is not None else self.sharing.of(rows, pool.page_size),
             None if room is None else room.struct,
             *self._adapters.call(rows),
             *self._experts.call(rows),

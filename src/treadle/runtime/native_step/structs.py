@@ -14,16 +14,19 @@ __all__ = [
     "NUM_NORMS",
     "ROLES",
     "Cache",
+    "Dense",
     "GroupRows",
     "HeadTables",
     "Heads",
     "Layer",
     "LowRank",
     "Model",
+    "Planned",
     "Probe",
     "Rows",
     "Run",
     "Shares",
+    "Sharing",
     "Sparse",
     "View",
 ]
@@ -112,11 +115,52 @@ class View(OwningStructure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in (*_PLACES, "ancestors")),
+        ("ancestor_words", ctypes.c_int32),
         ("dtype", ctypes.c_int32),
         ("page_size", ctypes.c_int32),
         ("heads", HeadTables),
     )
     _points_to_ = (("i4", _PLACES), ("u8", ("ancestors",)))
+
+
+class Planned(OwningStructure):
+    """Rows that meet slots of the cache together."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int32)
+        for name in (
+            *("first", "num_rows", "first_range", "num_ranges"),
+            *("first_block", "begin", "end", "partial"),
+        )
+    )
+
+
+class Dense(OwningStructure):
+    """A tree whose rows meet all of its slots."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int32)
+        for name in ("first", "num_rows", "first_page", "num_slots", "first_mask")
+    )
+
+
+_SHARED = ("members", "segments", "ranges", "block_starts", "pieces")
+
+
+class Sharing(OwningStructure):
+    """Who meets the cache together in a step."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in (*_SHARED, "tiles", "partial_starts", "partials")),
+        *((name, ctypes.c_void_p) for name in ("dense", "dense_pages", "mask")),
+        *((n, ctypes.c_int32) for n in ("num_tiles", "num_dense", "num_partials")),
+        *((n, ctypes.c_int32) for n in ("dense_numbers", "most_rows")),
+        *((n, ctypes.c_int32) for n in ("most_layouts", "most_pieces")),
+    )
+    _points_to_ = (
+        ("i4", (*_SHARED[:-1], "partial_starts", "partials", "dense_pages")),
+        ("f4", ("mask",)),
+    )
 
 
 class Probe(OwningStructure):
@@ -188,6 +232,7 @@ class Rows(OwningStructure):
         ("sines", ctypes.c_void_p * 2),
         *((n, ctypes.c_int32) for n in ("num_rows", "num_segments", "num_wanted", "wants_hidden")),
         *((name, ctypes.c_void_p) for name in ("targets", "target_starts", "out")),
+        ("sharing", ctypes.c_void_p),
         ("probe", ctypes.c_void_p),
         ("adapters", ctypes.c_void_p),
         ("runs", ctypes.c_void_p),
@@ -205,6 +250,6 @@ class Rows(OwningStructure):
 
 
 MIRRORS = (
-    *(Matrix, Heads, Layer, Cache, Model, HeadTables, View, Probe, LowRank, Run),
-    *(Sparse, GroupRows, Shares, Rows),
+    *(Matrix, Heads, Layer, Cache, Model, HeadTables, View, Planned, Dense),
+    *(Sharing, Probe, LowRank, Run, Sparse, GroupRows, Shares, Rows),
 )

@@ -93,7 +93,8 @@ def _of_tree(segment: Segment, slot: "torch.Tensor", length: "torch.Tensor") -> 
 
     assert segment.ancestors is not None
     tail = segment.context_length - segment.prefix_length
-    bits = (segment.ancestors[:, None] >> np.arange(tail, dtype=np.uint64)) & np.uint64(1)
+    octets = np.ascontiguousarray(segment.ancestors).view(np.uint8)
+    bits = np.unpackbits(octets, axis=1, count=tail, bitorder="little")
     seen = torch.from_numpy(bits.astype(np.bool_)).to(slot.device)
     behind = (slot - (length - tail)).expand(*length.shape[:-2], len(seen), len(slot))
     found = seen.expand(*behind.shape[:-1], tail).gather(-1, behind.clamp(0, tail - 1))

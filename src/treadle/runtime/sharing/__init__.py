@@ -1,0 +1,1 @@
+"""What rows of a step share of the cache: found in their page tables, planned, and counted."""
