@@ -88,22 +88,31 @@ static void enter_whole(Pass *p, int first) {
     }
 }
 
+/* Looks a piece of the block at `first` up, and what its rows meet after it. */
+static void enter_piece(Pass *p, int first, Piece piece) {
+    int context = 0, at = first + piece.first_slot, after = at + SLOTS;
+    Places *now = p->places + 2 * p->num_found, *next = now + 1;
+    for (int r = piece.first_row; r < piece.first_row + piece.num_rows; r++)
+        context = p->sights[r].context > context ? p->sights[r].context : context;
+    if (piece.num_slots > context - at) piece.num_slots = context - at; /* what lies beyond it holds no numbers */
+    if (piece.num_slots <= 0) return;
+    find(&p->sights[piece.first_row].plane, at, piece.num_slots, now);
+    int has_next = after + piece.num_slots <= p->sights[piece.first_row].context;
+    if (has_next) find(&p->sights[piece.first_row].plane, after, piece.num_slots, next);
+    p->found[p->num_found++] = (Found){piece, now, has_next ? next : NULL};
+}
+
 static void enter_block(Pass *p, int first) {
     const Tile *t = p->tile;
-    if (!t->pieces) {
-        enter_whole(p, first);
-    } else {
-        const int32_t *starts = t->block_starts + (first - t->begin) / SLOTS;
-        p->num_found = starts[1] - starts[0];
-        for (int i = 0; i < p->num_found; i++) {
-            const Piece *piece = t->pieces + starts[0] + i;
-            const Sight *s = p->sights + piece->first_row;
-            int at = first + piece->first_slot, after = at + SLOTS;
-            Places *now = p->places + 2 * i, *next = now + 1;
-            find(&s->plane, at, piece->num_slots, now);
-            if (after + piece->num_slots <= s->context) find(&s->plane, after, piece->num_slots, next);
-            p->found[i] = (Found){*piece, now, after + piece->num_slots <= s->context ? next : NULL};
-        }
+    int block = first / SLOTS;
+    p->num_found = 0;
+    if (!t->tails) enter_whole(p, first);
+    for (int i = 0; t->tails && block < t->num_blocks && i < t->block_starts[block + 1] - t->block_starts[block]; i++)
+        enter_piece(p, first, t->pieces[t->block_starts[block] + i]);
+    for (int i = 0; t->tails && i < t->num_tails; i++) {
+        const Tail *tail = t->tails + i;
+        int begin = tail->begin > first ? tail->begin - first : 0;
+        if (begin < SLOTS) enter_piece(p, first, (Piece){tail->first_row, tail->num_rows, tail->layout, begin, SLOTS - begin});
     }
     memset(p->extents, 0, sizeof(int32_t) * t->num_rows);
     for (int i = 0; i < p->num_found; i++) {

@@ -17,8 +17,13 @@ typedef struct {
 typedef struct {
     int32_t first_row, num_rows; /* of the tile */
     int32_t layout;              /* the row at which their queries lie as `ranges` say */
-    int32_t first_slot, num_slots; /* of the block; whole groups, but for the last ones */
+    int32_t first_slot, num_slots; /* of the block, in whole groups */
 } Piece;
+
+/* Rows of a tile that share with no others what lies from a slot on: those of one segment. */
+typedef struct {
+    int32_t first_row, num_rows, layout, begin;
+} Tail;
 
 /* What a room must have place for, where it is more than a tile of one segment takes. */
 typedef struct {
@@ -34,8 +39,10 @@ typedef struct {
     const int32_t *members, *segments; /* rows of several segments, and the segment of every row of the step; or null */
     const int32_t *ranges;             /* [num_ranges, 2] first and number of rows whose queries are laid out together; or null */
     int num_ranges;
-    const int32_t *block_starts; /* into `pieces`, by blocks from `begin` on; null: all rows share all slots */
+    const int32_t *block_starts; /* [num_blocks + 1] into `pieces`, by blocks from slot 0 on */
     const Piece *pieces;
+    const Tail *tails;           /* null: all rows share all slots */
+    int num_blocks, num_tails;
     int begin, end;       /* slots that they meet; end 0: as far as they see */
     const float *queries; /* [rows, heads, dim] */
     float *target;        /* the same */

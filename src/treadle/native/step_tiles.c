@@ -88,7 +88,10 @@ static void attend_together(Step *s, int id, Tile tile) {
         tile.num_ranges = planned->num_ranges;
         tile.ranges = planned->num_ranges ? sharing->ranges + 2 * planned->first_range : NULL;
         tile.block_starts = sharing->block_starts + planned->first_block;
-        tile.pieces = planned->first_block < 0 ? NULL : sharing->pieces;
+        tile.num_blocks = planned->num_blocks;
+        tile.pieces = sharing->pieces;
+        tile.num_tails = planned->num_tails;
+        tile.tails = planned->num_tails ? sharing->tails + planned->first_tail : NULL;
         tile.begin = planned->begin;
         tile.end = planned->end;
         tile.partial = planned->partial < 0 ? NULL : s->work.partials + partial;

@@ -11,7 +11,10 @@
     F(int32_t, num_rows)                                                                                                   \
     F(int32_t, first_range) /* of its `ranges` */                                                                          \
     F(int32_t, num_ranges)  /* 0: all rows are laid out together */                                                        \
-    F(int32_t, first_block) /* of its `block_starts`; -1: all rows share all slots */                                      \
+    F(int32_t, first_block) /* of its `block_starts` */                                                                    \
+    F(int32_t, num_blocks)                                                                                                 \
+    F(int32_t, first_tail)  /* of its `tails` */                                                                           \
+    F(int32_t, num_tails)   /* 0: all rows share all slots */                                                              \
     F(int32_t, begin)                                                                                                      \
     F(int32_t, end)         /* slots that it meets; end 0: as far as its rows see */                                       \
     F(int32_t, partial)     /* number of its first row's partial result; -1: it has whole ones */
@@ -32,6 +35,7 @@ MIRRORED(Dense, DENSE_FIELDS);
     F(const int32_t *, ranges)          /* [ranges, 2] first and number of a tile's rows that are laid out together */     \
     F(const int32_t *, block_starts)    /* into pieces */                                                                  \
     F(const Piece *, pieces)                                                                                               \
+    F(const Tail *, tails)                                                                                                 \
     F(const Planned *, tiles)                                                                                              \
     F(const int32_t *, partial_starts)  /* [rows + 1] into `partials`; null: there are none */                             \
     F(const int32_t *, partials)        /* numbers of each row's partial results */                                        \

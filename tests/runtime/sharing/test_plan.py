@@ -7,8 +7,9 @@ from runtime.sharing.grown import filled, grown, step_of
 from treadle.native.loader import library
 from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.sharing.plan import EXACT, MODES
+from treadle.runtime.transformers_step.generic import GenericExecutor
 
-pytestmark = pytest.mark.skipif(library("step") is None, reason="needs a C compiler")
+needs_kernel = pytest.mark.skipif(library("step") is None, reason="needs a C compiler")
 
 MODELS = {
     "llama": ("llama", {}),
@@ -27,17 +28,43 @@ MODELS = {
 
 def outcome(step: LlamaStep, mode: str, seed: int, size: int, kv: str, rows: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    branches = grown(rng, size, max(1, 400 // size), 20, rows)
+    branches = grown(rng, size, max(3, 400 // size), 20, rows)
     call = step_of(branches, size, rng, step.shape.vocab_size)
     pool = filled(step.shape, branches, size, kv, rng)
-    step.sharing.mode = mode
+    step.tree_attention = mode
     found = step.forward(call, pool)
-    assert (step.sharing.last is None) == (mode == "path")
+    assert mode == "auto" or (step.sharing.last is None) == (mode == "path")
     return found
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("size", "kv", "rows"), [(16, "fp32", 1), (16, "int8", 4), (32, "fp16", 3), (256, "fp32", 2)])
+@pytest.mark.parametrize(("size", "kv", "rows"), [(16, "fp32", 4), (3, "int8", 1)])
+def test_the_generic_step_gives_what_each_path_gives(name, size, kv, rows, tiny_model):
+    kind, overrides = MODELS[name]
+    folder = tiny_model(kind, max_position_embeddings=8192, **overrides)
+    step = GenericExecutor.from_folder(folder)
+    rng = np.random.default_rng(1)
+    branches = grown(rng, size, 400 // size, 12, rows)
+    call = step_of(branches, size, rng, step.shape.vocab_size)
+    found = {}
+    for mode in MODES:
+        step.tree_attention = mode
+        pool = filled(step.shape, branches, size, kv, np.random.default_rng(2))
+        found[mode] = step.forward(call, pool)
+    for mode in MODES:
+        most = (1e-3 if kv == "int8" else 2e-5) * np.abs(found["path"]).max()
+        np.testing.assert_allclose(found[mode], found["path"], atol=most)
+    if size == 16 and library("step") is not None:
+        native = LlamaStep(folder, "fp32", 1)
+        own = native.forward(call, filled(step.shape, branches, size, kv, np.random.default_rng(2)))
+        np.testing.assert_allclose(own, found["path"], atol=1e-3)
+        native.close()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("size", "kv", "rows"), [(16, "fp32", 1), (16, "int8", 4), (32, "fp16", 3), (256, "fp32", 2)]
+)
 def test_every_mode_gives_what_each_path_gives(name, size, kv, rows, tiny_model):
     kind, overrides = MODELS[name]
     step = LlamaStep(tiny_model(kind, max_position_embeddings=8192, **overrides), "fp32", 2)
@@ -48,5 +75,7 @@ def test_every_mode_gives_what_each_path_gives(name, size, kv, rows, tiny_model)
             if mode in EXACT:
                 assert np.array_equal(found, expected), mode
             else:
-                np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+                # Of another order of sums; what is written may round to another code.
+                most = (2e-5 if kv == "fp32" else 1e-3) * np.abs(expected).max()
+                np.testing.assert_allclose(found, expected, atol=most)
     step.close()

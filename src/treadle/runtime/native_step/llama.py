@@ -95,9 +95,8 @@ class LlamaStep:
             self.described = known or ask(reader, config)
             self._load(reader, form, config)
             self.weights.warn(reader)
-        self.sharing = NativeSharing(
-            layout.lanes, max(layer.heads.heads // layer.heads.kv_heads for layer in self._layers)
-        )
+        heads = [layer.heads for layer in self._layers]
+        self.sharing = NativeSharing(kernel, layout.lanes, heads)
         """Which rows meet the cache together."""
         self._adapters = NativeAdapters(self._layers, ROLES)
         self._experts = NativeExperts(self._places, layout.lanes)
@@ -109,6 +108,15 @@ class LlamaStep:
     def num_threads(self) -> int:
         """How many threads share each step."""
         return int(self._kernel.step_threads(self._step))
+
+    @property
+    def tree_attention(self) -> str:
+        """How rows that share pages attend: one of `sharing.plan.MODES`."""
+        return self.sharing.mode
+
+    @tree_attention.setter
+    def tree_attention(self, mode: str) -> None:
+        self.sharing.mode = mode
 
     def time_attention(self, is_timed: bool) -> float:
         """Measure what attention takes from now on, or no more; returns what it took so far.
@@ -237,7 +245,7 @@ class LlamaStep:
             wants_hidden,
             *(targets or (None, None)),
             out,
-            None if room is not None else self.sharing.of(rows, pool.page_size),
+            None if room is not None else self.sharing.of(rows, pool),
             None if room is None else room.struct,
             *self._adapters.call(rows),
             *self._experts.call(rows),

@@ -130,7 +130,8 @@ class Planned(OwningStructure):
         (name, ctypes.c_int32)
         for name in (
             *("first", "num_rows", "first_range", "num_ranges"),
-            *("first_block", "begin", "end", "partial"),
+            *("first_block", "num_blocks", "first_tail", "num_tails"),
+            *("begin", "end", "partial"),
         )
     )
 
@@ -144,7 +145,7 @@ class Dense(OwningStructure):
     )
 
 
-_SHARED = ("members", "segments", "ranges", "block_starts", "pieces")
+_SHARED = ("members", "segments", "ranges", "block_starts", "pieces", "tails")
 
 
 class Sharing(OwningStructure):
@@ -158,7 +159,7 @@ class Sharing(OwningStructure):
         *((n, ctypes.c_int32) for n in ("most_layouts", "most_pieces")),
     )
     _points_to_ = (
-        ("i4", (*_SHARED[:-1], "partial_starts", "partials", "dense_pages")),
+        ("i4", (*_SHARED[:4], "partial_starts", "partials", "dense_pages")),
         ("f4", ("mask",)),
     )
 

@@ -1,15 +1,28 @@
 """From the trees of a step to tiles: which rows meet which slots of the cache together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from treadle.runtime.executor import Ints, StepRows
-from treadle.runtime.sharing.trees import Run, Span, cascade, runs_of, spans_of
+from treadle.runtime.sharing.cost import Costs
+from treadle.runtime.sharing.flat import flattened
+from treadle.runtime.sharing.trees import Run, Span, cascade, spans_of
 
-__all__ = ["MODES", "SLOTS", "DenseTree", "Plan", "PlannedTile", "plan", "plan_runs", "require_mode"]
+__all__ = [
+    "EXACT",
+    "MODES",
+    "SLOTS",
+    "DenseTree",
+    "Plan",
+    "PlannedTile",
+    "most_rows_of",
+    "plan_runs",
+    "worth",
+]
 
 SLOTS = 128
 """Slots of a block: attention adds up block by block, and what a row sums up begins anew there."""
@@ -17,9 +30,9 @@ QUERIES = 48
 """Query vectors that meet a block together."""
 CHUNK = 512
 """Slots of a chunk of a node."""
-MODES = ("flatten", "cascade", "node", "node_chunk", "path", "dense")
+MODES = ("auto", "flatten", "cascade", "node", "node_chunk", "path", "dense")
 """Ways to attend over a tree."""
-EXACT = ("flatten", "cascade", "path")
+EXACT = ("auto", "flatten", "cascade", "path")
 """Those in which a row's numbers are the same to the last bit, whatever it shares."""
 
 
@@ -30,7 +43,10 @@ class PlannedTile(NamedTuple):
     num_rows: int
     first_range: int = 0
     num_ranges: int = 0
-    first_block: int = -1
+    first_block: int = 0
+    num_blocks: int = 0
+    first_tail: int = 0
+    num_tails: int = 0
     begin: int = 0
     end: int = 0
     partial: int = -1
@@ -56,6 +72,8 @@ class Plan(NamedTuple):
     block_starts: Ints
     pieces: Ints
     """[pieces, 5] first row and rows of the tile, layout, first slot and slots of the block."""
+    tails: Ints
+    """[tails, 4] first row and rows of the tile, layout, first slot."""
     tiles: list[PlannedTile]
     partial_starts: Ints | None
     partials: Ints
@@ -78,11 +96,13 @@ class _Draft:
 
     def __init__(self, rows: StepRows, page_size: int, most_rows: int) -> None:
         self.rows, self.page_size, self.most_rows = rows, page_size, most_rows
+        self.row_starts: list[int] = rows.row_starts.tolist()
         self.members: list[int] = []
         self.tiles: list[PlannedTile] = []
         self.ranges: list[tuple[int, int]] = []
         self.block_starts: list[Ints] = []
         self.pieces: list[Ints] = []
+        self.tails: list[tuple[int, int, int, int]] = []
         self.num_starts = self.num_pieces = self.num_partials = 0
         self.partials: dict[int, list[int]] = {}
         self.dense: list[DenseTree] = []
@@ -92,8 +112,7 @@ class _Draft:
         self.longest = most_rows
 
     def rows_in(self, segment: int) -> range:
-        starts = self.rows.row_starts
-        return range(int(starts[segment]), int(starts[segment + 1]))
+        return range(self.row_starts[segment], self.row_starts[segment + 1])
 
     def take(self, members: Sequence[int]) -> int:
         """Note down rows of a tile, and return where they stand."""
@@ -117,27 +136,40 @@ class _Draft:
         return span.begin * self.page_size, end
 
 
-def plan(rows: StepRows, page_size: int, lanes: int, group: int, mode: str) -> Plan | None:
-    """Plan a step, or return None where no segments share anything, or each is to stand by itself.
+def most_rows_of(group: int) -> int:
+    """Return how many rows may meet slots together where a KV head has `group` query heads."""
+    return max(1, QUERIES // group)
 
-    Args:
-        rows: Of the step.
-        page_size: Tokens of a page; where no whole number of vectors fits, nothing is shared.
-        lanes: Numbers of a vector.
-        group: Query heads of a KV head, at most.
-        mode: One of `MODES`.
-    """
-    most_rows = max(1, QUERIES // group)
-    if mode == "path" or page_size % lanes:
-        return None
-    runs = runs_of(rows, most_rows)
-    return plan_runs(rows, runs, page_size, most_rows, mode) if runs else None
+
+def worth(
+    rows: StepRows, run: Run, page_size: int, most_rows: int, costs: Costs, num_heads: int
+) -> bool:
+    """Say whether a tree saves more seconds in `num_heads` KV heads than its plan costs."""
+    draft = _Draft(rows, page_size, most_rows)
+    tiles = _tiles(draft, run)
+    saved = sum(_best(draft, run, first, last, costs)[0] for first, last in tiles)
+    return saved * num_heads > costs.plan_seconds(run)
 
 
 def plan_runs(
-    rows: StepRows, runs: Sequence[Run], page_size: int, most_rows: int, mode: str
+    rows: StepRows,
+    runs: Sequence[Run],
+    page_size: int,
+    most_rows: int,
+    mode: str,
+    costs: Costs | None = None,
 ) -> Plan:
-    """Plan a step whose trees are known."""
+    """Plan a step.
+
+    Args:
+        rows: Of the step.
+        runs: Its trees.
+        page_size: Tokens of a page.
+        most_rows: That may meet slots together.
+        mode: One of `MODES`, but path. A plan by one of `EXACT` holds for later steps, too, while
+            the same segments share the same pages: tails end where their texts do.
+        costs: By which auto chooses.
+    """
     draft = _Draft(rows, page_size, most_rows)
     in_trees = {segment for run in runs for segment in run.segments}
     for segment in range(len(rows.context_lengths)):
@@ -146,14 +178,27 @@ def plan_runs(
     for run in runs:
         if mode == "dense":
             _add_dense(draft, run)
-        elif mode in ("flatten", "cascade"):
+        elif mode in EXACT:
             for first, last in _tiles(draft, run):
-                spans = (spans_of if mode == "flatten" else cascade)(run, first, last)
+                if mode == "auto" and costs is not None:
+                    spans = _best(draft, run, first, last, costs)[1]
+                else:
+                    spans = (cascade if mode == "cascade" else spans_of)(run, first, last)
                 _add_blocks(draft, run, first, last, spans)
         else:
             for span in spans_of(run, 0, len(run.segments)):
                 _add_node(draft, run, span, CHUNK if mode == "node_chunk" else None)
     return _finished(draft)
+
+
+def _best(draft: _Draft, run: Run, first: int, last: int, costs: Costs) -> tuple[float, list[Span]]:
+    """Return the seconds that a tile saves in a KV head, and the way that saves most."""
+    counts = [len(draft.rows_in(segment)) for segment in run.segments]
+    ways = [spans_of(run, first, last), cascade(run, first, last)]
+    saved = [costs.saved(spans, counts, draft.page_size) for spans in ways]
+    # Two levels make fewer pieces; what that saves is not in the costs, and little.
+    chosen = int(saved[1] >= saved[0])
+    return saved[chosen], ways[chosen]
 
 
 def _tiles(draft: _Draft, run: Run) -> list[tuple[int, int]]:
@@ -171,48 +216,68 @@ def _tiles(draft: _Draft, run: Run) -> list[tuple[int, int]]:
 
 def _add_blocks(draft: _Draft, run: Run, first: int, last: int, spans: Sequence[Span]) -> None:
     """Let some branches meet their slots block by block, each span's part of it once."""
-    members = [row for n in range(first, last) for row in draft.rows_in(run.segments[n])]
-    counts = [len(draft.rows_in(run.segments[n])) for n in range(first, last)]
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    own = {(int(starts[s.first - first]), int(starts[s.last - first])) for s in spans}
-    layouts, at = {}, 0
-    first_range = len(draft.ranges)
-    for low, high in sorted(own):
+    size = draft.page_size
+    starts = list(accumulate((len(draft.rows_in(s)) for s in run.segments[first:last]), initial=0))
+    begins = [0] * (last - first)
+    shared: list[tuple[int, int, int, int]] = []
+    layouts: dict[tuple[int, int], int] = {}
+    for span in spans:
+        own = (starts[span.first - first], starts[span.last - first])
+        layouts.setdefault(own, 0)
+        if span.last - span.first == 1:
+            begins[span.first - first] = span.begin * size
+            continue
+        shared.append((*own, span.begin * size, span.end * size))
+        for n in range(span.first - first, span.last - first):
+            begins[n] = span.end * size
+    tails = list(zip(starts, starts[1:], begins, strict=False))
+    for low, high, _ in tails:
+        layouts.setdefault((low, high), 0)
+    first_range, at = len(draft.ranges), 0
+    for low, high in layouts:
         layouts[low, high] = at
         at += high - low
         draft.ranges.append((low, high - low))
-    table = np.array(
-        [
-            (*(low := int(starts[s.first - first]), int(starts[s.last - first])), *draft.slots(s, run))
-            for s in spans
-        ],
-        np.int64,
-    )
-    layout = np.array([layouts[int(low), int(high)] for low, high, *_ in table])
-    begin, end = table[:, 2], table[:, 3]
-    count = (end - 1) // SLOTS - begin // SLOTS + 1
-    which = np.repeat(np.arange(len(spans)), count)
-    block = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
-    block += (begin // SLOTS)[which]
-    low = np.maximum(begin[which], block * SLOTS) - block * SLOTS
-    high = np.minimum(end[which], (block + 1) * SLOTS) - block * SLOTS
-    pieces = np.stack(
-        [table[which, 0], table[which, 1] - table[which, 0], layout[which], low, high - low], axis=1
-    )
-    order = np.lexsort((pieces[:, 0], low, block))
-    per_block = np.bincount(block)
-    block_starts = np.concatenate([[0], np.cumsum(per_block)]) + draft.num_pieces
+    members = [row for segment in run.segments[first:last] for row in draft.rows_in(segment)]
+    pieces, per_block = _pieces(shared, layouts)
+    block_starts = list(accumulate(per_block, initial=draft.num_pieces))
     draft.tiles.append(
         PlannedTile(
-            *(draft.take(members), len(members), first_range, len(layouts), draft.num_starts)
+            *(draft.take(members), len(members), first_range, len(layouts)),
+            *(draft.num_starts, len(per_block), len(draft.tails), len(tails)),
         )
     )
-    draft.pieces.append(pieces[order].astype(np.int32))
-    draft.block_starts.append(block_starts.astype(np.int32))
+    draft.tails += [(low, high - low, layouts[low, high], begin) for low, high, begin in tails]
+    draft.pieces.append(pieces)
+    draft.block_starts.append(_ints(block_starts))
     draft.num_pieces += len(pieces)
     draft.num_starts += len(block_starts)
     draft.most_layouts = max(draft.most_layouts, at)
-    draft.most_pieces = max(draft.most_pieces, int(per_block.max()))
+    draft.most_pieces = max(draft.most_pieces, max(per_block, default=0) + len(tails))
+
+
+def _pieces(
+    shared: Sequence[tuple[int, int, int, int]], layouts: Mapping[tuple[int, int], int]
+) -> tuple[Ints, list[int]]:
+    """Cut spans (first and last row, first and last slot) into blocks; returns pieces and counts.
+
+    Those of a block stand in the order of their slots.
+    """
+    if not shared:
+        return np.empty((0, 5), np.int32), []
+    table = np.array([(*one, layouts[one[:2]]) for one in shared])
+    begin, end = table[:, 2], table[:, 3]
+    count = (end - 1) // SLOTS - begin // SLOTS + 1
+    which = np.repeat(np.arange(len(table)), count)
+    block = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+    block += (begin // SLOTS)[which]
+    low = np.maximum(begin[which] - block * SLOTS, 0)
+    high = np.minimum(end[which] - block * SLOTS, SLOTS)
+    pieces = np.stack(
+        [table[which, 0], (table[:, 1] - table[:, 0])[which], table[which, 4], low, high - low], 1
+    )
+    order = np.lexsort((low, block))
+    return pieces[order].astype(np.int32), np.bincount(block).tolist()
 
 
 def _add_node(draft: _Draft, run: Run, span: Span, chunk: int | None) -> None:
@@ -232,47 +297,12 @@ def _add_node(draft: _Draft, run: Run, span: Span, chunk: int | None) -> None:
 
 def _add_dense(draft: _Draft, run: Run) -> None:
     """Let all rows of a tree meet all its slots, behind a mask."""
-    rows, size = draft.rows, draft.page_size
-    spans = spans_of(run, 0, len(run.segments))
-    starts = rows.page_starts
-    pages = [
-        rows.pages[starts[run.segments[s.first]] + s.begin : starts[run.segments[s.first]] + s.end]
-        for s in spans
-    ]
-    places = np.concatenate([[0], np.cumsum([s.end - s.begin for s in spans])]) * size
-    members = [r for segment in run.segments for r in draft.rows_in(segment)]
-    mask = np.full((len(members), int(places[-1])), -np.inf, np.float32)
-    own = np.concatenate([np.full(len(draft.rows_in(s)), n) for n, s in enumerate(run.segments)])
-    for number, span in enumerate(spans):
-        sees = (own >= span.first) & (own < span.last)
-        for at in np.flatnonzero(sees):
-            seen = _sees(rows, run.segments[own[at]], members[at], span, size)
-            mask[at, places[number] : places[number + 1]] = np.where(seen, 0, -np.inf)
-    first_mask = sum(one.size for one in draft.masks)
-    draft.dense.append(
-        DenseTree(
-            draft.take(members),
-            len(members),
-            sum(map(len, draft.dense_pages)),
-            int(places[-1]),
-            first_mask,
-        )
-    )
-    draft.dense_pages += pages
-    draft.masks.append(mask.ravel())
-
-
-def _sees(rows: StepRows, segment: int, row: int, span: Span, size: int) -> npt.NDArray[np.bool_]:
-    """Return which slots of a span a row of a segment below it sees."""
-    slot = np.arange(span.begin * size, span.end * size)
-    context, stop = int(rows.context_lengths[segment]), int(rows.row_starts[segment + 1])
-    prefix = -1 if rows.prefix_lengths is None else int(rows.prefix_lengths[segment])
-    if rows.ancestors is None or prefix < 0:
-        seen: npt.NDArray[np.bool_] = slot < context - stop + row + 1
-        return seen
-    bits = np.unpackbits(rows.ancestors[row].view(np.uint8), bitorder="little").astype(np.bool_)
-    behind = np.clip(slot - prefix, 0, len(bits) - 1)
-    return (slot < prefix) | (bits[behind] & (slot >= prefix) & (slot < context))
+    flat = flattened(draft.rows, run, draft.page_size)
+    first_page, first_mask = sum(map(len, draft.dense_pages)), sum(m.size for m in draft.masks)
+    first, (num_rows, num_slots) = draft.take(flat.members.tolist()), flat.seen.shape
+    draft.dense.append(DenseTree(first, num_rows, first_page, num_slots, first_mask))
+    draft.dense_pages.append(flat.pages)
+    draft.masks.append(np.where(flat.seen, np.float32(0), np.float32(-np.inf)).ravel())
 
 
 def _finished(draft: _Draft) -> Plan:
@@ -290,6 +320,7 @@ def _finished(draft: _Draft) -> Plan:
         _ints(draft.ranges).reshape(-1, 2),
         _joined(draft.block_starts),
         _joined(draft.pieces).reshape(-1, 5),
+        _ints(draft.tails).reshape(-1, 4),
         draft.tiles,
         None if partial_starts is None else _ints(partial_starts),
         _ints(partials),

@@ -4,12 +4,13 @@ Nobody says that requests are branches of one tree: their page tables do. Branch
 and requests whose prompts begin alike, hold the same pages at the same places.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from treadle.runtime.executor import Ints, StepRows
+from treadle.runtime.executor import StepRows
 
 __all__ = ["Run", "Span", "cascade", "runs_of", "spans_of"]
 
@@ -44,37 +45,31 @@ def runs_of(rows: StepRows, most_rows: int) -> list[Run]:
         most_rows: Segments of more rows stand by themselves: their rows share enough.
     """
     starts = rows.page_starts
-    num_rows = np.diff(rows.row_starts)
-    is_free = (num_rows <= most_rows) & (np.diff(starts) > 0)
+    first_row = rows.row_starts
+    is_free = (first_row[1:] - first_row[:-1] <= most_rows) & (starts[1:] > starts[:-1])
     if rows.heads is not None:
         is_free &= rows.heads.numbers < 0
     free = np.flatnonzero(is_free)
     if len(free) < 2:
         return []
-    firsts = rows.pages[starts[free]]
-    if len(np.unique(firsts)) == len(firsts):
+    if len(set(rows.pages[starts[free]].tolist())) == len(free):
         return []
-    tables = {int(s): rows.pages[starts[s] : starts[s + 1]] for s in free}
-    order = sorted(tables, key=lambda segment: tables[segment].tobytes())
-    found: list[Run] = []
-    run = Run([order[0]], [], [len(tables[order[0]])])
-    for before, segment in zip(order, order[1:], strict=False):
-        shared = _num_equal(tables[before], tables[segment])
-        if not shared:
-            found.append(run)
-            run = Run([], [], [])
-        else:
-            run.shared.append(shared)
-        run.segments.append(segment)
-        run.num_pages.append(len(tables[segment]))
-    return [one for one in [*found, run] if len(one.segments) > 1]
-
-
-def _num_equal(left: Ints, right: Ints) -> int:
-    """Return how many pages two tables begin with in common."""
-    most = min(len(left), len(right))
-    apart = np.flatnonzero(left[:most] != right[:most])
-    return int(apart[0]) if len(apart) else most
+    low, high, pages = starts[:-1].tolist(), starts[1:].tolist(), rows.pages
+    keys = {s: pages[low[s] : high[s]].tobytes() for s in free.tolist()}
+    order = sorted(keys, key=keys.__getitem__)
+    counts = [high[s] - low[s] for s in order]
+    table = np.full((len(order), max(counts)), -1, np.int32)
+    for place, (segment, count) in enumerate(zip(order, counts, strict=True)):
+        table[place, :count] = pages[low[segment] : high[segment]]
+    differs = np.ones((len(order) - 1, table.shape[1] + 1), np.bool_)
+    np.not_equal(table[1:], table[:-1], out=differs[:, :-1])
+    shared = np.minimum(differs.argmax(axis=1), counts[:-1]).tolist()
+    cuts = [0, *(place + 1 for place, count in enumerate(shared) if not count), len(order)]
+    return [
+        Run(order[a:b], shared[a : b - 1], counts[a:b])
+        for a, b in itertools.pairwise(cuts)
+        if b - a > 1
+    ]
 
 
 def spans_of(run: Run, first: int, last: int) -> list[Span]:
@@ -93,7 +88,7 @@ def spans_of(run: Run, first: int, last: int) -> list[Span]:
         if high - low == 1:
             continue
         cuts = [low, *(low + n + 1 for n, shared in enumerate(inside) if shared == end), high]
-        waiting += [(a, b, end) for a, b in zip(cuts, cuts[1:], strict=False)][::-1]
+        waiting += [(a, b, end) for a, b in itertools.pairwise(cuts)][::-1]
     return found
 
 

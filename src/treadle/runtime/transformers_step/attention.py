@@ -14,8 +14,10 @@ from treadle.core.errors import UnsupportedModelError
 from treadle.runtime.cache.pages import KeyValues, LayerKeyValues
 from treadle.runtime.executor import HeadTables, StepRows
 from treadle.runtime.probe import Probe
+from treadle.runtime.sharing.trees import runs_of
 from treadle.runtime.transformers_step.masks import noted_masks
 from treadle.runtime.transformers_step.products import attend, attention_weights
+from treadle.runtime.transformers_step.shared import SharedTree
 from treadle.runtime.transformers_step.visibility import (
     EntrySource,
     Window,
@@ -33,6 +35,8 @@ STEP = "treadle_step"
 """The keyword under which a model call carries its `StepPages`."""
 inside_step: ContextVar[bool] = ContextVar("inside_step", default=False)
 """Whether a model call needs no mask: mask functions do not see the call's keywords."""
+_MOST_SHARING_ROWS = 64
+"""Segments of more rows attend by themselves."""
 _CHANGES_RESULT = ("s_aux", "position_bias", "alibi")
 """Keywords of other attention variants, which paged attention does not compute."""
 
@@ -94,6 +98,7 @@ class StepPages:
         device: "torch.device",
         windows: Sequence[Window] | None = None,
         probe: Probe | None = None,
+        sharing: str = "path",
     ) -> None:
         import torch
 
@@ -111,13 +116,15 @@ class StepPages:
         self._kept = {} if rows.heads is None else _kept_numbers(rows.heads)
         """Segments whose heads have their own tables, and their places there."""
         self._tables = rows.heads
+        runs = [] if sharing == "path" or probe is not None else runs_of(rows, _MOST_SHARING_ROWS)
+        self._trees = [SharedTree(rows, run, pool.page_size, sharing, device) for run in runs]
+        """Segments that attend together because they share pages."""
+        self._shared = frozenset().union(*(tree.segments for tree in self._trees))
+        alone = self._kept.keys() | self._shared | {self._watched}
         singles = [
-            n
-            for n, s in enumerate(self._segments)
-            if s.num_rows == 1
-            and s.ancestors is None
-            and n not in self._kept
-            and n != self._watched
+            number
+            for number, segment in enumerate(self._segments)
+            if segment.num_rows == 1 and segment.ancestors is None and number not in alone
         ]
         self._singles = singles if len(singles) > 1 else []
         """Segments of one row each, which attend together."""
@@ -168,8 +175,11 @@ class StepPages:
             mixed[:, rows] = self._attend_singles(
                 query[0][:, rows], layer, places, scale, window, softcap
             )
+        for tree in self._trees:
+            own = query[0][:, tree.rows]
+            mixed[:, tree.rows] = tree.attend(own, layer, scale, window, softcap)
         for number, segment in enumerate(self._segments):
-            if number in self._singles:
+            if number in self._singles or number in self._shared:
                 continue
             last_row = segment.first_row + segment.num_rows
             own = query[0, :, segment.first_row : last_row]

@@ -42,6 +42,8 @@ class GenericExecutor:
 
     stores_rotated_keys = True
     is_timed = False
+    tree_attention = "auto"
+    """How rows that share pages attend: one of `sharing.plan.MODES`; auto is by node here."""
 
     def __init__(
         self,
@@ -187,7 +189,8 @@ class GenericExecutor:
             )
 
     def _step(self, rows: StepRows, pool: KeyValues, probe: Probe | None = None) -> StepPages:
-        return StepPages(rows, pool, self._device, self._windows, probe)
+        mode = "node" if self.tree_attention == "auto" else self.tree_attention
+        return StepPages(rows, pool, self._device, self._windows, probe, mode)
 
     def _run(self, module: Any, rows: StepRows, step: StepPages, **options: Any) -> Any:
         import torch
