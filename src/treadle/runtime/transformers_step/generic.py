@@ -25,6 +25,7 @@ from treadle.runtime.transformers_step.call import call
 from treadle.runtime.transformers_step.isolation import require_isolation
 from treadle.runtime.transformers_step.looking import mass_of, watched
 from treadle.runtime.transformers_step.shape import shape_of
+from treadle.runtime.transformers_step.shared import takes_kernel
 from treadle.runtime.transformers_step.visibility import Window
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class GenericExecutor:
     stores_rotated_keys = True
     is_timed = False
     tree_attention = "auto"
-    """How rows that share pages attend: one of `sharing.plan.MODES`; auto is by node here."""
+    """How rows that share pages attend: one of `sharing.plan.MODES`; auto is by node here, and by
+    blocks where the kernel for GPUs runs."""
 
     def __init__(
         self,
@@ -189,7 +191,9 @@ class GenericExecutor:
             )
 
     def _step(self, rows: StepRows, pool: KeyValues, probe: Probe | None = None) -> StepPages:
-        mode = "node" if self.tree_attention == "auto" else self.tree_attention
+        mode = self.tree_attention
+        if mode == "auto":
+            mode = "flatten" if takes_kernel(self._device) else "node"
         return StepPages(rows, pool, self._device, self._windows, probe, mode)
 
     def _run(self, module: Any, rows: StepRows, step: StepPages, **options: Any) -> Any:

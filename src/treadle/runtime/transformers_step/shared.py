@@ -1,6 +1,7 @@
 """Attention of rows that share pages, for the generic step: every page is gathered once."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,7 +16,14 @@ from treadle.runtime.transformers_step.visibility import Window, limits, tensor
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SharedTree"]
+    from treadle.runtime.transformers_step.tree_kernel import FlatBlocks
+
+__all__ = ["SharedTree", "takes_kernel"]
+
+
+def takes_kernel(device: "torch.device") -> bool:
+    """Say whether the kernel for GPUs can run."""
+    return device.type == "cuda" and find_spec("triton") is not None
 
 
 class _Part(NamedTuple):
@@ -69,6 +77,11 @@ class SharedTree:
         """[slots] what lies behind the texts, and may be anything."""
         self._positions = torch.from_numpy(rows.positions[flat.members]).to(device)
         self._hidden: dict[Window, torch.Tensor] = {}
+        self._blocks: FlatBlocks | None = None
+        if mode == "flatten" and takes_kernel(device):
+            from treadle.runtime.transformers_step.tree_kernel import blocks_of
+
+            self._blocks = blocks_of(flat, _parts(mode, run, flat, page_size), page_size, device)
 
     @property
     def rows(self) -> "torch.Tensor":
@@ -92,6 +105,9 @@ class SharedTree:
             window: Of the layer, or of each of its query heads.
             softcap: Scores become softcap * tanh(score / softcap).
         """
+        is_plain = layer.key_scales is None and not isinstance(window, tuple)
+        if self._blocks is not None and is_plain:
+            return self._by_kernel(self._blocks, query, layer, scale, window, softcap)
         keys = self._gathered(layer.keys, layer.key_scales, is_turned=True)
         values = self._gathered(layer.values, layer.value_scales)
         values = values.masked_fill(self._unseen[None, :, None], 0)
@@ -102,6 +118,31 @@ class SharedTree:
             for part in self._parts
         ]
         return _reduced(found, query.shape[1]).transpose(0, 1).to(query.dtype)
+
+    def _by_kernel(
+        self,
+        blocks: "FlatBlocks",
+        query: "torch.Tensor",
+        layer: LayerKeyValues,
+        scale: float,
+        window: Window,
+        softcap: float | None,
+    ) -> "torch.Tensor":
+        from treadle.runtime.transformers_step.tree_kernel import attend_blocks
+
+        assert not isinstance(window, tuple)
+        found = attend_blocks(
+            blocks,
+            query.transpose(0, 1).float(),
+            tensor(layer.keys),
+            tensor(layer.values),
+            tensor(layer.positions),
+            self._positions,
+            scale,
+            window,
+            softcap,
+        )
+        return found.transpose(0, 1).to(query.dtype)
 
     def _met(
         self,
