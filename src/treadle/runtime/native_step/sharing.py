@@ -9,8 +9,8 @@ from treadle.runtime.cache.pages import KV_DTYPES, KeyValues
 from treadle.runtime.executor import StepRows
 from treadle.runtime.native_step.structs import Dense, Heads, Planned, Sharing
 from treadle.runtime.sharing.cost import Costs, measured
-from treadle.runtime.sharing.plan import EXACT, Plan, most_rows_of, plan_runs, worth
-from treadle.runtime.sharing.trees import Run, runs_of
+from treadle.runtime.sharing.plan import EXACT, SharingPlan, most_rows_of, plan_runs, worth
+from treadle.runtime.sharing.trees import SharedRun, runs_of
 
 __all__ = ["NativeSharing"]
 
@@ -39,10 +39,10 @@ class NativeSharing:
         """One of `sharing.plan.MODES`."""
         self.plan_seconds = 0.0
         """Spent on plans so far, on the clock of the wall."""
-        self.last: Plan | None = None
+        self.last: SharingPlan | None = None
         """Of the last step; None where nothing was shared."""
         self._key: object = None
-        self._found: tuple[Plan, Sharing] | None = None
+        self._found: tuple[SharingPlan, Sharing] | None = None
 
     def of(self, rows: StepRows, pool: KeyValues) -> Sharing | None:
         """Return how the rows of a step meet the cache together, or None for each by itself.
@@ -60,8 +60,8 @@ class NativeSharing:
         return None if found is None else found[1]
 
     def _planned(
-        self, rows: StepRows, runs: list[Run], pool: KeyValues
-    ) -> tuple[Plan, Sharing] | None:
+        self, rows: StepRows, runs: list[SharedRun], pool: KeyValues
+    ) -> tuple[SharingPlan, Sharing] | None:
         key, size, costs = None, pool.page_size, None
         if self.mode in EXACT:
             shared = [(run.segments, run.shared) for run in runs]
@@ -87,7 +87,7 @@ class NativeSharing:
         return self._costs[key]
 
 
-def _struct(found: Plan) -> Sharing:
+def _struct(found: SharingPlan) -> Sharing:
     return Sharing(
         *(found.members, found.segments, found.ranges, found.block_starts, found.pieces),
         found.tails,

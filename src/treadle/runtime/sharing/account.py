@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from treadle.runtime.executor import StepRows
-from treadle.runtime.sharing.plan import CHUNK, QUERIES, SLOTS, Plan
+from treadle.runtime.sharing.plan import CHUNK, QUERIES, SLOTS, SharingPlan
 
-__all__ = ["AttentionShape", "Node", "SlotsRead", "Traffic", "slots_read", "traffic"]
+__all__ = ["AttentionShape", "CountedNode", "SlotsRead", "Traffic", "slots_read", "traffic"]
 
 _FLOAT, _HALF = 4, 2
 _PASSES = 4
@@ -43,7 +43,7 @@ class AttentionShape(NamedTuple):
         return max(1, QUERIES // max(groups))
 
 
-class Node(NamedTuple):
+class CountedNode(NamedTuple):
     """A node of a tree in one step."""
 
     num_slots: int
@@ -86,7 +86,7 @@ class Traffic(NamedTuple):
 
 def traffic(
     mode: str,
-    nodes: Sequence[Node],
+    nodes: Sequence[CountedNode],
     num_queries: int,
     shape: AttentionShape,
     is_paper: bool = False,
@@ -122,7 +122,9 @@ def traffic(
     )
 
 
-def _read(mode: str, nodes: Sequence[Node], num_queries: int, most_rows: int) -> tuple[int, int]:
+def _read(
+    mode: str, nodes: Sequence[CountedNode], num_queries: int, most_rows: int
+) -> tuple[int, int]:
     """Return how many slots are read in a layer, and how many partial results there are."""
     if mode == "path":
         return sum(node.num_slots * node.num_queries for node in nodes), 0
@@ -138,7 +140,7 @@ def _read(mode: str, nodes: Sequence[Node], num_queries: int, most_rows: int) ->
     return slots, sum(n * node.num_queries for n, node in zip(chunks, nodes, strict=True))
 
 
-def _paper_partials(nodes: Sequence[Node]) -> int:
+def _paper_partials(nodes: Sequence[CountedNode]) -> int:
     """Return the partial results of blocks of 128 slots, in which the nodes stand one by one.
 
     A block is met by all queries of the nodes that it has parts of; those of a node whose parent
@@ -162,7 +164,7 @@ class SlotsRead(NamedTuple):
     """What it would read if every segment read its own."""
 
 
-def slots_read(rows: StepRows, plan: Plan | None, most_rows: int) -> SlotsRead:
+def slots_read(rows: StepRows, plan: SharingPlan | None, most_rows: int) -> SlotsRead:
     """Count a step that was planned; windows are not looked at."""
     counts = np.diff(rows.row_starts)
     times = -(-counts // most_rows)

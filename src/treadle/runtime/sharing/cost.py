@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from treadle.core.cache import note, noted
 from treadle.core.hardware import cpu_model
-from treadle.runtime.sharing.trees import Run, Span
+from treadle.runtime.sharing.trees import SharedRun, Span
 
 __all__ = ["Costs", "measured"]
 
@@ -55,7 +55,7 @@ class Costs(NamedTuple):
             total += (apart - self.of(sum(own))) * (span.end - span.begin) * page_size
         return total
 
-    def plan_seconds(self, run: Run) -> float:
+    def plan_seconds(self, run: SharedRun) -> float:
         """Return what a plan costs each of the steps that it serves."""
         return (_PLAN_SECONDS + _SEGMENT_SECONDS * len(run.segments)) / _STEPS_PER_PLAN
 

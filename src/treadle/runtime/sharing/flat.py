@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.runtime.executor import Ints, StepRows
-from treadle.runtime.sharing.trees import Run, Span, spans_of
+from treadle.runtime.sharing.trees import SharedRun, Span, spans_of
 
 __all__ = ["FlatTree", "flattened"]
 
@@ -27,7 +27,7 @@ class FlatTree(NamedTuple):
     """[spans + 1] the first slot of each."""
 
 
-def flattened(rows: StepRows, run: Run, page_size: int) -> FlatTree:
+def flattened(rows: StepRows, run: SharedRun, page_size: int) -> FlatTree:
     """Lay a tree of a step out flat."""
     spans = spans_of(run, 0, len(run.segments))
     firsts = [int(rows.page_starts[run.segments[span.first]]) for span in spans]

@@ -10,15 +10,15 @@ import numpy.typing as npt
 from treadle.runtime.executor import Ints, StepRows
 from treadle.runtime.sharing.cost import Costs
 from treadle.runtime.sharing.flat import flattened
-from treadle.runtime.sharing.trees import Run, Span, cascade, spans_of
+from treadle.runtime.sharing.trees import SharedRun, Span, cascade, spans_of
 
 __all__ = [
     "EXACT",
     "MODES",
     "SLOTS",
     "DenseTree",
-    "Plan",
     "PlannedTile",
+    "SharingPlan",
     "most_rows_of",
     "plan_runs",
     "worth",
@@ -62,7 +62,7 @@ class DenseTree(NamedTuple):
     first_mask: int
 
 
-class Plan(NamedTuple):
+class SharingPlan(NamedTuple):
     """The arrays of the struct Sharing."""
 
     members: Ints
@@ -128,7 +128,7 @@ class _Draft:
             members = own[at : at + self.most_rows]
             self.tiles.append(PlannedTile(self.take(members), len(members)))
 
-    def slots(self, span: Span, run: Run) -> tuple[int, int]:
+    def slots(self, span: Span, run: SharedRun) -> tuple[int, int]:
         """Return the first slot of a span, and the one behind its last."""
         end = span.end * self.page_size
         if span.last - span.first == 1 and span.end == run.num_pages[span.first]:
@@ -142,7 +142,7 @@ def most_rows_of(group: int) -> int:
 
 
 def worth(
-    rows: StepRows, run: Run, page_size: int, most_rows: int, costs: Costs, num_heads: int
+    rows: StepRows, run: SharedRun, page_size: int, most_rows: int, costs: Costs, num_heads: int
 ) -> bool:
     """Say whether a tree saves more seconds in `num_heads` KV heads than its plan costs."""
     draft = _Draft(rows, page_size, most_rows)
@@ -153,12 +153,12 @@ def worth(
 
 def plan_runs(
     rows: StepRows,
-    runs: Sequence[Run],
+    runs: Sequence[SharedRun],
     page_size: int,
     most_rows: int,
     mode: str,
     costs: Costs | None = None,
-) -> Plan:
+) -> SharingPlan:
     """Plan a step.
 
     Args:
@@ -191,7 +191,9 @@ def plan_runs(
     return _finished(draft)
 
 
-def _best(draft: _Draft, run: Run, first: int, last: int, costs: Costs) -> tuple[float, list[Span]]:
+def _best(
+    draft: _Draft, run: SharedRun, first: int, last: int, costs: Costs
+) -> tuple[float, list[Span]]:
     """Return the seconds that a tile saves in a KV head, and the way that saves most."""
     counts = [len(draft.rows_in(segment)) for segment in run.segments]
     ways = [spans_of(run, first, last), cascade(run, first, last)]
@@ -201,7 +203,7 @@ def _best(draft: _Draft, run: Run, first: int, last: int, costs: Costs) -> tuple
     return saved[chosen], ways[chosen]
 
 
-def _tiles(draft: _Draft, run: Run) -> list[tuple[int, int]]:
+def _tiles(draft: _Draft, run: SharedRun) -> list[tuple[int, int]]:
     """Cut a run into tiles of neighbours, of as many rows as may meet slots together."""
     sizes = [len(draft.rows_in(segment)) for segment in run.segments]
     even = -(-sum(sizes) // -(-sum(sizes) // draft.most_rows))
@@ -214,7 +216,9 @@ def _tiles(draft: _Draft, run: Run) -> list[tuple[int, int]]:
     return [*found, (first, len(sizes))]
 
 
-def _add_blocks(draft: _Draft, run: Run, first: int, last: int, spans: Sequence[Span]) -> None:
+def _add_blocks(
+    draft: _Draft, run: SharedRun, first: int, last: int, spans: Sequence[Span]
+) -> None:
     """Let some branches meet their slots block by block, each span's part of it once."""
     size = draft.page_size
     starts = list(accumulate((len(draft.rows_in(s)) for s in run.segments[first:last]), initial=0))
@@ -280,7 +284,7 @@ def _pieces(
     return pieces[order].astype(np.int32), np.bincount(block).tolist()
 
 
-def _add_node(draft: _Draft, run: Run, span: Span, chunk: int | None) -> None:
+def _add_node(draft: _Draft, run: SharedRun, span: Span, chunk: int | None) -> None:
     """Let all rows below a node meet its slots, whole or in chunks, as partial results."""
     members = [r for n in range(span.first, span.last) for r in draft.rows_in(run.segments[n])]
     begin, end = draft.slots(span, run)
@@ -295,7 +299,7 @@ def _add_node(draft: _Draft, run: Run, span: Span, chunk: int | None) -> None:
             draft.num_partials += len(some)
 
 
-def _add_dense(draft: _Draft, run: Run) -> None:
+def _add_dense(draft: _Draft, run: SharedRun) -> None:
     """Let all rows of a tree meet all its slots, behind a mask."""
     flat = flattened(draft.rows, run, draft.page_size)
     first_page, first_mask = sum(map(len, draft.dense_pages)), sum(m.size for m in draft.masks)
@@ -305,7 +309,7 @@ def _add_dense(draft: _Draft, run: Run) -> None:
     draft.masks.append(np.where(flat.seen, np.float32(0), np.float32(-np.inf)).ravel())
 
 
-def _finished(draft: _Draft) -> Plan:
+def _finished(draft: _Draft) -> SharingPlan:
     rows = draft.rows
     num_rows = len(rows.tokens)
     segments = np.repeat(np.arange(len(rows.context_lengths)), np.diff(rows.row_starts))
@@ -314,7 +318,7 @@ def _finished(draft: _Draft) -> Plan:
         own = [draft.partials.get(row, []) for row in range(num_rows)]
         partial_starts = np.concatenate([[0], np.cumsum([len(one) for one in own])])
         partials = [number for one in own for number in one]
-    return Plan(
+    return SharingPlan(
         _ints(draft.members),
         _ints(segments),
         _ints(draft.ranges).reshape(-1, 2),

@@ -12,10 +12,10 @@ import numpy as np
 
 from treadle.runtime.executor import StepRows
 
-__all__ = ["Run", "Span", "cascade", "runs_of", "spans_of"]
+__all__ = ["SharedRun", "Span", "cascade", "runs_of", "spans_of"]
 
 
-class Run(NamedTuple):
+class SharedRun(NamedTuple):
     """Segments that share at least their first page, in the order of a walk down the tree."""
 
     segments: list[int]
@@ -37,7 +37,7 @@ class Span(NamedTuple):
     end: int
 
 
-def runs_of(rows: StepRows, most_rows: int) -> list[Run]:
+def runs_of(rows: StepRows, most_rows: int) -> list[SharedRun]:
     """Return the trees of a step that have several branches.
 
     Args:
@@ -66,13 +66,13 @@ def runs_of(rows: StepRows, most_rows: int) -> list[Run]:
     shared = np.minimum(differs.argmax(axis=1), counts[:-1]).tolist()
     cuts = [0, *(place + 1 for place, count in enumerate(shared) if not count), len(order)]
     return [
-        Run(order[a:b], shared[a : b - 1], counts[a:b])
+        SharedRun(order[a:b], shared[a : b - 1], counts[a:b])
         for a, b in itertools.pairwise(cuts)
         if b - a > 1
     ]
 
 
-def spans_of(run: Run, first: int, last: int) -> list[Span]:
+def spans_of(run: SharedRun, first: int, last: int) -> list[Span]:
     """Return the nodes of the part of a run from segment number `first` to `last`.
 
     Parents stand before their children, so that the spans of one segment are in order.
@@ -92,7 +92,7 @@ def spans_of(run: Run, first: int, last: int) -> list[Span]:
     return found
 
 
-def cascade(run: Run, first: int, last: int) -> list[Span]:
+def cascade(run: SharedRun, first: int, last: int) -> list[Span]:
     """Return the same in two levels: what all of them share, and the rest of each."""
     if last - first == 1:
         return [Span(first, last, 0, run.num_pages[first])]

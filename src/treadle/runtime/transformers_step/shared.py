@@ -10,7 +10,7 @@ from treadle.runtime.cache.pages import LayerKeyValues
 from treadle.runtime.executor import StepRows
 from treadle.runtime.sharing.flat import FlatTree, flattened
 from treadle.runtime.sharing.plan import CHUNK, SLOTS
-from treadle.runtime.sharing.trees import Run, cascade
+from treadle.runtime.sharing.trees import SharedRun, cascade
 from treadle.runtime.transformers_step.visibility import Window, limits, tensor
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class SharedTree:
     """
 
     def __init__(
-        self, rows: StepRows, run: Run, page_size: int, mode: str, device: "torch.device"
+        self, rows: StepRows, run: SharedRun, page_size: int, mode: str, device: "torch.device"
     ) -> None:
         import torch
 
@@ -201,7 +201,7 @@ class SharedTree:
 
 
 def _parts(
-    mode: str, run: Run, flat: FlatTree, page_size: int
+    mode: str, run: SharedRun, flat: FlatTree, page_size: int
 ) -> list[tuple[np.ndarray, int, int]]:
     """Return which rows [rows of the tree] meet which slots together."""
     num_slots = flat.seen.shape[1]

@@ -10,14 +10,16 @@ Paper: Yao et al., DeFT: Decoding with Flash Tree-attention (2025), https://arxi
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 import triton
 import triton.language as tl
 
 from treadle.runtime.sharing.flat import FlatTree
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["FlatBlocks", "attend_blocks", "blocks_of"]
 
@@ -28,15 +30,15 @@ _QUERIES = 32
 class FlatBlocks(NamedTuple):
     """A flattened tree in blocks, as the kernel takes it."""
 
-    pages: torch.Tensor
+    pages: "torch.Tensor"
     """[blocks, pages]; -1 behind the last one."""
-    rows: torch.Tensor
+    rows: "torch.Tensor"
     """[blocks, queries] places among the tree's rows; -1 where there is none."""
-    bits: torch.Tensor
+    bits: "torch.Tensor"
     """[blocks, slots] which of the block's rows see a slot."""
-    starts: torch.Tensor
+    starts: "torch.Tensor"
     """[rows + 1] into `partials`."""
-    partials: torch.Tensor
+    partials: "torch.Tensor"
     """Each row's partial results: block * queries + place."""
 
 
@@ -44,9 +46,11 @@ def blocks_of(
     flat: FlatTree,
     parts: Sequence[tuple[np.ndarray, int, int]],
     page_size: int,
-    device: torch.device,
+    device: "torch.device",
 ) -> FlatBlocks:
     """Lay parts of equal size (see `shared._parts`, mode flatten) out as blocks."""
+    import torch
+
     size = max(end - begin for _, begin, end in parts)
     pages, rows, bits = [], [], []
     for own, begin, end in parts:
@@ -65,7 +69,7 @@ def blocks_of(
             own_partials[row].append(number * _QUERIES + place)
     starts = np.cumsum([0, *map(len, own_partials)])
 
-    def sent(values: object, dtype: type[np.generic]) -> torch.Tensor:
+    def sent(values: object, dtype: type[np.generic]) -> "torch.Tensor":
         return torch.from_numpy(np.asarray(values, dtype)).to(device)
 
     return FlatBlocks(
@@ -152,15 +156,15 @@ def _reduce(mixed, sums, starts, partials, out, heads, DIM: tl.constexpr, WIDTH:
 
 def attend_blocks(
     blocks: FlatBlocks,
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    positions: torch.Tensor,
-    row_positions: torch.Tensor,
+    query: "torch.Tensor",
+    keys: "torch.Tensor",
+    values: "torch.Tensor",
+    positions: "torch.Tensor",
+    row_positions: "torch.Tensor",
     scale: float,
     window: int | None,
     softcap: float | None,
-) -> torch.Tensor:
+) -> "torch.Tensor":
     """Return the attention [rows, heads, dim] of a tree's rows, in float32.
 
     Args:
@@ -174,6 +178,8 @@ def attend_blocks(
         window: In tokens, or None.
         softcap: Scores become softcap * tanh(score / softcap).
     """
+    import torch
+
     num_rows, heads, dim = query.shape
     kv_heads, size = keys.shape[1], keys.shape[3]
     num_blocks, slots = blocks.bits.shape
