@@ -195,6 +195,8 @@ class RequestState(StrEnum):
     PREFILL = "prefill"
     RUNNING = "running"
     PREEMPTED = "preempted"
+    HELD = "held"
+    """A branch whose next token nobody has chosen yet."""
     MIGRATING = "migrating"
     """Paused, or imported and not committed yet."""
     FINISHED = "finished"
