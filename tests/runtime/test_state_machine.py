@@ -46,6 +46,7 @@ def _answer_of(prompt: tuple[int, ...], count: int, keep: Keeping | None) -> lis
 
 class Engine(RuleBasedStateMachine):
     requests: Bundle[Request] = Bundle("requests")
+    num_pages = NUM_PAGES
 
     @initialize(
         policy=st.sampled_from(list(ADMISSIONS.table)),
@@ -71,7 +72,7 @@ class Engine(RuleBasedStateMachine):
         rope,
     ):
         self.small = Small(
-            NUM_PAGES,
+            self.num_pages,
             PAGE_SIZE,
             policy,
             ageing_seconds=20,
@@ -248,7 +249,7 @@ class Engine(RuleBasedStateMachine):
         complete = [r for r in self.all if r.finish_reason == "length"]
         assert all(r.num_new == r.params.max_tokens for r in complete)
         self.small.tree.clear()
-        assert self.small.pool.num_free == NUM_PAGES
+        assert self.small.pool.num_free == self.num_pages
         assert not self.small.batch.preemption._swapped
 
 

@@ -181,6 +181,8 @@ class Engine:
         """
         params = SamplingParams() if sampling_params is None else sampling_params
         self.check(params)
+        for_others = "None here: beams are for generate, and search(PROMPT, 'beam')"
+        require(params.beam_width is None, "beam_width", params.beam_width, for_others)
         tokens = self.prompts.tokens(prompt)
         priority = whole("priority", priority)
         for name, value in (("client", client), ("cache_salt", cache_salt)):
