@@ -31,10 +31,10 @@ from treadle.runtime.linear.lora import base_names
 from treadle.runtime.prompts import Prompt, Prompts, as_list, for_each, text_in
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.schedule.limits import limits_of
-from treadle.runtime.schedule.search import Search
+from treadle.runtime.schedule.search import TreeSearch
 from treadle.runtime.settings import EngineSettings, show_as_keywords
 from treadle.runtime.store import make_store
-from treadle.runtime.trees.asked import Asking, check_options
+from treadle.runtime.trees.asked import AskedSearch, check_options
 from treadle.runtime.trees.searching import Searching, num_answers, num_done, requests_of
 from treadle.runtime.typed import require
 
@@ -151,7 +151,7 @@ class LLM(Engine):
         settings = for_each(sampling_params, not is_list, len(several), "sampling parameters")
         is_list = isinstance(adapter, Sequence) and not isinstance(adapter, str)
         names = for_each(adapter, not is_list, len(several), "adapters")
-        groups: list[list[Request] | Search] = []
+        groups: list[list[Request] | TreeSearch] = []
         try:
             for prompt, own, name in zip(several, settings, names, strict=True):
                 groups.append(self._begin(prompt, own, adapter=name, **options))
@@ -165,23 +165,23 @@ class LLM(Engine):
                     done = now
             return [
                 self._searching.answers(group, text_in(prompt), own.n)
-                if isinstance(group, Search)
+                if isinstance(group, TreeSearch)
                 else self._output(group, text_in(prompt))
                 for group, own, prompt in zip(groups, settings, several, strict=True)
             ]
         finally:
             for group in groups:
-                if isinstance(group, Search):
+                if isinstance(group, TreeSearch):
                     self._searching.close(group)
                 else:
                     self.close(group)
 
     def _begin(
         self, prompt: Prompt, params: SamplingParams | None, **options: Any
-    ) -> list[Request] | Search:
+    ) -> list[Request] | TreeSearch:
         if isinstance(params, SamplingParams) and params.beam_width is not None:
             self.check(params)
-            return self._searching.begin(prompt, Asking.beams(params), **options)
+            return self._searching.begin(prompt, AskedSearch.beams(params), **options)
         return self.submit(prompt, params, **options)
 
     @property
@@ -193,7 +193,7 @@ class LLM(Engine):
         prompt: Prompt,
         controller: Controller | str | Mapping[str, Any] = "beam",  # Any: a method's settings
         *,
-        max_tokens: int | None = 64,
+        max_tokens: int | None = None,
         scorer: object = None,
         extract: Callable[[str], str | None] | None = None,
         seed: int | None = None,
@@ -206,7 +206,7 @@ class LLM(Engine):
             prompt: As in `generate`.
             controller: Its name (beam, best_of, self_consistency, tree_of_thoughts, replay), a
                 mapping of the key `method` and its settings, or the controller itself.
-            max_tokens: Of a branch behind the prompt; None: as many as the context allows.
+            max_tokens: Of a branch behind the prompt; None: 64, or what a recorded tree has.
             scorer: What a branch is worth: a callable on its text; "likelihood"; another LLM; or a
                 `core.ports.Scorer`. It is asked between two steps, and everybody waits for it.
             extract: Finds what a text comes to, for self_consistency; None for its `pattern`.
@@ -219,7 +219,7 @@ class LLM(Engine):
             CapacityError: It forks beyond what the cache holds at once.
         """
         check_options(options)
-        asking = Asking(controller, max_tokens, seed, ignore_eos, scorer, extract)
+        asking = AskedSearch(controller, max_tokens, seed, ignore_eos, scorer, extract)
         found = self._searching.begin(prompt, asking, **options)
         try:
             while not found.is_done:

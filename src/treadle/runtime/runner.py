@@ -14,7 +14,7 @@ from treadle.runtime.logits import require_numbers
 from treadle.runtime.request import Request, RequestError
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.rows import RowChunk, rows_of
-from treadle.runtime.schedule.search import Searches
+from treadle.runtime.schedule.search import TreeSearches
 from treadle.runtime.structured import StructuredOutputs
 
 __all__ = ["Runner", "TokenEvent"]
@@ -41,7 +41,7 @@ class Runner:
         constrain: Callable[[StructuredOutputs], Constraint] | None = None,
     ) -> None:
         self.batch, self.executor = batch, executor
-        self.searches = Searches(batch)
+        self.searches = TreeSearches(batch)
         """The trees whose controllers choose for their branches."""
         self.adapters = adapters or Adapters(executor)
         self.eos_tokens, self._clock = eos_tokens, clock

@@ -10,7 +10,7 @@ from runtime.engines import SHAPE, next_token
 from runtime.kept import kept_sets
 from treadle.core.method import Control
 from treadle.runtime.decode.actions import Action, Append, Branch, Child, Finish, Prune
-from treadle.runtime.decode.base import Controller, Surroundings, Walk
+from treadle.runtime.decode.base import Controller, Surroundings, TreeWalk
 from treadle.runtime.decode.tree import TokenTree
 from treadle.runtime.evict.keeping import Keeping
 
@@ -33,7 +33,7 @@ class Scripted(Controller):
     keep: object = None
     most: int = 6
 
-    def start(self, around: Surroundings) -> Walk:
+    def start(self, around: Surroundings) -> TreeWalk:
         return ScriptedWalk(self)
 
 
@@ -44,7 +44,7 @@ class Hasty(Scripted):
     waits: ClassVar[bool] = False
 
 
-class ScriptedWalk(Walk):
+class ScriptedWalk(TreeWalk):
     def __init__(self, settings: Scripted) -> None:
         self._settings = settings
 

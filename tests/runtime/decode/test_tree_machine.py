@@ -13,7 +13,7 @@ from treadle.core.errors import CapacityError
 from treadle.runtime.decode.base import Surroundings
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.schedule.migrate import export_pages, import_pages
-from treadle.runtime.schedule.search import Search
+from treadle.runtime.schedule.search import TreeSearch
 
 
 def nothing(*_: object) -> list:
@@ -21,7 +21,7 @@ def nothing(*_: object) -> list:
 
 
 class Trees(Engine):
-    searches: Bundle[Search] = Bundle("searches")
+    searches: Bundle[TreeSearch] = Bundle("searches")
     num_pages = 13
     # What happens to plain requests is tried there; steps are better spent on trees.
     ask_one_more = branch = draft = cancel = pause = resume = leave_and_come_back = None
@@ -40,18 +40,18 @@ class Trees(Engine):
         deadline = None if lives is None else self.small.clock() + lives
         kind = Scripted if waits else Hasty
         if not hasattr(self, "trees"):
-            self.trees: list[Search] = []
+            self.trees: list[TreeSearch] = []
         prompt, name = TEXT[:length], f"t{len(self.trees)}"
         params = SamplingParams(temperature=0, max_tokens=count)
         fields = {"salt": salt, "keep": keep, "deadline": deadline, "params": params}
         request = self.small.add(name, prompt, count, **fields)
         around = Surroundings(frozenset(), count, seed, nothing, None, nothing, None)
-        found = Search(self.small.batch, request, kind(seed=seed, keep=keep), around)
+        found = TreeSearch(self.small.batch, request, kind(seed=seed, keep=keep), around)
         self.small.runner.searches.begin(found)
         self.trees.append(found)
         return found
 
-    def branch_in(self, found: Search, number: int) -> Request | None:
+    def branch_in(self, found: TreeSearch, number: int) -> Request | None:
         if not found.requests:
             return None
         own = found.requests[number % len(found.requests)]
@@ -101,6 +101,7 @@ class Trees(Engine):
 
     def teardown(self):
         super().teardown()
+        self.small.step()  # the last branches may have been cancelled
         for found in getattr(self, "trees", []):
             assert found.is_done
             if found.error is not None and not isinstance(found.error, CapacityError):

@@ -8,7 +8,7 @@ from typing import Any
 from treadle.core.result import Figure, Series
 from treadle.runtime.answer.outputs import CompletionOutput, RequestOutput
 from treadle.runtime.decode.tree import TokenNode
-from treadle.runtime.schedule.search import Search
+from treadle.runtime.schedule.search import TreeSearch
 
 __all__ = ["BranchOutput", "TreeOutput", "beam_output", "tree_output"]
 
@@ -92,7 +92,7 @@ def _lane(node: TokenNode, num_steps: int) -> Series:
     )
 
 
-def tree_output(search: Search, prompt: str | None, text_of: TextOf) -> TreeOutput:
+def tree_output(search: TreeSearch, prompt: str | None, text_of: TextOf) -> TreeOutput:
     """Return what a search found that is done.
 
     Args:
@@ -114,13 +114,15 @@ def tree_output(search: Search, prompt: str | None, text_of: TextOf) -> TreeOutp
     )
 
 
-def _branch(search: Search, number: int, text_of: TextOf) -> BranchOutput:
+def _branch(search: TreeSearch, number: int, text_of: TextOf) -> BranchOutput:
     node, tokens = search.tree.node(number), search.tree.new_tokens(number)
     text = text_of(tokens)
     return BranchOutput(number, text, tokens, node.score, node.logprob, node.reason)
 
 
-def beam_output(search: Search, prompt: str | None, count: int, text_of: TextOf) -> RequestOutput:
+def beam_output(
+    search: TreeSearch, prompt: str | None, count: int, text_of: TextOf
+) -> RequestOutput:
     """Return the `count` best answers of a beam search as `generate` gives answers."""
     ends = search.around.end_tokens
     answers = []

@@ -11,7 +11,7 @@ from treadle.core.method import Method
 from treadle.runtime.decode.actions import Action
 from treadle.runtime.decode.tree import TokenTree
 
-__all__ = ["Candidate", "Controller", "Floats", "Surroundings", "Walk", "Worth"]
+__all__ = ["Candidate", "Controller", "Floats", "Surroundings", "TreeWalk", "Worth"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -47,7 +47,7 @@ class Surroundings(NamedTuple):
     """Finds the answer in a text, where the caller says how."""
 
 
-class Walk(ABC):
+class TreeWalk(ABC):
     """One search under way: all that changes while a controller's tree grows."""
 
     @abstractmethod
@@ -56,24 +56,25 @@ class Walk(ABC):
 
         Args:
             tree: As it is now; it is not for the controller to change.
-            logits: [vocab] of every leaf whose next token may be chosen. One that no action moves
-                is held, and comes again.
+            logits: [vocab] of every leaf that may go on; one that is not moved comes again.
         """
 
     def rank(self, tree: TokenTree) -> list[int]:
-        """Return the finished branches, best first: by score, then by probability.
-
-        Called once, at the end; may score them before.
-        """
+        """Return the finished branches, best first; called once, at the end, and may score them."""
         return tree.ranked()
 
 
 class Controller(Method, ABC):
-    """Settings of a search; what changes while it runs is in its `Walk`."""
+    """Settings of a search; what changes while it runs is in its `TreeWalk`."""
+
+    @property
+    def num_tokens(self) -> int:
+        """The most tokens of a branch, unless the caller says how many."""
+        return 64
 
     waits: ClassVar[bool] = True
     """Whether it is asked only once all unfinished leaves have their logits."""
 
     @abstractmethod
-    def start(self, around: Surroundings) -> Walk:
+    def start(self, around: Surroundings) -> TreeWalk:
         """Return a new search."""

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from treadle.core.errors import DataError, SettingsError
 from treadle.runtime.decode.methods.replay import RecordedNode, Replay
 
-__all__ = ["Recording", "read_recording", "recording_of"]
+__all__ = ["RecordedTree", "read_recording", "recording_of"]
 
 
-class Recording(NamedTuple):
+class RecordedTree(NamedTuple):
     """A prompt and how its tree grew."""
 
     prompt: str | list[int]
@@ -24,7 +24,7 @@ class Recording(NamedTuple):
     """Tokens of the prompt when it was recorded, where the file says it."""
 
 
-def read_recording(path: str | Path, number: int = 0) -> Recording:
+def read_recording(path: str | Path, number: int = 0) -> RecordedTree:
     """Read a recorded tree.
 
     Args:
@@ -52,7 +52,7 @@ def read_recording(path: str | Path, number: int = 0) -> Recording:
         raise DataError(f"{path}, tree {number}: {error}") from error
 
 
-def recording_of(tree: Mapping[str, Any]) -> Recording:  # Any: JSON values, checked here
+def recording_of(tree: Mapping[str, Any]) -> RecordedTree:  # Any: JSON values, checked here
     """Return what a mapping in one of the two forms says.
 
     Raises:
@@ -73,7 +73,7 @@ def recording_of(tree: Mapping[str, Any]) -> Recording:  # Any: JSON values, che
     )
 
 
-def _of_deft(tree: Mapping[str, Any]) -> Recording:  # Any: JSON values
+def _of_deft(tree: Mapping[str, Any]) -> RecordedTree:  # Any: JSON values
     data = tree["data"]
     if not data:
         raise DataError("The tree is empty; take another one.")
@@ -86,10 +86,10 @@ def _of_deft(tree: Mapping[str, Any]) -> Recording:  # Any: JSON values
         waiting += [(child, at) for child in record["children"]]
         nodes.append(RecordedNode(parent=parent, num_tokens=record["value"]))
         at += 1
-    return Recording(tree["prompt"], Replay(nodes=tuple(nodes)), int(data["0"]["value"]))
+    return RecordedTree(tree["prompt"], Replay(nodes=tuple(nodes)), int(data["0"]["value"]))
 
 
-def _of_ours(tree: Mapping[str, Any]) -> Recording:  # Any: JSON values
+def _of_ours(tree: Mapping[str, Any]) -> RecordedTree:  # Any: JSON values
     nodes = []
     for record in tree["nodes"]:
         tokens = record["tokens"]
@@ -103,4 +103,4 @@ def _of_ours(tree: Mapping[str, Any]) -> Recording:  # Any: JSON values
         )
     prompt = tree["prompt"]
     own = prompt if isinstance(prompt, str) else [int(token) for token in prompt]
-    return Recording(own, Replay(nodes=tuple(nodes)), None)
+    return RecordedTree(own, Replay(nodes=tuple(nodes)), None)

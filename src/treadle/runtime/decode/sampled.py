@@ -5,17 +5,17 @@ from functools import partial
 from typing import NamedTuple
 
 from treadle.runtime.decode.actions import Action, Append, Branch, Child, Finish
-from treadle.runtime.decode.base import Candidate, Floats, Surroundings, Walk
+from treadle.runtime.decode.base import Candidate, Floats, Surroundings, TreeWalk
 from treadle.runtime.decode.chance import draw, draw_distinct
 from treadle.runtime.decode.tree import TokenNode, TokenTree
 
-__all__ = ["Drawing", "SampledWalk", "candidate", "likelihood"]
+__all__ = ["SampledWalk", "TokenDraws", "candidate", "likelihood"]
 
 _MORE_TOKENS = 4
 """Decoded before a stop string's own: tokenizers join spaces and bytes over tokens."""
 
 
-class Drawing(NamedTuple):
+class TokenDraws(NamedTuple):
     """How tokens are drawn."""
 
     around: Surroundings
@@ -34,8 +34,12 @@ class Drawing(NamedTuple):
             # Draws of places that the text never reaches, so that each has a number of its own.
             places = [node.end + (number + 1) * 2**32 for number in range(count)]
             tokens = [draw(logits, node.key, place, *how) for place in places]
-        ends = self.around.end_tokens
-        return Branch(node.id, [Child([t], is_finished=t in ends, tag=tag) for t in tokens])
+        children = [Child([t], is_finished=self.is_end([t]), tag=tag) for t in tokens]
+        return Branch(node.id, children)
+
+    def is_end(self, tokens: Sequence[int]) -> bool:
+        """Say whether a branch ends with the last of these tokens."""
+        return tokens[-1] in self.around.end_tokens or self.stops(tokens, self.stop)
 
     def following(self, node: TokenNode, logits: Floats) -> int:
         """Return the token that follows a leaf."""
@@ -50,10 +54,10 @@ class Drawing(NamedTuple):
         return any(string in text for string in stop)
 
 
-class SampledWalk(Walk):
+class SampledWalk(TreeWalk):
     """`count` branches from the prompt, each drawn to its own end."""
 
-    def __init__(self, drawing: Drawing, count: int) -> None:
+    def __init__(self, drawing: TokenDraws, count: int) -> None:
         self._drawing, self._count = drawing, count
 
     def step(self, tree: TokenTree, logits: Mapping[int, Floats]) -> list[Action]:
@@ -65,12 +69,8 @@ class SampledWalk(Walk):
                 found.append(self._drawing.starts(node, values, self._count))
                 continue
             token = self._drawing.following(node, values)
-            stop = self._drawing.stop
-            is_end = token in self._drawing.around.end_tokens
-            if is_end or self._drawing.stops([*node.tokens, token], stop):
-                found.append(Finish(leaf, (token,)))
-            else:
-                found.append(Append(leaf, (token,)))
+            is_end = self._drawing.is_end([*node.tokens, token])
+            found.append(Finish(leaf, (token,)) if is_end else Append(leaf, (token,)))
         return found
 
 

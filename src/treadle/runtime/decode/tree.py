@@ -59,7 +59,7 @@ class TokenNode:
     num_unrun: int = 0
     """Of its tokens, the last ones that never ran through the model."""
     children: list[int] = field(default_factory=list)
-    """All that ever left it, but for those that it was merged with."""
+    """All that ever left it, but for those that it was merged with; a leaf may have pruned ones."""
 
     @property
     def end(self) -> int:
@@ -94,7 +94,7 @@ class TokenTree:
 
     def ends(self) -> list[TokenNode]:
         """Return the last node of every branch there ever was."""
-        return [node for node in self.nodes.values() if not node.children]
+        return [node for node in self.nodes.values() if node.id not in self._living]
 
     def ranked(self) -> list[int]:
         """Return the finished branches by score, then by probability, then by id."""
@@ -138,11 +138,12 @@ class TokenTree:
             own = TokenNode(self._next, leaf, key, node.end, node.end, [], self.step)
             own.logprob, own.score, own.tag = node.logprob, child.score, child.tag
             self.nodes[own.id] = own
-            node.children.append(own.id)
             self._next += 1
             self.append(own.id, child.tokens, logprob)
         self._living[leaf] = len(children)
-        return list(node.children)
+        new = list(range(self._next - len(children), self._next))
+        node.children += new
+        return new
 
     def append(self, leaf: int, tokens: Sequence[int], logprob: float) -> None:
         """Let a leaf grow; `logprob` is that of the first token."""
@@ -200,9 +201,7 @@ class TokenTree:
         siblings = [child for child in parent.children if child != number]
         for child in siblings:
             self.nodes[child].parent = number
-        # Those of a leaf would hide that it is the end of a branch.
-        if node.children:
-            node.children = siblings + node.children
+        node.children = siblings + node.children
         above = self.nodes[parent.parent if parent.parent is not None else 0].children
         above[above.index(parent.id)] = number
 

@@ -20,7 +20,7 @@ from treadle.runtime.prompts import Prompt, plain, text_in
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.routed.router import PromptRouter, load_router
 from treadle.runtime.routed.texts import require_texts
-from treadle.runtime.schedule.search import Search
+from treadle.runtime.schedule.search import TreeSearch
 from treadle.runtime.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class RoutedLLM(LLM):
 
     def _begin(
         self, prompt: Prompt, params: SamplingParams | None, **options: Any
-    ) -> list[Request] | Search:
+    ) -> list[Request] | TreeSearch:
         if isinstance(params, SamplingParams) and params.beam_width is not None:
             self._refuse("searches one prompt at a time, by search(PROMPT, 'beam')")
         return self.submit(prompt, params, **options)

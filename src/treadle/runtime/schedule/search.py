@@ -19,7 +19,7 @@ from treadle.runtime.request import Request, RequestState
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.rows import RowChunk
 
-__all__ = ["Search", "Searches"]
+__all__ = ["TreeSearch", "TreeSearches"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -33,7 +33,7 @@ class _Moves(NamedTuple):
     extended: list[tuple[Request, list[int]]]
 
 
-class Search:
+class TreeSearch:
     """One tree: its nodes, the requests of its leaves, and who decides on them.
 
     Args:
@@ -330,14 +330,14 @@ class Search:
             self.tree.pause(leaf)
 
 
-class Searches:
+class TreeSearches:
     """The trees of a batch."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
-        self._open: list[Search] = []
+        self._open: list[TreeSearch] = []
 
-    def begin(self, search: Search) -> None:
+    def begin(self, search: TreeSearch) -> None:
         """Let a tree's controller choose for it from now on."""
         self._open.append(search)
 
@@ -355,7 +355,7 @@ class Searches:
         for search in list(self._open):
             search.decide()
 
-    def close(self, search: Search) -> None:
+    def close(self, search: TreeSearch) -> None:
         """End a tree and forget it."""
         if search in self._open:
             self._open.remove(search)

@@ -13,7 +13,7 @@ from treadle.runtime.engine import Engine
 from treadle.runtime.request import SamplingParams
 from treadle.runtime.typed import require
 
-__all__ = ["Asking", "check_options"]
+__all__ = ["AskedSearch", "check_options"]
 
 _OPTIONS = [
     p.name for p in signature(Engine.submit).parameters.values() if p.kind is p.KEYWORD_ONLY
@@ -21,12 +21,12 @@ _OPTIONS = [
 Extract = Callable[[str], str | None]
 
 
-class Asking:
+class AskedSearch:
     """How a search is asked for, checked.
 
     Args:
         controller: Its name, its settings, or itself.
-        max_tokens: Of a branch behind the prompt.
+        max_tokens: Of a branch behind the prompt; None for what the controller says.
         seed: Of its draws.
         ignore_eos: Whether tokens that end a text are like any others.
         scorer: See `LLM.search`.
@@ -43,15 +43,16 @@ class Asking:
         extract: Extract | None = None,
     ) -> None:
         self.controller = CONTROLLERS.resolve(controller)
+        most = self.controller.num_tokens if max_tokens is None else max_tokens
         self.params = SamplingParams(
-            temperature=0, max_tokens=max_tokens, seed=seed, ignore_eos=ignore_eos
+            temperature=0, max_tokens=most, seed=seed, ignore_eos=ignore_eos
         )
         expected = "a callable on text, which returns what it comes to"
         require(extract is None or callable(extract), "extract", extract, expected)
         self.scorer, self.extract = scorer, extract
 
     @classmethod
-    def beams(cls, params: SamplingParams) -> "Asking":
+    def beams(cls, params: SamplingParams) -> "AskedSearch":
         """Return what `beam_width` asks for."""
         found = cls({"method": "beam", "width": params.beam_width}, None, None, False)
         found.params = replace(params, n=1, beam_width=None)

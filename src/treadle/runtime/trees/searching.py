@@ -13,8 +13,8 @@ from treadle.runtime.engine import Engine
 from treadle.runtime.executor import Floats
 from treadle.runtime.prompts import Prompt
 from treadle.runtime.request import Request, RequestState
-from treadle.runtime.schedule.search import Search
-from treadle.runtime.trees.asked import Asking
+from treadle.runtime.schedule.search import TreeSearch
+from treadle.runtime.trees.asked import AskedSearch
 
 __all__ = ["Searching", "num_answers", "num_done", "requests_of"]
 
@@ -25,7 +25,7 @@ class Searching:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def begin(self, prompt: Prompt, asking: Asking, **options: Any) -> Search:
+    def begin(self, prompt: Prompt, asking: AskedSearch, **options: Any) -> TreeSearch:
         """Let a tree begin with a prompt.
 
         Args:
@@ -52,23 +52,23 @@ class Searching:
                 lambda question, answers: self._chances(own, question, answers),
                 asking.extract,
             )
-            found = Search(engine._batch, request, asking.controller, around)
+            found = TreeSearch(engine._batch, request, asking.controller, around)
             engine._runner.searches.begin(found)
         return found
 
-    def close(self, search: Search) -> None:
+    def close(self, search: TreeSearch) -> None:
         """End what is unfinished of a tree, and forget it."""
         with self._engine._turn:
             self._engine._runner.searches.close(search)
             self._engine._turn.notify_all()
 
-    def tree(self, search: Search, prompt: str | None) -> TreeOutput:
+    def tree(self, search: TreeSearch, prompt: str | None) -> TreeOutput:
         """Return what a search found that is done; raises what its controller raised."""
         if search.error is not None:
             raise search.error
         return tree_output(search, prompt, self._text_of)
 
-    def answers(self, search: Search, prompt: str | None, count: int) -> RequestOutput:
+    def answers(self, search: TreeSearch, prompt: str | None, count: int) -> RequestOutput:
         """Return the best answers of a beam search that is done, as `generate` gives answers."""
         if search.error is not None:
             raise search.error
@@ -110,18 +110,18 @@ class Searching:
         return [float(chance) for chance in chances / chances.sum()]
 
 
-def requests_of(group: list[Request] | Search) -> list[Request]:
+def requests_of(group: list[Request] | TreeSearch) -> list[Request]:
     """Return the requests that a prompt's answers wait for."""
-    return group.requests if isinstance(group, Search) else group
+    return group.requests if isinstance(group, TreeSearch) else group
 
 
-def num_answers(group: list[Request] | Search) -> int:
+def num_answers(group: list[Request] | TreeSearch) -> int:
     """Return how many ends a prompt's answers wait for."""
-    return 1 if isinstance(group, Search) else len(group)
+    return 1 if isinstance(group, TreeSearch) else len(group)
 
 
-def num_done(group: list[Request] | Search) -> int:
+def num_done(group: list[Request] | TreeSearch) -> int:
     """Return how many of these have come."""
-    if isinstance(group, Search):
+    if isinstance(group, TreeSearch):
         return int(group.is_done)
     return sum(request.state is RequestState.FINISHED for request in group)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from treadle.core.method import Standard
 from treadle.runtime.decode.actions import Action, Append, Branch, Child, Prune
-from treadle.runtime.decode.base import Controller, Floats, Surroundings, Walk
+from treadle.runtime.decode.base import Controller, Floats, Surroundings, TreeWalk
 from treadle.runtime.decode.chance import log_probabilities
 from treadle.runtime.decode.tree import TokenTree
 
@@ -37,7 +37,7 @@ class Beam(Controller):
     unfinished one is worth less at its present length than all of these (heuristic; False), or at
     the length that suits it best (never)."""
 
-    def start(self, around: Surroundings) -> Walk:
+    def start(self, around: Surroundings) -> TreeWalk:
         """Return a new search."""
         return _BeamWalk(self, around)
 
@@ -58,7 +58,7 @@ class _Ended(NamedTuple):
     new: _Continued | None
 
 
-class _BeamWalk(Walk):
+class _BeamWalk(TreeWalk):
     def __init__(self, settings: Beam, around: Surroundings) -> None:
         self._settings, self._around = settings, around
 

@@ -5,8 +5,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from treadle.core.method import Paper
-from treadle.runtime.decode.base import Controller, Surroundings, Walk
-from treadle.runtime.decode.sampled import Drawing, SampledWalk, candidate, likelihood
+from treadle.runtime.decode.base import Controller, Surroundings, TreeWalk
+from treadle.runtime.decode.sampled import SampledWalk, TokenDraws, candidate, likelihood
 from treadle.runtime.decode.tree import TokenTree
 from treadle.runtime.decode.worth import checked
 
@@ -43,9 +43,9 @@ class BestOf(Controller):
     is_distinct: bool = True
     """Whether no two answers begin with the same token; fewer come where there are fewer."""
 
-    def start(self, around: Surroundings) -> Walk:
+    def start(self, around: Surroundings) -> TreeWalk:
         """Return a new search."""
-        drawing = Drawing(around, self.temperature, self.top_p, self.is_distinct, self.stop)
+        drawing = TokenDraws(around, self.temperature, self.top_p, self.is_distinct, self.stop)
         return _BestOfWalk(drawing, self.n)
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from treadle.core.method import Paper
 from treadle.runtime.decode.actions import Action, Append, Branch, Child, Finish
-from treadle.runtime.decode.base import Controller, Floats, Surroundings, Walk
+from treadle.runtime.decode.base import Controller, Floats, Surroundings, TreeWalk
 from treadle.runtime.decode.chance import draw_distinct
 from treadle.runtime.decode.tree import TokenTree
 
@@ -60,19 +60,19 @@ class Replay(Controller):
 
     @property
     def num_tokens(self) -> int:
-        """The tokens of the longest branch behind the prompt."""
+        """One more than the longest branch has, so that its last token runs like all others."""
         longest: list[int] = []
         for node in self.nodes:
             before = 0 if node.parent is None else longest[node.parent]
             longest.append(before + node.num_tokens)
-        return max(longest)
+        return max(longest) + 1
 
-    def start(self, around: Surroundings) -> Walk:
+    def start(self, around: Surroundings) -> TreeWalk:
         """Return a new search."""
         return _ReplayWalk(self.nodes)
 
 
-class _ReplayWalk(Walk):
+class _ReplayWalk(TreeWalk):
     def __init__(self, nodes: tuple[RecordedNode, ...]) -> None:
         self._nodes = nodes
         self._children: dict[int, list[int]] = {_ROOT: []}

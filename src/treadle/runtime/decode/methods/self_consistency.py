@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field, field_validator
 
 from treadle.core.method import Paper
-from treadle.runtime.decode.base import Controller, Surroundings, Walk
-from treadle.runtime.decode.sampled import Drawing, SampledWalk
+from treadle.runtime.decode.base import Controller, Surroundings, TreeWalk
+from treadle.runtime.decode.sampled import SampledWalk, TokenDraws
 from treadle.runtime.decode.tree import TokenTree
 
 __all__ = ["SelfConsistency"]
@@ -57,9 +57,9 @@ class SelfConsistency(Controller):
             raise ValueError(f"expected a regular expression ({error})") from error
         return pattern
 
-    def start(self, around: Surroundings) -> Walk:
+    def start(self, around: Surroundings) -> TreeWalk:
         """Return a new search."""
-        drawing = Drawing(around, self.temperature, self.top_p, self.is_distinct, self.stop)
+        drawing = TokenDraws(around, self.temperature, self.top_p, self.is_distinct, self.stop)
         return _VotingWalk(drawing, self)
 
     def found_in(self, text: str) -> str | None:
@@ -73,7 +73,7 @@ class SelfConsistency(Controller):
 
 
 class _VotingWalk(SampledWalk):
-    def __init__(self, drawing: Drawing, settings: SelfConsistency) -> None:
+    def __init__(self, drawing: TokenDraws, settings: SelfConsistency) -> None:
         super().__init__(drawing, settings.n)
         self._settings = settings
 

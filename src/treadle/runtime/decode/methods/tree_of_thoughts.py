@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 
 from treadle.core.method import Paper
 from treadle.runtime.decode.actions import Action, Append, Finish, Prune
-from treadle.runtime.decode.base import Controller, Floats, Surroundings, Walk
-from treadle.runtime.decode.sampled import Drawing, candidate, likelihood
+from treadle.runtime.decode.base import Controller, Floats, Surroundings, TreeWalk
+from treadle.runtime.decode.sampled import TokenDraws, candidate, likelihood
 from treadle.runtime.decode.tree import TokenNode, TokenTree
 from treadle.runtime.decode.worth import checked
 
@@ -65,15 +65,15 @@ class TreeOfThoughts(Controller):
             raise ValueError("words has none, or an empty one; give the possible answers")
         return self
 
-    def start(self, around: Surroundings) -> Walk:
+    def start(self, around: Surroundings) -> TreeWalk:
         """Return a new search."""
         return _ThinkingWalk(self, around)
 
 
-class _ThinkingWalk(Walk):
+class _ThinkingWalk(TreeWalk):
     def __init__(self, settings: TreeOfThoughts, around: Surroundings) -> None:
         self._settings, self._around = settings, around
-        self._drawing = Drawing(around, settings.temperature, settings.top_p, True)
+        self._drawing = TokenDraws(around, settings.temperature, settings.top_p, True)
         self._level = 0
 
     def step(self, tree: TokenTree, logits: Mapping[int, Floats]) -> list[Action]:
