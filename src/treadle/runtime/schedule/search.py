@@ -59,6 +59,7 @@ class TreeSearch:
         self._batch, self._walk = batch, controller.start(around)
         self._requests = {0: prompt}
         self._logits: dict[int, Floats] = {}
+        self._paused: set[int] = set()
         self._has_news = self._is_asking = self._has_run = False
 
     @property
@@ -96,6 +97,7 @@ class TreeSearch:
         self._has_run = False
         try:
             self._lose_ended()
+            self._see_resumed()
             while self._has_news and not self.is_done:
                 self._has_news = False
                 self._ask()
@@ -129,6 +131,13 @@ class TreeSearch:
             self._logits.pop(leaf, None)
             del self._requests[leaf]
             self._has_news = True
+
+    def _see_resumed(self) -> None:
+        """Look again at leaves that somebody had paused: their logits may be all that lacked."""
+        states = {leaf: request.state for leaf, request in self._requests.items()}
+        paused = {leaf for leaf, state in states.items() if state is RequestState.MIGRATING}
+        self._has_news |= not self._paused <= paused
+        self._paused = paused
 
     def _ask(self) -> None:
         """Ask the controller once, if all is there that it waits for."""
@@ -364,5 +373,5 @@ class TreeSearches:
 
 def _logprob(logits: Floats, token: int) -> float:
     """Return the natural log of a token's probability."""
-    shifted = logits.astype(np.float64) - float(logits.max())
-    return float(shifted[token] - np.log(np.exp(shifted).sum()))
+    shifted = logits - logits.max()
+    return float(shifted[token]) - float(np.log(np.exp(shifted).sum(dtype=np.float64)))
