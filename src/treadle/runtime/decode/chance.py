@@ -9,27 +9,32 @@ import numpy.typing as npt
 from treadle.core.seed import stream_seed
 from treadle.native.elements import uniform
 
-__all__ = ["draw", "draw_distinct", "log_probabilities"]
+__all__ = ["draw", "draw_distinct", "log_normaliser"]
 
 Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 _LEAST = 2.0**-25
 """A draw of 24 bits may be 0, whose logarithm is no number."""
 
 
-def log_probabilities(logits: Floats) -> Doubles:
-    """Return the natural logs of the probabilities [vocab], in float64."""
-    shifted = logits.astype(np.float64) - float(logits.max())
-    found: Doubles = shifted - np.log(np.exp(shifted).sum())
-    return found
+def log_normaliser(logits: Floats) -> float:
+    """Return what to take from logits [vocab] for the natural logs of probabilities.
+
+    Exponentials are in float32, their sum in float64.
+    """
+    most = logits.max()
+    return float(most) + float(np.log(np.exp(logits - most).sum(dtype=np.float64)))
 
 
-def _kept(logits: Floats, temperature: float, top_p: float) -> Doubles:
-    """Return the logs [vocab] of what tokens are drawn from; -inf for those left out by top-p."""
-    scores = log_probabilities(logits / np.float32(temperature))
+def _kept(logits: Floats, temperature: float, top_p: float) -> Floats:
+    """Return the unnormalised logs [vocab] of what tokens are drawn from.
+
+    The greatest is 0; those left out by top-p are -inf.
+    """
+    scores: Floats = (logits - logits.max()) / np.float32(temperature)
     if top_p < 1:
         order = np.argsort(-scores, kind="stable")
-        last = int(np.searchsorted(np.cumsum(np.exp(scores[order])), top_p))
+        sums = np.cumsum(np.exp(scores[order]), dtype=np.float64)
+        last = int(np.searchsorted(sums, top_p * sums[-1]))
         scores[order[last + 1 :]] = -np.inf
     return scores
 
@@ -49,7 +54,7 @@ def draw(logits: Floats, key: int, position: int, temperature: float, top_p: flo
     chances = np.exp(_kept(logits, temperature, top_p))
     place = np.empty(2, np.float32)
     uniform(key, 2 * position, place)
-    sums = np.cumsum(chances)
+    sums = np.cumsum(chances, dtype=np.float64)
     # Two draws of 24 bits, or tokens less probable than 2^-24 would never come.
     at = (float(place[0]) + float(place[1]) * 2.0**-24) * sums[-1]
     found = int(np.searchsorted(sums, at, side="right"))
@@ -64,9 +69,8 @@ def draw_distinct(
     Those are the greatest of log p + Gumbel noise (Kool et al., 2019); at temperature 0 the most
     probable ones, of equals the lower ones first. Fewer come where top-p leaves fewer.
     """
-    if temperature == 0:
-        scores = logits.astype(np.float64)
-    else:
+    scores: npt.NDArray[np.floating] = logits
+    if temperature > 0:
         noise = np.empty(logits.size, np.float32)
         uniform(stream_seed(key, "distinct"), position * logits.size, noise)
         gumbel = -np.log(-np.log(np.maximum(noise.astype(np.float64), _LEAST)))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from treadle.core.errors import CapacityError, SettingsError
 from treadle.runtime.decode.actions import Action, Append, Branch, Child, Finish, Prune
 from treadle.runtime.decode.base import Controller, Surroundings
+from treadle.runtime.decode.chance import log_normaliser
 from treadle.runtime.decode.tree import NodeState, TokenTree
 from treadle.runtime.request import Request, RequestState
 from treadle.runtime.schedule.batch import Batch
@@ -373,5 +374,4 @@ class TreeSearches:
 
 def _logprob(logits: Floats, token: int) -> float:
     """Return the natural log of a token's probability."""
-    shifted = logits - logits.max()
-    return float(shifted[token]) - float(np.log(np.exp(shifted).sum(dtype=np.float64)))
+    return float(logits[token]) - log_normaliser(logits)

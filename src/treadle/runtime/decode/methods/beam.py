@@ -9,7 +9,7 @@ from pydantic import Field
 from treadle.core.method import Standard
 from treadle.runtime.decode.actions import Action, Append, Branch, Child, Prune
 from treadle.runtime.decode.base import Controller, Floats, Surroundings, TreeWalk
-from treadle.runtime.decode.chance import log_probabilities
+from treadle.runtime.decode.chance import log_normaliser
 from treadle.runtime.decode.tree import TokenTree
 
 __all__ = ["Beam"]
@@ -86,9 +86,11 @@ class _BeamWalk(TreeWalk):
         count = max(2, 1 + len(self._around.end_tokens)) * self._settings.width
         found: list[_Continued] = []
         for leaf in beams:
-            totals = log_probabilities(logits[leaf]) + (tree.node(leaf).logprob or 0.0)
-            likely = np.sort(np.argpartition(-totals, min(count, totals.size) - 1)[:count])
-            found += [_Continued(leaf, int(t), float(totals[t])) for t in likely]
+            values = logits[leaf]
+            before = (tree.node(leaf).logprob or 0.0) - log_normaliser(values)
+            last = max(0, values.size - count)  # numpy partitions faster than it finds places
+            likely = np.flatnonzero(values >= np.partition(values, last)[last])
+            found += [_Continued(leaf, int(t), before + float(values[t])) for t in likely]
         return sorted(found, key=lambda one: -one.total)[:count]
 
     def _is_enough(self, kept: list[_Ended], best: float, length: int) -> bool:
