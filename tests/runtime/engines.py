@@ -77,8 +77,12 @@ class EchoExecutor(TimedExecutor):
                     right = self._regimes_of(rows, number, regimes[row], slots)
                     assert (held == right[:, None]).all()
                 held = pool.layers[-1].keys[part.pages[slots // size], -1, 0, slots % size]
-                logits[wanted[row], next_token(held.astype(int))] = 5
+                self.say(logits[wanted[row]], held.astype(int))
         return logits
+
+    def say(self, logits: np.ndarray, tokens: np.ndarray) -> None:
+        """Write what follows after `tokens` into a row of zeros."""
+        logits[next_token(tokens)] = 5
 
     def _regimes_of(self, rows: StepRows, number: int, regime: int, places: np.ndarray):
         """What the entries must be of that a row of `regime` reads, at these places before it."""

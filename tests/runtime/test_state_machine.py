@@ -15,7 +15,7 @@ from runtime.engines import SHAPE, Small, continuation, kept_continuation
 from treadle.runtime.admit.tables import ADMISSIONS
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.evict.tables import EVICTIONS
-from treadle.runtime.request import Request, RequestState
+from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.schedule.migrate import export_pages, import_pages
 
 NUM_PAGES, PAGE_SIZE = 7, 3
@@ -46,6 +46,7 @@ def _answer_of(prompt: tuple[int, ...], count: int, keep: Keeping | None) -> lis
 
 class Engine(RuleBasedStateMachine):
     requests: Bundle[Request] = Bundle("requests")
+    num_pages = NUM_PAGES
 
     @initialize(
         policy=st.sampled_from(list(ADMISSIONS.table)),
@@ -71,7 +72,7 @@ class Engine(RuleBasedStateMachine):
         rope,
     ):
         self.small = Small(
-            NUM_PAGES,
+            self.num_pages,
             PAGE_SIZE,
             policy,
             ageing_seconds=20,
@@ -117,6 +118,30 @@ class Engine(RuleBasedStateMachine):
         fields = {"parent": parent.id, "keep": parent.keep}
         found = self.small.add(f"r{len(self.all)}", prompt, count, **fields)
         self.all.append(found)
+
+    @rule(
+        parent=requests,
+        place=st.integers(1, 12),
+        token=st.integers(0, 3),
+        count=st.integers(1, 4),
+        salt=st.sampled_from(["", "x"]),
+        ends=st.booleans(),
+    )
+    def branch(self, parent, place, token, count, salt, ends):
+        """Go another way somewhere in what an unfinished request has computed."""
+        place = min(place, parent.num_computed)
+        if parent.id not in self.small.batch or not place or place + 1 + count > LONGEST:
+            return
+        tokens = [*parent.tokens[:place], token]
+        params = SamplingParams(temperature=0, max_tokens=count)
+        fields = {"salt": salt, "keep": parent.keep, "rope_bounds": parent.rope_bounds}
+        fields["rope_dynamic_from"] = parent.rope_dynamic_from
+        name = f"r{len(self.all)}"
+        found = Request(name, tokens, len(tokens), params, 0, client=parent.client, **fields)
+        self.small.batch.fork(found, parent, len(tokens) + count, place)
+        self.all.append(found)
+        if ends:
+            self.cancel(parent)
 
     @rule(request=requests, num_right=st.integers(0, 3), wrong=st.integers(0, 2))
     def draft(self, request, num_right, wrong):
@@ -224,7 +249,7 @@ class Engine(RuleBasedStateMachine):
         complete = [r for r in self.all if r.finish_reason == "length"]
         assert all(r.num_new == r.params.max_tokens for r in complete)
         self.small.tree.clear()
-        assert self.small.pool.num_free == NUM_PAGES
+        assert self.small.pool.num_free == self.num_pages
         assert not self.small.batch.preemption._swapped
 
 

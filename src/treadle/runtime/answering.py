@@ -5,7 +5,8 @@ from functools import cached_property
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.ports import Answer, Asked
-from treadle.runtime.llm import LLM, held_forms
+from treadle.runtime.linear.held import held_forms
+from treadle.runtime.llm import LLM
 from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.request import SamplingParams
 

@@ -22,9 +22,10 @@ from treadle.runtime.logits import require_sound
 from treadle.runtime.native_step.described import LLAMA_LIKE, Described, from_note, to_note
 from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.price import Price, price_of, tell_price
+from treadle.runtime.settings import EngineSettings
 from treadle.runtime.typed import whole
 
-__all__ = ["Agreement", "agreement", "choose_executor", "generic_executor"]
+__all__ = ["Agreement", "agreement", "choose_executor", "executor_for", "generic_executor"]
 
 _NUM_TOKENS = 24
 _PAGE_SIZE = 16
@@ -236,3 +237,18 @@ def _expected(folder: Path, tokens: np.ndarray, regimes: Sequence[int]) -> Float
             found.append(model.logits(rows, hidden)[0].float())
     logits: Floats = torch.cat(found).numpy()
     return logits
+
+
+def executor_for(folder: Path, chosen: EngineSettings) -> Executor:
+    """Return what computes a model on the device, and in the form, that settings say.
+
+    Raises:
+        SettingsError: The device does not hold weights in this form.
+    """
+    if chosen.device == "cpu":
+        return choose_executor(folder, chosen.weights, chosen.num_threads, chosen.trust_remote_code)
+    if chosen.weights not in (AUTO, "fp32"):
+        raise SettingsError(
+            f"weights = '{chosen.weights}' is for the CPU; leave it at auto on {chosen.device}."
+        )
+    return generic_executor(folder, chosen.device, chosen.trust_remote_code)

@@ -12,7 +12,7 @@ from treadle.runtime.admit.base import Admission
 from treadle.runtime.admit.queue import Queue
 from treadle.runtime.answer.constraint import Constraint, Grammars
 from treadle.runtime.answer.evicted import likelihoods, stepped
-from treadle.runtime.answer.outputs import LoadReport
+from treadle.runtime.answer.outputs import LoadReport, load_report
 from treadle.runtime.answer.sample import request_key
 from treadle.runtime.cache.pages import KeyValues, PagePool
 from treadle.runtime.cache.radix import PrefixTree
@@ -181,6 +181,8 @@ class Engine:
         """
         params = SamplingParams() if sampling_params is None else sampling_params
         self.check(params)
+        for_others = "None here: beams are for generate, and search(PROMPT, 'beam')"
+        require(params.beam_width is None, "beam_width", params.beam_width, for_others)
         tokens = self.prompts.tokens(prompt)
         priority = whole("priority", priority)
         for name, value in (("client", client), ("cache_salt", cache_salt)):
@@ -385,16 +387,4 @@ class Engine:
     def load_report(self) -> LoadReport:
         """Say how busy the engine is."""
         with self._turn:
-            batch, pool = self._batch, self._batch.pool
-            return LoadReport(
-                len(batch.waiting),
-                len(batch.running),
-                len(batch.paused),
-                sum(request.num_remaining for request in batch.waiting.values()),
-                pool.num_pages,
-                pool.num_free,
-                batch.tree.num_evictable,
-                pool.page_size,
-                batch.num_preemptions,
-                self._runner.num_rows,
-            )
+            return load_report(self._batch, self._runner.num_rows)

@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import fields
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
@@ -14,27 +13,29 @@ import numpy as np
 
 from treadle.core.checkpoint.described import says_bundle
 from treadle.core.checkpoint.layered import says_layers
-from treadle.core.errors import SettingsError
 from treadle.core.progress import steps
-from treadle.core.registry import near
 from treadle.model.load import resolve
 from treadle.model.source import name_later
 from treadle.runtime.admit.queue import choose_admission
+from treadle.runtime.answer.branches import TreeOutput
 from treadle.runtime.answer.embedding import HiddenMean
 from treadle.runtime.answer.outputs import Delta, RequestOutput, completion
 from treadle.runtime.collecting import collecting_later
 from treadle.runtime.conversation import Messages
+from treadle.runtime.decode.base import Controller
 from treadle.runtime.engine import Engine
 from treadle.runtime.evict.keeping import choose_keeping
 from treadle.runtime.executor import Executor, Floats
-from treadle.runtime.linear.held import HeldWeights
+from treadle.runtime.linear.held import held_forms
 from treadle.runtime.linear.lora import base_names
-from treadle.runtime.linear.packed import AUTO
-from treadle.runtime.prompts import Prompt, Prompts, as_list, text_in
+from treadle.runtime.prompts import Prompt, Prompts, as_list, for_each, text_in
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.schedule.limits import limits_of
+from treadle.runtime.schedule.search import TreeSearch
 from treadle.runtime.settings import EngineSettings, show_as_keywords
 from treadle.runtime.store import make_store
+from treadle.runtime.trees.asked import AskedSearch, check_options
+from treadle.runtime.trees.searching import Searching, num_answers, num_done, requests_of
 from treadle.runtime.typed import require
 
 if TYPE_CHECKING:
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LLM"]
 
-_OPTIONS = [
-    p.name for p in signature(Engine.submit).parameters.values() if p.kind is p.KEYWORD_ONLY
-]
 _WAIT_SECONDS = 0.05
 """How often a caller whose requests are all paused looks again; others wake it before."""
 
@@ -106,7 +104,9 @@ class LLM(Engine):
             folder = resolve(path, takes_files=True)
             name = name_later(folder)
             if executor is None:
-                executor = _executor(folder, chosen)
+                from treadle.runtime.choice import executor_for
+
+                executor = executor_for(folder, chosen)
             super().__init__(
                 executor,
                 make_store(
@@ -146,31 +146,87 @@ class LLM(Engine):
             options: Of `submit`, but for `request_id`, for all prompts.
         """
         several = as_list(prompts)
-        _check_options(options)
+        check_options(options)
         is_list = isinstance(sampling_params, Sequence)
-        settings = _for_each(sampling_params, not is_list, len(several), "sampling parameters")
+        settings = for_each(sampling_params, not is_list, len(several), "sampling parameters")
         is_list = isinstance(adapter, Sequence) and not isinstance(adapter, str)
-        names = _for_each(adapter, not is_list, len(several), "adapters")
-        groups: list[list[Request]] = []
+        names = for_each(adapter, not is_list, len(several), "adapters")
+        groups: list[list[Request] | TreeSearch] = []
         try:
             for prompt, own, name in zip(several, settings, names, strict=True):
-                groups.append(self.submit(prompt, own, adapter=name, **options))
-            everything = [request for group in groups for request in group]
-            total = len(everything)
+                groups.append(self._begin(prompt, own, adapter=name, **options))
+            total = sum(map(num_answers, groups))
             with steps("generate", total) as bar:
                 done = 0
                 while done < total:
-                    self._drive(everything, None)
-                    now = sum(r.state is RequestState.FINISHED for r in everything)
+                    self._drive([one for group in groups for one in requests_of(group)], None)
+                    now = sum(map(num_done, groups))
                     bar.advance(now - done)
                     done = now
             return [
-                self._output(group, text_in(prompt))
-                for group, prompt in zip(groups, several, strict=True)
+                self._searching.answers(group, text_in(prompt), own.n)
+                if isinstance(group, TreeSearch)
+                else self._output(group, text_in(prompt))
+                for group, own, prompt in zip(groups, settings, several, strict=True)
             ]
         finally:
             for group in groups:
-                self.close(group)
+                if isinstance(group, TreeSearch):
+                    self._searching.close(group)
+                else:
+                    self.close(group)
+
+    def _begin(
+        self, prompt: Prompt, params: SamplingParams | None, **options: Any
+    ) -> list[Request] | TreeSearch:
+        if isinstance(params, SamplingParams) and params.beam_width is not None:
+            self.check(params)
+            return self._searching.begin(prompt, AskedSearch.beams(params), **options)
+        return self.submit(prompt, params, **options)
+
+    @property
+    def _searching(self) -> Searching:
+        return Searching(self)
+
+    def search(
+        self,
+        prompt: Prompt,
+        controller: Controller | str | Mapping[str, Any] = "beam",  # Any: a method's settings
+        *,
+        max_tokens: int | None = None,
+        scorer: object = None,
+        extract: Callable[[str], str | None] | None = None,
+        seed: int | None = None,
+        ignore_eos: bool = False,
+        **options: Any,
+    ) -> TreeOutput:
+        """Answer a prompt along several branches, which share what they have in common.
+
+        Args:
+            prompt: As in `generate`.
+            controller: Its name (beam, best_of, self_consistency, tree_of_thoughts, replay), a
+                mapping of the key `method` and its settings, or the controller itself.
+            max_tokens: Of a branch behind the prompt; None: 64, or what a recorded tree has.
+            scorer: What a branch is worth: a callable on its text; "likelihood"; another LLM; or a
+                `core.ports.Scorer`. It is asked between two steps, and everybody waits for it.
+            extract: Finds what a text comes to, for self_consistency; None for its `pattern`.
+            seed: Same seed and prompt, same tree; None: the engine's seed and the request's id.
+            ignore_eos: Whether tokens that end a text are like any others.
+            options: Of `submit`.
+
+        Raises:
+            SettingsError: There is no such controller, or it moves its leaves wrongly.
+            CapacityError: It forks beyond what the cache holds at once.
+        """
+        check_options(options)
+        asking = AskedSearch(controller, max_tokens, seed, ignore_eos, scorer, extract)
+        found = self._searching.begin(prompt, asking, **options)
+        try:
+            while not found.is_done:
+                self._drive(found.requests, None)
+            return self._searching.tree(found, text_in(prompt))
+        finally:
+            self._searching.close(found)
 
     def chat(
         self,
@@ -240,7 +296,7 @@ class LLM(Engine):
             sampling_params: How to answer; the pieces of several answers come interleaved.
             options: Of `submit`.
         """
-        _check_options(options)
+        check_options(options)
         requests = self.submit(prompt, sampling_params, **options)
         seen = dict.fromkeys((request.id for request in requests), 0)
         unfinished = list(requests)
@@ -325,52 +381,6 @@ class LLM(Engine):
         unasked = [None] * min(start, first.num_prompt)
         logprobs = [*unasked, *first.prompt_logprobs] if asked else None
         return RequestOutput(first.id, prompt, first.tokens[: first.num_prompt], answers, logprobs)
-
-
-def held_forms(executor: Executor) -> str:
-    """Return the forms in which an executor holds a model's matrices."""
-    held = getattr(executor, "weights", None)
-    return ", ".join(sorted(held.forms)) if isinstance(held, HeldWeights) else "fp32"
-
-
-def held_bytes(executor: Executor) -> int:
-    """Return the bytes of a model's weights as an executor holds them; 0 where it has none."""
-    return int(getattr(executor, "weight_bytes", 0))
-
-
-def _executor(folder: Path, chosen: EngineSettings) -> Executor:
-    from treadle.runtime.choice import choose_executor, generic_executor
-
-    if chosen.device == "cpu":
-        return choose_executor(folder, chosen.weights, chosen.num_threads, chosen.trust_remote_code)
-    if chosen.weights not in (AUTO, "fp32"):
-        raise SettingsError(
-            f"weights = '{chosen.weights}' is for the CPU; leave it at auto on {chosen.device}."
-        )
-    return generic_executor(folder, chosen.device, chosen.trust_remote_code)
-
-
-def _check_options(options: Mapping[str, object]) -> None:
-    """Refuse what `submit` does not know, and say where sampling parameters go."""
-    names = [item.name for item in fields(SamplingParams)]
-    for name in options:
-        if name in names:
-            raise SettingsError(
-                f"{name} is a sampling parameter; give it inside of SamplingParams({name}=...)."
-            )
-        if name not in _OPTIONS:
-            raise SettingsError(f"No option '{name}' of a request. {near(name, _OPTIONS)}")
-
-
-def _for_each(values: Any, is_single: bool, count: int, what: str) -> list[Any]:  # Any: settings
-    """Return one value for each prompt: a single one counts for all."""
-    if is_single:
-        return [values] * count
-    if len(values) != count:
-        raise SettingsError(
-            f"Found {len(values)} {what} for {count} prompts; give one for each, or one for all."
-        )
-    return list(values)
 
 
 show_as_keywords(EngineSettings, LLM.__init__)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from treadle.core.checkpoint.described import read_object
-from treadle.core.errors import CheckpointError, DataError, TreadleError
+from treadle.core.errors import CheckpointError, DataError, SettingsError, TreadleError
 from treadle.model import facts
 from treadle.model.gguf_file import GgufFile
 from treadle.model.gguf_tokenizer import end_tokens, gguf_tokenizer, has_tokenizer
@@ -31,6 +31,7 @@ __all__ = [
     "Prompts",
     "TokenArray",
     "as_list",
+    "for_each",
     "is_broken_template",
     "plain",
     "text_in",
@@ -302,6 +303,21 @@ def plain(prompt: Prompt) -> str | list[int]:
                 f"token ids, or the text itself."
             )
     return [int(token) for token in given]
+
+
+def for_each(values: Any, is_single: bool, count: int, what: str) -> list[Any]:  # Any: settings
+    """Return one value for each prompt: a single one counts for all.
+
+    Raises:
+        SettingsError: There are more or fewer.
+    """
+    if is_single:
+        return [values] * count
+    if len(values) != count:
+        raise SettingsError(
+            f"Found {len(values)} {what} for {count} prompts; give one for each, or one for all."
+        )
+    return list(values)
 
 
 def text_in(prompt: Prompt) -> str | None:

@@ -21,11 +21,16 @@ _PENALTY = 2.0
 _WHOLE = {"n": 1, "min_tokens": 0, "top_k": -1, "prompt_logprobs_start": 1}
 """Field -> the least that it may be."""
 _MOST_ANSWERS = 1024
-_WHOLE_OR_NONE = {"max_tokens": 1, "logprobs": 0, "prompt_logprobs": 0, "seed": None}
+_WHOLE_OR_NONE = {
+    **{"max_tokens": 1, "logprobs": 0, "prompt_logprobs": 0, "seed": None},
+    "beam_width": 1,
+}
 _NUMBERS = (
     *("temperature", "top_p", "min_p"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
+_OF_BEAMS = ("n", "max_tokens", "temperature", "ignore_eos", "stop_token_ids", "beam_width")
+"""What counts beside a beam width."""
 _FLAGS = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
 
 
@@ -70,6 +75,9 @@ class SamplingParams:
     structured_outputs: StructuredOutputs | None = None
     """The form that the answer must have; a mapping of its fields will do. Other tokens are struck
     out before penalties and filters count; the answer stops where nothing can follow."""
+    beam_width: int | None = None
+    """Search for the most probable answers, so many of them at once; `n` of these come back, best
+    first. The temperature is 0 then."""
     seed: int | None = None
     """Same seed and prompt, same answer, whatever runs beside it; None: the engine's seed and the
     request's id."""
@@ -92,6 +100,8 @@ class SamplingParams:
             start = self.prompt_logprobs_start
             require(start == 1, "prompt_logprobs_start", start, "prompt_logprobs beside it")
         self._set_lists()
+        if self.beam_width is not None:
+            self._check_beams(self.beam_width)
         self._check_contradictions()
 
     def _set(self, name: str, value: object) -> None:
@@ -139,7 +149,7 @@ class SamplingParams:
             self._check_form()
         if self.temperature > 0:
             return
-        if self.n > 1:
+        if self.n > 1 and self.beam_width is None:
             raise SettingsError(
                 f"n={self.n} with temperature=0 would give the same answer {self.n} times; raise "
                 f"the temperature or set n=1."
@@ -151,6 +161,20 @@ class SamplingParams:
                     f"{name}={getattr(self, name)} has no effect at temperature=0, which takes the "
                     f"most probable token; raise the temperature or leave {name} out."
                 )
+
+    def _check_beams(self, beam_width: int) -> None:
+        """Refuse what does nothing in a beam search, which draws nothing."""
+        require(self.n <= beam_width, "n", self.n, f"at most beam_width={beam_width}")
+        plain = SamplingParams()
+        if self.temperature not in (0, plain.temperature):
+            require(False, "temperature", self.temperature, "0 beside beam_width")
+        for item in fields(self):
+            if item.name not in _OF_BEAMS and getattr(self, item.name) != getattr(plain, item.name):
+                raise SettingsError(
+                    f"{item.name}={getattr(self, item.name)!r} has no effect on a beam search; "
+                    f"leave {item.name} or beam_width out."
+                )
+        self._set("temperature", 0.0)
 
     def _check_form(self) -> None:
         """Refuse what would let an answer go on behind its end."""
@@ -195,6 +219,8 @@ class RequestState(StrEnum):
     PREFILL = "prefill"
     RUNNING = "running"
     PREEMPTED = "preempted"
+    HELD = "held"
+    """A branch whose next token nobody has chosen yet."""
     MIGRATING = "migrating"
     """Paused, or imported and not committed yet."""
     FINISHED = "finished"
@@ -229,7 +255,7 @@ class Request:
     """The request whose prompt this one shares (n > 1)."""
     state: RequestState = RequestState.WAITING
     finish_reason: str | None = None
-    """stop, length, cancelled, deadline or migrated."""
+    """stop, length, cancelled, deadline, migrated, or pruned (a branch)."""
     stop_reason: int | str | None = None
     """The stop token or string that was met."""
     num_computed: int = 0

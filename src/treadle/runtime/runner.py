@@ -14,6 +14,7 @@ from treadle.runtime.logits import require_numbers
 from treadle.runtime.request import Request, RequestError
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.rows import RowChunk, rows_of
+from treadle.runtime.schedule.search import TreeSearches
 from treadle.runtime.structured import StructuredOutputs
 
 __all__ = ["Runner", "TokenEvent"]
@@ -40,6 +41,8 @@ class Runner:
         constrain: Callable[[StructuredOutputs], Constraint] | None = None,
     ) -> None:
         self.batch, self.executor = batch, executor
+        self.searches = TreeSearches(batch)
+        """The trees whose controllers choose for their branches."""
         self.adapters = adapters or Adapters(executor)
         self.eos_tokens, self._clock = eos_tokens, clock
         self._text_of, self._constrain = text_of, constrain
@@ -61,6 +64,7 @@ class Runner:
         events = [TokenEvent(request, None) for request in self.batch.expired]
         self.batch.expired.clear()
         if not chunks:
+            self.searches.decide()  # branches may have expired
             return events
         pool = self.batch.pool
         rows = rows_of(chunks, pool.page_size, self.adapters.slots())
@@ -75,10 +79,13 @@ class Runner:
             except DataError as error:
                 raise RequestError(str(error), chunk.request) from error
             first = last
+        self.searches.decide()
         return events
 
     def _take(self, chunk: RowChunk, logits: Floats) -> list[TokenEvent]:
         """Note a chunk's results; returns the events of its new tokens."""
+        if self.searches.take(chunk, logits):
+            return []
         request = chunk.request
         first = request.num_computed
         num_input = max(0, min(first + chunk.num_rows, request.num_prompt) - first)

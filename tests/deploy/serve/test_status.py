@@ -11,7 +11,8 @@ import pytest
 from runtime.adapters import write_adapter
 from treadle.deploy.serve.history import Busy, History
 from treadle.runtime.answer.talk import TALK
-from treadle.runtime.llm import LLM, held_bytes, held_forms
+from treadle.runtime.linear.held import held_bytes, held_forms
+from treadle.runtime.llm import LLM
 
 from .servers import Gated, eventually, loaded, running
 

@@ -100,3 +100,47 @@ def test_finds_what_a_plain_search_finds(texts, num_evicted):
     freed = tree.evict(num_evicted)
     assert freed == min(num_evicted, len(starts))
     assert pool.num_free == 200 - len(starts) + freed
+
+
+def nodes(tree: PrefixTree) -> list[int]:
+    """Pages of every node, from the root on."""
+    waiting, found = [c for r in tree._roots.values() for c in r.children.values()], []
+    while waiting:
+        node = waiting.pop()
+        found.append(len(node.pages))
+        waiting += node.children.values()
+    return found
+
+
+def test_a_node_takes_in_its_only_child_when_the_siblings_are_gone():
+    pool, tree = make()
+    put(pool, tree, [1, 1, 2, 2, 3, 3])
+    for last in (7, 8, 9):  # texts part again and again, and the branches go
+        put(pool, tree, [1, 1, 2, 2, last, last])
+    assert sorted(nodes(tree)) == [1, 1, 1, 1, 2]
+    kept = tree.match([1, 1, 2, 2, 3, 3])
+    tree.evict(3)
+    pool.release(tree.match([1, 1, 2, 2, 3, 3]))
+    assert nodes(tree) == [3]
+    assert tree.peek([1, 1, 2, 2, 3, 3]) == kept
+    pool.release(kept)
+    assert tree.clear() == 3
+
+
+def test_nodes_of_different_importance_stay_apart():
+    pool, tree = make()
+    put(pool, tree, [1, 1, 2, 2], priority=0)
+    put(pool, tree, [1, 1, 2, 2, 3, 3], priority=5)
+    assert sorted(nodes(tree)) == [1, 2]
+
+
+def test_a_path_of_any_depth():
+    pool, tree = make(num_pages=4600, page_size=1)
+    text = [number % 7 for number in range(1500)]
+    for end in range(1, len(text)):  # a branch leaves at every page
+        put(pool, tree, [*text[:end], 9])
+    put(pool, tree, text)
+    assert len(nodes(tree)) > 2 * 1400
+    assert len(tree.peek(text)) == len(text)
+    assert tree.clear() == 2 * len(text) - 1
+    assert pool.num_free == 4600

@@ -13,7 +13,7 @@ from treadle.deploy.serve.catalogue import ServedModel, ServedRouter
 from treadle.deploy.serve.history import Busy, History
 from treadle.deploy.serve.serving import Serving
 from treadle.runtime.answer.talk import TALK
-from treadle.runtime.llm import held_bytes, held_forms
+from treadle.runtime.linear.held import held_bytes, held_forms
 from treadle.runtime.request import RequestState
 
 __all__ = ["busy_of", "status", "version"]

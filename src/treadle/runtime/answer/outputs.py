@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from treadle.runtime.request import Request, TokenLogprobs
+from treadle.runtime.schedule.batch import Batch
 
-__all__ = ["CompletionOutput", "Delta", "LoadReport", "RequestOutput"]
+__all__ = ["CompletionOutput", "Delta", "LoadReport", "RequestOutput", "load_report"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class LoadReport:
     num_waiting: int
     num_running: int
     num_paused: int
+    """Paused, or branches whose next token is not chosen yet."""
     num_waiting_tokens: int
     """Tokens that waiting requests have yet to run."""
     num_pages: int
@@ -82,6 +84,23 @@ class LoadReport:
     num_preemptions: int
     num_rows: int
     """Rows computed since the start."""
+
+
+def load_report(batch: Batch, num_rows: int) -> LoadReport:
+    """Return how busy a batch is whose engine has computed so many rows."""
+    pool = batch.pool
+    return LoadReport(
+        len(batch.waiting),
+        len(batch.running),
+        len(batch.paused) + len(batch.held),
+        sum(request.num_remaining for request in batch.waiting.values()),
+        pool.num_pages,
+        pool.num_free,
+        batch.tree.num_evictable,
+        pool.page_size,
+        batch.num_preemptions,
+        num_rows,
+    )
 
 
 def completion(request: Request, index: int, text: str) -> CompletionOutput:

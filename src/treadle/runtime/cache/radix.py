@@ -1,6 +1,7 @@
 """The prefix tree: which tokens stand in which pages, so that a common start is computed once.
 
-It works in whole pages. A node holds a run of them; nodes split where texts part.
+It works in whole pages. A node holds a run of them; nodes split where texts part, and grow together
+again where one is left, so that a path has no more nodes than texts part on it.
 """
 
 import heapq
@@ -62,9 +63,12 @@ class PrefixTree:
         """
         self._tick += 1
         found: list[int] = []
+        path: list[_Node] = []
         for node, count in self._walk(tokens, group):
             found += node.pages[:count]
             self._touch(node, priority)
+            path.append(node)
+        self._join(path)
         self._pool.retain(found)
         return found
 
@@ -85,19 +89,22 @@ class PrefixTree:
         assert len(keys) == len(pages)
         node = self._roots.setdefault(group, _Node([], [], None, priority, self._tick))
         canonical: list[int] = []
+        path: list[_Node] = []
         while len(canonical) < len(keys):
-            rest = keys[len(canonical) :]
-            child = node.children.get(rest[0])
+            at = len(canonical)
+            child = node.children.get(keys[at])
             if child is None:
-                self._append(node, rest, pages[len(canonical) :], priority)
-                canonical += pages[len(canonical) :]
+                self._append(node, keys[at:], pages[at:], priority)
+                canonical += pages[at:]
                 break
-            shared = _shared(child.keys, rest)
-            if shared < len(child.keys) and shared < len(rest):
+            shared = _shared(child.keys, keys, at)
+            if shared < len(child.keys) and shared < len(keys) - at:
                 self._split(child, shared)
             canonical += child.pages[:shared]
             self._touch(child, priority)
+            path.append(child)
             node = child
+        self._join(path)
         for own, kept in zip(pages, canonical, strict=True):
             if own != kept:
                 self._pool.retain([kept])
@@ -149,7 +156,7 @@ class PrefixTree:
             node = node.children.get(keys[at])
             if node is None:
                 return
-            shared = _shared(node.keys, keys[at:])
+            shared = _shared(node.keys, keys, at)
             yield node, shared
             if shared < len(node.keys):
                 return
@@ -184,6 +191,23 @@ class PrefixTree:
             {tail.keys[0]: tail},
         )
 
+    def _join(self, path: list[_Node]) -> None:
+        """Let nodes of a path that was just used take in what follows, where that is all they have.
+
+        Both are used alike, so that what is evicted next is what it would have been.
+        """
+        node = path[0] if path else None
+        for child in path[1:]:
+            assert node is not None
+            if len(node.children) > 1 or node.priority != child.priority:
+                node = child
+                continue
+            node.keys += child.keys
+            node.pages += child.pages
+            node.children = child.children
+            for grandchild in node.children.values():
+                grandchild.parent = node
+
     def _leaves(self) -> Iterator[_Node]:
         waiting = [child for root in self._roots.values() for child in root.children.values()]
         while waiting:
@@ -194,9 +218,7 @@ class PrefixTree:
                 yield node
 
 
-def _shared(left: list[Key], right: list[Key]) -> int:
-    """Return how many keys two runs have in common at their start."""
-    for count, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return count
-    return min(len(left), len(right))
+def _shared(run: list[Key], keys: list[Key], first: int) -> int:
+    """Return how many keys a run has in common with `keys` from `first` on."""
+    most = min(len(run), len(keys) - first)
+    return next((at for at in range(most) if run[at] != keys[first + at]), most)

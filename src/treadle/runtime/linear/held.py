@@ -10,6 +10,7 @@ from treadle.core.codec import Array
 from treadle.core.errors import SettingsError
 from treadle.model.coded import Coded, DecodedReader, Obstacle
 from treadle.native.loader import SlowPathWarning
+from treadle.runtime.executor import Executor
 from treadle.runtime.linear.packed import (
     AUTO,
     Packed,
@@ -20,7 +21,7 @@ from treadle.runtime.linear.packed import (
     pack_codes,
 )
 
-__all__ = ["HeldWeights"]
+__all__ = ["HeldWeights", "held_bytes", "held_forms"]
 
 
 class HeldWeights:
@@ -128,3 +129,14 @@ class HeldWeights:
             return "fp32"
         was_decoded = bool(self._decoded) and self._decoded[-1][0] == name
         return "fp16" if was_decoded or reader.tensors[name].dtype == "F16" else "fp32"
+
+
+def held_forms(executor: Executor) -> str:
+    """Return the forms in which an executor holds a model's matrices."""
+    held = getattr(executor, "weights", None)
+    return ", ".join(sorted(held.forms)) if isinstance(held, HeldWeights) else "fp32"
+
+
+def held_bytes(executor: Executor) -> int:
+    """Return the bytes of a model's weights as an executor holds them; 0 where it has none."""
+    return int(getattr(executor, "weight_bytes", 0))

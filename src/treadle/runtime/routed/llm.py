@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -10,14 +11,16 @@ from treadle.core.checkpoint import require_understood
 from treadle.core.checkpoint.routed import EXPERTS, read_routing
 from treadle.core.errors import DataError, SettingsError
 from treadle.model.load import resolve
+from treadle.runtime.answer.branches import TreeOutput
 from treadle.runtime.answer.outputs import Delta, RequestOutput
 from treadle.runtime.conversation import Messages, asked_first
 from treadle.runtime.executor import Executor
 from treadle.runtime.llm import LLM
-from treadle.runtime.prompts import Prompt, plain
+from treadle.runtime.prompts import Prompt, plain, text_in
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.routed.router import PromptRouter, load_router
 from treadle.runtime.routed.texts import require_texts
+from treadle.runtime.schedule.search import TreeSearch
 from treadle.runtime.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -204,6 +207,25 @@ class RoutedLLM(LLM):
         )
         self._place |= {request.id: tokens.expert for request in requests}
         return requests
+
+    def search(
+        self,
+        prompt: Prompt,
+        *args: Any,
+        **options: Any,  # Any: of `LLM.search`
+    ) -> TreeOutput:
+        """Search at the model that the router chooses; see `LLM`."""
+        tokens = self.prompts.tokens(prompt)
+        assert isinstance(tokens, RoutedTokens)
+        found = self._list[tokens.expert].search(list(tokens), *args, **options)
+        return replace(found, prompt=text_in(prompt))
+
+    def _begin(
+        self, prompt: Prompt, params: SamplingParams | None, **options: Any
+    ) -> list[Request] | TreeSearch:
+        if isinstance(params, SamplingParams) and params.beam_width is not None:
+            self._refuse("searches one prompt at a time, by search(PROMPT, 'beam')")
+        return self.submit(prompt, params, **options)
 
     def log_probs(self, rows: Any, firsts: Any = None, adapter: str | None = None) -> NoReturn:
         """Refuse: token ids are those of one model."""

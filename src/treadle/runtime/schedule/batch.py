@@ -9,7 +9,7 @@ rank and from all that do not run; so the first in rank of those that run always
 loses what it has computed (but where its text grows beyond one of `rope_bounds`), and ends.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from treadle.core.errors import CapacityError, SettingsError
 from treadle.runtime.admit.queue import Queue
@@ -49,6 +49,8 @@ class Batch:
         self.waiting: dict[str, Request] = {}
         self.running: dict[str, Request] = {}
         self.paused: dict[str, Request] = {}
+        self.held: dict[str, Request] = {}
+        """Branches that wait for who chooses their tokens; others may take what they hold."""
         self.expired: list[Request] = []
         """Requests that missed their deadline, until somebody takes note."""
         self._arrivals = 0
@@ -61,7 +63,7 @@ class Batch:
         return sum(len(group) for group in self._groups())
 
     def _groups(self) -> tuple[dict[str, Request], ...]:
-        return (self.waiting, self.running, self.paused)
+        return (self.waiting, self.running, self.paused, self.held)
 
     def requests(self) -> list[Request]:
         """Return all unfinished requests."""
@@ -206,8 +208,7 @@ class Batch:
         """Take a request's pages; a running one waits again."""
         self.preemption.take(request)
         if self.running.pop(request.id, None) is not None:
-            request.state = RequestState.PREEMPTED
-            self.waiting[request.id] = request
+            self._queue_again(request)
 
     def _admit(self, planned: dict[str, RowChunk], budget: Budget) -> None:
         """Let waiting requests in while budget, places and pages last, in the policy's order."""
@@ -241,8 +242,8 @@ class Batch:
         return True
 
     def _idle_holders(self, request: Request) -> list[Request]:
-        """Return what holds pages without running: paused, or resumed and not yet let in."""
-        idle = [*self.waiting.values(), *self.paused.values()]
+        """Return what holds pages without running: paused, held, or not yet let in again."""
+        idle = [*self.waiting.values(), *self.paused.values(), *self.held.values()]
         return [other for other in idle if other.holds_cache and other is not request]
 
     def _fits(self, request: Request) -> bool:
@@ -272,15 +273,18 @@ class Batch:
         is_new_text = request.num_new == 0 or request.num_remaining > 1
         request.state = RequestState.PREFILL if is_new_text else RequestState.RUNNING
 
-    def advance(self, chunk: RowChunk, num_rejected: int = 0) -> None:
+    def advance(self, chunk: RowChunk, num_rejected: int = 0, num_added: int | None = None) -> None:
         """Note that a chunk's rows are computed and let others find its full pages.
 
         Args:
             chunk: What was computed.
             num_rejected: Rows at its end whose drafts were not chosen: they are rolled back.
+            num_added: Tokens that were chosen by its rows and stand in the request already; unless
+                given, one for each row that was to choose and was not rejected.
         """
         request = chunk.request
-        num_tokens = len(request.tokens) - (chunk.num_choices - num_rejected)
+        chosen = chunk.num_choices - num_rejected if num_added is None else num_added
+        num_tokens = len(request.tokens) - chosen
         regime = request.regime_at(num_tokens)  # that the rows were computed in
         before = request.num_computed // self.pool.page_size
         self.holdings.add_rows(request, chunk.num_rows)
@@ -320,7 +324,7 @@ class Batch:
 
     def pause(self, request: Request) -> None:
         """Stop running a request; it keeps its pages unless others need them."""
-        for group in (self.waiting, self.running):
+        for group in (self.waiting, self.running, self.held):
             group.pop(request.id, None)
         request.state = RequestState.MIGRATING
         self.paused[request.id] = request
@@ -334,8 +338,47 @@ class Batch:
         if request_id not in self.paused:
             raise SettingsError(f"Request '{request_id}' is not paused; pause or import it before.")
         request = self.paused.pop(request_id)
+        if not request.num_remaining:  # a branch that was held elsewhere: its last row runs again
+            self.preemption.repeat_last(request)
+        self._queue_again(request)
+
+    def _queue_again(self, request: Request) -> None:
         request.state = RequestState.PREEMPTED
-        self.waiting[request_id] = request
+        self.waiting[request.id] = request
+
+    def fork(self, request: Request, parent: Request, max_length: int, num_tokens: int) -> None:
+        """Let a branch of an unfinished request wait for its turn, before new requests.
+
+        Args:
+            request: New; begins as its parent does.
+            parent: Shares what it holds of these tokens.
+            max_length: Tokens that the branch may grow to.
+            num_tokens: That both have in common, fewer than the branch has.
+
+        Raises:
+            SettingsError: Its id is in use.
+            CapacityError: It does not even fit an empty cache.
+        """
+        self.accept(request, max_length)
+        request.arrival = parent.arrival
+        self.preemption.branch(request, parent, num_tokens)
+        self._queue_again(request)
+
+    def hold(self, request: Request) -> None:
+        """Stop running a branch until `extend`; it keeps its pages unless others need them."""
+        for group in (self.waiting, self.running):
+            group.pop(request.id, None)
+        request.state = RequestState.HELD
+        self.held[request.id] = request
+
+    def extend(self, request: Request, tokens: Sequence[int]) -> None:
+        """Give a branch its next tokens; one that was held runs on, before new requests."""
+        regime = request.regime
+        request.tokens += tokens
+        if request.regime != regime:
+            self.preemption.restart(request)
+        if self.held.pop(request.id, None) is not None:
+            self._queue_again(request)
 
     def _expire(self) -> None:
         now = self._clock()

@@ -116,19 +116,24 @@ class Holdings:
             self.planes.release(request.entries.held)
             request.entries = None
 
-    def fork(self, request: Request, parent: Request) -> None:
-        """Give `request` the entries of a parent's prompt, but for its last token.
+    def fork(self, request: Request, parent: Request, num_tokens: int) -> bool:
+        """Give `request` what a parent has of the first `num_tokens` tokens of both.
 
-        Whole pages are shared, and copied when written to; planes are copied at once.
+        Pages are shared, and the last one is copied when it is written to; planes are copied at
+        once. Says whether there is room for that; nothing is changed if not.
         """
-        request.num_computed = request.num_prompt - 1
         if parent.entries is None:
-            request.pages = parent.pages[: self._num_pages(request.num_prompt)]
+            request.pages = parent.pages[: self._num_pages(num_tokens)]
             self.pool.retain(request.pages)
-            return
-        own = parent.entries.without(parent.num_computed - request.num_computed)
-        own.trim(self.pool.page_size)  # the parent keeps them
-        self._restore_entries(request, own.lengths.tolist(), self.pool.store.read_planes(own.held))
+        else:
+            own = parent.entries.without(parent.num_computed - num_tokens)
+            own.trim(self.pool.page_size)  # the parent keeps them
+            if not self._free(self.planes.pages_for(own.num_planes)):
+                return False
+            content = self.pool.store.read_planes(own.held)
+            self._restore_entries(request, own.lengths.tolist(), content)
+        request.num_computed = num_tokens
+        return True
 
     def save(self, request: Request, first: int = 0, last: int | None = None) -> Saved:
         """Return a copy of what `request` holds: of pages number `first` to `last`, or planes."""

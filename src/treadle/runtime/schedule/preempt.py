@@ -50,7 +50,7 @@ class Preemption:
             return request.pages
         if self._can_fork(request, parent):
             assert parent is not None
-            return parent.pages[: request.num_prompt // self._pool.page_size]
+            return parent.pages[: (request.num_prompt - 1) // self._pool.page_size]
         if not self._has_cache:
             return []
         return self._tree.peek(request.tokens[: request.num_reusable], request.cache_group)
@@ -64,7 +64,7 @@ class Preemption:
             return
         if self._can_fork(request, parent):
             assert parent is not None
-            self._holdings.fork(request, parent)
+            self._holdings.fork(request, parent, request.num_prompt - 1)
         elif self._has_cache and request.keep is None:
             request.pages = self._tree.match(
                 request.tokens[: request.num_reusable], request.cache_group, request.priority
@@ -82,6 +82,24 @@ class Preemption:
         # The parent may have ended, and its id be in use for another text.
         return parent.tokens[: request.num_prompt] == request.tokens
 
+    def branch(self, request: Request, parent: Request, num_tokens: int) -> None:
+        """Give a request that is new, and goes another way than `parent` after their first tokens.
+
+        What the parent no longer holds is taken from the prefix tree, or computed again, once the
+        request is let in.
+        """
+        if parent.cache_group != request.cache_group or parent.keep != request.keep:
+            return
+        if request.keep is not None and parent.num_prompt != request.num_prompt:
+            return  # what is kept may be a fraction of the prompt
+        if parent.num_computed < num_tokens or not self._has_all(parent, num_tokens + 1):
+            return
+        if parent.id not in self._swapped:
+            self._holdings.fork(request, parent, num_tokens)
+        elif parent.num_computed == num_tokens:
+            self._swapped[request.id] = self._swapped[parent.id]
+            request.num_computed = num_tokens
+
     @staticmethod
     def _has_all(parent: Request, num_prompt: int) -> bool:
         """Say whether a parent dropped nothing since the last token but one of the prompt."""
@@ -93,9 +111,18 @@ class Preemption:
 
         What others have computed of it by these is taken.
         """
-        self._holdings.release(request)
+        self.drop(request)
         request.num_computed = 0
         self.give_back(request, None)
+
+    def repeat_last(self, request: Request) -> None:
+        """Forget the last row of a request, or all of them where entries went since."""
+        can_roll_back = request.entries is None or request.entries.num_fresh
+        if request.holds_cache and can_roll_back:
+            self._holdings.roll_back(request, 1)
+            return
+        self.drop(request)
+        request.num_computed = 0
 
     def publish(self, request: Request, regime: int) -> None:
         """Put a request's full pages, which were computed in `regime`, into the tree."""

@@ -1,0 +1,1 @@
+"""Searches on an engine: they begin, are driven, and end."""
