@@ -47,6 +47,11 @@ class RuntimeGenerator:
         """What computes, and in which form it holds the weights."""
         return computed_by(self._llm)
 
+    @property
+    def llm(self) -> LLM:
+        """The model, for what only the runtime does."""
+        return self._llm
+
     def answer(self, prompts: Sequence[str | Sequence[int]], asked: Asked) -> list[Answer]:
         """Answer all prompts in one batch.
 

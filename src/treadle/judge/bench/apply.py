@@ -79,6 +79,7 @@ def bench(
         found = benchmark.measure(generator, seed)
         run.measurements += found.measurements
         run.figures += found.figures
+        run.tables += found.tables
         run.notes += [note for note in found.warnings if note]
         run.measurements.append(
             Measurement(

@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 
 from treadle.core.method import Method
 from treadle.core.ports import Generator
-from treadle.core.result import Figure, Measurement
+from treadle.core.result import Figure, Measurement, Table
 
 __all__ = ["Benchmark", "Outcome"]
 
@@ -17,6 +17,7 @@ class Outcome(NamedTuple):
     warnings: list[str]
     """What makes a figure doubtful; an empty text says nothing."""
     figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 class Benchmark(Method, ABC):

@@ -14,5 +14,6 @@ BENCHMARKS: Registry[Benchmark] = Registry(
         "latency": f"{_METHODS}.latency:Latency",
         "questions": f"{_METHODS}.questions:Questions",
         "throughput": f"{_METHODS}.throughput:Throughput",
+        "trees": f"{_METHODS}.trees:Trees",
     },
 )

@@ -110,6 +110,11 @@ class LlamaStep:
         return int(self._kernel.step_threads(self._step))
 
     @property
+    def query_heads(self) -> tuple[int, ...]:
+        """The query heads of each layer."""
+        return tuple(layer.heads.heads for layer in self._layers)
+
+    @property
     def tree_attention(self) -> str:
         """How rows that share pages attend: one of `sharing.plan.MODES`."""
         return self.sharing.mode

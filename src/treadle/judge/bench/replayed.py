@@ -1,0 +1,299 @@
+"""Recorded trees on a real model: tables of bytes and of seconds by mode of attention."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from treadle.core import hardware
+from treadle.core.errors import SettingsError
+from treadle.core.ports import Generator
+from treadle.core.progress import steps
+from treadle.core.result import Column, Entry, Figure, Measurement, Series, Table
+from treadle.judge.bench.base import Outcome
+from treadle.judge.bench.recorded import (
+    Stretch,
+    counted,
+    read_trees,
+    stretches_of,
+    stretches_of_drafts,
+    whole_trees,
+)
+from treadle.runtime.answering import RuntimeGenerator
+from treadle.runtime.decode.recorded import RecordedTree
+from treadle.runtime.llm import LLM
+from treadle.runtime.sharing.account import AttentionShape
+from treadle.runtime.trees.compared import ComparedStep, comparing
+
+if TYPE_CHECKING:
+    from treadle.judge.bench.methods.trees import Trees
+
+__all__ = ["replayed"]
+
+_MODES = ("path", "flatten", "cascade", "node", "node_chunk", "dense")
+_KV_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+
+
+class _Workload(NamedTuple):
+    """What a file says of a model's steps."""
+
+    stretches: list[list[Stretch]]
+    """Of each tree."""
+    trees: list[RecordedTree]
+    """Those that can be decoded."""
+    note: str
+
+
+def replayed(method: "Trees", model: Generator) -> Outcome:
+    """Return what the benchmark `trees` found."""
+    if not isinstance(model, RuntimeGenerator):
+        raise SettingsError("Trees are decoded by the runtime; give a model that it loads.")
+    llm = model.llm
+    workload = _workload(method, llm)
+    measurements, table = _bytes(workload, _shape(llm))
+    notes = [workload.note]
+    tables, figures = [table], []
+    if method.most_steps and workload.trees:
+        found, timeline = _decoded(method, llm, workload.trees)
+        measurements += _seconds(found, method.modes)
+        measurements += _ceilings(found, method.modes, _work(method, llm, workload.trees))
+        tables.append(_seconds_table(found, method.modes))
+        figures += [timeline, _curves(found, method.modes)]
+        notes += _agreement(found, method.modes)
+    return Outcome(measurements, notes, tuple(figures), tuple(tables))
+
+
+def _workload(method: "Trees", llm: LLM) -> _Workload:
+    several = read_trees(method.tree)
+    if "Tree_Structure" in several[0]:
+        return _drafts(several[0], llm)
+    trees = whole_trees(several)
+    if method.number >= len(trees):
+        raise SettingsError(
+            f"{method.tree} has {len(trees)} whole trees and none of number {method.number}; give "
+            f"0 to {len(trees) - 1}."
+        )
+    found, lengths = [], []
+    with steps("count trees", len(trees)) as bar:
+        for tree in trees:
+            length = method.pad_tokens or tree.num_prompt or len(llm.prompts.tokens(tree.prompt))
+            found.append(stretches_of(tree.controller.nodes, length))
+            lengths.append(length)
+            bar.advance()
+    left_out = len(several) - len(trees)
+    note = f"Counted over {len(trees)} trees, prompts of {np.mean(lengths):.0f} tokens on average"
+    more = f"; {left_out} empty records are left out." if left_out else "."
+    return _Workload(found, trees, note + more)
+
+
+def _drafts(record: dict[str, Any], llm: LLM) -> _Workload:  # Any: JSON values
+    paths = record["Tree_Structure"]
+    found = [
+        stretches_of_drafts(paths, one["Accept_length"], len(llm.prompts.tokens(one["prompt"])))
+        for one in record["Records"]
+    ]
+    note = (
+        f"Counted over {len(found)} texts with trees of {len(paths) + 1} drafts; each draft is a "
+        f"token of one request's own, so that nothing is decoded here (see bench speculation)."
+    )
+    return _Workload(found, [], note)
+
+
+def _shape(llm: LLM) -> AttentionShape:
+    shape = llm.shape
+    each = 2 * shape.head_dim * _KV_BYTES[llm.kv_dtype] + (8 if llm.kv_dtype == "int8" else 0)
+    heads = getattr(llm.executor, "query_heads", shape.kv_heads)
+    return AttentionShape(tuple(heads), shape.kv_heads, shape.head_dim, each)
+
+
+def _bytes(workload: _Workload, shape: AttentionShape) -> tuple[list[Measurement], Table]:
+    """Return the bytes of all modes by both conventions."""
+    columns = [
+        Column(name="mode"),
+        Column(name="convention"),
+        Column(name="keys and values", unit="GB", better="lower"),
+        Column(name="less than path", unit="times", better="higher", neutral=1),
+        Column(name="scores", unit="GB", better="lower"),
+        Column(name="scores / keys and values of path", better="lower"),
+        Column(name="partial results", unit="GB", better="lower"),
+        Column(name="masks", unit="GB", better="lower"),
+        Column(name="peak", unit="MB", better="lower"),
+    ]
+    rows, found = [], []
+    for is_paper in (False, True):
+        word = "paper" if is_paper else "exact"
+        totals = {}
+        for mode in _MODES:
+            several = [counted(own, mode, shape, is_paper) for own in workload.stretches]
+            total = several[0]
+            for one in several[1:]:
+                total = total.plus(one)
+            totals[mode] = total
+            path = totals["path"].keys_values
+            gigabytes = [total.keys_values, total.scores, total.partials, total.masks]
+            keys, scores, partials, masks = (round(one / 1e9, 3) for one in gigabytes)
+            values = [
+                *(mode, word, keys, path / total.keys_values, scores, total.scores / path),
+                *(partials, masks, total.peak / 1e6),
+            ]
+            rows.append([Entry(value=value) for value in values])
+        for mode in ("flatten", "dense"):
+            total = totals[mode]
+            what = {
+                f"kv_{mode}_{word}": (path / total.keys_values, "times less than path", "higher"),
+                f"moved_{mode}_{word}": (path / total.total, "times less than path's", "higher"),
+            }
+            if mode == "dense":
+                share = total.scores / path
+                what[f"scores_saved_{word}"] = (share, "of path's keys and values", "higher")
+            found += [
+                Measurement(name=name, value=value, unit=unit, better=better, basis="simulated")
+                for name, (value, unit, better) in what.items()
+            ]
+    title = "Bytes that attention moves, counted"
+    return found, Table(title=title, columns=columns, rows=rows, basis="simulated")
+
+
+def _decoded(
+    method: "Trees", llm: LLM, trees: Sequence[RecordedTree]
+) -> tuple[list[ComparedStep], Figure]:
+    """Decode a tree, some of its steps in every mode."""
+    tree = trees[method.number]
+    prompt = _prompt(method, llm, tree)
+    num_steps = max(tree.controller.num_tokens - 1, 1)
+    every = max(1, -(-num_steps // method.most_steps))
+    with comparing(llm, method.modes, lambda step: step % every == 0 or every == 1) as found:
+        output = llm.search(prompt, tree.controller, ignore_eos=True)
+    if not found:
+        raise SettingsError(
+            f"No step of the tree was measured; lower most_steps below {num_steps}."
+        )
+    return found, output.figure()
+
+
+def _prompt(method: "Trees", llm: LLM, tree: RecordedTree) -> list[int]:
+    tokens = llm.prompts.tokens(tree.prompt)
+    length = method.pad_tokens or tree.num_prompt or len(tokens)
+    return (tokens * -(-length // len(tokens)))[:length]
+
+
+def _work(method: "Trees", llm: LLM, trees: Sequence[RecordedTree]) -> float:
+    """Return the multiplications and additions of attention, of a step on average."""
+    tree = trees[method.number]
+    own = stretches_of(tree.controller.nodes, len(_prompt(method, llm, tree)))
+    slots = sum(
+        one.num_steps * (node.num_slots + last.num_slots) / 2 * node.num_queries
+        for one in own
+        for node, last in zip(one.first, one.last, strict=True)
+    )
+    shape = _shape(llm)
+    return 4 * slots * sum(shape.heads) * shape.dim / sum(one.num_steps for one in own)
+
+
+def _seconds(found: Sequence[ComparedStep], modes: Sequence[str]) -> list[Measurement]:
+    """Return the ratios of seconds to those of the first mode, and of plans to steps."""
+    base, measurements = modes[0], []
+    for mode in modes[1:]:
+        for part in ("attention", "whole"):
+            ratios = [
+                getattr(one.seconds[mode], part) / max(getattr(one.seconds[base], part), 1e-9)
+                for one in found
+            ]
+            sums = [sum(getattr(one.seconds[m], part) for one in found) for m in (mode, base)]
+            low, high = np.quantile(ratios, [0.25, 0.75])
+            measurements.append(
+                Measurement(
+                    name=f"{part}_{mode}",
+                    value=sums[0] / max(sums[1], 1e-9),
+                    low=float(low),
+                    high=float(high),
+                    unit=f"of {base}'s processor seconds",
+                    better="lower",
+                    note=f"{len(found)} steps, quartiles of their ratios",
+                )
+            )
+    plans = sum(one.seconds[m].plan for one in found for m in modes)
+    whole = sum(one.seconds[m].whole for one in found for m in modes)
+    measurements.append(
+        Measurement(name="plan", value=plans / whole, unit="of all steps' seconds", better="lower")
+    )
+    return measurements
+
+
+def _ceilings(
+    found: Sequence[ComparedStep], modes: Sequence[str], work: float
+) -> list[Measurement]:
+    """Return how much faster whole steps are, and could be at most."""
+    base = modes[0]
+    whole = float(np.mean([one.seconds[base].whole for one in found]))
+    attention = float(np.mean([one.seconds[base].attention for one in found]))
+    peak = hardware.measure().multiply_peak_flops_per_second
+    limits = {
+        "ceiling_free": (whole / (whole - attention), "if attention took no time"),
+        "ceiling_peak": (
+            whole / (whole - attention + min(attention, work / peak)),
+            f"if attention ran at the multiply peak of {peak / 1e9:.0f} GFLOP/s",
+        ),
+    }
+    measurements = [
+        Measurement(name=name, value=value, unit="times faster at most", note=note)
+        for name, (value, note) in limits.items()
+    ]
+    for mode in modes[1:]:
+        own = float(np.mean([one.seconds[mode].whole for one in found]))
+        measurements.append(
+            Measurement(
+                name=f"faster_{mode}", value=whole / own, unit="times, whole steps", better="higher"
+            )
+        )
+    return measurements
+
+
+def _seconds_table(found: Sequence[ComparedStep], modes: Sequence[str]) -> Table:
+    columns = [
+        Column(name="mode"),
+        Column(name="attention", unit="ms a step", better="lower"),
+        Column(name="step", unit="ms", better="lower"),
+        Column(name="plan", unit="ms a step", better="lower"),
+    ]
+    rows = []
+    for mode in modes:
+        own = [one.seconds[mode] for one in found]
+        means = np.mean(own, axis=0) * 1e3
+        attention, whole, plan = (float(value) for value in means)
+        rows.append([Entry(value=value) for value in (mode, attention, whole, plan)])
+    branches = np.mean([one.num_rows for one in found])
+    title = f"Seconds of the processors, {branches:.1f} branches a step"
+    return Table(title=title, columns=columns, rows=rows)
+
+
+def _curves(found: Sequence[ComparedStep], modes: Sequence[str]) -> Figure:
+    return Figure(
+        kind="line",
+        title="Attention of a tree's steps",
+        x_label="step",
+        y_label="ms of the processors",
+        series=[
+            Series(
+                name=mode,
+                x=[float(one.step) for one in found],
+                y=[1e3 * one.seconds[mode].attention for one in found],
+            )
+            for mode in modes
+        ],
+    )
+
+
+def _agreement(found: Sequence[ComparedStep], modes: Sequence[str]) -> list[str]:
+    """Say how the modes' best tokens compare with those of the first mode."""
+    notes = []
+    for mode in modes[1:]:
+        own = [one.agreed[mode] for one in found]
+        rows = sum(one.num_rows for one in own)
+        ties, others = sum(one.num_ties for one in own), sum(one.num_others for one in own)
+        equal, gap = sum(one.num_equal for one in own), max(one.largest_gap for one in own)
+        notes.append(
+            f"{mode}: of {rows} rows {equal} have the logits of {modes[0]} to the last bit; {ties} "
+            f"ties (gap at most {gap:.2g} of the largest logit), {others} other best tokens."
+        )
+    return notes
