@@ -95,14 +95,14 @@ class LlamaStep:
             self.described = known or ask(reader, config)
             self._load(reader, form, config)
             self.weights.warn(reader)
-        heads = [layer.heads for layer in self._layers]
-        self.sharing = NativeSharing(kernel, layout.lanes, heads)
-        """Which rows meet the cache together."""
         self._adapters = NativeAdapters(self._layers, ROLES)
         self._experts = NativeExperts(self._places, layout.lanes)
         wanted = num_threads or hardware.usable_physical_cores()
         self._step = ctypes.c_void_p(self._kernel.step_open(ctypes.c_int32(wanted)))
         self._pool: KeyValues | None = None
+        heads = [layer.heads for layer in self._layers]
+        self.sharing = NativeSharing(kernel, layout.lanes, heads, self.num_threads)
+        """Which rows meet the cache together."""
 
     @property
     def num_threads(self) -> int:

@@ -2,14 +2,23 @@
 
 import time
 from collections.abc import Sequence
+from math import gcd
 from typing import Any
 
 from treadle.native.pointers import structs
 from treadle.runtime.cache.pages import KV_DTYPES, KeyValues
 from treadle.runtime.executor import StepRows
 from treadle.runtime.native_step.structs import Dense, Heads, Planned, Sharing
+from treadle.runtime.sharing.account import SlotsRead, slots_read
 from treadle.runtime.sharing.cost import Costs, measured
-from treadle.runtime.sharing.plan import EXACT, SharingPlan, most_rows_of, plan_runs, worth
+from treadle.runtime.sharing.plan import (
+    EXACT,
+    SharingPlan,
+    Tiling,
+    most_rows_of,
+    plan_runs,
+    worth,
+)
 from treadle.runtime.sharing.trees import SharedRun, runs_of
 
 __all__ = ["NativeSharing"]
@@ -22,6 +31,7 @@ class NativeSharing:
         kernel: The native step.
         lanes: Numbers of a vector.
         heads: Of each layer.
+        num_threads: That share a step.
     """
 
     def __init__(
@@ -29,16 +39,21 @@ class NativeSharing:
         kernel: Any,  # Any: a library of ctypes
         lanes: int,
         heads: Sequence[Heads],
+        num_threads: int,
     ) -> None:
         self._kernel, self._lanes = kernel, lanes
         self._group = max(one.heads // one.kv_heads for one in heads)
         self._dim, self._num_heads = heads[0].dim, sum(one.kv_heads for one in heads)
         self._most_rows = most_rows_of(self._group)
+        self._multiple = num_threads // gcd(num_threads, heads[0].kv_heads)
         self._costs: dict[tuple[str, int], Costs] = {}
         self.mode = "auto"
         """One of `sharing.plan.MODES`."""
         self.plan_seconds = 0.0
         """Spent on plans so far, on the clock of the wall."""
+        self.slots = SlotsRead(0, 0)
+        """Read so far in each KV head, and what paths would have read; windows are not looked
+        at."""
         self.last: SharingPlan | None = None
         """Of the last step; None where nothing was shared."""
         self._key: object = None
@@ -56,6 +71,9 @@ class NativeSharing:
             runs = runs_of(rows, self._most_rows)
         found = self._planned(rows, runs, pool) if runs else None
         self.plan_seconds += time.perf_counter() - begin
+        own = slots_read(rows, None if found is None else found[0], self._most_rows)
+        before = self.slots
+        self.slots = SlotsRead(before.read + own.read, before.by_path + own.by_path)
         self.last = None if found is None else found[0]
         return None if found is None else found[1]
 
@@ -63,6 +81,7 @@ class NativeSharing:
         self, rows: StepRows, runs: list[SharedRun], pool: KeyValues
     ) -> tuple[SharingPlan, Sharing] | None:
         key, size, costs = None, pool.page_size, None
+        tiling = Tiling(size, self._most_rows, self._multiple)
         if self.mode in EXACT:
             shared = [(run.segments, run.shared) for run in runs]
             key = (self.mode, size, pool.dtype, rows.row_starts.tobytes(), shared)
@@ -70,11 +89,11 @@ class NativeSharing:
                 return self._found
         if self.mode == "auto":
             costs = self._costs_of(pool)
-            own = (size, self._most_rows, costs, self._num_heads)
+            own = (tiling, costs, self._num_heads)
             runs = [run for run in runs if worth(rows, run, *own)]
         self._key, self._found = key, None
         if runs:
-            found = plan_runs(rows, runs, size, self._most_rows, self.mode, costs)
+            found = plan_runs(rows, runs, tiling, self.mode, costs)
             self._found = (found, _struct(found))
         return self._found
 

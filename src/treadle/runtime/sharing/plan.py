@@ -19,6 +19,7 @@ __all__ = [
     "DenseTree",
     "PlannedTile",
     "SharingPlan",
+    "Tiling",
     "most_rows_of",
     "plan_runs",
     "worth",
@@ -28,6 +29,8 @@ SLOTS = 128
 """Slots of a block: attention adds up block by block, and what a row sums up begins anew there."""
 QUERIES = 48
 """Query vectors that meet a block together."""
+_FEW_ROWS = 4
+"""So many together take hardly longer each than many do."""
 CHUNK = 512
 """Slots of a chunk of a node."""
 MODES = ("auto", "flatten", "cascade", "node", "node_chunk", "path", "dense")
@@ -94,8 +97,9 @@ class SharingPlan(NamedTuple):
 class _Draft:
     """A plan in the making."""
 
-    def __init__(self, rows: StepRows, page_size: int, most_rows: int) -> None:
-        self.rows, self.page_size, self.most_rows = rows, page_size, most_rows
+    def __init__(self, rows: StepRows, tiling: "Tiling") -> None:
+        self.rows, self.tiling = rows, tiling
+        self.page_size, self.most_rows = tiling.page_size, tiling.most_rows
         self.row_starts: list[int] = rows.row_starts.tolist()
         self.members: list[int] = []
         self.tiles: list[PlannedTile] = []
@@ -109,7 +113,7 @@ class _Draft:
         self.dense_pages: list[Ints] = []
         self.masks: list[npt.NDArray[np.float32]] = []
         self.most_layouts = self.most_pieces = 1
-        self.longest = most_rows
+        self.longest = tiling.most_rows
 
     def rows_in(self, segment: int) -> range:
         return range(self.row_starts[segment], self.row_starts[segment + 1])
@@ -136,16 +140,25 @@ class _Draft:
         return span.begin * self.page_size, end
 
 
+class Tiling(NamedTuple):
+    """How rows are put together."""
+
+    page_size: int
+    """Tokens of a page."""
+    most_rows: int
+    """That may meet slots together."""
+    multiple: int = 1
+    """A tree of many branches has a multiple of so many tiles: then all threads have as much."""
+
+
 def most_rows_of(group: int) -> int:
     """Return how many rows may meet slots together where a KV head has `group` query heads."""
     return max(1, QUERIES // group)
 
 
-def worth(
-    rows: StepRows, run: SharedRun, page_size: int, most_rows: int, costs: Costs, num_heads: int
-) -> bool:
+def worth(rows: StepRows, run: SharedRun, tiling: Tiling, costs: Costs, num_heads: int) -> bool:
     """Say whether a tree saves more seconds in `num_heads` KV heads than its plan costs."""
-    draft = _Draft(rows, page_size, most_rows)
+    draft = _Draft(rows, tiling)
     tiles = _tiles(draft, run)
     saved = sum(_best(draft, run, first, last, costs)[0] for first, last in tiles)
     return saved * num_heads > costs.plan_seconds(run)
@@ -154,8 +167,7 @@ def worth(
 def plan_runs(
     rows: StepRows,
     runs: Sequence[SharedRun],
-    page_size: int,
-    most_rows: int,
+    tiling: Tiling,
     mode: str,
     costs: Costs | None = None,
 ) -> SharingPlan:
@@ -164,13 +176,12 @@ def plan_runs(
     Args:
         rows: Of the step.
         runs: Its trees.
-        page_size: Tokens of a page.
-        most_rows: That may meet slots together.
+        tiling: Of rows.
         mode: One of `MODES`, but path. A plan by one of `EXACT` holds for later steps, too, while
             the same segments share the same pages: tails end where their texts do.
         costs: By which auto chooses.
     """
-    draft = _Draft(rows, page_size, most_rows)
+    draft = _Draft(rows, tiling)
     in_trees = {segment for run in runs for segment in run.segments}
     for segment in range(len(rows.context_lengths)):
         if segment not in in_trees:
@@ -206,7 +217,11 @@ def _best(
 def _tiles(draft: _Draft, run: SharedRun) -> list[tuple[int, int]]:
     """Cut a run into tiles of neighbours, of as many rows as may meet slots together."""
     sizes = [len(draft.rows_in(segment)) for segment in run.segments]
-    even = -(-sum(sizes) // -(-sum(sizes) // draft.most_rows))
+    total, multiple = sum(sizes), draft.tiling.multiple
+    num_tiles = -(-total // draft.most_rows)
+    if total >= _FEW_ROWS * multiple:
+        num_tiles = -(-num_tiles // multiple) * multiple
+    even = -(-total // num_tiles)
     found, first, held = [], 0, 0
     for number, size in enumerate(sizes):
         if held and (held + size > draft.most_rows or held >= even):
