@@ -11,12 +11,12 @@ from treadle.runtime.decode.methods.replay import RecordedNode
 from treadle.runtime.decode.recorded import RecordedTree, recording_of
 from treadle.runtime.sharing.account import AttentionShape, CountedNode, Traffic, traffic
 
-__all__ = ["Stretch", "counted", "read_trees", "stretches_of", "stretches_of_drafts", "whole_trees"]
+__all__ = ["EvenSteps", "counted", "read_trees", "stretches_of", "stretches_of_drafts", "whole_trees"]
 
 _NOTHING = Traffic(0, 0, 0, 0, 0, 0)
 
 
-class Stretch(NamedTuple):
+class EvenSteps(NamedTuple):
     """Steps in which the same branches grow: their nodes at the first step, and at the last."""
 
     num_steps: int
@@ -46,7 +46,7 @@ def whole_trees(several: Sequence[dict[str, Any]]) -> list[RecordedTree]:  # Any
     return [recording_of(one) for one in several if one.get("data") or one.get("nodes")]
 
 
-def stretches_of(nodes: Sequence[RecordedNode], num_prompt: int) -> list[Stretch]:
+def stretches_of(nodes: Sequence[RecordedNode], num_prompt: int) -> list[EvenSteps]:
     """Return the steps of a recorded tree, whose branches go on as soon as they are forked."""
     begins: list[int] = []
     for node in nodes:
@@ -61,7 +61,7 @@ def stretches_of(nodes: Sequence[RecordedNode], num_prompt: int) -> list[Stretch
             at = [
                 _nodes_at(nodes, begins, growing, num_prompt, step) for step in (first, after - 1)
             ]
-            found.append(Stretch(after - first, at[0], at[1], len(growing)))
+            found.append(EvenSteps(after - first, at[0], at[1], len(growing)))
     return found
 
 
@@ -95,7 +95,7 @@ def _nodes_at(
 
 def stretches_of_drafts(
     paths: Sequence[Sequence[int]], lengths: Sequence[int], num_prompt: int
-) -> list[Stretch]:
+) -> list[EvenSteps]:
     """Return the steps of decoding with a tree of drafts, each of them a token behind the text.
 
     Args:
@@ -112,13 +112,13 @@ def stretches_of_drafts(
     for accepted in lengths:
         nodes = [CountedNode(text, queries[0])]
         nodes += [CountedNode(1, own, p + 1) for own, p in zip(queries, parents, strict=True)]
-        found.append(Stretch(1, nodes, nodes, queries[0]))
+        found.append(EvenSteps(1, nodes, nodes, queries[0]))
         text += accepted
     return found
 
 
 def counted(
-    stretches: Sequence[Stretch], mode: str, shape: AttentionShape, is_paper: bool = False
+    stretches: Sequence[EvenSteps], mode: str, shape: AttentionShape, is_paper: bool = False
 ) -> Traffic:
     """Return what a mode moves in all steps; within a stretch it grows evenly, or nearly so."""
     total = _NOTHING

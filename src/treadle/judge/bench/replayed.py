@@ -12,7 +12,7 @@ from treadle.core.progress import steps
 from treadle.core.result import Column, Entry, Figure, Measurement, Series, Table
 from treadle.judge.bench.base import Outcome
 from treadle.judge.bench.recorded import (
-    Stretch,
+    EvenSteps,
     counted,
     read_trees,
     stretches_of,
@@ -37,7 +37,7 @@ _KV_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 class _Workload(NamedTuple):
     """What a file says of a model's steps."""
 
-    stretches: list[list[Stretch]]
+    stretches: list[list[EvenSteps]]
     """Of each tree."""
     trees: list[RecordedTree]
     """Those that can be decoded."""
