@@ -85,7 +85,9 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     found = field.default
-    return f"= {found[0] if isinstance(found, tuple) and len(found) == 1 else found}"
+    shown = str(found[0] if isinstance(found, tuple) and len(found) == 1 else found)
+    # A line break, or nothing at all, would not show in a table.
+    return f"= {shown}" if shown.strip() else f"= {shown!r}"
 
 
 def cli_page() -> str:

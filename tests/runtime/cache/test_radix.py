@@ -135,12 +135,12 @@ def test_nodes_of_different_importance_stay_apart():
 
 
 def test_a_path_of_any_depth():
-    pool, tree = make(num_pages=4600, page_size=1)
-    text = [number % 7 for number in range(1500)]
+    pool, tree = make(num_pages=3400, page_size=1)
+    text = [number % 7 for number in range(1100)]
     for end in range(1, len(text)):  # a branch leaves at every page
         put(pool, tree, [*text[:end], 9])
     put(pool, tree, text)
-    assert len(nodes(tree)) > 2 * 1400
+    assert len(nodes(tree)) > 2 * 1000
     assert len(tree.peek(text)) == len(text)
     assert tree.clear() == 2 * len(text) - 1
-    assert pool.num_free == 4600
+    assert pool.num_free == 3400

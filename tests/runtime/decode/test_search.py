@@ -268,6 +268,17 @@ def test_a_rule_that_fails_is_the_callers(llama):
     assert not llm._runner.searches._open
 
 
+def test_a_controller_that_cannot_start_leaves_nothing(llama):
+    class Lame(Does):
+        def start(self, around):
+            raise KeyError("no start")
+
+    llm = LLM(llama, cache_bytes=2**20)
+    with pytest.raises(KeyError, match="no start"):
+        llm.search(TEXT, Lame())
+    assert llm.load_report().num_waiting == 0
+
+
 def test_branches_may_be_paused_and_cancelled_by_their_names(llama):
     llm = LLM(llama, cache_bytes=2**20)
     from treadle.runtime.trees.asked import AskedSearch

@@ -115,7 +115,7 @@ class Trees(Engine):
 
 
 Trees.TestCase.settings = settings(
-    max_examples=100,
+    max_examples=200,
     stateful_step_count=40,
     deadline=None,
     phases=[Phase.generate],

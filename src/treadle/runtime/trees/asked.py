@@ -42,7 +42,9 @@ class AskedSearch:
         scorer: object = None,
         extract: Extract | None = None,
     ) -> None:
-        self.controller = CONTROLLERS.resolve(controller)
+        if not isinstance(controller, Controller):  # one of the caller's own stands in no table
+            controller = CONTROLLERS.resolve(controller)
+        self.controller = controller
         most = self.controller.num_tokens if max_tokens is None else max_tokens
         self.params = SamplingParams(
             temperature=0, max_tokens=most, seed=seed, ignore_eos=ignore_eos

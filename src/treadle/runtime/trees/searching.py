@@ -52,7 +52,11 @@ class Searching:
                 lambda question, answers: self._chances(own, question, answers),
                 asking.extract,
             )
-            found = TreeSearch(engine._batch, request, asking.controller, around)
+            try:
+                found = TreeSearch(engine._batch, request, asking.controller, around)
+            except Exception:  # a controller that cannot start leaves nothing behind
+                engine.close([request])
+                raise
             engine._runner.searches.begin(found)
         return found
 

@@ -25,7 +25,8 @@ class TreeOfThoughts(Controller):
     V(s). V is the scorer that the caller gives; or the model itself is asked with `ask`, and V is
     the mean of what its possible words are worth, weighted by their probabilities (the paper draws
     a few answers); or, with neither, the mean log-probability of the branch's tokens. A thought
-    ends with a stop string or after `thought_tokens`. No two thoughts of a branch begin alike.
+    ends with a stop string or after `thought_tokens`. We differ in that no two thoughts of a branch
+    begin with the same token, unless `is_distinct` is off.
 
     Paper: Tree of Thoughts: Deliberate Problem Solving with Large Language Models, Yao et al.,
     2023.
@@ -52,6 +53,8 @@ class TreeOfThoughts(Controller):
     """Divides the logits."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Draw among the most probable tokens that together reach this probability."""
+    is_distinct: bool = True
+    """Whether no two thoughts of a branch begin with the same token."""
     ask: str = ""
     """What the model is asked about a branch; its text takes the place of {text}."""
     words: dict[str, float] = _WORDS
@@ -73,7 +76,9 @@ class TreeOfThoughts(Controller):
 class _ThinkingWalk(TreeWalk):
     def __init__(self, settings: TreeOfThoughts, around: Surroundings) -> None:
         self._settings, self._around = settings, around
-        self._drawing = TokenDraws(around, settings.temperature, settings.top_p, True)
+        self._drawing = TokenDraws(
+            around, settings.temperature, settings.top_p, settings.is_distinct
+        )
         self._level = 0
 
     def step(self, tree: TokenTree, logits: Mapping[int, Floats]) -> list[Action]:
