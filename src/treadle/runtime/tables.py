@@ -4,9 +4,14 @@ from typing import Any
 
 from treadle.core.registry import Registry
 from treadle.runtime.admit.tables import ADMISSIONS
+from treadle.runtime.draft.tables import DRAFTERS
 from treadle.runtime.evict.tables import EVICTIONS
 
 __all__ = ["TABLES"]
 
-TABLES: dict[str, Registry[Any]] = {"admit": ADMISSIONS, "evict": EVICTIONS}  # Any: each its axis
+TABLES: dict[str, Registry[Any]] = {  # Any: each its axis
+    "admit": ADMISSIONS,
+    "draft": DRAFTERS,
+    "evict": EVICTIONS,
+}
 """Folder of `treadle.runtime` -> its table."""

@@ -1,0 +1,29 @@
+"""Texts for drafters; not a test itself."""
+
+from collections.abc import Sequence
+
+from treadle.runtime.draft.base import Draft, Drafting, DraftText
+from treadle.runtime.draft.tables import DRAFTERS
+
+VOCAB = 40
+
+
+def opened(name: str, **settings: object) -> Drafting:
+    drafting = DRAFTERS.resolve({"method": name, **settings}).open(VOCAB)
+    assert drafting is not None
+    return drafting
+
+
+def ask(
+    drafting: Drafting, tokens: Sequence[int], key: str = "a", group: str = "", most: int = 16
+) -> Draft:
+    (draft,) = drafting.propose([DraftText(key, list(tokens), 1, group)], most)
+    assert len(draft.tokens) == len(draft.parents) == len(draft.chances) <= most
+    assert all(-1 <= parent < place for place, parent in enumerate(draft.parents))
+    assert len(set(zip(draft.parents, draft.tokens, strict=True))) == len(draft.tokens)
+    assert all(0 < chance <= 1 for chance in draft.chances)
+    return draft
+
+
+def finish(drafting: Drafting, tokens: Sequence[int], key: str = "a", group: str = "") -> None:
+    drafting.finish(DraftText(key, list(tokens), 1, group))
