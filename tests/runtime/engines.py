@@ -11,7 +11,7 @@ from treadle.runtime.admit.queue import Queue, choose_admission
 from treadle.runtime.cache.pages import KeyValues, PagePool
 from treadle.runtime.cache.radix import PrefixTree
 from treadle.runtime.evict.keeping import Keeping
-from treadle.runtime.executor import ModelShape, StepRows
+from treadle.runtime.executor import MAX_TAIL, ModelShape, Segment, StepRows
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.runner import Runner
 from treadle.runtime.schedule.batch import Batch
@@ -36,6 +36,17 @@ def continuation(prompt: Sequence[int], count: int) -> list[int]:
     for _ in range(count):
         tokens.append(next_token(tokens))
     return tokens[len(prompt) :]
+
+
+def seen_slots(part: Segment, number: int) -> np.ndarray:
+    """The slots of its context that a row of a segment sees."""
+    if part.ancestors is None:
+        return np.arange(part.context_length - part.num_rows + number + 1)
+    bits = int(part.ancestors[number])
+    tail = [at for at in range(bits.bit_length()) if bits >> at & 1]
+    assert part.context_length - part.prefix_length <= MAX_TAIL
+    assert bits.bit_length() <= part.context_length - part.prefix_length
+    return np.concatenate([np.arange(part.prefix_length), part.prefix_length + np.array(tail)])
 
 
 class EchoExecutor(TimedExecutor):
@@ -68,13 +79,12 @@ class EchoExecutor(TimedExecutor):
             for row in range(part.first_row, part.first_row + part.num_rows):
                 if row not in wanted:
                     continue
-                length = part.context_length - part.num_rows + row - part.first_row + 1
-                slots = np.arange(length)
+                slots = seen_slots(part, row - part.first_row)
                 for layer in pool.layers:
                     places = layer.values[part.pages[slots // size], -1, slots % size, 1]
-                    assert (places == slots).all()
+                    assert (places == np.arange(len(slots))).all()
                     held = layer.values[part.pages[slots // size], :, slots % size, 0]
-                    right = self._regimes_of(rows, number, regimes[row], slots)
+                    right = self._regimes_of(rows, number, regimes[row], places)
                     assert (held == right[:, None]).all()
                 held = pool.layers[-1].keys[part.pages[slots // size], -1, 0, slots % size]
                 logits[wanted[row], next_token(held.astype(int))] = 5

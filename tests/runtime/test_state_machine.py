@@ -11,7 +11,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from runtime.engines import SHAPE, Small, continuation, kept_continuation
+from runtime.engines import SHAPE, VOCAB, Small, continuation, kept_continuation
 from treadle.runtime.admit.tables import ADMISSIONS
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.evict.tables import EVICTIONS
@@ -124,6 +124,23 @@ class Engine(RuleBasedStateMachine):
         if request.state is not RequestState.FINISHED:
             right = answer_of(request, request.num_new + num_right)[request.num_new :]
             request.drafts = right + [(right or [0])[-1] + 1] * wrong
+            request.draft_parents = []
+
+    @rule(request=requests, wrong=st.lists(st.integers(0, 2), min_size=1, max_size=4))
+    def draft_tree(self, request, wrong):
+        """Propose a tree: at each depth so many wrong tokens with one behind, and the right one."""
+        if request.state is RequestState.FINISHED:
+            return
+        right = answer_of(request, request.num_new + len(wrong))[request.num_new :]
+        tokens, parents, place = [], [], -1
+        for token, count in zip(right, wrong, strict=True):
+            for number in range(1, count + 1):
+                tokens += [(token + number) % VOCAB, token]
+                parents += [place, len(tokens) - 2]
+            tokens.append(token)
+            parents.append(place)
+            place = len(tokens) - 1
+        request.drafts, request.draft_parents = tokens, parents
 
     @rule(times=st.integers(1, 4))
     def step(self, times):

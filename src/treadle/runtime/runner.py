@@ -87,26 +87,38 @@ class Runner:
             following = request.tokens[first + row + 1]
             count = request.params.prompt_logprobs or 0
             request.prompt_logprobs.append(logprobs_of(values, following, count))
-        tokens, reason = self._choose(request, logits[asked:])
+        if chunk.num_choices:
+            tokens, path, reason = self._choose(request, logits[asked:])
+            first_draft = request.num_slots + chunk.num_rows - chunk.num_choices + 1
+            self.batch.holdings.compact(request, first_draft, path[: len(tokens) - 1])
+        else:
+            tokens, reason = [], None
         self.batch.policy.computed(request, num_input, len(tokens))
         self.batch.advance(chunk, chunk.num_choices - len(tokens))
         if reason is not None:
             self.batch.finish(request, reason)
         return [TokenEvent(request, token) for token in tokens]
 
-    def _choose(self, request: Request, logits: Floats) -> tuple[list[int], str | None]:
-        """Choose a token by each row, as long as the drafts foresaw it.
+    def _choose(self, request: Request, logits: Floats) -> tuple[list[int], list[int], str | None]:
+        """Choose a token by the row of the last one, and on as long as the drafts foresaw it.
 
-        Returns the tokens, and why the request ends with the last one, or None.
+        Returns the tokens, the places of the drafts that were among them, and why the request ends
+        with the last token, or None.
         """
-        drafts, tokens, reason = request.drafts, [], None
-        for number, values in enumerate(logits):
-            request.drafts = []
-            tokens.append(self._sample(request, values))
+        followers = _followers(request, len(logits) - 1)
+        request.drafts, request.draft_parents = [], []
+        request.num_drafted += len(logits) - 1
+        tokens: list[int] = []
+        path: list[int] = []
+        place: int | None = -1
+        reason = None
+        while place is not None and reason is None:
+            tokens.append(self._sample(request, logits[place + 1]))
             reason = self._end(request, tokens[-1])
-            if reason is not None or tokens[-1] not in drafts[number : number + 1]:
-                break
-        return tokens, reason
+            place = followers.get((place, tokens[-1]))
+            path += [] if place is None else [place]
+        request.num_accepted += len(path)
+        return tokens, path, reason
 
     def _sample(self, request: Request, logits: Floats) -> int:
         constraint = self._constraint(request)
@@ -161,3 +173,14 @@ class Runner:
             self.texts[request.id] = self._text_of(request)
         self.texts[request.id].follow(num_tokens)
         return self.texts[request.id]
+
+
+def _followers(request: Request, count: int) -> dict[tuple[int, int], int]:
+    """Return the places of the first drafts by the place before each and its token."""
+    parents = request.draft_parents or range(-1, count - 1)
+    return {
+        (parent, token): place
+        for place, (parent, token) in enumerate(
+            zip(parents[:count], request.drafts[:count], strict=True)
+        )
+    }
