@@ -16,6 +16,7 @@ from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.runner import Runner
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.limits import Limits
+from treadle.runtime.speculate.speculation import open_speculation
 from treadle.runtime.timed import TimedExecutor
 
 VOCAB = 97
@@ -143,6 +144,7 @@ class Small:
         ageing_seconds: float = 1e9,
         rope_bounds: tuple[int, ...] = (),
         rope_dynamic_from: int | None = None,
+        speculate: str | dict[str, object] = "none",
         **limits: object,
     ) -> None:
         self.clock = VirtualClock()
@@ -153,7 +155,10 @@ class Small:
         self.policy = Queue(choose_admission(policy, ageing_seconds), self.tree)
         self.limits = Limits(**{"max_num_seqs": 4, "max_num_batched_tokens": 16, **limits})
         self.batch = Batch(self.pool, self.tree, self.policy, self.limits, self.clock)
-        self.runner = Runner(self.batch, self.executor, frozenset(), self.clock)
+        self.runner = Runner(
+            *(self.batch, self.executor, frozenset(), self.clock),
+            speculation=open_speculation(speculate, VOCAB, self.clock),
+        )
         self.finished: list[str] = []
 
     def add(self, name: str, prompt: Sequence[int], count: int, **fields: object) -> Request:

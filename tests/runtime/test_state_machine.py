@@ -27,6 +27,10 @@ KEEPINGS = [
     Keeping(EVICTIONS.resolve({"method": "random", "chunk_tokens": 2}), 5),
     Keeping(EVICTIONS.resolve({"method": "random", "spread": 0.9, "chunk_tokens": 5}), 0.3),
 ]
+SPECULATED = [
+    *("none", "ngram", "recycling"),
+    {"method": "suffix", "offset": 2, "least_chance": 0.01, "shape": "tree"},
+]
 prompts = st.tuples(st.integers(1, 14), st.integers(0, 2)).map(
     lambda drawn: TEXT[: drawn[0]] + [drawn[1]] * drawn[1]
 )
@@ -57,6 +61,7 @@ class Engine(RuleBasedStateMachine):
         beside=st.sampled_from([None, 0, 1]),
         less_served=st.sampled_from([None, 1, 2]),
         rope=st.sampled_from([((), None), ((9,), None), ((4, 13), None), ((), 5)]),
+        speculate=st.sampled_from(SPECULATED),
     )
     def start(
         self,
@@ -69,6 +74,7 @@ class Engine(RuleBasedStateMachine):
         beside,
         less_served,
         rope,
+        speculate,
     ):
         self.small = Small(
             NUM_PAGES,
@@ -84,6 +90,7 @@ class Engine(RuleBasedStateMachine):
             rows_beside_less_served=less_served,
             rope_bounds=rope[0],
             rope_dynamic_from=rope[1],
+            speculate=speculate,
         )
         self.all: list[Request] = []
 

@@ -34,6 +34,7 @@ from treadle.runtime.prompts import Prompt, Prompts, as_list, text_in
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.schedule.limits import limits_of
 from treadle.runtime.settings import EngineSettings, show_as_keywords
+from treadle.runtime.speculate.speculation import open_speculation
 from treadle.runtime.store import make_store
 from treadle.runtime.typed import require
 
@@ -122,6 +123,7 @@ class LLM(Engine):
                 name=name,
                 weights=held_forms(executor),
                 keep=choose_keeping(chosen.keep, chosen.keep_budget),
+                speculation=open_speculation(chosen.speculate, executor.shape.vocab_size, clock),
             )
             for called, adapter in (adapters or {}).items():
                 note = self.add_adapter(called, adapter)

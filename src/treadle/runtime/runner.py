@@ -1,19 +1,24 @@
 """The loop's body: schedule, run, sample, check for the end; what one engine does in a step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from treadle.core.errors import DataError
 from treadle.runtime.answer.constraint import Constraint
+from treadle.runtime.answer.outputs import DraftCounts, LoadReport
 from treadle.runtime.answer.sample import choose, logprobs_of
 from treadle.runtime.answer.text import TextStream
+from treadle.runtime.draft.base import Draft
 from treadle.runtime.executor import Executor, Floats
 from treadle.runtime.linear.lora import Adapters
 from treadle.runtime.logits import require_numbers
 from treadle.runtime.request import Request, RequestError
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.rows import RowChunk, rows_of
+from treadle.runtime.speculate.shapes import allowed_part
+from treadle.runtime.speculate.speculation import Speculation
 from treadle.runtime.structured import StructuredOutputs
 
 __all__ = ["Runner", "TokenEvent"]
@@ -38,6 +43,7 @@ class Runner:
         text_of: Callable[[Request], TextStream] | None = None,
         adapters: Adapters | None = None,
         constrain: Callable[[StructuredOutputs], Constraint] | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self.batch, self.executor = batch, executor
         self.adapters = adapters or Adapters(executor)
@@ -49,6 +55,8 @@ class Runner:
         the request drops it."""
         self.num_rows = 0
         """Rows computed since the start."""
+        self.speculation = speculation
+        self.drafted = DraftCounts()
 
     def step(self) -> list[TokenEvent]:
         """Run one step and return what came of it; nothing where nothing can run.
@@ -57,16 +65,21 @@ class Runner:
             RequestError: One request cannot keep its form.
             CheckpointError: The model's logits are no numbers.
         """
+        if self.speculation is not None:
+            self.speculation.propose(self.batch, self._allowed_part)
         chunks = self.batch.schedule()
         events = [TokenEvent(request, None) for request in self.batch.expired]
         self.batch.expired.clear()
         if not chunks:
             return events
         pool = self.batch.pool
+        began = self._clock()
         rows = rows_of(chunks, pool.page_size, self.adapters.slots())
         logits = self.executor.forward(rows, pool.store)
         require_numbers(logits, pool.store.dtype)
         self.num_rows += len(rows.tokens)
+        if self.speculation is not None:
+            self.speculation.ran(chunks, rows, logits, self._clock() - began)
         first = 0
         for chunk in chunks:
             last = first + len(chunk.wanted)
@@ -75,7 +88,26 @@ class Runner:
             except DataError as error:
                 raise RequestError(str(error), chunk.request) from error
             first = last
+        if self.speculation is not None:
+            self.speculation.done()
         return events
+
+    def load_report(self) -> LoadReport:
+        """Say how busy the batch is, and what was done since the start."""
+        batch, pool = self.batch, self.batch.pool
+        return LoadReport(
+            len(batch.waiting),
+            len(batch.running),
+            len(batch.paused),
+            sum(request.num_remaining for request in batch.waiting.values()),
+            pool.num_pages,
+            pool.num_free,
+            batch.tree.num_evictable,
+            pool.page_size,
+            batch.num_preemptions,
+            self.num_rows,
+            replace(self.drafted),
+        )
 
     def _take(self, chunk: RowChunk, logits: Floats) -> list[TokenEvent]:
         """Note a chunk's results; returns the events of its new tokens."""
@@ -118,6 +150,9 @@ class Runner:
             place = followers.get((place, tokens[-1]))
             path += [] if place is None else [place]
         request.num_accepted += len(path)
+        self.drafted.add(len(logits) - 1, len(path), len(tokens))
+        if self.speculation is not None:
+            self.speculation.chose(request, tokens)
         return tokens, path, reason
 
     def _sample(self, request: Request, logits: Floats) -> int:
@@ -130,6 +165,11 @@ class Runner:
             request.first_token = self._clock()
         request.tokens.append(token)
         return token
+
+    def _allowed_part(self, request: Request, draft: Draft) -> Draft:
+        """Return the part of a draft that the form of an answer allows."""
+        constraint = self._constraint(request) if draft.tokens else None
+        return draft if constraint is None else allowed_part(draft, constraint.count_allowed)
 
     def _constraint(self, request: Request) -> Constraint | None:
         """Return where an answer stands in its form; it follows from the tokens alone."""

@@ -17,6 +17,8 @@ from treadle.core.settings import Settings
 from treadle.core.sizes import Bytes
 from treadle.runtime.admit.base import Admission
 from treadle.runtime.admit.tables import ADMISSIONS
+from treadle.runtime.draft.base import Drafter
+from treadle.runtime.draft.tables import DRAFTERS
 from treadle.runtime.evict.base import Eviction
 from treadle.runtime.evict.tables import EVICTIONS
 
@@ -44,6 +46,7 @@ Whole = Annotated[int, Field(strict=True), BeforeValidator(_plain)]
 AtLeastOne = Annotated[int, Field(strict=True, ge=1), BeforeValidator(_plain)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0), BeforeValidator(_plain)]
 AdmissionChoice = Annotated[str | InstanceOf[Admission] | Chosen, ADMISSIONS]
+DrafterChoice = Annotated[str | InstanceOf[Drafter] | Chosen, DRAFTERS]
 Flag = Annotated[bool, Field(strict=True)]
 
 
@@ -97,6 +100,11 @@ class EngineSettings(Settings):
     """What `keep` leaves of each layer and KV head, on average: a whole number of entries, or a
     fraction of the text (0.25)."""
 
+    speculate: DrafterChoice = "none"
+    """What guesses tokens that a step then verifies, so that it may bring several: the name of a
+    drafter (suffix, ngram, recycling), or none. Answers stay the same, and guesses run only where
+    they are measured to pay."""
+
     @model_validator(mode="after")
     def _policies_exist(self) -> Self:
         """Resolve the policies, so that a misspelt name is refused before a model is loaded."""
@@ -105,6 +113,7 @@ class EngineSettings(Settings):
 
         choose_admission(self.policy, self.ageing_seconds)
         choose_keeping(self.keep, self.keep_budget)
+        DRAFTERS.resolve(self.speculate)
         return self
 
     def changes(self) -> dict[str, Any]:  # Any: JSON values
