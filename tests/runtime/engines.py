@@ -10,6 +10,7 @@ from treadle.core.simulate import VirtualClock
 from treadle.runtime.admit.queue import Queue, choose_admission
 from treadle.runtime.cache.pages import KeyValues, PagePool
 from treadle.runtime.cache.radix import PrefixTree
+from treadle.runtime.draft.base import DraftTarget
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.executor import MAX_TAIL, ModelShape, Segment, StepRows
 from treadle.runtime.request import Request, RequestState, SamplingParams
@@ -157,7 +158,7 @@ class Small:
         self.batch = Batch(self.pool, self.tree, self.policy, self.limits, self.clock)
         self.runner = Runner(
             *(self.batch, self.executor, frozenset(), self.clock),
-            speculation=open_speculation(speculate, VOCAB, self.clock),
+            speculation=open_speculation(speculate, DraftTarget(VOCAB), self.clock),
         )
         self.finished: list[str] = []
 

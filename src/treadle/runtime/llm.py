@@ -6,6 +6,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
@@ -24,6 +25,7 @@ from treadle.runtime.answer.embedding import HiddenMean
 from treadle.runtime.answer.outputs import Delta, RequestOutput, completion
 from treadle.runtime.collecting import collecting_later
 from treadle.runtime.conversation import Messages
+from treadle.runtime.draft.base import Drafter, Drafting, DraftTarget
 from treadle.runtime.engine import Engine
 from treadle.runtime.evict.keeping import choose_keeping
 from treadle.runtime.executor import Executor, Floats
@@ -108,13 +110,17 @@ class LLM(Engine):
             name = name_later(folder)
             if executor is None:
                 executor = _executor(folder, chosen)
+            prompts = self._prompts_class(folder, executor.shape)
+            target = DraftTarget(
+                executor.shape.vocab_size, partial(_draft_model, executor, prompts, chosen)
+            )
             super().__init__(
                 executor,
                 make_store(
                     *(executor.shape, chosen.cache_bytes, chosen.page_size, chosen.kv_dtype),
                     *(limits.max_num_seqs, chosen.device),
                 ),
-                self._prompts_class(folder, executor.shape),
+                prompts,
                 limits,
                 policy=choose_admission(chosen.policy, chosen.ageing_seconds),
                 seed=chosen.seed,
@@ -123,7 +129,7 @@ class LLM(Engine):
                 name=name,
                 weights=held_forms(executor),
                 keep=choose_keeping(chosen.keep, chosen.keep_budget),
-                speculation=open_speculation(chosen.speculate, executor.shape.vocab_size, clock),
+                speculation=open_speculation(chosen.speculate, target, clock),
             )
             for called, adapter in (adapters or {}).items():
                 note = self.add_adapter(called, adapter)
@@ -350,6 +356,18 @@ def _executor(folder: Path, chosen: EngineSettings) -> Executor:
             f"weights = '{chosen.weights}' is for the CPU; leave it at auto on {chosen.device}."
         )
     return generic_executor(folder, chosen.device, chosen.trust_remote_code)
+
+
+def _draft_model(
+    executor: Executor, prompts: Prompts, chosen: EngineSettings, method: Drafter
+) -> Drafting:
+    from treadle.runtime.choice import draft_model
+
+    return draft_model(
+        *(method, executor, prompts),
+        num_threads=chosen.num_threads,
+        trust_remote_code=chosen.trust_remote_code,
+    )
 
 
 def _check_options(options: Mapping[str, object]) -> None:

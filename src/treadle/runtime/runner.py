@@ -10,13 +10,14 @@ from treadle.runtime.answer.constraint import Constraint
 from treadle.runtime.answer.outputs import DraftCounts, LoadReport
 from treadle.runtime.answer.sample import choose, logprobs_of
 from treadle.runtime.answer.text import TextStream
-from treadle.runtime.draft.base import Draft
+from treadle.runtime.draft.proposal import Draft
 from treadle.runtime.executor import Executor, Floats
 from treadle.runtime.linear.lora import Adapters
 from treadle.runtime.logits import require_numbers
 from treadle.runtime.request import Request, RequestError
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.rows import RowChunk, rows_of
+from treadle.runtime.speculate.picking import verified
 from treadle.runtime.speculate.shapes import allowed_part
 from treadle.runtime.speculate.speculation import Speculation
 from treadle.runtime.structured import StructuredOutputs
@@ -66,7 +67,7 @@ class Runner:
             CheckpointError: The model's logits are no numbers.
         """
         if self.speculation is not None:
-            self.speculation.propose(self.batch, self._allowed_part)
+            self.speculation.propose(self.batch, self._allowed_part, self._end_tokens)
         chunks = self.batch.schedule()
         events = [TokenEvent(request, None) for request in self.batch.expired]
         self.batch.expired.clear()
@@ -137,6 +138,7 @@ class Runner:
         Returns the tokens, the places of the drafts that were among them, and why the request ends
         with the last token, or None.
         """
+        verified = self._verified(request, logits)
         followers = _followers(request, len(logits) - 1)
         request.drafts, request.draft_parents = [], []
         request.num_drafted += len(logits) - 1
@@ -145,7 +147,8 @@ class Runner:
         place: int | None = -1
         reason = None
         while place is not None and reason is None:
-            tokens.append(self._sample(request, logits[place + 1]))
+            known = verified[len(tokens)] if verified else None
+            tokens.append(self._sample(request, logits[place + 1], known))
             reason = self._end(request, tokens[-1])
             place = followers.get((place, tokens[-1]))
             path += [] if place is None else [place]
@@ -155,10 +158,27 @@ class Runner:
             self.speculation.chose(request, tokens)
         return tokens, path, reason
 
-    def _sample(self, request: Request, logits: Floats) -> int:
-        constraint = self._constraint(request)
-        allowed = None if constraint is None else constraint.allowed()
-        token = choose(logits, request, self._end_tokens(request), allowed)
+    def _verified(self, request: Request, logits: Floats) -> list[int]:
+        """Return what drafts that have laws leave of themselves, and what follows; [] for others.
+
+        Other tokens are drawn by one random number each, whatever was drafted.
+        """
+        if self.speculation is None:
+            return []
+        laws = self.speculation.laws_of(request)[: len(logits) - 1]
+        if not laws:
+            return []
+        return verified(
+            *(request, laws, logits, self._end_tokens(request)),
+            self.speculation.verification,
+        )
+
+    def _sample(self, request: Request, logits: Floats, token: int | None = None) -> int:
+        """Note the token that follows, which is chosen here unless it is known."""
+        if token is None:
+            constraint = self._constraint(request)
+            allowed = None if constraint is None else constraint.allowed()
+            token = choose(logits, request, self._end_tokens(request), allowed)
         if request.params.logprobs is not None:
             request.logprobs.append(logprobs_of(logits, token, request.params.logprobs))
         if request.first_token is None:

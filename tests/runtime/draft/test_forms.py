@@ -6,7 +6,7 @@ from runtime.draft.texts import admit_all
 from treadle.model import tiny
 from treadle.runtime import LLM, SamplingParams, StructuredOutputs
 from treadle.runtime.answer.constraint import Grammars
-from treadle.runtime.draft.base import Draft
+from treadle.runtime.draft.proposal import Draft
 from treadle.runtime.speculate import speculation
 from treadle.runtime.speculate.shapes import allowed_part
 from treadle.runtime.transformers_step.generic import GenericExecutor

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treadle.runtime.draft.acceptance import Acceptance, TextAcceptance
-from treadle.runtime.draft.base import Draft
 from treadle.runtime.draft.pace import admitted, cut
+from treadle.runtime.draft.proposal import Draft
 from treadle.runtime.draft.step_seconds import StepSeconds
 from treadle.runtime.speculate.shapes import is_chain, likeliest_path, start
 

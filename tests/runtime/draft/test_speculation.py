@@ -11,7 +11,8 @@ from treadle.core.errors import SettingsError
 from treadle.core.simulate import VirtualClock
 from treadle.native.loader import library
 from treadle.runtime import LLM, SamplingParams
-from treadle.runtime.draft.base import Draft
+from treadle.runtime.draft.base import Drafting
+from treadle.runtime.draft.proposal import Draft
 from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.request import RequestState
 from treadle.runtime.speculate import speculation
@@ -161,16 +162,12 @@ def test_texts_of_another_salt_or_adapter_are_not_drafted_from(build):
 def test_drafts_that_are_never_right_stop(build):
     """A text whose continuations always differ from what is guessed."""
 
-    class Wrong:
-        wants_logits = False
+    class Wrong(Drafting):
         asked = 0
 
         def propose(self, texts, most):
             self.asked += 1
             return [Draft([96, 96], [-1, 0], [0.9, 0.9], "wrong", 9) for _ in texts]
-
-        def finish(self, text):
-            pass
 
     small = Small(num_pages=300, row_seconds=0.1)
     wrong = Wrong()
@@ -216,7 +213,7 @@ def test_outputs_and_reports_say_what_was_drafted(build):
 
 
 def test_what_is_no_drafter_is_refused_before_a_model_is_loaded():
-    with pytest.raises(SettingsError, match="suffix"):
+    with pytest.raises(SettingsError, match=r"No drafter 'sufix'.*Did you mean 'suffix'"):
         LLM("nowhere", speculate="sufix")
     with pytest.raises(SettingsError, match="speculate"):
         LLM("nowhere", speculate=3)

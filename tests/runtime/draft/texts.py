@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-from treadle.runtime.draft.base import Draft, Drafting, DraftText
+from treadle.runtime.draft.base import Drafting, DraftTarget
+from treadle.runtime.draft.proposal import Draft, DraftText
 from treadle.runtime.draft.tables import DRAFTERS
 
 VOCAB = 40
 
 
 def opened(name: str, **settings: object) -> Drafting:
-    drafting = DRAFTERS.resolve({"method": name, **settings}).open(VOCAB)
+    drafting = DRAFTERS.resolve({"method": name, **settings}).open(DraftTarget(VOCAB))
     assert drafting is not None
     return drafting
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from treadle.runtime.draft.base import Draft
+from treadle.runtime.draft.proposal import Draft
 
 __all__ = ["Acceptance", "TextAcceptance"]
 
@@ -45,7 +45,7 @@ class Acceptance:
         self._kinds: dict[Kind, list[float]] = {}
         """Kind -> right ones, trials, and when the last one was."""
         self._sources: dict[str, list[float]] = {}
-        """Source -> right ones, and the drafter's own chances of as many."""
+        """Source -> right ones, the drafter's own chances of as many, and trials."""
         self._tick = 0
 
     def reached(self, draft: Draft, text: TextAcceptance) -> list[float]:
@@ -66,11 +66,16 @@ class Acceptance:
         return found
 
     def _expected(self, kind: Kind, own: float) -> float:
-        right, claimed = self._sources.get(kind[0], (0.0, 0.0))
+        right, claimed, _ = self._sources.get(kind[0], (0.0, 0.0, 0.0))
         prior = own * min(1.2, (right + 3.0) / (claimed + 5.0))
         seen, trials, last = self._kinds.get(kind, (0.0, 0.0, 0.0))
         fading = float(0.5 ** ((self._tick - last) / _HALF_LIFE))
         return (seen * fading + prior * _TRUST) / (trials * fading + _TRUST)
+
+    def share(self, source: str) -> float:
+        """Return which part of a source's tokens was right, where the one before was."""
+        right, _, trials = self._sources.get(source, (0.0, 0.0, 0.0))
+        return (right + 3.0) / (trials + 4.0)
 
     def observe(
         self, draft: Draft, text: TextAcceptance, chosen: Sequence[int], place: int = -1
@@ -107,9 +112,11 @@ class Acceptance:
         fading = 0.5 ** ((self._tick - cell[2]) / _HALF_LIFE)
         fading *= 1 if cell[1] < _MOST_TRIALS else 1 - 1 / _MOST_TRIALS
         cell[:] = [cell[0] * fading + is_right, cell[1] * fading + 1, self._tick]
-        source = self._sources.setdefault(kind[0], [0.0, 0.0])
-        fading = 1 if source[1] < _MOST_TRIALS else 1 - 1 / _MOST_TRIALS
-        source[:] = [source[0] * fading + is_right, source[1] * fading + own]
+        source = self._sources.setdefault(kind[0], [0.0, 0.0, 0.0])
+        fading = 1 if source[2] < _MOST_TRIALS else 1 - 1 / _MOST_TRIALS
+        source[:] = [
+            old * fading + new for old, new in zip(source, (is_right, own, 1), strict=True)
+        ]
 
 
 def _size(count: int, most: int) -> int:

@@ -7,7 +7,7 @@ token takes constant time on average.
 import heapq
 from typing import NamedTuple
 
-from treadle.runtime.draft.base import Draft
+from treadle.runtime.draft.proposal import Draft
 
 __all__ = ["Match", "SuffixAutomaton"]
 

@@ -1,46 +1,13 @@
 """The protocol of a drafter: texts go in, what may follow each comes out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import ClassVar, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from treadle.core.method import Method
+from treadle.runtime.draft.proposal import Draft, DraftText, Floats, Ints
 
-__all__ = ["Draft", "DraftText", "Drafter", "Drafting"]
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
-
-
-class Draft(NamedTuple):
-    """Tokens that may follow a text: a tree that hangs on the text's last token."""
-
-    tokens: list[int]
-    parents: list[int]
-    """Place of the token before each; -1: the text's last one. Parents stand before children, and
-    no two children of one parent are equal."""
-    chances: list[float]
-    """How likely the drafter holds each where the token before it is right."""
-    source: str = ""
-    """Of the drafter's sources."""
-    matched: int = 0
-    """Tokens at the end of the text that the source had seen before in this order."""
-
-
-class DraftText(NamedTuple):
-    """A text that is being written."""
-
-    key: Hashable
-    """The same in every step."""
-    tokens: Sequence[int]
-    """Never shrinks."""
-    num_prompt: int
-    group: Hashable
-    """Texts of different groups must not learn from each other: it would show in the time that
-    their answers take."""
+__all__ = ["DraftTarget", "Drafter", "Drafting"]
 
 
 class Drafting(ABC):
@@ -48,6 +15,14 @@ class Drafting(ABC):
 
     wants_logits: ClassVar[bool] = False
     """Whether `learn` is to be called."""
+    is_costly: ClassVar[bool] = False
+    """Whether each token of a draft takes time that must pay: then few may be asked for."""
+    source: ClassVar[str] = ""
+    """Of the drafts of a costly one."""
+    most_tokens: int = 64
+    """Of a draft."""
+    verification: str = "coupled"
+    """Of sampled tokens: rejection or block where drafts come with their laws."""
 
     @abstractmethod
     def propose(self, texts: Sequence[DraftText], most: int) -> list[Draft]:
@@ -57,13 +32,25 @@ class Drafting(ABC):
     def learn(self, group: Hashable, tokens: Ints, logits: Floats) -> None:  # noqa: B027
         """Learn the logits [rows, vocab] behind tokens [rows], chosen or not."""
 
+    def num_unread(self, text: DraftText) -> int:
+        """Return how many tokens must be read before a text's first draft, where that is costly."""
+        return 0
+
     def finish(self, text: DraftText) -> None:  # noqa: B027
         """Learn that a text is written, and forget what was noted for it alone."""
+
+
+class DraftTarget(NamedTuple):
+    """The model that is drafted for."""
+
+    vocab_size: int
+    open_model: "Callable[[Drafter], Drafting] | None" = None
+    """Opens a drafter that is a model itself."""
 
 
 class Drafter(Method, ABC):
     """Guesses what follows. Whatever it proposes changes the time of answers, never the answers."""
 
     @abstractmethod
-    def open(self, vocab_size: int) -> Drafting | None:
+    def open(self, target: DraftTarget) -> Drafting | None:
         """Return what will know the texts of an engine; None: nothing is to be drafted."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from treadle.runtime.draft.base import Draft
+from treadle.runtime.draft.proposal import Draft
 
 __all__ = ["admitted", "cut"]
 

@@ -17,5 +17,7 @@ DRAFTERS: "Registry[Drafter]" = Registry(
         "suffix": f"{_METHODS}.suffix:Suffix",
         "ngram": f"{_METHODS}.ngram:Ngram",
         "recycling": f"{_METHODS}.recycling:Recycling",
+        "model": f"{_METHODS}.model:DraftModel",
     },
+    otherwise=("model", "path"),
 )

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from treadle.runtime.draft.base import Draft
 from treadle.runtime.draft.pace import cut
+from treadle.runtime.draft.proposal import Draft
 
 __all__ = ["allowed_part", "is_chain", "likeliest_path", "start"]
 

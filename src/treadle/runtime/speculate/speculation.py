@@ -2,19 +2,24 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from treadle.runtime.draft.acceptance import Acceptance, TextAcceptance
-from treadle.runtime.draft.base import Draft, Drafter, Drafting, DraftText
+from treadle.runtime.draft.base import Drafter, Drafting, DraftTarget
 from treadle.runtime.draft.pace import admitted, cut
+from treadle.runtime.draft.proposal import Draft, DraftText, Law
 from treadle.runtime.draft.step_seconds import StepSeconds
 from treadle.runtime.draft.tables import DRAFTERS
 from treadle.runtime.executor import MAX_TAIL, Floats, StepRows
 from treadle.runtime.request import Request, RequestState
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.rows import RowChunk
+from treadle.runtime.speculate.depth import Depth
+from treadle.runtime.speculate.picking import picker
 from treadle.runtime.speculate.shapes import is_chain, likeliest_path, start
 
 __all__ = ["Speculation", "open_speculation"]
@@ -29,6 +34,7 @@ _FADING = 0.1
 _OUTLIER = 3.0
 
 Allow = Callable[[Request, Draft], Draft]
+EndsOf = Callable[[Request], frozenset[int]]
 
 
 @dataclass
@@ -58,20 +64,22 @@ class Speculation:
         self._spent = 0.0
         """The same of the step that runs."""
         self._rest = self._last_rest = 0
+        self._depth = Depth()
 
-    def propose(self, batch: Batch, allow: Allow) -> None:
+    def propose(self, batch: Batch, allow: Allow, ends_of: EndsOf) -> None:
         """Give the requests of a batch the drafts that are to run in its next step.
 
         Args:
             batch: Before its schedule is made.
             allow: Returns the part of a draft that the form of a request's answer allows.
+            ends_of: Returns the tokens that end a request.
         """
         began = self._clock()
         self._finish()
         texts = [r for r in batch.running.values() if r.num_remaining == 1]
         most = self._room(batch, texts)
         if texts and most > 0 and not self._is_resting():
-            drafts = self._ask(texts, most, allow)
+            drafts = self._ask(texts, most, allow, ends_of)
             self._admit(texts, drafts, most)
         self._spent = self._clock() - began
 
@@ -112,15 +120,17 @@ class Speculation:
         if len(texts) < len(batch.running):
             return 0
         limits = batch.limits
-        has_place = len(batch.running) < limits.max_num_seqs
-        waiting = sum(r.num_remaining for r in batch.waiting.values()) if has_place else 0
+        places = limits.max_num_seqs - len(batch.running)
+        waiting = sum(r.num_remaining for r in islice(batch.waiting.values(), max(0, places)))
         return limits.max_num_batched_tokens - len(texts) - waiting
 
     def _is_resting(self) -> bool:
         self._rest -= 1
         return self._rest >= 0
 
-    def _ask(self, texts: Sequence[Request], most: int, allow: Allow) -> list[Draft]:
+    def _ask(
+        self, texts: Sequence[Request], most: int, allow: Allow, ends_of: EndsOf
+    ) -> list[Draft]:
         """Return what may follow each text, as far as it can run there."""
         asked = []
         for request in texts:
@@ -128,7 +138,11 @@ class Speculation:
                 self._num_watched += 1
                 self._watched[request] = _Watched(self._num_watched)
             asked.append(_text_of(request, self._watched[request].key))
-        drafts = self._drafting.propose(asked, min(most, MAX_TAIL - 1))
+        most = min(most, MAX_TAIL - 1)
+        if self._drafting.is_costly:
+            drafts = self._ask_costly(texts, asked, most, ends_of)
+        else:
+            drafts = self._drafting.propose(asked, most)
         found = []
         for request, draft in zip(texts, drafts, strict=True):
             if request.keep is not None:
@@ -139,6 +153,44 @@ class Speculation:
             found.append(draft)
         return found
 
+    def _ask_costly(
+        self, texts: Sequence[Request], asked: list[DraftText], most: int, ends_of: EndsOf
+    ) -> list[Draft]:
+        """Ask a drafter whose tokens take time for as many as pay, and for which texts they do."""
+        drafting, count = self._drafting, len(texts)
+        has_laws = drafting.verification != "coupled"
+        depth, gain = min(most // count, drafting.most_tokens), inf
+        if not has_laws:
+            share, seconds = self._acceptance.share(drafting.source), self._step_seconds.of
+            depth, gain = self._depth.choose(count, depth, share, lambda n: seconds(n).tolist())
+        each = float(self._step_seconds.of([count])[0]) / count
+        chosen = {}
+        for place, (request, text) in enumerate(zip(texts, asked, strict=True)):
+            left = request.longest - len(request.tokens)
+            if self._depth.pays(drafting.num_unread(text), left, gain, each):
+                own = has_laws and request.params.structured_outputs is None
+                chosen[place] = text._replace(pick=picker(request, ends_of(request), own))
+        num_unread = sum(drafting.num_unread(text) for text in chosen.values())
+        began = self._clock()
+        drafts = [Draft([], [], [])] * count
+        if depth and chosen:
+            for place, draft in zip(
+                chosen, drafting.propose(list(chosen.values()), depth), strict=True
+            ):
+                drafts[place] = draft
+            self._depth.observe(num_unread, len(chosen), depth, self._clock() - began)
+        return drafts
+
+    def laws_of(self, request: Request) -> Sequence[Law]:
+        """Return what a request's drafts were drawn from, where that counts."""
+        watched = self._watched.get(request)
+        return () if watched is None or watched.draft is None else watched.draft.laws
+
+    @property
+    def verification(self) -> str:
+        """How drafts that have laws are verified."""
+        return self._drafting.verification
+
     def _admit(self, texts: Sequence[Request], drafts: list[Draft], most: int) -> None:
         reached = [
             self._acceptance.reached(draft, self._watched[request].acceptance)
@@ -147,7 +199,12 @@ class Speculation:
         count = min(most, sum(chance > 0 for own in reached for chance in own))
         seconds = self._step_seconds.of(range(len(texts), len(texts) + count + 1))
         own = self._own_seconds if self._step_seconds.num_observed else 0.0
-        places = admitted(drafts, reached, (seconds + own).tolist(), _LEAST_GAIN)
+        if self._drafting.is_costly:
+            own = 0.0  # it is spent, whether they run or not
+        if any(draft.laws for draft in drafts):  # which run must not depend on what they are
+            places = [list(range(len(draft.tokens))) for draft in drafts]
+        else:
+            places = admitted(drafts, reached, (seconds + own).tolist(), _LEAST_GAIN)
         for request, draft, kept in zip(texts, drafts, places, strict=True):
             part = cut(draft, kept)
             request.drafts = part.tokens
@@ -181,13 +238,14 @@ def _text_of(request: Request, key: Hashable) -> DraftText:
 
 def open_speculation(
     speculate: Drafter | str | Mapping[str, Any],  # Any: a method's settings
-    vocab_size: int,
+    target: DraftTarget,
     clock: Callable[[], float],
 ) -> Speculation | None:
     """Return what drafts in an engine, or None where nothing does.
 
     Raises:
-        SettingsError: There is no such drafter, or a setting is refused.
+        SettingsError: There is no such drafter, a setting is refused, or a drafting model does not
+            fit the target.
     """
-    drafting = DRAFTERS.resolve(speculate).open(vocab_size)
+    drafting = DRAFTERS.resolve(speculate).open(target)
     return None if drafting is None else Speculation(drafting, clock)

@@ -7,8 +7,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from treadle.core.method import Standard
-from treadle.runtime.draft.base import Draft, Drafter, Drafting, DraftText
+from treadle.runtime.draft.base import Drafter, Drafting, DraftTarget
 from treadle.runtime.draft.pasts import GroupTables
+from treadle.runtime.draft.proposal import Draft, DraftText
 
 __all__ = ["Ngram"]
 
@@ -47,7 +48,7 @@ class Ngram(Drafter):
             raise ValueError(f"shortest={self.shortest} is more than longest={self.longest}")
         return self
 
-    def open(self, vocab_size: int) -> Drafting:
+    def open(self, target: DraftTarget) -> Drafting:
         """Return what will know the texts of an engine."""
         return NgramTables(self)
 

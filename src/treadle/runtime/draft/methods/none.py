@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from treadle.core.method import Control
-from treadle.runtime.draft.base import Drafter, Drafting
+from treadle.runtime.draft.base import Drafter, Drafting, DraftTarget
 
 __all__ = ["Nothing"]
 
@@ -14,6 +14,6 @@ class Nothing(Drafter):
     name: ClassVar[str] = "none"
     paper = Control("Token by token, as without speculation: what drafting must beat.")
 
-    def open(self, vocab_size: int) -> Drafting | None:
+    def open(self, target: DraftTarget) -> Drafting | None:
         """Return None."""
         return None

@@ -9,9 +9,10 @@ import numpy.typing as npt
 from pydantic import Field
 
 from treadle.core.method import Paper
-from treadle.runtime.draft.base import Draft, Drafter, Drafting, DraftText, Floats, Ints
+from treadle.runtime.draft.base import Drafter, Drafting, DraftTarget
 from treadle.runtime.draft.best import best_tokens
 from treadle.runtime.draft.pasts import GroupTables
+from treadle.runtime.draft.proposal import Draft, DraftText, Floats, Ints
 
 __all__ = ["Recycling"]
 
@@ -46,9 +47,9 @@ class Recycling(Drafter):
     """Of the tree, of which a step takes as many as pay. The paper's has 80, for accelerators on
     which a row costs nothing."""
 
-    def open(self, vocab_size: int) -> Drafting:
+    def open(self, target: DraftTarget) -> Drafting:
         """Return what will know the successors of an engine's tokens."""
-        return Successors(vocab_size, self.nodes)
+        return Successors(target.vocab_size, self.nodes)
 
 
 class Successors(Drafting):

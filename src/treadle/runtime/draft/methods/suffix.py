@@ -7,8 +7,9 @@ from pydantic import Field
 
 from treadle.core.method import Paper
 from treadle.runtime.draft.automaton import Match, SuffixAutomaton
-from treadle.runtime.draft.base import Draft, Drafter, Drafting, DraftText
+from treadle.runtime.draft.base import Drafter, Drafting, DraftTarget
 from treadle.runtime.draft.pasts import PastTexts
+from treadle.runtime.draft.proposal import Draft, DraftText
 
 __all__ = ["Suffix"]
 
@@ -46,7 +47,7 @@ class Suffix(Drafter):
     max_tokens: Annotated[int, Field(ge=0)] = 65_536
     """Of finished texts that are remembered, over all groups; about 700 bytes each."""
 
-    def open(self, vocab_size: int) -> Drafting:
+    def open(self, target: DraftTarget) -> Drafting:
         """Return what will know the texts of an engine."""
         return SuffixTexts(self)
 
