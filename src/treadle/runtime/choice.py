@@ -24,7 +24,7 @@ from treadle.runtime.linear.packed import AUTO, require_form
 from treadle.runtime.logits import require_sound
 from treadle.runtime.native_step.described import LLAMA_LIKE, Described, from_note, to_note
 from treadle.runtime.native_step.llama import LlamaStep
-from treadle.runtime.price import Price, price_of, tell_price
+from treadle.runtime.price import Price, RoundedWeightsWarning, price_of, tell_price
 from treadle.runtime.prompts import Prompts
 from treadle.runtime.speculate.model_drafts import ModelDrafts
 from treadle.runtime.typed import whole
@@ -209,7 +209,9 @@ def draft_model(
     """
     assert isinstance(method, DraftModel)
     folder = resolve(method.path, takes_files=True)
-    executor = choose_executor(folder, method.weights, num_threads, trust_remote_code)
+    with warnings.catch_warnings():  # what rounding costs it changes no answer
+        warnings.simplefilter("ignore", RoundedWeightsWarning)
+        executor = choose_executor(folder, method.weights, num_threads, trust_remote_code)
     found, expected = executor.shape.vocab_size, target.shape.vocab_size
     other = (
         "choose a smaller model of the same vocabulary, such as the model itself pruned or in 4 "
