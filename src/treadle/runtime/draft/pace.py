@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from treadle.runtime.draft.proposal import Draft
 
 __all__ = ["admitted", "cut"]
@@ -32,13 +30,15 @@ def admitted(
         for place, chance in enumerate(own)
         if chance > 0
     )[: len(seconds) - 1]
-    gains = np.cumsum([len(drafts), *(-minus for minus, _, _ in slots)])
-    rates = gains / np.asarray(seconds[: len(gains)])
-    best = int(rates.argmax())
+    gain = float(len(drafts))
+    best, best_rate = 0, (1 + least_gain) * gain / seconds[0]
+    for count, (minus, _, _) in enumerate(slots, 1):
+        gain -= minus
+        if gain / seconds[count] > best_rate:
+            best, best_rate = count, gain / seconds[count]
     found: list[list[int]] = [[] for _ in drafts]
-    if rates[best] >= (1 + least_gain) * rates[0]:
-        for _, number, place in slots[:best]:
-            found[number].append(place)
+    for _, number, place in slots[:best]:
+        found[number].append(place)
     return [sorted(places) for places in found]
 
 

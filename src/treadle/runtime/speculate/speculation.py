@@ -162,8 +162,8 @@ class Speculation:
         depth, gain = min(most // count, drafting.most_tokens), inf
         if not has_laws:
             share, seconds = self._acceptance.share(drafting.source), self._step_seconds.of
-            depth, gain = self._depth.choose(count, depth, share, lambda n: seconds(n).tolist())
-        each = float(self._step_seconds.of([count])[0]) / count
+            depth, gain = self._depth.choose(count, depth, share, seconds)
+        each = self._step_seconds.of([count])[0] / count
         chosen = {}
         for place, (request, text) in enumerate(zip(texts, asked, strict=True)):
             left = request.longest - len(request.tokens)
@@ -204,13 +204,13 @@ class Speculation:
         if any(draft.laws for draft in drafts):  # which run must not depend on what they are
             places = [list(range(len(draft.tokens))) for draft in drafts]
         else:
-            places = admitted(drafts, reached, (seconds + own).tolist(), _LEAST_GAIN)
+            places = admitted(drafts, reached, [one + own for one in seconds], _LEAST_GAIN)
         for request, draft, kept in zip(texts, drafts, places, strict=True):
             part = cut(draft, kept)
             request.drafts = part.tokens
             request.draft_parents = [] if is_chain(part) else part.parents
             self._watched[request].has_run = bool(kept)
-        if any(places) or own < _CHEAP * float(seconds[0]):
+        if any(places) or own < _CHEAP * seconds[0]:
             self._last_rest = 0
         else:
             self._last_rest = min(_LONGEST_REST, 2 * self._last_rest + 1)
