@@ -10,12 +10,14 @@ from treadle.core.simulate import VirtualClock
 from treadle.runtime.admit.queue import Queue, choose_admission
 from treadle.runtime.cache.pages import KeyValues, PagePool
 from treadle.runtime.cache.radix import PrefixTree
+from treadle.runtime.draft.base import DraftTarget
 from treadle.runtime.evict.keeping import Keeping
-from treadle.runtime.executor import ModelShape, StepRows
+from treadle.runtime.executor import ModelShape, Segment, StepRows
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.runner import Runner
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.limits import Limits
+from treadle.runtime.speculate.speculation import open_speculation
 from treadle.runtime.timed import TimedExecutor
 
 VOCAB = 97
@@ -36,6 +38,16 @@ def continuation(prompt: Sequence[int], count: int) -> list[int]:
     for _ in range(count):
         tokens.append(next_token(tokens))
     return tokens[len(prompt) :]
+
+
+def seen_slots(part: Segment, number: int) -> np.ndarray:
+    """The slots of its context that a row of a segment sees."""
+    if part.ancestors is None:
+        return np.arange(part.context_length - part.num_rows + number + 1)
+    bits = sum(int(word) << 64 * place for place, word in enumerate(part.ancestors[number]))
+    tail = [at for at in range(bits.bit_length()) if bits >> at & 1]
+    assert bits.bit_length() <= part.context_length - part.prefix_length
+    return np.concatenate([np.arange(part.prefix_length), part.prefix_length + np.array(tail)])
 
 
 class EchoExecutor(TimedExecutor):
@@ -68,13 +80,12 @@ class EchoExecutor(TimedExecutor):
             for row in range(part.first_row, part.first_row + part.num_rows):
                 if row not in wanted:
                     continue
-                length = part.context_length - part.num_rows + row - part.first_row + 1
-                slots = np.arange(length)
+                slots = seen_slots(part, row - part.first_row)
                 for layer in pool.layers:
                     places = layer.values[part.pages[slots // size], -1, slots % size, 1]
-                    assert (places == slots).all()
+                    assert (places == np.arange(len(slots))).all()
                     held = layer.values[part.pages[slots // size], :, slots % size, 0]
-                    right = self._regimes_of(rows, number, regimes[row], slots)
+                    right = self._regimes_of(rows, number, regimes[row], places)
                     assert (held == right[:, None]).all()
                 held = pool.layers[-1].keys[part.pages[slots // size], -1, 0, slots % size]
                 self.say(logits[wanted[row]], held.astype(int))
@@ -137,6 +148,7 @@ class Small:
         ageing_seconds: float = 1e9,
         rope_bounds: tuple[int, ...] = (),
         rope_dynamic_from: int | None = None,
+        speculate: str | dict[str, object] = "none",
         **limits: object,
     ) -> None:
         self.clock = VirtualClock()
@@ -147,7 +159,10 @@ class Small:
         self.policy = Queue(choose_admission(policy, ageing_seconds), self.tree)
         self.limits = Limits(**{"max_num_seqs": 4, "max_num_batched_tokens": 16, **limits})
         self.batch = Batch(self.pool, self.tree, self.policy, self.limits, self.clock)
-        self.runner = Runner(self.batch, self.executor, frozenset(), self.clock)
+        self.runner = Runner(
+            *(self.batch, self.executor, frozenset(), self.clock),
+            speculation=open_speculation(speculate, DraftTarget(VOCAB), self.clock),
+        )
         self.finished: list[str] = []
 
     def add(self, name: str, prompt: Sequence[int], count: int, **fields: object) -> Request:

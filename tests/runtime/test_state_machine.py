@@ -11,7 +11,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from runtime.engines import SHAPE, Small, continuation, kept_continuation
+from runtime.engines import SHAPE, VOCAB, Small, continuation, kept_continuation
 from treadle.runtime.admit.tables import ADMISSIONS
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.evict.tables import EVICTIONS
@@ -26,6 +26,10 @@ KEEPINGS = [
     Keeping(EVICTIONS.resolve({"method": "sinks", "sinks": 1, "chunk_tokens": 4}), 3),
     Keeping(EVICTIONS.resolve({"method": "random", "chunk_tokens": 2}), 5),
     Keeping(EVICTIONS.resolve({"method": "random", "spread": 0.9, "chunk_tokens": 5}), 0.3),
+]
+SPECULATED = [
+    *("none", "ngram", "recycling"),
+    {"method": "suffix", "offset": 2, "least_chance": 0.01, "shape": "tree"},
 ]
 prompts = st.tuples(st.integers(1, 14), st.integers(0, 2)).map(
     lambda drawn: TEXT[: drawn[0]] + [drawn[1]] * drawn[1]
@@ -58,6 +62,7 @@ class Engine(RuleBasedStateMachine):
         beside=st.sampled_from([None, 0, 1]),
         less_served=st.sampled_from([None, 1, 2]),
         rope=st.sampled_from([((), None), ((9,), None), ((4, 13), None), ((), 5)]),
+        speculate=st.sampled_from(SPECULATED),
     )
     def start(
         self,
@@ -70,6 +75,7 @@ class Engine(RuleBasedStateMachine):
         beside,
         less_served,
         rope,
+        speculate,
     ):
         self.small = Small(
             self.num_pages,
@@ -85,6 +91,7 @@ class Engine(RuleBasedStateMachine):
             rows_beside_less_served=less_served,
             rope_bounds=rope[0],
             rope_dynamic_from=rope[1],
+            speculate=speculate,
         )
         self.all: list[Request] = []
 
@@ -149,6 +156,23 @@ class Engine(RuleBasedStateMachine):
         if request.state is not RequestState.FINISHED:
             right = answer_of(request, request.num_new + num_right)[request.num_new :]
             request.drafts = right + [(right or [0])[-1] + 1] * wrong
+            request.draft_parents = []
+
+    @rule(request=requests, wrong=st.lists(st.integers(0, 2), min_size=1, max_size=4))
+    def draft_tree(self, request, wrong):
+        """Propose a tree: at each depth so many wrong tokens with one behind, and the right one."""
+        if request.state is RequestState.FINISHED:
+            return
+        right = answer_of(request, request.num_new + len(wrong))[request.num_new :]
+        tokens, parents, place = [], [], -1
+        for token, count in zip(right, wrong, strict=True):
+            for number in range(1, count + 1):
+                tokens += [(token + number) % VOCAB, token]
+                parents += [place, len(tokens) - 2]
+            tokens.append(token)
+            parents.append(place)
+            place = len(tokens) - 1
+        request.drafts, request.draft_parents = tokens, parents
 
     @rule(times=st.integers(1, 4))
     def step(self, times):

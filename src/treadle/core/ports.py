@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from treadle.core.shapes import Float, Tensor
 
-__all__ = ["Answer", "Asked", "Embedder", "Generator", "Scorer"]
+__all__ = ["Answer", "Asked", "Decoded", "Embedder", "Generator", "Scorer"]
 
 
 class Scorer(Protocol):
@@ -59,6 +59,23 @@ class Answer(NamedTuple):
     """Whether the model ended it, and not the number of tokens."""
 
 
+class Decoded(NamedTuple):
+    """Answers, and what it took to write them once their prompts were read."""
+
+    answers: list[Answer]
+    wall_seconds: float
+    """From the last first token on."""
+    cpu_seconds: float
+    """Of all threads of this process together."""
+    num_tokens: int
+    """Of all answers, that came in this time."""
+    num_drafted: int
+    """Tokens that ran as guesses."""
+    num_accepted: int
+    num_passes: int
+    """Of a text through the model: one for each token, unless guesses were right."""
+
+
 class Generator(Protocol):
     """Answers prompts, and says what a token costs it."""
 
@@ -95,6 +112,14 @@ class Generator(Protocol):
 
         Raises:
             DataError: A prompt is empty, or leaves no room for an answer; the message says which.
+        """
+
+    def decoded(
+        self, prompts: Sequence[str | Sequence[int]], asked: Asked, speculate: str
+    ) -> Decoded:
+        """Answer as `answer` does, with a drafter by its name, and time what follows the prompts.
+
+        What a drafter learns of one call is there in the next one.
         """
 
 

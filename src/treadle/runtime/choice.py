@@ -11,21 +11,33 @@ import numpy as np
 from treadle.core.checkpoint.described import read_config, refuse_bundle
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model.facts import base_config
+from treadle.model.load import resolve
 from treadle.model.source import open_model
 from treadle.native import SlowPathWarning
 from treadle.runtime import agreed
-from treadle.runtime.cache.pages import KeyValues
+from treadle.runtime.cache.pages import KeyValues, PagePool
+from treadle.runtime.draft.base import Drafter
+from treadle.runtime.draft.methods.model import DraftModel
 from treadle.runtime.executor import Executor, Floats, StepRows
 from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, require_form
 from treadle.runtime.logits import require_sound
 from treadle.runtime.native_step.described import LLAMA_LIKE, Described, from_note, to_note
 from treadle.runtime.native_step.llama import LlamaStep
-from treadle.runtime.price import Price, price_of, tell_price
+from treadle.runtime.price import Price, RoundedWeightsWarning, price_of, tell_price
+from treadle.runtime.prompts import Prompts
 from treadle.runtime.settings import EngineSettings
+from treadle.runtime.speculate.model_drafts import ModelDrafts
 from treadle.runtime.typed import whole
 
-__all__ = ["Agreement", "agreement", "choose_executor", "executor_for", "generic_executor"]
+__all__ = [
+    "Agreement",
+    "agreement",
+    "choose_executor",
+    "draft_model",
+    "executor_for",
+    "generic_executor",
+]
 
 _NUM_TOKENS = 24
 _PAGE_SIZE = 16
@@ -178,6 +190,60 @@ def generic_executor(folder: Path, device: str, trust_remote_code: bool = False)
     if not is_known:
         agreed.remember(signature)
     return generic
+
+
+_READ_ALIKE = "The quick brown fox, 3.14 + 2e-7; def f(x):\n\treturn [x] # naïve 日本 🙂 <|end|>"
+"""A text that other tokenizers cut otherwise: words, numbers, blanks, signs, bytes."""
+
+
+def draft_model(
+    target: Executor, prompts: Prompts, settings: EngineSettings, method: Drafter
+) -> ModelDrafts:
+    """Return a model that drafts for another one.
+
+    Args:
+        target: What is drafted for.
+        prompts: Of the target.
+        settings: Of its engine.
+        method: Names the model.
+
+    Raises:
+        SettingsError: It has another vocabulary or tokenizer, or more bytes of weights.
+    """
+    assert isinstance(method, DraftModel)
+    folder = resolve(method.path, takes_files=True)
+    with warnings.catch_warnings():  # what rounding costs it changes no answer
+        warnings.simplefilter("ignore", RoundedWeightsWarning)
+        executor = choose_executor(
+            folder, method.weights, settings.num_threads, settings.trust_remote_code
+        )
+    found, expected = executor.shape.vocab_size, target.shape.vocab_size
+    other = (
+        "choose a smaller model of the same vocabulary, such as the model itself pruned or in 4 "
+        "bits ({'method': 'model', 'path': FOLDER, 'weights': 'q4_0'}), or speculate='suffix'"
+    )
+    if found != expected:
+        raise SettingsError(
+            f"The drafting model '{method.path}' has {found} tokens in its vocabulary, and the "
+            f"model that it is to draft for {expected}; {other}."
+        )
+    own = Prompts(folder, executor.shape)
+    if own.has_tokenizer and prompts.has_tokenizer:
+        texts = [reader(_READ_ALIKE).input_ids for reader in (own.reader, prompts.reader)]
+        if list(texts[0]) != list(texts[1]):
+            raise SettingsError(
+                f"The drafting model '{method.path}' has a tokenizer that reads texts otherwise "
+                f"than that of the model that it is to draft for; {other}."
+            )
+    sizes = [int(getattr(one, "weight_bytes", 0)) for one in (executor, target)]
+    if sizes[0] > sizes[1] > 0:
+        raise SettingsError(
+            f"The drafting model '{method.path}' has {sizes[0]} bytes of weights, more than the "
+            f"{sizes[1]} of the model that it is to draft for, and so cannot be faster; {other}."
+        )
+    shape, num_pages = executor.shape, -(-method.cache_tokens // _PAGE_SIZE)
+    store = KeyValues(shape.kv_heads, shape.head_dim, num_pages, _PAGE_SIZE, "fp16")
+    return ModelDrafts(executor, PagePool(store), method.most_tokens, method.verification)
 
 
 def agreement(folder: Path, native: LlamaStep, draw: int = 0) -> Agreement:

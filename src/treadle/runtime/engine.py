@@ -12,7 +12,7 @@ from treadle.runtime.admit.base import Admission
 from treadle.runtime.admit.queue import Queue
 from treadle.runtime.answer.constraint import Constraint, Grammars
 from treadle.runtime.answer.evicted import likelihoods, stepped
-from treadle.runtime.answer.outputs import LoadReport, load_report
+from treadle.runtime.answer.outputs import LoadReport
 from treadle.runtime.answer.sample import request_key
 from treadle.runtime.cache.pages import KeyValues, PagePool
 from treadle.runtime.cache.radix import PrefixTree
@@ -25,6 +25,7 @@ from treadle.runtime.runner import Runner, TokenEvent
 from treadle.runtime.schedule import migrate
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.limits import Limits
+from treadle.runtime.speculate.speculation import Speculation
 from treadle.runtime.structured import StructuredOutputs
 from treadle.runtime.typed import number, require, text, whole
 
@@ -48,6 +49,7 @@ class Engine:
         name: Callable[[], str] = str,
         weights: str = "",
         keep: Keeping | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -63,6 +65,7 @@ class Engine:
             name: Gives the hash of the model's numbers when requests move.
             weights: The forms in which matrices are held.
             keep: What requests keep of their entries in the cache; None for all.
+            speculation: Drafts tokens; None for none.
         """
         self._keep = keep
         self._name, self._weights = name, weights
@@ -76,6 +79,7 @@ class Engine:
             *(self._batch, executor, prompts.eos_tokens, clock, text_of),
             adapters=self._adapters,
             constrain=self._constrain,
+            speculation=speculation,
         )
         self._seed, self._clock, self._num_submitted = whole("seed", seed), clock, 0
         self._turn = threading.Condition()
@@ -387,4 +391,4 @@ class Engine:
     def load_report(self) -> LoadReport:
         """Say how busy the engine is."""
         with self._turn:
-            return load_report(self._batch, self._runner.num_rows)
+            return self._runner.load_report()

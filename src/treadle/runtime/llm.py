@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
@@ -23,6 +24,7 @@ from treadle.runtime.answer.outputs import Delta, RequestOutput, completion
 from treadle.runtime.collecting import collecting_later
 from treadle.runtime.conversation import Messages
 from treadle.runtime.decode.base import Controller
+from treadle.runtime.draft.base import DraftTarget
 from treadle.runtime.engine import Engine
 from treadle.runtime.evict.keeping import choose_keeping
 from treadle.runtime.executor import Executor, Floats
@@ -33,6 +35,7 @@ from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.schedule.limits import limits_of
 from treadle.runtime.schedule.search import TreeSearch
 from treadle.runtime.settings import EngineSettings, show_as_keywords
+from treadle.runtime.speculate.speculation import open_speculation
 from treadle.runtime.store import make_store
 from treadle.runtime.trees.asked import AskedSearch, check_options
 from treadle.runtime.trees.searching import Searching, num_answers, num_done, requests_of
@@ -103,17 +106,20 @@ class LLM(Engine):
         with collecting_later():
             folder = resolve(path, takes_files=True)
             name = name_later(folder)
-            if executor is None:
-                from treadle.runtime.choice import executor_for
+            from treadle.runtime.choice import draft_model, executor_for
 
+            if executor is None:
                 executor = executor_for(folder, chosen)
+            prompts = self._prompts_class(folder, executor.shape)
+            drafting = partial(draft_model, executor, prompts, chosen)
+            target = DraftTarget(executor.shape.vocab_size, drafting)
             super().__init__(
                 executor,
                 make_store(
                     *(executor.shape, chosen.cache_bytes, chosen.page_size, chosen.kv_dtype),
                     *(limits.max_num_seqs, chosen.device),
                 ),
-                self._prompts_class(folder, executor.shape),
+                prompts,
                 limits,
                 policy=choose_admission(chosen.policy, chosen.ageing_seconds),
                 seed=chosen.seed,
@@ -122,6 +128,7 @@ class LLM(Engine):
                 name=name,
                 weights=held_forms(executor),
                 keep=choose_keeping(chosen.keep, chosen.keep_budget),
+                speculation=open_speculation(chosen.speculate, target, clock),
             )
             for called, adapter in (adapters or {}).items():
                 note = self.add_adapter(called, adapter)

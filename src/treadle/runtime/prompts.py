@@ -79,6 +79,11 @@ class Prompts:
         self.has_tokenizer = self._reader is not None
 
     @property
+    def folder(self) -> Path:
+        """Where the model is."""
+        return self._folder
+
+    @property
     def tokenizer(self) -> "Tokenizer":
         """The model's tokenizer, by transformers; what is changed of it counts from then on.
 

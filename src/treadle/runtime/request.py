@@ -281,6 +281,13 @@ class Request:
     """Of the model: a prompt of more tokens turns by factors of its length, for good."""
     drafts: list[int] = field(default_factory=list)
     """Tokens that may follow: they run beside, and those that are not chosen are rolled back."""
+    draft_parents: list[int] = field(default_factory=list)
+    """Where they are a tree, the place of the draft before each, -1 for the text's last token; each
+    stands behind its parent. Empty: each follows the one before it."""
+    num_drafted: int = 0
+    """Drafts that ran."""
+    num_accepted: int = 0
+    """Of these, drafts that were chosen."""
     pages: list[int] = field(default_factory=list)
     entries: HeadEntries | None = None
     """What it holds in the cache instead of pages where `keep` is set."""
@@ -298,11 +305,17 @@ class Request:
     @property
     def num_ready(self) -> int:
         """The number of rows that may run in one step: tokens, then drafts."""
-        # The last token is chosen but never run; rows of one step turn by the same factors.
-        most = min([self.longest - 1, *self.rope_bounds[self.regime :]])
-        num_drafts = max(0, min(len(self.drafts), most - len(self.tokens)))
-        ready = self.num_remaining + num_drafts
+        ready = self.num_remaining + min(len(self.drafts), self.most_drafts)
         return ready if self.keep is None else min(ready, self.keep.rows_left(self.num_computed))
+
+    @property
+    def most_drafts(self) -> int:
+        """The number of drafts that may run behind its tokens, in one step with them."""
+        # The last token is chosen but never run; rows of one step turn by the same factors.
+        most = min([self.longest - 1, *self.rope_bounds[self.regime :]]) - len(self.tokens)
+        if self.draft_parents and self.keep is not None:
+            return 0  # entries of heads are rolled back, but not moved
+        return max(0, most)
 
     @property
     def regime(self) -> int:
@@ -352,7 +365,7 @@ class Request:
         found = {
             item.name: getattr(self, item.name)
             for item in fields(self)
-            if item.name not in ("params", "drafts", "pages", "entries")
+            if item.name not in ("params", "drafts", "draft_parents", "pages", "entries")
         }
         found["tokens"] = list(self.tokens)
         found["keep"] = self.keep and self.keep.to_dict()

@@ -1,13 +1,16 @@
 """The loop's body: schedule, run, sample, check for the end; what one engine does in a step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from treadle.core.errors import DataError
 from treadle.runtime.answer.constraint import Constraint
+from treadle.runtime.answer.outputs import DraftCounts, LoadReport, load_report
 from treadle.runtime.answer.sample import choose, logprobs_of
 from treadle.runtime.answer.text import TextStream
+from treadle.runtime.draft.proposal import Draft
 from treadle.runtime.executor import Executor, Floats
 from treadle.runtime.linear.lora import Adapters
 from treadle.runtime.logits import require_numbers
@@ -15,6 +18,9 @@ from treadle.runtime.request import Request, RequestError
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.rows import RowChunk, rows_of
 from treadle.runtime.schedule.search import TreeSearches
+from treadle.runtime.speculate.picking import verified
+from treadle.runtime.speculate.shapes import allowed_part
+from treadle.runtime.speculate.speculation import Speculation
 from treadle.runtime.structured import StructuredOutputs
 
 __all__ = ["Runner", "TokenEvent"]
@@ -39,6 +45,7 @@ class Runner:
         text_of: Callable[[Request], TextStream] | None = None,
         adapters: Adapters | None = None,
         constrain: Callable[[StructuredOutputs], Constraint] | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self.batch, self.executor = batch, executor
         self.searches = TreeSearches(batch)
@@ -52,6 +59,8 @@ class Runner:
         the request drops it."""
         self.num_rows = 0
         """Rows computed since the start."""
+        self.speculation = speculation
+        self.drafted = DraftCounts()
 
     def step(self) -> list[TokenEvent]:
         """Run one step and return what came of it; nothing where nothing can run.
@@ -60,6 +69,8 @@ class Runner:
             RequestError: One request cannot keep its form.
             CheckpointError: The model's logits are no numbers.
         """
+        if self.speculation is not None:
+            self.speculation.propose(self.batch, self._allowed_part, self._end_tokens)
         chunks = self.batch.schedule()
         events = [TokenEvent(request, None) for request in self.batch.expired]
         self.batch.expired.clear()
@@ -67,10 +78,13 @@ class Runner:
             self.searches.decide()  # branches may have expired
             return events
         pool = self.batch.pool
+        began = self._clock()
         rows = rows_of(chunks, pool.page_size, self.adapters.slots())
         logits = self.executor.forward(rows, pool.store)
         require_numbers(logits, pool.store.dtype)
         self.num_rows += len(rows.tokens)
+        if self.speculation is not None:
+            self.speculation.ran(chunks, rows, logits, self._clock() - began)
         first = 0
         for chunk in chunks:
             last = first + len(chunk.wanted)
@@ -80,7 +94,13 @@ class Runner:
                 raise RequestError(str(error), chunk.request) from error
             first = last
         self.searches.decide()
+        if self.speculation is not None:
+            self.speculation.done()
         return events
+
+    def load_report(self) -> LoadReport:
+        """Say how busy the batch is, and what was done since the start."""
+        return load_report(self.batch, self.num_rows, replace(self.drafted))
 
     def _take(self, chunk: RowChunk, logits: Floats) -> list[TokenEvent]:
         """Note a chunk's results; returns the events of its new tokens."""
@@ -94,37 +114,76 @@ class Runner:
             following = request.tokens[first + row + 1]
             count = request.params.prompt_logprobs or 0
             request.prompt_logprobs.append(logprobs_of(values, following, count))
-        tokens, reason = self._choose(request, logits[asked:])
+        if chunk.num_choices:
+            tokens, path, reason = self._choose(request, logits[asked:])
+            first_draft = request.num_slots + chunk.num_rows - chunk.num_choices + 1
+            self.batch.holdings.compact(request, first_draft, path[: len(tokens) - 1])
+        else:
+            tokens, reason = [], None
         self.batch.policy.computed(request, num_input, len(tokens))
         self.batch.advance(chunk, chunk.num_choices - len(tokens))
         if reason is not None:
             self.batch.finish(request, reason)
         return [TokenEvent(request, token) for token in tokens]
 
-    def _choose(self, request: Request, logits: Floats) -> tuple[list[int], str | None]:
-        """Choose a token by each row, as long as the drafts foresaw it.
+    def _choose(self, request: Request, logits: Floats) -> tuple[list[int], list[int], str | None]:
+        """Choose a token by the row of the last one, and on as long as the drafts foresaw it.
 
-        Returns the tokens, and why the request ends with the last one, or None.
+        Returns the tokens, the places of the drafts that were among them, and why the request ends
+        with the last token, or None.
         """
-        drafts, tokens, reason = request.drafts, [], None
-        for number, values in enumerate(logits):
-            request.drafts = []
-            tokens.append(self._sample(request, values))
+        verified = self._verified(request, logits)
+        followers = _followers(request, len(logits) - 1)
+        request.drafts, request.draft_parents = [], []
+        request.num_drafted += len(logits) - 1
+        tokens: list[int] = []
+        path: list[int] = []
+        place: int | None = -1
+        reason = None
+        while place is not None and reason is None:
+            known = verified[len(tokens)] if verified else None
+            tokens.append(self._sample(request, logits[place + 1], known))
             reason = self._end(request, tokens[-1])
-            if reason is not None or tokens[-1] not in drafts[number : number + 1]:
-                break
-        return tokens, reason
+            place = followers.get((place, tokens[-1]))
+            path += [] if place is None else [place]
+        request.num_accepted += len(path)
+        self.drafted.add(len(logits) - 1, len(path), len(tokens))
+        if self.speculation is not None:
+            self.speculation.chose(request, tokens)
+        return tokens, path, reason
 
-    def _sample(self, request: Request, logits: Floats) -> int:
-        constraint = self._constraint(request)
-        allowed = None if constraint is None else constraint.allowed()
-        token = choose(logits, request, self._end_tokens(request), allowed)
+    def _verified(self, request: Request, logits: Floats) -> list[int]:
+        """Return what drafts that have laws leave of themselves, and what follows; [] for others.
+
+        Other tokens are drawn by one random number each, whatever was drafted.
+        """
+        if self.speculation is None:
+            return []
+        laws = self.speculation.laws_of(request)[: len(logits) - 1]
+        if not laws:
+            return []
+        return verified(
+            *(request, laws, logits, self._end_tokens(request)),
+            self.speculation.verification,
+        )
+
+    def _sample(self, request: Request, logits: Floats, token: int | None = None) -> int:
+        """Note the token that follows, which is chosen here unless it is known."""
+        if token is None:
+            constraint = self._constraint(request)
+            allowed = None if constraint is None else constraint.allowed()
+            token = choose(logits, request, self._end_tokens(request), allowed)
         if request.params.logprobs is not None:
             request.logprobs.append(logprobs_of(logits, token, request.params.logprobs))
         if request.first_token is None:
             request.first_token = self._clock()
         request.tokens.append(token)
         return token
+
+    def _allowed_part(self, request: Request, draft: Draft) -> Draft:
+        """Return the part of a draft that the form of an answer allows."""
+        constraint = self._constraint(request) if draft.tokens else None
+        return draft if constraint is None else allowed_part(draft, constraint.count_allowed)
 
     def _constraint(self, request: Request) -> Constraint | None:
         """Return where an answer stands in its form; it follows from the tokens alone."""
@@ -168,3 +227,14 @@ class Runner:
             self.texts[request.id] = self._text_of(request)
         self.texts[request.id].follow(num_tokens)
         return self.texts[request.id]
+
+
+def _followers(request: Request, count: int) -> dict[tuple[int, int], int]:
+    """Return the places of the first drafts by the place before each and its token."""
+    parents = request.draft_parents or range(-1, count - 1)
+    return {
+        (parent, token): place
+        for place, (parent, token) in enumerate(
+            zip(parents[:count], request.drafts[:count], strict=True)
+        )
+    }

@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
@@ -17,6 +18,8 @@ from treadle.core.settings import Settings
 from treadle.core.sizes import Bytes
 from treadle.runtime.admit.base import Admission
 from treadle.runtime.admit.tables import ADMISSIONS
+from treadle.runtime.draft.base import Drafter
+from treadle.runtime.draft.tables import DRAFTERS
 from treadle.runtime.evict.base import Eviction
 from treadle.runtime.evict.tables import EVICTIONS
 
@@ -39,12 +42,35 @@ def _number(value: Any) -> Any:  # Any: whatever was given
     return _plain(value)
 
 
+def _path_as_text(value: Any) -> Any:  # Any: whatever was given
+    """Return a path as the text that a user would write."""
+    return str(value) if isinstance(value, Path) else value
+
+
 Chosen = Mapping[str, Any]  # Any: a method's settings, under the key `method` its name
 Whole = Annotated[int, Field(strict=True), BeforeValidator(_plain)]
 AtLeastOne = Annotated[int, Field(strict=True, ge=1), BeforeValidator(_plain)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0), BeforeValidator(_plain)]
 AdmissionChoice = Annotated[str | InstanceOf[Admission] | Chosen, ADMISSIONS]
+DrafterChoice = Annotated[
+    str | InstanceOf[Drafter] | Chosen, DRAFTERS, BeforeValidator(_path_as_text)
+]
 Flag = Annotated[bool, Field(strict=True)]
+
+
+def _require_drafter(given: Any) -> None:  # Any: whatever was given
+    """Refuse what is neither a drafter nor a model, so far as this can be seen without loading it.
+
+    Raises:
+        SettingsError: It is none.
+    """
+    DRAFTERS.resolve(given)
+    is_name = isinstance(given, str) and not any(sign in given for sign in "/\\:.")
+    if is_name and given not in DRAFTERS and not Path(given).exists():
+        raise SettingsError(
+            f"No drafter '{given}', and no folder of this name. {near(given, DRAFTERS.table)} Or "
+            f"give the folder of a drafting model."
+        )
 
 
 class EngineSettings(Settings):
@@ -97,6 +123,11 @@ class EngineSettings(Settings):
     """What `keep` leaves of each layer and KV head, on average: a whole number of entries, or a
     fraction of the text (0.25)."""
 
+    speculate: DrafterChoice = "none"
+    """What guesses tokens that a step then verifies, so that it may bring several: the name of a
+    drafter (suffix, ngram, recycling), the folder of a smaller model, or none. Answers stay the
+    same, and guesses run only where they are measured to pay."""
+
     @model_validator(mode="after")
     def _policies_exist(self) -> Self:
         """Resolve the policies, so that a misspelt name is refused before a model is loaded."""
@@ -105,6 +136,7 @@ class EngineSettings(Settings):
 
         choose_admission(self.policy, self.ageing_seconds)
         choose_keeping(self.keep, self.keep_budget)
+        _require_drafter(self.speculate)
         return self
 
     def changes(self) -> dict[str, Any]:  # Any: JSON values

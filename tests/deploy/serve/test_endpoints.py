@@ -163,11 +163,34 @@ def test_metrics_count_what_was_answered(chatty):
         assert float(values[f"vllm:kv_cache_usage_perc{label}"]) == 0
         assert float(values[f"vllm:time_to_first_token_seconds_count{label}"]) == 2
         assert float(values[f"vllm:e2e_request_latency_seconds_count{label}"]) == 2
+        assert float(values[f"treadle:chosen_tokens_total{label}"]) == 10
+        assert float(values[f"treadle:choosing_passes_total{label}"]) == 10
         status = httpx.get(f"{found.url}/status").json()
         assert status["tokens_generated"] == 10
         assert len(status["recent"]) == 2
         assert status["recent"][0]["finish_reason"] == "length"
         assert status["engines"][0]["running"] == 0
+
+
+def test_metrics_count_drafts(chatty):
+    with running(loaded(chatty, speculate={"method": "ngram", "shortest": 1})) as found:
+        body = {"prompt": TEXTS[0], "max_tokens": 40, "ignore_eos": True, "temperature": 0}
+        texts = [
+            httpx.post(f"{found.url}/v1/completions", json=body).json()["choices"][0]["text"]
+            for _ in range(2)
+        ]
+        assert texts[0] == texts[1]
+        text = httpx.get(f"{found.url}/metrics").text
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        label = '{model_name="tiny"}'
+        (engine,) = httpx.get(f"{found.url}/status").json()["engines"]
+        for kind, name in (("draft", "drafted"), ("accepted", "accepted")):
+            counted = float(values[f"vllm:spec_decode_num_{kind}_tokens_total{label}"])
+            assert counted == engine[name] > 0
+        chosen = float(values[f"treadle:chosen_tokens_total{label}"])
+        assert chosen == 80
+        assert engine["tokens_per_pass"] > 1
+        assert float(values[f"treadle:choosing_passes_total{label}"]) < 80
 
 
 def test_the_document_names_every_parameter_and_every_path(web):

@@ -114,19 +114,32 @@ class Metrics:
         families = {
             name: GaugeMetricFamily(name, text, labels=_LABEL) for name, text in gauges.items()
         }
-        preempted = CounterMetricFamily(
-            "vllm:num_preemptions", "Requests that gave their pages away.", labels=_LABEL
-        )
-        rows = CounterMetricFamily("treadle:rows", "Rows computed.", labels=_LABEL)
+        counters = {
+            "vllm:num_preemptions": "Requests that gave their pages away.",
+            "treadle:rows": "Rows computed.",
+            "vllm:spec_decode_num_draft_tokens": "Tokens that ran as drafts.",
+            "vllm:spec_decode_num_accepted_tokens": "Of these, tokens that were chosen.",
+            "treadle:choosing_passes": "Passes of a request through a model that chose tokens.",
+            "treadle:chosen_tokens": "Tokens that these chose: more than one each by drafts.",
+        }
+        counts = {
+            name: CounterMetricFamily(name, text, labels=_LABEL) for name, text in counters.items()
+        }
         for model, llm in self._llms.items():
             report = llm.load_report()
             used = report.num_pages - report.num_free_pages - report.num_cached_pages
             values = (report.num_running, report.num_waiting, used / report.num_pages)
             for family, value in zip(families.values(), values, strict=True):
                 family.add_metric([model], value)
-            preempted.add_metric([model], report.num_preemptions)
-            rows.add_metric([model], report.num_rows)
-        yield from (*families.values(), preempted, rows)
+            drafted = report.drafted
+            totals = (
+                *(report.num_preemptions, report.num_rows),
+                *(drafted.num_drafted, drafted.num_accepted),
+                *(drafted.num_passes, drafted.num_tokens),
+            )
+            for count, total in zip(counts.values(), totals, strict=True):
+                count.add_metric([model], total)
+        yield from (*families.values(), *counts.values())
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""

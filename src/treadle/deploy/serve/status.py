@@ -116,6 +116,9 @@ def _engines(serving: Serving) -> list[Plain]:
                 "cache_tokens": report.num_pages * report.page_size,
                 "preemptions": report.num_preemptions,
                 "rows": report.num_rows,
+                "drafted": report.drafted.num_drafted,
+                "accepted": report.drafted.num_accepted,
+                "tokens_per_pass": report.drafted.tokens_per_pass,
             }
         )
     return found

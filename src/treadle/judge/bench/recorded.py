@@ -11,7 +11,14 @@ from treadle.runtime.decode.methods.replay import RecordedNode
 from treadle.runtime.decode.recorded import RecordedTree, recording_of
 from treadle.runtime.sharing.account import AttentionShape, CountedNode, Traffic, traffic
 
-__all__ = ["EvenSteps", "counted", "read_trees", "stretches_of", "stretches_of_drafts", "whole_trees"]
+__all__ = [
+    "EvenSteps",
+    "counted",
+    "read_trees",
+    "stretches_of",
+    "stretches_of_drafts",
+    "whole_trees",
+]
 
 _NOTHING = Traffic(0, 0, 0, 0, 0, 0)
 

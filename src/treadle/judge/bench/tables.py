@@ -13,6 +13,7 @@ BENCHMARKS: Registry[Benchmark] = Registry(
         "contexts": f"{_METHODS}.contexts:Contexts",
         "latency": f"{_METHODS}.latency:Latency",
         "questions": f"{_METHODS}.questions:Questions",
+        "speculation": f"{_METHODS}.speculation:Speculated",
         "throughput": f"{_METHODS}.throughput:Throughput",
         "trees": f"{_METHODS}.trees:Trees",
     },

@@ -63,6 +63,10 @@ class Constraint:
             self._refuse("no token of the model can continue the answer")
         return found
 
+    def count_allowed(self, tokens: Sequence[int]) -> int:
+        """Return how many of `tokens` may follow the answer, one after the other."""
+        return int(self._matcher.validate_tokens(list(tokens)))
+
     @property
     def is_complete(self) -> bool:
         """Whether nothing but the end can follow."""

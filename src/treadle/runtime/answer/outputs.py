@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 from treadle.runtime.request import Request, TokenLogprobs
 from treadle.runtime.schedule.batch import Batch
 
-__all__ = ["CompletionOutput", "Delta", "LoadReport", "RequestOutput", "load_report"]
+__all__ = [
+    "CompletionOutput",
+    "Delta",
+    "DraftCounts",
+    "LoadReport",
+    "RequestOutput",
+    "load_report",
+]
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,10 @@ class CompletionOutput:
     num_cached_tokens: int
     """Tokens of the prompt that were found in the cache."""
     num_preemptions: int
+    num_drafted_tokens: int = 0
+    """Tokens that ran as drafts (see `LLM(speculate=...)`)."""
+    num_accepted_tokens: int = 0
+    """Of these, tokens of the answer."""
 
     @property
     def cumulative_logprob(self) -> float | None:
@@ -66,6 +77,32 @@ class Delta:
     where the model has no tokenizer."""
 
 
+@dataclass
+class DraftCounts:
+    """What drafts brought since the start."""
+
+    num_drafted: int = 0
+    """Drafts that ran."""
+    num_accepted: int = 0
+    """Of these, drafts that were chosen."""
+    num_passes: int = 0
+    """Passes of a request through the model that chose tokens."""
+    num_tokens: int = 0
+    """Tokens that these chose."""
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """Tokens for each pass: 1 without drafts, and before the first pass."""
+        return self.num_tokens / self.num_passes if self.num_passes else 1.0
+
+    def add(self, num_drafted: int, num_accepted: int, num_tokens: int) -> None:
+        """Count a pass."""
+        self.num_drafted += num_drafted
+        self.num_accepted += num_accepted
+        self.num_passes += 1
+        self.num_tokens += num_tokens
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """How busy an engine is: what a dispatcher or an autoscaler reads."""
@@ -84,9 +121,10 @@ class LoadReport:
     num_preemptions: int
     num_rows: int
     """Rows computed since the start."""
+    drafted: DraftCounts
 
 
-def load_report(batch: Batch, num_rows: int) -> LoadReport:
+def load_report(batch: Batch, num_rows: int, drafted: DraftCounts) -> LoadReport:
     """Return how busy a batch is whose engine has computed so many rows."""
     pool = batch.pool
     return LoadReport(
@@ -100,6 +138,7 @@ def load_report(batch: Batch, num_rows: int) -> LoadReport:
         pool.page_size,
         batch.num_preemptions,
         num_rows,
+        drafted,
     )
 
 
@@ -114,4 +153,6 @@ def completion(request: Request, index: int, text: str) -> CompletionOutput:
         None if request.params.logprobs is None else list(request.logprobs),
         min(request.num_cached, request.num_prompt),
         request.num_preemptions,
+        request.num_drafted,
+        request.num_accepted,
     )

@@ -7,7 +7,15 @@ from treadle.core.seed import stream_seed
 from treadle.native.elements import uniform
 from treadle.runtime.request import Request, SamplingParams, TokenLogprobs
 
-__all__ = ["choose", "distribution", "logprobs_of", "penalised", "request_key"]
+__all__ = [
+    "choose",
+    "distribution",
+    "draw_of",
+    "drawn",
+    "logprobs_of",
+    "penalised",
+    "request_key",
+]
 
 _NUM_LIKELY = 1024
 """Sorting so many tokens usually reaches top_p; sorting a whole vocabulary takes milliseconds."""
@@ -49,12 +57,21 @@ def choose(
     if request.params.temperature == 0:
         return int(np.argmax(scores))
     chances = distribution(scores, request.params)
+    return drawn(chances, draw_of(request))
+
+
+def draw_of(request: Request) -> float:
+    """Return the random number by which the token behind `request.tokens` is drawn."""
     draw = np.empty(2, np.float32)
     uniform(request.key, 2 * len(request.tokens), draw)
     # Two draws of 24 bits, or tokens less probable than 2^-24 would never come.
-    place = float(draw[0]) + float(draw[1]) * 2.0**-24
+    return float(draw[0]) + float(draw[1]) * 2.0**-24
+
+
+def drawn(chances: Doubles, draw: float) -> int:
+    """Return the token that a random number stands for, among chances [vocab] of any sum."""
     sums = np.cumsum(chances)
-    found = int(np.searchsorted(sums, place * sums[-1], side="right"))
+    found = int(np.searchsorted(sums, draw * sums[-1], side="right"))
     return min(found, int(np.flatnonzero(chances)[-1]))
 
 

@@ -131,7 +131,7 @@ class Batch:
         preempted_before = self.preemption.count
         planned: dict[str, RowChunk] = {}
         for request in running:
-            num_rows = rows.get(request.id, 0)
+            num_rows = self._fitting(request, rows.get(request.id, 0))
             if (
                 num_rows
                 and request.id in self.running
@@ -178,14 +178,25 @@ class Batch:
     ) -> dict[str, int]:
         """Return how many rows each running request gets: generating ones first, then prompts.
 
-        Prompts of lower priority than `urgent` wait for the one that is about to be let in.
+        Prompts of lower priority than `urgent` wait for the one that is about to be let in. Drafts
+        get what the others leave.
         """
-        rows = {r.id: budget.take(r, r.num_ready) for r in running if r.num_remaining == 1}
+        rows = {r.id: budget.take(r, 1) for r in running if r.num_remaining == 1}
+        generating = [request for request in running if rows.get(request.id)]
         for request in running:
             may_run = urgent is None or request.priority <= urgent
             if request.id not in rows and may_run:
                 rows[request.id] = budget.take(request, request.num_ready)
+        for request in generating:
+            rows[request.id] += budget.take(request, request.num_ready - 1)
         return rows
+
+    def _fitting(self, request: Request, num_rows: int) -> int:
+        """Return how many of its rows a request runs: drafts take no pages from other requests."""
+        num_tokens = min(num_rows, request.num_remaining)
+        if num_rows == num_tokens or request.id not in self.running:
+            return num_rows
+        return num_rows if self.holdings.grow(request, num_rows) else num_tokens
 
     def _make_room(self, request: Request, num_rows: int, planned: dict[str, RowChunk]) -> bool:
         """Give `request` the pages of its next rows, from those of lower rank where need be.
@@ -220,7 +231,7 @@ class Batch:
             if not self._has_place(request):
                 return
             self._start(request)
-            num_rows = budget.take(request, request.num_ready)
+            num_rows = budget.take(request, min(request.num_ready, request.num_remaining))
             if not self.holdings.grow(request, num_rows):
                 self._preempt(request)
                 return

@@ -1,8 +1,10 @@
 """What requests hold of the cache: whole pages, or planes where each head keeps its own entries."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from treadle.runtime.cache.entries import HeadEntries
 from treadle.runtime.cache.pages import Content, PagePool
@@ -96,6 +98,26 @@ class Holdings:
         needed = self._num_pages(request.num_computed)
         self.pool.release(request.pages[needed:])
         del request.pages[needed:]
+
+    def compact(self, request: Request, first: int, path: Sequence[int]) -> None:
+        """Let what was chosen of a tree of drafts stand where the text goes on.
+
+        Args:
+            request: With its own pages, which hold the tree.
+            first: The slot of its text where the drafts begin.
+            path: Places of the chosen ones among them, ascending.
+        """
+        ahead = next((n for n, place in enumerate(path) if n != place), len(path))
+        if ahead == len(path):
+            return
+        size, pages = self.pool.page_size, np.asarray(request.pages, np.int64)
+
+        def in_pool(slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+            return np.asarray(pages[slots // size] * size + slots % size, np.int64)
+
+        sources = np.asarray(path[ahead:], np.int64) + first
+        targets = np.arange(ahead, len(path), dtype=np.int64) + first
+        self.pool.store.move(in_pool(sources), in_pool(targets))
 
     def drop(self, request: Request) -> None:
         """Let the entries of `request` go that its policy does not keep."""

@@ -1,0 +1,1 @@
+"""Drafts: what may follow a text, guessed cheaply, so that one step can verify many tokens."""
