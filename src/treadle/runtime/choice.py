@@ -16,8 +16,7 @@ from treadle.model.source import open_model
 from treadle.native import SlowPathWarning
 from treadle.runtime import agreed
 from treadle.runtime.cache.pages import KeyValues, PagePool
-from treadle.runtime.draft.base import Drafter
-from treadle.runtime.draft.methods.model import DraftModel
+from treadle.runtime.draft.base import DraftModelSettings
 from treadle.runtime.executor import Executor, Floats, StepRows
 from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, require_form
@@ -197,7 +196,7 @@ _READ_ALIKE = "The quick brown fox, 3.14 + 2e-7; def f(x):\n\treturn [x] # naïv
 
 
 def draft_model(
-    target: Executor, prompts: Prompts, settings: EngineSettings, method: Drafter
+    target: Executor, prompts: Prompts, settings: EngineSettings, method: DraftModelSettings
 ) -> ModelDrafts:
     """Return a model that drafts for another one.
 
@@ -210,7 +209,6 @@ def draft_model(
     Raises:
         SettingsError: It has another vocabulary or tokenizer, or more bytes of weights.
     """
-    assert isinstance(method, DraftModel)
     folder = resolve(method.path, takes_files=True)
     with warnings.catch_warnings():  # what rounding costs it changes no answer
         warnings.simplefilter("ignore", RoundedWeightsWarning)

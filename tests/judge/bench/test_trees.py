@@ -18,7 +18,7 @@ from treadle.judge.bench.recorded import (
     whole_trees,
 )
 from treadle.native.loader import library
-from treadle.runtime.decode.methods.replay import RecordedNode
+from treadle.runtime.decode.recorded import RecordedNode
 from treadle.runtime.sharing.account import AttentionShape
 
 SHAPE = AttentionShape((1,), (1,), 1, 1)
@@ -81,8 +81,8 @@ def test_the_verb_replays_a_tree_by_every_mode(llama, tmp_path, capsys):
     assert main([*words, "--kv-dtype", "fp32"]) == 0
     result = read_result(out)
     values = {one.name: one.value for one in result.measurements}
-    by_path = counted(stretches_of(whole_trees([TREE])[0].controller.nodes, 40), "path", SHAPE)
-    by_tree = counted(stretches_of(whole_trees([TREE])[0].controller.nodes, 40), "flatten", SHAPE)
+    by_path = counted(stretches_of(whole_trees([TREE])[0].nodes, 40), "path", SHAPE)
+    by_tree = counted(stretches_of(whole_trees([TREE])[0].nodes, 40), "flatten", SHAPE)
     assert values["kv_flatten_exact"] == pytest.approx(by_path.keys_values / by_tree.keys_values)
     assert values["kv_flatten_exact"] > 1.5
     for mode in ("flatten", "cascade", "node", "node_chunk", "dense"):

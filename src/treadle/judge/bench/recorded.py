@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from treadle.core.errors import DataError
-from treadle.runtime.decode.methods.replay import RecordedNode
-from treadle.runtime.decode.recorded import RecordedTree, recording_of
+from treadle.runtime.decode.recorded import RecordedNode, RecordedTree, recording_of
 from treadle.runtime.sharing.account import AttentionShape, CountedNode, Traffic, traffic
 
 __all__ = [

@@ -77,7 +77,7 @@ def _workload(method: "Trees", llm: LLM) -> _Workload:
     with steps("count trees", len(trees)) as bar:
         for tree in trees:
             length = method.pad_tokens or tree.num_prompt or len(llm.prompts.tokens(tree.prompt))
-            found.append(stretches_of(tree.controller.nodes, length))
+            found.append(stretches_of(tree.nodes, length))
             lengths.append(length)
             bar.advance()
     left_out = len(several) - len(trees)
@@ -180,7 +180,7 @@ def _prompt(method: "Trees", llm: LLM, tree: RecordedTree) -> list[int]:
 def _work(method: "Trees", llm: LLM, trees: Sequence[RecordedTree]) -> float:
     """Return the multiplications and additions of attention, of a step on average."""
     tree = trees[method.number]
-    own = stretches_of(tree.controller.nodes, len(_prompt(method, llm, tree)))
+    own = stretches_of(tree.nodes, len(_prompt(method, llm, tree)))
     slots = sum(
         one.num_steps * (node.num_slots + last.num_slots) / 2 * node.num_queries
         for one in own

@@ -7,21 +7,39 @@ how many, or their ids}]}``; a parent stands before its children, null is the pr
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from treadle.core.errors import DataError, SettingsError
-from treadle.runtime.decode.methods.replay import RecordedNode, Replay
+from treadle.runtime.decode.base import Controller
+from treadle.runtime.decode.tables import CONTROLLERS
 
-__all__ = ["RecordedTree", "read_recording", "recording_of"]
+__all__ = ["RecordedNode", "RecordedTree", "read_recording", "recording_of"]
+
+
+class RecordedNode(BaseModel):
+    """A node of a recorded tree."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parent: Annotated[int, Field(ge=0)] | None
+    num_tokens: Annotated[int, Field(ge=1)]
+    tokens: tuple[int, ...] | None = None
 
 
 class RecordedTree(NamedTuple):
     """A prompt and how its tree grew."""
 
     prompt: str | list[int]
-    controller: Replay
+    nodes: tuple[RecordedNode, ...]
     num_prompt: int | None
     """Tokens of the prompt when it was recorded, where the file says it."""
+
+    @property
+    def controller(self) -> Controller:
+        """What lets a tree grow like it."""
+        return CONTROLLERS.resolve({"method": "replay", "nodes": self.nodes})
 
 
 def read_recording(path: str | Path, number: int = 0) -> RecordedTree:
@@ -86,7 +104,7 @@ def _of_deft(tree: Mapping[str, Any]) -> RecordedTree:  # Any: JSON values
         waiting += [(child, at) for child in record["children"]]
         nodes.append(RecordedNode(parent=parent, num_tokens=record["value"]))
         at += 1
-    return RecordedTree(tree["prompt"], Replay(nodes=tuple(nodes)), int(data["0"]["value"]))
+    return RecordedTree(tree["prompt"], tuple(nodes), int(data["0"]["value"]))
 
 
 def _of_ours(tree: Mapping[str, Any]) -> RecordedTree:  # Any: JSON values
@@ -103,4 +121,4 @@ def _of_ours(tree: Mapping[str, Any]) -> RecordedTree:  # Any: JSON values
         )
     prompt = tree["prompt"]
     own = prompt if isinstance(prompt, str) else [int(token) for token in prompt]
-    return RecordedTree(own, Replay(nodes=tuple(nodes)), None)
+    return RecordedTree(own, tuple(nodes), None)

@@ -2,12 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 from treadle.core.method import Method
 from treadle.runtime.draft.proposal import Draft, DraftText, Floats, Ints
 
-__all__ = ["DraftTarget", "Drafter", "Drafting"]
+__all__ = ["DraftModelSettings", "DraftTarget", "Drafter", "Drafting"]
 
 
 class Drafting(ABC):
@@ -40,11 +40,35 @@ class Drafting(ABC):
         """Learn that a text is written, and forget what was noted for it alone."""
 
 
+class DraftModelSettings(Protocol):
+    """Which model drafts, and how."""
+
+    @property
+    def path(self) -> str:
+        """Of the drafting model."""
+
+    @property
+    def weights(self) -> str:
+        """How it is held."""
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a draft."""
+
+    @property
+    def verification(self) -> str:
+        """Of sampled answers."""
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens of its own cache."""
+
+
 class DraftTarget(NamedTuple):
     """The model that is drafted for."""
 
     vocab_size: int
-    open_model: "Callable[[Drafter], Drafting] | None" = None
+    open_model: "Callable[[DraftModelSettings], Drafting] | None" = None
     """Opens a drafter that is a model itself."""
 
 

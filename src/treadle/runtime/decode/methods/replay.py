@@ -3,27 +3,18 @@
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from treadle.core.method import Paper
 from treadle.runtime.decode.actions import Action, Append, Branch, Child, Finish
 from treadle.runtime.decode.base import Controller, Floats, Surroundings, TreeWalk
 from treadle.runtime.decode.chance import draw_distinct
+from treadle.runtime.decode.recorded import RecordedNode
 from treadle.runtime.decode.tree import TokenTree
 
-__all__ = ["RecordedNode", "Replay"]
+__all__ = ["Replay"]
 
 _ROOT = -1
-
-
-class RecordedNode(BaseModel):
-    """A node of a recorded tree."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    parent: Annotated[int, Field(ge=0)] | None
-    num_tokens: Annotated[int, Field(ge=1)]
-    tokens: tuple[int, ...] | None = None
 
 
 class Replay(Controller):
