@@ -76,14 +76,15 @@ prompt = PROMPT.format(numbers=" ".join(map(str, NUMBERS)))
 if "--quick" in sys.argv:  # a tiny model's context is short
     prompt = prompt[-40:]
 found = llm.search(prompt, thinking, scorer=worth, max_tokens=96, seed=1)
+as_many = SIZE["thoughts"] * (1 + 2 * SIZE["width"]) // 3  # whole answers of three thoughts each
 alone = llm.search(
     prompt,
-    {"method": "best_of", "n": SIZE["thoughts"], "is_distinct": False, "stop": ["Input"]},
+    {"method": "best_of", "n": as_many, "temperature": 0.7, "is_distinct": False, "stop": ["In"]},
     scorer=worth,
     max_tokens=96,
     seed=1,
 )
-for name, tree in (("tree of thoughts", found), ("best of as many", alone)):
+for name, tree in (("tree of thoughts", found), (f"best of {as_many} answers", alone)):
     score = 0 if tree.best is None else tree.best.score
     print(f"{name}: the best is worth {score} of 3.5, one by chance {tree.mean_score or 0:.2f}")
     print(f"  {tree.num_computed_tokens} tokens ran, {tree.num_alone_tokens} without sharing")
