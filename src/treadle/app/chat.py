@@ -45,6 +45,7 @@ def chat(
     seed: int | None = None,
     weights: str = "auto",
     num_threads: int | None = None,
+    speculate: str = "none",
     trust_remote_code: bool = False,
 ) -> None:
     """Talk with a model: type a message, read the answer as it comes, and its speed.
@@ -72,6 +73,8 @@ def chat(
         weights: How matrices are held: fp32, fp16, q8, q4_0 or q4_1; auto keeps the codes of a
             quantised model.
         num_threads: Threads of the native step (default: the physical cores).
+        speculate: What guesses tokens, where that pays: suffix, ngram, recycling, or the folder of
+            a smaller model; answers stay the same.
         trust_remote_code: Run code that the checkpoint brings along.
 
     Raises:
@@ -84,6 +87,7 @@ def chat(
     sampling |= {name: value for name, value in own.items() if value is not None}
     SamplingParams(**sampling)  # refuses here what a server would refuse at the first message
     if is_address(model):
+        _refuse_drafter(speculate)
         remote = RemoteChat(model, name, api_key or key_of_environment())
         answer: Answerer = lambda talk: remote.answer(talk, sampling)  # noqa: E731
     elif is_place(model):
@@ -96,7 +100,7 @@ def chat(
                 raise SettingsError(
                     f"{flag} is for a server, and '{model}' is a model; leave it out."
                 )
-        options = {"weights": weights, "num_threads": num_threads}
+        options = {"weights": weights, "num_threads": num_threads, "speculate": speculate}
         answer = _local(model, sampling, trust_remote_code=trust_remote_code, **options)
     talk = _Talk(answer, system, max_tokens, not allow_repeats)
     try:
@@ -108,6 +112,14 @@ def chat(
                     talk.say(line.rstrip("\r\n"))
     except BrokenPipeError:  # whoever read the answers has gone, as behind `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refuse_drafter(speculate: str) -> None:
+    if speculate != "none":
+        raise SettingsError(
+            f"--speculate is for a model of this machine; start the server with it instead: "
+            f"treadle serve MODEL --speculate {speculate}."
+        )
 
 
 def _lines(source: TextIO) -> Iterator[str]:

@@ -52,6 +52,14 @@ def test_lines_are_messages_of_one_conversation(
     assert capsys.readouterr().out == "".join(text + "\n" for text in expected)
 
 
+def test_drafts_change_no_answer(chatty, llm, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nhello\n"))
+    words = ["--temperature", "0", "--max-tokens", "5", "--system", "be", "--speculate", "suffix"]
+    assert main(["chat", str(chatty), *words]) == 0
+    expected = answers(llm, "hello", "hello", system="be")
+    assert capsys.readouterr().out == "".join(text + "\n" for text in expected)
+
+
 def test_typing_commands_and_speed(chatty, llm, monkeypatch):
     typed = iter(
         ["hello", "/again", "/rest", "/reset", "hello", "/system be", "/again", "hello", "x" * 2000,
@@ -95,6 +103,8 @@ def test_a_server_that_refuses_or_is_not_there(chatty, server, monkeypatch):
         chat(server.url, name="other", **SETTINGS)
     with pytest.raises(SettingsError, match="cannot be reached"):
         chat("http://127.0.0.1:1", **SETTINGS)
+    with pytest.raises(SettingsError, match="treadle serve MODEL --speculate suffix"):
+        chat(server.url, speculate="suffix", **SETTINGS)
     with pytest.raises(SettingsError, match="--name is for a server"):
         chat(str(chatty), name="other", **SETTINGS)
     with running(loaded(chatty), keys=["one"]) as found:
