@@ -309,6 +309,13 @@ def executor_for(folder: Path, chosen: EngineSettings) -> Executor:
     Raises:
         SettingsError: The device does not hold weights in this form.
     """
+    found = _executor_on(folder, chosen)
+    if isinstance(found, LlamaStep) or hasattr(found, "tree_attention"):
+        found.tree_attention = chosen.tree_attention
+    return found
+
+
+def _executor_on(folder: Path, chosen: EngineSettings) -> Executor:
     if chosen.device == "cpu":
         return choose_executor(folder, chosen.weights, chosen.num_threads, chosen.trust_remote_code)
     if chosen.weights not in (AUTO, "fp32"):

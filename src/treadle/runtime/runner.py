@@ -18,6 +18,7 @@ from treadle.runtime.request import Request, RequestError
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.rows import RowChunk, rows_of
 from treadle.runtime.schedule.search import TreeSearches
+from treadle.runtime.sharing.account import SlotsRead
 from treadle.runtime.speculate.picking import verified
 from treadle.runtime.speculate.shapes import allowed_part
 from treadle.runtime.speculate.speculation import Speculation
@@ -48,6 +49,7 @@ class Runner:
         speculation: Speculation | None = None,
     ) -> None:
         self.batch, self.executor = batch, executor
+        self._read_before = _tokens_read(executor)
         self.searches = TreeSearches(batch)
         """The trees whose controllers choose for their branches."""
         self.adapters = adapters or Adapters(executor)
@@ -100,7 +102,8 @@ class Runner:
 
     def load_report(self) -> LoadReport:
         """Say how busy the batch is, and what was done since the start."""
-        return load_report(self.batch, self.num_rows, replace(self.drafted))
+        read = _tokens_read(self.executor).minus(self._read_before)
+        return load_report(self.batch, self.num_rows, replace(self.drafted), read)
 
     def _take(self, chunk: RowChunk, logits: Floats) -> list[TokenEvent]:
         """Note a chunk's results; returns the events of its new tokens."""
@@ -238,3 +241,9 @@ def _followers(request: Request, count: int) -> dict[tuple[int, int], int]:
             zip(parents[:count], request.drafts[:count], strict=True)
         )
     }
+
+
+def _tokens_read(executor: Executor) -> SlotsRead:
+    """Return the cached tokens that an executor has read, where it counts them."""
+    found: SlotsRead = getattr(executor, "tokens_read", SlotsRead(0, 0))
+    return found

@@ -128,6 +128,13 @@ class EngineSettings(Settings):
     drafter (suffix, ngram, recycling), the folder of a smaller model, or none. Answers stay the
     same, and guesses run only where they are measured to pay."""
 
+    tree_attention: Literal["auto", "flatten", "cascade", "node", "node_chunk", "path", "dense"] = (
+        "auto"
+    )
+    """How texts that share pages attend: auto takes what this machine was measured to do fastest of
+    those that give the same numbers to the last bit (flatten, cascade, path); the others are for
+    comparison."""
+
     @model_validator(mode="after")
     def _policies_exist(self) -> Self:
         """Resolve the policies, so that a misspelt name is refused before a model is loaded."""

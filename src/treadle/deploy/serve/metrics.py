@@ -121,6 +121,8 @@ class Metrics:
             "vllm:spec_decode_num_accepted_tokens": "Of these, tokens that were chosen.",
             "treadle:choosing_passes": "Passes of a request through a model that chose tokens.",
             "treadle:chosen_tokens": "Tokens that these chose: more than one each by drafts.",
+            "treadle:kv_read_bytes": "Keys and values that attention read (native step).",
+            "treadle:kv_path_bytes": "What it would have read if no texts had shared pages.",
         }
         counts = {
             name: CounterMetricFamily(name, text, labels=_LABEL) for name, text in counters.items()
@@ -136,6 +138,7 @@ class Metrics:
                 *(report.num_preemptions, report.num_rows),
                 *(drafted.num_drafted, drafted.num_accepted),
                 *(drafted.num_passes, drafted.num_tokens),
+                *(report.kv_read_bytes, report.kv_path_bytes),
             )
             for count, total in zip(counts.values(), totals, strict=True):
                 count.add_metric([model], total)

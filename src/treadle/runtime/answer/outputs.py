@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from treadle.runtime.request import Request, TokenLogprobs
 from treadle.runtime.schedule.batch import Batch
+from treadle.runtime.sharing.account import SlotsRead
 
 __all__ = [
     "CompletionOutput",
@@ -122,9 +123,15 @@ class LoadReport:
     num_rows: int
     """Rows computed since the start."""
     drafted: DraftCounts
+    kv_read_bytes: int
+    """Of keys and values that attention has read since the start; 0 through transformers."""
+    kv_path_bytes: int
+    """What it would have read if no texts had shared pages."""
 
 
-def load_report(batch: Batch, num_rows: int, drafted: DraftCounts) -> LoadReport:
+def load_report(
+    batch: Batch, num_rows: int, drafted: DraftCounts, tokens_read: SlotsRead
+) -> LoadReport:
     """Return how busy a batch is whose engine has computed so many rows."""
     pool = batch.pool
     return LoadReport(
@@ -139,6 +146,8 @@ def load_report(batch: Batch, num_rows: int, drafted: DraftCounts) -> LoadReport
         batch.num_preemptions,
         num_rows,
         drafted,
+        tokens_read.read * pool.store.token_bytes,
+        tokens_read.by_path * pool.store.token_bytes,
     )
 
 

@@ -132,6 +132,12 @@ class KeyValues:
         """The bytes of all arrays."""
         return sum(array.nbytes for array in self.arena.arrays())
 
+    @property
+    def token_bytes(self) -> int:
+        """The bytes of a token's keys and values in all layers, with their scales."""
+        arrays = [array for array in self.arena.arrays() if array is not self.arena.positions]
+        return sum(array.nbytes for array in arrays) // (self.num_pages * self.page_size)
+
     def copy_page(self, source: int, target: int) -> None:
         """Copy what one page holds into another, in every layer."""
         for layer in self.layers:

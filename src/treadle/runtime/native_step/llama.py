@@ -45,6 +45,7 @@ from treadle.runtime.native_step.structs import (
     View,
 )
 from treadle.runtime.probe import Probe, Probed
+from treadle.runtime.sharing.account import SlotsRead
 
 __all__ = ["LLAMA_LIKE", "LlamaStep"]
 
@@ -113,6 +114,11 @@ class LlamaStep:
     def query_heads(self) -> tuple[int, ...]:
         """The query heads of each layer."""
         return tuple(layer.heads.heads for layer in self._layers)
+
+    @property
+    def tokens_read(self) -> SlotsRead:
+        """Cached tokens that attention has read in each KV head since the start."""
+        return self.sharing.slots
 
     @property
     def tree_attention(self) -> str:

@@ -163,6 +163,10 @@ class SlotsRead(NamedTuple):
     by_path: int
     """What it would read if every segment read its own."""
 
+    def minus(self, other: "SlotsRead") -> "SlotsRead":
+        """Return what was read since `other` was."""
+        return SlotsRead(self.read - other.read, self.by_path - other.by_path)
+
 
 def slots_read(rows: StepRows, plan: SharingPlan | None, most_rows: int) -> SlotsRead:
     """Count a step that was planned; windows are not looked at."""
