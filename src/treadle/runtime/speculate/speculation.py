@@ -76,7 +76,12 @@ class Speculation:
         """
         began = self._clock()
         self._finish()
-        texts = [r for r in batch.running.values() if r.num_remaining == 1]
+        texts = []
+        for request in batch.running.values():
+            if request.num_remaining == 1:
+                texts.append(request)
+            elif request not in self._watched:
+                self._drafting.read(self._watch(request))
         most = self._room(batch, texts)
         if texts and most > 0 and not self._is_resting():
             drafts = self._ask(texts, most, allow, ends_of)
@@ -124,6 +129,12 @@ class Speculation:
         waiting = sum(r.num_remaining for r in islice(batch.waiting.values(), max(0, places)))
         return limits.max_num_batched_tokens - len(texts) - waiting
 
+    def _watch(self, request: Request) -> DraftText:
+        if request not in self._watched:
+            self._num_watched += 1
+            self._watched[request] = _Watched(self._num_watched)
+        return _text_of(request, self._watched[request].key)
+
     def _is_resting(self) -> bool:
         self._rest -= 1
         return self._rest >= 0
@@ -132,12 +143,7 @@ class Speculation:
         self, texts: Sequence[Request], most: int, allow: Allow, ends_of: EndsOf
     ) -> list[Draft]:
         """Return what may follow each text, as far as it can run there."""
-        asked = []
-        for request in texts:
-            if request not in self._watched:
-                self._num_watched += 1
-                self._watched[request] = _Watched(self._num_watched)
-            asked.append(_text_of(request, self._watched[request].key))
+        asked = [self._watch(request) for request in texts]
         most = min(most, MAX_TAIL - 1)
         if self._drafting.is_costly:
             drafts = self._ask_costly(texts, asked, most, ends_of)
