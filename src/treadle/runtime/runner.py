@@ -72,7 +72,8 @@ class Runner:
             CheckpointError: The model's logits are no numbers.
         """
         if self.speculation is not None:
-            self.speculation.propose(self.batch, self._allowed_part, self._end_tokens)
+            own = [r for r in self.batch.running.values() if not self.searches.has(r)]
+            self.speculation.propose(self.batch, own, self._allowed_part, self._end_tokens)
         chunks = self.batch.schedule()
         events = [TokenEvent(request, None) for request in self.batch.expired]
         self.batch.expired.clear()

@@ -28,7 +28,10 @@ class Drafting(ABC):
     def propose(self, texts: Sequence[DraftText], most: int) -> list[Draft]:
         """Return for each text at most `most` tokens that may follow."""
 
-    # Drafters that learn from texts alone have nothing to do here.
+    # What a drafter does not learn from costs it nothing.
+    def read(self, text: DraftText) -> None:  # noqa: B027
+        """Take in a text whose prompt is still computed, so that its first draft comes soon."""
+
     def learn(self, group: Hashable, tokens: Ints, logits: Floats) -> None:  # noqa: B027
         """Learn the logits [rows, vocab] behind tokens [rows], chosen or not."""
 

@@ -82,7 +82,7 @@ class TreeSearch:
             self.num_cached = min(request.num_cached, request.num_prompt)
         num_input = max(0, min(first + chunk.num_rows, request.num_prompt) - first)
         self._batch.policy.computed(request, num_input, 0)
-        request.drafts = []
+        request.drafts, request.draft_parents = [], []
         self._batch.advance(chunk, max(0, chunk.num_choices - 1), num_added=0)
         self.num_rows += chunk.num_rows
         self._has_run = True
@@ -359,6 +359,10 @@ class TreeSearches:
                 search.note(leaf, chunk, logits)
                 return True
         return False
+
+    def has(self, request: Request) -> bool:
+        """Say whether a request is a branch."""
+        return any(search.leaf_of(request.id) is not None for search in self._open)
 
     def decide(self) -> None:
         """Let every tree go on that can."""

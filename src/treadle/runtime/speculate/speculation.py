@@ -66,18 +66,26 @@ class Speculation:
         self._rest = self._last_rest = 0
         self._depth = Depth()
 
-    def propose(self, batch: Batch, allow: Allow, ends_of: EndsOf) -> None:
+    def propose(
+        self, batch: Batch, requests: Sequence[Request], allow: Allow, ends_of: EndsOf
+    ) -> None:
         """Give the requests of a batch the drafts that are to run in its next step.
 
         Args:
             batch: Before its schedule is made.
+            requests: The running ones that choose for themselves: no branches of trees.
             allow: Returns the part of a draft that the form of a request's answer allows.
             ends_of: Returns the tokens that end a request.
         """
         began = self._clock()
         self._finish()
-        texts = [r for r in batch.running.values() if r.num_remaining == 1]
-        most = self._room(batch, texts)
+        texts = []
+        for request in requests:
+            if request.num_remaining == 1:
+                texts.append(request)
+            elif request not in self._watched:
+                self._drafting.read(self._watch(request))
+        most = self._room(batch, texts) if len(texts) == len(requests) else 0
         if texts and most > 0 and not self._is_resting():
             drafts = self._ask(texts, most, allow, ends_of)
             self._admit(texts, drafts, most)
@@ -116,13 +124,17 @@ class Speculation:
         self._own_seconds += _FADING * (spent - self._own_seconds)
 
     def _room(self, batch: Batch, texts: Sequence[Request]) -> int:
-        """Return how many drafts may run: prompts come first."""
-        if len(texts) < len(batch.running):
-            return 0
+        """Return how many drafts may run beside all other rows."""
         limits = batch.limits
         places = limits.max_num_seqs - len(batch.running)
         waiting = sum(r.num_remaining for r in islice(batch.waiting.values(), max(0, places)))
-        return limits.max_num_batched_tokens - len(texts) - waiting
+        return limits.max_num_batched_tokens - len(batch.running) - waiting
+
+    def _watch(self, request: Request) -> DraftText:
+        if request not in self._watched:
+            self._num_watched += 1
+            self._watched[request] = _Watched(self._num_watched)
+        return _text_of(request, self._watched[request].key)
 
     def _is_resting(self) -> bool:
         self._rest -= 1
@@ -132,12 +144,7 @@ class Speculation:
         self, texts: Sequence[Request], most: int, allow: Allow, ends_of: EndsOf
     ) -> list[Draft]:
         """Return what may follow each text, as far as it can run there."""
-        asked = []
-        for request in texts:
-            if request not in self._watched:
-                self._num_watched += 1
-                self._watched[request] = _Watched(self._num_watched)
-            asked.append(_text_of(request, self._watched[request].key))
+        asked = [self._watch(request) for request in texts]
         if self._drafting.is_costly:
             drafts = self._ask_costly(texts, asked, most, ends_of)
         else:

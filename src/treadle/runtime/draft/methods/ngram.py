@@ -69,6 +69,10 @@ class NgramTables(Drafting):
         """Return a chain of tokens for each text."""
         return [self._draft(text, most) for text in texts]
 
+    def read(self, text: DraftText) -> None:
+        """Take in a text."""
+        self._read(text)
+
     def finish(self, text: DraftText) -> None:
         """Read an answer to its end."""
         self._read(text)

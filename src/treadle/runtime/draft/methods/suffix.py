@@ -79,13 +79,21 @@ class SuffixTexts(Drafting):
         self._known.pop(text.key, None)
         self._pasts.add(text.group, text.tokens[text.num_prompt :])
 
-    def _draft(self, text: DraftText, most: int) -> Draft:
+    def read(self, text: DraftText) -> None:
+        """Take in a text."""
+        self._read(text)
+
+    def _read(self, text: DraftText) -> _Known:
         known = self._known.get(text.key)
         if known is None:
             known = self._known[text.key] = _Known()
         for token in text.tokens[known.num_seen :]:
             known.own.extend(token)
         known.num_seen = len(text.tokens)
+        return known
+
+    def _draft(self, text: DraftText, most: int) -> Draft:
+        known = self._read(text)
         best = self._grow(known.own, known.own.repeated, most, "own", 1)
         for automaton, match in self._matches(known, text):
             found = self._grow(automaton, match, most, "past", 0)
