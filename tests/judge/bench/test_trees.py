@@ -1,5 +1,6 @@
 """Recorded trees: their steps counted by loops, and through the verb on a real model."""
 
+import hashlib
 import json
 
 import pytest
@@ -80,6 +81,7 @@ def test_the_verb_replays_a_tree_by_every_mode(llama, tmp_path, capsys):
     words = ["bench", "trees", str(llama), str(out), "--tree", str(file), "--most-steps", "40"]
     assert main([*words, "--kv-dtype", "fp32"]) == 0
     result = read_result(out)
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in {i.content_hash for i in result.inputs}
     values = {one.name: one.value for one in result.measurements}
     by_path = counted(stretches_of(whole_trees([TREE])[0].nodes, 40), "path", SHAPE)
     by_tree = counted(stretches_of(whole_trees([TREE])[0].nodes, 40), "flatten", SHAPE)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from treadle.core.arguments import checked
+from treadle.core.checkpoint.hashing import file_hash
 from treadle.core.result import Measurement, Result, digest
 from treadle.core.run import recorded
 from treadle.core.timing import Stopwatch
@@ -66,6 +67,9 @@ def bench(
             run.read("model", str(model), source_hash(folder), "model")
             run.read("config", "config.json", digest(reader.config), "config")
             run.bytes["input"] = reader.num_bytes
+        for name, value in benchmark:
+            if isinstance(value, Path) and value.is_file():
+                run.read(name, str(value), file_hash(value), "data")
         with Stopwatch() as loading:
             executor = choose_executor(folder, weights, num_threads, trust_remote_code)
             is_caching = benchmark.repeats_prompts
