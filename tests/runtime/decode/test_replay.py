@@ -111,3 +111,18 @@ def test_files(tmp_path):
 def test_recordings_that_make_no_sense(nodes, message):
     with pytest.raises(ValueError, match=message):
         Replay(nodes=nodes)
+
+
+def test_empty_thoughts_are_left_out_and_what_follows_them_is_kept():
+    data = {
+        "0": {"id": 0, "value": 3, "children": [1, 2]},
+        "1": {"id": 1, "value": 0, "children": [3]},
+        "2": {"id": 2, "value": 2, "children": [4]},
+        "3": {"id": 3, "value": 5, "children": []},
+        "4": {"id": 4, "value": 0, "children": []},
+    }
+    nodes = recording_of({"prompt": "a", "data": data}).nodes
+    assert [(node.parent, node.num_tokens) for node in nodes] == [(None, 2), (None, 5)]
+    data["0"]["children"] = [4]
+    with pytest.raises(DataError, match="no tokens behind its prompt"):
+        recording_of({"prompt": "a", "data": data})

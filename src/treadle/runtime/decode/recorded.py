@@ -5,6 +5,7 @@ how many, or their ids}]}``; a parent stands before its children, null is the pr
 """
 
 import json
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -96,14 +97,16 @@ def _of_deft(tree: Mapping[str, Any]) -> RecordedTree:  # Any: JSON values
     if not data:
         raise DataError("The tree is empty; take another one.")
     nodes: list[RecordedNode] = []
-    waiting: list[tuple[int, int | None]] = [(child, None) for child in data["0"]["children"]]
-    at = 0
-    while at < len(waiting):
-        number, parent = waiting[at]
+    waiting: deque[tuple[int, int | None]] = deque((c, None) for c in data["0"]["children"])
+    while waiting:
+        number, parent = waiting.popleft()
         record = data[str(number)]
-        waiting += [(child, at) for child in record["children"]]
-        nodes.append(RecordedNode(parent=parent, num_tokens=record["value"]))
-        at += 1
+        if record["value"]:  # some thoughts of DeFT's records are empty; what follows them is kept
+            nodes.append(RecordedNode(parent=parent, num_tokens=record["value"]))
+            parent = len(nodes) - 1
+        waiting.extend((child, parent) for child in record["children"])
+    if not nodes:
+        raise DataError("The tree has no tokens behind its prompt; take another one.")
     return RecordedTree(tree["prompt"], tuple(nodes), int(data["0"]["value"]))
 
 
