@@ -30,7 +30,7 @@ BUDGETS = {
     "model": 45,
     "native": 20,
     "page": 10,
-    "runtime": 55,
+    "runtime": 75,
     "shrink/prune": 30,
     "text/curate": 30,
 }

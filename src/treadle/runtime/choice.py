@@ -16,7 +16,7 @@ from treadle.model.source import open_model
 from treadle.native import SlowPathWarning
 from treadle.runtime import agreed
 from treadle.runtime.cache.pages import KeyValues, PagePool
-from treadle.runtime.draft.base import DraftModelSettings
+from treadle.runtime.draft.model_settings import DraftModelSettings
 from treadle.runtime.executor import Executor, Floats, StepRows
 from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, require_form

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 from treadle.core.method import Method
+from treadle.runtime.draft.model_settings import DraftModelSettings
 from treadle.runtime.draft.proposal import Draft, DraftText, Floats, Ints
 
-__all__ = ["DraftModelSettings", "DraftTarget", "Drafter", "Drafting"]
+__all__ = ["DraftTarget", "Drafter", "Drafting"]
 
 
 class Drafting(ABC):
@@ -41,30 +42,6 @@ class Drafting(ABC):
 
     def finish(self, text: DraftText) -> None:  # noqa: B027
         """Learn that a text is written, and forget what was noted for it alone."""
-
-
-class DraftModelSettings(Protocol):
-    """Which model drafts, and how."""
-
-    @property
-    def path(self) -> str:
-        """Of the drafting model."""
-
-    @property
-    def weights(self) -> str:
-        """How it is held."""
-
-    @property
-    def most_tokens(self) -> int:
-        """Of a draft."""
-
-    @property
-    def verification(self) -> str:
-        """Of sampled answers."""
-
-    @property
-    def cache_tokens(self) -> int:
-        """Tokens of its own cache."""
 
 
 class DraftTarget(NamedTuple):
