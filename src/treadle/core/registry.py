@@ -130,10 +130,16 @@ class Registry(Generic[M]):
 
     def _named(self, value: str | Choice | None) -> str | Choice | None:
         """Return a choice by a method's name."""
-        if self.otherwise is None or not isinstance(value, str) or value in self.table:
+        if self.otherwise is None or value is None:
             return value
         method, setting = self.otherwise
-        return {"method": method, setting: value}
+        if isinstance(value, str):
+            return value if value in self.table else {"method": method, setting: value}
+        name = value.get("method")
+        is_place = isinstance(name, str) and (any(c in name for c in "/\\:") or Path(name).exists())
+        if is_place and name not in self.table:  # with settings beside it
+            return {**value, "method": method, setting: name}
+        return value
 
     def _with_setting(self, setting: str) -> list[str]:
         """Return the methods that have a setting."""

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from treadle.core.checkpoint.described import read_config, refuse_bundle
-from treadle.core.errors import SettingsError, UnsupportedModelError
+from treadle.core.errors import CapacityError, SettingsError, UnsupportedModelError
+from treadle.core.hardware import available_memory_bytes
 from treadle.model.facts import base_config
 from treadle.model.load import resolve
 from treadle.model.source import open_model
 from treadle.native import SlowPathWarning
 from treadle.runtime import agreed
-from treadle.runtime.cache.pages import KeyValues, PagePool
+from treadle.runtime.cache.pages import KeyValues, PagePool, page_bytes
 from treadle.runtime.draft.model_settings import DraftModelSettings
 from treadle.runtime.executor import Executor, Floats, StepRows
 from treadle.runtime.linear.held import HeldWeights
@@ -40,6 +41,8 @@ __all__ = [
 
 _NUM_TOKENS = 24
 _PAGE_SIZE = 16
+_NUM_COMPARED = 4096
+"""Tokens of two vocabularies that are compared by name, evenly over them."""
 _DRAWS = 4
 """Draws of tokens, one of which must agree where matrices are codes: on some random tokens a pruned
 model's attention tips over at the least noise (0.76 of the spread in q8, and 0.06 to 0.43 on the
@@ -228,7 +231,12 @@ def draft_model(
     own = Prompts(folder, executor.shape)
     if own.has_tokenizer and prompts.has_tokenizer:
         texts = [reader(_READ_ALIKE).input_ids for reader in (own.reader, prompts.reader)]
-        if list(texts[0]) != list(texts[1]):
+        known = range(0, expected, max(1, expected // _NUM_COMPARED))
+        names = [
+            [reader.convert_ids_to_tokens(token) for token in known]
+            for reader in (own.reader, prompts.reader)
+        ]
+        if list(texts[0]) != list(texts[1]) or names[0] != names[1]:
             raise SettingsError(
                 f"The drafting model '{method.path}' has a tokenizer that reads texts otherwise "
                 f"than that of the model that it is to draft for; {other}."
@@ -240,6 +248,12 @@ def draft_model(
             f"{sizes[1]} of the model that it is to draft for, and so cannot be faster; {other}."
         )
     shape, num_pages = executor.shape, -(-method.cache_tokens // _PAGE_SIZE)
+    needed = num_pages * page_bytes(shape.kv_heads, shape.head_dim, _PAGE_SIZE, "fp16")
+    if needed > available_memory_bytes():
+        raise CapacityError(
+            f"A cache of cache_tokens={method.cache_tokens} for the drafting model takes {needed} "
+            f"bytes, more than the {available_memory_bytes()} that are free here; lower it."
+        )
     store = KeyValues(shape.kv_heads, shape.head_dim, num_pages, _PAGE_SIZE, "fp16")
     return ModelDrafts(executor, PagePool(store), method.most_tokens, method.verification)
 

@@ -277,12 +277,14 @@ class Engine:
             self._turn.notify_all()
 
     def cancel(self, request_id: str) -> None:
-        """End an unfinished request with what it has.
+        """End an unfinished request with what it has: a tree's id ends all of its branches.
 
         Raises:
             SettingsError: There is none of this id.
         """
-        self._end(request_id, "cancelled")
+        with self._turn:
+            for own in self._runner.searches.ids_of(request_id):
+                self._end(own, "cancelled")
 
     def forget(self, request_id: str) -> None:
         """End a request here because another engine has taken it over.
@@ -304,7 +306,7 @@ class Engine:
             SettingsError: There is none of this id.
         """
         with self._turn:
-            self._batch.pause(self._batch.get(request_id))
+            self._batch.pause(self._batch.get(self._runner.searches.id_of(request_id)))
 
     def resume(self, request_id: str) -> None:
         """Let a paused request run on.
@@ -313,7 +315,7 @@ class Engine:
             SettingsError: It is not paused.
         """
         with self._turn:
-            self._batch.resume(request_id)
+            self._batch.resume(self._runner.searches.id_of(request_id))
             self._turn.notify_all()
 
     @property

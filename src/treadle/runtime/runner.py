@@ -17,7 +17,7 @@ from treadle.runtime.logits import require_numbers
 from treadle.runtime.request import Request, RequestError
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.rows import RowChunk, rows_of
-from treadle.runtime.schedule.search import TreeSearches
+from treadle.runtime.schedule.searches import TreeSearches
 from treadle.runtime.sharing.account import SlotsRead
 from treadle.runtime.speculate.picking import verified
 from treadle.runtime.speculate.shapes import allowed_part

@@ -64,6 +64,10 @@ def _require_drafter(given: Any) -> None:  # Any: whatever was given
     Raises:
         SettingsError: It is none.
     """
+    if given == "":
+        raise SettingsError(
+            "Found speculate='', expected a drafter or a folder; give 'none' for none."
+        )
     DRAFTERS.resolve(given)
     is_name = isinstance(given, str) and not any(sign in given for sign in "/\\:.")
     if is_name and given not in DRAFTERS and not Path(given).exists():
@@ -126,7 +130,8 @@ class EngineSettings(Settings):
     speculate: DrafterChoice = "none"
     """What guesses tokens that a step then verifies, so that it may bring several: the name of a
     drafter (suffix, ngram, recycling), the folder of a smaller model, or none. Answers stay the
-    same, and guesses run only where they are measured to pay."""
+    same (up to rounding behind trees of guesses: recycling), and guesses run only where they are
+    measured to pay."""
 
     tree_attention: Literal["auto", "flatten", "cascade", "node", "node_chunk", "path", "dense"] = (
         "auto"
@@ -185,9 +190,17 @@ _EXPECTED: dict[str, Callable[[dict[str, Any]], str]] = {  # Any: pydantic's con
 """pydantic's word for a mistake -> what was expected, in the words of `typed`."""
 
 
+_NO_CHOICE = ("string_type", "is_instance_of", "mapping_type")
+
+
 def _refusal(error: ErrorDetails) -> SettingsError:
     """Return what to tell a caller of a value that is refused."""
     context = error.get("ctx", {})
+    if error["loc"][:1] == ("speculate",) and error["type"] in _NO_CHOICE:
+        return SettingsError(
+            f"Found speculate={error['input']!r}, expected a drafter's name, a mapping of the key "
+            f"'method' and its settings, or the folder of a drafting model; give 'none' for none."
+        )
     if isinstance(context.get("error"), SettingsError):
         found: SettingsError = context["error"]
         return found

@@ -109,10 +109,10 @@ def test_counting_alone_decodes_nothing(llama, tmp_path):
         file.write_text(json.dumps(content))
         words = ["bench", "trees", str(llama), str(out), "--tree", str(file), "--overwrite"]
         assert main([*words, "--most-steps", "0"]) == 0
-        assert len(read_result(out).tables) == 1
+        assert len(read_result(out).tables) == 2
 
 
-def test_what_is_no_file_of_trees_is_refused(tmp_path, llama):
+def test_what_is_no_file_of_trees_is_refused(tmp_path, llama, capsys):
     file = tmp_path / "tree.json"
     with pytest.raises(DataError, match="give a JSON file of trees"):
         read_trees(file)
@@ -125,3 +125,8 @@ def test_what_is_no_file_of_trees_is_refused(tmp_path, llama):
     out = tmp_path / "out"
     assert main(["bench", "trees", str(llama), str(out), "--tree", str(file), "--number", "1"]) != 0
     assert not out.exists()
+    words = ["bench", "trees", str(llama), str(out), "--tree", str(file)]
+    assert main([*words, "--modes", "path", "path"]) != 0
+    assert "'path' is given twice" in capsys.readouterr().err
+    assert main([*words, "--pad-tokens", "500"]) != 0
+    assert "--pad-tokens" in capsys.readouterr().err

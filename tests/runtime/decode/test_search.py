@@ -1,5 +1,7 @@
 """Trees beside each other and beside requests: who fails, fails alone; who asks, is answered."""
 
+import threading
+import time
 from typing import ClassVar
 
 import pytest
@@ -313,3 +315,59 @@ def test_the_page_draws_a_tree(llama):
     assert states == {"shared", "pruned", "finished"}
     assert all(s.low[0] <= s.high[0] <= out.num_steps for s in figure.series)
     assert "<svg" in draw(figure, "tree")
+
+
+def test_ids_mean_branches_and_whole_trees(llama):
+    """The first branch that goes on keeps its parent's request, and its own name beside."""
+    for name, left in (("t", 0), ("t/1", 2), ("t/3", 2)):
+        llm, ended = LLM(llama, cache_bytes=2**22), []
+
+        def cancel(llm=llm, name=name, ended=ended):
+            while not any(request.num_new > 3 for request in llm._batch.requests()):
+                time.sleep(0.001)
+            llm.cancel(name)
+            ended.append(name)
+
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        asked = {"method": "best_of", "n": 3}
+        found = llm.search([5, 6, 7], asked, request_id="t", max_tokens=100, ignore_eos=True)
+        thread.join()
+        reasons = [branch.finish_reason for branch in found.branches]
+        assert ended == [name]
+        assert reasons.count("length") == left
+        assert reasons.count("cancelled") == 3 - left
+
+
+def test_a_deadline_before_the_first_token_gives_empty_answers(llama):
+    llm = LLM(llama, cache_bytes=2**22)
+    beams = SamplingParams(n=2, beam_width=2, max_tokens=5)
+    (found,) = llm.generate([[5, 6]], beams, timeout_seconds=0)
+    assert [(one.token_ids, one.finish_reason) for one in found.outputs] == [([], "deadline")]
+    tree = llm.search([5, 6], "best_of", timeout_seconds=0, scorer="likelihood")
+    assert tree.best.token_ids == []
+    assert tree.best.score == -float("inf")
+
+
+@pytest.mark.parametrize(
+    ("controller", "given"),
+    [
+        ("beam", {"scorer": len}),
+        ("beam", {"extract": str}),
+        ("self_consistency", {"scorer": len}),
+        ({"method": "tree_of_thoughts", "ask": "{text}?"}, {"scorer": len}),
+        ("best_of", {"extract": str}),
+    ],
+)
+def test_what_has_no_effect_is_refused(llama, controller, given):
+    with pytest.raises(SettingsError, match=f"{next(iter(given))} has no effect"):
+        LLM(llama, cache_bytes=2**22).search([5], controller, **given)
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [None, 5, [5], [Append(0, 5)], [Append(0, "a")], [Append(0, [1.5])], [Branch(0, ["a"])]],
+)
+def test_what_are_no_actions_is_named_with_the_controller(llama, actions):
+    with pytest.raises(SettingsError, match=r"The controller 'does' returned .* mend its step"):
+        LLM(llama, cache_bytes=2**22).search([5, 6], Does(act=lambda tree, logits: actions))

@@ -1,5 +1,6 @@
 """Drafts by a model: exact answers, exact laws, a cache in step, and what is refused."""
 
+import re
 import shutil
 from itertools import product
 
@@ -11,7 +12,7 @@ from scipy.stats import chisquare
 
 from naive import tokens_of
 from runtime.draft.texts import admit_all
-from treadle.core.errors import SettingsError
+from treadle.core.errors import CapacityError, SettingsError
 from treadle.core.simulate import VirtualClock
 from treadle.model import tiny
 from treadle.runtime import LLM, SamplingParams
@@ -109,6 +110,18 @@ def test_answers_by_laws_repeat_whatever_runs_beside(make, verification):
     assert engine.load_report().drafted.num_accepted > 0
     greedy = SamplingParams(max_tokens=NEW, ignore_eos=True, temperature=0)
     assert answers(engine, greedy) == answers(make(), greedy)
+
+
+@pytest.mark.parametrize("verification", ["rejection", "block"])
+def test_answers_by_laws_repeat_whatever_was_measured(pair, verification):
+    """By the machine's own clock: a long prompt with a short answer is read by the draft, too."""
+    draft = {"method": "model", "path": str(pair[1]), "verification": verification}
+    engine = LLM(pair[0], cache_bytes=2**20, kv_dtype="fp32", speculate=draft)
+    params = SamplingParams(max_tokens=6, temperature=1.0, seed=4, ignore_eos=True)
+    (prompt,) = tokens_of(1, 100, 3).tolist()
+    first, *others = [engine.generate([prompt], params)[0].outputs[0] for _ in range(4)]
+    assert first.num_drafted_tokens > 0
+    assert [one.token_ids for one in others] == [first.token_ids] * 3
 
 
 def random_laws(generator, count: int) -> list[np.ndarray]:
@@ -238,6 +251,15 @@ def test_what_does_not_fit_is_refused(pair, tmp_path):
     file.write_text(text.replace('"q"', '"\\u00fe\\u00fe"', 1))
     with pytest.raises(SettingsError, match="tokenizer that reads texts otherwise"):
         LLM(copies[0], speculate=copies[1], cache_bytes=2**19)
+    swapped = {'"\u00a6"': '"\u00a7"', '"\u00a7"': '"\u00a6"'}
+    found = re.sub("|".join(swapped), lambda one: swapped[one[0]], text)
+    assert found != text
+    file.write_text(found)  # what no sample shows
+    with pytest.raises(SettingsError, match="tokenizer that reads texts otherwise"):
+        LLM(copies[0], speculate=copies[1], cache_bytes=2**19)
+    draft = {"method": "model", "path": str(small), "cache_tokens": 10**11}
+    with pytest.raises(CapacityError, match="cache_tokens=100000000000"):
+        LLM(large, speculate=draft, cache_bytes=2**19)
 
 
 def test_depth_follows_what_is_measured():

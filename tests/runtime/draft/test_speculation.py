@@ -13,6 +13,7 @@ from treadle.native.loader import library
 from treadle.runtime import LLM, SamplingParams
 from treadle.runtime.draft.base import Drafting
 from treadle.runtime.draft.proposal import Draft
+from treadle.runtime.draft.tables import DRAFTERS
 from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.request import RequestState
 from treadle.runtime.speculate import speculation
@@ -234,3 +235,18 @@ def test_what_is_no_drafter_is_refused_before_a_model_is_loaded():
         LLM("nowhere", speculate=3)
     with pytest.raises(SettingsError, match="factor"):
         LLM("nowhere", speculate={"method": "suffix", "factor": -1})
+
+
+@pytest.mark.parametrize("given", [None, True, ["suffix"], 3])
+def test_what_names_no_drafter_is_told_what_does(given):
+    with pytest.raises(SettingsError, match=r"mapping of the key 'method'.*'none' for none"):
+        LLM("nowhere", speculate=given)
+    with pytest.raises(SettingsError, match="give 'none' for none"):
+        LLM("nowhere", speculate="")
+
+
+def test_a_folder_may_have_settings_beside_it(tmp_path):
+    found = DRAFTERS.resolve({"method": str(tmp_path), "most_tokens": 3})
+    assert (found.name, found.path, found.most_tokens) == ("model", str(tmp_path), 3)
+    with pytest.raises(SettingsError, match="Did you mean 'suffix'"):
+        DRAFTERS.resolve({"method": "sufix", "factor": 2.0})

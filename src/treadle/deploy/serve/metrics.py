@@ -121,7 +121,7 @@ class Metrics:
             "vllm:spec_decode_num_accepted_tokens": "Of these, tokens that were chosen.",
             "treadle:choosing_passes": "Passes of a request through a model that chose tokens.",
             "treadle:chosen_tokens": "Tokens that these chose: more than one each by drafts.",
-            "treadle:kv_read_bytes": "Keys and values that attention read (native step).",
+            "treadle:kv_read_bytes": "Keys and values that attention read; windows count in full.",
             "treadle:kv_path_bytes": "What it would have read if no texts had shared pages.",
         }
         counts = {

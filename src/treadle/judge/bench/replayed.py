@@ -1,5 +1,6 @@
 """Recorded trees on a real model: tables of bytes and of seconds by mode of attention."""
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +23,7 @@ from treadle.judge.bench.recorded import (
 from treadle.runtime.answering import RuntimeGenerator
 from treadle.runtime.decode.recorded import RecordedTree
 from treadle.runtime.llm import LLM
-from treadle.runtime.sharing.account import AttentionShape
+from treadle.runtime.sharing.account import AttentionShape, Traffic
 from treadle.runtime.trees.compared import ComparedStep, comparing
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["replayed"]
 
 _MODES = ("path", "flatten", "cascade", "node", "node_chunk", "dense")
+_CONVENTIONS = {"exact": "as it is here", "paper": "as DeFT's repository counts"}
+_UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 _KV_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
@@ -50,14 +53,13 @@ def replayed(method: "Trees", model: Generator) -> Outcome:
         raise SettingsError("Trees are decoded by the runtime; give a model that it loads.")
     llm = model.llm
     workload = _workload(method, llm)
-    measurements, table = _bytes(workload, _shape(llm))
-    notes = [workload.note]
-    tables, figures = [table], []
+    measurements, tables = _bytes(workload, _shape(llm), method.tree.name)
+    notes, figures = [workload.note], []
     if method.most_steps and workload.trees:
         found, timeline = _decoded(method, llm, workload.trees)
         measurements += _seconds(found, method.modes)
         measurements += _ceilings(found, method.modes, _work(method, llm, workload.trees))
-        tables.append(_seconds_table(found, method.modes))
+        tables.append(_seconds_table(found, method.modes, method.tree.name))
         figures += [timeline, _curves(found, method.modes)]
         notes += _agreement(found, method.modes)
     return Outcome(measurements, notes, tuple(figures), tuple(tables))
@@ -106,52 +108,62 @@ def _shape(llm: LLM) -> AttentionShape:
     return AttentionShape(tuple(heads), shape.kv_heads, shape.head_dim, each)
 
 
-def _bytes(workload: _Workload, shape: AttentionShape) -> tuple[list[Measurement], Table]:
-    """Return the bytes of all modes by both conventions."""
-    columns = [
-        Column(name="mode"),
-        Column(name="convention"),
-        Column(name="keys and values", unit="GB", better="lower"),
-        Column(name="less than path", unit="times", better="higher", neutral=1),
-        Column(name="scores", unit="GB", better="lower"),
-        Column(name="scores / keys and values of path", better="lower"),
-        Column(name="partial results", unit="GB", better="lower"),
-        Column(name="masks", unit="GB", better="lower"),
-        Column(name="peak", unit="MB", better="lower"),
-    ]
-    rows, found = [], []
+def _bytes(
+    workload: _Workload, shape: AttentionShape, name: str
+) -> tuple[list[Measurement], list[Table]]:
+    """Return the bytes of all modes, a table for each convention."""
+    tables, found = [], []
     for is_paper in (False, True):
         word = "paper" if is_paper else "exact"
-        totals = {}
+        totals: dict[str, Traffic] = {}
         for mode in _MODES:
             several = [counted(own, mode, shape, is_paper) for own in workload.stretches]
-            total = several[0]
-            for one in several[1:]:
-                total = total.plus(one)
-            totals[mode] = total
-            path = totals["path"].keys_values
-            gigabytes = [total.keys_values, total.scores, total.partials, total.masks]
-            keys, scores, partials, masks = (round(one / 1e9, 3) for one in gigabytes)
-            values = [
-                *(mode, word, keys, path / total.keys_values, scores, total.scores / path),
-                *(partials, masks, total.peak / 1e6),
-            ]
-            rows.append([Entry(value=value) for value in values])
+            totals[mode] = functools.reduce(Traffic.plus, several)
+        tables.append(_bytes_table(totals, f"{name}, {_CONVENTIONS[word]}"))
+        path = totals["path"]
         for mode in ("flatten", "dense"):
             total = totals[mode]
             what = {
-                f"kv_{mode}_{word}": (path / total.keys_values, "times less than path", "higher"),
-                f"moved_{mode}_{word}": (path / total.total, "times less than path's", "higher"),
+                f"kv_{mode}_{word}": (path.keys_values / total.keys_values, "path's reads"),
+                f"moved_{mode}_{word}": (path.total / total.total, "all that path moves"),
             }
             if mode == "dense":
-                share = total.scores / path
-                what[f"scores_saved_{word}"] = (share, "of path's keys and values", "higher")
+                what[f"scores_saved_{word}"] = (total.scores / path.keys_values, "path's reads")
             found += [
-                Measurement(name=name, value=value, unit=unit, better=better, basis="simulated")
-                for name, (value, unit, better) in what.items()
+                Measurement(
+                    name=label,
+                    value=value,
+                    unit=f"{'of' if label.startswith('scores') else 'times less than'} {unit}",
+                    better="higher",
+                    basis="simulated",
+                )
+                for label, (value, unit) in what.items()
             ]
-    title = "Bytes that attention moves, counted"
-    return found, Table(title=title, columns=columns, rows=rows, basis="simulated")
+    return found, tables
+
+
+def _bytes_table(totals: dict[str, Traffic], name: str) -> Table:
+    path = totals["path"].keys_values
+    size, unit = next(((size, unit) for size, unit in _UNITS if path >= 10 * size), (1, "bytes"))
+    parts = ("keys and values", "scores", "partial results", "masks", "peak of these three")
+    columns = [
+        Column(name="mode"),
+        *(Column(name=part, unit=unit, better="lower") for part in parts),
+        Column(name="keys and values of path", unit="times", better="higher", neutral=1),
+    ]
+    rows = [
+        [
+            Entry(value=mode),
+            *(
+                Entry(value=value / size)
+                for value in (one.keys_values, one.scores, one.partials, one.masks, one.peak)
+            ),
+            Entry(value=path / one.keys_values),
+        ]
+        for mode, one in totals.items()
+    ]
+    title = f"What attention moves, counted: {name}"
+    return Table(title=title, columns=columns, rows=rows, basis="simulated")
 
 
 def _decoded(
@@ -160,9 +172,18 @@ def _decoded(
     """Decode a tree, some of its steps in every mode."""
     tree = trees[method.number]
     prompt = _prompt(method, llm, tree)
+    longest = len(prompt) + tree.controller.num_tokens - 1
+    if longest > llm.shape.max_positions:
+        raise SettingsError(
+            f"Tree {method.number} has branches of {longest} tokens with its prompt of "
+            f"{len(prompt)}, more than the model's {llm.shape.max_positions} positions; give "
+            f"--pad-tokens {max(1, llm.shape.max_positions - longest + len(prompt))} or fewer, "
+            f"another --number, or --most-steps 0 to count only."
+        )
     num_steps = max(tree.controller.num_tokens - 1, 1)
-    every = max(1, -(-num_steps // method.most_steps))
-    with comparing(llm, method.modes, lambda step: step % every == 0 or every == 1) as found:
+    every = max(1, num_steps // method.most_steps)
+    last = every * method.most_steps
+    with comparing(llm, method.modes, lambda at: at % every == 0 and at <= last) as found:
         output = llm.search(prompt, tree.controller, ignore_eos=True)
     if not found:
         raise SettingsError(
@@ -199,17 +220,16 @@ def _seconds(found: Sequence[ComparedStep], modes: Sequence[str]) -> list[Measur
                 getattr(one.seconds[mode], part) / max(getattr(one.seconds[base], part), 1e-9)
                 for one in found
             ]
-            sums = [sum(getattr(one.seconds[m], part) for one in found) for m in (mode, base)]
-            low, high = np.quantile(ratios, [0.25, 0.75])
+            low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
             measurements.append(
                 Measurement(
                     name=f"{part}_{mode}",
-                    value=sums[0] / max(sums[1], 1e-9),
+                    value=float(middle),
                     low=float(low),
                     high=float(high),
                     unit=f"of {base}'s processor seconds",
                     better="lower",
-                    note=f"{len(found)} steps, quartiles of their ratios",
+                    note=f"median and quartiles of {len(found)} steps' ratios",
                 )
             )
     plans = sum(one.seconds[m].plan for one in found for m in modes)
@@ -227,11 +247,13 @@ def _ceilings(
     base = modes[0]
     whole = float(np.mean([one.seconds[base].whole for one in found]))
     attention = float(np.mean([one.seconds[base].attention for one in found]))
+    plan = float(np.mean([one.seconds[base].plan for one in found]))
+    rest = whole - attention - plan
     peak = hardware.measure().multiply_peak_flops_per_second
     limits = {
-        "ceiling_free": (whole / (whole - attention), "if attention took no time"),
+        "ceiling_free": (whole / rest, f"if attention took no time; means of {len(found)} steps"),
         "ceiling_peak": (
-            whole / (whole - attention + min(attention, work / peak)),
+            whole / (rest + min(attention, work / peak)),
             f"if attention ran at the multiply peak of {peak / 1e9:.0f} GFLOP/s",
         ),
     }
@@ -249,12 +271,12 @@ def _ceilings(
     return measurements
 
 
-def _seconds_table(found: Sequence[ComparedStep], modes: Sequence[str]) -> Table:
+def _seconds_table(found: Sequence[ComparedStep], modes: Sequence[str], name: str) -> Table:
     columns = [
         Column(name="mode"),
-        Column(name="attention", unit="ms a step", better="lower"),
-        Column(name="step", unit="ms", better="lower"),
-        Column(name="plan", unit="ms a step", better="lower"),
+        Column(name="attention", unit="ms", better="lower"),
+        Column(name="whole step", unit="ms", better="lower"),
+        Column(name="plan", unit="ms", better="lower"),
     ]
     rows = []
     for mode in modes:
@@ -263,7 +285,7 @@ def _seconds_table(found: Sequence[ComparedStep], modes: Sequence[str]) -> Table
         attention, whole, plan = (float(value) for value in means)
         rows.append([Entry(value=value) for value in (mode, attention, whole, plan)])
     branches = np.mean([one.num_rows for one in found])
-    title = f"Seconds of the processors, {branches:.1f} branches a step"
+    title = f"Processor time of a step of {name}, {branches:.1f} branches on average"
     return Table(title=title, columns=columns, rows=rows)
 
 

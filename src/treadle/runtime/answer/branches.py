@@ -128,7 +128,7 @@ def beam_output(
     answers = []
     for index, number in enumerate(search.ranked[:count]):
         branch = _branch(search, number, text_of)
-        last = branch.token_ids[-1]
+        last = branch.token_ids[-1] if branch.token_ids else -1
         stop = last if last in ends and last in search.prompt.params.stop_token_ids else None
         answers.append(
             CompletionOutput(

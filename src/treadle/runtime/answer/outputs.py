@@ -124,7 +124,8 @@ class LoadReport:
     """Rows computed since the start."""
     drafted: DraftCounts
     kv_read_bytes: int
-    """Of keys and values that attention has read since the start; 0 through transformers."""
+    """Of keys and values that attention has read since the start, windows counted in full; 0
+    through transformers."""
     kv_path_bytes: int
     """What it would have read if no texts had shared pages."""
 

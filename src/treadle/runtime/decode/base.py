@@ -9,25 +9,12 @@ import numpy.typing as npt
 
 from treadle.core.method import Method
 from treadle.runtime.decode.actions import Action
+from treadle.runtime.decode.candidate import Candidate, Worth
 from treadle.runtime.decode.tree import TokenTree
 
 __all__ = ["Candidate", "Controller", "Floats", "Surroundings", "TreeWalk", "Worth"]
 
 Floats = npt.NDArray[np.float32]
-
-
-class Candidate(NamedTuple):
-    """A branch whose worth is asked."""
-
-    prompt_tokens: tuple[int, ...]
-    tokens: tuple[int, ...]
-    """Those behind the prompt."""
-    text: Callable[[], str]
-    """Returns the text of these, where the model has a tokenizer."""
-
-
-Worth = Callable[[Sequence[Candidate]], list[float]]
-"""Returns what each of several branches is worth; more is better."""
 
 
 class Surroundings(NamedTuple):
@@ -74,6 +61,10 @@ class Controller(Method, ABC):
 
     waits: ClassVar[bool] = True
     """Whether it is asked only once all unfinished leaves have their logits."""
+
+    def unused(self, has_scorer: bool, has_extract: bool) -> str | None:
+        """Return what the caller gave that has no effect: "scorer" or "extract"."""
+        return None
 
     @abstractmethod
     def start(self, around: Surroundings) -> TreeWalk:

@@ -1,5 +1,6 @@
 """What a branch is worth: by a rule on its text, or by how likely a model finds it."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -94,19 +95,21 @@ def _by_reading(model: Reader, text_of: Callable[[Sequence[int]], str]) -> Worth
 
 
 def checked(worth: Worth, candidates: Sequence[Candidate]) -> list[float]:
-    """Return what each branch is worth.
+    """Return what each branch is worth; one without a token, nothing at all.
 
     Raises:
         DataError: A scorer gave something else than one number for each.
     """
-    given = worth(candidates) if candidates else []
+    some = [one for one in candidates if one.tokens]  # others ended before they began
+    given = worth(some) if some else []
     try:
         found = np.asarray(given, np.float64)
     except (TypeError, ValueError):
         found = np.full(1, np.nan)
-    if found.shape != (len(candidates),) or np.isnan(found).any():
+    if found.shape != (len(some),) or np.isnan(found).any():
         raise DataError(
-            f"The scorer gave {str(given)[:80]} for {len(candidates)} branches, expected a number "
+            f"The scorer gave {str(given)[:80]} for {len(some)} branches, expected a number "
             f"for each; mend the scorer."
         )
-    return [float(value) for value in found]
+    values = iter(found.tolist())
+    return [float(next(values)) if one.tokens else -math.inf for one in candidates]

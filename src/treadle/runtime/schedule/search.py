@@ -6,6 +6,7 @@ were is remembered, so that a leaf that waits for others may lose its pages and 
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from treadle.runtime.request import Request, RequestState
 from treadle.runtime.schedule.batch import Batch
 from treadle.runtime.schedule.rows import RowChunk
 
-__all__ = ["TreeSearch", "TreeSearches"]
+__all__ = ["TreeSearch"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -72,6 +73,12 @@ class TreeSearch:
         """Return the leaf whose request has this id, or None."""
         found = (leaf for leaf, own in self._requests.items() if own.id == request_id)
         return next(found, None)
+
+    def id_of(self, name: str) -> str | None:
+        """Return the request of the leaf that is named ID/NODE; None: it is none of this tree."""
+        tree, _, node = name.rpartition("/")
+        leaf = int(node) if tree == self.prompt.id and node.isdecimal() else -1
+        return self._requests[leaf].id if leaf in self._requests else None
 
     def note(self, leaf: int, chunk: RowChunk, logits: Floats) -> None:
         """Take the results of a leaf's rows."""
@@ -155,6 +162,7 @@ class TreeSearch:
         finally:
             self._is_asking = False
         self._lose_ended()
+        self._require_actions(actions)
         self._apply(actions, ready)
         if not self._requests:
             self._rank()
@@ -195,6 +203,23 @@ class TreeSearch:
         for request, tokens in moves.extended:
             self._batch.policy.computed(request, 0, len(tokens))
             self._batch.extend(request, tokens)
+
+    def _require_actions(self, actions: object) -> None:
+        """Refuse what is no list of actions of whole tokens."""
+        mend = "return a list of Append, Branch, Prune and Finish, with lists of token ids"
+        if not isinstance(actions, list | tuple):
+            raise self._mistake(f"returned {str(actions)[:80]!r}", mend)
+        for action in actions:
+            parts: list[object] = []
+            if isinstance(action, Branch):
+                children = action.children if isinstance(action.children, list | tuple) else [None]
+                parts = [getattr(child, "tokens", None) for child in children]
+            elif isinstance(action, Append | Finish):
+                parts = [action.tokens]
+            elif not isinstance(action, Prune):
+                raise self._mistake(f"returned {str(action)[:80]!r} among its actions", mend)
+            if not all(map(_are_tokens, parts)):
+                raise self._mistake(f"returned {str(action)[:80]}", mend)
 
     def _check(self, action: Action, ready: dict[int, Floats], moved: set[int]) -> None:
         """Refuse what makes no sense."""
@@ -340,40 +365,9 @@ class TreeSearch:
             self.tree.pause(leaf)
 
 
-class TreeSearches:
-    """The trees of a batch."""
-
-    def __init__(self, batch: Batch) -> None:
-        self._batch = batch
-        self._open: list[TreeSearch] = []
-
-    def begin(self, search: TreeSearch) -> None:
-        """Let a tree's controller choose for it from now on."""
-        self._open.append(search)
-
-    def take(self, chunk: RowChunk, logits: Floats) -> bool:
-        """Take the results of a chunk if its request is a branch, and say whether it is."""
-        for search in self._open:
-            leaf = search.leaf_of(chunk.request.id)
-            if leaf is not None:
-                search.note(leaf, chunk, logits)
-                return True
-        return False
-
-    def has(self, request: Request) -> bool:
-        """Say whether a request is a branch."""
-        return any(search.leaf_of(request.id) is not None for search in self._open)
-
-    def decide(self) -> None:
-        """Let every tree go on that can."""
-        for search in list(self._open):
-            search.decide()
-
-    def close(self, search: TreeSearch) -> None:
-        """End a tree and forget it."""
-        if search in self._open:
-            self._open.remove(search)
-        search.close()
+def _are_tokens(values: object) -> bool:
+    is_list = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str | bytes)
+    return is_list and all(isinstance(one, Integral) for one in list(values))  # type: ignore[call-overload]
 
 
 def _logprob(logits: Floats, token: int) -> float:

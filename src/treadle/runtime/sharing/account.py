@@ -173,13 +173,14 @@ def slots_read(rows: StepRows, plan: SharingPlan | None, most_rows: int) -> Slot
     counts = np.diff(rows.row_starts)
     times = -(-counts // most_rows)
     by_path = int((rows.context_lengths.astype(np.int64) * times).sum())
-    if plan is None or plan.dense or plan.num_partials:
+    if plan is None:
         return SlotsRead(by_path, by_path)
     read = int(plan.pieces[:, 4].sum())
+    read += sum(tree.num_slots * -(-tree.num_rows // most_rows) for tree in plan.dense)
     for tile in plan.tiles:
         own = plan.segments[plan.members[tile.first : tile.first + tile.num_rows]]
         if not tile.num_tails:
-            read += int(rows.context_lengths[own[0]])
+            read += (tile.end or int(rows.context_lengths[own[0]])) - tile.begin
             continue
         tails = plan.tails[tile.first_tail : tile.first_tail + tile.num_tails]
         read += int((rows.context_lengths[own[tails[:, 0]]] - tails[:, 3]).sum())

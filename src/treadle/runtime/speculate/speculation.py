@@ -86,7 +86,8 @@ class Speculation:
             elif request not in self._watched:
                 self._drafting.read(self._watch(request))
         most = self._room(batch, texts) if len(texts) == len(requests) else 0
-        if texts and most > 0 and not self._is_resting():
+        has_laws = self._drafting.verification != "coupled"  # then draws follow drafts
+        if texts and most > 0 and (has_laws or not self._is_resting()):
             drafts = self._ask(texts, most, allow, ends_of)
             self._admit(texts, drafts, most)
         self._spent = self._clock() - began
@@ -173,7 +174,8 @@ class Speculation:
         chosen = {}
         for place, (request, text) in enumerate(zip(texts, asked, strict=True)):
             left = request.longest - len(request.tokens)
-            if self._depth.pays(drafting.num_unread(text), left, gain, each):
+            unread = drafting.num_unread(text)
+            if has_laws or self._depth.pays(unread, left, gain, each):
                 own = has_laws and request.params.structured_outputs is None
                 chosen[place] = text._replace(pick=picker(request, ends_of(request), own))
         num_unread = sum(drafting.num_unread(text) for text in chosen.values())

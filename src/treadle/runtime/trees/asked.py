@@ -52,6 +52,13 @@ class AskedSearch:
         expected = "a callable on text, which returns what it comes to"
         require(extract is None or callable(extract), "extract", extract, expected)
         self.scorer, self.extract = scorer, extract
+        unused = controller.unused(scorer is not None, extract is not None)
+        if unused is not None:
+            raise SettingsError(
+                f"{unused} has no effect with the controller '{controller.name}'; leave it out, or "
+                f"choose a controller that asks for it (best_of, tree_of_thoughts without ask; "
+                f"self_consistency for extract)."
+            )
 
     @classmethod
     def beams(cls, params: SamplingParams) -> "AskedSearch":

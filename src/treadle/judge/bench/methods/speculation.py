@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from treadle.core.errors import DataError
 from treadle.core.method import Paper
@@ -13,6 +13,7 @@ from treadle.core.progress import steps
 from treadle.core.result import Figure, Measurement, Series
 from treadle.core.seed import numpy_stream
 from treadle.judge.bench.base import Benchmark, Outcome
+from treadle.judge.bench.distinct import distinct
 
 __all__ = ["Speculated"]
 
@@ -52,14 +53,18 @@ class Speculated(Benchmark):
 
     questions: Path
     """A file of JSON lines as Spec-Bench's: question_id, category and turns."""
-    classes: tuple[str, ...] = ()
+    classes: Annotated[tuple[str, ...], AfterValidator(distinct)] = ()
     """Those that are asked; unless given, all. The eight labels of ten questions are one class,
     "multi-turn chat"."""
     num_questions: Annotated[int, Field(ge=1)] = 15
     """Of each class, drawn by the seed."""
     new_tokens: Annotated[int, Field(ge=2)] = 64
     """Tokens of each answer."""
-    drafters: Annotated[tuple[str, ...], Field(min_length=1)] = ("suffix", "ngram", "recycling")
+    drafters: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(distinct)] = (
+        "suffix",
+        "ngram",
+        "recycling",
+    )
     """What is compared with none: names of drafters, or folders of drafting models."""
     batch: Annotated[int, Field(ge=1)] = 1
     """Questions asked at once."""

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from treadle.core.method import Paper
 from treadle.core.ports import Generator
 from treadle.judge.bench.base import Benchmark, Outcome
+from treadle.judge.bench.distinct import distinct
 
 __all__ = ["Trees"]
 
@@ -38,7 +39,7 @@ class Trees(Benchmark):
     """Which tree of the file is decoded."""
     pad_tokens: Annotated[int, Field(ge=1)] | None = None
     """Tokens to which the prompt is repeated; unless given, those that it was recorded with."""
-    modes: Annotated[tuple[Mode, ...], Field(min_length=1)] = (
+    modes: Annotated[tuple[Mode, ...], Field(min_length=1), AfterValidator(distinct)] = (
         *("path", "flatten", "cascade", "node", "node_chunk", "dense"),
     )
     """Ways to attend; the first is what the others are compared with."""

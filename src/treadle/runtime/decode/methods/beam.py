@@ -29,13 +29,17 @@ class Beam(Controller):
 
     width: Annotated[int, Field(ge=1)] = 4
     """Texts that are kept; 1 takes the most probable token."""
-    length_penalty: float = 1.0
+    length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
     """Power of the length by which a finished text's log-probability is divided: above 0 longer
     texts win more often, at 0 the sum itself counts."""
     early_stopping: Literal["enough", "heuristic", "never"] = "heuristic"
     """When to stop: once `width` texts are finished (enough; transformers' True), once the best
     unfinished one is worth less at its present length than all of these (heuristic; False), or at
     the length that suits it best (never)."""
+
+    def unused(self, has_scorer: bool, has_extract: bool) -> str | None:
+        """Return what has no effect here."""
+        return "scorer" if has_scorer else "extract" if has_extract else None
 
     def start(self, around: Surroundings) -> TreeWalk:
         """Return a new search."""

@@ -34,7 +34,7 @@ class BestOf(Controller):
 
     n: Annotated[int, Field(ge=1)] = 4
     """Answers that are drawn."""
-    temperature: Annotated[float, Field(ge=0.0)] = 1.0
+    temperature: Annotated[float, Field(ge=0.0, le=1e6)] = 1.0
     """Divides the logits; at 0 the answers begin with the most probable tokens, and go on so."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Draw among the most probable tokens that together reach this probability."""
@@ -42,6 +42,10 @@ class BestOf(Controller):
     """Strings with which an answer ends; they stay part of it."""
     is_distinct: bool = True
     """Whether no two answers begin with the same token; fewer come where there are fewer."""
+
+    def unused(self, has_scorer: bool, has_extract: bool) -> str | None:
+        """Return what has no effect here."""
+        return "extract" if has_extract else None
 
     def start(self, around: Surroundings) -> TreeWalk:
         """Return a new search."""

@@ -58,6 +58,10 @@ class Replay(Controller):
             longest.append(before + node.num_tokens)
         return max(longest) + 1
 
+    def unused(self, has_scorer: bool, has_extract: bool) -> str | None:
+        """Return what has no effect here."""
+        return "scorer" if has_scorer else "extract" if has_extract else None
+
     def start(self, around: Surroundings) -> TreeWalk:
         """Return a new search."""
         return _ReplayWalk(self.nodes)

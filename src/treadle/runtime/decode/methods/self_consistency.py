@@ -39,7 +39,7 @@ class SelfConsistency(Controller):
     pattern: str = r"-?\d[\d,]*(?:\.\d+)?"
     """Regular expression of what a text comes to: its last match, of that the first group if there
     is one; the default finds the last number."""
-    temperature: Annotated[float, Field(ge=0.0)] = 0.7
+    temperature: Annotated[float, Field(ge=0.0, le=1e6)] = 0.7
     """Divides the logits."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Draw among the most probable tokens that together reach this probability."""
@@ -56,6 +56,10 @@ class SelfConsistency(Controller):
         except re.error as error:
             raise ValueError(f"expected a regular expression ({error})") from error
         return pattern
+
+    def unused(self, has_scorer: bool, has_extract: bool) -> str | None:
+        """Return what has no effect here."""
+        return "scorer" if has_scorer else None
 
     def start(self, around: Surroundings) -> TreeWalk:
         """Return a new search."""

@@ -1,5 +1,6 @@
 """Tree of thoughts: think in steps, look at several at once, go on with the best."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Self
 
@@ -49,7 +50,7 @@ class TreeOfThoughts(Controller):
     """Most tokens of a thought."""
     stop: tuple[str, ...] = ("\n",)
     """Strings with which a thought ends; they stay part of it."""
-    temperature: Annotated[float, Field(ge=0.0)] = 0.7
+    temperature: Annotated[float, Field(ge=0.0, le=1e6)] = 0.7
     """Divides the logits."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Draw among the most probable tokens that together reach this probability."""
@@ -66,7 +67,13 @@ class TreeOfThoughts(Controller):
             raise ValueError("ask has no {text} in it; say where the branch's text stands")
         if not self.words or not all(self.words):
             raise ValueError("words has none, or an empty one; give the possible answers")
+        if not all(map(math.isfinite, self.words.values())):
+            raise ValueError("words has a worth that is no number; give each a finite one")
         return self
+
+    def unused(self, has_scorer: bool, has_extract: bool) -> str | None:
+        """Return what has no effect here."""
+        return "scorer" if has_scorer and self.ask else "extract" if has_extract else None
 
     def start(self, around: Surroundings) -> TreeWalk:
         """Return a new search."""
