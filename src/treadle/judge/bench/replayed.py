@@ -198,8 +198,16 @@ def _prompt(method: "Trees", llm: LLM, tree: RecordedTree) -> list[int]:
     return (tokens * -(-length // len(tokens)))[:length]
 
 
-def _work(method: "Trees", llm: LLM, trees: Sequence[RecordedTree]) -> float:
-    """Return the multiplications and additions of attention, of a step on average."""
+class _Work(NamedTuple):
+    """What attention cannot do without in a step on average."""
+
+    flops: float
+    """Multiplications and additions."""
+    bytes: int
+    """Keys and values, each of them read once."""
+
+
+def _work(method: "Trees", llm: LLM, trees: Sequence[RecordedTree]) -> _Work:
     tree = trees[method.number]
     own = stretches_of(tree.nodes, len(_prompt(method, llm, tree)))
     slots = sum(
@@ -207,8 +215,11 @@ def _work(method: "Trees", llm: LLM, trees: Sequence[RecordedTree]) -> float:
         for one in own
         for node, last in zip(one.first, one.last, strict=True)
     )
-    shape = _shape(llm)
-    return 4 * slots * sum(shape.heads) * shape.dim / sum(one.num_steps for one in own)
+    shape, num_steps = _shape(llm), sum(one.num_steps for one in own)
+    flops = 4 * slots * sum(shape.heads) * shape.dim / num_steps
+    # In no tiles: a node is read once.
+    once = shape._replace(heads=shape.kv_heads)
+    return _Work(flops, counted(own, "flatten", once).keys_values // num_steps)
 
 
 def _seconds(found: Sequence[ComparedStep], modes: Sequence[str]) -> list[Measurement]:
@@ -241,7 +252,7 @@ def _seconds(found: Sequence[ComparedStep], modes: Sequence[str]) -> list[Measur
 
 
 def _ceilings(
-    found: Sequence[ComparedStep], modes: Sequence[str], work: float
+    found: Sequence[ComparedStep], modes: Sequence[str], work: _Work
 ) -> list[Measurement]:
     """Return how much faster whole steps are, and could be at most."""
     base = modes[0]
@@ -249,12 +260,15 @@ def _ceilings(
     attention = float(np.mean([one.seconds[base].attention for one in found]))
     plan = float(np.mean([one.seconds[base].plan for one in found]))
     rest = whole - attention - plan
-    peak = hardware.measure().multiply_peak_flops_per_second
+    machine = hardware.measure()
+    peak, rate = machine.multiply_peak_flops_per_second, machine.read_bandwidth_bytes_per_second
+    least = max(work.flops / peak, work.bytes / rate)
     limits = {
         "ceiling_free": (whole / rest, f"if attention took no time; means of {len(found)} steps"),
         "ceiling_peak": (
-            whole / (rest + min(attention, work / peak)),
-            f"if attention ran at the multiply peak of {peak / 1e9:.0f} GFLOP/s",
+            whole / (rest + min(attention, least)),
+            f"if attention multiplied at {peak / 1e9:.0f} GFLOP/s and read keys and values once at "
+            f"{rate / 1e9:.0f} GB/s, whichever takes longer",
         ),
     }
     measurements = [
