@@ -24,6 +24,7 @@ from treadle.runtime.linear.packed import AUTO, require_form
 from treadle.runtime.logits import require_sound
 from treadle.runtime.native_step.described import LLAMA_LIKE, Described, from_note, to_note
 from treadle.runtime.native_step.llama import LlamaStep
+from treadle.runtime.native_step.skipped import without_blocks
 from treadle.runtime.price import Price, RoundedWeightsWarning, price_of, tell_price
 from treadle.runtime.prompts import Prompts
 from treadle.runtime.settings import EngineSettings
@@ -212,6 +213,30 @@ def draft_model(
     Raises:
         SettingsError: It has another vocabulary or tokenizer, or more bytes of weights.
     """
+    if method.blocks:
+        if not isinstance(target, LlamaStep):
+            raise SettingsError(
+                "Blocks are skipped in the native step, and this model runs through transformers; "
+                "choose suffix, ngram or recycling, or a drafting model."
+            )
+        executor: Executor = without_blocks(target, method.blocks)
+    else:
+        executor = _drafting_model(target, prompts, settings, method)
+    shape, num_pages = executor.shape, -(-method.cache_tokens // _PAGE_SIZE)
+    needed = num_pages * page_bytes(shape.kv_heads, shape.head_dim, _PAGE_SIZE, "fp16")
+    if needed > available_memory_bytes():
+        raise CapacityError(
+            f"A cache of cache_tokens={method.cache_tokens} for the drafting model takes {needed} "
+            f"bytes, more than the {available_memory_bytes()} that are free here; lower it."
+        )
+    store = KeyValues(shape.kv_heads, shape.head_dim, num_pages, _PAGE_SIZE, "fp16")
+    return ModelDrafts(executor, PagePool(store), method.most_tokens, method.verification)
+
+
+def _drafting_model(
+    target: Executor, prompts: Prompts, settings: EngineSettings, method: DraftModelSettings
+) -> Executor:
+    """Load a model of the same vocabulary and tokenizer that has no more weights."""
     folder = resolve(method.path, takes_files=True)
     with warnings.catch_warnings():  # what rounding costs it changes no answer
         warnings.simplefilter("ignore", RoundedWeightsWarning)
@@ -247,15 +272,7 @@ def draft_model(
             f"The drafting model '{method.path}' has {sizes[0]} bytes of weights, more than the "
             f"{sizes[1]} of the model that it is to draft for, and so cannot be faster; {other}."
         )
-    shape, num_pages = executor.shape, -(-method.cache_tokens // _PAGE_SIZE)
-    needed = num_pages * page_bytes(shape.kv_heads, shape.head_dim, _PAGE_SIZE, "fp16")
-    if needed > available_memory_bytes():
-        raise CapacityError(
-            f"A cache of cache_tokens={method.cache_tokens} for the drafting model takes {needed} "
-            f"bytes, more than the {available_memory_bytes()} that are free here; lower it."
-        )
-    store = KeyValues(shape.kv_heads, shape.head_dim, num_pages, _PAGE_SIZE, "fp16")
-    return ModelDrafts(executor, PagePool(store), method.most_tokens, method.verification)
+    return executor
 
 
 def agreement(folder: Path, native: LlamaStep, draw: int = 0) -> Agreement:

@@ -13,6 +13,10 @@ class DraftModelSettings(Protocol):
         """Of the drafting model."""
 
     @property
+    def blocks(self) -> tuple[int, ...]:
+        """Those that are skipped where the model drafts for itself."""
+
+    @property
     def weights(self) -> str:
         """How it is held."""
 

@@ -18,6 +18,7 @@ DRAFTERS: "Registry[Drafter]" = Registry(
         "ngram": f"{_METHODS}.ngram:Ngram",
         "recycling": f"{_METHODS}.recycling:Recycling",
         "model": f"{_METHODS}.model:DraftModel",
+        "skip": f"{_METHODS}.skip:Skip",
     },
     otherwise=("model", "path"),
 )

@@ -31,6 +31,8 @@ class DraftModel(Drafter):
         "https://arxiv.org/abs/2211.17192",
     )
 
+    blocks: ClassVar[tuple[int, ...]] = ()
+
     path: Annotated[str, Field(min_length=1)]
     """Of the drafting model: a folder, a GGUF file, packaged:smollm2, or a hub id."""
     weights: str = "auto"
