@@ -19,10 +19,10 @@ import pytest
 
 DEFAULT_SECONDS = 20
 BUDGETS = {
-    "app": 25,
+    "app": 15,
     "combine/merge": 45,
     "core": 10,
-    "deploy/serve": 30,
+    "deploy/serve": 20,
     "house": 50,
     "judge/evaluate": 10,
     "learn/plan": 30,
