@@ -1,0 +1,53 @@
+"""Trained heads that score what enters the cache: how much later tokens will look at it."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["GATE_WIDTH", "LayerHeads", "RetainingHeads"]
+
+Floats = npt.NDArray[np.float32]
+
+GATE_WIDTH = 16
+"""Numbers of a gate's query or key."""
+
+
+class LayerHeads(NamedTuple):
+    """One layer's numbers. Which of them there are follows from the kind."""
+
+    first: Floats
+    """[width, inputs]. Of a gate: GATE_WIDTH rows for each query head, then for each KV head."""
+    first_bias: Floats | None = None
+    """[width]"""
+    second: Floats | None = None
+    """[kv_heads, width], of an mlp."""
+    second_bias: Floats | None = None
+    """[kv_heads]"""
+    norms: Floats | None = None
+    """[2, GATE_WIDTH] weights of the gate's norms of queries and keys."""
+    sinks: Floats | None = None
+    """[kv_heads, sinks, GATE_WIDTH] keys that compete with a token's own."""
+    bias: Floats | None = None
+    """[heads] of a gate."""
+
+
+class RetainingHeads(NamedTuple):
+    """Scores of each layer and KV head, from a token's own numbers alone (so they are causal).
+
+    With x what a layer's heads read of a token,
+
+    - linear: first x + first_bias, one row for each KV head;
+    - mlp: second act(first x + first_bias) + second_bias;
+    - gate: q, k = norm(first x) by parts of GATE_WIDTH (RMS norms, eps 1e-6, times their weights);
+      z = q.k / 4 + bias, z_s = q.sink_s; the mean over a KV head's query heads of
+      1 / (1 + sum over s of exp(z_s - z)).
+    """
+
+    kind: Literal["linear", "mlp", "gate"]
+    reads: Literal["projections", "hidden"]
+    """x is [queries, keys, values], as attention's matrices give them (before norms of heads and
+    rotary embedding); or what these matrices read: the normed state before attention."""
+    activation: Literal["silu", "gelu", "relu"]
+    """Of an mlp; gelu is the exact one."""
+    layers: tuple[LayerHeads, ...]
