@@ -9,9 +9,18 @@ from treadle.core.arguments import checked
 from treadle.core.codec import DTYPES, FLOATS, count_zeros
 from treadle.core.errors import CheckpointError, DataError, SettingsError
 from treadle.core.result import Figure, Measurement, Result, Series, digest, read_result
-from treadle.core.run import is_control, recorded
+from treadle.core.run import Recording, is_control, recorded
 from treadle.core.settings import Without
-from treadle.judge.evaluate.base import AnswerTask, Rows, Samples, Scores, Task, TaskPrompts
+from treadle.judge.evaluate.base import (
+    AnswerTask,
+    LossTask,
+    Rows,
+    Samples,
+    Scores,
+    Task,
+    TaskPrompts,
+)
+from treadle.judge.evaluate.budgets import Asks, BudgetTask, Cache
 from treadle.judge.evaluate.subject import Subject, Through, chosen_way
 from treadle.judge.evaluate.tables import TASKS
 from treadle.runtime.evict.tables import EVICTIONS
@@ -101,6 +110,7 @@ def evaluate(
         subject = Subject(folder, way, engine, adapter, trust_remote_code)
         with subject.open() as reader:
             prepared = _prepared(task, data or "", subject)
+            caches = _caches(task, engine, baseline)
             reference = _reference(baseline, prepared)
             run.protocol = prepared.protocol
             run.bytes |= _sizes(reader)
@@ -114,9 +124,12 @@ def evaluate(
                 run.read("baseline", str(baseline), reference.fingerprint, "baseline")
             if way != "runtime" and isinstance(prepared, Rows):
                 run.notes += _position_notes(prepared, reader)
-            asked = _asked(task, prepared, subject, reader)
-            (measurements, run.samples), computed_by, held_bytes = asked
-            run.bytes |= {"held": held_bytes} if held_bytes else {}
+            if isinstance(task, BudgetTask):
+                measurements, computed_by = _recalled(run, task, prepared, subject, caches)
+            else:
+                asked = _asked(task, prepared, subject, reader)
+                (measurements, run.samples), computed_by, held_bytes = asked
+                run.bytes |= {"held": held_bytes} if held_bytes else {}
         if baseline and reference:
             _require_pairs(baseline, reference.samples, run.samples)
             compared = task.compare(run.samples, reference.samples, seed)
@@ -136,6 +149,8 @@ def _of(entry: Measurement, baseline: str) -> Measurement:
 
 
 def _require_data(task: Task, data: str | None) -> None:
+    if isinstance(task, BudgetTask):
+        return  # it has a text of its own, and takes another one
     needs_data = "data" in task.required_parameters
     if needs_data and data is None:
         raise SettingsError(
@@ -173,10 +188,44 @@ def _position_notes(prepared: Rows, reader: "CheckpointReader") -> list[str]:
     return facts.position_notes(facts.base_config(reader.config), longest)
 
 
-def _prepared(task: Task, data: str, subject: Subject) -> Rows | TaskPrompts:
+def _prepared(task: Task, data: str, subject: Subject) -> Rows | TaskPrompts | Asks:
     if isinstance(task, AnswerTask):
         return task.prepare(data)
     return task.prepare(data, subject.tokenizer())
+
+
+def _caches(task: Task, engine: EngineSettings | None, baseline: Path | None) -> list[Cache]:
+    """Return the caches beside the full one that a task asks through: the engine's own first."""
+    if not isinstance(task, BudgetTask):
+        return []
+    found = task.caches()
+    if engine is not None and engine.keep is not None:
+        policy = EVICTIONS.resolve(engine.keep)
+        found.insert(0, Cache(policy.name, policy, engine.keep_budget))
+    if baseline is not None and len(found) > 1:
+        raise SettingsError(
+            f"A baseline is compared with one cache, and {len(found)} are asked through; leave "
+            f"--baseline out, or give one policy by --keep and --keep-budget."
+        )
+    return found
+
+
+def _recalled(
+    run: Recording,
+    task: BudgetTask,
+    prepared: Rows | TaskPrompts | Asks,
+    subject: Subject,
+    caches: list[Cache],
+) -> tuple[list[Measurement], str]:
+    """Note what came of a task by caches; return its scores, and what they were computed by."""
+    from treadle.judge.evaluate.recalling import recalled
+
+    assert isinstance(prepared, Asks)
+    asked = recalled(subject, caches, prepared)
+    judged = task.score(prepared, asked.found)
+    run.samples, run.figures, run.tables = judged.samples, judged.figures, judged.tables
+    run.bytes |= {"held": asked.held_bytes} if asked.held_bytes else {}
+    return judged.measurements, asked.computed_by
 
 
 def _sizes(reader: "CheckpointReader") -> dict[str, int]:
@@ -197,7 +246,10 @@ def _sizes(reader: "CheckpointReader") -> dict[str, int]:
 
 
 def _asked(
-    task: Task, prepared: Rows | TaskPrompts, subject: Subject, reader: "CheckpointReader"
+    task: LossTask | AnswerTask,
+    prepared: Rows | TaskPrompts | Asks,
+    subject: Subject,
+    reader: "CheckpointReader",
 ) -> tuple[Scores, str, int]:
     """Return the scores of a task, by what they were computed, and the bytes of its weights."""
     if isinstance(task, AnswerTask):
@@ -215,7 +267,7 @@ def _asked(
     return task.score(prepared, losses), scorer.computed_by, held_bytes
 
 
-def _reference(baseline: Path | None, prepared: Rows | TaskPrompts) -> Result | None:
+def _reference(baseline: Path | None, prepared: Rows | TaskPrompts | Asks) -> Result | None:
     """Read the baseline's result and check that it was measured under the same protocol."""
     if baseline is None:
         return None

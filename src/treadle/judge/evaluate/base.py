@@ -1,4 +1,4 @@
-"""The protocols of a task: by the losses of tokens, or by answers; the driver asks the model."""
+"""The protocols of a task: by losses, by answers, or by both through caches that keep less."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from treadle.core.method import Method
 from treadle.core.ports import Answer, Asked
 from treadle.core.result import Measurement
+from treadle.judge.evaluate.budgets import BudgetTask, Samples
 
 if TYPE_CHECKING:
     import torch
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AnswerTask", "LossTask", "Rows", "Samples", "Scores", "Task", "TaskPrompts"]
 
-Samples = dict[str, list[float]]
-"""One value an example and measure, in a fixed order, so that a later run can pair against them."""
 Scores = tuple[list[Measurement], Samples]
 
 
@@ -76,4 +75,4 @@ class AnswerTask(Method, ABC):
         """Return, with intervals, how these samples differ from a baseline's."""
 
 
-Task = LossTask | AnswerTask
+Task = LossTask | AnswerTask | BudgetTask

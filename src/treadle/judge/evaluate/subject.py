@@ -1,11 +1,12 @@
 """Who is asked: a model in float32, or through the runtime as a user would run it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from treadle.core.errors import DataError, SettingsError
 from treadle.core.ports import Generator, Scorer
 from treadle.judge.evaluate.base import AnswerTask, Task
+from treadle.judge.evaluate.budgets import BudgetTask
 
 if TYPE_CHECKING:
     from treadle.core.checkpoint import CheckpointReader
@@ -28,7 +29,7 @@ def chosen_way(
     Raises:
         SettingsError: The task cannot be asked so, or a setting has no effect.
     """
-    if isinstance(task, AnswerTask):
+    if isinstance(task, AnswerTask | BudgetTask):
         if through in ("exact", "blocks"):
             raise SettingsError(
                 f"Task '{task.name}' asks for answers, which a model gives through the runtime "
@@ -114,7 +115,7 @@ class Subject(NamedTuple):
         if self.way == "runtime":
             from treadle.runtime.scoring import RuntimeScorer
 
-            return RuntimeScorer(self._llm(), self._name)
+            return RuntimeScorer(self.runtime(), self.adapter_name)
         if self.way == "exact" and not self.trust_remote_code:  # whose code only blocks run
             from treadle.runtime.scoring import exact_scorer
 
@@ -128,19 +129,22 @@ class Subject(NamedTuple):
         """Return what answers prompts."""
         from treadle.runtime.answering import RuntimeGenerator
 
-        return RuntimeGenerator(self._llm(), self._name)
+        return RuntimeGenerator(self.runtime(), self.adapter_name)
 
     @property
-    def _name(self) -> str | None:
+    def adapter_name(self) -> str | None:
+        """What the runtime calls the adapter, if there is one."""
         return None if self.adapter is None else _ADAPTER
 
-    def _llm(self) -> "LLM":
+    def runtime(self, **changes: Any) -> "LLM":  # Any: settings of an engine, and its executor
+        """Return the model as it is served, with other settings than the given ones."""
         from treadle.runtime import LLM
 
         engine = self.engine
         settings = (
             {} if engine is None else {n: getattr(engine, n) for n in engine.model_fields_set}
         )
+        settings |= changes
         adapters = {} if self.adapter is None else {_ADAPTER: self.adapter}
         return LLM(
             self.folder,

@@ -13,5 +13,6 @@ TASKS: Registry[Task] = Registry(
         "perplexity": f"{_METHODS}.perplexity:Perplexity",
         "choice": f"{_METHODS}.choice:Choice",
         "exact": f"{_METHODS}.exact:Exact",
+        "recall": f"{_METHODS}.recall:Recall",
     },
 )

@@ -1,0 +1,218 @@
+"""Make the small model that eviction is judged on: it learns here to recall what it has read.
+
+A Llama of three layers and two KV heads learns from scratch to answer what `evaluate recall` asks:
+pass keys, keys and values, facts of documents, in texts that are real and grow from 64 tokens to
+the full length. Several facts of a text are asked one after another, and the loss is that of the
+answers; a tenth of it is that of text. The text is other text than `evaluate recall` hides needles
+in, and pairs of keys and values are drawn anew for every text.
+
+Usage: python benchmarks/recall_model.py OUT [--minutes-of-steps ...]; one core is enough.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from treadle.core.seed import numpy_stream
+from treadle.judge.evaluate.needles import KINDS, Codec, Needle, codec_of, context, drawn, pieces_of
+from treadle.learn.tune.primer import read_primer
+from treadle.model.fit import FitSettings, Objective, fit
+from treadle.model.fresh import fresh_model, fresh_tokenizer, save_whole
+
+TEXTS = ["stdlib:calibration", "stdlib:sources"]
+NOTHING = -100
+TEXT_WEIGHT = 0.1
+"""Of the loss of text, beside that of answers."""
+
+
+def samples(documents: list[str]) -> list[str]:
+    """Return what the tokenizer is made from: every word of a needle is a token of its own."""
+    found = [document[:6000] for document in documents]
+    for kind in KINDS.values():
+        words = [*kind.keys, *kind.values, kind.cue.format(key=""), kind.end, kind.heading]
+        found += [Needle(kind.cue, " .", kind.end).question] * 400
+        found += [f"{word}\n{word} {word}. {word}: {word}" for word in words for _ in range(400)]
+    return found
+
+
+def asked(codec: Codec, needle: Needle) -> tuple[list[int], list[int]]:
+    """Return the tokens of a question with its answer, and those that have a loss."""
+    cue, answer = codec.split(needle.cue, needle.answer + (needle.end[:1] or "\n"))
+    before = [*codec.encode(needle.question), *cue]
+    return before + answer, [NOTHING] * len(before) + answer
+
+
+def row(
+    kind: str,
+    pieces: list[list[int]],
+    codec: Codec,
+    length: int,
+    generator: np.random.Generator,
+) -> tuple[list[int], list[int]]:
+    """Return one text with its questions, and which of its tokens have the loss of an answer."""
+    probe = next(iter(context(kind, pieces, codec, length, 1, generator).needles))
+    room = len(asked(codec, probe)[0]) + 2
+    most = max(1, min(8, (length - 16) // (room + len(codec.encode(probe.line)) + 4)))
+    num_needles = int(generator.integers(1 + most // 2, most + 1)) if KINDS[kind].keys else 1
+    made = context(kind, pieces, codec, length - room * num_needles, num_needles, generator)
+    order = generator.permutation(len(made.needles))
+    tokens, labels = list(made.tokens), [NOTHING] * len(made.tokens)
+    for place in order:
+        more, learned = asked(codec, made.needles[place])
+        tokens, labels = tokens + more, labels + learned
+    tokens, labels = tokens[:length], labels[:length]
+    missing = length - len(tokens)
+    return tokens + [0] * missing, labels + [NOTHING] * missing
+
+
+def repeated(codec: Codec, length: int, generator: np.random.Generator):
+    """Return facts without text, told again and again in other orders.
+
+    That is what a model learns to recall by first: few tokens, and a loss on many of them.
+    """
+    kind = KINDS[("keys", "documents")[int(generator.integers(2))]]
+    needles = drawn(kind, int(generator.integers(2, 9)), generator)
+    tokens, labels = list[int](), list[int]()
+    while len(tokens) < length:
+        is_first = not tokens
+        for place in generator.permutation(len(needles)):
+            needle = needles[place]
+            cue, answer = codec.split("\n" + needle.cue, needle.answer + needle.end)
+            tokens += cue + answer
+            labels += [NOTHING] * (len(cue) + is_first * len(answer))
+            labels += [] if is_first else answer
+    return tokens[:length], labels[:length]
+
+
+def batches(
+    pieces: list[list[int]],
+    codec: Codec,
+    course: list[tuple[int, int, int]],
+    seed: int,
+):
+    """Return what comes in each step; a stage of the course is steps, tokens of a text, texts."""
+    ends = np.cumsum([steps for steps, _, _ in course])
+
+    def batch(step: int, _losses: Any) -> dict[str, torch.Tensor]:
+        _, length, rows = course[int(np.searchsorted(ends, step, side="right"))]
+        generator = numpy_stream(seed, f"recall {step}")
+        names = [("keys", "documents", "passkey")[int(generator.integers(3))] for _ in range(rows)]
+        dense = round(rows * max(0.0, 1 - step / ends[0]))
+        found = [repeated(codec, length, generator) for _ in range(dense)]
+        found += [row(name, pieces, codec, length, generator) for name in names[dense:]]
+        tokens, labels = (torch.tensor(part) for part in zip(*found, strict=True))
+        return {"input_ids": tokens, "labels": labels}
+
+    return batch
+
+
+def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the loss of answers, and a share of that of every eighth token."""
+    tokens, labels = batch["input_ids"], batch["labels"]
+    hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
+    wanted = labels[:, 1:]
+    is_answer = wanted != NOTHING
+    answers = nn.functional.cross_entropy(model.lm_head(hidden[is_answer]), wanted[is_answer])
+    text = nn.functional.cross_entropy(
+        model.lm_head(hidden[:, ::8]).flatten(0, 1), tokens[:, 1::8].flatten()
+    )
+    return answers + TEXT_WEIGHT * text
+
+
+@torch.no_grad()
+def accuracy(
+    model: nn.Module, pieces: list[list[int]], codec: Codec, length: int, seed: int
+) -> dict[str, float]:
+    """Return, by kind, the share of answers all of whose tokens are the likeliest."""
+    found = {}
+    for kind in KINDS:
+        right = []
+        generator = numpy_stream(seed, f"held out {kind} {length}")
+        for _ in range(32):
+            made = context(kind, pieces, codec, length - 32, min(8, length // 32), generator)
+            needle = made.needles[int(generator.integers(len(made.needles)))]
+            cue, answer = codec.split(needle.cue, needle.answer)
+            start = [*made.tokens, *codec.encode(needle.question), *cue]
+            logits = model(torch.tensor([start + answer])).logits[0, len(start) - 1 : -1]
+            right.append(logits.argmax(-1).tolist() == answer)
+        found[kind] = sum(right) / len(right)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--optimizer", default="muon")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--course",
+        nargs="+",
+        default=["800x128x32", "200x256x16", "300x512x8", "60x1024x4"],
+        help="stages: steps x tokens x texts",
+    )
+    arguments = parser.parse_args()
+    began = time.process_time()
+    documents = read_primer(TEXTS, []).documents
+    tokenizer = fresh_tokenizer(samples(documents), 1536)
+    codec = codec_of(tokenizer)
+    joined = "\n\n".join(document[:20_000] for document in documents)
+    pieces = pieces_of(joined, codec)
+    held = pieces_of(read_primer(["stdlib:heldout"], []).documents[0], codec)
+    print(f"{len(tokenizer)} tokens, {len(pieces)} pieces, {time.process_time() - began:.0f} s")
+    model = fresh_model(
+        {
+            "model_type": "llama",
+            "vocab_size": len(tokenizer),
+            "hidden_size": arguments.hidden,
+            "intermediate_size": 3 * arguments.hidden,
+            "num_hidden_layers": arguments.layers,
+            "num_attention_heads": arguments.hidden // 32,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 2048,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.eos_token_id,
+            "tie_word_embeddings": False,
+        },
+        arguments.seed,
+    )
+    course = [tuple(map(int, stage.split("x"))) for stage in arguments.course]
+    ends = np.cumsum([steps for steps, _, _ in course])
+
+    def show(step: int, values: dict[str, float]) -> None:
+        if step % 25 == 0 and "loss" in values:
+            seconds = time.process_time() - began
+            print(f"{step} {seconds:.0f} s loss {values['loss']:.3f}", flush=True)
+        if step in ends or (step % 100 == 0 and "loss" in values):
+            length = course[min(int(np.searchsorted(ends, step)), len(course) - 1)][1]
+            found = accuracy(model, held, codec, max(length, 128), 0)
+            print(f"  at {max(length, 128)}: {found}", flush=True)
+
+    fit(
+        model,
+        batches(pieces, codec, course, arguments.seed),
+        FitSettings(
+            steps=int(ends[-1]), learning_rate=arguments.learning_rate, schedule="trapezoid"
+        ),
+        objective=Objective(loss),
+        optimizer=arguments.optimizer,
+        observe=show,
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    save_whole(model, tokenizer, arguments.out)
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{counted} parameters, {time.process_time() - began:.0f} s of processor time")
+    for length in sorted({length for _, length, _ in course}):
+        print(f"at {length}: {accuracy(model, held, codec, length, 1)}")
+
+
+if __name__ == "__main__":
+    main()
