@@ -300,6 +300,19 @@ class Executor(Protocol):
         """Let an adapter go."""
         ...
 
+    @property
+    def query_heads(self) -> tuple[int, ...]:
+        """The query heads of each layer."""
+        ...
+
+    def turns(self, positions: Ints) -> Sequence[tuple[Floats, Floats]]:
+        """Return the cosines and sines [positions, dim / 2] by which each layer turns.
+
+        Raises:
+            UnsupportedModelError: It turns otherwise than by halves of a head, or not at all.
+        """
+        ...
+
     def add_heads(self, name: str, heads: RetainingHeads) -> None:
         """Take heads in that score entries, for segments whose notes name them.
 

@@ -206,6 +206,21 @@ class KeyValues:
         found: Floats = self._fetched(self.arena.scores[self._index(planes)])  # type: ignore[index]
         return found
 
+    def numbers_of(self, planes: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Return keys and values [heads, pages * page_size, dim] of planes [heads, pages]."""
+        chosen, arena = self._index(planes), self.arena
+        keys = self._fetched(arena.keys[chosen]).astype(np.float32).swapaxes(2, 3)
+        values = self._fetched(arena.values[chosen]).astype(np.float32)
+        if arena.key_scales is not None and arena.value_scales is not None:
+            keys = keys * self._fetched(arena.key_scales[chosen])[..., None]
+            values = values * self._fetched(arena.value_scales[chosen])[..., None]
+        shape = (len(planes), -1, self.head_dim)
+        return keys.reshape(shape), values.reshape(shape)
+
+    def write_scores(self, planes: npt.NDArray[np.int64], score: float) -> None:
+        """Let all entries of `planes` have one score."""
+        self.arena.scores[self._index(planes)] = score  # type: ignore[index]
+
     def read(self, pages: Sequence[int]) -> Content:
         """Return a copy of what `pages` hold: every array of every layer, cut to [pages, ...]."""
         chosen = self._index(pages)

@@ -23,13 +23,20 @@ from treadle.model.source import open_model
 from treadle.native.loader import library
 from treadle.native.pointers import structs
 from treadle.runtime.cache.pages import KeyValues
-from treadle.runtime.executor import Floats, ModelShape, StepRows, Targets
+from treadle.runtime.executor import Floats, Ints, ModelShape, StepRows, Targets
 from treadle.runtime.head_windows import HeadWindows, checked
 from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, PackedLayout, require_form
 from treadle.runtime.linear.sparse import ExpertChanges
 from treadle.runtime.native_step.adapters import NativeAdapters
-from treadle.runtime.native_step.described import ACTIVATIONS, LLAMA_LIKE, Described, ask
+from treadle.runtime.native_step.described import (
+    ACTIVATIONS,
+    GEMMA_NORMS,
+    LLAMA_LIKE,
+    LLAMA_NORMS,
+    Described,
+    ask,
+)
 from treadle.runtime.native_step.experts import NativeExperts, TensorPlaces
 from treadle.runtime.native_step.looking import ProbeRoom
 from treadle.runtime.native_step.retaining import NativeNotes
@@ -211,6 +218,13 @@ class LlamaStep:
         """Take heads in that score entries of the cache."""
         self._notes.add(name, heads)
 
+    def turns(self, positions: Ints) -> list[tuple[Floats, Floats]]:
+        """Return the cosines and sines [positions, dim / 2] by which each layer turns."""
+        last = self.shape.rope_lengths.regime(int(positions.max()) + 1)
+        regimes = np.full(len(positions), last, np.int32)
+        found = [turn(rope, positions, regimes) for rope in self._ropes]
+        return [found[layer.rope] for layer in self._layers]
+
     def hold_experts(self, experts: Sequence[ExpertChanges]) -> None:
         """Take experts in, of which segments may take parts.
 
@@ -301,7 +315,7 @@ class LlamaStep:
         num_layers = facts.num_layers(config)
         self._places = TensorPlaces(num_layers, ROLES)
         is_gemma = config["model_type"].startswith("gemma")
-        self._norms = _GEMMA_NORMS if is_gemma else _LLAMA_NORMS
+        self._norms = GEMMA_NORMS if is_gemma else LLAMA_NORMS
         layers = []
         with steps(f"load ({form})", num_layers) as bar:
             for layer in range(num_layers):
@@ -382,15 +396,3 @@ class LlamaStep:
         )
         slides = int(described.are_sliding[layer])
         return Layer(*(matrix.struct for matrix in packed), *norms, heads, slides)
-
-
-_QK_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
-_LLAMA_NORMS = (
-    *("input_layernorm.weight", "post_attention_layernorm.weight", "(none)", "(none)"),
-    *_QK_NORMS,
-)
-_GEMMA_NORMS = (
-    *("input_layernorm.weight", "pre_feedforward_layernorm.weight"),
-    *("post_attention_layernorm.weight", "post_feedforward_layernorm.weight"),
-    *_QK_NORMS,
-)

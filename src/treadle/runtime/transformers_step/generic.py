@@ -18,7 +18,7 @@ from treadle.model.retaining import RetainingHeads, require_shape
 from treadle.model.rope import RotaryFactors
 from treadle.native.loader import SlowPathWarning
 from treadle.runtime.cache.pages import KeyValues
-from treadle.runtime.executor import Floats, StepRows
+from treadle.runtime.executor import Floats, Ints, StepRows
 from treadle.runtime.head_windows import HeadWindows, checked
 from treadle.runtime.probe import Probe, Probed, count_slots
 from treadle.runtime.transformers_step.adapters import HookedAdapters
@@ -29,12 +29,17 @@ from treadle.runtime.transformers_step.looking import inputs_of, mass_of, watche
 from treadle.runtime.transformers_step.noting import SeenInputs, StepNotes
 from treadle.runtime.transformers_step.shape import shape_of
 from treadle.runtime.transformers_step.shared import takes_kernel
+from treadle.runtime.transformers_step.turning import require_turns, turns_of
 from treadle.runtime.transformers_step.visibility import Window
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["GenericExecutor"]
+
+
+_NUM_TURNED = 5
+"""Tokens on which it is tried how a model turns."""
 
 
 class GenericExecutor:
@@ -89,7 +94,7 @@ class GenericExecutor:
             rope_bounds=bounds,
             rope_dynamic_from=dynamic_from,
         )
-        self._own_windows = self.shape.windows
+        self._own_windows, self._has_known_turns = self.shape.windows, False
         self._windows: list[Window] = list(self._own_windows)
         self._adapters = HookedAdapters(module, self._device)
         if not is_isolated:
@@ -176,6 +181,25 @@ class GenericExecutor:
     def remove_adapter(self, slot: int) -> None:
         """Let an adapter go."""
         self._adapters.remove(slot)
+
+    @property
+    def query_heads(self) -> tuple[int, ...]:
+        """The query heads of each layer."""
+        return self._heads
+
+    def turns(self, positions: Ints) -> list[tuple[Floats, Floats]]:
+        """Return the cosines and sines [positions, dim / 2] by which each layer turns.
+
+        Raises:
+            UnsupportedModelError: It turns otherwise than by halves of a head, or not at all.
+        """
+        if not self._has_known_turns:
+            self._seen.require_projections()
+            few = np.arange(_NUM_TURNED, dtype=np.int32)
+            require_turns(self, self._seen, turns_of(self._module, few))
+            self._has_known_turns = True
+        self._rotary.reset()
+        return turns_of(self._module, positions)
 
     def add_heads(self, name: str, heads: RetainingHeads) -> None:
         """Take heads in that score entries of the cache.
