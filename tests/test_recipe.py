@@ -239,7 +239,8 @@ def test_settings_of_axes_and_engines_are_keys_and_no_artefacts(tmp_path, model)
     path.write_text(SERVED.format(out=tmp_path / "runs", model=model))
     assert len(list(run_recipe(path))) == 2
     settings = read_result(tmp_path / "runs" / "q8").settings
-    assert settings["keep"] == {"method": "sinks", "chunk_tokens": 16, "sinks": 2}
+    own = {"method": "sinks", "chunk_tokens": 16, "sinks": 2}
+    assert own.items() <= settings["keep"].items()
     assert (settings["weights"], settings["cache_bytes"]) == ("q8", 8 << 20)
     update = read_result(tmp_path / "runs" / "sinks").settings["update"]
     assert update["damp_fraction"] == 0.2

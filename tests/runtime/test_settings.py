@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from treadle.core.errors import SettingsError
 from treadle.deploy.serve.settings import ServeEngineSettings
-from treadle.runtime import LLM
+from treadle.runtime import LLM, SamplingParams
 from treadle.runtime.admit.methods.prefix import Prefix
 from treadle.runtime.evict.methods.sinks import Sinks
 from treadle.runtime.settings import EngineSettings
@@ -43,7 +43,9 @@ def test_policies_come_as_names_settings_and_objects(llama, executor):
     settings = {"executor": executor, "cache_bytes": 2**18, "keep_budget": 20}
     mapping = {"method": "sinks", "sinks": 2}
     for keep in (mapping, Sinks(sinks=2)):
-        assert LLM(llama, keep=keep, **settings)._keep.method == Sinks(sinks=2)
+        assert LLM(llama, keep=keep, **settings)._policies.of(SamplingParams()).method == Sinks(
+            sinks=2
+        )
     aged = {"method": "prefix", "ageing_seconds": 3.0}
     for policy in (aged, Prefix(ageing_seconds=3.0)):
         engine = LLM(llama, executor=executor, cache_bytes=2**18, policy=policy)

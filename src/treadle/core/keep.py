@@ -11,7 +11,10 @@ import numpy.typing as npt
 
 from treadle.core.errors import SettingsError
 
-__all__ = ["keep_n_of_m", "keep_rows", "num_pruned"]
+__all__ = ["keep_counts", "keep_n_of_m", "keep_pooled", "keep_rows", "num_pruned"]
+
+
+Keeps = npt.NDArray[np.bool_]
 
 
 def num_pruned(size: int, sparsity: float) -> int:
@@ -39,3 +42,28 @@ def keep_rows(score: npt.NDArray[np.float32], num_prune: int) -> npt.NDArray[np.
 def keep_n_of_m(score: npt.NDArray[np.float32], n: int, m: int) -> npt.NDArray[np.bool_]:
     """Keep the n highest of every m neighbours of a row."""
     return keep_rows(score.reshape(-1, m), m - n).reshape(score.shape)
+
+
+def keep_counts(score: npt.NDArray[np.float32], counts: npt.NDArray[np.int64]) -> Keeps:
+    """Keep the highest of each row, `counts` [rows] of them."""
+    order = np.argsort(score, axis=1, kind="stable")
+    keep = np.empty(score.shape, np.bool_)
+    is_kept = np.arange(score.shape[1]) >= score.shape[1] - counts[:, None]
+    np.put_along_axis(keep, order, is_kept, axis=1)
+    return keep
+
+
+def keep_pooled(score: npt.NDArray[np.float32], total: int, floor: int) -> Keeps:
+    """Keep the `total` highest of all rows together, and the `floor` highest of each in any case.
+
+    `floor` times the number of rows must not be more than `total`.
+    """
+    sure = keep_counts(score, np.full(len(score), min(floor, score.shape[1])))
+    if total >= score.size:
+        return np.ones(score.shape, np.bool_)
+    keep = sure.ravel().copy()
+    others = np.flatnonzero(~keep)
+    missing = max(0, total - int(keep.sum()))
+    by_rank = np.argsort(score.ravel()[others], kind="stable")
+    keep[others[by_rank[len(others) - missing :]]] = True
+    return keep.reshape(score.shape)

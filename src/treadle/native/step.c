@@ -18,6 +18,23 @@ static Activations cut_activations(char **rest, int64_t count, int64_t cols) {
     return found;
 }
 
+/* Room for what trained heads read of all rows, and for what their first matrix gives. */
+static void cut_heads(Step *s, char **rest, int64_t count) {
+    const View *view = &s->rows->view;
+    int64_t inputs = 0, width = 0;
+    for (int segment = 0; segment < s->rows->num_segments; segment++) {
+        const Noted *noted = noted_of(view, segment);
+        for (int i = 0; noted && noted->note == NOTE_HEADS && i < s->model->num_layers; i++) {
+            const Matrix *first = &noted->heads[i].first;
+            inputs = first->cols > inputs ? first->cols : inputs;
+            width = first->rows > width ? first->rows : width;
+        }
+    }
+    s->has_heads = inputs > 0;
+    s->work.read = cut_activations(rest, inputs ? count : 0, inputs);
+    s->work.scored = (float *)cut(rest, 4 * count * width);
+}
+
 /* Lays the workspace out from `memory` on and returns its end; with a null memory, its size. */
 static char *lay_out(Step *s, char *memory) {
     const Model *m = s->model;
@@ -44,6 +61,7 @@ static char *lay_out(Step *s, char *memory) {
     w->inner = cut_activations(&rest, n, inner);
     for (int target = 0; target < NUM_TARGETS && rows->num_runs; target++)
         w->low[target] = (float *)cut(&rest, 4 * n * rows->max_rank);
+    cut_heads(s, &rest, n);
     int32_t groups = rows->shares.num_groups, last = rows->wanted_shares.num_groups;
     int64_t widest = m->hidden > q ? m->hidden : q;
     widest = inner > widest ? inner : widest;
@@ -109,6 +127,8 @@ MIRRORS(MIRROR_STRUCT(Matrix, MATRIX_FIELDS);
         MIRROR_STRUCT(Layer, LAYER_FIELDS);
         MIRROR_STRUCT(Cache, CACHE_FIELDS);
         MIRROR_STRUCT(Model, MODEL_FIELDS);
+        MIRROR_STRUCT(Noted, NOTED_FIELDS);
+        MIRROR_STRUCT(Retaining, RETAINING_FIELDS);
         MIRROR_STRUCT(HeadTables, HEAD_TABLES_FIELDS);
         MIRROR_STRUCT(View, VIEW_FIELDS);
         MIRROR_STRUCT(Planned, PLANNED_FIELDS);

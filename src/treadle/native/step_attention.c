@@ -160,6 +160,22 @@ static void gather_block(Pass *p) {
     }
 }
 
+/* Adds a row's weights of a block to what somebody looks at. */
+static void look_at_block(const Pass *p, int query, int row, int first, const float *weights) {
+    const Mass *mass = &p->tile->mass;
+    float *to = mass->to + query % p->group * mass->head_stride + (row - mass->first_row) * mass->row_stride + first;
+    for (int j = 0; j < p->found[0].now->num_slots; j++) to[j] += weights[j];
+}
+
+/* Adds a row's weights of a block to the scores of its entries. */
+static void count_block(const Pass *p, int first, const float *weights) {
+    const Counted *counted = &p->tile->counted;
+    for (int j = 0; j < p->found[0].now->num_slots; j++) {
+        float *to = counted->scores + slot_of(&p->sights[0].plane, first + j), weight = weights[j];
+        *to = !counted->counts_largest ? *to + weight : weight > *to ? weight : *to;
+    }
+}
+
 /* Adds what the rows gave each slot to what is looked at, when all scores are known. */
 static void record(Pass *p) {
     const Tile *t = p->tile;
@@ -169,11 +185,12 @@ static void record(Pass *p) {
         score_block(p, first);
         for (int i = 0; i < p->count; i++) {
             int number = row_of(t, i / p->group) - t->view->row_starts[t->segment];
-            if (number < t->mass.first_row) continue;
-            float inverse = 1.0f / sum(p->seen[i].total);
-            float *to = t->mass.to + i % p->group * t->mass.head_stride + (number - t->mass.first_row) * t->mass.row_stride + first;
-            for (int j = 0; j < p->found[0].now->num_slots; j++)
-                to[j] += power_of_two(spread(p->scores[i * SLOTS + j] - p->seen[i].largest))[0] * inverse;
+            float inverse = 1.0f / sum(p->seen[i].total), *weights = p->scores + i * SLOTS;
+            int is_seen = t->mass.to && number >= t->mass.first_row, is_counted = t->counted.scores && number >= t->counted.first_row;
+            for (int c = 0; (is_seen || is_counted) && c < p->extents[i / p->group]; c += LANES)
+                store(weights + c, power_of_two(load(weights + c) - p->seen[i].largest) * inverse);
+            if (is_seen) look_at_block(p, i, number, first, weights);
+            if (is_counted) count_block(p, first, weights);
         }
     }
 }
@@ -246,6 +263,12 @@ static void deliver(const Pass *p) {
     }
 }
 
+/* Whether the weights of a row of the tile count. */
+static int counts_rows(const Pass *p) {
+    const Tile *t = p->tile;
+    return t->counted.scores && row_of(t, t->num_rows - 1) - t->view->row_starts[t->segment] >= t->counted.first_row;
+}
+
 void attend(const Tile *t) {
     Pass p = open_pass(t);
     for (int first = t->begin; first < p.most; first += SLOTS) {
@@ -257,7 +280,7 @@ void attend(const Tile *t) {
         gather_block(&p);
     }
     deliver(&p);
-    if (t->mass.to) record(&p);
+    if (t->mass.to || counts_rows(&p)) record(&p);
 }
 
 void reduce(const Heads *h, const float *partials, const int32_t *numbers, int count, float *target) {

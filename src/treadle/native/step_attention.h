@@ -13,6 +13,13 @@ typedef struct {
     int first_row;      /* rows of the segment before it do not count */
 } Mass;
 
+/* Where the weights that a KV head's query heads give stay beside its entries, for who chooses which of these stay. */
+typedef struct {
+    float *scores; /* of the arena; null: nobody asks */
+    int first_row; /* rows of the segment before it do not count */
+    int counts_largest; /* the largest weight stays, instead of their sum */
+} Counted;
+
 /* Rows of a tile that see the same slots of a block, because they share the pages. */
 typedef struct {
     int32_t first_row, num_rows; /* of the tile */
@@ -50,6 +57,7 @@ typedef struct {
     float *room;          /* attention_room floats */
     const Most *most;     /* as it was asked for */
     Mass mass;
+    Counted counted;
 } Tile;
 
 #pragma GCC visibility push(hidden)

@@ -14,7 +14,8 @@ enum { SLOTS = 128, QUERIES = 48, GROUPS = SLOTS / LANES, TALL = 6, WIDE = LANES
     F(void *, values)      /* [pages, kv_heads, page_size, dim] */                                                         \
     F(int32_t *, positions) /* [pages, kv_heads, page_size] */                                                             \
     F(float *, key_scales)                                                                                                 \
-    F(float *, value_scales)
+    F(float *, value_scales)                                                                                               \
+    F(float *, scores) /* [planes, page_size] what was noted of entries; of the arena, or null */
 MIRRORED(Cache, CACHE_FIELDS);
 
 #define HEADS_FIELDS(F)                                                                                                    \
@@ -28,6 +29,18 @@ MIRRORED(Cache, CACHE_FIELDS);
     F(const int32_t *, windows) /* [heads] instead of the layer's window, or null */
 MIRRORED(Heads, HEADS_FIELDS);
 
+/* What is noted of the entries of a segment, beside them, for who chooses which of them stay. */
+enum { NOTE_NOTHING, NOTE_ZERO, NOTE_KEY_NORM, NOTE_HEADS };
+
+#define NOTED_FIELDS(F)                                                                                                    \
+    F(const struct Retaining *, heads) /* [layers] that score entries, of NOTE_HEADS */                                    \
+    F(float *, queries)         /* [heads of all layers, dim + dim * dim] sums of queries and of their products; or null */ \
+    F(int32_t, note)            /* what a new entry's score is */                                                          \
+    F(int32_t, first_counted)   /* row of the segment from which on weights of attention add up to scores */               \
+    F(int32_t, counts_largest)  /* they do not add up: the largest one stays */                                            \
+    F(int32_t, first_query)     /* position from which on queries count */
+MIRRORED(Noted, NOTED_FIELDS);
+
 /* Tables of each layer and KV head, for segments whose heads keep different entries. Their planes lie in the arena, which
  * is a cache whose pages have one plane each. */
 #define HEAD_TABLES_FIELDS(F)                                                                                              \
@@ -35,6 +48,7 @@ MIRRORED(Heads, HEADS_FIELDS);
     F(const int32_t *, lengths) /* [kept segments, num_heads] */                                                           \
     F(const int32_t *, planes)  /* [kept segments, num_heads, most] */                                                     \
     F(const Cache *, arena)                                                                                                \
+    F(const Noted *, noted) /* [kept segments], or null */                                                                 \
     F(int32_t, num_heads)                                                                                                  \
     F(int32_t, most)
 MIRRORED(HeadTables, HEAD_TABLES_FIELDS);
@@ -64,6 +78,12 @@ typedef struct {
 INLINE int64_t table_of(const View *view, const Heads *h, int segment, int kv_head) {
     int number = view->heads.numbers ? view->heads.numbers[segment] : -1;
     return number < 0 ? -1 : (int64_t)number * view->heads.num_heads + h->first + kv_head;
+}
+
+/* What is noted of a segment's entries, or null. */
+INLINE const Noted *noted_of(const View *view, int segment) {
+    int number = view->heads.numbers && view->heads.noted ? view->heads.numbers[segment] : -1;
+    return number < 0 ? NULL : &view->heads.noted[number];
 }
 
 /* A head's part of a segment's cache; `context` becomes the number of its slots. */

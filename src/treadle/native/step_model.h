@@ -4,6 +4,7 @@
 
 #include "step_lora.h"
 #include "step_matrix.h"
+#include "step_retain.h"
 #include "step_sparse.h"
 #include "step_team.h"
 #include "step_tiles.h"
@@ -52,6 +53,7 @@ MIRRORED(Model, MODEL_FIELDS);
 /* What somebody looks at inside a step. */
 #define PROBE_FIELDS(F)                                                                                                    \
     F(float *, states) /* [layers + 1, rows, hidden] the residual stream before each block and after all, or null */       \
+    F(float *, inputs) /* of each layer what attention works with, see `record_inputs`; or null */                         \
     F(float *, mass)   /* [heads of all layers, slots], or [rows, heads, slots] if they stay apart; zeros; or null */      \
     F(int64_t, num_slots)                                                                                                  \
     F(int32_t, num_heads)                                                                                                  \
@@ -103,6 +105,8 @@ typedef struct {
     float *low[NUM_TARGETS]; /* [rows, max_rank] */
     float *turned;           /* [groups, turned_size] */
     float *partials;         /* [num_partials, heads, dim + 2] */
+    Activations read;        /* [rows, inputs of retaining heads] */
+    float *scored;           /* [rows, their width] */
     float *room[MAX_TEAM];
     float *tile[MAX_TEAM]; /* [wanted, TILE] logits */
     Part *parts;           /* [wanted, tiles] */
@@ -115,6 +119,7 @@ typedef struct {
     const Model *model;
     const Rows *rows;
     Workspace work;
+    int has_heads; /* whether some segment's entries are scored by trained heads */
     int is_timed;
     double attention_seconds[MAX_TEAM]; /* of the members' processors, in steps that are timed */
 } Step;
@@ -128,6 +133,32 @@ INLINE void quantise_row(Activations *x, int row, int cols, int begin, int end) 
 }
 
 #pragma GCC visibility push(hidden)
+
+/* The share of member `id` in `count` things, in whole units. */
+INLINE void share(int count, int unit, int id, int members, int *begin, int *end) {
+    int64_t units = (count + unit - 1) / unit;
+    *begin = (int)(units * id / members) * unit;
+    *end = (int)(units * (id + 1) / members) * unit;
+    *begin = *begin < count ? *begin : count;
+    *end = *end < count ? *end : count;
+}
+
+/* A vector divided by the root of its mean square, times a weight. */
+INLINE void normalise(const float *x, const float *weight, float *target, int size, const Model *m) {
+    floats squares = {0};
+    int c = 0;
+    for (; c + LANES <= size; c += LANES) squares = fused(load(x + c), load(x + c), squares);
+    float rest = 0;
+    for (int i = c; i < size; i++) rest = fmaf(x[i], x[i], rest);
+    float scale = 1.0f / sqrtf((sum(squares) + rest) / (float)size + m->epsilon);
+    for (int i = 0; i < size; i++) target[i] = x[i] * scale * (weight[i] + m->norm_offset);
+}
+
+/* Lets trained heads score what enters the cache in a layer; called by all members, before queries and keys are turned. */
+void score_entries(Step *s, int id, int layer);
+
+/* Adds queries up for who asked for that, at the same time. */
+void count_queries(Step *s, int id, int layer);
 
 /* Attention of all rows in a layer, as member `id` does its share. */
 void attend_all(Step *s, int id, int layer);

@@ -21,6 +21,15 @@ static Mass mass_of(const Step *s, int layer, int segment, int kv_head) {
     return (Mass){p->mass + head * p->num_slots, p->num_slots, row_stride, p->first_row};
 }
 
+/* Where they stay beside the entries of a segment, if somebody asks for that. */
+static Counted counted_of(const Step *s, int segment) {
+    const View *view = &s->rows->view;
+    const Noted *noted = noted_of(view, segment);
+    int num_rows = view->row_starts[segment + 1] - view->row_starts[segment];
+    if (!noted || noted->first_counted >= num_rows) return (Counted){0};
+    return (Counted){view->heads.arena->scores, noted->first_counted, noted->counts_largest};
+}
+
 static Most most_of(const Sharing *sharing) {
     if (!sharing) return (Most){0};
     return (Most){sharing->most_rows, sharing->most_layouts, sharing->most_pieces};
@@ -45,6 +54,7 @@ static void attend_apart(Step *s, int id, int layer, Tile tile, int rounds) {
     int task = 0;
     for (tile.segment = 0; tile.segment < rows->num_segments; tile.segment++) {
         int stop = rows->view.row_starts[tile.segment + 1];
+        tile.counted = counted_of(s, tile.segment);
         for (int first = rows->view.row_starts[tile.segment], end; first < stop; first = end) {
             end = first + tile_rows(h) < stop ? first + tile_rows(h) : stop;
             tile.first = first;
@@ -52,7 +62,7 @@ static void attend_apart(Step *s, int id, int layer, Tile tile, int rounds) {
             for (int head = 0; head < h->kv_heads; head++, task++) {
                 tile.kv_head = head;
                 tile.mass = mass_of(s, layer, tile.segment, head);
-                if ((tile.mass.to ? head : task) % s->team.count != id) continue;
+                if ((tile.mass.to || tile.counted.scores ? head : task) % s->team.count != id) continue;
                 attend(&tile);
                 for (int r = first; rounds && r < end; r++) round_mixed(s, h, r, head);
             }

@@ -2,25 +2,6 @@
 
 #include "step_likelihood.h"
 
-static void normalise(const float *x, const float *weight, float *target, int size, const Model *m) {
-    floats squares = {0};
-    int c = 0;
-    for (; c + LANES <= size; c += LANES) squares = fused(load(x + c), load(x + c), squares);
-    float rest = 0;
-    for (int i = c; i < size; i++) rest = fmaf(x[i], x[i], rest);
-    float scale = 1.0f / sqrtf((sum(squares) + rest) / (float)size + m->epsilon);
-    for (int i = 0; i < size; i++) target[i] = x[i] * scale * (weight[i] + m->norm_offset);
-}
-
-/* The share of member `id` in `count` things, in whole units. */
-static void share(int count, int unit, int id, int members, int *begin, int *end) {
-    int64_t units = (count + unit - 1) / unit;
-    *begin = (int)(units * id / members) * unit;
-    *end = (int)(units * (id + 1) / members) * unit;
-    *begin = *begin < count ? *begin : count;
-    *end = *end < count ? *end : count;
-}
-
 /* A vector that a row has of its own, or else the model's. */
 static const float *vector_of(const Step *s, int row, int place, const float *usual) {
     const float *const *own = s->rows->vectors ? s->rows->vectors[row] : NULL;
@@ -129,6 +110,12 @@ static void rotate(float *x, const float *cosines, const float *sines, int dim) 
     }
 }
 
+static float length_of(const float *x, int count) {
+    float squares = 0;
+    for (int i = 0; i < count; i++) squares = fmaf(x[i], x[i], squares);
+    return sqrtf(squares);
+}
+
 /* Turns queries and keys to their positions and stores keys and values. */
 static void place(Step *s, int id, int layer) {
     const Model *m = s->model;
@@ -139,6 +126,7 @@ static void place(Step *s, int id, int layer) {
     int dim = h->dim, half = dim / 2, segment = 0, place = layer * NUM_VECTORS;
     for (int r = id; r < rows->num_rows; r += s->team.count) {
         while (r >= rows->view.row_starts[segment + 1]) segment++;
+        const Noted *noted = noted_of(&rows->view, segment);
         const float *cosines = rows->cosines[l->rope] + (int64_t)r * half;
         const float *sines = rows->sines[l->rope] + (int64_t)r * half;
         const float *q_norm = vector_of(s, r, place + Q_NORM, l->q_norm), *k_norm = vector_of(s, r, place + K_NORM, l->k_norm);
@@ -156,6 +144,8 @@ static void place(Step *s, int id, int layer) {
             rotate(s->work.k + from, cosines, sines, dim);
             keep(to->keys, to->key_scales, plane * dim + spot.offset, m->page_size, at, s->work.k + from, dim, m->kv_dtype);
             keep(to->values, to->value_scales, at * dim, 1, at, s->work.v + from, dim, m->kv_dtype);
+            if (noted && noted->note == NOTE_ZERO) to->scores[at] = 0;
+            if (noted && noted->note == NOTE_KEY_NORM) to->scores[at] = -length_of(s->work.k + from, dim);
             to->positions[at] = rows->view.positions[r];
         }
     }
@@ -285,6 +275,27 @@ static void record_states(const Step *s, int id, int layer) {
         memcpy(p->states + (layer * s->rows->num_rows + r) * hidden, s->work.x + r * hidden, 4 * (size_t)hidden);
 }
 
+/* Numbers that a row has among the inputs of a layer: queries, keys, values, what these come from, turned queries and keys. */
+static int64_t inputs_of(const Step *s, int layer) {
+    const Heads *h = &s->model->layers[layer].heads;
+    return 2 * (int64_t)h->heads * h->dim + 3 * (int64_t)h->kv_heads * h->dim + s->model->hidden;
+}
+
+/* Keeps this member's rows of what attention works with, [rows, width] for each part: before, or after it is turned. */
+static void record_inputs(const Step *s, int id, int layer, int is_turned) {
+    const Probe *p = s->rows->probe;
+    if (!p || !p->inputs) return;
+    const Heads *h = &s->model->layers[layer].heads;
+    int64_t q = (int64_t)h->heads * h->dim, kv = (int64_t)h->kv_heads * h->dim, n = s->rows->num_rows;
+    const float *from[] = {s->work.q, s->work.k, s->work.v, s->work.normed.values, s->work.q, s->work.k};
+    int64_t widths[] = {q, kv, kv, s->model->hidden, q, kv};
+    float *to = p->inputs;
+    for (int before = 0; before < layer; before++) to += n * inputs_of(s, before);
+    for (int part = 0; part < 6; to += n * widths[part++])
+        for (int64_t r = id; (part >= 4) == is_turned && r < n; r += s->team.count)
+            memcpy(to + r * widths[part], from[part] + r * widths[part], sizeof(float) * (size_t)widths[part]);
+}
+
 void walk(Team *team, int id) {
     Step *s = team->job;
     embed(s, id);
@@ -299,8 +310,12 @@ void walk(Team *team, int id) {
         project(s, id, layer, ON_K, &l->k, s->work.k);
         project(s, id, layer, ON_V, &l->v, s->work.v);
         meet(team);
+        record_inputs(s, id, layer, 0);
+        score_entries(s, id, layer);
+        count_queries(s, id, layer);
         place(s, id, layer);
         meet(team);
+        record_inputs(s, id, layer, 1);
         attend_all(s, id, layer);
         meet(team);
         leave_branch(s, id, layer, ON_O, &l->o, &s->work.mixed, l->attention_after);

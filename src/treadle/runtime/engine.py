@@ -16,7 +16,6 @@ from treadle.runtime.answer.outputs import LoadReport
 from treadle.runtime.answer.sample import request_key
 from treadle.runtime.cache.pages import KeyValues, PagePool
 from treadle.runtime.cache.radix import PrefixTree
-from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.executor import Executor, Floats
 from treadle.runtime.linear.lora import Adapters
 from treadle.runtime.prompts import Prompt, Prompts
@@ -24,7 +23,9 @@ from treadle.runtime.request import Request, SamplingParams
 from treadle.runtime.runner import Runner, TokenEvent
 from treadle.runtime.schedule import migrate
 from treadle.runtime.schedule.batch import Batch
+from treadle.runtime.schedule.holdings import ModelSeen
 from treadle.runtime.schedule.limits import Limits
+from treadle.runtime.schedule.policies import Policies
 from treadle.runtime.speculate.speculation import Speculation
 from treadle.runtime.structured import StructuredOutputs
 from treadle.runtime.typed import number, require, text, whole
@@ -48,7 +49,7 @@ class Engine:
         base: frozenset[str] = frozenset(),
         name: Callable[[], str] = str,
         weights: str = "",
-        keep: Keeping | None = None,
+        policies: Policies | None = None,
         speculation: Speculation | None = None,
     ) -> None:
         """Put the parts together.
@@ -64,15 +65,16 @@ class Engine:
             base: The names by which adapters may call the model.
             name: Gives the hash of the model's numbers when requests move.
             weights: The forms in which matrices are held.
-            keep: What requests keep of their entries in the cache; None for all.
+            policies: Say what requests keep of their caches; None: everything.
             speculation: Drafts tokens; None for none.
         """
-        self._keep = keep
+        self._policies = policies or Policies(executor)
         self._name, self._weights = name, weights
         self.shape, self.prompts = executor.shape, prompts
         pool = PagePool(store)
         tree = PrefixTree(pool)
-        self._batch = Batch(pool, tree, Queue(policy, tree), limits, clock)
+        seen = ModelSeen(sum(executor.query_heads), self.shape.head_dim, executor.turns)
+        self._batch = Batch(pool, tree, Queue(policy, tree), limits, clock, seen)
         text_of = prompts.text_of if prompts.has_tokenizer else None
         self._adapters = Adapters(executor, base)
         self._runner = Runner(
@@ -85,11 +87,7 @@ class Engine:
         self._turn = threading.Condition()
 
     def __reduce__(self) -> str:
-        """Refuse to be pickled or copied: threads, locks and open files do not travel.
-
-        Raises:
-            SettingsError: Always.
-        """
+        """Refuse to be pickled or copied: threads, locks and open files do not travel."""
         raise SettingsError(
             f"{type(self).__name__} cannot be pickled or copied; give its folder to the other "
             f"process and load it there, or fork after loading."
@@ -196,7 +194,7 @@ class Engine:
         if timeout_seconds is not None:
             timeout_seconds = number("timeout_seconds", timeout_seconds, 0)
         with self._turn:
-            adapter_hash = self._adapters.hash_of(adapter)
+            adapter_hash, keep = self._adapters.hash_of(adapter), self._policies.of(params)
             if request_id is None:
                 self._num_submitted += 1
                 request_id = f"request-{self._num_submitted}"
@@ -218,7 +216,7 @@ class Engine:
                     adapter_hash=adapter_hash,
                     deadline=deadline,
                     parent=request_id if index else None,
-                    keep=self._keep,
+                    keep=keep,
                     rope_bounds=self.shape.rope_bounds,
                     rope_dynamic_from=self.shape.rope_dynamic_from,
                 )
@@ -244,6 +242,7 @@ class Engine:
         rows: Sequence[Sequence[int]],
         firsts: Sequence[int] | None = None,
         adapter: str | None = None,
+        params: SamplingParams | None = None,
     ) -> list[Floats]:
         """Return the log-probabilities of each text's tokens, from one on.
 
@@ -253,6 +252,7 @@ class Engine:
             rows: Token ids; a text may fill the whole context.
             firsts: The first token of each that is asked for, at least 1; None: all but token 0.
             adapter: Name of the LoRA adapter that all are scored with.
+            params: Say what they keep of their caches, if not what the engine does.
 
         Raises:
             DataError: A text is empty or too long, or has unknown ids.
@@ -262,7 +262,8 @@ class Engine:
         texts = [self.prompts.tokens(list(row), is_continued=False) for row in rows]
         with self._turn:
             slot = self._adapters.slot_of(adapter)
-            scored = likelihoods(self._batch, self.executor, texts, firsts, self._keep, slot)
+            keep = self._policies.of(params or SamplingParams())
+            scored = likelihoods(self._batch, self.executor, texts, firsts, keep, slot)
         for count in stepped(scored, self._turn):
             self._runner.num_rows += count
         return scored.found()
@@ -365,6 +366,7 @@ class Engine:
             exported = exported._replace(state={**exported.state, **own})
             request = Request.from_dict(exported.state)
             self._adapters.require_same(request)
+            self._policies.require(request.keep)
             self.check(request.params)
             longest = self._max_length(request)
             migrate.import_pages(self._batch, exported, longest, self._clock)

@@ -4,18 +4,20 @@ Pure data and numpy, so that a native step, transformers and a simulation take t
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from treadle.model.adapters import Adapter
+from treadle.model.retaining import RetainingHeads
 from treadle.model.rope import RopeLengths
 from treadle.runtime import head_windows
 from treadle.runtime.cache.pages import KeyValues
 
 __all__ = [
     "AdapterRun",
+    "EntryNotes",
     "Executor",
     "HeadTables",
     "ModelShape",
@@ -80,6 +82,31 @@ class ModelShape(NamedTuple):
         return sum(self.kv_heads)
 
 
+class EntryNotes(NamedTuple):
+    """What an executor notes of a segment's entries, beside them in the pool's `arena.scores`."""
+
+    kind: Literal["nothing", "zero", "key_norm", "heads"] = "nothing"
+    """What the score of a new entry is: left as it lies, 0, minus the length of its key, or what
+    trained heads make of its token."""
+    heads: str = ""
+    """The name under which the executor holds these (`Executor.add_heads`)."""
+    first_counted: int | None = None
+    """Row of the segment from which on the probabilities that query heads give to an entry are
+    added to its score in their KV head, row after row; None: none are."""
+    counts_largest: bool = False
+    """Whether the largest probability stays instead of their sum."""
+    queries: Floats | None = None
+    """[heads of all layers, dim + dim * dim] to which each row's queries (after norms of heads, not
+    turned) and their products q q' are added; None: they are not."""
+    first_query: int = 0
+    """Position from which on queries are added."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is noted."""
+        return self.kind == "nothing" and self.first_counted is None and self.queries is None
+
+
 class HeadTables(NamedTuple):
     """Tables of each layer and KV head, for segments whose heads keep different entries (eviction).
 
@@ -97,6 +124,30 @@ class HeadTables(NamedTuple):
     planes: Ints
     """[kept segments, heads, most planes] in the pool's arena: entry i of a head stands in
     planes[i // page_size] at offset i % page_size. What lies beyond its length is not read."""
+    notes: tuple[EntryNotes, ...] | None = None
+    """[kept segments]; None: nothing is noted."""
+
+    @property
+    def has_notes(self) -> bool:
+        """Whether anything is noted."""
+        return self.notes is not None and not all(notes.is_empty for notes in self.notes)
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether something is noted of what attention reads, not only of its keys."""
+        return any(n.kind == "heads" or n.queries is not None for n in self.notes or ())
+
+    @property
+    def counts_weights(self) -> bool:
+        """Whether weights of attention are added to the scores of entries."""
+        return any(notes.first_counted is not None for notes in self.notes or ())
+
+    def notes_of(self, segment: int) -> EntryNotes | None:
+        """Return what is noted of a segment's entries; None where nothing is."""
+        number = int(self.numbers[segment])
+        if number < 0 or self.notes is None or self.notes[number].is_empty:
+            return None
+        return self.notes[number]
 
 
 class Segment(NamedTuple):
@@ -247,4 +298,26 @@ class Executor(Protocol):
 
     def remove_adapter(self, slot: int) -> None:
         """Let an adapter go."""
+        ...
+
+    @property
+    def query_heads(self) -> tuple[int, ...]:
+        """The query heads of each layer."""
+        ...
+
+    def turns(self, positions: Ints) -> Sequence[tuple[Floats, Floats]]:
+        """Return the cosines and sines [positions, dim / 2] by which each layer turns.
+
+        Raises:
+            UnsupportedModelError: It turns otherwise than by halves of a head, or not at all.
+        """
+        ...
+
+    def add_heads(self, name: str, heads: RetainingHeads) -> None:
+        """Take heads in that score entries, for segments whose notes name them.
+
+        Raises:
+            CheckpointError: They are of another shape.
+            UnsupportedModelError: They read what this executor does not see of the model.
+        """
         ...

@@ -16,6 +16,7 @@ from treadle.core.checkpoint.described import says_bundle
 from treadle.core.checkpoint.layered import says_layers
 from treadle.core.progress import steps
 from treadle.model.load import resolve
+from treadle.model.retaining import read_heads
 from treadle.model.source import name_later
 from treadle.runtime.admit.queue import choose_admission
 from treadle.runtime.answer.branches import TreeOutput
@@ -26,13 +27,13 @@ from treadle.runtime.conversation import Messages
 from treadle.runtime.decode.base import Controller
 from treadle.runtime.draft.base import DraftTarget
 from treadle.runtime.engine import Engine
-from treadle.runtime.evict.keeping import choose_keeping
 from treadle.runtime.executor import Executor, Floats
 from treadle.runtime.linear.held import held_forms
 from treadle.runtime.linear.lora import base_names
 from treadle.runtime.prompts import Prompt, Prompts, as_list, for_each, text_in
 from treadle.runtime.request import Request, RequestState, SamplingParams
 from treadle.runtime.schedule.limits import limits_of
+from treadle.runtime.schedule.policies import Policies
 from treadle.runtime.schedule.search import TreeSearch
 from treadle.runtime.settings import EngineSettings, show_as_keywords
 from treadle.runtime.speculate.speculation import open_speculation
@@ -127,7 +128,7 @@ class LLM(Engine):
                 base=base_names(folder),
                 name=name,
                 weights=held_forms(executor),
-                keep=choose_keeping(chosen.keep, chosen.keep_budget),
+                policies=Policies(executor, chosen, partial(read_heads, folder)),
                 speculation=open_speculation(chosen.speculate, target, clock),
             )
             for called, adapter in (adapters or {}).items():

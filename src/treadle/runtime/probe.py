@@ -12,7 +12,7 @@ from treadle.runtime.executor import Executor, Floats, StepRows
 from treadle.runtime.head_windows import HeadWindows
 from treadle.runtime.typed import flag, whole
 
-__all__ = ["Observable", "Probe", "Probed", "count_slots", "probe_text"]
+__all__ = ["LayerInputs", "Observable", "Probe", "Probed", "count_slots", "probe_text"]
 
 _PAGE_SIZE = 16
 
@@ -33,15 +33,18 @@ class Probe:
     """Of the segment; rows before it do not count (the last rows of a prompt are SnapKV's)."""
     has_states: bool = True
     """Whether the residual stream of all rows of the step is kept."""
+    has_inputs: bool = False
+    """Whether queries, keys and values of all rows are kept, and what they come from."""
 
     def __post_init__(self) -> None:
         """Check the values."""
         whole("segment", self.segment, 0)
         whole("first_row", self.first_row, 0)
         flag("has_states", self.has_states)
+        flag("has_inputs", self.has_inputs)
         if self.mass not in ("sum", "rows", None):
             raise SettingsError(f"Found mass={self.mass!r}; choose 'sum', 'rows' or None.")
-        if self.mass is None and not self.has_states:
+        if self.mass is None and not self.has_states and not self.has_inputs:
             raise SettingsError(
                 "A probe that looks at nothing; leave mass at 'sum', or let has_states be true."
             )
@@ -72,6 +75,26 @@ class Probe:
         return int(last - first - self.first_row)
 
 
+class LayerInputs(NamedTuple):
+    """What a layer's attention works with, of all rows of a step."""
+
+    queries: Floats | None
+    """[rows, heads, dim] as its matrix gives them, with its bias: before norms of heads and rotary
+    embedding. None where the model has one matrix for queries, keys and values."""
+    keys: Floats | None
+    """[rows, kv_heads, dim]"""
+    values: Floats
+    """[rows, kv_heads, dim]"""
+    hidden: Floats
+    """[rows, hidden] what these matrices read."""
+    turned_queries: Floats
+    """[rows, heads, dim] what meets the keys of the cache."""
+    turned_keys: Floats
+    """[rows, kv_heads, dim]"""
+    scale: float
+    """Of their products."""
+
+
 class Probed(NamedTuple):
     """What a step gave."""
 
@@ -84,6 +107,8 @@ class Probed(NamedTuple):
     head's entry i, and what lies beyond its length is 0. Slots are those of the longest head."""
     states: Floats | None
     """[layers + 1, rows, hidden]: what each block reads, and last what the final norm reads."""
+    inputs: tuple[LayerInputs, ...] | None = None
+    """Of each layer."""
 
 
 class Observable(Executor, Protocol):

@@ -115,9 +115,7 @@ class Runner:
         num_input = max(0, min(first + chunk.num_rows, request.num_prompt) - first)
         asked = len(logits) - chunk.num_choices
         for row, values in zip(chunk.wanted[:asked], logits[:asked], strict=True):
-            following = request.tokens[first + row + 1]
-            count = request.params.prompt_logprobs or 0
-            request.prompt_logprobs.append(logprobs_of(values, following, count))
+            self._tell_prompt(request, first + row + 1, values)
         if chunk.num_choices:
             tokens, path, reason = self._choose(request, logits[asked:])
             first_draft = request.num_slots + chunk.num_rows - chunk.num_choices + 1
@@ -129,6 +127,18 @@ class Runner:
         if reason is not None:
             self.batch.finish(request, reason)
         return [TokenEvent(request, token) for token in tokens]
+
+    def _tell_prompt(self, request: Request, place: int, logits: Floats) -> None:
+        """Note how likely a token was that stands in the text already."""
+        token = request.tokens[place]
+        params = request.params
+        if params.prompt_logprobs is not None and place < request.num_prompt:
+            told = params.prompt_logprobs_start + len(request.prompt_logprobs)
+            if place >= max(1, told):
+                found = logprobs_of(logits, token, params.prompt_logprobs)
+                request.prompt_logprobs.append(found)
+        if request.reads_surprises and place == len(request.surprises):
+            request.surprises.append(_surprise(logits, token))
 
     def _choose(self, request: Request, logits: Floats) -> tuple[list[int], list[int], str | None]:
         """Choose a token by the row of the last one, and on as long as the drafts foresaw it.
@@ -179,6 +189,8 @@ class Runner:
             token = choose(logits, request, self._end_tokens(request), allowed)
         if request.params.logprobs is not None:
             request.logprobs.append(logprobs_of(logits, token, request.params.logprobs))
+        if request.reads_surprises and len(request.tokens) == len(request.surprises):
+            request.surprises.append(_surprise(logits, token))
         if request.first_token is None:
             request.first_token = self._clock()
         request.tokens.append(token)
@@ -231,6 +243,11 @@ class Runner:
             self.texts[request.id] = self._text_of(request)
         self.texts[request.id].follow(num_tokens)
         return self.texts[request.id]
+
+
+def _surprise(logits: Floats, token: int) -> float:
+    """Return how improbable a token was, in nats."""
+    return -logprobs_of(logits, token, 0)[token]
 
 
 def _followers(request: Request, count: int) -> dict[tuple[int, int], int]:

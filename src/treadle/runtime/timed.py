@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from treadle.model.adapters import Adapter
+from treadle.model.retaining import RetainingHeads
 from treadle.runtime.cache.pages import KeyValues
-from treadle.runtime.executor import Floats, ModelShape, StepRows
+from treadle.runtime.executor import Floats, Ints, ModelShape, StepRows
 
 __all__ = ["TimedExecutor"]
 
@@ -52,4 +53,17 @@ class TimedExecutor:
         """Take no notice: an adapter costs nothing here."""
 
     def remove_adapter(self, slot: int) -> None:
+        """Take no notice."""
+
+    @property
+    def query_heads(self) -> tuple[int, ...]:
+        """The query heads of each layer: as many as it has KV heads."""
+        return self.shape.kv_heads
+
+    def turns(self, positions: Ints) -> list[tuple[Floats, Floats]]:
+        """Say that nothing turns."""
+        half = np.zeros((len(positions), self.shape.head_dim // 2), np.float32)
+        return [(half + 1, half)] * self.shape.num_layers
+
+    def add_heads(self, name: str, heads: RetainingHeads) -> None:
         """Take no notice."""

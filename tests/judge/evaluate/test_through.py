@@ -105,7 +105,8 @@ def test_entries_that_were_evicted_are_not_seen(llama, text, tmp_path) -> None:
         found[budget] = read_result(tmp_path / f"{budget}")
     assert found[100].samples["nll"] == pytest.approx(full.samples["nll"], abs=1e-5)
     assert found[16].samples["nll"] != pytest.approx(full.samples["nll"], abs=1e-3)
-    assert found[16].settings["keep"] == {"method": "sinks", "chunk_tokens": 8, "sinks": 4}
+    own = {"method": "sinks", "chunk_tokens": 8, "sinks": 4}
+    assert own.items() <= found[16].settings["keep"].items()
     assert (found[16].settings["keep_budget"], found[100].settings["keep_budget"]) == (16, 100)
     assert found[16].protocol == full.protocol
 

@@ -8,6 +8,7 @@ from naive import tokens_of
 from products import few
 from runtime.kept import visible
 from runtime.masked import masked_logits
+from runtime.retained import with_heads
 from treadle.core.errors import CapacityError, SettingsError
 from treadle.native.loader import library
 from treadle.runtime import LLM, SamplingParams
@@ -24,17 +25,30 @@ SCORED = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.5}
 
 
+SMALL = {"sinks": 2, "window": 4}
+"""What always stays, so that budgets of a few entries leave something to choose."""
+BY_PLACE = ["sinks", "random"]
+"""Policies that look at positions alone."""
+POLICIES = [name for name in EVICTIONS.table if name != "oracle"]
+
+
 def policy(name: str, **others: object) -> dict[str, object]:
-    return {"method": name, "chunk_tokens": CHUNK, **others}
+    own = {} if name in BY_PLACE else SMALL
+    return {"method": name, "chunk_tokens": CHUNK, **own, **others}
 
 
 @pytest.fixture(scope="module")
-def make(tiny_model):
+def make(tiny_model, tmp_path_factory):
     """Return a function to an engine over a shared executor."""
     made = {}
+    folders = {}
 
     def build(architecture="llama", name="generic", **settings):
-        folder, key = tiny_model(architecture), (architecture, name)
+        key = (architecture, name)
+        if architecture not in folders:
+            target = tmp_path_factory.mktemp("retained") / architecture
+            folders[architecture] = with_heads(tiny_model(architecture), target)
+        folder = folders[architecture]
         if key not in made:
             is_native = name == "native"
             made[key] = (
@@ -63,7 +77,7 @@ def expected_logprobs(engine: LLM, folder, prompt: list[int], keeping: Keeping) 
 
 
 @pytest.mark.parametrize("name", EXECUTORS)
-@pytest.mark.parametrize("method", list(EVICTIONS.table))
+@pytest.mark.parametrize("method", BY_PLACE)
 @pytest.mark.parametrize("budget", [BUDGET, 0.25])
 def test_a_text_sees_what_its_policy_kept(make, tiny_model, method, budget, name):
     """Prompts that end within a chunk, at its end and before the first one, side by side."""
@@ -104,7 +118,7 @@ def same(found: list, expected: list, name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", EXECUTORS)
-@pytest.mark.parametrize("method", few(EVICTIONS.table, "sinks"))
+@pytest.mark.parametrize("method", few(POLICIES, "snapkv", "entropy", "expected", "locret"))
 def test_the_text_alone_decides(make, method, name):
     """Alone, batched in chunks of any size, preempted either way: the same answers."""
     keep = {"keep": policy(method), "keep_budget": BUDGET}
@@ -169,7 +183,7 @@ def test_a_moved_text_goes_on_with_equal_tokens(make, num_steps, name):
 
 
 @pytest.mark.parametrize("name", EXECUTORS)
-@pytest.mark.parametrize("method", list(EVICTIONS.table))
+@pytest.mark.parametrize("method", POLICIES)
 @pytest.mark.parametrize("budget", [1.0, 128])
 def test_a_full_budget_changes_nothing(make, method, budget, name):
     prompts = [tokens_of(1, length, length)[0].tolist() for length in (70, 40)]
@@ -178,7 +192,7 @@ def test_a_full_budget_changes_nothing(make, method, budget, name):
 
 
 @pytest.mark.parametrize("name", EXECUTORS)
-@pytest.mark.parametrize("method", list(EVICTIONS.table))
+@pytest.mark.parametrize("method", POLICIES)
 def test_memory_falls(make, method, name):
     """While the prompt is read, too: never more than budget, chunk and a plane of each head."""
     engine = make("llama", name, keep=policy(method), keep_budget=BUDGET, page_size=4)
@@ -224,7 +238,12 @@ def test_what_is_no_policy_is_refused(make):
         ),
         ({"keep": "sinks"}, r"keep='sinks' needs a keep_budget: entries of each layer.*give it"),
         ({"keep_budget": 9}, r"keep_budget=9, expected keep beside it"),
-        ({"keep": "sinks", "keep_budget": 4}, r"keep_budget=4, expected at least 5"),
+        (
+            {"keep": "sinks", "keep_budget": 4},
+            r"keep_budget=4, and keep='sinks' always keeps 4 sinks and a window of 0 tokens; give "
+            r"at least 5, or lower sinks or window",
+        ),
+        ({"keep": "key_norm", "keep_budget": 36}, r"give at least 37"),
         (
             {"keep": "sinks", "keep_budget": 1.5},
             r"keep_budget=1.5, expected entries, or a fraction",

@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treadle.runtime.evict.base import Cached
+from runtime.kept import cached_of, keep_of
+from treadle.runtime.evict.cached import Cached
 from treadle.runtime.evict.methods.random import Random
 
 
 def cached(num_heads: int, num_tokens: int) -> Cached:
     positions = np.tile(np.arange(num_tokens, dtype=np.int32), (num_heads, 1))
-    return Cached(positions, (num_heads,), num_tokens)
+    return cached_of(positions, (num_heads,), num_tokens)
 
 
 @given(
@@ -21,7 +22,7 @@ def cached(num_heads: int, num_tokens: int) -> Cached:
     spread=st.sampled_from([0.0, 0.5, 0.9]),
 )
 def test_budgets_add_up(heads, budget, num_tokens, spread):
-    kept = Random(spread=spread).keep(cached(heads, num_tokens), budget)
+    kept = keep_of(Random(spread=spread), cached(heads, num_tokens), budget)
     counts = kept.sum(axis=1)
     assert counts.sum() <= budget * heads
     if spread == 0:
@@ -29,12 +30,12 @@ def test_budgets_add_up(heads, budget, num_tokens, spread):
 
 
 def test_heads_get_unequal_shares_that_stay_theirs():
-    first = Random().keep(cached(6, 200), 50).sum(axis=1)
-    again = Random().keep(cached(6, 300), 50).sum(axis=1)
+    first = keep_of(Random(), cached(6, 200), 50).sum(axis=1)
+    again = keep_of(Random(), cached(6, 300), 50).sum(axis=1)
     assert len(set(first.tolist())) > 3
     assert first.tolist() == again.tolist()
     assert first.sum() >= 6 * 50 - 6
-    assert first.tolist() != Random(seed=1).keep(cached(6, 200), 50).sum(axis=1).tolist()
+    assert first.tolist() != keep_of(Random(seed=1), cached(6, 200), 50).sum(axis=1).tolist()
 
 
 def test_the_order_of_entries_does_not_matter():
@@ -42,10 +43,10 @@ def test_the_order_of_entries_does_not_matter():
     whole = cached(3, 40)
     order = np.random.default_rng(0).permutation(40)
     positions = np.pad(whole.positions[:, order], ((0, 0), (0, 5)), constant_values=-1)
-    mixed = Cached(positions, (3,), 40)
+    mixed = cached_of(positions, (3,), 40)
 
     def kept(found: Cached) -> list[list[int]]:
-        is_kept = Random().keep(found, 9)
+        is_kept = keep_of(Random(), found, 9)
         return [sorted(row[own]) for row, own in zip(found.positions, is_kept, strict=True)]
 
     assert kept(whole) == kept(mixed)
@@ -54,6 +55,6 @@ def test_the_order_of_entries_does_not_matter():
 @pytest.mark.parametrize("place", [0, 20, 39])
 def test_no_place_is_preferred(place):
     """Over many seeds each entry stays as often as the budget says, to four standard deviations."""
-    stays = [Random(seed=s, spread=0).keep(cached(4, 40), 10)[:, place] for s in range(200)]
+    stays = [keep_of(Random(seed=s, spread=0), cached(4, 40), 10)[:, place] for s in range(200)]
     share, deviation = np.mean(stays), np.sqrt(0.25 * 0.75 / 800)
     assert abs(share - 0.25) < 4 * deviation

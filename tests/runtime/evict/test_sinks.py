@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.kept import kept_sets
+from runtime.kept import cached_of, keep_of, kept_sets
 from treadle.runtime import LLM, SamplingParams
-from treadle.runtime.evict.base import Cached
-from treadle.runtime.evict.keeping import Keeping
+from treadle.runtime.evict.keeping import Keeping, least_budget
 from treadle.runtime.evict.methods.sinks import Sinks
 
 
@@ -36,14 +35,15 @@ def test_it_keeps_the_first_and_the_newest(budget, sinks, chunk, num_tokens):
 
 
 def test_an_empty_place_is_no_sink():
+    """A head whose sinks are gone keeps newer ones instead."""
     positions = np.asarray([[0, 5, 9, -1], [1, 8, 9, 7]], np.int32)
-    kept = Sinks(sinks=1).keep(Cached(positions, (1, 1), 10), 3)
-    assert kept.tolist() == [[True, False, True, False], [False, True, True, False]]
+    kept = keep_of(Sinks(sinks=1), cached_of(positions, (1, 1), 10), 3)
+    assert kept.tolist() == [[True, True, True, False], [False, True, True, True]]
 
 
 @pytest.mark.parametrize(("sinks", "least"), [(0, 1), (4, 5)])
 def test_the_least_budget_leaves_a_window(sinks, least):
-    assert Sinks(sinks=sinks).least_budget == least
+    assert least_budget(Sinks(sinks=sinks)) == least
     keeping = Keeping(Sinks(sinks=sinks), 0.001)
     assert keeping.entries(10, 10) == least
 

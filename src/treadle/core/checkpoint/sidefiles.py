@@ -56,6 +56,9 @@ KINDS: Mapping[str, SideFileKind] = MappingProxyType(
         "expert": SideFileKind(True, "what an expert has of its own beside a dense model"),
         "query-router": SideFileKind(True, "which of several models answers a query, by name"),
         "router-steps": SideFileKind(False, "a router after every so many steps of its training"),
+        "retaining-heads": SideFileKind(
+            False, "trained heads that say which entries of the cache stay"
+        ),
         "journal": SideFileKind(False, "every trial of a search, with its losses"),
         "decisions": SideFileKind(
             False,

@@ -100,7 +100,8 @@ class Subject(NamedTuple):
 
         engine = self.engine
         keeping = None if engine is None else choose_keeping(engine.keep, engine.keep_budget)
-        if keeping is None or keeping.entries(num_tokens, num_tokens) >= num_tokens - 1:
+        budget = None if keeping is None else keeping.entries(num_tokens, num_tokens)
+        if keeping is None or budget is None or budget >= num_tokens - 1:
             return
         if not keeping.drops_within(num_tokens - 1):
             chunk = keeping.method.chunk_tokens

@@ -133,6 +133,8 @@ class EvictedLikelihoods:
         ends = np.cumsum([chunk.num_rows for chunk in chunks])
         for (request, count, _, _), own in zip(chunks, np.split(found, ends[:-1]), strict=True):
             self._found[request.number].append(own)
+            if request.reads_surprises:
+                request.surprises.extend((-own).tolist())
             holdings.add_rows(request, count)
             holdings.drop(request)
             if not request.num_remaining:

@@ -29,7 +29,11 @@ class HeadEntries:
     planes: Ints
     """[heads, most] of which a head has its first `counts`; 0 beyond them."""
     num_fresh: int = 0
-    """Entries of each head that came since some were dropped last."""
+    """Entries of each head that came since some were dropped last, or since something was noted of
+    others that cannot be taken back: so many can be rolled back."""
+    queries: npt.NDArray[np.float32] | None = None
+    """[heads of all layers, dim + dim * dim] sums of the text's queries and of their products,
+    where its policy asks for them."""
 
     @classmethod
     def empty(cls, num_heads: int) -> "HeadEntries":
@@ -90,6 +94,18 @@ class HeadEntries:
         found[np.arange(longest) >= self.lengths[:, None]] = -1
         return found
 
+    def scores(self, store: KeyValues) -> npt.NDArray[np.float32]:
+        """Return what was noted of the entries [heads, longest]; 0 beyond a head's last one."""
+        longest = self.longest
+        planes = self.planes[:, : -(-longest // store.page_size)]
+        found = store.scores_of(planes).reshape(len(planes), -1)[:, :longest].copy()
+        found[np.arange(longest) >= self.lengths[:, None]] = 0
+        return found
+
+    def forget_scores(self, store: KeyValues) -> None:
+        """Let the scores of all entries be 0 again."""
+        store.write_scores(self.held, 0.0)
+
     def keep(self, is_kept: Bools, store: KeyValues) -> None:
         """Drop the entries that `is_kept` [heads, longest] does not name.
 
@@ -117,6 +133,9 @@ class HeadEntries:
 
     def without(self, num_rows: int) -> "HeadEntries":
         """Return the same entries in the same planes, but for the last `num_rows` of each head."""
-        other = HeadEntries(self.lengths, self.counts.copy(), self.planes.copy(), self.num_fresh)
+        queries = None if self.queries is None else self.queries.copy()
+        other = HeadEntries(
+            self.lengths, self.counts.copy(), self.planes.copy(), self.num_fresh, queries
+        )
         other.add(-num_rows)
         return other

@@ -53,6 +53,9 @@ class LayerKeyValues(NamedTuple):
     key_scales: Floats | None
     """[pages, kv_heads, page_size]; None unless int8."""
     value_scales: Floats | None
+    scores: Floats | None = None
+    """[planes, page_size] what was noted of entries, of the arena alone: memory is taken where a
+    text's heads keep their own entries."""
 
     def arrays(self) -> list[npt.NDArray[np.generic]]:
         """Return all arrays; the first axis of each is the page."""
@@ -101,6 +104,7 @@ class KeyValues:
             self._zeros((num_planes, size), np.int32),
             self._zeros((num_planes, size), np.float32) if has_scales else None,
             self._zeros((num_planes, size), np.float32) if has_scales else None,
+            self._zeros((num_planes, size), np.float32),
         )
 
     def _layer(self, layer: int) -> LayerKeyValues:
@@ -109,7 +113,7 @@ class KeyValues:
             None
             if array is None
             else array[first:last].reshape(self.num_pages, self.kv_heads[layer], *array.shape[1:])
-            for array in self.arena
+            for array in self.arena[:-1]
         ]
         return LayerKeyValues(*views)
 
@@ -129,13 +133,14 @@ class KeyValues:
 
     @property
     def num_bytes(self) -> int:
-        """The bytes of all arrays."""
-        return sum(array.nbytes for array in self.arena.arrays())
+        """The bytes of all arrays but the scores of entries."""
+        return sum(array.nbytes for array in self.arena[:-1] if array is not None)
 
     @property
     def token_bytes(self) -> int:
         """The bytes of a token's keys and values in all layers, with their scales."""
-        arrays = [array for array in self.arena.arrays() if array is not self.arena.positions]
+        keys, values, _, *scales, _ = self.arena
+        arrays = [array for array in (keys, values, *scales) if array is not None]
         return sum(array.nbytes for array in arrays) // (self.num_pages * self.page_size)
 
     def copy_page(self, source: int, target: int) -> None:
@@ -195,6 +200,26 @@ class KeyValues:
         """Return the positions [..., page_size] that planes [...] hold."""
         found: Ints = self._fetched(self.arena.positions[self._index(planes)])
         return found
+
+    def scores_of(self, planes: npt.NDArray[np.int64]) -> Floats:
+        """Return what was noted of the entries [..., page_size] that planes [...] hold."""
+        found: Floats = self._fetched(self.arena.scores[self._index(planes)])  # type: ignore[index]
+        return found
+
+    def numbers_of(self, planes: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Return keys and values [heads, pages * page_size, dim] of planes [heads, pages]."""
+        chosen, arena = self._index(planes), self.arena
+        keys = self._fetched(arena.keys[chosen]).astype(np.float32).swapaxes(2, 3)
+        values = self._fetched(arena.values[chosen]).astype(np.float32)
+        if arena.key_scales is not None and arena.value_scales is not None:
+            keys = keys * self._fetched(arena.key_scales[chosen])[..., None]
+            values = values * self._fetched(arena.value_scales[chosen])[..., None]
+        shape = (len(planes), -1, self.head_dim)
+        return keys.reshape(shape), values.reshape(shape)
+
+    def write_scores(self, planes: npt.NDArray[np.int64], score: float) -> None:
+        """Let all entries of `planes` have one score."""
+        self.arena.scores[self._index(planes)] = score  # type: ignore[index]
 
     def read(self, pages: Sequence[int]) -> Content:
         """Return a copy of what `pages` hold: every array of every layer, cut to [pages, ...]."""

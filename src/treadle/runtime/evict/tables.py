@@ -11,5 +11,18 @@ __all__ = ["EVICTIONS"]
 
 _METHODS = "treadle.runtime.evict.methods"
 EVICTIONS: "Registry[Eviction]" = Registry(
-    "runtime eviction", {"sinks": f"{_METHODS}.sinks:Sinks", "random": f"{_METHODS}.random:Random"}
+    "runtime eviction",
+    {
+        "sinks": f"{_METHODS}.sinks:Sinks",
+        "key_norm": f"{_METHODS}.key_norm:KeyNorm",
+        "snapkv": f"{_METHODS}.snapkv:SnapKV",
+        "tova": f"{_METHODS}.tova:Tova",
+        "entropy": f"{_METHODS}.entropy:Entropy",
+        "expected": f"{_METHODS}.expected:Expected",
+        "locret": f"{_METHODS}.locret:Locret",
+        "kvzap": f"{_METHODS}.kvzap:Kvzap",
+        "gated": f"{_METHODS}.gated:Gated",
+        "random": f"{_METHODS}.random:Random",
+        "oracle": f"{_METHODS}.oracle:Oracle",
+    },
 )

@@ -15,11 +15,31 @@ from treadle.model import facts
 from treadle.model.rope import RopeLengths, RotaryFactors
 from treadle.runtime.native_step.rope import FixedRope, Rope, ropes_of
 
-__all__ = ["ACTIVATIONS", "LLAMA_LIKE", "Described", "ask", "from_note", "to_note"]
+__all__ = [
+    "ACTIVATIONS",
+    "GEMMA_NORMS",
+    "LLAMA_LIKE",
+    "LLAMA_NORMS",
+    "Described",
+    "ask",
+    "from_note",
+    "to_note",
+]
 
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
 """`model_type`s that the native step computes."""
 ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1}
+_QK_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
+LLAMA_NORMS = (
+    *("input_layernorm.weight", "post_attention_layernorm.weight", "(none)", "(none)"),
+    *_QK_NORMS,
+)
+GEMMA_NORMS = (
+    *("input_layernorm.weight", "pre_feedforward_layernorm.weight"),
+    *("post_attention_layernorm.weight", "post_feedforward_layernorm.weight"),
+    *_QK_NORMS,
+)
+"""A block's vectors, in the order of the struct Layer's; (none) where it has no such norm."""
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 
 

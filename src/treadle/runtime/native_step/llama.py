@@ -18,19 +18,28 @@ from treadle.core.errors import CapacityError, UnsupportedModelError
 from treadle.core.progress import steps
 from treadle.model import facts
 from treadle.model.adapters import Adapter
+from treadle.model.retaining import RetainingHeads
 from treadle.model.source import open_model
 from treadle.native.loader import library
 from treadle.native.pointers import structs
 from treadle.runtime.cache.pages import KeyValues
-from treadle.runtime.executor import Floats, ModelShape, StepRows, Targets
+from treadle.runtime.executor import Floats, Ints, ModelShape, StepRows, Targets
 from treadle.runtime.head_windows import HeadWindows, checked
 from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, PackedLayout, require_form
 from treadle.runtime.linear.sparse import ExpertChanges
 from treadle.runtime.native_step.adapters import NativeAdapters
-from treadle.runtime.native_step.described import ACTIVATIONS, LLAMA_LIKE, Described, ask
+from treadle.runtime.native_step.described import (
+    ACTIVATIONS,
+    GEMMA_NORMS,
+    LLAMA_LIKE,
+    LLAMA_NORMS,
+    Described,
+    ask,
+)
 from treadle.runtime.native_step.experts import NativeExperts, TensorPlaces
 from treadle.runtime.native_step.looking import ProbeRoom
+from treadle.runtime.native_step.retaining import NativeNotes
 from treadle.runtime.native_step.rope import turn
 from treadle.runtime.native_step.sharing import NativeSharing
 from treadle.runtime.native_step.structs import (
@@ -102,6 +111,7 @@ class LlamaStep:
         self._step = ctypes.c_void_p(self._kernel.step_open(ctypes.c_int32(wanted)))
         self._pool: KeyValues | None = None
         heads = [layer.heads for layer in self._layers]
+        self._notes = NativeNotes(heads, self.shape.hidden_size, self.weights, layout)
         self.sharing = NativeSharing(kernel, layout.lanes, heads, self.num_threads)
         """Which rows meet the cache together."""
 
@@ -178,8 +188,8 @@ class LlamaStep:
             SettingsError: The step has no such segment or row.
         """
         probe.check(rows)
-        heads = [layer.heads.heads for layer in self._layers]
-        room = ProbeRoom(probe, rows, heads, self.shape.hidden_size)
+        layers = [layer.heads for layer in self._layers]
+        room = ProbeRoom(probe, rows, layers, self.shape.hidden_size)
         return room.probed(self._run(rows, pool, self._logits_of(rows), room=room))
 
     def set_head_windows(self, windows: HeadWindows | None) -> None:
@@ -203,6 +213,17 @@ class LlamaStep:
     def remove_adapter(self, slot: int) -> None:
         """Let an adapter, or a mixture of experts, go."""
         (self._experts if self._experts.holds(slot) else self._adapters).remove(slot)
+
+    def add_heads(self, name: str, heads: RetainingHeads) -> None:
+        """Take heads in that score entries of the cache."""
+        self._notes.add(name, heads)
+
+    def turns(self, positions: Ints) -> list[tuple[Floats, Floats]]:
+        """Return the cosines and sines [positions, dim / 2] by which each layer turns."""
+        last = self.shape.rope_lengths.regime(int(positions.max()) + 1)
+        regimes = np.full(len(positions), last, np.int32)
+        found = [turn(rope, positions, regimes) for rope in self._ropes]
+        return [found[layer.rope] for layer in self._layers]
 
     def hold_experts(self, experts: Sequence[ExpertChanges]) -> None:
         """Take experts in, of which segments may take parts.
@@ -245,6 +266,7 @@ class LlamaStep:
             pool.page_size,
             self._heads_of(rows),
         )
+        is_counting = rows.heads is not None and rows.heads.counts_weights
         call = Rows(
             *(rows.tokens, rows.slots, rows.wanted),
             view,
@@ -256,7 +278,7 @@ class LlamaStep:
             wants_hidden,
             *(targets or (None, None)),
             out,
-            None if room is not None else self.sharing.of(rows, pool),
+            None if room is not None or is_counting else self.sharing.of(rows, pool),
             None if room is None else room.struct,
             *self._adapters.call(rows),
             *self._experts.call(rows),
@@ -271,7 +293,8 @@ class LlamaStep:
         tables = rows.heads
         if tables is None:
             return HeadTables()
-        return HeadTables(*tables, self._arena, *tables.planes.shape[1:])
+        own = (self._arena, self._notes.of(tables))
+        return HeadTables(*tables[:3], *own, *tables.planes.shape[1:])
 
     def _bind(self, pool: KeyValues) -> None:
         """Point the model's caches at the arrays of `pool`."""
@@ -292,7 +315,7 @@ class LlamaStep:
         num_layers = facts.num_layers(config)
         self._places = TensorPlaces(num_layers, ROLES)
         is_gemma = config["model_type"].startswith("gemma")
-        self._norms = _GEMMA_NORMS if is_gemma else _LLAMA_NORMS
+        self._norms = GEMMA_NORMS if is_gemma else LLAMA_NORMS
         layers = []
         with steps(f"load ({form})", num_layers) as bar:
             for layer in range(num_layers):
@@ -373,15 +396,3 @@ class LlamaStep:
         )
         slides = int(described.are_sliding[layer])
         return Layer(*(matrix.struct for matrix in packed), *norms, heads, slides)
-
-
-_QK_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
-_LLAMA_NORMS = (
-    *("input_layernorm.weight", "post_attention_layernorm.weight", "(none)", "(none)"),
-    *_QK_NORMS,
-)
-_GEMMA_NORMS = (
-    *("input_layernorm.weight", "pre_feedforward_layernorm.weight"),
-    *("post_attention_layernorm.weight", "post_feedforward_layernorm.weight"),
-    *_QK_NORMS,
-)

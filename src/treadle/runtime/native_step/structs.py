@@ -21,8 +21,10 @@ __all__ = [
     "Layer",
     "LowRank",
     "Model",
+    "Noted",
     "Planned",
     "Probe",
+    "Retaining",
     "Rows",
     "Run",
     "Shares",
@@ -72,9 +74,9 @@ class Cache(OwningStructure):
 
     _fields_ = tuple(
         (name, ctypes.c_void_p)
-        for name in ("keys", "values", "positions", "key_scales", "value_scales")
+        for name in ("keys", "values", "positions", "key_scales", "value_scales", "scores")
     )
-    _points_to_ = (("i4", ("positions",)), ("f4", ("key_scales", "value_scales")))
+    _points_to_ = (("i4", ("positions",)), ("f4", ("key_scales", "value_scales", "scores")))
 
 
 class Model(OwningStructure):
@@ -93,11 +95,36 @@ class Model(OwningStructure):
     _points_to_ = (("f4", ("norm",)),)
 
 
+class Noted(OwningStructure):
+    """What is noted of a segment's entries."""
+
+    _fields_ = (
+        ("heads", ctypes.c_void_p),
+        ("queries", ctypes.c_void_p),
+        *((n, ctypes.c_int32) for n in ("note", "first_counted", "counts_largest", "first_query")),
+    )
+    _points_to_ = (("f4", ("queries",)),)
+
+
+_OF_RETAINING = ("second", "second_bias", "norms", "sinks", "bias")
+
+
+class Retaining(OwningStructure):
+    """A layer's heads that score what enters the cache."""
+
+    _fields_ = (
+        ("first", Matrix),
+        *((name, ctypes.c_void_p) for name in _OF_RETAINING),
+        *((name, ctypes.c_int32) for name in ("kind", "reads", "activation", "num_sinks")),
+    )
+    _points_to_ = (("f4", _OF_RETAINING),)
+
+
 class HeadTables(OwningStructure):
     """Tables of segments whose heads keep different entries."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("numbers", "lengths", "planes", "arena")),
+        *((name, ctypes.c_void_p) for name in ("numbers", "lengths", "planes", "arena", "noted")),
         ("num_heads", ctypes.c_int32),
         ("most", ctypes.c_int32),
     )
@@ -168,12 +195,11 @@ class Probe(OwningStructure):
     """What somebody looks at inside a step."""
 
     _fields_ = (
-        ("states", ctypes.c_void_p),
-        ("mass", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("states", "inputs", "mass")),
         ("num_slots", ctypes.c_int64),
         *((n, ctypes.c_int32) for n in ("num_heads", "segment", "first_row", "is_by_row")),
     )
-    _points_to_ = (("f4", ("states", "mass")),)
+    _points_to_ = (("f4", ("states", "inputs", "mass")),)
 
 
 class LowRank(OwningStructure):
@@ -251,6 +277,6 @@ class Rows(OwningStructure):
 
 
 MIRRORS = (
-    *(Matrix, Heads, Layer, Cache, Model, HeadTables, View, Planned, Dense),
+    *(Matrix, Heads, Layer, Cache, Model, Noted, Retaining, HeadTables, View, Planned, Dense),
     *(Sharing, Probe, LowRank, Run, Sparse, GroupRows, Shares, Rows),
 )

@@ -176,6 +176,7 @@ class LayeredLLM(LLM):
         rows: Sequence[Sequence[int]],
         firsts: Sequence[int] | None = None,
         adapter: str | None = None,
+        params: SamplingParams | None = None,
     ) -> list[Floats]:
         """Return the log-probabilities of texts, each with the mixture for all but its last token.
 
@@ -189,7 +190,7 @@ class LayeredLLM(LLM):
         for some in members.values():
             with self._turn, self._mixed(shares[some[0]]) as mixture:
                 asked = None if firsts is None else [firsts[number] for number in some]
-                own = super().log_probs([rows[number] for number in some], asked, mixture)
+                own = super().log_probs([rows[number] for number in some], asked, mixture, params)
                 found |= dict(zip(some, own, strict=True))
         return [found[number] for number in range(len(rows))]
 

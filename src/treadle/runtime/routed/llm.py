@@ -227,7 +227,9 @@ class RoutedLLM(LLM):
             self._refuse("searches one prompt at a time, by search(PROMPT, 'beam')")
         return self.submit(prompt, params, **options)
 
-    def log_probs(self, rows: Any, firsts: Any = None, adapter: str | None = None) -> NoReturn:
+    def log_probs(
+        self, rows: Any, firsts: Any = None, adapter: str | None = None, params: Any = None
+    ) -> NoReturn:
         """Refuse: token ids are those of one model."""
         self._refuse("scores no token ids, which are those of one model")
 

@@ -17,7 +17,7 @@ from treadle.runtime.cache.pages import PagePool
 from treadle.runtime.cache.radix import PrefixTree
 from treadle.runtime.request import Request, RequestState
 from treadle.runtime.schedule.budget import Budget, StepBound, beside_less_served, beside_urgent
-from treadle.runtime.schedule.holdings import Holdings
+from treadle.runtime.schedule.holdings import Holdings, ModelSeen
 from treadle.runtime.schedule.limits import Limits
 from treadle.runtime.schedule.preempt import Preemption
 from treadle.runtime.schedule.rows import RowChunk, next_chunk
@@ -39,10 +39,11 @@ class Batch:
         policy: Queue,
         limits: Limits,
         clock: Callable[[], float],
+        model: ModelSeen | None = None,
     ) -> None:
         self.pool, self.tree, self.policy, self.limits = pool, tree, policy, limits
         self._clock = clock
-        self.holdings = Holdings(pool, tree)
+        self.holdings = Holdings(pool, tree, model)
         self.preemption = Preemption(
             self.holdings, tree, limits.preemption == "swap", limits.has_prefix_cache
         )

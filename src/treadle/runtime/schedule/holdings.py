@@ -1,7 +1,7 @@
 """What requests hold of the cache: whole pages, or planes where each head keeps its own entries."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +10,27 @@ from treadle.runtime.cache.entries import HeadEntries
 from treadle.runtime.cache.pages import Content, PagePool
 from treadle.runtime.cache.planes import PlanePool
 from treadle.runtime.cache.radix import PrefixTree
+from treadle.runtime.evict.cached import Turns
+from treadle.runtime.evict.reading import TextSoFar
 from treadle.runtime.request import Request
 
-__all__ = ["Holdings", "Saved"]
+__all__ = ["Holdings", "ModelSeen", "Saved"]
+
+Floats = npt.NDArray[np.float32]
+
+
+class ModelSeen(NamedTuple):
+    """What policies read of a model."""
+
+    num_query_heads: int = 0
+    """Of all layers."""
+    head_dim: int = 0
+    turns: Callable[[Any], Sequence[Turns]] | None = None  # Any: positions
+    """Returns each layer's rotation at positions."""
+
+    def no_queries(self) -> Floats:
+        """Return sums of queries before there are any."""
+        return np.zeros((self.num_query_heads, self.head_dim * (self.head_dim + 1)), np.float32)
 
 
 class Saved(NamedTuple):
@@ -22,13 +40,16 @@ class Saved(NamedTuple):
     """Of its pages, or of its planes."""
     lengths: list[int] | None
     """Entries of each head, of a request whose heads keep their own."""
+    queries: Floats | None = None
+    """Sums of its queries, where its policy asks for them."""
 
 
 class Holdings:
     """Gives requests what they need of the cache, takes it back, copies it."""
 
-    def __init__(self, pool: PagePool, tree: PrefixTree) -> None:
+    def __init__(self, pool: PagePool, tree: PrefixTree, model: ModelSeen | None = None) -> None:
         self.pool, self.planes, self._tree = pool, PlanePool(pool), tree
+        self._model = model or ModelSeen()
 
     def needed(self, request: Request, num_tokens: int) -> int:
         """Return how many pages `request` takes at most until it has run `num_tokens` tokens."""
@@ -66,6 +87,9 @@ class Holdings:
     def _grow_entries(self, request: Request, num_rows: int) -> bool:
         if request.entries is None:
             request.entries = HeadEntries.empty(self.planes.per_page)
+            assert request.keep is not None
+            if "queries" in request.keep.method.reads:
+                request.entries.queries = self._model.no_queries()
         missing = request.entries.missing(num_rows, self.pool.page_size)
         count = int(missing.sum())
         if count == 0:
@@ -82,9 +106,14 @@ class Holdings:
 
     def add_rows(self, request: Request, num_rows: int) -> None:
         """Note that the next rows of `request` are computed."""
+        before = request.num_computed
         request.num_computed += num_rows
-        if request.entries is not None:
-            request.entries.add(num_rows)
+        if request.entries is None:
+            return
+        request.entries.add(num_rows)
+        assert request.keep is not None
+        if request.keep.drafts_left(before, request.num_prompt) < num_rows:
+            request.entries.num_fresh = 0
 
     def roll_back(self, request: Request, num_rows: int) -> None:
         """Forget the last rows of `request`, none of them from before entries were dropped last."""
@@ -123,8 +152,14 @@ class Holdings:
         """Let the entries of `request` go that its policy does not keep."""
         assert request.keep is not None
         assert request.entries is not None
-        text = (request.num_computed, request.num_prompt)
-        if request.keep.drop(request.entries, *text, self.pool.store):
+        text = TextSoFar(
+            request.tokens,
+            request.num_computed,
+            request.num_prompt,
+            request.surprises,
+            self._model.turns,
+        )
+        if request.keep.drop(request.entries, text, self.pool.store):
             self._trim(request.entries)
 
     def _trim(self, entries: HeadEntries) -> None:
@@ -153,7 +188,9 @@ class Holdings:
             if not self._free(self.planes.pages_for(own.num_planes)):
                 return False
             content = self.pool.store.read_planes(own.held)
-            self._restore_entries(request, own.lengths.tolist(), content)
+            saved = Saved(content, own.lengths.tolist(), own.queries)
+            self._restore_entries(request, saved)
+            request.surprises = parent.surprises[: num_tokens + 1]
         request.num_computed = num_tokens
         return True
 
@@ -163,7 +200,8 @@ class Holdings:
             return Saved(self.pool.store.read(request.pages[first:last]), None)
         entries = request.entries or HeadEntries.empty(self.planes.per_page)
         self._trim(entries)
-        return Saved(self.pool.store.read_planes(entries.held), entries.lengths.tolist())
+        content = self.pool.store.read_planes(entries.held)
+        return Saved(content, entries.lengths.tolist(), entries.queries)
 
     def restore(self, request: Request, saved: Saved) -> None:
         """Put a copy into new pages or planes behind what `request` holds.
@@ -173,7 +211,7 @@ class Holdings:
             SettingsError: It is a copy of another shape; nothing is changed.
         """
         if saved.lengths is not None:
-            self._restore_entries(request, saved.lengths, saved.content)
+            self._restore_entries(request, saved)
             return
         count = len(saved.content[0])
         self._tree.evict(count - self.pool.num_free)
@@ -185,7 +223,8 @@ class Holdings:
             raise
         request.pages = request.pages + pages
 
-    def _restore_entries(self, request: Request, lengths: list[int], content: Content) -> None:
+    def _restore_entries(self, request: Request, saved: Saved) -> None:
+        content, lengths, queries = saved
         count = len(content[0])
         self._free(self.planes.pages_for(count))
         planes = self.planes.allocate(count)
@@ -196,6 +235,9 @@ class Holdings:
             raise
         request.entries = HeadEntries.empty(self.planes.per_page)
         request.entries.lengths = np.asarray(lengths, np.int64)
+        if request.keep is not None and "queries" in request.keep.method.reads:
+            request.entries.queries = self._model.no_queries()
+            request.entries.queries += 0 if queries is None else queries
         request.entries.give(request.entries.missing(0, self.pool.page_size), planes)
 
     def _num_pages(self, num_tokens: int) -> int:

@@ -49,6 +49,8 @@ class ExportedPages(NamedTuple):
     """Of the engine that exported it."""
     lengths: list[int] | None = None
     """Entries of each head, where heads keep their own: then `content` is that of all planes."""
+    queries: npt.NDArray[np.float32] | None = None
+    """Sums of the text's queries, where its policy asks for them."""
 
     @property
     def num_pages(self) -> int:
@@ -112,7 +114,8 @@ def export_pages(
     if request.keep is not None:
         num_computed = request.num_computed if is_paused else 0
         saved = saved if is_paused else _nothing_of(saved)
-    return ExportedPages(state, first_page, num_computed, saved.content, origin, saved.lengths)
+    own = (saved.content, origin, saved.lengths, saved.queries)
+    return ExportedPages(state, first_page, num_computed, *own)
 
 
 def _nothing_of(saved: Saved) -> Saved:
@@ -177,4 +180,5 @@ def _take(batch: Batch, request: Request, exported: ExportedPages) -> None:
             f"{needed} pages are to be imported and {pool.num_free} are free; import "
             f"them when requests have ended, or into another engine."
         )
-    batch.holdings.restore(request, Saved(exported.content, exported.lengths))
+    saved = Saved(exported.content, exported.lengths, exported.queries)
+    batch.holdings.restore(request, saved)

@@ -36,8 +36,10 @@ class Preemption:
         """
         if request.id not in self._swapped:
             return self._holdings.save(request, first, last)
-        content, lengths = self._swapped[request.id]
-        return Saved(content if lengths else [part[first:last] for part in content], lengths)
+        saved = self._swapped[request.id]
+        if saved.lengths is not None:
+            return saved
+        return Saved([part[first:last] for part in saved.content], None)
 
     def drop(self, request: Request) -> None:
         """Let go of all that is kept of a request."""
@@ -99,6 +101,7 @@ class Preemption:
         elif parent.num_computed == num_tokens:
             self._swapped[request.id] = self._swapped[parent.id]
             request.num_computed = num_tokens
+            request.surprises = parent.surprises[: num_tokens + 1]
 
     @staticmethod
     def _has_all(parent: Request, num_prompt: int) -> bool:

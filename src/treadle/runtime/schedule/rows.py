@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from treadle.runtime.executor import HeadTables, Ints, StepRows
+from treadle.runtime.executor import EntryNotes, HeadTables, Ints, StepRows
 from treadle.runtime.request import Request
 
 __all__ = ["RowChunk", "ancestor_masks", "next_chunk", "rows_of"]
@@ -37,6 +37,10 @@ def next_chunk(request: Request, num_rows: int) -> RowChunk:
         # Row i says what token i + 1 should be; what an earlier run reported is not asked again.
         begin = max(first, request.params.prompt_logprobs_start - 1 + len(request.prompt_logprobs))
         wanted = [row - first for row in range(begin, min(last, request.num_prompt - 1))]
+    if request.reads_surprises:
+        begin = max(first, len(request.surprises) - 1)
+        unknown = (row - first for row in range(begin, min(last, len(request.tokens) - 1)))
+        wanted = sorted({*wanted, *unknown})
     num_choices = max(0, last - len(request.tokens) + 1)
     wanted += range(num_rows - num_choices, num_rows)
     return RowChunk(request, num_rows, tuple(wanted), num_choices)
@@ -190,11 +194,13 @@ def _pages_of(part: _Part, page_size: int) -> Ints:
 
 def _head_tables(parts: Sequence[_Part]) -> HeadTables | None:
     """Return the tables of the requests whose heads keep their own entries, if there are any."""
-    held = [
-        (part.chunk.request.entries, part.first + part.num_rows)
-        for part in parts
-        if part.chunk.request.entries is not None
-    ]
+    held, notes = [], []
+    for part in parts:
+        request, last = part.chunk.request, part.first + part.num_rows
+        if request.entries is None:
+            continue
+        held.append((request.entries, last))
+        notes.append(_notes_of(request, request.num_computed + part.first, part.num_rows))
     if not held:
         return None
     numbers, place = np.full(len(parts), -1, np.int32), 0
@@ -206,7 +212,15 @@ def _head_tables(parts: Sequence[_Part]) -> HeadTables | None:
     for table, (entries, _) in zip(planes, held, strict=True):
         table[:, : entries.planes.shape[1]] = entries.planes
     lengths = np.stack([entries.lengths + num_rows for entries, num_rows in held])
-    return HeadTables(numbers, lengths.astype(np.int32), planes)
+    return HeadTables(numbers, lengths.astype(np.int32), planes, tuple(notes))
+
+
+def _notes_of(request: Request, num_computed: int, num_rows: int) -> EntryNotes:
+    """Return what is noted of a request's next rows."""
+    assert request.keep is not None
+    assert request.entries is not None
+    queries = request.entries.queries
+    return request.keep.notes(num_computed, num_rows, request.num_prompt, queries)
 
 
 def _slots(parts: Sequence[_Part], adapters: Mapping[str, int]) -> Ints | None:

@@ -16,8 +16,10 @@ from treadle.runtime.executor import HeadTables, StepRows
 from treadle.runtime.probe import Probe
 from treadle.runtime.sharing.trees import runs_of
 from treadle.runtime.transformers_step.masks import noted_masks
+from treadle.runtime.transformers_step.noting import StepNotes
 from treadle.runtime.transformers_step.products import attend, attention_weights
 from treadle.runtime.transformers_step.shared import SharedTree
+from treadle.runtime.transformers_step.stored import gather_keys, gather_values, write
 from treadle.runtime.transformers_step.visibility import (
     EntrySource,
     Window,
@@ -99,13 +101,17 @@ class StepPages:
         windows: Sequence[Window] | None = None,
         probe: Probe | None = None,
         sharing: str = "path",
+        notes: StepNotes | None = None,
     ) -> None:
         import torch
 
         self._windows = windows
         self._watched = probe.segment if probe is not None and probe.mass is not None else None
         """The segment whose attention is looked at."""
-        self._probe = probe
+        self._probe, self._notes = probe, notes
+        self.inputs: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]] = {}
+        """Queries, keys and values of each layer, [heads, rows, dim], as they meet the cache, and
+        the scale of their products, where these are looked at."""
         self.mass: dict[int, torch.Tensor] = {}
         """What each layer's heads gave: [heads, slots], or [rows, heads, slots]."""
         self._pool, self._device = pool, device
@@ -164,10 +170,12 @@ class StepPages:
         require_plain(module, others)
         layer = self._pool.layers[module.layer_idx]
         places = self._places_of(key.shape[1])
-        self._write(layer, key[0][:, places.rows], value[0][:, places.rows], places)
+        self._write(layer, key[0], value[0], places)
         for number in self._kept:
             self._write_kept(number, module.layer_idx, key[0], value[0])
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if self._probe is not None and self._probe.has_inputs:
+            self.inputs[module.layer_idx] = (query[0], key[0], value[0], scale)
         window = sliding_window if self._windows is None else self._windows[module.layer_idx]
         mixed = torch.empty_like(query[0])
         if self._singles:
@@ -184,19 +192,26 @@ class StepPages:
             last_row = segment.first_row + segment.num_rows
             own = query[0, :, segment.first_row : last_row]
             source = self._source(number, module.layer_idx, places)
-            keys = self._gather(source.arrays.keys, source.arrays.key_scales, source, True)
-            values = self._gather(source.arrays.values, source.arrays.value_scales, source)
+            keys = gather_keys(source)
+            values = gather_values(source)
             visible = self._mask(number, window, source)
-            if number == self._watched:
+            counts = self._notes is not None and self._notes.counts(number, segment.num_rows)
+            if number == self._watched or counts:
                 weights = attention_weights(own, keys, visible, scale, softcap)
-                self._record(module.layer_idx, weights)
+                self._record(module.layer_idx, number, weights, source)
             mixed[:, segment.first_row : last_row] = attend(
                 own, keys, values, visible, scale, softcap
             )
         return mixed.transpose(0, 1)[None]
 
-    def _record(self, layer: int, weights: "torch.Tensor") -> None:
-        """Keep the probabilities [heads, rows, context] of the segment that is looked at."""
+    def _record(
+        self, layer: int, number: int, weights: "torch.Tensor", source: EntrySource
+    ) -> None:
+        """Keep the probabilities [heads, rows, context] of a segment for who asked for them."""
+        if self._notes is not None and self._notes.counts(number, weights.shape[1]):
+            self._notes.count(number, weights, source)
+        if number != self._watched:
+            return
         assert self._probe is not None
         counted = weights[:, self._probe.first_row :]
         is_sum = self._probe.mass == "sum"
@@ -318,52 +333,18 @@ class StepPages:
         written = (planes * size + entry % size).T.flatten()
         rows = rows + segment.first_row
         own = _Places(rows, written, [])
-        self._write(source.arrays, key[:, rows], value[:, rows], own)
+        self._write(source.arrays, key, value, own)
+        if self._notes is not None:
+            part = slice(segment.first_row, segment.first_row + segment.num_rows)
+            noted = (key[:, part], self._positions[part], written, source.arrays.scores)
+            self._notes.note(number, layer, part, *noted)
 
     def _write(
         self, arrays: LayerKeyValues, key: "torch.Tensor", value: "torch.Tensor", places: _Places
     ) -> None:
-        import torch
-
-        heads, size, dim = key.shape[0], self._pool.page_size, key.shape[-1]
-
-        def rounded(new: torch.Tensor, scales: Any, dtype: torch.dtype) -> torch.Tensor:
-            flat = new.transpose(0, 1).reshape(-1, dim).float()
-            if scales is not None:
-                scale = flat.abs().amax(dim=1) / 127
-                tensor(scales).view(-1).index_copy_(0, places.written, scale)
-                flat = (flat / torch.where(scale > 0, scale, 1)[:, None]).round_()
-            stored = flat.to(dtype)
-            # Infinite scores may come out of a cap as numbers like others; NaN does not.
-            return stored.masked_fill_(stored.isinf(), torch.nan) if scales is None else stored
-
-        keys, values = tensor(arrays.keys).view(-1, dim, size), tensor(arrays.values)
-        new_keys = rounded(key, arrays.key_scales, keys.dtype)
-        keys.transpose(1, 2)[places.written // size, places.written % size] = new_keys
-        new_values = rounded(value, arrays.value_scales, values.dtype)
-        values.view(-1, dim).index_copy_(0, places.written, new_values)
-        repeated = self._positions[places.rows].repeat_interleave(heads)
-        tensor(arrays.positions).view(-1).index_copy_(0, places.written, repeated)
-
-    def _gather(
-        self, stored: Any, scales: Any, source: EntrySource, is_turned: bool = False
-    ) -> "torch.Tensor":
-        """Return one side of a segment's context [kv_heads, context, dim] in float32.
-
-        `is_turned`: slots lie behind dimensions.
-        """
-        heads, table = source.planes.shape[0], source.planes.flatten()
-        context, dim, size = source.context, self._pool.head_dim, self._pool.page_size
-        found = tensor(stored).view(-1, size * dim).index_select(0, table)
-        if is_turned:
-            by_dim = found.view(heads, -1, dim, size).transpose(1, 2).reshape(heads, dim, -1)
-            found = by_dim[:, :, :context].transpose(1, 2).float()
-        else:
-            found = found.view(heads, -1, dim)[:, :context].float()
-        if scales is not None:
-            flat = tensor(scales).view(-1, size)
-            found = found * flat.index_select(0, table).view(heads, -1, 1)[:, :context]
-        return found
+        """Write keys and values [kv_heads, rows, dim] of the rows of `places`."""
+        positions = self._positions[places.rows]
+        write(arrays, key[:, places.rows], value[:, places.rows], places.written, positions)
 
     def _mask(self, number: int, window: Window, source: EntrySource) -> "torch.Tensor | None":
         """Return which slots [rows, context] of a segment its rows see; None: all.

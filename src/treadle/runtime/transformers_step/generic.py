@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +14,32 @@ from treadle.model import facts
 from treadle.model.adapters import Adapter
 from treadle.model.foreign import load_foreign
 from treadle.model.load import full
+from treadle.model.retaining import RetainingHeads, require_shape
 from treadle.model.rope import RotaryFactors
 from treadle.native.loader import SlowPathWarning
 from treadle.runtime.cache.pages import KeyValues
-from treadle.runtime.executor import Floats, StepRows
+from treadle.runtime.executor import Floats, Ints, StepRows
 from treadle.runtime.head_windows import HeadWindows, checked
 from treadle.runtime.probe import Probe, Probed, count_slots
 from treadle.runtime.transformers_step.adapters import HookedAdapters
 from treadle.runtime.transformers_step.attention import StepPages, register
 from treadle.runtime.transformers_step.call import call
 from treadle.runtime.transformers_step.isolation import require_isolation
-from treadle.runtime.transformers_step.looking import mass_of, watched
+from treadle.runtime.transformers_step.looking import inputs_of, mass_of, watched
+from treadle.runtime.transformers_step.noting import SeenInputs, StepNotes
 from treadle.runtime.transformers_step.shape import shape_of
 from treadle.runtime.transformers_step.shared import takes_kernel
+from treadle.runtime.transformers_step.turning import require_turns, turns_of
 from treadle.runtime.transformers_step.visibility import Window
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["GenericExecutor"]
+
+
+_NUM_TURNED = 5
+"""Tokens on which it is tried how a model turns."""
 
 
 class GenericExecutor:
@@ -78,14 +86,15 @@ class GenericExecutor:
             if hasattr(config, "_attn_implementation"):
                 config._attn_implementation = name
         self._rotary = RotaryFactors(module)
-        shape, self._heads = shape_of(module, self._device, name)
+        shape, self._heads, modules = shape_of(module, self._device, name)
+        self._seen, self._retaining = SeenInputs(modules), dict[str, RetainingHeads]()
         bounds, dynamic_from = self._rotary.lengths
         self.shape = shape._replace(
             max_positions=max(shape.max_positions, self._rotary.longest),
             rope_bounds=bounds,
             rope_dynamic_from=dynamic_from,
         )
-        self._own_windows = self.shape.windows
+        self._own_windows, self._has_known_turns = self.shape.windows, False
         self._windows: list[Window] = list(self._own_windows)
         self._adapters = HookedAdapters(module, self._device)
         if not is_isolated:
@@ -141,13 +150,17 @@ class GenericExecutor:
             UnsupportedModelError: The model's blocks are not found, and their states are asked for.
         """
         probe.check(rows)
-        with watched(self._module, probe) as states:
+        seen = self._seen.open() if probe.has_inputs else nullcontext()
+        with watched(self._module, probe) as states, seen:
             wanted = self._wanted(rows)
             step = self._step(rows, pool, probe)
             logits = self._run(self._module, rows, step, logits_to_keep=wanted).logits
         mass = mass_of(step, count_slots(rows, probe.segment)) if probe.mass else None
         return Probed(
-            logits[0].float().cpu().numpy(), mass, np.stack(states) if probe.has_states else None
+            logits[0].float().cpu().numpy(),
+            mass,
+            np.stack(states) if probe.has_states else None,
+            inputs_of(step, self._seen) if probe.has_inputs else None,
         )
 
     def set_head_windows(self, windows: HeadWindows | None) -> None:
@@ -168,6 +181,39 @@ class GenericExecutor:
     def remove_adapter(self, slot: int) -> None:
         """Let an adapter go."""
         self._adapters.remove(slot)
+
+    @property
+    def query_heads(self) -> tuple[int, ...]:
+        """The query heads of each layer."""
+        return self._heads
+
+    def turns(self, positions: Ints) -> list[tuple[Floats, Floats]]:
+        """Return the cosines and sines [positions, dim / 2] by which each layer turns.
+
+        Raises:
+            UnsupportedModelError: It turns otherwise than by halves of a head, or not at all.
+        """
+        if not self._has_known_turns:
+            self._seen.require_projections()
+            few = np.arange(_NUM_TURNED, dtype=np.int32)
+            require_turns(self, self._seen, turns_of(self._module, few))
+            self._has_known_turns = True
+        self._rotary.reset()
+        return turns_of(self._module, positions)
+
+    def add_heads(self, name: str, heads: RetainingHeads) -> None:
+        """Take heads in that score entries of the cache.
+
+        Raises:
+            CheckpointError: They are of another shape.
+            UnsupportedModelError: They read what the model does not show.
+        """
+        if heads.reads == "projections":
+            self._seen.require_projections()
+        dim = self.shape.head_dim
+        shapes = [(q, kv, dim) for q, kv in zip(self._heads, self.shape.kv_heads, strict=True)]
+        require_shape(heads, shapes, self.shape.hidden_size)
+        self._retaining[name] = heads
 
     def _wanted(self, rows: StepRows) -> "torch.Tensor":
         import torch
@@ -194,7 +240,10 @@ class GenericExecutor:
         mode = self.tree_attention
         if mode == "auto":
             mode = "flatten" if takes_kernel(self._device) else "node"
-        return StepPages(rows, pool, self._device, self._windows, probe, mode)
+        notes = None
+        if rows.heads is not None and rows.heads.has_notes:
+            notes = StepNotes(rows.heads, self._retaining, self._seen, self._heads)
+        return StepPages(rows, pool, self._device, self._windows, probe, mode, notes)
 
     def _run(self, module: Any, rows: StepRows, step: StepPages, **options: Any) -> Any:
         import torch
@@ -202,7 +251,9 @@ class GenericExecutor:
         self._require_threads()
         regimes = torch.from_numpy(rows.rope_regimes(self.shape)).to(self._device)
         adapted = self._adapters.hooked(rows.adapter_runs(), len(rows.tokens))
-        with adapted, self._rotary.by_text(regimes):
+        is_read = rows.heads is not None and rows.heads.reads_inputs
+        seen = self._seen.open() if is_read else nullcontext()
+        with adapted, seen, self._rotary.by_text(regimes):
             return call(
                 module,
                 torch.from_numpy(rows.tokens).to(self._device, torch.int64),

@@ -8,13 +8,14 @@ import numpy as np
 
 from treadle.core.errors import UnsupportedModelError
 from treadle.runtime.executor import Floats
-from treadle.runtime.probe import Probe
+from treadle.runtime.probe import LayerInputs, Probe
 from treadle.runtime.transformers_step.attention import StepPages
+from treadle.runtime.transformers_step.noting import SeenInputs
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["mass_of", "watched"]
+__all__ = ["inputs_of", "mass_of", "watched"]
 
 
 def mass_of(step: StepPages, num_slots: int) -> tuple[Floats, ...]:
@@ -24,6 +25,25 @@ def mass_of(step: StepPages, num_slots: int) -> tuple[Floats, ...]:
         mass = step.mass[layer].float().cpu().numpy()
         missing = num_slots - mass.shape[-1]
         found.append(np.pad(mass, [(0, 0)] * (mass.ndim - 1) + [(0, missing)]))
+    return tuple(found)
+
+
+def inputs_of(step: StepPages, seen: SeenInputs) -> tuple[LayerInputs, ...]:
+    """Return what the attention of each layer worked with."""
+
+    def rows_of(part: "torch.Tensor") -> Floats:
+        found: Floats = part.float().cpu().numpy().copy()
+        return found
+
+    found = []
+    for layer in sorted(step.inputs):
+        query, key, value, scale = step.inputs[layer]
+        own, count, dim = seen.projections[layer], query.shape[1], query.shape[2]
+        plain = [rows_of(part).reshape(count, -1, dim) for part in own[:2]]
+        turned = [rows_of(part.transpose(0, 1)) for part in (value, query, key)]
+        queries, keys = plain if plain else (None, None)
+        hidden = rows_of(seen.hidden[layer])
+        found.append(LayerInputs(queries, keys, turned[0], hidden, turned[1], turned[2], scale))
     return tuple(found)
 
 

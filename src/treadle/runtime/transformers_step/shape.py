@@ -26,6 +26,7 @@ class _Layer(NamedTuple):
     dim: int
     window: int | None
     heads: int
+    module: Any
 
 
 class _Caller:
@@ -58,14 +59,16 @@ class _Caller:
                 f"hold one set of keys and values a layer; run this model with transformers."
             )
         window = self._masks.window(module, attention_mask, sliding_window)
-        self.layers[module.layer_idx] = _Layer(key.shape[1], key.shape[-1], window, query.shape[1])
+        self.layers[module.layer_idx] = _Layer(
+            key.shape[1], key.shape[-1], window, query.shape[1], module
+        )
         return query.transpose(1, 2)
 
 
 def shape_of(
     module: Any, device: "torch.device", name: str
-) -> tuple[ModelShape, tuple[int, ...]]:  # Any: a causal LM
-    """Find the model's shape and the query heads of its layers by running one token through it.
+) -> tuple[ModelShape, tuple[int, ...], tuple[Any, ...]]:  # Any: a causal LM, its attention
+    """Find a model's shape, and its layers' query heads and modules, by running one token.
 
     Raises:
         UnsupportedModelError: Pages do not hold what its layers attend to.
@@ -108,7 +111,8 @@ def shape_of(
         max_positions=int(longest),
         windows=tuple(layer.window for layer in layers),
     )
-    return shape, tuple(layer.heads for layer in layers)
+    heads, modules = [layer.heads for layer in layers], [layer.module for layer in layers]
+    return shape, tuple(heads), tuple(modules)
 
 
 def not_paged(module: Any, error: Exception) -> TreadleError:

@@ -2,10 +2,12 @@
 
 from typing import Annotated, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from treadle.core.method import Paper
-from treadle.runtime.evict.base import Bools, Cached, Eviction
+from treadle.runtime.evict.base import Eviction
+from treadle.runtime.evict.cached import Cached, Floats
 
 __all__ = ["Sinks"]
 
@@ -27,17 +29,9 @@ class Sinks(Eviction):
         "https://arxiv.org/abs/2309.17453",
     )
 
-    sinks: Annotated[int, Field(ge=0)] = 4
-    """Tokens at the start of the text that always stay; 0 leaves a sliding window."""
+    window: Annotated[int, Field(ge=0)] = 0
+    """Newest tokens that always stay; the newest are what the policy keeps anyway."""
 
-    @property
-    def least_budget(self) -> int:
-        """The fewest entries of a head: the sinks and one of the window."""
-        return self.sinks + 1
-
-    def keep(self, cached: Cached, budget: int) -> Bools:
-        """Return which entries [kv_heads, entries] stay."""
-        first_recent = cached.num_tokens - (budget - self.sinks)
-        is_sink = (cached.positions >= 0) & (cached.positions < self.sinks)
-        is_kept: Bools = is_sink | (cached.positions >= max(first_recent, 0))
-        return is_kept
+    def score(self, cached: Cached) -> Floats:
+        """Return what entries [kv_heads, entries] are worth: the later, the more."""
+        return cached.positions.astype(np.float32)

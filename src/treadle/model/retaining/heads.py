@@ -1,11 +1,14 @@
 """Trained heads that score what enters the cache: how much later tokens will look at it."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GATE_WIDTH", "LayerHeads", "RetainingHeads"]
+from treadle.core.errors import CheckpointError
+
+__all__ = ["GATE_WIDTH", "LayerHeads", "RetainingHeads", "require_shape"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -51,3 +54,39 @@ class RetainingHeads(NamedTuple):
     activation: Literal["silu", "gelu", "relu"]
     """Of an mlp; gelu is the exact one."""
     layers: tuple[LayerHeads, ...]
+
+
+def require_shape(
+    heads: RetainingHeads, shapes: Sequence[tuple[int, int, int]], hidden_size: int
+) -> None:
+    """Refuse heads that do not fit a model.
+
+    Args:
+        heads: The heads.
+        shapes: Query heads, KV heads and width of a head, of each layer.
+        hidden_size: Of the residual stream.
+
+    Raises:
+        CheckpointError: They do not.
+    """
+    if len(heads.layers) != len(shapes):
+        raise CheckpointError(
+            f"The retaining heads are of a model of {len(heads.layers)} layers, and this one has "
+            f"{len(shapes)}; train them on this model (treadle sparsify)."
+        )
+    for number, (layer, (queries, kv_heads, dim)) in enumerate(
+        zip(heads.layers, shapes, strict=True)
+    ):
+        of_all = (queries + 2 * kv_heads) * dim
+        inputs = of_all if heads.reads == "projections" else hidden_size
+        width = {"linear": kv_heads, "gate": (queries + kv_heads) * GATE_WIDTH}.get(
+            heads.kind, len(layer.first)
+        )
+        outputs = kv_heads if layer.second is None else len(layer.second)
+        found, expected = (*layer.first.shape, outputs), (width, inputs, kv_heads)
+        if found != expected:
+            raise CheckpointError(
+                f"The retaining heads of layer {number} have the shape {found} (width, inputs, KV "
+                f"heads), and this model takes {expected}; train them on this model (treadle "
+                f"sparsify)."
+            )
