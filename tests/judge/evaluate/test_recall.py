@@ -149,6 +149,25 @@ def test_limits_what_has_no_effect_or_no_room_is_refused(model, tmp_path, task, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("keep", "says"),
+    [
+        ({**SINKS, "local": 8}, "local = 8 of 'sinks' has no effect: recall sets it .* leave it"),
+        ({**SINKS, "chunk_tokens": 32}, "'sinks' lets entries go after every 32 tokens, and would"),
+    ],
+)
+def test_limits_entries_go_where_the_question_begins_and_nowhere_behind(
+    model, tmp_path, keep, says
+) -> None:
+    with pytest.raises(SettingsError, match=says):
+        measure(model, tmp_path / "out", None, TASK, keep=keep, keep_budget=0.5)
+    task = TASK | {"context_tokens": 150, "kinds": ["keys"], "question": "both"}
+    late = {"method": "sinks", "chunk_tokens": 256}
+    result = measure(model, tmp_path / "out", None, task, keep=late, keep_budget=40)
+    (heat,) = [figure for figure in result.figures if figure.kind == "heatmap"]
+    assert [row.y for row in heat.series] == [[40.0, 40.0]] * 2, "although no chunk has ended"
+
+
 def test_limits_a_text_without_lines_and_one_that_is_no_file(model, tmp_path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(DataError, match="needles hide in is empty; give some lines"):

@@ -12,7 +12,7 @@ from treadle.judge.evaluate.budgets import FULL, Asks, Cache, Recalled
 
 if TYPE_CHECKING:
     from treadle.judge.evaluate.subject import Subject
-    from treadle.runtime import LLM
+    from treadle.runtime import LLM, SamplingParams
 
 __all__ = ["AllRecalled", "recalled"]
 
@@ -30,25 +30,23 @@ class AllRecalled(NamedTuple):
 def recalled(subject: "Subject", caches: list[Cache], asks: Asks) -> AllRecalled:
     """Return what came of all questions through the full cache, and through each of `caches`.
 
-    All share the weights. One cache is in memory at a time.
-
     Raises:
-        SettingsError: The model has too few positions, or a budget has no effect or does not end
+        SettingsError: The model has too few positions, or entries would go at other places than
             where the question begins.
     """
     from treadle.runtime.answering import computed_by, weight_bytes
 
-    first = subject.runtime(keep=None, keep_budget=None)
-    _require_positions(first, asks)
     for cache in caches:
-        _require_effect(cache, asks)
+        _require_place(cache, asks)
+    llm = subject.runtime(keep=None, keep_budget=None)
+    _require_positions(llm, asks)
     found = []
     with steps("recall", (1 + len(caches)) * len(asks.prompts)) as bar:
         for cache in [Cache(FULL, None, None), *caches]:
             bar.show(cache.label)
-            found.append(_through(subject, first, cache, asks))
+            found.append(_through(llm, subject.adapter_name, cache, asks))
             bar.advance(len(asks.prompts))
-    return AllRecalled(found, computed_by(first), weight_bytes(first))
+    return AllRecalled(found, computed_by(llm), weight_bytes(llm))
 
 
 def _require_positions(llm: "LLM", asks: Asks) -> None:
@@ -61,58 +59,70 @@ def _require_positions(llm: "LLM", asks: Asks) -> None:
         )
 
 
-def _require_effect(cache: Cache, asks: Asks) -> None:
-    """Require entries to go at the end of what is kept, and not again before the answer ends."""
-    chunk, policy = cache.policy.chunk_tokens, cache.policy
-    if asks.num_kept % chunk:
+def _require_place(cache: Cache, asks: Asks) -> None:
+    """Require entries to go where what is kept ends, and not again before the answer ends."""
+    policy, name = cache.policy, cache.name
+    if policy.local is not None:
         raise SettingsError(
-            f"context_tokens = {asks.num_kept} is no multiple of the {chunk} tokens after which "
-            f"'{policy.name}' lets entries go, so that none would go where the question begins; "
-            f"give {max(1, asks.num_kept // chunk) * chunk}, or another chunk_tokens."
+            f"local = {policy.local} of '{name}' has no effect: recall sets it to the tokens that "
+            f"follow what loses entries; leave it out."
         )
-    rest = max(map(len, asks.prompts)) - asks.num_kept + asks.max_tokens
-    if rest >= chunk:
+    chunk, rest = policy.chunk_tokens, max(map(len, asks.prompts)) - asks.num_kept + asks.max_tokens
+    if asks.num_kept % chunk + rest >= chunk:
         raise SettingsError(
-            f"What follows the text has up to {rest} tokens, and '{policy.name}' lets entries go "
-            f"after every {chunk}; raise its chunk_tokens above {rest}."
+            f"'{name}' lets entries go after every {chunk} tokens, and would do so while the "
+            f"question or the answer is read: up to {rest} tokens follow the {asks.num_kept} of "
+            f"the text. Let context_tokens be a multiple of a chunk_tokens above {rest}."
         )
 
 
-def _entries(cache: Cache, num_tokens: int) -> int | None:
-    """Return a budget in entries of a head: a fraction counts of the text, without the question."""
+def _params(cache: Cache, asks: Asks, num_prompt: int) -> "SamplingParams":
+    """Return how a prompt is answered whose first `num_kept` tokens lose entries by themselves.
+
+    A fraction is one of these, whatever follows them.
+    """
+    from treadle.runtime import SamplingParams
     from treadle.runtime.evict.keeping import choose_keeping
 
-    keeping = choose_keeping(cache.policy, cache.budget)
-    return None if keeping is None else keeping.entries(num_tokens, num_tokens)
+    policy, budget = cache.policy, cache.budget
+    if policy is not None:
+        policy = policy.model_copy(update={"local": num_prompt - asks.num_kept})
+    if isinstance(budget, float):
+        keeping = choose_keeping(policy, budget)
+        assert keeping is not None, "a budget has a policy"
+        budget = keeping.entries(asks.num_kept, asks.num_kept)
+    return SamplingParams(
+        max_tokens=asks.max_tokens,
+        temperature=0.0,
+        stop=asks.stop,
+        keep=policy,
+        keep_budget=budget,
+    )
 
 
-def _through(subject: "Subject", first: "LLM", cache: Cache, asks: Asks) -> Recalled:
+def _through(llm: "LLM", adapter: str | None, cache: Cache, asks: Asks) -> Recalled:
     from treadle.runtime.cache.pages import page_bytes, require_dtype
 
-    budget = _entries(cache, asks.num_kept)
-    llm = subject.runtime(executor=first.executor, keep=cache.policy, keep_budget=budget)
-    shape, name = llm.shape, subject.adapter_name
-    texts, kept = _answered(llm, name, asks)
-    rows = [prompt + answer for prompt, answer in zip(asks.prompts, asks.answers, strict=True)]
-    found = llm.log_probs(rows, list(map(len, asks.prompts)), name)
+    shape = llm.shape
+    texts, kept = _answered(llm, adapter, cache, asks)
     whole = page_bytes(shape.kv_heads, shape.head_dim, 1, require_dtype(llm.kv_dtype))
     return Recalled(
         cache,
         texts,
-        [float(-values.astype(np.float64).mean()) for values in found],
+        _losses(llm, adapter, cache, asks),
         _by_layer(kept, shape.kv_heads),
         whole // sum(shape.kv_heads),
     )
 
 
 def _answered(
-    llm: "LLM", adapter: str | None, asks: Asks
+    llm: "LLM", adapter: str | None, cache: Cache, asks: Asks
 ) -> tuple[list[str], npt.NDArray[np.float64]]:
     """Return the answers, and the entries of each head when a question begins: a mean [heads]."""
-    from treadle.runtime import SamplingParams
-
-    params = SamplingParams(max_tokens=asks.max_tokens, temperature=0.0, stop=asks.stop)
-    requests = [llm.submit(prompt, params, adapter=adapter)[0] for prompt in asks.prompts]
+    requests = [
+        llm.submit(prompt, _params(cache, asks, len(prompt)), adapter=adapter)[0]
+        for prompt in asks.prompts
+    ]
     kept: dict[str, npt.NDArray[np.int64]] = {}
     try:
         while not all(request.finish_reason for request in requests):
@@ -125,6 +135,22 @@ def _answered(
         llm.close(requests)
     everything = np.full(sum(llm.shape.kv_heads), asks.num_kept)
     return texts, np.mean(list(kept.values()) or [everything], axis=0)
+
+
+def _losses(llm: "LLM", adapter: str | None, cache: Cache, asks: Asks) -> list[float]:
+    """Return the mean loss of each right answer, in nats; of as many tokens all at once."""
+    rows = [prompt + answer for prompt, answer in zip(asks.prompts, asks.answers, strict=True)]
+    places: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(len(row), []).append(place)
+    losses = [0.0] * len(rows)
+    for length, own in places.items():
+        params = _params(cache, asks, length - 1)  # the last token is only predicted
+        firsts = [len(asks.prompts[place]) for place in own]
+        found = llm.log_probs([rows[place] for place in own], firsts, adapter, params)
+        for place, values in zip(own, found, strict=True):
+            losses[place] = float(-values.astype(np.float64).mean())
+    return losses
 
 
 def _by_layer(heads: npt.NDArray[np.float64], kv_heads: Sequence[int]) -> list[list[float]]:

@@ -34,11 +34,12 @@ class Recall(BudgetTask):
     """Hide facts in real text, let entries of the cache go, and ask for the facts.
 
     Of each kind (a pass key; lines of key and value; facts of several documents) texts are made by
-    rule, `context_tokens` long. Hidden, all of the text loses entries before the question is read;
-    shown, the question is the end of what loses them. Then the beginning of the fact is read, and
-    the model goes on. Scores are the share of greedy answers that are the right ones to the letter,
-    and the mean negative log-likelihood of the right ones, each beside the full cache in the same
-    run, in pairs. A random guess among the answers of a kind is the line that chance draws.
+    rule. Hidden, all of the text loses entries before the question is read; shown, the question is
+    the end of what loses them. Then the beginning of the fact is read, and the model goes on: of
+    what follows the `context_tokens`, nothing goes. Scores are the share of greedy answers that are
+    the right ones to the letter, and the mean negative log-likelihood of the right ones, each
+    beside the full cache in the same run, in pairs. A random guess among the answers of a kind is
+    the line that chance draws.
 
     Paper: RULER: What's the Real Context Size of Your Long-Context Language Models?, Hsieh et al.,
     2024 (needles in real text, and their kinds; we make our own of them).
@@ -54,7 +55,7 @@ class Recall(BudgetTask):
     kinds: Annotated[tuple[KindName, ...], Field(min_length=1)] = ("passkey", "keys", "documents")
     """What is asked: passkey, keys, documents."""
     context_tokens: Annotated[int, Field(ge=8)] = 1024
-    """Tokens of what loses entries: a multiple of those after which the policy lets them go."""
+    """Tokens of what loses entries: the text, and the question where it is shown."""
     num_questions: Annotated[int, Field(ge=1)] = 24
     """Questions of each kind."""
     questions_per_text: Annotated[int, Field(ge=1)] = 4
