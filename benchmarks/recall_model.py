@@ -37,7 +37,7 @@ def samples(documents: list[str]) -> list[str]:
     found = [document[:6000] for document in documents]
     for kind in KINDS.values():
         words = [*kind.keys, *kind.values, kind.cue.format(key=""), kind.end, kind.heading]
-        found += [Needle(kind.cue, " .", kind.end).question] * 400
+        found += [kind.question.format(key=".")] * 400
         found += [f"{word}\n{word} {word}. {word}: {word}" for word in words for _ in range(400)]
     return found
 
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument(
         "--course",
         nargs="+",
-        default=["200x128x32", "200x256x16", "300x512x8", "150x1024x4"],
+        default=["200x128x32", "150x256x16", "300x512x8", "100x1024x4"],
         help="stages: steps x tokens x texts",
     )
     arguments = parser.parse_args()

@@ -61,6 +61,8 @@ class Kind(NamedTuple):
     """How a fact begins; the answer follows."""
     end: str
     """What follows the answer in the text."""
+    question: str
+    """What asks for it, without the words that the answer stands behind: they alone shall match."""
     keys: tuple[str, ...] = ()
     """What facts are about, each once in a text; none: there is one fact, about nothing."""
     values: tuple[str, ...] = ()
@@ -81,13 +83,19 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
-    "passkey": Kind("The pass key is", ". Remember it."),
-    "keys": Kind("{key}:", "", _KEYS, _WORDS),
-    "documents": Kind("The keeper of {key} is", ".", _PLACES, _PEOPLE, "Document {number}"),
+    "passkey": Kind("The pass key is", ". Remember it.", "What is the pass key?"),
+    "keys": Kind("{key}:", "", "Which word has this key?\n{key}", _KEYS, _WORDS),
+    "documents": Kind(
+        "The keeper of {key} is",
+        ".",
+        "Who is the keeper of {key}?",
+        _PLACES,
+        _PEOPLE,
+        "Document {number}",
+    ),
 }
 """By name: one number in a text, lines of key and value, and facts of which each document has one.
 """
-_QUESTION = "\nComplete the line\n{cue}\n"
 
 
 class Needle(NamedTuple):
@@ -97,6 +105,7 @@ class Needle(NamedTuple):
     answer: str
     """With the blank that it begins with."""
     end: str
+    asked: str
 
     @property
     def line(self) -> str:
@@ -106,7 +115,7 @@ class Needle(NamedTuple):
     @property
     def question(self) -> str:
         """What is read before the cue, and the answer after it."""
-        return _QUESTION.format(cue=self.cue)
+        return f"\n{self.asked}\n"
 
 
 class Context(NamedTuple):
@@ -218,9 +227,14 @@ def drawn(kind: Kind, count: int, generator: np.random.Generator) -> list[Needle
     """Return facts of a kind, no key and no value twice."""
     if not kind.keys:
         digits = generator.permutation(10)[:_NUM_DIGITS]
-        return [Needle(kind.cue, " " + "".join(map(str, digits)), kind.end)]
+        return [Needle(kind.cue, " " + "".join(map(str, digits)), kind.end, kind.question)]
     keys, values = generator.permutation(len(kind.keys)), generator.permutation(len(kind.values))
     return [
-        Needle(kind.cue.format(key=kind.keys[key]), f" {kind.values[value]}", kind.end)
+        Needle(
+            kind.cue.format(key=kind.keys[key]),
+            f" {kind.values[value]}",
+            kind.end,
+            kind.question.format(key=kind.keys[key]),
+        )
         for key, value in zip(keys[:count], values[:count], strict=True)
     ]
