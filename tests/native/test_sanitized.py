@@ -65,7 +65,7 @@ folder = Path(sys.argv[1])
 tiny.build("gemma3_text", folder)
 prompts = [np.random.default_rng(n).integers(1, 320, 30 + n).tolist() for n in range(4)]
 params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, prompt_logprobs=0)
-for form, kv_dtype in (("fp32", "fp32"), ("fp16", "fp16"), ("q8", "int8"), ("q4_1", "fp32")):
+for form, kv_dtype in (("fp32", "fp32"), ("fp16", "fp16"), ("q8", "int8"), ("q4_1", "int4")):
     step = LlamaStep(folder, form, 3)
     for keep in ({}, {"keep": "random", "keep_budget": 12}):
         engine = LLM(folder, executor=step, kv_dtype=kv_dtype, cache_bytes=2**18, **keep)

@@ -16,7 +16,7 @@ from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.transformers_step.generic import GenericExecutor
 
 EXECUTORS = ["generic", *(["native"] if library("step") is not None else [])]
-TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "int8": 0.6}
+TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "int8": 0.6, "int4": 8.0}
 PAGE = 8
 
 
@@ -132,7 +132,7 @@ def test_each_head_sees_what_it_kept(make, architecture, name):
 
 
 @pytest.mark.parametrize("name", EXECUTORS)
-@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+@pytest.mark.parametrize("dtype", ["fp16", "int8", "int4"])
 @pytest.mark.parametrize("architecture", ["llama", "mistral"])
 def test_narrow_caches_stay_close(make, architecture, dtype, name):
     folder, executor = make(architecture, name)

@@ -13,6 +13,16 @@ void keep(void *array, float *scales, int64_t at, int64_t step, int64_t slot, co
         scales[slot] = largest / 127.0f;
         return;
     }
+    if (dtype == INT4) {
+        float largest = largest_of(x, dim), factor = largest > 0 ? MIDDLE / largest : 0;
+        uint8_t *codes = (uint8_t *)array + at;
+        for (int i = 0; i < dim / 2; i++) {
+            int low = (int)lrintf(x[i] * factor + MIDDLE), high = (int)lrintf(x[i + dim / 2] * factor + MIDDLE);
+            codes[i * step] = (uint8_t)(low | high << 4);
+        }
+        scales[slot] = largest / MIDDLE;
+        return;
+    }
     if (dtype == FP32) {
         for (int i = 0; i < dim; i++) ((float *)array)[at + i * step] = x[i];
         return;
@@ -224,8 +234,8 @@ static void take_sights(Pass *p) {
 }
 
 static Pass open_pass(const Tile *t) {
-    static Score *const scores[] = {[FP32] = score_fp32, [FP16] = score_fp16, [INT8] = score_int8};
-    static Gather *const gathers[] = {[FP32] = gather_fp32, [FP16] = gather_fp16, [INT8] = gather_int8};
+    static Score *const scores[] = {[FP32] = score_fp32, [FP16] = score_fp16, [INT8] = score_int8, [INT4] = score_int4};
+    static Gather *const gathers[] = {[FP32] = gather_fp32, [FP16] = gather_fp16, [INT8] = gather_int8, [INT4] = gather_int4};
     const Heads *h = t->heads;
     const View *view = t->view;
     int is_copied = view->page_size % LANES != 0, dtype = is_copied ? FP32 : view->dtype, group = h->heads / h->kv_heads;

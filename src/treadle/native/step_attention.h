@@ -94,11 +94,11 @@ typedef struct {
 /* scores[i * SLOTS + j] = q[i] . k[j] for the slots of a block; its last group may have numbers beyond them. What lies at
  * `next` (null: nothing) is fetched beside. Each type of cache is a unit of its own, because it takes long to compile. */
 typedef void Score(const Queries *q, const Places *now, const Places *next, float *scores);
-Score score_fp32, score_fp16, score_int8;
+Score score_fp32, score_fp16, score_int8, score_int4;
 
 /* out[i * dim] = that times factors[i] + the sum of the block's values by weights[i * SLOTS], which are scaled if they are. */
 typedef void Gather(float *weights, const float *factors, const Queries *q, const Places *now, const Places *next,
                     float *out);
-Gather gather_fp32, gather_fp16, gather_int8;
+Gather gather_fp32, gather_fp16, gather_int8, gather_int4;
 
 #pragma GCC visibility pop

@@ -5,13 +5,16 @@
 #include "mirror.h"
 #include "step_vector.h"
 
-enum { FP32 = 0, FP16 = 1, INT8 = 2 };
+enum { FP32 = 0, FP16 = 1, INT8 = 2, INT4 = 3 };
+/* Codes of 4 bits stand for (code - MIDDLE) * scale. */
+#define MIDDLE 7.5f
 /* Slots of a block, query vectors that meet it together, and of a tile of both: what the machine has registers for. */
 enum { SLOTS = 128, QUERIES = 48, GROUPS = SLOTS / LANES, TALL = 6, WIDE = LANES == 16 ? 4 : 2 };
 
 #define CACHE_FIELDS(F)                                                                                                    \
-    F(void *, keys)        /* [pages, kv_heads, dim, page_size]: a vector holds one dimension of many slots */             \
-    F(void *, values)      /* [pages, kv_heads, page_size, dim] */                                                         \
+    F(void *, keys)        /* [pages, kv_heads, dim, page_size]: a vector holds one dimension of many slots; of 4 bits     \
+                            * [.., dim / 2, page_size], where a byte holds dimensions c and, above it, c + dim / 2 */      \
+    F(void *, values)      /* [pages, kv_heads, page_size, dim], or [.., dim / 2] */                                                         \
     F(int32_t *, positions) /* [pages, kv_heads, page_size] */                                                             \
     F(float *, key_scales)                                                                                                 \
     F(float *, value_scales)                                                                                               \
@@ -115,6 +118,16 @@ INLINE Spot spot_of(const View *view, const Heads *h, const Cache *cache, int se
 INLINE float number_of(const void *array, int64_t at, int dtype) {
     if (dtype == FP32) return ((const float *)array)[at];
     return dtype == FP16 ? half_of(((const uint16_t *)array)[at]) : (float)((const int8_t *)array)[at];
+}
+
+/* Columns of an array that a vector of `dim` numbers takes. */
+INLINE int columns_of(int dim, int dtype) { return dtype == INT4 ? dim / 2 : dim; }
+
+/* Dimension c of a vector of `dim` numbers whose columns begin at `at`, `step` apart. */
+INLINE float dimension_of(const void *array, int64_t at, int64_t step, int c, int dim, int dtype) {
+    if (dtype != INT4) return number_of(array, at + c * step, dtype);
+    int code = ((const uint8_t *)array)[at + c % (dim / 2) * step];
+    return (float)(c < dim / 2 ? code & 15 : code >> 4) - MIDDLE;
 }
 
 INLINE int bytes_of(int dtype) { return dtype == FP32 ? 4 : dtype == FP16 ? 2 : 1; }

@@ -3,8 +3,8 @@
 #include "step_pass.h"
 #include "step_tiles.h"
 
-static Score *const scores_of[] = {[FP32] = score_fp32, [FP16] = score_fp16, [INT8] = score_int8};
-static Gather *const gathers_of[] = {[FP32] = gather_fp32, [FP16] = gather_fp16, [INT8] = gather_int8};
+static Score *const scores_of[] = {[FP32] = score_fp32, [FP16] = score_fp16, [INT8] = score_int8, [INT4] = score_int4};
+static Gather *const gathers_of[] = {[FP32] = gather_fp32, [FP16] = gather_fp16, [INT8] = gather_int8, [INT4] = gather_int4};
 
 /* A tree in one KV head: its slots as one text, and its numbers [queries, slots]. */
 typedef struct {

@@ -30,18 +30,38 @@ INLINE void dot_step(const float *q, const Places *now, int group, int c, int dt
     }
 }
 
+/* The same of 4 bits: dimension c of `dim`, which shares bytes with another one. */
+INLINE void dot_half(const float *q, const Places *now, int group, int c, int dim, int Q, int W, floats total[TALL][WIDE]) {
+    int half = dim / 2, is_high = c >= half;
+    floats key[WIDE], other;
+    for (int w = 0; w < W; w++) {
+        const uint8_t *from = (const uint8_t *)now->keys[group + w] + (is_high ? c - half : c) * now->stride;
+        if (is_high) halves_of(from, &other, &key[w]);
+        else halves_of(from, &key[w], &other);
+        key[w] -= MIDDLE;
+    }
+    for (int i = 0; i < Q; i++) {
+        floats query = spread(q[i]);
+        for (int w = 0; w < W; w++) total[i][w] = fused(query, key[w], total[i][w]);
+    }
+}
+
 /* For Q queries and the slots of W groups, dimension after dimension. */
 INLINE void dot_tile(const float *q, const Places *now, const Places *next, int group, int dim, int dtype, int Q, int W,
                      float *scores) {
     enum { RUN = 4 };
     floats total[TALL][WIDE] = {0};
     int c = 0;
-    for (; c + RUN <= dim; c += RUN) {
+    for (; dtype == INT4 && c < dim; c++) {
+        for (int w = 0; next && 2 * c < dim && w < W; w++) will_need(next->keys[group + w], c * next->stride, dtype);
+        dot_half(q + c * Q, now, group, c, dim, Q, W, total);
+    }
+    for (; dtype != INT4 && c + RUN <= dim; c += RUN) {
         for (int ahead = 0; next && ahead < RUN; ahead += vectors_of_line(dtype))
             for (int w = 0; w < W; w++) will_need(next->keys[group + w], (c + ahead) * next->stride, dtype);
         for (int step = 0; step < RUN; step++) dot_step(q + (c + step) * Q, now, group, c + step, dtype, Q, W, total);
     }
-    for (; c < dim; c++) dot_step(q + c * Q, now, group, c, dtype, Q, W, total);
+    for (; dtype != INT4 && c < dim; c++) dot_step(q + c * Q, now, group, c, dtype, Q, W, total);
     for (int w = 0; w < W; w++) {
         if (now->has_scales)
             for (int i = 0; i < Q; i++) total[i][w] *= load(now->key_scales[group + w]);
@@ -93,6 +113,44 @@ INLINE void mix_tile(const float *weights, const float *factors, const Places *n
         for (int w = 0; w < W; w++) store(out + i * dim + c + w * LANES, total[i][w]);
 }
 
+/* The same of 4 bits: bytes from c on, whose upper halves are dimensions `half` later. */
+INLINE void mix_pairs(const float *weights, const float *factors, const Places *now, const Places *next, int half, int c,
+                      int Q, float *out) {
+    floats low[TALL], high[TALL];
+    for (int i = 0; i < Q; i++) {
+        low[i] = load(out + 2 * i * half + c) * factors[i];
+        high[i] = load(out + (2 * i + 1) * half + c) * factors[i];
+    }
+    for (int group = 0; group < now->num_groups; group++) {
+        int first = group * LANES, n = now->num_slots - first < LANES ? now->num_slots - first : LANES;
+        for (int j = 0; j < n; j++) {
+            floats below, above;
+            int64_t at = (int64_t)j * half + c;
+            halves_of((const uint8_t *)now->values[group] + at, &below, &above);
+            if (next) will_need(next->values[group], at, INT4);
+            below -= MIDDLE;
+            above -= MIDDLE;
+            for (int i = 0; i < Q; i++) {
+                floats weight = spread(weights[i * SLOTS + first + j]);
+                low[i] = fused(weight, below, low[i]);
+                high[i] = fused(weight, above, high[i]);
+            }
+        }
+    }
+    for (int i = 0; i < Q; i++) {
+        store(out + 2 * i * half + c, low[i]);
+        store(out + (2 * i + 1) * half + c, high[i]);
+    }
+}
+
+INLINE void mix_all_pairs(const float *weights, const float *factors, const Queries *q, const Places *now, const Places *next,
+                          int c, float *out) {
+    int i = 0, half = q->dim / 2;
+    for (; i + TALL <= q->count; i += TALL, weights += TALL * SLOTS, factors += TALL, out += TALL * q->dim, next = 0)
+        mix_pairs(weights, factors, now, next, half, c, TALL, out);
+    for (; i < q->count; i++, weights += SLOTS, factors++, out += q->dim) mix_pairs(weights, factors, now, next, half, c, 1, out);
+}
+
 INLINE void mix(const float *weights, const float *factors, const Queries *q, const Places *now, const Places *next, int c,
                 int dtype, int W, float *out) {
     int i = 0, dim = q->dim;
@@ -113,8 +171,8 @@ INLINE void mix_one(const float *weights, const float *factors, const Queries *q
     for (int i = 0; i < q->count; i++) {
         float total = out[i * q->dim + c] * factors[i];
         for (int j = 0; j < now->num_slots; j++) {
-            int64_t at = (int64_t)(j % LANES) * q->dim + c;
-            total = fmaf(weights[i * SLOTS + j], number_of(now->values[j / LANES], at, dtype), total);
+            int64_t at = (int64_t)(j % LANES) * columns_of(q->dim, dtype);
+            total = fmaf(weights[i * SLOTS + j], dimension_of(now->values[j / LANES], at, 1, c, q->dim, dtype), total);
         }
         out[i * q->dim + c] = total;
     }
@@ -128,6 +186,15 @@ INLINE void gather(float *weights, const float *factors, const Queries *q, const
             float *at = weights + i * SLOTS + group * LANES;
             store(at, load(at) * load(now->value_scales[group]));
         }
+    if (dtype == INT4) {
+        int half = q->dim / 2;
+        for (; c + LANES <= half; c += LANES) mix_all_pairs(weights, factors, q, now, next, c, out);
+        for (; c < half; c++) {
+            mix_one(weights, factors, q, now, c, dtype, out);
+            mix_one(weights, factors, q, now, c + half, dtype, out);
+        }
+        return;
+    }
     for (; c + WIDE * LANES <= q->dim; c += WIDE * LANES) mix(weights, factors, q, now, next, c, dtype, WIDE, out);
     for (; c + LANES <= q->dim; c += LANES) mix(weights, factors, q, now, next, c, dtype, 1, out);
     for (; c < q->dim; c++) mix_one(weights, factors, q, now, c, dtype, out);

@@ -46,16 +46,16 @@ INLINE void hide(const View *view, const Sight *s, int window, float *scores, in
 
 /* Where `count` slots from `first` on lie, in pages that consist of whole groups. */
 INLINE void find(const Plane *p, int first, int count, Places *found) {
-    int bytes = bytes_of(p->dtype);
+    int bytes = bytes_of(p->dtype), columns = columns_of(p->dim, p->dtype);
     found->stride = p->size;
     found->num_slots = count;
     found->num_groups = (count + LANES - 1) / LANES;
-    found->has_scales = p->dtype == INT8;
+    found->has_scales = p->dtype >= INT8;
     for (int group = 0; group < found->num_groups; group++) {
         int64_t at = slot_of(p, first + group * LANES);
         int offset = (first + group * LANES) % p->size;
-        found->keys[group] = (const char *)p->cache->keys + ((at - offset) * p->dim + offset) * bytes;
-        found->values[group] = (const char *)p->cache->values + at * p->dim * bytes;
+        found->keys[group] = (const char *)p->cache->keys + ((at - offset) * columns + offset) * bytes;
+        found->values[group] = (const char *)p->cache->values + at * columns * bytes;
         if (!found->has_scales) continue;
         found->key_scales[group] = p->cache->key_scales + at;
         found->value_scales[group] = p->cache->value_scales + at;
@@ -66,13 +66,14 @@ INLINE void find(const Plane *p, int first, int count, Places *found) {
 INLINE void copy(const Plane *p, int first, int count, float *room, Places *found) {
     float *keys = room, *values = keys + SLOTS * p->dim, *key_scales = values + SLOTS * p->dim, *value_scales = key_scales + SLOTS;
     *found = (Places){
-        .stride = SLOTS, .num_slots = count, .num_groups = (count + LANES - 1) / LANES, .has_scales = p->dtype == INT8};
+        .stride = SLOTS, .num_slots = count, .num_groups = (count + LANES - 1) / LANES, .has_scales = p->dtype >= INT8};
+    int columns = columns_of(p->dim, p->dtype);
     for (int j = 0; j < count; j++) {
         int64_t at = slot_of(p, first + j);
         int offset = (first + j) % p->size;
         for (int c = 0; c < p->dim; c++) {
-            keys[c * SLOTS + j] = number_of(p->cache->keys, (at - offset) * p->dim + offset + (int64_t)c * p->size, p->dtype);
-            values[j * p->dim + c] = number_of(p->cache->values, at * p->dim + c, p->dtype);
+            keys[c * SLOTS + j] = dimension_of(p->cache->keys, (at - offset) * columns + offset, p->size, c, p->dim, p->dtype);
+            values[j * p->dim + c] = dimension_of(p->cache->values, at * columns, 1, c, p->dim, p->dtype);
         }
         if (!found->has_scales) continue;
         key_scales[j] = p->cache->key_scales[at];

@@ -53,6 +53,24 @@ INLINE floats8 fused8(floats8 a, floats8 b, floats8 c) {
 #endif
 }
 
+/* The low and the high halves of LANES bytes as numbers. */
+INLINE void halves_of(const uint8_t *source, floats *low, floats *high) {
+#if defined(__AVX512F__)
+    __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)source));
+    *low = (floats)_mm512_cvtepi32_ps(_mm512_and_si512(wide, _mm512_set1_epi32(15)));
+    *high = (floats)_mm512_cvtepi32_ps(_mm512_srli_epi32(wide, 4));
+#elif defined(__AVX2__)
+    __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)source));
+    *low = (floats)_mm256_cvtepi32_ps(_mm256_and_si256(wide, _mm256_set1_epi32(15)));
+    *high = (floats)_mm256_cvtepi32_ps(_mm256_srli_epi32(wide, 4));
+#else
+    for (int lane = 0; lane < LANES; lane++) {
+        (*low)[lane] = source[lane] & 15;
+        (*high)[lane] = source[lane] >> 4;
+    }
+#endif
+}
+
 INLINE float sum8(floats8 v) {
     float a = v[0] + v[4], b = v[1] + v[5], c = v[2] + v[6], d = v[3] + v[7];
     return (a + c) + (b + d);

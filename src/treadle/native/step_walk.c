@@ -123,7 +123,7 @@ static void place(Step *s, int id, int layer) {
     const Layer *l = &m->layers[layer];
     const Heads *h = &l->heads;
     const Cache *cache = &m->caches[layer];
-    int dim = h->dim, half = dim / 2, segment = 0, place = layer * NUM_VECTORS;
+    int dim = h->dim, half = dim / 2, segment = 0, place = layer * NUM_VECTORS, columns = columns_of(dim, m->kv_dtype);
     for (int r = id; r < rows->num_rows; r += s->team.count) {
         while (r >= rows->view.row_starts[segment + 1]) segment++;
         const Noted *noted = noted_of(&rows->view, segment);
@@ -142,8 +142,8 @@ static void place(Step *s, int id, int layer) {
             int64_t plane = spot.plane * m->page_size, at = plane + spot.offset;
             if (k_norm) normalise(s->work.k + from, k_norm, s->work.k + from, dim, m);
             rotate(s->work.k + from, cosines, sines, dim);
-            keep(to->keys, to->key_scales, plane * dim + spot.offset, m->page_size, at, s->work.k + from, dim, m->kv_dtype);
-            keep(to->values, to->value_scales, at * dim, 1, at, s->work.v + from, dim, m->kv_dtype);
+            keep(to->keys, to->key_scales, plane * columns + spot.offset, m->page_size, at, s->work.k + from, dim, m->kv_dtype);
+            keep(to->values, to->value_scales, at * columns, 1, at, s->work.v + from, dim, m->kv_dtype);
             if (noted && noted->note == NOTE_ZERO) to->scores[at] = 0;
             if (noted && noted->note == NOTE_KEY_NORM) to->scores[at] = -length_of(s->work.k + from, dim);
             to->positions[at] = rows->view.positions[r];

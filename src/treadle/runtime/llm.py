@@ -381,7 +381,7 @@ class LLM(Engine):
             request.num_shown = 0
         with self._turn:
             answers = [
-                completion(request, index, self._show(request, True))
+                completion(request, index, self._show(request, True), self.shape.kv_heads)
                 for index, request in enumerate(group)
             ]
         start = first.params.prompt_logprobs_start

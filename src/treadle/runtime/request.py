@@ -96,6 +96,8 @@ class Request:
     pages: list[int] = field(default_factory=list)
     entries: HeadEntries | None = None
     """What it holds in the cache instead of pages where `keep` is set."""
+    kept: list[int] | None = None
+    """Entries of each KV head of all layers when it held some last, where `keep` is set."""
     surprises: list[float] = field(default_factory=lambda: [0.0])
     """How improbable its tokens were, in nats, as far as its policy asked for that."""
 

@@ -89,8 +89,9 @@ class EngineSettings(Settings):
     """Requests in a batch; unless given 64, or fewer where a step has fewer tokens."""
     max_num_batched_tokens: AtLeastOne = 256
     """Tokens of a step: an urgent request may have to wait for one."""
-    kv_dtype: Literal["fp32", "fp16", "int8"] = "fp16"
-    """How keys and values are stored: fp32 rounds nothing, int8 has one scale for each vector."""
+    kv_dtype: Literal["fp32", "fp16", "int8", "int4"] = "fp16"
+    """How keys and values are stored: fp32 rounds nothing, int8 and int4 have one scale for each
+    vector."""
     policy: AdmissionChoice = "fcfs"
     """Who comes first: fcfs, priority, fair (among clients), fair_priority (the lowest priority
     number, then fair), or prefix (the longest cached start)."""

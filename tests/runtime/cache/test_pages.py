@@ -8,11 +8,13 @@ from treadle.runtime.cache.pages import KeyValues, PagePool, num_pages_for, page
 from treadle.runtime.cache.planes import PlanePool
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8", "int4"])
 def test_bytes_are_those_of_the_arrays(dtype):
     store = KeyValues((1, 3), 4, 6, 8, dtype)
     assert store.num_bytes == 6 * page_bytes((1, 3), 4, 8, dtype)
-    assert [layer.keys.shape for layer in store.layers] == [(6, 1, 4, 8), (6, 3, 4, 8)]
+    columns = 2 if dtype == "int4" else 4
+    shapes = [(6, 1, columns, 8), (6, 3, columns, 8)]
+    assert [layer.keys.shape for layer in store.layers] == shapes
 
 
 def test_a_page_is_free_when_its_last_holder_lets_go():
@@ -43,7 +45,7 @@ def test_writing_to_a_shared_page_copies_it():
     assert pool.holders[[page, copy]].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8", "int4"])
 def test_what_is_read_can_be_written_elsewhere(dtype):
     one, other = (KeyValues((1, 2), 2, 5, 4, dtype) for _ in range(2))
     draw = np.random.default_rng(0)
@@ -72,7 +74,7 @@ def test_settings_are_refused():
         num_pages_for(10, 64)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8", "int4"])
 @pytest.mark.parametrize(("layer", "head"), [(None, None), (1, None), (1, 2), (0, 0)])
 def test_entries_move_with_all_that_belongs_to_them(dtype, layer, head):
     """Slot by slot in loops; a target may be the source of another."""

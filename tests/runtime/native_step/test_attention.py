@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(library("step") is None, reason="needs a C compi
 
 LENGTH = 301
 """More than two blocks, and no multiple of anything."""
-TYPES = ["fp32", "fp16", "int8"]
+TYPES = ["fp32", "fp16", "int8", "int4"]
 
 
 def texts(count: int = 1, seed: int = 0) -> list[list[int]]:
@@ -94,7 +94,7 @@ def test_long_neighbours_do_not_change_a_bit(kv, llama):
     step.close()
 
 
-@pytest.mark.parametrize(("kv", "most"), [("fp16", 2e-3), ("int8", 6e-2)])
+@pytest.mark.parametrize(("kv", "most"), [("fp16", 2e-3), ("int8", 6e-2), ("int4", 0.6)])
 def test_smaller_types_round_and_no_more(kv, most, llama):
     step, tokens = LlamaStep(llama, "fp32", 1), texts()[0]
     exact = computed(step, tokens, 16, "fp32", [LENGTH])

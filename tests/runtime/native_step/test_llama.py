@@ -100,7 +100,7 @@ def test_chunks_do_not_change_a_bit(chunks, form):
 
 
 @pytest.mark.parametrize("form", ["fp32", "fp16", "q8", "q4_0", "q4_1"])
-@pytest.mark.parametrize("kv", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("kv", ["fp32", "fp16", "int8", "int4"])
 def test_neighbours_do_not_change_a_bit(form, kv, llama):
     step = LlamaStep(llama, form, 2)
     prompts = [tokens_of(1, size, seed=size)[0].tolist() for size in (1, 9, 30, 4, 17)]

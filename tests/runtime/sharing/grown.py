@@ -81,6 +81,8 @@ def filled(
     for array in (pool.arena.keys, pool.arena.values):
         if kv == "int8":
             array[:] = rng.integers(-127, 128, array.shape)
+        elif kv == "int4":
+            array[:] = rng.integers(0, 256, array.shape)
         else:
             array[:] = rng.normal(size=array.shape)
     for scales in (pool.arena.key_scales, pool.arena.value_scales):

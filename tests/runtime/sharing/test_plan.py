@@ -38,7 +38,7 @@ def outcome(step: LlamaStep, mode: str, seed: int, size: int, kv: str, rows: int
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("size", "kv", "rows"), [(16, "fp32", 4), (3, "int8", 1)])
+@pytest.mark.parametrize(("size", "kv", "rows"), [(16, "fp32", 4), (3, "int8", 1), (16, "int4", 1)])
 def test_the_generic_step_gives_what_each_path_gives(name, size, kv, rows, tiny_model):
     kind, overrides = MODELS[name]
     folder = tiny_model(kind, max_position_embeddings=8192, **overrides)
@@ -52,7 +52,7 @@ def test_the_generic_step_gives_what_each_path_gives(name, size, kv, rows, tiny_
         pool = filled(step.shape, branches, size, kv, np.random.default_rng(2))
         found[mode] = step.forward(call, pool)
     for mode in MODES:
-        most = (1e-3 if kv == "int8" else 2e-5) * np.abs(found["path"]).max()
+        most = (1e-3 if kv.startswith("int") else 2e-5) * np.abs(found["path"]).max()
         np.testing.assert_allclose(found[mode], found["path"], atol=most)
     if size == 16 and library("step") is not None:
         native = LlamaStep(folder, "fp32", 1)
@@ -63,7 +63,11 @@ def test_the_generic_step_gives_what_each_path_gives(name, size, kv, rows, tiny_
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
-    ("size", "kv", "rows"), [(16, "fp32", 1), (16, "int8", 4), (32, "fp16", 3), (256, "fp32", 2)]
+    ("size", "kv", "rows"),
+    [
+        *[(16, "fp32", 1), (16, "int8", 4), (32, "fp16", 3)],
+        *[(256, "fp32", 2), (16, "int4", 3)],
+    ],
 )
 def test_every_mode_gives_what_each_path_gives(name, size, kv, rows, tiny_model):
     kind, overrides = MODELS[name]

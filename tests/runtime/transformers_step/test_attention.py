@@ -78,7 +78,9 @@ def test_a_tree_equals_its_paths_one_by_one(tiny_model, architecture):
         np.testing.assert_allclose(row, expected.numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 0), ("fp16", 1e-3), ("int8", 8e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("fp32", 0), ("fp16", 1e-3), ("int8", 8e-3), ("int4", 0.14)]
+)
 def test_stored_values_are_near(llama, dtype, tolerance):
     """Relative to the greatest of a vector; and the positions stand beside."""
     executor = GenericExecutor.from_folder(llama)
@@ -90,10 +92,13 @@ def test_stored_values_are_near(llama, dtype, tolerance):
     exact, stored = (store.layers[0] for store in stores)
     for name in ("keys", "values"):
         wide = getattr(exact, name)[[1, 0]]
-        narrow = getattr(stored, name)[[1, 0]].astype(np.float32)
+        narrow = getattr(stored, name)[[1, 0]]
         if name == "keys":  # slots lie behind dimensions
             wide, narrow = wide.swapaxes(-1, -2), narrow.swapaxes(-1, -2)
-        if dtype == "int8":
+        if dtype == "int4":
+            narrow = np.concatenate([narrow & 15, narrow >> 4], axis=-1) - 7.5
+        narrow = narrow.astype(np.float32)
+        if dtype in ("int8", "int4"):
             narrow *= getattr(stored, f"{name[:-1]}_scales")[[1, 0]][..., None]
         bound = np.abs(wide).max(axis=-1, keepdims=True) * tolerance
         assert (np.abs(narrow - wide) <= bound + 1e-7).all()

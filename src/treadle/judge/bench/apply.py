@@ -21,7 +21,7 @@ def bench(
     method: Benchmark | str,
     *,
     weights: str = "auto",
-    kv_dtype: Literal["fp32", "fp16", "int8"] = "fp16",
+    kv_dtype: Literal["fp32", "fp16", "int8", "int4"] = "fp16",
     num_threads: int | None = None,
     seed: int = 0,
     overwrite: bool = False,

@@ -21,6 +21,7 @@ from treadle.judge.bench.recorded import (
     whole_trees,
 )
 from treadle.runtime.answering import RuntimeGenerator
+from treadle.runtime.cache.pages import has_codes
 from treadle.runtime.decode.recorded import RecordedTree
 from treadle.runtime.llm import LLM
 from treadle.runtime.sharing.account import AttentionShape, Traffic
@@ -34,7 +35,7 @@ __all__ = ["replayed"]
 _MODES = ("path", "flatten", "cascade", "node", "node_chunk", "dense")
 _CONVENTIONS = {"exact": "as it is here", "paper": "as DeFT's repository counts"}
 _UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
-_KV_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+_KV_BYTES = {"fp32": 4, "fp16": 2, "int8": 1, "int4": 0.5}
 
 
 class _Workload(NamedTuple):
@@ -103,7 +104,7 @@ def _drafts(record: dict[str, Any], llm: LLM) -> _Workload:  # Any: JSON values
 
 def _shape(llm: LLM) -> AttentionShape:
     shape = llm.shape
-    each = 2 * shape.head_dim * _KV_BYTES[llm.kv_dtype] + (8 if llm.kv_dtype == "int8" else 0)
+    each = int(2 * shape.head_dim * _KV_BYTES[llm.kv_dtype]) + 8 * has_codes(llm.kv_dtype)
     heads = getattr(llm.executor, "query_heads", shape.kv_heads)
     return AttentionShape(tuple(heads), shape.kv_heads, shape.head_dim, each)
 

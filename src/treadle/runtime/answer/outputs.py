@@ -1,6 +1,8 @@
 """What comes back: answers, pieces of answers, and how busy the engine is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from treadle.runtime.request import Request, TokenLogprobs
 from treadle.runtime.schedule.batch import Batch
@@ -36,6 +38,9 @@ class CompletionOutput:
     """Tokens that ran as drafts (see `LLM(speculate=...)`)."""
     num_accepted_tokens: int = 0
     """Of these, tokens of the answer."""
+    num_kept: list[list[int]] | None = None
+    """Entries of each layer and KV head when it ended, where heads keep their own (see
+    `LLM(keep=...)`)."""
 
     @property
     def cumulative_logprob(self) -> float | None:
@@ -128,6 +133,10 @@ class LoadReport:
     through transformers."""
     kv_path_bytes: int
     """What it would have read if no texts had shared pages."""
+    peak_cache_bytes: int
+    """Of pages that were held at once, at most, with positions and scales."""
+    peak_kept_bytes: int
+    """The same of the planes that heads held which keep their own entries, with their scores."""
 
 
 def load_report(
@@ -149,10 +158,14 @@ def load_report(
         drafted,
         tokens_read.read * pool.store.token_bytes,
         tokens_read.by_path * pool.store.token_bytes,
+        pool.most_held * (pool.store.num_bytes // pool.num_pages),
+        batch.holdings.planes.most_held * pool.store.plane_bytes,
     )
 
 
-def completion(request: Request, index: int, text: str) -> CompletionOutput:
+def completion(
+    request: Request, index: int, text: str, kv_heads: Sequence[int] = ()
+) -> CompletionOutput:
     """Return what `request` has become."""
     return CompletionOutput(
         index,
@@ -165,4 +178,10 @@ def completion(request: Request, index: int, text: str) -> CompletionOutput:
         request.num_preemptions,
         request.num_drafted,
         request.num_accepted,
+        None if request.kept is None else _by_layer(request.kept, kv_heads),
     )
+
+
+def _by_layer(counts: Sequence[int], kv_heads: Sequence[int]) -> list[list[int]]:
+    ends = list(accumulate(kv_heads))
+    return [list(counts[end - heads : end]) for end, heads in zip(ends, kv_heads, strict=True)]

@@ -14,11 +14,14 @@ from treadle.runtime.typed import text, whole
 
 __all__ = [
     "KV_DTYPES",
+    "MIDDLE",
     "Content",
     "KeyValues",
     "KvDtype",
     "LayerKeyValues",
     "PagePool",
+    "columns_of",
+    "has_codes",
     "num_pages_for",
     "page_bytes",
 ]
@@ -28,30 +31,34 @@ Floats = npt.NDArray[np.float32]
 Content = list[npt.NDArray[np.generic]]
 """A copy of pages or planes: every array, cut to them."""
 
-KvDtype = Literal["fp32", "fp16", "int8"]
+KvDtype = Literal["fp32", "fp16", "int8", "int4"]
 KV_DTYPES: dict[str, type[np.generic]] = {
     "fp32": np.float32,
     "fp16": np.float16,
     "int8": np.int8,
+    "int4": np.uint8,
 }
+MIDDLE = 7.5
+"""Codes of 4 bits stand for (code - MIDDLE) * scale."""
 
 
 class LayerKeyValues(NamedTuple):
     """One layer's part of the pool; every array is C-contiguous.
 
     int8 stores x as round(x / scale) with scale = max |x| / 127 over the head's dim, one scale for
-    each key and each value vector (0 where the vector is 0).
+    each key and each value vector (0 where the vector is 0). int4 stores round(x / scale + 7.5)
+    with scale = max |x| / 7.5, two codes in a byte: dimension c, and above it c + dim / 2.
     """
 
     keys: npt.NDArray[np.generic]
-    """[pages, kv_heads, dim, page_size] in float32, float16 or int8: a vector of the processor
-    takes one dimension of many keys."""
+    """[pages, kv_heads, dim (int4: dim / 2), page_size]: a vector of the processor takes one
+    dimension of many keys."""
     values: npt.NDArray[np.generic]
-    """[pages, kv_heads, page_size, dim]"""
+    """[pages, kv_heads, page_size, dim (int4: dim / 2)]"""
     positions: Ints
     """[pages, kv_heads, page_size] the token's position in its text."""
     key_scales: Floats | None
-    """[pages, kv_heads, page_size]; None unless int8."""
+    """[pages, kv_heads, page_size]; None unless numbers are codes."""
     value_scales: Floats | None
     scores: Floats | None = None
     """[planes, page_size] what was noted of entries, of the arena alone: memory is taken where a
@@ -97,10 +104,11 @@ class KeyValues:
         return sum(self.kv_heads)
 
     def _make_arena(self, num_planes: int) -> LayerKeyValues:
-        size, stored, has_scales = self.page_size, KV_DTYPES[self.dtype], self.dtype == "int8"
+        size, stored, has_scales = self.page_size, KV_DTYPES[self.dtype], has_codes(self.dtype)
+        columns = columns_of(self.head_dim, self.dtype)
         return LayerKeyValues(
-            self._zeros((num_planes, self.head_dim, size), stored),
-            self._zeros((num_planes, size, self.head_dim), stored),
+            self._zeros((num_planes, columns, size), stored),
+            self._zeros((num_planes, size, columns), stored),
             self._zeros((num_planes, size), np.int32),
             self._zeros((num_planes, size), np.float32) if has_scales else None,
             self._zeros((num_planes, size), np.float32) if has_scales else None,
@@ -142,6 +150,11 @@ class KeyValues:
         keys, values, _, *scales, _ = self.arena
         arrays = [array for array in (keys, values, *scales) if array is not None]
         return sum(array.nbytes for array in arrays) // (self.num_pages * self.page_size)
+
+    @property
+    def plane_bytes(self) -> int:
+        """The bytes of a plane, with positions, scales and the scores of entries."""
+        return sum(array.nbytes for array in self.arena.arrays()) // len(self.arena.positions)
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy what one page holds into another, in every layer."""
@@ -209,13 +222,21 @@ class KeyValues:
     def numbers_of(self, planes: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Return keys and values [heads, pages * page_size, dim] of planes [heads, pages]."""
         chosen, arena = self._index(planes), self.arena
-        keys = self._fetched(arena.keys[chosen]).astype(np.float32).swapaxes(2, 3)
-        values = self._fetched(arena.values[chosen]).astype(np.float32)
+        keys = self._opened(self._fetched(arena.keys[chosen]).swapaxes(2, 3))
+        values = self._opened(self._fetched(arena.values[chosen]))
         if arena.key_scales is not None and arena.value_scales is not None:
             keys = keys * self._fetched(arena.key_scales[chosen])[..., None]
             values = values * self._fetched(arena.value_scales[chosen])[..., None]
         shape = (len(planes), -1, self.head_dim)
         return keys.reshape(shape), values.reshape(shape)
+
+    def _opened(self, stored: npt.NDArray[np.generic]) -> Floats:
+        """Return numbers [..., dim] of what is stored, in units of their scales."""
+        if self.dtype == "int4":
+            codes = stored.astype(np.uint8)
+            stored = np.concatenate([codes & 15, codes >> 4], axis=-1)
+            return stored.astype(np.float32) - np.float32(MIDDLE)
+        return stored.astype(np.float32)
 
     def write_scores(self, planes: npt.NDArray[np.int64], score: float) -> None:
         """Let all entries of `planes` have one score."""
@@ -281,11 +302,32 @@ def require_dtype(dtype: str) -> KvDtype:
     return dtype  # type: ignore[return-value]
 
 
+def has_codes(dtype: str) -> bool:
+    """Whether keys and values are stored as codes, with a scale for each vector."""
+    return dtype in ("int8", "int4")
+
+
+def columns_of(head_dim: int, dtype: str) -> int:
+    """Return how many numbers of its type a vector of `head_dim` numbers takes.
+
+    Raises:
+        SettingsError: They fill no whole bytes.
+    """
+    if dtype != "int4":
+        return head_dim
+    if head_dim % 2:
+        raise SettingsError(
+            f"kv_dtype='int4' stores two numbers in a byte, and this model's heads have {head_dim} "
+            f"each; use int8."
+        )
+    return head_dim // 2
+
+
 def page_bytes(kv_heads: Sequence[int], head_dim: int, page_size: int, dtype: KvDtype) -> int:
     """Return the bytes of one page over all layers, with positions and scales."""
     width = np.dtype(KV_DTYPES[require_dtype(dtype)]).itemsize
     page_size = require_page_size(page_size)
-    per_slot = 2 * head_dim * width + 4 + (8 if dtype == "int8" else 0)
+    per_slot = 2 * columns_of(head_dim, dtype) * width + 4 + (8 if has_codes(dtype) else 0)
     return sum(kv_heads) * page_size * per_slot
 
 
@@ -311,6 +353,8 @@ class PagePool:
         self.num_pages, self.page_size = store.num_pages, store.page_size
         self.holders = np.zeros(self.num_pages, np.int32)
         """[pages] how many requests and tree nodes hold each page."""
+        self.most_held = 0
+        """Pages that were held at once, at most."""
         self._free = list(range(self.num_pages - 1, -1, -1))
 
     @property
@@ -331,6 +375,7 @@ class PagePool:
             )
         pages = [self._free.pop() for _ in range(count)]
         self.holders[pages] = 1
+        self.most_held = max(self.most_held, self.num_pages - len(self._free))
         return pages
 
     def retain(self, pages: Iterable[int]) -> None:

@@ -23,6 +23,8 @@ class PlanePool:
         self._free: dict[int, list[int]] = {}
         self.broken: set[int] = set()
         """The pages that stand here."""
+        self.num_held = self.most_held = 0
+        """Planes that are held now, and were at once at most."""
 
     @property
     def num_free(self) -> int:
@@ -51,10 +53,13 @@ class PlanePool:
                 del self._free[page]
             if len(found) == count:
                 break
+        self.num_held += count
+        self.most_held = max(self.most_held, self.num_held)
         return np.asarray(found, np.int64)
 
     def release(self, planes: Planes) -> None:
         """Take planes back."""
+        self.num_held -= len(planes)
         pages = self._pool.store.pages_of(planes)
         for plane, page in zip(planes.tolist(), pages.tolist(), strict=True):
             own = self._free.setdefault(page, [])

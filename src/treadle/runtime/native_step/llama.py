@@ -58,7 +58,7 @@ from treadle.runtime.sharing.account import SlotsRead
 
 __all__ = ["LLAMA_LIKE", "LlamaStep"]
 
-_KV_TYPES = {"fp32": 0, "fp16": 1, "int8": 2}
+_KV_TYPES = {"fp32": 0, "fp16": 1, "int8": 2, "int4": 3}
 Config = dict[str, Any]  # Any: JSON values of config.json
 
 

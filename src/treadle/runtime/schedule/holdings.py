@@ -170,6 +170,7 @@ class Holdings:
         self.pool.release(request.pages)
         request.pages = []
         if request.entries is not None:
+            request.kept = request.entries.lengths.tolist()
             self.planes.release(request.entries.held)
             request.entries = None
 

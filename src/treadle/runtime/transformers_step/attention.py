@@ -19,7 +19,7 @@ from treadle.runtime.transformers_step.masks import noted_masks
 from treadle.runtime.transformers_step.noting import StepNotes
 from treadle.runtime.transformers_step.products import attend, attention_weights
 from treadle.runtime.transformers_step.shared import SharedTree
-from treadle.runtime.transformers_step.stored import gather_keys, gather_values, write
+from treadle.runtime.transformers_step.stored import gather_keys, gather_values, opened, write
 from treadle.runtime.transformers_step.visibility import (
     EntrySource,
     Window,
@@ -235,13 +235,14 @@ class StepPages:
 
         heads, requests, dim = query.shape
         kv_heads, size = layer.keys.shape[1], self._pool.page_size
+        columns = layer.keys.shape[2]
         table = self._table_of_singles(kv_heads, places)
         flat, context = table.reshape(-1), table.shape[2] * size
-        found = tensor(layer.keys).view(-1, dim * size).index_select(0, flat)
-        keys = found.view(requests, kv_heads, -1, dim, size).transpose(2, 3)
-        keys = keys.reshape(requests, kv_heads, dim, context).float()
-        found = tensor(layer.values).view(-1, size * dim).index_select(0, flat)
-        values = found.view(requests, kv_heads, context, dim).float()
+        found = tensor(layer.keys).view(-1, columns * size).index_select(0, flat)
+        keys = found.view(requests, kv_heads, -1, columns, size).transpose(2, 3)
+        keys = opened(keys.reshape(requests, kv_heads, columns, context), 2)
+        found = tensor(layer.values).view(-1, size * columns).index_select(0, flat)
+        values = opened(found.view(requests, kv_heads, context, columns), 3)
         if layer.key_scales is not None and layer.value_scales is not None:
             scales = (tensor(s).view(-1, size) for s in (layer.key_scales, layer.value_scales))
             of_keys, of_values = (

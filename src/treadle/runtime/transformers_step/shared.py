@@ -11,6 +11,7 @@ from treadle.runtime.executor import StepRows
 from treadle.runtime.sharing.flat import FlatTree, flattened
 from treadle.runtime.sharing.plan import CHUNK, SLOTS
 from treadle.runtime.sharing.trees import SharedRun, cascade
+from treadle.runtime.transformers_step.stored import opened
 from treadle.runtime.transformers_step.visibility import Window, limits, tensor
 
 if TYPE_CHECKING:
@@ -180,7 +181,8 @@ class SharedTree:
         is_turned: bool = False,
     ) -> "torch.Tensor":
         """Return the tree's keys [kv_heads, dim, slots], or values [kv_heads, slots, dim]."""
-        found = tensor(stored).index_select(0, self._pages).transpose(0, 1).float()
+        found = tensor(stored).index_select(0, self._pages).transpose(0, 1)
+        found = opened(found, -2 if is_turned else -1)
         if scales is not None:
             own = tensor(scales).index_select(0, self._pages).transpose(0, 1)
             found = found * (own[:, :, None] if is_turned else own[..., None])
