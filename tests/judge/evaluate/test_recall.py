@@ -129,6 +129,8 @@ def test_limits_a_budget_of_everything_is_the_full_cache(model, tmp_path) -> Non
 def test_limits_without_a_policy_the_full_cache_is_asked(model, tmp_path) -> None:
     result = measure(model, tmp_path / "out", None, TASK | {"kinds": ["passkey"]}, kv_dtype="fp32")
     assert result.measurement("kept_bytes").value == 192 * 4 * (2 * 16 * 4 + 4)
+    pages = result.measurement("peak_bytes").value / (16 * 4 * (2 * 16 * 4 + 4))
+    assert 192 / 16 <= pages <= 192 / 16 + 4, "whole pages of the text and what follows it"
     assert result.samples.keys() == {"accuracy_hidden", "nll_hidden"}
     assert len(result.tables[0].rows) == 1
     guess = result.measurement("accuracy_guess_hidden").value
@@ -183,9 +185,11 @@ def test_meaning_right_answers_are_told_from_wrong_ones_and_cost_their_bytes(mod
     task = Recall(context_tokens=192, num_questions=4, num_needles=2, kinds=("keys",))
     asks = task.prepare("", load_tokenizer(model))
     answers = [posed.answer for posed in asks.state]
-    full = Recalled(Cache(FULL, None, None), [f" {a} " for a in answers], [0.1] * 4, [[192.0]], 68)
+    full = Recalled(
+        Cache(FULL, None, None), [f" {a} " for a in answers], [0.1] * 4, [[192.0]], 68, 20000
+    )
     other = [answers[0], *(f"{a}s" for a in answers[1:])]
-    small = Recalled(Cache("sinks", None, 0.25), other, [0.1, 2.1, 3.1, 2.1], [[48.0]], 68)
+    small = Recalled(Cache("sinks", None, 0.25), other, [0.1, 2.1, 3.1, 2.1], [[48.0]], 68, 9000)
     judged = task.score(asks, [full, small])
     value = {entry.name: entry for entry in judged.measurements}
     assert judged.samples["accuracy_hidden"] == [1, 0, 0, 0]
@@ -221,15 +225,15 @@ def test_several_policies_at_several_budgets_stand_on_one_curve(model, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::treadle.native.SlowPathWarning")
-@pytest.mark.parametrize("form", ["gpt2", "int8", "adapter", "gguf", "other language"])
+@pytest.mark.parametrize("form", ["gpt2", "int8", "int4", "adapter", "gguf", "other language"])
 def test_conformance_executors_caches_adapters_files_and_languages(
     form, model, tiny_model, tmp_path
 ) -> None:
     asked, data, settings = model, None, dict(ENGINE)
     if form == "gpt2":  # which the native step does not compute
         asked = tiny_model("gpt2", max_position_embeddings=512)
-    elif form == "int8":
-        settings["kv_dtype"] = "int8"
+    elif form in ("int8", "int4"):
+        settings["kv_dtype"] = form
     elif form == "adapter":
         settings["adapter"] = write_adapter(tmp_path / "adapter", model, size=0.1)
     elif form == "gguf":
@@ -241,7 +245,10 @@ def test_conformance_executors_caches_adapters_files_and_languages(
     task = TASK | {"kinds": ["keys"], "num_questions": 1}
     result = measure(asked, tmp_path / "out", data, task, **settings)
     assert result.measurement("nll_hidden").value > 0
-    assert 0 < result.measurement("kept_bytes").value < result.measurement("full_kept_bytes").value
+    for name in ("kept_bytes", "peak_bytes"):
+        assert 0 < result.measurement(name).value < result.measurement(f"full_{name}").value
+    peak = result.measurement("peak_bytes").value
+    assert peak >= result.measurement("kept_bytes").value, "entries are there until they go"
     json.loads((tmp_path / "out" / "result.json").read_text())
 
 

@@ -57,6 +57,8 @@ class Recalled(NamedTuple):
     """[layers][kv_heads] entries once a prompt is read, the mean of all prompts."""
     entry_bytes: int
     """Of one entry of a head: key, value, position, and scales where there are some."""
+    peak_bytes: int
+    """That the cache held at most while one prompt was read and answered by itself."""
 
     @property
     def num_bytes(self) -> float:

@@ -110,6 +110,9 @@ def measured(
     note = "counted: entries of all layers and heads when the question begins"
     name = f"{prefix}kept_bytes{suffix}"
     found.append(Measurement(name=name, value=one.num_bytes, unit="bytes", note=note))
+    note = "measured: whole pages that one prompt held at most, while it was read and answered"
+    name = f"{prefix}peak_bytes{suffix}"
+    found.append(Measurement(name=name, value=one.peak_bytes, unit="bytes", note=note))
     return found
 
 
@@ -227,6 +230,7 @@ def judged_table(known: Sequence[Posing], found: Sequence[Recalled], seed: int) 
                     Entry(value=_mean(nll), low=first, high=last),
                     Entry() if one is full else difference,
                     Entry(value=one.num_bytes),
+                    Entry(value=one.peak_bytes),
                 ]
             )
             if one is not full and least > 0:
@@ -241,11 +245,14 @@ def judged_table(known: Sequence[Posing], found: Sequence[Recalled], seed: int) 
             Column(name="nll", unit=_NATS, better="lower"),
             Column(name="nll beside full", unit=_NATS, better="lower", neutral=0.0),
             Column(name="kept (counted)", unit="bytes", better="lower"),
+            Column(name="peak (measured)", unit="bytes", better="lower"),
         ],
         rows=rows,
         notes=[
             "Accuracy has Wilson's interval, losses a bootstrap over questions, in pairs beside "
-            "the full cache. Bytes are counted: entries when the question begins."
+            "the full cache. Kept bytes are counted, entries when the question begins; the peak is "
+            "measured, whole pages of one prompt while it is read and answered, in which entries "
+            "are until their chunk has ended."
         ],
         losses=losses,
     )

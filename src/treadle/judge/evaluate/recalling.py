@@ -38,15 +38,17 @@ def recalled(subject: "Subject", caches: list[Cache], asks: Asks) -> AllRecalled
 
     for cache in caches:
         _require_place(cache, asks)
-    llm = subject.runtime(keep=None, keep_budget=None)
-    _require_positions(llm, asks)
+    first = subject.runtime(keep=None, keep_budget=None)
+    _require_positions(first, asks)
     found = []
     with steps("recall", (1 + len(caches)) * len(asks.prompts)) as bar:
         for cache in [Cache(FULL, None, None), *caches]:
             bar.show(cache.label)
+            # Of its own engine, whose peak is then this cache's.
+            llm = subject.runtime(executor=first.executor, keep=None, keep_budget=None)
             found.append(_through(llm, subject.adapter_name, cache, asks))
             bar.advance(len(asks.prompts))
-    return AllRecalled(found, computed_by(llm), weight_bytes(llm))
+    return AllRecalled(found, computed_by(first), weight_bytes(first))
 
 
 def _require_positions(llm: "LLM", asks: Asks) -> None:
@@ -104,37 +106,61 @@ def _through(llm: "LLM", adapter: str | None, cache: Cache, asks: Asks) -> Recal
     from treadle.runtime.cache.pages import page_bytes, require_dtype
 
     shape = llm.shape
-    texts, kept = _answered(llm, adapter, cache, asks)
+    answers = _answered(llm, adapter, cache, asks)
     whole = page_bytes(shape.kv_heads, shape.head_dim, 1, require_dtype(llm.kv_dtype))
     return Recalled(
         cache,
-        texts,
+        answers.texts,
         _losses(llm, adapter, cache, asks),
-        _by_layer(kept, shape.kv_heads),
+        _by_layer(answers.kept, shape.kv_heads),
         whole // sum(shape.kv_heads),
+        answers.peak_bytes,
     )
 
 
-def _answered(
-    llm: "LLM", adapter: str | None, cache: Cache, asks: Asks
-) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """Return the answers, and the entries of each head when a question begins: a mean [heads]."""
+class _Answers(NamedTuple):
+    texts: list[str]
+    kept: npt.NDArray[np.float64]
+    """[heads] entries when a question begins, a mean."""
+    peak_bytes: int
+    """Of the cache while the first prompt was read and answered by itself."""
+
+
+def _answered(llm: "LLM", adapter: str | None, cache: Cache, asks: Asks) -> _Answers:
+    """Answer the first question alone, and all others in one batch."""
+    kept: list[npt.NDArray[np.int64]] = []
+    texts = _batch_answered(llm, adapter, cache, asks, asks.prompts[:1], kept)
+    report = llm.load_report()
+    peak = report.peak_cache_bytes if cache.policy is None else report.peak_kept_bytes
+    texts += _batch_answered(llm, adapter, cache, asks, asks.prompts[1:], kept)
+    everything = np.full(sum(llm.shape.kv_heads), asks.num_kept)
+    return _Answers(texts, np.mean(kept or [everything], axis=0), peak)
+
+
+def _batch_answered(
+    llm: "LLM",
+    adapter: str | None,
+    cache: Cache,
+    asks: Asks,
+    prompts: list[list[int]],
+    kept: list[npt.NDArray[np.int64]],
+) -> list[str]:
+    """Return the answers, and add to `kept` the entries of each head when a question begins."""
     requests = [
         llm.submit(prompt, _params(cache, asks, len(prompt)), adapter=adapter)[0]
-        for prompt in asks.prompts
+        for prompt in prompts
     ]
-    kept: dict[str, npt.NDArray[np.int64]] = {}
+    seen: dict[str, npt.NDArray[np.int64]] = {}
     try:
         while not all(request.finish_reason for request in requests):
             llm.step()
             for request in requests:
                 if request.entries is not None and request.num_computed == asks.num_kept:
-                    kept.setdefault(request.id, request.entries.lengths.copy())
-        texts = [llm.output([request]).outputs[0].text for request in requests]
+                    seen.setdefault(request.id, request.entries.lengths.copy())
+        kept += seen.values()
+        return [llm.output([request]).outputs[0].text for request in requests]
     finally:
         llm.close(requests)
-    everything = np.full(sum(llm.shape.kv_heads), asks.num_kept)
-    return texts, np.mean(list(kept.values()) or [everything], axis=0)
 
 
 def _losses(llm: "LLM", adapter: str | None, cache: Cache, asks: Asks) -> list[float]:
