@@ -36,13 +36,21 @@ def model(tiny_model) -> Path:
 
 
 @pytest.fixture(scope="module")
+def text(tmp_path_factory) -> str:
+    """The first lines of the text that is read where none is given."""
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text(read_text("stdlib:heldout")[0][:6000])
+    return str(file)
+
+
+@pytest.fixture(scope="module")
 def codec(model):
     return codec_of(load_tokenizer(model))
 
 
 @pytest.fixture(scope="module")
-def pieces(codec):
-    return pieces_of(read_text("stdlib:heldout")[0], codec)
+def pieces(codec, text):
+    return pieces_of(read_text(text)[0], codec)
 
 
 @given(
@@ -73,12 +81,12 @@ def test_reference_a_text_is_its_filler_with_one_needle_in_each_part(
 
 
 @pytest.mark.parametrize("mode", ["hidden", "shown"])
-def test_reference_each_question_by_itself(model, tmp_path, mode) -> None:
+def test_reference_each_question_by_itself(model, tmp_path, mode, text) -> None:
     """The scores are those of requests that are made one by one, by hand."""
-    task = {**TASK, "question": mode, "kinds": ["keys", "documents"]}
-    result = measure(model, tmp_path / "out", None, task, **ENGINE)
+    task = {**TASK, "question": mode, "kinds": ["keys", "documents"], "num_questions": 1}
+    result = measure(model, tmp_path / "out", text, task, **ENGINE)
     asks = Recall.model_validate({k: v for k, v in task.items() if k != "method"}).prepare(
-        "", load_tokenizer(model)
+        text, load_tokenizer(model)
     )
     llm = LLM(model, keep=SINKS, keep_budget=48, kv_dtype="fp32")
     full = LLM(model, kv_dtype="fp32")
@@ -98,7 +106,7 @@ def test_reference_each_question_by_itself(model, tmp_path, mode) -> None:
     assert beside.value != 0, "entries went"
 
 
-def test_reference_what_goes_before_the_question_ends_where_it_begins(model) -> None:
+def test_reference_what_goes_before_the_question_ends_where_it_begins(model, text) -> None:
     """Hidden: only text. Shown: the question, too; then the cue alone follows."""
     tokenizer = load_tokenizer(model)
     asked = "Who is the keeper of"
@@ -106,7 +114,7 @@ def test_reference_what_goes_before_the_question_ends_where_it_begins(model) -> 
         task = Recall(
             context_tokens=192, num_questions=3, num_needles=2, question=mode, kinds=("documents",)
         )
-        asks = task.prepare("", tokenizer)
+        asks = task.prepare(text, tokenizer)
         for prompt, answer in zip(asks.prompts, asks.answers, strict=True):
             before, after = (
                 tokenizer.decode(part) for part in (prompt[:192], [*prompt[192:], *answer])
@@ -116,9 +124,9 @@ def test_reference_what_goes_before_the_question_ends_where_it_begins(model) -> 
             assert fact in before, "the answer stands in the text"
 
 
-def test_limits_a_budget_of_everything_is_the_full_cache(model, tmp_path) -> None:
-    task = {**TASK, "question": "both"}
-    result = measure(model, tmp_path / "out", None, task, **ENGINE | {"keep_budget": 1.0})
+def test_limits_a_budget_of_everything_is_the_full_cache(model, tmp_path, text) -> None:
+    task = {**TASK, "question": "both", "kinds": ["keys"]}
+    result = measure(model, tmp_path / "out", text, task, **ENGINE | {"keep_budget": 1.0})
     for mode in ("hidden", "shown"):
         assert result.measurement(f"nll_{mode}_beside_full").value == pytest.approx(0, abs=1e-5)
         found = [result.measurement(f"{p}accuracy_{mode}").value for p in ("", "full_")]
@@ -126,8 +134,8 @@ def test_limits_a_budget_of_everything_is_the_full_cache(model, tmp_path) -> Non
     assert result.measurement("kept_bytes").value == result.measurement("full_kept_bytes").value
 
 
-def test_limits_without_a_policy_the_full_cache_is_asked(model, tmp_path) -> None:
-    result = measure(model, tmp_path / "out", None, TASK | {"kinds": ["passkey"]}, kv_dtype="fp32")
+def test_limits_without_a_policy_the_full_cache_is_asked(model, tmp_path, text) -> None:
+    result = measure(model, tmp_path / "out", text, TASK | {"kinds": ["passkey"]}, kv_dtype="fp32")
     assert result.measurement("kept_bytes").value == 192 * 4 * (2 * 16 * 4 + 4)
     pages = result.measurement("peak_bytes").value / (16 * 4 * (2 * 16 * 4 + 4))
     assert 192 / 16 <= pages <= 192 / 16 + 4, "whole pages of the text and what follows it"
@@ -147,9 +155,9 @@ def test_limits_without_a_policy_the_full_cache_is_asked(model, tmp_path) -> Non
         ({"chunk_tokens": 8}, "chunk_tokens has no effect without keeps"),
     ],
 )
-def test_limits_what_has_no_effect_or_no_room_is_refused(model, tmp_path, task, says) -> None:
+def test_limits_what_has_no_effect_or_no_room_is_refused(model, tmp_path, task, says, text) -> None:
     with pytest.raises(SettingsError, match=says):
-        measure(model, tmp_path / "out", None, {**TASK, "num_questions": 1, **task})
+        measure(model, tmp_path / "out", text, {**TASK, "num_questions": 1, **task})
     assert not (tmp_path / "out").exists()
 
 
@@ -161,15 +169,18 @@ def test_limits_what_has_no_effect_or_no_room_is_refused(model, tmp_path, task, 
     ],
 )
 def test_limits_entries_go_where_the_question_begins_and_nowhere_behind(
-    model, tmp_path, keep, says
+    model, tmp_path, keep, says, text
 ) -> None:
     with pytest.raises(SettingsError, match=says):
-        measure(model, tmp_path / "out", None, TASK, keep=keep, keep_budget=0.5)
-    task = TASK | {"context_tokens": 150, "kinds": ["keys"], "question": "both"}
+        measure(model, tmp_path / "out", text, TASK, keep=keep, keep_budget=0.5)
+
+
+def test_limits_entries_go_although_no_chunk_has_ended(model, tmp_path, text) -> None:
+    task = TASK | {"context_tokens": 150, "kinds": ["keys"], "num_questions": 1}
     late = {"method": "sinks", "chunk_tokens": 256}
-    result = measure(model, tmp_path / "out", None, task, keep=late, keep_budget=40)
+    result = measure(model, tmp_path / "out", text, task, keep=late, keep_budget=40)
     (heat,) = [figure for figure in result.figures if figure.kind == "heatmap"]
-    assert [row.y for row in heat.series] == [[40.0, 40.0]] * 2, "although no chunk has ended"
+    assert [row.y for row in heat.series] == [[40.0, 40.0]] * 2
 
 
 def test_limits_a_text_without_lines_and_one_that_is_no_file(model, tmp_path) -> None:
@@ -180,10 +191,10 @@ def test_limits_a_text_without_lines_and_one_that_is_no_file(model, tmp_path) ->
         measure(model, tmp_path / "out", str(tmp_path / "none.txt"), TASK)
 
 
-def test_meaning_right_answers_are_told_from_wrong_ones_and_cost_their_bytes(model) -> None:
+def test_meaning_right_answers_are_told_from_wrong_ones_and_cost_their_bytes(model, text) -> None:
     """Of two caches, the one that knows the answers scores 1, the one that guesses scores 0."""
     task = Recall(context_tokens=192, num_questions=4, num_needles=2, kinds=("keys",))
-    asks = task.prepare("", load_tokenizer(model))
+    asks = task.prepare(text, load_tokenizer(model))
     answers = [posed.answer for posed in asks.state]
     full = Recalled(
         Cache(FULL, None, None), [f" {a} " for a in answers], [0.1] * 4, [[192.0]], 68, 20000
@@ -227,9 +238,9 @@ def test_several_policies_at_several_budgets_stand_on_one_curve(model, tmp_path)
 @pytest.mark.filterwarnings("ignore::treadle.native.SlowPathWarning")
 @pytest.mark.parametrize("form", ["gpt2", "int8", "int4", "adapter", "gguf", "other language"])
 def test_conformance_executors_caches_adapters_files_and_languages(
-    form, model, tiny_model, tmp_path
+    form, model, tiny_model, tmp_path, text
 ) -> None:
-    asked, data, settings = model, None, dict(ENGINE)
+    asked, data, settings = model, text, dict(ENGINE)
     if form == "gpt2":  # which the native step does not compute
         asked = tiny_model("gpt2", max_position_embeddings=512)
     elif form in ("int8", "int4"):
@@ -252,11 +263,11 @@ def test_conformance_executors_caches_adapters_files_and_languages(
     json.loads((tmp_path / "out" / "result.json").read_text())
 
 
-def test_results_of_two_policies_pair_and_other_texts_do_not(model, tmp_path) -> None:
-    task = TASK | {"kinds": ["keys"]}
-    first = measure(model, tmp_path / "sinks", None, task, **ENGINE)
+def test_results_of_two_policies_pair_and_other_texts_do_not(model, tmp_path, text) -> None:
+    task = TASK | {"kinds": ["keys"], "num_questions": 1}
+    first = measure(model, tmp_path / "sinks", text, task, **ENGINE)
     random = ENGINE | {"keep": {"method": "random", "chunk_tokens": CHUNK}}
-    second = measure(model, tmp_path / "random", None, task, **random, baseline=tmp_path / "sinks")
+    second = measure(model, tmp_path / "random", text, task, **random, baseline=tmp_path / "sinks")
     assert second.protocol == first.protocol
     assert second.is_control
     assert not first.is_control
@@ -265,13 +276,13 @@ def test_results_of_two_policies_pair_and_other_texts_do_not(model, tmp_path) ->
     several = {"keeps": ["sinks"], "budgets": [0.5], "chunk_tokens": CHUNK}
     with pytest.raises(SettingsError, match="compared with one cache, and 2 are asked through"):
         measure(
-            *(model, tmp_path / "several", None, task | several),
+            *(model, tmp_path / "several", text, task | several),
             **ENGINE,
             baseline=tmp_path / "sinks",
         )
     with pytest.raises(SettingsError, match="they differ in text_seed, tokens_sha256"):
         measure(
-            *(model, tmp_path / "other", None, task | {"text_seed": 1}),
+            *(model, tmp_path / "other", text, task | {"text_seed": 1}),
             **ENGINE,
             baseline=tmp_path / "sinks",
         )

@@ -130,6 +130,8 @@ class Codec(NamedTuple):
 
     encode: Callable[[str], list[int]]
     """Of a text that has no special tokens."""
+    encode_all: Callable[[list[str]], list[list[int]]]
+    """Of several texts, in one go."""
     split: Callable[[str, str], tuple[list[int], list[int]]]
     """Of a text and what follows it, read together."""
 
@@ -153,7 +155,11 @@ def codec_of(tokenizer: "Tokenizer") -> Codec:
         first, second = parts(before, after)
         return list(first), list(second)
 
-    return Codec(lambda text: list(ids(text)), split)
+    def every(texts: list[str]) -> list[list[int]]:
+        found: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return found
+
+    return Codec(lambda text: list(ids(text)), every, split)
 
 
 def pieces_of(text: str, codec: Codec) -> list[list[int]]:
@@ -162,7 +168,8 @@ def pieces_of(text: str, codec: Codec) -> list[list[int]]:
     Raises:
         DataError: It has none.
     """
-    lines = [codec.encode(line) for line in text.splitlines(keepends=True) if line.strip()]
+    whole = [line for line in text.splitlines(keepends=True) if line.strip()]
+    lines = codec.encode_all(whole) if whole else []
     size = _PIECE_TOKENS
     found = [line[at : at + size] for line in lines for at in range(0, len(line), size)]
     if not found:

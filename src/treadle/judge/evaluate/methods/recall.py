@@ -101,10 +101,11 @@ class Recall(BudgetTask):
         text, _ = read_text(source)
         codec = codec_of(tokenizer)
         start = [tokenizer.bos_token_id] if puts_bos(tokenizer, self.bos) else []
+        pieces = pieces_of(text, codec)
         rows: list[tuple[Posing, list[int], list[int]]] = []
         for mode in self._modes():
             for kind in self.kinds:
-                rows += self._asked(mode, kind, pieces_of(text, codec), codec, start)
+                rows += self._asked(mode, kind, pieces, codec, start)
         settings = self.model_dump(mode="json", exclude={"keeps", "budgets", "chunk_tokens"})
         protocol = {"task": "recall", "corpus": source, "corpus_sha256": digest(text), **settings}
         protocol["tokenizer_sha256"] = tokenizer_hash(tokenizer)
