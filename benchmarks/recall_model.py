@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from treadle.core.seed import numpy_stream
@@ -95,16 +96,20 @@ def batches(
     pieces: list[list[int]],
     codec: Codec,
     course: list[tuple[int, int, int]],
+    passkey_fraction: float,
+    is_first: bool,
     seed: int,
 ):
     """Return what comes in each step; a stage of the course is steps, tokens of a text, texts."""
     ends = np.cumsum([steps for steps, _, _ in course])
+    others = (1 - passkey_fraction) / 2
+    shares = {"keys": others, "documents": others, "passkey": passkey_fraction}
 
     def batch(step: int, _losses: Any) -> dict[str, torch.Tensor]:
         _, length, rows = course[int(np.searchsorted(ends, step, side="right"))]
         generator = numpy_stream(seed, f"recall {step}")
-        names = [("keys", "documents", "passkey")[int(generator.integers(3))] for _ in range(rows)]
-        dense = round(rows * max(0.0, 1 - step / ends[0]))
+        names = generator.choice(list(shares), rows, p=list(shares.values()))
+        dense = round(rows * max(0.0, 1 - step / ends[0])) if is_first else 0
         found = [repeated(codec, length, generator) for _ in range(dense)]
         found += [row(name, pieces, codec, length, generator) for name in names[dense:]]
         tokens, labels = (torch.tensor(part) for part in zip(*found, strict=True))
@@ -179,6 +184,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=1e-2)
     parser.add_argument("--optimizer", default="muon")
+    parser.add_argument("--start", type=Path, help="go on with a model that an earlier run made")
+    parser.add_argument("--passkey-fraction", type=float, default=1 / 3, help="of the texts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--course",
@@ -214,7 +221,10 @@ def main() -> None:
         },
         arguments.seed,
     )
-    look_back(model)
+    if arguments.start is None:
+        look_back(model)
+    else:
+        model.load_state_dict(load_file(arguments.start / "model.safetensors"))
     course = [tuple(map(int, stage.split("x"))) for stage in arguments.course]
     ends = np.cumsum([steps for steps, _, _ in course])
 
@@ -229,7 +239,10 @@ def main() -> None:
 
     fit(
         model,
-        batches(pieces, codec, course, arguments.seed),
+        batches(
+            *(pieces, codec, course, arguments.passkey_fraction),
+            *(arguments.start is None, arguments.seed),
+        ),
         FitSettings(
             steps=int(ends[-1]), learning_rate=arguments.learning_rate, schedule="trapezoid"
         ),

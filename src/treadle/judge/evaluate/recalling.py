@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.core.errors import SettingsError
-from treadle.core.progress import steps
+from treadle.core.progress import Progress, steps
 from treadle.judge.evaluate.budgets import FULL, Asks, Cache, Recalled
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def recalled(subject: "Subject", caches: list[Cache], asks: Asks) -> AllRecalled
             bar.show(cache.label)
             # Of its own engine, whose peak is then this cache's.
             llm = subject.runtime(executor=first.executor, keep=None, keep_budget=None)
-            found.append(_through(llm, subject.adapter_name, cache, asks))
-            bar.advance(len(asks.prompts))
+            found.append(_through(_Asking(llm, subject.adapter_name, cache, asks, bar)))
     return AllRecalled(found, computed_by(first), weight_bytes(first))
 
 
@@ -102,16 +101,26 @@ def _params(cache: Cache, asks: Asks, num_prompt: int) -> "SamplingParams":
     )
 
 
-def _through(llm: "LLM", adapter: str | None, cache: Cache, asks: Asks) -> Recalled:
+class _Asking(NamedTuple):
+    """One cache, and what is asked through it."""
+
+    llm: "LLM"
+    adapter: str | None
+    cache: Cache
+    asks: Asks
+    bar: Progress
+
+
+def _through(asking: _Asking) -> Recalled:
     from treadle.runtime.cache.pages import page_bytes, require_dtype
 
-    shape = llm.shape
-    answers = _answered(llm, adapter, cache, asks)
-    whole = page_bytes(shape.kv_heads, shape.head_dim, 1, require_dtype(llm.kv_dtype))
+    shape, dtype = asking.llm.shape, require_dtype(asking.llm.kv_dtype)
+    answers = _answered(asking)
+    whole = page_bytes(shape.kv_heads, shape.head_dim, 1, dtype)
     return Recalled(
-        cache,
+        asking.cache,
         answers.texts,
-        _losses(llm, adapter, cache, asks),
+        _losses(asking),
         _by_layer(answers.kept, shape.kv_heads),
         whole // sum(shape.kv_heads),
         answers.peak_bytes,
@@ -126,34 +135,35 @@ class _Answers(NamedTuple):
     """Of the cache while the first prompt was read and answered by itself."""
 
 
-def _answered(llm: "LLM", adapter: str | None, cache: Cache, asks: Asks) -> _Answers:
+def _answered(asking: _Asking) -> _Answers:
     """Answer the first question alone, and all others in one batch."""
+    llm, asks = asking.llm, asking.asks
     kept: list[npt.NDArray[np.int64]] = []
-    texts = _batch_answered(llm, adapter, cache, asks, asks.prompts[:1], kept)
+    texts = _batch_answered(asking, asks.prompts[:1], kept)
     report = llm.load_report()
-    peak = report.peak_cache_bytes if cache.policy is None else report.peak_kept_bytes
-    texts += _batch_answered(llm, adapter, cache, asks, asks.prompts[1:], kept)
+    is_full = asking.cache.policy is None
+    peak = report.peak_cache_bytes if is_full else report.peak_kept_bytes
+    texts += _batch_answered(asking, asks.prompts[1:], kept)
     everything = np.full(sum(llm.shape.kv_heads), asks.num_kept)
     return _Answers(texts, np.mean(kept or [everything], axis=0), peak)
 
 
 def _batch_answered(
-    llm: "LLM",
-    adapter: str | None,
-    cache: Cache,
-    asks: Asks,
-    prompts: list[list[int]],
-    kept: list[npt.NDArray[np.int64]],
+    asking: _Asking, prompts: list[list[int]], kept: list[npt.NDArray[np.int64]]
 ) -> list[str]:
     """Return the answers, and add to `kept` the entries of each head when a question begins."""
+    llm, adapter, cache, asks, bar = asking
     requests = [
         llm.submit(prompt, _params(cache, asks, len(prompt)), adapter=adapter)[0]
         for prompt in prompts
     ]
     seen: dict[str, npt.NDArray[np.int64]] = {}
+    num_done = 0
     try:
-        while not all(request.finish_reason for request in requests):
+        while num_done < len(requests):
             llm.step()
+            before, num_done = num_done, sum(bool(one.finish_reason) for one in requests)
+            bar.advance(num_done - before)
             for request in requests:
                 if request.entries is not None and request.num_computed == asks.num_kept:
                     seen.setdefault(request.id, request.entries.lengths.copy())
@@ -163,8 +173,9 @@ def _batch_answered(
         llm.close(requests)
 
 
-def _losses(llm: "LLM", adapter: str | None, cache: Cache, asks: Asks) -> list[float]:
+def _losses(asking: _Asking) -> list[float]:
     """Return the mean loss of each right answer, in nats; of as many tokens all at once."""
+    llm, adapter, cache, asks, _ = asking
     rows = [prompt + answer for prompt, answer in zip(asks.prompts, asks.answers, strict=True)]
     places: dict[int, list[int]] = {}
     for place, row in enumerate(rows):
