@@ -5,6 +5,28 @@
 enum { HALF_NAN = 0x7e00 };
 static const float LARGEST_HALF = 65504.0f;
 
+/* The scale of `count` numbers of 4 bits as float16 holds it. */
+static uint16_t scale_of(const float *x, int count) {
+    float largest = largest_of(x, count) / MIDDLE;
+    return largest <= LARGEST_HALF ? to_half(largest) : HALF_NAN;
+}
+
+static int code_of(float x, float factor) {
+    float code = rintf(x * factor + MIDDLE);
+    return code > 15 ? 15 : code > 0 ? (int)code : 0;
+}
+
+/* Stores both halves of a vector in bytes that are `step` apart. */
+static void keep_halves(uint8_t *codes, float *scale, int64_t step, const float *x, int half) {
+    uint16_t low = scale_of(x, half), high = scale_of(x + half, half);
+    uint32_t both = low | (uint32_t)high << 16;
+    float below = half_of(low), above = half_of(high);
+    memcpy(scale, &both, sizeof both);
+    below = below > 0 ? 1 / below : 0;
+    above = above > 0 ? 1 / above : 0;
+    for (int i = 0; i < half; i++) codes[i * step] = (uint8_t)(code_of(x[i], below) | code_of(x[i + half], above) << 4);
+}
+
 void keep(void *array, float *scales, int64_t at, int64_t step, int64_t slot, const float *x, int dim, int dtype) {
     if (dtype == INT8) {
         float largest = largest_of(x, dim), factor = largest > 0 ? 127.0f / largest : 0;
@@ -14,14 +36,7 @@ void keep(void *array, float *scales, int64_t at, int64_t step, int64_t slot, co
         return;
     }
     if (dtype == INT4) {
-        float largest = largest_of(x, dim), factor = largest > 0 ? MIDDLE / largest : 0;
-        uint8_t *codes = (uint8_t *)array + at;
-        for (int i = 0; i < dim / 2; i++) {
-            int low = (int)lrintf(x[i] * factor + MIDDLE), high = (int)lrintf(x[i + dim / 2] * factor + MIDDLE);
-            codes[i * step] = (uint8_t)(low | high << 4);
-        }
-        scales[slot] = largest / MIDDLE;
-        return;
+        return keep_halves((uint8_t *)array + at, scales + slot, step, x, dim / 2);
     }
     if (dtype == FP32) {
         for (int i = 0; i < dim; i++) ((float *)array)[at + i * step] = x[i];

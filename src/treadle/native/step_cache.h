@@ -6,7 +6,7 @@
 #include "step_vector.h"
 
 enum { FP32 = 0, FP16 = 1, INT8 = 2, INT4 = 3 };
-/* Codes of 4 bits stand for (code - MIDDLE) * scale. */
+/* Codes of 4 bits stand for (code - MIDDLE) * scale; each half of a vector has a scale of 16 bits, both in one float. */
 #define MIDDLE 7.5f
 /* Slots of a block, query vectors that meet it together, and of a tile of both: what the machine has registers for. */
 enum { SLOTS = 128, QUERIES = 48, GROUPS = SLOTS / LANES, TALL = 6, WIDE = LANES == 16 ? 4 : 2 };
@@ -29,7 +29,8 @@ MIRRORED(Cache, CACHE_FIELDS);
     F(int32_t, first)  /* the number of the first KV head among those of all layers */                                     \
     F(float, scale)                                                                                                        \
     F(float, softcap)             /* 0: none */                                                                            \
-    F(const int32_t *, windows) /* [heads] instead of the layer's window, or null */
+    F(const int32_t *, windows) /* [heads] instead of the layer's window, or null */                                       \
+    F(const float *, factors)   /* [kv_heads, dim] what keys of 4 bits are divided by, and queries multiplied; or null */
 MIRRORED(Heads, HEADS_FIELDS);
 
 /* What is noted of the entries of a segment, beside them, for who chooses which of them stay. */
@@ -123,11 +124,18 @@ INLINE float number_of(const void *array, int64_t at, int dtype) {
 /* Columns of an array that a vector of `dim` numbers takes. */
 INLINE int columns_of(int dim, int dtype) { return dtype == INT4 ? dim / 2 : dim; }
 
-/* Dimension c of a vector of `dim` numbers whose columns begin at `at`, `step` apart. */
-INLINE float dimension_of(const void *array, int64_t at, int64_t step, int c, int dim, int dtype) {
+/* The scale of a half of a vector of 4 bits. */
+INLINE float half_scale(const float *scale, int is_high) {
+    uint32_t both;
+    memcpy(&both, scale, sizeof both);
+    return half_of((uint16_t)(is_high ? both >> 16 : both & 0xffff));
+}
+
+/* Dimension c of a vector of `dim` numbers whose columns begin at `at`, `step` apart; of 4 bits with its scale. */
+INLINE float dimension_of(const void *array, const float *scale, int64_t at, int64_t step, int c, int dim, int dtype) {
     if (dtype != INT4) return number_of(array, at + c * step, dtype);
-    int code = ((const uint8_t *)array)[at + c % (dim / 2) * step];
-    return (float)(c < dim / 2 ? code & 15 : code >> 4) - MIDDLE;
+    int code = ((const uint8_t *)array)[at + c % (dim / 2) * step], is_high = c >= dim / 2;
+    return ((float)(is_high ? code >> 4 : code & 15) - MIDDLE) * half_scale(scale, is_high);
 }
 
 INLINE int bytes_of(int dtype) { return dtype == FP32 ? 4 : dtype == FP16 ? 2 : 1; }

@@ -38,7 +38,7 @@ INLINE void dot_half(const float *q, const Places *now, int group, int c, int di
         const uint8_t *from = (const uint8_t *)now->keys[group + w] + (is_high ? c - half : c) * now->stride;
         if (is_high) halves_of(from, &other, &key[w]);
         else halves_of(from, &key[w], &other);
-        key[w] -= MIDDLE;
+        key[w] = (key[w] - MIDDLE) * half_scales(now->key_scales[group + w], is_high);
     }
     for (int i = 0; i < Q; i++) {
         floats query = spread(q[i]);
@@ -63,7 +63,7 @@ INLINE void dot_tile(const float *q, const Places *now, const Places *next, int 
     }
     for (; dtype != INT4 && c < dim; c++) dot_step(q + c * Q, now, group, c, dtype, Q, W, total);
     for (int w = 0; w < W; w++) {
-        if (now->has_scales)
+        if (now->has_scales && dtype != INT4)
             for (int i = 0; i < Q; i++) total[i][w] *= load(now->key_scales[group + w]);
         for (int i = 0; i < Q; i++) store(scores + i * SLOTS + w * LANES, total[i][w]);
     }
@@ -128,8 +128,8 @@ INLINE void mix_pairs(const float *weights, const float *factors, const Places *
             int64_t at = (int64_t)j * half + c;
             halves_of((const uint8_t *)now->values[group] + at, &below, &above);
             if (next) will_need(next->values[group], at, INT4);
-            below -= MIDDLE;
-            above -= MIDDLE;
+            below = (below - MIDDLE) * half_scale(now->value_scales[group] + j, 0);
+            above = (above - MIDDLE) * half_scale(now->value_scales[group] + j, 1);
             for (int i = 0; i < Q; i++) {
                 floats weight = spread(weights[i * SLOTS + first + j]);
                 low[i] = fused(weight, below, low[i]);
@@ -172,7 +172,8 @@ INLINE void mix_one(const float *weights, const float *factors, const Queries *q
         float total = out[i * q->dim + c] * factors[i];
         for (int j = 0; j < now->num_slots; j++) {
             int64_t at = (int64_t)(j % LANES) * columns_of(q->dim, dtype);
-            total = fmaf(weights[i * SLOTS + j], dimension_of(now->values[j / LANES], at, 1, c, q->dim, dtype), total);
+            total = fmaf(weights[i * SLOTS + j], dimension_of(now->values[j / LANES], now->value_scales[j / LANES] + j % LANES, at, 1,
+                                                                c, q->dim, dtype), total);
         }
         out[i * q->dim + c] = total;
     }
@@ -181,7 +182,7 @@ INLINE void mix_one(const float *weights, const float *factors, const Queries *q
 INLINE void gather(float *weights, const float *factors, const Queries *q, const Places *now, const Places *next,
                    int dtype, float *out) {
     int c = 0;
-    for (int i = 0; now->has_scales && i < q->count; i++)
+    for (int i = 0; now->has_scales && dtype != INT4 && i < q->count; i++)
         for (int group = 0; group < now->num_groups; group++) {
             float *at = weights + i * SLOTS + group * LANES;
             store(at, load(at) * load(now->value_scales[group]));

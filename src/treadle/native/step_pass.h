@@ -66,14 +66,15 @@ INLINE void find(const Plane *p, int first, int count, Places *found) {
 INLINE void copy(const Plane *p, int first, int count, float *room, Places *found) {
     float *keys = room, *values = keys + SLOTS * p->dim, *key_scales = values + SLOTS * p->dim, *value_scales = key_scales + SLOTS;
     *found = (Places){
-        .stride = SLOTS, .num_slots = count, .num_groups = (count + LANES - 1) / LANES, .has_scales = p->dtype >= INT8};
+        .stride = SLOTS, .num_slots = count, .num_groups = (count + LANES - 1) / LANES, .has_scales = p->dtype == INT8};
     int columns = columns_of(p->dim, p->dtype);
     for (int j = 0; j < count; j++) {
         int64_t at = slot_of(p, first + j);
         int offset = (first + j) % p->size;
         for (int c = 0; c < p->dim; c++) {
-            keys[c * SLOTS + j] = dimension_of(p->cache->keys, (at - offset) * columns + offset, p->size, c, p->dim, p->dtype);
-            values[j * p->dim + c] = dimension_of(p->cache->values, at * columns, 1, c, p->dim, p->dtype);
+            keys[c * SLOTS + j] = dimension_of(p->cache->keys, p->cache->key_scales + at, (at - offset) * columns + offset,
+                                                    p->size, c, p->dim, p->dtype);
+            values[j * p->dim + c] = dimension_of(p->cache->values, p->cache->value_scales + at, at * columns, 1, c, p->dim, p->dtype);
         }
         if (!found->has_scales) continue;
         key_scales[j] = p->cache->key_scales[at];
@@ -137,7 +138,8 @@ INLINE void lay_queries(const Pass *p, int first_row, int num_rows, float factor
         int first = i / TALL * TALL, width = count - first < TALL ? count - first : TALL;
         int64_t row = row_of(t, first_row + i / group);
         const float *from = t->queries + (row * h->heads + t->kv_head * group + i % group) * dim;
-        for (int c = 0; c < dim; c++) to[first * dim + c * width + i - first] = from[c] * factor;
+        const float *own = t->view->dtype == INT4 && h->factors ? h->factors + t->kv_head * dim : NULL;
+        for (int c = 0; c < dim; c++) to[first * dim + c * width + i - first] = from[c] * factor * (own ? own[c] : 1);
     }
 }
 

@@ -110,6 +110,22 @@ INLINE floats load_half(const uint16_t *source) {
 #endif
 }
 
+/* The lower or the upper 16 bits of LANES words, as halves. */
+INLINE floats half_scales(const float *source, int is_high) {
+#if defined(__AVX512F__)
+    __m512i words = _mm512_loadu_si512(source);
+    return (floats)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(is_high ? _mm512_srli_epi32(words, 16) : words));
+#else
+    floats value;
+    for (int lane = 0; lane < LANES; lane++) {
+        uint32_t both;
+        memcpy(&both, source + lane, sizeof both);
+        value[lane] = half_of((uint16_t)(is_high ? both >> 16 : both));
+    }
+    return value;
+#endif
+}
+
 /* LANES bytes as numbers. */
 INLINE floats floats_of(const int8_t *source) {
 #if defined(__AVX512F__)

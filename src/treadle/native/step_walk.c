@@ -116,6 +116,15 @@ static float length_of(const float *x, int count) {
     return sqrtf(squares);
 }
 
+/* A key as it is stored: of 4 bits divided by its head's factors, so that no dimension is much larger than others. */
+static const float *divided(const Step *s, int id, const Heads *h, int head, const float *key) {
+    const float *factors = s->model->kv_dtype == INT4 ? h->factors : NULL;
+    float *to = s->work.room[id];
+    if (!factors) return key;
+    for (int c = 0; c < h->dim; c++) to[c] = key[c] / factors[head * h->dim + c];
+    return to;
+}
+
 /* Turns queries and keys to their positions and stores keys and values. */
 static void place(Step *s, int id, int layer) {
     const Model *m = s->model;
@@ -142,7 +151,8 @@ static void place(Step *s, int id, int layer) {
             int64_t plane = spot.plane * m->page_size, at = plane + spot.offset;
             if (k_norm) normalise(s->work.k + from, k_norm, s->work.k + from, dim, m);
             rotate(s->work.k + from, cosines, sines, dim);
-            keep(to->keys, to->key_scales, plane * columns + spot.offset, m->page_size, at, s->work.k + from, dim, m->kv_dtype);
+            const float *key = divided(s, id, h, head, s->work.k + from);
+            keep(to->keys, to->key_scales, plane * columns + spot.offset, m->page_size, at, key, dim, m->kv_dtype);
             keep(to->values, to->value_scales, at * columns, 1, at, s->work.v + from, dim, m->kv_dtype);
             if (noted && noted->note == NOTE_ZERO) to->scores[at] = 0;
             if (noted && noted->note == NOTE_KEY_NORM) to->scores[at] = -length_of(s->work.k + from, dim);

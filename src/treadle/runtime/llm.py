@@ -37,7 +37,7 @@ from treadle.runtime.schedule.policies import Policies
 from treadle.runtime.schedule.search import TreeSearch
 from treadle.runtime.settings import EngineSettings, show_as_keywords
 from treadle.runtime.speculate.speculation import open_speculation
-from treadle.runtime.store import make_store
+from treadle.runtime.store import filled_store
 from treadle.runtime.trees.asked import AskedSearch, check_options
 from treadle.runtime.trees.searching import Searching, num_answers, num_done, requests_of
 from treadle.runtime.typed import require
@@ -116,10 +116,7 @@ class LLM(Engine):
             target = DraftTarget(executor.shape.vocab_size, drafting)
             super().__init__(
                 executor,
-                make_store(
-                    *(executor.shape, chosen.cache_bytes, chosen.page_size, chosen.kv_dtype),
-                    *(limits.max_num_seqs, chosen.device),
-                ),
+                filled_store(executor, chosen, limits.max_num_seqs),
                 prompts,
                 limits,
                 policy=choose_admission(chosen.policy, chosen.ageing_seconds),

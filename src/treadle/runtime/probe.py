@@ -12,9 +12,18 @@ from treadle.runtime.executor import Executor, Floats, StepRows
 from treadle.runtime.head_windows import HeadWindows
 from treadle.runtime.typed import flag, whole
 
-__all__ = ["LayerInputs", "Observable", "Probe", "Probed", "count_slots", "probe_text"]
+__all__ = [
+    "LayerInputs",
+    "Observable",
+    "Probe",
+    "Probed",
+    "count_slots",
+    "key_factors",
+    "probe_text",
+]
 
 _PAGE_SIZE = 16
+_NUM_MEASURED = 128
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,25 @@ def probe_text(executor: Observable, tokens: Sequence[int], probe: Probe) -> Pro
     text = np.asarray(tokens, np.int32)
     rows = StepRows(text, places, places, starts, context, page_starts, pages, wanted)
     return executor.probe(rows, pool, probe)
+
+
+def key_factors(executor: Observable) -> list[Floats]:
+    """Return how large each dimension of keys [kv_heads, dim] is, of each layer.
+
+    They are the largest ones of a fixed text of tokens by chance, so that they follow from the
+    model alone, rounded to quarters of a power of two, so that all executors find the same.
+    """
+    count = min(_NUM_MEASURED, executor.shape.max_positions)
+    tokens = np.random.default_rng(0).integers(0, executor.shape.vocab_size, count).tolist()
+    inputs = probe_text(executor, tokens, Probe(None, has_states=False, has_inputs=True)).inputs
+    assert inputs is not None
+    found = []
+    for layer in inputs:
+        largest = np.abs(layer.turned_keys).max(axis=0)
+        largest = np.maximum(largest, 1e-3 * largest.max(axis=-1, keepdims=True))
+        sound = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
+        found.append(np.exp2(np.round(np.log2(sound) * 4) / 4).astype(np.float32))
+    return found
 
 
 def count_slots(rows: StepRows, segment: int) -> int:

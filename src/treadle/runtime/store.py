@@ -1,13 +1,18 @@
 """The pool's arrays for an executor: in main memory, or on its CUDA device (experimental)."""
 
+from typing import cast
+
 from treadle.core.errors import CapacityError
 from treadle.core.hardware import available_memory_bytes
 from treadle.runtime.cache.device import DeviceKeyValues
-from treadle.runtime.cache.pages import KeyValues, KvDtype, num_pages_for, page_bytes
-from treadle.runtime.executor import ModelShape
+from treadle.runtime.cache.forms import KvDtype, num_pages_for, page_bytes
+from treadle.runtime.cache.pages import KeyValues
+from treadle.runtime.executor import Executor, ModelShape
+from treadle.runtime.probe import Observable, key_factors
+from treadle.runtime.settings import EngineSettings
 from treadle.runtime.typed import whole
 
-__all__ = ["make_store"]
+__all__ = ["filled_store", "make_store"]
 
 
 def make_store(
@@ -41,3 +46,18 @@ def make_store(
             )
         return KeyValues(shape.kv_heads, shape.head_dim, num_pages, page_size, dtype)
     return DeviceKeyValues(shape.kv_heads, shape.head_dim, num_pages, page_size, dtype, device)
+
+
+def filled_store(executor: Executor, settings: EngineSettings, max_num_seqs: int) -> KeyValues:
+    """Return the arrays that settings ask for, with what keys of 4 bits are divided by.
+
+    Raises:
+        CapacityError, SettingsError: See `make_store`.
+    """
+    store = make_store(
+        *(executor.shape, settings.cache_bytes, settings.page_size, settings.kv_dtype),
+        *(max_num_seqs, settings.device),
+    )
+    if store.dtype == "int4" and not executor.is_timed:
+        store.key_factors = key_factors(cast(Observable, executor))
+    return store

@@ -86,7 +86,10 @@ def filled(
         else:
             array[:] = rng.normal(size=array.shape)
     for scales in (pool.arena.key_scales, pool.arena.value_scales):
-        if scales is not None:
+        if scales is not None and kv == "int4":  # two of 16 bits in each
+            halves = rng.uniform(0.1, 0.3, (*scales.shape, 2)).astype(np.float16)
+            scales[:] = halves.view(np.float32)[..., 0]
+        elif scales is not None:
             scales[:] = rng.uniform(0.005, 0.02, scales.shape)
     for b in branches:
         for place, page in enumerate(b.pages):

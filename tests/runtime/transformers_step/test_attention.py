@@ -96,9 +96,12 @@ def test_stored_values_are_near(llama, dtype, tolerance):
         if name == "keys":  # slots lie behind dimensions
             wide, narrow = wide.swapaxes(-1, -2), narrow.swapaxes(-1, -2)
         if dtype == "int4":
-            narrow = np.concatenate([narrow & 15, narrow >> 4], axis=-1) - 7.5
+            scales = getattr(stored, f"{name[:-1]}_scales")[[1, 0]].view(np.float16)
+            low, high = np.moveaxis(scales.reshape(*narrow.shape[:-1], 2), -1, 0)[..., None]
+            parts = [((narrow & 15) - 7.5) * low, ((narrow >> 4) - 7.5) * high]
+            narrow = np.concatenate(parts, axis=-1)
         narrow = narrow.astype(np.float32)
-        if dtype in ("int8", "int4"):
+        if dtype == "int8":
             narrow *= getattr(stored, f"{name[:-1]}_scales")[[1, 0]][..., None]
         bound = np.abs(wide).max(axis=-1, keepdims=True) * tolerance
         assert (np.abs(narrow - wide) <= bound + 1e-7).all()

@@ -2,15 +2,24 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from treadle.core.errors import CapacityError, SettingsError
-from treadle.core.registry import near
 from treadle.native.memory import zeros
-from treadle.runtime.typed import text, whole
+from treadle.runtime.cache.forms import (
+    KV_DTYPES,
+    MIDDLE,
+    KvDtype,
+    columns_of,
+    has_codes,
+    num_pages_for,
+    page_bytes,
+    require_dtype,
+    require_page_size,
+)
 
 __all__ = [
     "KV_DTYPES",
@@ -31,23 +40,14 @@ Floats = npt.NDArray[np.float32]
 Content = list[npt.NDArray[np.generic]]
 """A copy of pages or planes: every array, cut to them."""
 
-KvDtype = Literal["fp32", "fp16", "int8", "int4"]
-KV_DTYPES: dict[str, type[np.generic]] = {
-    "fp32": np.float32,
-    "fp16": np.float16,
-    "int8": np.int8,
-    "int4": np.uint8,
-}
-MIDDLE = 7.5
-"""Codes of 4 bits stand for (code - MIDDLE) * scale."""
-
 
 class LayerKeyValues(NamedTuple):
     """One layer's part of the pool; every array is C-contiguous.
 
     int8 stores x as round(x / scale) with scale = max |x| / 127 over the head's dim, one scale for
     each key and each value vector (0 where the vector is 0). int4 stores round(x / scale + 7.5)
-    with scale = max |x| / 7.5, two codes in a byte: dimension c, and above it c + dim / 2.
+    with scale = max |x| / 7.5 of each half of the vector, two codes in a byte: dimension c, and
+    above it c + dim / 2. Both scales, in float16, share a float of 32 bits.
     """
 
     keys: npt.NDArray[np.generic]
@@ -97,6 +97,9 @@ class KeyValues:
         self.arena = self._make_arena(num_pages * self.num_heads)
         """The arrays of all planes; [pages, kv_heads] of `LayerKeyValues` is one axis, [planes]."""
         self.layers = [self._layer(layer) for layer in range(len(self.kv_heads))]
+        self.key_factors: list[Floats] | None = None
+        """[kv_heads, dim] of each layer: keys of 4 bits are divided by them before they are stored,
+        because a few dimensions of a head are much larger than others. None: they are not."""
 
     @property
     def num_heads(self) -> int:
@@ -222,21 +225,25 @@ class KeyValues:
     def numbers_of(self, planes: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Return keys and values [heads, pages * page_size, dim] of planes [heads, pages]."""
         chosen, arena = self._index(planes), self.arena
-        keys = self._opened(self._fetched(arena.keys[chosen]).swapaxes(2, 3))
-        values = self._opened(self._fetched(arena.values[chosen]))
-        if arena.key_scales is not None and arena.value_scales is not None:
-            keys = keys * self._fetched(arena.key_scales[chosen])[..., None]
-            values = values * self._fetched(arena.value_scales[chosen])[..., None]
+        keys = self._opened(arena.keys[chosen], arena.key_scales, chosen, is_turned=True)
+        values = self._opened(arena.values[chosen], arena.value_scales, chosen)
         shape = (len(planes), -1, self.head_dim)
         return keys.reshape(shape), values.reshape(shape)
 
-    def _opened(self, stored: npt.NDArray[np.generic]) -> Floats:
-        """Return numbers [..., dim] of what is stored, in units of their scales."""
-        if self.dtype == "int4":
-            codes = stored.astype(np.uint8)
-            stored = np.concatenate([codes & 15, codes >> 4], axis=-1)
-            return stored.astype(np.float32) - np.float32(MIDDLE)
-        return stored.astype(np.float32)
+    def _opened(self, part: Any, scales: Any, chosen: Any, is_turned: bool = False) -> Floats:
+        # Any: arrays of this kind, and what indexes them
+        """Return numbers [..., page_size, dim]; those that are turned come the other way round."""
+        stored = self._fetched(part)
+        stored = stored.swapaxes(-1, -2) if is_turned else stored
+        if scales is None:
+            return np.asarray(stored, np.float32)
+        own = self._fetched(scales[chosen])
+        if self.dtype == "int8":
+            return np.asarray(stored * own[..., None], np.float32)
+        low, high = np.moveaxis(own.view(np.float16).reshape(*own.shape, 2), -1, 0)
+        halves = ((stored & 15, low), (stored >> 4, high))
+        parts = [(half - np.float32(MIDDLE)) * scale[..., None] for half, scale in halves]
+        return np.concatenate(parts, axis=-1, dtype=np.float32)
 
     def write_scores(self, planes: npt.NDArray[np.int64], score: float) -> None:
         """Let all entries of `planes` have one score."""
@@ -280,69 +287,6 @@ class KeyValues:
             )
         for array, part in zip(arrays, content, strict=True):
             array[chosen] = self._sent(part)
-
-
-def require_page_size(page_size: int) -> int:
-    """Return `page_size` if pages can have it.
-
-    Raises:
-        SettingsError: They cannot.
-    """
-    return whole("page_size", page_size, 1)
-
-
-def require_dtype(dtype: str) -> KvDtype:
-    """Return `dtype` if pages can be stored in it.
-
-    Raises:
-        SettingsError: They cannot.
-    """
-    if text("kv_dtype", dtype) not in KV_DTYPES:
-        raise SettingsError(f"No kv_dtype '{dtype}'. {near(dtype, KV_DTYPES)}")
-    return dtype  # type: ignore[return-value]
-
-
-def has_codes(dtype: str) -> bool:
-    """Whether keys and values are stored as codes, with a scale for each vector."""
-    return dtype in ("int8", "int4")
-
-
-def columns_of(head_dim: int, dtype: str) -> int:
-    """Return how many numbers of its type a vector of `head_dim` numbers takes.
-
-    Raises:
-        SettingsError: They fill no whole bytes.
-    """
-    if dtype != "int4":
-        return head_dim
-    if head_dim % 2:
-        raise SettingsError(
-            f"kv_dtype='int4' stores two numbers in a byte, and this model's heads have {head_dim} "
-            f"each; use int8."
-        )
-    return head_dim // 2
-
-
-def page_bytes(kv_heads: Sequence[int], head_dim: int, page_size: int, dtype: KvDtype) -> int:
-    """Return the bytes of one page over all layers, with positions and scales."""
-    width = np.dtype(KV_DTYPES[require_dtype(dtype)]).itemsize
-    page_size = require_page_size(page_size)
-    per_slot = 2 * columns_of(head_dim, dtype) * width + 4 + (8 if has_codes(dtype) else 0)
-    return sum(kv_heads) * page_size * per_slot
-
-
-def num_pages_for(cache_bytes: int, one_page_bytes: int) -> int:
-    """Return how many pages `cache_bytes` hold.
-
-    Raises:
-        CapacityError: Not even one.
-    """
-    if cache_bytes < one_page_bytes:
-        raise CapacityError(
-            f"cache_bytes={cache_bytes} holds no page; one takes {one_page_bytes} bytes. Raise "
-            f"cache_bytes."
-        )
-    return cache_bytes // one_page_bytes
 
 
 class PagePool:

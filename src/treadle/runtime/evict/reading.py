@@ -75,5 +75,10 @@ class _Layers(Sequence[StoredEntries]):
         own = slice(self._firsts[layer], self._firsts[layer + 1])
         order = self._order[own]
         num_pages = -(-order.shape[1] // self._store.page_size)
-        parts = self._store.numbers_of(self._entries.planes[own, :num_pages])
-        return StoredEntries(*(np.take_along_axis(p, order[..., None], axis=1) for p in parts))
+        keys, values = self._store.numbers_of(self._entries.planes[own, :num_pages])
+        if self._store.key_factors is not None:
+            keys = keys * self._store.key_factors[layer][:, None]
+        order = order[..., None]
+        return StoredEntries(
+            np.take_along_axis(keys, order, axis=1), np.take_along_axis(values, order, axis=1)
+        )

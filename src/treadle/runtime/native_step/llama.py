@@ -305,6 +305,9 @@ class LlamaStep:
         ):
             for name, array in zip(layer._fields, layer, strict=True):
                 setattr(cache, name, array)
+        for number, own in enumerate(self._layers):
+            factors = pool.key_factors
+            own.heads.factors = None if factors is None else factors[number]
         self._model.kv_dtype = _KV_TYPES[pool.dtype]
         self._model.page_size = pool.page_size
         self._pool = pool

@@ -49,8 +49,9 @@ class Heads(OwningStructure):
         ("scale", ctypes.c_float),
         ("softcap", ctypes.c_float),
         ("windows", ctypes.c_void_p),
+        ("factors", ctypes.c_void_p),
     )
-    _points_to_ = (("i4", ("windows",)),)
+    _points_to_ = (("i4", ("windows",)), ("f4", ("factors",)))
 
 
 _NORMS = ("attention_norm", "mlp_norm", "attention_after", "mlp_after", "q_norm", "k_norm")

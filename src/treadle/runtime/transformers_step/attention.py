@@ -170,12 +170,17 @@ class StepPages:
         require_plain(module, others)
         layer = self._pool.layers[module.layer_idx]
         places = self._places_of(key.shape[1])
-        self._write(layer, key[0], value[0], places)
-        for number in self._kept:
-            self._write_kept(number, module.layer_idx, key[0], value[0])
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         if self._probe is not None and self._probe.has_inputs:
             self.inputs[module.layer_idx] = (query[0], key[0], value[0], scale)
+        if self._pool.key_factors is not None:
+            factors = torch.from_numpy(self._pool.key_factors[module.layer_idx])[:, None]
+            factors = factors.to(key.device)
+            key = key / factors
+            query = query * factors.repeat_interleave(query.shape[1] // key.shape[1], 0)
+        self._write(layer, key[0], value[0], places)
+        for number in self._kept:
+            self._write_kept(number, module.layer_idx, key[0], value[0])
         window = sliding_window if self._windows is None else self._windows[module.layer_idx]
         mixed = torch.empty_like(query[0])
         if self._singles:
@@ -240,15 +245,14 @@ class StepPages:
         flat, context = table.reshape(-1), table.shape[2] * size
         found = tensor(layer.keys).view(-1, columns * size).index_select(0, flat)
         keys = found.view(requests, kv_heads, -1, columns, size).transpose(2, 3)
-        keys = opened(keys.reshape(requests, kv_heads, columns, context), 2)
+        own = [
+            None if s is None else tensor(s).view(-1, size).index_select(0, flat)
+            for s in (layer.key_scales, layer.value_scales)
+        ]
+        of_keys, of_values = (s if s is None else s.view(*table.shape[:2], -1) for s in own)
+        keys = opened(keys.reshape(requests, kv_heads, columns, context), of_keys, -2)
         found = tensor(layer.values).view(-1, size * columns).index_select(0, flat)
-        values = opened(found.view(requests, kv_heads, context, columns), 3)
-        if layer.key_scales is not None and layer.value_scales is not None:
-            scales = (tensor(s).view(-1, size) for s in (layer.key_scales, layer.value_scales))
-            of_keys, of_values = (
-                s.index_select(0, flat).view(*table.shape[:2], -1) for s in scales
-            )
-            keys, values = keys * of_keys[:, :, None], values * of_values[..., None]
+        values = opened(found.view(requests, kv_heads, context, columns), of_values, -1)
         grouped = query.transpose(0, 1).reshape(requests, kv_heads, -1, dim).float()
         scores = torch.matmul(grouped, keys).mul_(scale)
         if softcap is not None:
@@ -337,7 +341,11 @@ class StepPages:
         self._write(source.arrays, key, value, own)
         if self._notes is not None:
             part = slice(segment.first_row, segment.first_row + segment.num_rows)
-            noted = (key[:, part], self._positions[part], written, source.arrays.scores)
+            whole = key[:, part]
+            if self._pool.key_factors is not None:
+                factors = torch.from_numpy(self._pool.key_factors[layer])[:, None]
+                whole = whole * factors.to(key.device)
+            noted = (whole, self._positions[part], written, source.arrays.scores)
             self._notes.note(number, layer, part, *noted)
 
     def _write(

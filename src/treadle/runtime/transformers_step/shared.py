@@ -182,10 +182,10 @@ class SharedTree:
     ) -> "torch.Tensor":
         """Return the tree's keys [kv_heads, dim, slots], or values [kv_heads, slots, dim]."""
         found = tensor(stored).index_select(0, self._pages).transpose(0, 1)
-        found = opened(found, -2 if is_turned else -1)
+        own = None
         if scales is not None:
             own = tensor(scales).index_select(0, self._pages).transpose(0, 1)
-            found = found * (own[:, :, None] if is_turned else own[..., None])
+        found = opened(found, own, -2 if is_turned else -1)
         if is_turned:
             return found.transpose(1, 2).flatten(2)
         return found.flatten(1, 2)

@@ -41,54 +41,81 @@ def write(
 def _rounded(
     new: "torch.Tensor", scales: Any, dtype: "torch.dtype", written: "torch.Tensor"
 ) -> "torch.Tensor":
-    """Return [rows * kv_heads, dim] as it is stored, and write its scales."""
+    """Return [rows * kv_heads, columns] as it is stored, and write its scales."""
     import torch
 
     flat = new.transpose(0, 1).reshape(-1, new.shape[-1]).float()
+    if dtype == torch.uint8:
+        return _paired(flat, tensor(scales).view(-1), written)
     if scales is not None:
-        is_paired = dtype == torch.uint8
-        scale = flat.abs().amax(dim=1) / (MIDDLE if is_paired else 127)
+        scale = flat.abs().amax(dim=1) / 127
         tensor(scales).view(-1).index_copy_(0, written, scale)
-        flat = flat / torch.where(scale > 0, scale, 1)[:, None]
-        if is_paired:
-            low, high = (flat + MIDDLE).round_().clamp_(0, 15).to(dtype).chunk(2, dim=1)
-            return low | high << 4
-        flat = flat.round_()
+        flat = (flat / torch.where(scale > 0, scale, 1)[:, None]).round_()
     stored = flat.to(dtype)
     # Infinite scores may come out of a cap as numbers like others; NaN does not.
     return stored.masked_fill_(stored.isinf(), torch.nan) if scales is None else stored
 
 
-def opened(stored: "torch.Tensor", axis: int) -> "torch.Tensor":
-    """Return numbers in units of their scales; dimensions that share a byte stand along `axis`."""
+def _paired(
+    flat: "torch.Tensor", scales: "torch.Tensor", written: "torch.Tensor"
+) -> "torch.Tensor":
+    """Return codes of 4 bits [rows, dim / 2], and write the scales of both halves."""
     import torch
 
-    if stored.dtype != torch.uint8:
+    halves = flat.view(len(flat), 2, flat.shape[1] // 2)
+    own = (halves.abs().amax(dim=2) / MIDDLE).to(torch.float16)
+    own = own.masked_fill_(own.isinf(), torch.nan)
+    scales.index_copy_(0, written, own.contiguous().view(torch.float32)[:, 0])
+    wide = own.float()[..., None]
+    factor = torch.where(wide > 0, 1 / wide, 0)
+    codes = (halves * factor + MIDDLE).round_().clamp_(0, 15).nan_to_num_().to(torch.uint8)
+    return codes[:, 0] | codes[:, 1] << 4
+
+
+def opened(stored: "torch.Tensor", scales: "torch.Tensor | None", axis: int) -> "torch.Tensor":
+    """Return numbers in float32.
+
+    Args:
+        stored: [..., columns, slots] (axis -2), or [..., slots, columns] (axis -1).
+        scales: [..., slots] of them; None: they are no codes.
+        axis: Where dimensions stand.
+    """
+    import torch
+
+    if scales is None:
         return stored.float()
-    return torch.cat([stored & 15, stored >> 4], dim=axis).float() - MIDDLE
+    if stored.dtype != torch.uint8:
+        return stored.float() * scales.unsqueeze(axis)
+    both = scales.contiguous().view(torch.float16).view(*scales.shape, 2).float()
+    parts = [
+        (half.float() - MIDDLE) * both[..., number].unsqueeze(axis)
+        for number, half in enumerate((stored & 15, stored >> 4))
+    ]
+    return torch.cat(parts, dim=axis)
 
 
 def gather_keys(source: EntrySource) -> "torch.Tensor":
-    """Return a segment's keys [kv_heads, context, dim] in float32."""
+    """Return a segment's keys [kv_heads, context, dim] in float32, as they are stored."""
     keys, heads = tensor(source.arrays.keys), source.planes.shape[0]
-    dim, size = keys.shape[-2:]
-    found = keys.reshape(-1, size * dim).index_select(0, source.planes.flatten())
-    by_dim = found.view(heads, -1, dim, size).transpose(1, 2).reshape(heads, dim, -1)
-    found = opened(by_dim[:, :, : source.context].transpose(1, 2), -1)
-    return _scaled(found, source.arrays.key_scales, source, size)
+    columns, size = keys.shape[-2:]
+    found = keys.reshape(-1, size * columns).index_select(0, source.planes.flatten())
+    by_dim = found.view(heads, -1, columns, size).transpose(1, 2).reshape(heads, columns, -1)
+    own = _scales(source.arrays.key_scales, source, size)
+    return opened(by_dim[:, :, : source.context], own, -2).transpose(1, 2)
 
 
 def gather_values(source: EntrySource) -> "torch.Tensor":
     """Return its values in the same form."""
     values, heads = tensor(source.arrays.values), source.planes.shape[0]
-    size, dim = values.shape[-2:]
-    found = values.reshape(-1, size * dim).index_select(0, source.planes.flatten())
-    found = opened(found.view(heads, -1, dim)[:, : source.context], -1)
-    return _scaled(found, source.arrays.value_scales, source, size)
+    size, columns = values.shape[-2:]
+    found = values.reshape(-1, size * columns).index_select(0, source.planes.flatten())
+    own = _scales(source.arrays.value_scales, source, size)
+    return opened(found.view(heads, -1, columns)[:, : source.context], own, -1)
 
 
-def _scaled(found: "torch.Tensor", scales: Any, source: EntrySource, size: int) -> "torch.Tensor":
+def _scales(scales: Any, source: EntrySource, size: int) -> "torch.Tensor | None":
+    """Return the scales [kv_heads, context] of a segment's entries."""
     if scales is None:
-        return found
-    own = tensor(scales).view(-1, size).index_select(0, source.planes.flatten())
-    return found * own.view(len(found), -1, 1)[:, : source.context]
+        return None
+    found = tensor(scales).view(-1, size).index_select(0, source.planes.flatten())
+    return found.view(len(source.planes), -1)[:, : source.context]
