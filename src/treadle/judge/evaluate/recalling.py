@@ -112,7 +112,7 @@ class _Asking(NamedTuple):
 
 
 def _through(asking: _Asking) -> Recalled:
-    from treadle.runtime.cache.pages import page_bytes, require_dtype
+    from treadle.runtime.cache.forms import page_bytes, require_dtype
 
     shape, dtype = asking.llm.shape, require_dtype(asking.llm.kv_dtype)
     answers = _answered(asking)

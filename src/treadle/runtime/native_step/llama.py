@@ -7,6 +7,7 @@ each sum runs in a fixed order, whatever the batch and the number of threads.
 
 import ctypes
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -188,8 +189,7 @@ class LlamaStep:
             SettingsError: The step has no such segment or row.
         """
         probe.check(rows)
-        layers = [layer.heads for layer in self._layers]
-        room = ProbeRoom(probe, rows, layers, self.shape.hidden_size)
+        room = ProbeRoom(probe, rows, [own.heads for own in self._layers], self.shape.hidden_size)
         return room.probed(self._run(rows, pool, self._logits_of(rows), room=room))
 
     def set_head_windows(self, windows: HeadWindows | None) -> None:
@@ -305,9 +305,8 @@ class LlamaStep:
         ):
             for name, array in zip(layer._fields, layer, strict=True):
                 setattr(cache, name, array)
-        for number, own in enumerate(self._layers):
-            factors = pool.key_factors
-            own.heads.factors = None if factors is None else factors[number]
+        for own, divided_by in zip(self._layers, pool.key_factors or repeat(None), strict=False):
+            own.heads.factors = divided_by
         self._model.kv_dtype = _KV_TYPES[pool.dtype]
         self._model.page_size = pool.page_size
         self._pool = pool
