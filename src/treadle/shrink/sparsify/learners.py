@@ -116,6 +116,8 @@ class _Descending:
 
         self._optimizer.zero_grad(set_to_none=False)
         total = 0.0
+        if not any(bool(lesson.is_seen[rows].any()) for lesson in lessons):
+            return total
         for own, lesson in zip(self._layers, lessons, strict=True):
             inputs, aim, is_seen = (part[rows] for part in lesson)
             if not bool(is_seen.any()):

@@ -100,10 +100,12 @@ def draw_sample(passages: Passages, number: int, num_tokens: int, seed: int, sha
         )
     kind = list(KINDS)[number % len(KINDS)]
     parts = KINDS[kind](passages, numpy_stream(seed, f"{share} sample {number}"), room)
-    if len(parts.context) < _LEAST_CONTEXT_FRACTION * room:
+    is_over = sum(map(len, parts)) > room
+    if is_over or len(parts.context) < _LEAST_CONTEXT_FRACTION * room:
         raise DataError(
-            f"Question and answer of a sample take {len(parts.question) + len(parts.answer)} of "
-            f"its {room} tokens; raise --sample-tokens."
+            f"A sample of {room} tokens has no room for a question of kind {kind} beside its "
+            f"context ({', '.join(str(len(part)) for part in parts)} tokens of context, question "
+            f"and answer); raise --sample-tokens."
         )
     prompt = [*passages.bos, *parts.context, *parts.question]
     tokens = np.asarray([*prompt, *parts.answer], np.int32)
