@@ -130,4 +130,4 @@ def test_a_damaged_state_begins_anew(interrupted: Path, llama: Path, text: str, 
     result = run(llama, interrupted / "out", "locret", text)
     assert "it is damaged" in caplog.text
     assert not [note for note in result.notes if "Resumed" in note]
-    assert states.Learned() == (0, 0, ())
+    assert states.SamplesLearned() == (0, 0, ())

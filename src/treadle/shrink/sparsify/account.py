@@ -10,7 +10,7 @@ from treadle.core.run import Recording
 from treadle.model.retaining import RetainingHeads
 from treadle.shrink.sparsify.heads import MOST_FRACTION
 from treadle.shrink.sparsify.overlap import FRACTIONS, TRAINED, Overlaps
-from treadle.shrink.sparsify.state import Learned
+from treadle.shrink.sparsify.state import SamplesLearned
 
 __all__ = ["account_for_heads", "account_for_overlaps", "num_numbers"]
 
@@ -110,7 +110,7 @@ def num_numbers(heads: RetainingHeads) -> int:
 
 
 def account_for_heads(
-    run: Recording, heads: RetainingHeads, num_parameters: int, learned: Learned, solver: str
+    run: Recording, heads: RetainingHeads, num_parameters: int, learned: SamplesLearned, solver: str
 ) -> None:
     """Note what heads cost, and how they learned."""
     own = num_numbers(heads)

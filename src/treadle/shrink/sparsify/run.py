@@ -20,7 +20,7 @@ from treadle.shrink.sparsify.learners import HeadLearner, LayerLesson, learner_f
 from treadle.shrink.sparsify.overlap import overlaps_of
 from treadle.shrink.sparsify.request import SparsifyRequest
 from treadle.shrink.sparsify.samples import Passages, Sample, draw_sample, passages_of
-from treadle.shrink.sparsify.state import Learned, LearnedState
+from treadle.shrink.sparsify.state import LearnedState, SamplesLearned
 from treadle.shrink.sparsify.watching import FrozenModel, LayerView, open_frozen
 from treadle.shrink.sparsify.writing import write_folder
 
@@ -154,7 +154,7 @@ def _size_of(view: LayerView) -> LayerSize:
     return LayerSize(queries.shape[1], keys.shape[1], queries.shape[2], view.inputs.hidden.shape[1])
 
 
-def _learn(run: Recording, training: _Training) -> Learned:
+def _learn(run: Recording, training: _Training) -> SamplesLearned:
     """Learn all samples that are left, saving the state now and then."""
     request, total = training.request, training.request.num_learned
     learned = training.state.restore(training.learner)
@@ -167,7 +167,7 @@ def _learn(run: Recording, training: _Training) -> Learned:
             sample = _sample(request, training.material, number, "learned")
             lessons = _lessons(training, sample)
             loss = training.learner.learn(lessons, number / total, 1 / total)
-            learned = Learned(
+            learned = SamplesLearned(
                 number + 1, learned.num_tokens + len(sample.tokens), (*learned.losses, loss)
             )
             bar.advance()

@@ -12,14 +12,14 @@ from treadle.shrink.sparsify.learners import HeadLearner
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Learned", "LearnedState"]
+__all__ = ["LearnedState", "SamplesLearned"]
 
 _FILE = "state.safetensors"
 
 logger = logging.getLogger(__name__)
 
 
-class Learned(NamedTuple):
+class SamplesLearned(NamedTuple):
     """How far a run is."""
 
     num_samples: int = 0
@@ -39,7 +39,7 @@ class LearnedState:
         self.folder = out.absolute().with_name(f".{out.name}.sparsifying")
         self._fingerprint = fingerprint
 
-    def save(self, learner: HeadLearner, learned: Learned) -> None:
+    def save(self, learner: HeadLearner, learned: SamplesLearned) -> None:
         """Replace the state by a later one; a kill in the middle leaves the former.
 
         Raises:
@@ -55,17 +55,17 @@ class LearnedState:
             beside.unlink(missing_ok=True)
             raise
 
-    def restore(self, learner: HeadLearner) -> Learned:
+    def restore(self, learner: HeadLearner) -> SamplesLearned:
         """Put back what the same run saved; what another one left, or is damaged, is discarded."""
         file = self.folder / _FILE
         if not file.is_file():
-            return Learned()
+            return SamplesLearned()
         try:
             with StateFile(file) as opened:
                 if opened.note["fingerprint"] == self._fingerprint:
                     found: dict[str, torch.Tensor] = {n: opened.tensor(n) for n in opened.names}
                     note = opened.note
-                    learned = Learned(
+                    learned = SamplesLearned(
                         int(note["num_samples"]), int(note["num_tokens"]), tuple(note["losses"])
                     )
                     learner.restore(found)
@@ -75,7 +75,7 @@ class LearnedState:
             reason = f"it is damaged ({error})"
         logger.warning("Discarding what an interrupted run left in %s: %s.", self.folder, reason)
         self.remove()
-        return Learned()
+        return SamplesLearned()
 
     def remove(self) -> None:
         """Delete the state: the run is done."""
