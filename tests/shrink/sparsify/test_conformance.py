@@ -14,6 +14,7 @@ from treadle.core.errors import SettingsError
 from treadle.core.result import read_result
 from treadle.model import facts, tiny
 from treadle.model.retaining import file_name, read_heads, require_shape
+from treadle.shrink.prune import prune
 from treadle.shrink.sparsify import METHODS
 
 ROOM = {"max_position_embeddings": 2 * TOKENS + 64}
@@ -87,6 +88,39 @@ def test_a_wrapper_trains_heads_of_its_text_model(kind: str, text: str, tmp_path
     run(model, tmp_path / "out", "kvzap", text, target="cis", num_samples=2, heldout_fraction=0.5)
     heads = read_heads(tmp_path / "out", "kvzap")
     assert [layer.first.shape for layer in heads.layers] == [(2, 64)] * 2
+
+
+def test_a_pruned_model_whose_layers_differ_in_heads(text: str, tmp_path: Path) -> None:
+    shape = {"num_attention_heads": 8, "num_key_value_heads": 4}
+    model = tiny.build("llama", tmp_path / "model", **shape)
+    prune(
+        *(model, tmp_path / "pruned", "wanda"),
+        pattern="heads",
+        allocation={"method": "owl", "outlier_multiple": 1.2, "span": 0.4},
+        allow_nonuniform=True,
+        text=text,
+        num_windows=2,
+        window_tokens=64,
+    )
+    run(tmp_path / "pruned", tmp_path / "out", "locret", text)
+    with CheckpointReader(model) as old, CheckpointReader(tmp_path / "out") as new:
+        names = [f"model.layers.{layer}.self_attn.k_proj.weight" for layer in range(2)]
+        kv_heads = [new.tensors[name].shape[0] // 8 for name in names]
+        assert all(old.tensors[name].shape[0] == 32 for name in names)
+    heads = read_heads(tmp_path / "out", "locret")
+    assert kv_heads[0] != kv_heads[1]
+    assert [len(layer.second) for layer in heads.layers] == kv_heads
+    required = [one.path for one in read_manifest(tmp_path / "out").side_files if one.required]
+    assert required == ["config.json"], "who cannot read its widths still refuses the folder"
+
+
+def test_one_held_out_sample_has_no_interval(roomy: Path, text: str, tmp_path: Path) -> None:
+    alone = run(roomy, tmp_path / "one", "locret", text).measurement("overlap_0.1_trained")
+    assert alone.low is None
+    assert alone.high is None
+    several = run(roomy, tmp_path / "two", "locret", text, heldout_fraction=0.5)
+    found = several.measurement("overlap_0.1_trained")
+    assert found.low <= found.value <= found.high
 
 
 def test_heads_of_other_methods_stay_and_those_of_the_same_are_replaced(

@@ -61,14 +61,19 @@ def _mean(layers: Sequence[np.ndarray]) -> float:
     return float(known.mean()) if len(known) else 0.0
 
 
+def _interval(values: Sequence[float], seed: int) -> tuple[float | None, float | None]:
+    """Return the ends of the 95 % interval of a mean; one sample has none."""
+    return (None, None) if len(values) < 2 else bootstrap_mean(values, seed)
+
+
 def _measured(name: str, values: Sequence[float], seed: int) -> Measurement:
-    low, high = bootstrap_mean(values, seed)
+    low, high = _interval(values, seed)
     mean = float(np.mean(values))
     return Measurement(name=name, value=mean, unit=_UNIT, low=low, high=high, better="higher")
 
 
 def _compared(fraction: float, rival: str, apart: Sequence[float], seed: int) -> Measurement:
-    low, high = bootstrap_mean(apart, seed)
+    low, high = _interval(apart, seed)
     return Measurement(
         name=f"overlap_{fraction:g}_over_{rival}",
         value=float(np.mean(apart)),
