@@ -89,6 +89,13 @@ VERBS = {
             "treadle.shrink.quantize:QUANTIZERS",
         ),
         Verb(
+            "sparsify",
+            "shrink",
+            "Train heads that say which entries of the cache stay.",
+            "treadle.shrink.sparsify:sparsify",
+            "treadle.shrink.sparsify:METHODS",
+        ),
+        Verb(
             "merge",
             "combine",
             "Make one model of several: what is the merged tensor?",
