@@ -10,7 +10,7 @@ from pathlib import Path
 from treadle import sparsify
 
 model = next((word for word in sys.argv[1:] if not word.startswith("-")), "packaged:smollm2")
-quick = {"num_samples": 4, "sample_tokens": 96, "local_tokens": 8, "heldout_fraction": 0.25}
+quick = {"num_samples": 4, "sample_tokens": 96, "local_tokens": 8, "heldout_fraction": 0.5}
 size = quick if "--quick" in sys.argv else {"num_samples": 40}
 
 with tempfile.TemporaryDirectory() as folder:
