@@ -44,3 +44,20 @@ def test_a_prompt_that_was_not_measured_is_refused(retained, stepping, known, tm
     llm = LLM(retained, executor=stepping, keep=keep, keep_budget=5, cache_bytes=2**20)
     with pytest.raises(SettingsError, match=r"No file .*none"):
         llm.generate([TOKENS], SamplingParams(max_tokens=1))
+    del keep["path"]
+    llm = LLM(retained, executor=stepping, keep=keep, keep_budget=5, cache_bytes=2**20)
+    with pytest.raises(SettingsError, match=r"ask by evaluate recall"):
+        llm.generate([TOKENS], SamplingParams(max_tokens=1))
+
+
+def test_it_knows_a_text_that_begins_with_a_measured_prompt(retained, stepping, known):
+    """Behind it the tokens that nobody scored stay."""
+    keep = {"method": "oracle", "path": known[0], "chunk_tokens": 64, "sinks": 0, "window": 0}
+    llm = LLM(retained, executor=stepping, keep=keep, keep_budget=20, cache_bytes=2**20)
+    (request,) = llm.submit([*TOKENS, 5, 6, 7, 8, 9], SamplingParams(max_tokens=1))
+    while request.num_computed < 64:
+        llm.step()
+    positions = request.entries.positions(llm._batch.pool.store)
+    for row, scores in zip(positions, known[1], strict=True):
+        best = np.argsort(scores)[-16:]
+        assert set(row[row >= 0].tolist()) == {60, 61, 62, 63, *best.tolist()}

@@ -1,7 +1,9 @@
 """Asking through one cache after another: answers, losses, and what was kept."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +11,7 @@ import numpy.typing as npt
 from treadle.core.errors import SettingsError
 from treadle.core.progress import Progress, steps
 from treadle.judge.evaluate.budgets import FULL, Asks, Cache, Recalled
+from treadle.judge.evaluate.foreseen import measure_oracle
 
 if TYPE_CHECKING:
     from treadle.judge.evaluate.subject import Subject
@@ -34,12 +37,29 @@ def recalled(subject: "Subject", caches: list[Cache], asks: Asks) -> AllRecalled
         SettingsError: The model has too few positions, or entries would go at other places than
             where the question begins.
     """
-    from treadle.runtime.answering import computed_by, weight_bytes
-
     for cache in caches:
         _require_place(cache, asks)
     first = subject.runtime(keep=None, keep_budget=None)
     _require_positions(first, asks)
+    with TemporaryDirectory() as room:
+        caches = [_told(cache, first.executor, asks, Path(room)) for cache in caches]
+        return _recalled(subject, first, caches, asks)
+
+
+def _told(cache: Cache, executor: Any, asks: Asks, room: Path) -> Cache:  # Any: an executor
+    """Return a cache whose oracle knows the answers, unless it was told of them."""
+    if cache.policy.name != "oracle" or cache.policy.path is not None:
+        return cache
+    file = room / "oracle.safetensors"
+    if not file.exists():
+        measure_oracle(executor, asks, file)
+    return cache._replace(policy=cache.policy.model_copy(update={"path": file}))
+
+
+def _recalled(subject: "Subject", first: "LLM", caches: list[Cache], asks: Asks) -> AllRecalled:
+    """Ask through each of the caches."""
+    from treadle.runtime.answering import computed_by, weight_bytes
+
     found = []
     with steps("recall", (1 + len(caches)) * len(asks.prompts)) as bar:
         for cache in [Cache(FULL, None, None), *caches]:

@@ -19,8 +19,8 @@ Turns = tuple[Floats, Floats]
 
 
 def prompt_key(tokens: Sequence[int]) -> str:
-    """Return the hash by which an oracle knows a prompt."""
-    return hashlib.sha256(np.asarray(tokens, np.int64).tobytes()).hexdigest()
+    """Return the name by which an oracle knows a prompt: the number and the hash of its tokens."""
+    return f"{len(tokens)}-{hashlib.sha256(np.asarray(tokens, np.int64).tobytes()).hexdigest()}"
 
 
 class StoredEntries(NamedTuple):
