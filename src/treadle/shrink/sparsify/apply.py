@@ -20,7 +20,8 @@ def sparsify(
     out: Path,
     method: HeadTraining | str,
     *,
-    text: str | Path,
+    text: str | Path | None = None,
+    pairs: Path | None = None,
     num_samples: int = 300,
     sample_tokens: int = 1024,
     heldout_fraction: float = 0.08,
@@ -44,6 +45,9 @@ def sparsify(
         out: Folder to write.
         method: What heads are, and how they learn.
         text: What samples are made of: a .txt or .jsonl file, or stdlib:calibration.
+        pairs: Instead of a text: a JSONL file of prompts with their answers, {"prompt": "...",
+            "answer": "..."}, texts or lists of token ids; those that have more than `sample_tokens`
+            are left out.
         num_samples: Samples, those that are held out among them.
         sample_tokens: Tokens of a sample, prompt and answer.
         heldout_fraction: Share of the samples, made of the end of the text, that are not learned;
@@ -70,7 +74,8 @@ def sparsify(
 
     request = SparsifyRequest(
         METHODS.resolve(method),
-        str(text),
+        None if text is None else str(text),
+        None if pairs is None else str(pairs),
         num_samples,
         sample_tokens,
         heldout_fraction,

@@ -14,7 +14,8 @@ class SparsifyRequest(NamedTuple):
     """A whole run."""
 
     method: HeadTraining
-    text: str
+    text: str | None
+    pairs: str | None
     num_samples: int
     sample_tokens: int
     heldout_fraction: float
@@ -44,6 +45,11 @@ def check(request: SparsifyRequest) -> None:
     Raises:
         SettingsError: One is out of its range, or has no effect.
     """
+    if (request.text is None) == (request.pairs is None):
+        raise SettingsError(
+            "Heads learn on samples made of a text, or on pairs of prompts and answers; give "
+            "either --text FILE.txt or --pairs FILE.jsonl."
+        )
     for name, value, least in (
         ("num_samples", request.num_samples, 2),
         ("sample_tokens", request.sample_tokens, _LEAST_TOKENS),

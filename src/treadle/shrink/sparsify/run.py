@@ -1,7 +1,7 @@
 """One run: samples of text pass through a frozen model, and small heads learn what it shows."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +18,7 @@ from treadle.shrink.sparsify.base import HeadDesign
 from treadle.shrink.sparsify.heads import LayerSize, mlp_width, read_inputs, retaining
 from treadle.shrink.sparsify.learners import HeadLearner, LayerLesson, learner_for
 from treadle.shrink.sparsify.overlap import overlaps_of
+from treadle.shrink.sparsify.pairs import pairs_in
 from treadle.shrink.sparsify.request import SparsifyRequest
 from treadle.shrink.sparsify.samples import Passages, Sample, draw_sample, passages_of
 from treadle.shrink.sparsify.state import LearnedState, SamplesLearned
@@ -36,10 +37,11 @@ _LOCAL_SHARE = 4
 
 
 class _Material(NamedTuple):
-    """What samples are made of."""
+    """What samples are made of, or the samples."""
 
-    learned: Passages
-    held: Passages
+    learned: Passages | list[Sample]
+    held: Passages | list[Sample]
+    encode: Callable[[str], list[int]]
 
 
 class _Training(NamedTuple):
@@ -94,16 +96,26 @@ def _read_model(run: Recording, folder: Path, name: str, tokenizer: "Tokenizer")
 
 
 def _material(run: Recording, request: SparsifyRequest, tokenizer: "Tokenizer") -> _Material:
-    text, _ = read_text(request.text)
-    run.read("text", request.text, digest(text), "data")
-    material = _Material(*passages_of(text, tokenizer, request.heldout_fraction))
+    def encode(part: str) -> list[int]:
+        return list(tokenizer.encode(part, add_special_tokens=False))
+
+    if request.pairs is not None:
+        sizes = (request.sample_tokens, request.num_samples, request.num_heldout)
+        own, text = pairs_in(Path(request.pairs), tokenizer, *sizes, request.seed)
+        run.read("pairs", request.pairs, digest(text), "data")
+        return _Material(*own, encode)
+    text, _ = read_text(str(request.text))
+    run.read("text", str(request.text), digest(text), "data")
+    material = _Material(*passages_of(text, tokenizer, request.heldout_fraction), encode)
     for share in ("learned", "held"):  # before the model is loaded: a text may be too short
         _sample(request, material, 0, share)
     return material
 
 
 def _sample(request: SparsifyRequest, material: _Material, number: int, share: str) -> Sample:
-    passages: Passages = getattr(material, share)
+    passages: Passages | list[Sample] = getattr(material, share)
+    if isinstance(passages, list):
+        return passages[number % len(passages)]
     return draw_sample(passages, number, request.sample_tokens, request.seed, share)
 
 
@@ -118,7 +130,7 @@ def _prepare(
     trusted: bool,
 ) -> _Training:
     """Open the model, look at it once, and make heads that fit it."""
-    model = open_frozen(folder, request.method.target, material.learned.encode, trusted)
+    model = open_frozen(folder, request.method.target, material.encode, trusted)
     views = model.view(_sample(request, material, 0, "learned"))
     design, sizes = _fitted(run, request, views), [_size_of(view) for view in views]
     width = mlp_width(design, sizes, num_parameters) if design.kind == "mlp" else 0
