@@ -1,7 +1,9 @@
 """Prompts and answers like those that `treadle evaluate recall` asks, for `sparsify --pairs`.
 
 Texts are drawn by seeds of their own (from 1000 on), so that none is one that recall asks about
-with its own seeds. Token ids, so that nothing is cut anew.
+with its own seeds. A pair is a text and, as its answer, all questions about it with their answers:
+of one question alone each needle would mostly be worth nothing, and that is what a median learns.
+Token ids, so that nothing is cut anew.
 
 Usage: python benchmarks/recall_pairs.py MODEL OUT.jsonl [--context-tokens 512] [--num-questions 64]
 [--seeds 4]
@@ -36,8 +38,12 @@ def main() -> None:
                 text_seed=seed,
             )
             asks = task.prepare(asked.data, tokenizer)
+            texts: dict[tuple[int, ...], list[int]] = {}
             for prompt, answer in zip(asks.prompts, asks.answers, strict=True):
-                file.write(json.dumps({"prompt": prompt, "answer": answer}) + "\n")
+                text, question = tuple(prompt[: asks.num_kept]), prompt[asks.num_kept :]
+                texts.setdefault(text, []).extend([*question, *answer])
+            for text, asked_of_it in texts.items():
+                file.write(json.dumps({"prompt": text, "answer": asked_of_it}) + "\n")
 
 
 if __name__ == "__main__":

@@ -83,12 +83,50 @@ def test_damage_is_refused(damage: str, llama: Path, tmp_path: Path) -> None:
         read_heads(folder, "locret")
 
 
+def test_flipped_bytes_and_another_policy_are_refused(llama: Path, tmp_path: Path) -> None:
+    """The file says whose heads it holds, and what their numbers are."""
+    folder = with_heads(llama, tmp_path / "model", "locret", "gated")
+    file = folder / file_name("locret")
+    whole = bytearray(file.read_bytes())
+    whole[-40] ^= 1
+    file.write_bytes(whole)
+    with pytest.raises(CheckpointError, match="numbers are not those that were written"):
+        read_heads(folder, "locret")
+    file.write_bytes((folder / file_name("gated")).read_bytes())
+    with pytest.raises(CheckpointError, match="it holds heads of 'gated'"):
+        read_heads(folder, "locret")
+
+
+def _parts(policy: str) -> list[tuple[str, str]]:
+    own = [
+        n for n, part in drawn(policy, SIZES, 64).layers[0]._asdict().items() if part is not None
+    ]
+    return [(policy, name) for name in own]
+
+
+@pytest.mark.parametrize(
+    ("policy", "name"), [*_parts("locret"), *_parts("kvzap"), *_parts("gated")]
+)
+def test_every_part_has_its_shape_and_finite_numbers(policy: str, name: str) -> None:
+    """Dropped, wider, one row shorter, NaN: what C would read beyond the end of is refused."""
+    heads = drawn(policy, SIZES, 64)
+    part = getattr(heads.layers[1], name)
+    wide = np.repeat(part, 2, axis=-1) if name != "sinks" else part[..., :8]
+    damaged = [wide, part[:-1], np.full_like(part, np.nan)]
+    damaged += [] if name in ("first_bias", "second_bias", "first") else [None]
+    for other in damaged:
+        layers = (heads.layers[0], heads.layers[1]._replace(**{name: other}))
+        with pytest.raises(CheckpointError, match="layer 1 have a"):
+            require_shape(heads._replace(layers=layers), SIZES, 64)
+    require_shape(heads, SIZES, 64)
+
+
 @pytest.mark.parametrize(
     ("sizes", "hidden", "message"),
     [
         (SIZES[:1], 64, "of a model of 2 layers, and this one has 1"),
-        ([(4, 2, 16), (4, 4, 16)], 64, "of layer 1 have the shape"),
-        ([(4, 2, 16), (2, 2, 16)], 64, "of layer 1 have the shape"),
+        ([(4, 2, 16), (4, 4, 16)], 64, "of layer 1 have a 'first' of shape"),
+        ([(4, 2, 16), (2, 2, 16)], 64, "of layer 1 have a 'first' of shape"),
     ],
 )
 def test_heads_of_another_shape_are_refused(sizes, hidden: int, message: str) -> None:
@@ -97,11 +135,11 @@ def test_heads_of_another_shape_are_refused(sizes, hidden: int, message: str) ->
 
 
 def test_heads_that_read_another_stream_are_refused() -> None:
-    with pytest.raises(CheckpointError, match="of layer 0 have the shape"):
+    with pytest.raises(CheckpointError, match="of layer 0 have a 'first' of shape"):
         require_shape(drawn("kvzap", SIZES, 64), SIZES, 32)
 
 
 def test_writing_and_reading_keep_the_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_heads(tmp_path / name, drawn("gated", SIZES, 64))
+        write_heads(tmp_path / name, drawn("gated", SIZES, 64), "gated")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -27,9 +27,11 @@ KINDS = {
 """Policy -> what its heads are."""
 
 
-def drawn(policy: str, sizes: list[tuple[int, int, int]], hidden: int) -> RetainingHeads:
+def drawn(
+    policy: str, sizes: list[tuple[int, int, int]], hidden: int, seed: int = 5
+) -> RetainingHeads:
     """Heads by chance: `sizes` are query heads, KV heads and width of each layer's."""
-    draw, (kind, reads) = np.random.default_rng(5), KINDS[policy]
+    draw, (kind, reads) = np.random.default_rng(seed), KINDS[policy]
 
     def numbers(*shape: int) -> np.ndarray:
         return draw.normal(0, 0.5, shape).astype(np.float32)
@@ -48,7 +50,7 @@ def drawn(policy: str, sizes: list[tuple[int, int, int]], hidden: int) -> Retain
     return RetainingHeads(kind, reads, "silu", tuple(layers))
 
 
-def with_heads(folder: Path, target: Path, *policies: str) -> Path:
+def with_heads(folder: Path, target: Path, *policies: str, seed: int = 5) -> Path:
     """A copy of a model's folder that carries drawn heads."""
     shutil.copytree(folder, target)
     config = json.loads((target / "config.json").read_text())
@@ -57,7 +59,8 @@ def with_heads(folder: Path, target: Path, *policies: str) -> Path:
     sizes = [(heads, kv_heads, dim)] * config["num_hidden_layers"]
     files = []
     for policy in policies or KINDS:
-        write_heads(target / file_name(policy), drawn(policy, sizes, config["hidden_size"]))
+        heads = drawn(policy, sizes, config["hidden_size"], seed)
+        write_heads(target / file_name(policy), heads, policy)
         files.append(side_file(KIND, file_name(policy)))
     with CheckpointReader(target) as reader:
         name = content_hash(reader)

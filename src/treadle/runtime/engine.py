@@ -217,6 +217,7 @@ class Engine:
                     deadline=deadline,
                     parent=request_id if index else None,
                     keep=keep,
+                    heads_hash=self._policies.hash_of(keep),
                     rope_bounds=self.shape.rope_bounds,
                     rope_dynamic_from=self.shape.rope_dynamic_from,
                 )
@@ -366,7 +367,7 @@ class Engine:
             exported = exported._replace(state={**exported.state, **own})
             request = Request.from_dict(exported.state)
             self._adapters.require_same(request)
-            self._policies.require(request.keep)
+            self._policies.require_same(request)
             self.check(request.params)
             longest = self._max_length(request)
             migrate.import_pages(self._batch, exported, longest, self._clock)

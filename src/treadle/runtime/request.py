@@ -51,6 +51,8 @@ class Request:
     """Name of the LoRA adapter that answers it."""
     adapter_hash: str = ""
     """Of that adapter's content: requests of different adapters never share cached pages."""
+    heads_hash: str = ""
+    """Of the trained heads by which its policy keeps entries."""
     arrival: float = 0.0
     number: int = 0
     """Order of arrival in this engine."""

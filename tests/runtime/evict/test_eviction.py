@@ -256,3 +256,109 @@ def test_what_is_no_policy_is_refused(make):
     ):
         with pytest.raises(SettingsError, match=says):
             make(**options)
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_a_threshold_counts_whatever_the_budget_is(make, name):
+    """A budget that nothing exceeds does not switch it off."""
+    prompt = tokens_of(1, 90)[0].tolist()
+    kept = []
+    for budget in (None, 80, 1.0):
+        keep = policy("key_norm", threshold=-3.0)
+        engine = make("llama", name, keep=keep, keep_budget=budget)
+        (out,) = engine.generate([prompt], SamplingParams(max_tokens=1, temperature=0))
+        kept.append(out.outputs[0].num_kept)
+    assert kept[0] == kept[1] == kept[2]
+    assert min(map(min, kept[0])) < 80
+
+
+def test_a_moved_text_needs_the_same_heads(make, tiny_model, tmp_path):
+    """Other heads of the same model would keep other entries."""
+    keep = {"keep": policy("kvzap"), "keep_budget": BUDGET}
+    source, folder = make("llama", **keep), tmp_path / "other"
+    with_heads(tiny_model("llama"), folder, seed=6)
+    target = LLM(folder, executor=source.executor, cache_bytes=2**19, kv_dtype="fp32", **keep)
+    (request,) = source.submit(tokens_of(1, 20)[0].tolist(), SAMPLED, request_id="r")
+    source.step()
+    source.pause("r")
+    with pytest.raises(SettingsError, match=r"by heads of 'kvzap' with the hash .* same folder"):
+        target.import_pages(source.export_pages("r"))
+    source.close([request])
+
+
+@pytest.mark.parametrize("change", ["longer", "fewer", "cut"])
+def test_a_damaged_import_takes_no_pages(make, change):
+    keep = {"keep": policy("sinks"), "keep_budget": BUDGET}
+    source, target = make("llama", **keep), make("llama", **keep)
+    (request,) = source.submit(tokens_of(1, 37)[0].tolist(), SAMPLED, request_id="r")
+    for _ in range(5):
+        source.step()
+    source.pause("r")
+    whole = source.export_pages("r")
+    damaged = {
+        "longer": whole._replace(lengths=[length + 40 for length in whole.lengths]),
+        "fewer": whole._replace(lengths=whole.lengths[1:]),
+        "cut": whole._replace(content=[part[:-1] for part in whole.content]),
+    }[change]
+    with pytest.raises(SettingsError, match="export the request again"):
+        target.import_pages(damaged)
+    assert target.load_report().num_free_pages == target.load_report().num_pages
+    source.close([request])
+
+
+def test_what_stays_always_stays_by_chance_too(make):
+    """Sinks and window of the control, whose heads have unequal budgets."""
+    keep = policy("random", sinks=3, window=8, spread=0.9)
+    engine = make("llama", keep=keep, keep_budget=12)
+    (request,) = engine.submit(tokens_of(1, 70)[0].tolist(), SAMPLED)
+    while request.num_computed < 64:
+        engine.step()
+    for row in request.entries.positions(engine._batch.pool.store):
+        assert {0, 1, 2, *range(56, 64)} <= set(row.tolist())
+    engine.close([request])
+
+
+def test_scoring_beside_what_holds_all_pages_is_refused(make):
+    """Texts that are scored are no requests: nobody can take their pages."""
+    engine = make("llama", cache_bytes=2**17)
+    batch = engine._batch
+    pages = batch.pool.allocate(batch.pool.num_free - 1)
+    with pytest.raises(CapacityError, match="beside other texts that are scored"):
+        engine.log_probs([tokens_of(1, 60)[0].tolist()])
+    batch.pool.release(pages)
+
+
+def test_beams_keep_what_they_are_told(make):
+    engine = make("llama", keep=policy("sinks"), keep_budget=BUDGET)
+    prompt = tokens_of(1, 60)[0].tolist()
+    own, every = (
+        engine.generate([prompt], SamplingParams(beam_width=2, max_tokens=8, ignore_eos=True, **k))
+        for k in ({}, {"keep": "all"})
+    )
+    plain = make("llama").generate(
+        [prompt], SamplingParams(beam_width=2, max_tokens=8, ignore_eos=True)
+    )
+    assert every[0].outputs[0].token_ids == plain[0].outputs[0].token_ids
+    assert own[0].outputs[0].num_kept is not None or own[0].outputs
+
+
+def test_each_request_keeps_what_it_asks_for(make):
+    """Beside others, and as an engine would that keeps so for all."""
+    prompts = [tokens_of(1, 70, seed)[0].tolist() for seed in range(3)]
+    own = [
+        {},
+        {"keep": policy("snapkv"), "keep_budget": BUDGET},
+        {"keep": policy("locret"), "keep_budget": 0.25},
+    ]
+    mixed = make("llama", "generic").generate(
+        prompts, [SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, **k) for k in own]
+    )
+    asked = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
+    for prompt, settings, out in zip(prompts, own, mixed, strict=True):
+        (alone,) = make("llama", "generic", **settings).generate([prompt], asked)
+        assert alone.outputs[0].token_ids == out.outputs[0].token_ids
+        assert alone.outputs[0].num_kept == out.outputs[0].num_kept
+    with pytest.raises(SettingsError, match="Did you mean 'snapkv'"):
+        SamplingParams(keep="snapvk", keep_budget=50)
+    with pytest.raises(SettingsError, match="none beside 'all'"):
+        SamplingParams(keep="all", keep_budget=50)

@@ -75,7 +75,7 @@ def test_overwriting_replaces_a_model_folder(llama: Path, text: str, tmp_path: P
 def test_a_full_disk_leaves_the_state_of_training_and_no_output(
     llama: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(file: Path, heads: object) -> None:
+    def full(file: Path, heads: object, policy: str) -> None:
         file.write_bytes(b"half")
         raise OSError(28, "No space left on device", str(file))
 

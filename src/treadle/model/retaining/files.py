@@ -25,8 +25,8 @@ def file_name(policy: str) -> str:
     return f"retaining-{policy}.safetensors"
 
 
-def write_heads(file: Path, heads: RetainingHeads) -> None:
-    """Write heads into a file."""
+def write_heads(file: Path, heads: RetainingHeads, policy: str) -> None:
+    """Write the heads of a policy into a file."""
     from safetensors.numpy import save_file
 
     tensors = {
@@ -35,7 +35,8 @@ def write_heads(file: Path, heads: RetainingHeads) -> None:
         for name, part in layer._asdict().items()
         if part is not None
     }
-    said = {name: getattr(heads, name) for name in ("kind", "reads", "activation")}
+    said = {name: getattr(heads, name) for name in ("kind", "reads", "activation", "digest")}
+    said |= {"policy": policy}
     save_file(tensors, file, {"retaining_heads": json.dumps(said)})
 
 
@@ -51,13 +52,15 @@ def read_heads(folder: Path, policy: str) -> RetainingHeads:
     entries = () if manifest is None else manifest.side_files
     entry = next((one for one in entries if one.path == file.name), None)
     if entry is None or not file.is_file():
+        mend = f"train them (treadle sparsify {policy} '{folder}' OUT --text FILE.txt) and load OUT"
+        if not folder.is_dir():
+            mend = "they travel beside a model's folder, which a file has not; load the folder"
         raise SettingsError(
-            f"keep='{policy}' needs trained heads, and '{folder}' has no {file.name}; train them "
-            f"(treadle sparsify {policy} '{folder}' OUT --text FILE.txt) and load OUT."
+            f"keep='{policy}' needs trained heads, and '{folder}' has no {file.name}; {mend}."
         )
     _require_own(folder, entry)
     try:
-        return _read(file)
+        return _read(file, policy)
     except Exception as error:  # safetensors raises its own, json and numpy theirs
         raise CheckpointError(
             f"'{file}' is damaged ({type(error).__name__}: {str(error).splitlines()[0]}); copy it "
@@ -81,7 +84,7 @@ def _require_own(folder: Path, entry: SideFile) -> None:
         )
 
 
-def _read(file: Path) -> RetainingHeads:
+def _read(file: Path, policy: str) -> RetainingHeads:
     from safetensors import safe_open
 
     with safe_open(file, "np") as opened:
@@ -94,4 +97,9 @@ def _read(file: Path) -> RetainingHeads:
     kind, reads, activation = said["kind"], said["reads"], said["activation"]
     if kind not in _KINDS or reads not in _READS or activation not in _ACTIVATIONS:
         raise ValueError(f"it says {said}")
-    return RetainingHeads(kind, reads, activation, layers)
+    if said["policy"] != policy:
+        raise ValueError(f"it holds heads of '{said['policy']}'")
+    heads = RetainingHeads(kind, reads, activation, layers)
+    if heads.digest != said["digest"]:
+        raise ValueError("its numbers are not those that were written")
+    return heads

@@ -1,5 +1,6 @@
 """Trained heads that score what enters the cache: how much later tokens will look at it."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -55,6 +56,17 @@ class RetainingHeads(NamedTuple):
     """Of an mlp; gelu is the exact one."""
     layers: tuple[LayerHeads, ...]
 
+    @property
+    def digest(self) -> str:
+        """A hash of everything: requests of other heads keep other entries."""
+        found = hashlib.sha256(f"{self.kind} {self.reads} {self.activation}".encode())
+        for number, layer in enumerate(self.layers):
+            for name, part in layer._asdict().items():
+                if part is not None:
+                    found.update(f"{number} {name} {part.shape}".encode())
+                    found.update(np.ascontiguousarray(part, np.float32).tobytes())
+        return found.hexdigest()
+
 
 def require_shape(
     heads: RetainingHeads, shapes: Sequence[tuple[int, int, int]], hidden_size: int
@@ -79,14 +91,39 @@ def require_shape(
     ):
         of_all = (queries + 2 * kv_heads) * dim
         inputs = of_all if heads.reads == "projections" else hidden_size
-        width = {"linear": kv_heads, "gate": (queries + kv_heads) * GATE_WIDTH}.get(
-            heads.kind, len(layer.first)
-        )
-        outputs = kv_heads if layer.second is None else len(layer.second)
-        found, expected = (*layer.first.shape, outputs), (width, inputs, kv_heads)
-        if found != expected:
-            raise CheckpointError(
-                f"The retaining heads of layer {number} have the shape {found} (width, inputs, KV "
-                f"heads), and this model takes {expected}; train them on this model (treadle "
-                f"sparsify)."
-            )
+        expected = _shapes(heads.kind, layer, inputs, queries, kv_heads)
+        for name, part in layer._asdict().items():
+            found, right = None if part is None else part.shape, expected[name]
+            if found != right and not (found is None and name in _OPTIONAL):
+                raise CheckpointError(
+                    f"The retaining heads of layer {number} have a '{name}' of shape {found}, and "
+                    f"this model takes {right}; train them on this model (treadle sparsify)."
+                )
+            if part is not None and not np.isfinite(part).all():
+                raise CheckpointError(
+                    f"The retaining heads of layer {number} have a '{name}' with numbers that are "
+                    f"not finite; train them again, at a lower --learning-rate."
+                )
+
+
+_OPTIONAL = ("first_bias", "second_bias")
+Shape = tuple[int, ...]
+
+
+def _shapes(
+    kind: str, layer: LayerHeads, inputs: int, queries: int, kv_heads: int
+) -> dict[str, Shape | None]:
+    """Return the shape that each part of a layer's heads has; None: it has none."""
+    width = {"linear": kv_heads, "gate": (queries + kv_heads) * GATE_WIDTH}.get(
+        kind, max(1, len(layer.first))
+    )
+    found: dict[str, Shape | None] = dict.fromkeys(LayerHeads._fields)
+    found |= {"first": (width, inputs)}
+    if kind == "gate":
+        num_sinks = layer.sinks.shape[1] if layer.sinks is not None and layer.sinks.ndim == 3 else 1
+        sinks = (kv_heads, max(1, num_sinks), GATE_WIDTH)
+        return found | {"norms": (2, GATE_WIDTH), "sinks": sinks, "bias": (queries,)}
+    found["first_bias"] = (width,)
+    if kind == "mlp":
+        found |= {"second": (kv_heads, width), "second_bias": (kv_heads,)}
+    return found

@@ -27,7 +27,10 @@ _NUMBERS = (
     *("temperature", "top_p", "min_p"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
-_OF_BEAMS = ("n", "max_tokens", "temperature", "ignore_eos", "stop_token_ids", "beam_width")
+_OF_BEAMS = (
+    *("n", "max_tokens", "temperature", "ignore_eos", "stop_token_ids", "beam_width"),
+    *("keep", "keep_budget"),
+)
 """What counts beside a beam width."""
 _FLAGS = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
 

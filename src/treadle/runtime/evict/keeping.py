@@ -120,7 +120,8 @@ class Keeping(NamedTuple):
         if not self.is_end(text.num_computed, text.num_prompt):
             return False
         budget = self.entries(text.num_computed, text.num_prompt)
-        if budget is None or entries.longest > budget or self.method.share != "head":
+        is_shared = self.method.share != "head" or self.method.threshold is not None
+        if budget is None or entries.longest > budget or is_shared:
             cached, order = read_entries(entries, store, self.method, text)
             is_last = self._is_last(text.num_computed, text.num_prompt)
             kept = self._chosen(cached, budget, is_last)
@@ -201,8 +202,8 @@ def _budget(method: Eviction, budget: object) -> int | float | None:
             raise SettingsError(
                 f"Found keep_budget={found}, and keep='{method.name}' always keeps "
                 f"{method.sinks} sinks and a window of {method.window} tokens; give at least "
-                f"{least}, or lower sinks or window (keep={{'method': '{method.name}', 'window': "
-                f"{max(0, found - method.sinks - 1)}}})."
+                f"{least}, or lower sinks or window; a share of the text has a point (0.25, or 1.0 "
+                f"for all of it)."
             )
         return found
     found_fraction = number("keep_budget", budget)

@@ -322,15 +322,15 @@ class Batch:
         """Return `count` pages for use outside any request, taken from requests where need be.
 
         Raises:
-            CapacityError: The cache has fewer.
+            CapacityError: There are fewer.
         """
-        if count > self.pool.num_pages:
-            raise CapacityError(
-                f"{count} pages of {self.pool.page_size} tokens are needed, and the cache has "
-                f"{self.pool.num_pages}; raise cache_bytes or shorten the text."
-            )
         while self.pool.num_free + self.tree.evict(count - self.pool.num_free) < count:
             holders = [other for other in self.requests() if other.holds_cache]
+            if count > self.pool.num_pages or not holders:
+                raise CapacityError(
+                    f"{count} pages of {self.pool.page_size} tokens are needed, and the cache has "
+                    f"{self.pool.num_pages}, beside other texts that are scored; raise cache_bytes."
+                )
             self._preempt(max(holders, key=_rank))
         return self.pool.allocate(count)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from treadle.core.errors import SettingsError
 from treadle.runtime.cache.entries import HeadEntries
 from treadle.runtime.cache.pages import Content, PagePool
 from treadle.runtime.cache.planes import PlanePool
@@ -227,6 +228,12 @@ class Holdings:
     def _restore_entries(self, request: Request, saved: Saved) -> None:
         content, lengths, queries = saved
         count = len(content[0])
+        needed = sum(-(-length // self.pool.page_size) for length in lengths or ())
+        if len(lengths or ()) != self.planes.per_page or needed != count:
+            raise SettingsError(
+                f"The copy has {count} planes for {len(lengths or ())} heads that need {needed}, "
+                f"and this model has {self.planes.per_page} heads; export the request again."
+            )
         self._free(self.planes.pages_for(count))
         planes = self.planes.allocate(count)
         try:

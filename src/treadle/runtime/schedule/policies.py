@@ -9,6 +9,7 @@ from treadle.model.retaining import RetainingHeads
 from treadle.runtime.asked.params import KEEP_ALL, SamplingParams
 from treadle.runtime.evict.keeping import Keeping, choose_keeping
 from treadle.runtime.executor import Executor
+from treadle.runtime.request import Request
 from treadle.runtime.settings import EngineSettings
 
 __all__ = ["Policies"]
@@ -36,6 +37,7 @@ class Policies:
         usual = settings or EngineSettings()
         self._usual = choose_keeping(usual.keep, usual.keep_budget)
         self._ready: set[str] = set()
+        self._hashes: dict[str, str] = {}
         self.require(self._usual)
 
     def of(self, params: SamplingParams) -> Keeping | None:
@@ -63,12 +65,35 @@ class Policies:
         method = keeping.method
         try:
             if method.heads:
-                self._executor.add_heads(method.heads, self._heads_of(method.heads))
+                heads = self._heads_of(method.heads)
+                self._executor.add_heads(method.heads, heads)
+                self._hashes[method.name] = heads.digest
             if "queries" in method.reads:
                 self._executor.turns(np.arange(1, dtype=np.int32))
         except UnsupportedModelError as error:
             raise SettingsError(f"keep='{method.name}' cannot be had here: {error}") from error
         self._ready.add(method.name)
+
+    def hash_of(self, keeping: Keeping | None) -> str:
+        """Return the hash of a policy's trained heads; empty where it has none."""
+        return "" if keeping is None else self._hashes.get(keeping.method.name, "")
+
+    def require_same(self, request: Request) -> None:
+        """Refuse a request whose policy has other heads here than where it came from.
+
+        Raises:
+            SettingsError: It has, or cannot be had here.
+            CheckpointError: The heads here are damaged, or of another model.
+        """
+        self.require(request.keep)
+        here = self.hash_of(request.keep)
+        if here != request.heads_hash:
+            assert request.keep is not None
+            raise SettingsError(
+                f"Request '{request.id}' keeps entries by heads of '{request.keep.method.name}' "
+                f"with the hash {request.heads_hash[:12]}, and those here have {here[:12]}; move "
+                f"it to an engine of the same folder."
+            )
 
     def _heads_of(self, name: str) -> RetainingHeads:
         if self._read_heads is None:

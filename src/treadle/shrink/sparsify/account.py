@@ -33,7 +33,7 @@ def account_for_overlaps(run: Recording, samples: Sequence[Overlaps], seed: int)
             if name != TRAINED:
                 apart = [mine - other for mine, other in zip(trained, values, strict=True)]
                 run.measurements.append(_compared(fraction, name, apart, seed))
-                if float(np.mean(apart)) <= 0:
+                if float(np.mean(apart)) < 0:
                     run.notes.append(
                         f"At {fraction:g} of the entries the heads lose to {name}: overlap "
                         f"{np.mean(trained):.3f} against {np.mean(values):.3f}."
@@ -59,6 +59,13 @@ def _mean(layers: Sequence[np.ndarray]) -> float:
     values = np.concatenate(layers)
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else 0.0
+
+
+def _means_of_known(values: np.ndarray) -> np.ndarray:
+    """Return the means [heads] over the samples in which a head has targets; 0 where none has."""
+    known = np.isfinite(values)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.asarray(total / np.maximum(known.sum(axis=0), 1))
 
 
 def _interval(values: Sequence[float], seed: int) -> tuple[float | None, float | None]:
@@ -88,7 +95,7 @@ def _compared(fraction: float, rival: str, apart: Sequence[float], seed: int) ->
 def _by_head(samples: Sequence[Overlaps], fraction: float) -> Figure:
     """Return the trained heads' overlaps, a row for each layer."""
     by_layer = [
-        np.mean([one[fraction, TRAINED][layer] for one in samples], axis=0)
+        _means_of_known(np.stack([one[fraction, TRAINED][layer] for one in samples]))
         for layer in range(len(samples[0][fraction, TRAINED]))
     ]
     series = [

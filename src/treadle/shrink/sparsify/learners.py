@@ -149,6 +149,9 @@ class _Descending:
     def restore(self, state: "dict[str, torch.Tensor]") -> None:
         for layer, own in enumerate(self._layers):
             for name, part in own.items():
+                _require_like(state[f"{layer} {name}"], part)
+        for layer, own in enumerate(self._layers):
+            for name, part in own.items():
                 place = f"{layer} {name}"
                 part.data.copy_(state[place])
                 self._optimizer.state[part] = {
@@ -201,9 +204,22 @@ class _Summed:
         return found | {f"{n} product": product for n, product in enumerate(self._products)}
 
     def restore(self, state: "dict[str, torch.Tensor]") -> None:
+        for number, (gram, product) in enumerate(zip(self._grams, self._products, strict=True)):
+            _require_like(state[f"{number} gram"], gram)
+            _require_like(state[f"{number} product"], product)
         for number in range(len(self._grams)):
             self._grams[number].copy_(state[f"{number} gram"])
             self._products[number].copy_(state[f"{number} product"])
+
+
+def _require_like(found: "torch.Tensor", own: "torch.Tensor") -> None:
+    """Refuse a part of a state that does not fit, before any part is put back.
+
+    Raises:
+        ValueError: It has another shape, or numbers that are not finite.
+    """
+    if found.shape != own.shape or not bool(found.isfinite().all()):
+        raise ValueError(f"a part has the shape {tuple(found.shape)}, or is not finite")
 
 
 def _solved(gram: "torch.Tensor", product: "torch.Tensor") -> "dict[str, torch.Tensor]":

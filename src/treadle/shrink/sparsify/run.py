@@ -1,5 +1,6 @@
 """One run: samples of text pass through a frozen model, and small heads learn what it shows."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from treadle.core import progress
 from treadle.core.checkpoint import CheckpointReader, content_hash, prepare_target
 from treadle.core.checkpoint.publish import require_elsewhere
+from treadle.core.errors import SettingsError
 from treadle.core.result import Result, digest
 from treadle.core.run import Recording, recorded
 from treadle.core.seed import numpy_stream
@@ -137,7 +139,9 @@ def _prepare(
     learner = learner_for(request.method, design, sizes, width, request.seed)
     shapes = [(size.heads, size.kv_heads, size.dim) for size in sizes]
     require_shape(retaining(design, learner.layers()), shapes, sizes[0].hidden)
-    unseen = [n for n, view in enumerate(views) if not bool(view.target.isfinite().any())]
+    count = _num_learned(request, _sample(request, material, 0, "learned"))
+    targets = [view.target[:count] for view in views]
+    unseen = [n for n, target in enumerate(targets) if not bool(target.isfinite().any())]
     if unseen:
         run.notes.append(
             f"In {len(unseen)} of {len(views)} layers (first {unseen[0]}) no query of the first "
@@ -179,6 +183,11 @@ def _learn(run: Recording, training: _Training) -> SamplesLearned:
             sample = _sample(request, training.material, number, "learned")
             lessons = _lessons(training, sample)
             loss = training.learner.learn(lessons, number / total, 1 / total)
+            if not math.isfinite(loss):
+                raise SettingsError(
+                    f"The loss of sample {number} is {loss}: the heads do not learn but grow; "
+                    f"lower --learning-rate."
+                )
             learned = SamplesLearned(
                 number + 1, learned.num_tokens + len(sample.tokens), (*learned.losses, loss)
             )

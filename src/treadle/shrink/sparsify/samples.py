@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Passages", "Sample", "draw_sample", "passages_of"]
 
 _LEAST_SENTENCES = 4
+_SENTENCE_TOKENS = 24
+"""Of a text in which no sentence ends."""
 _LEAST_CONTEXT_FRACTION = 0.25
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？।۔])\s*|\n+")
 _WORD = re.compile(r"[^\W\d_]{4,12}")
@@ -79,6 +81,8 @@ def _passages(
     begins = np.asarray(encoded["offset_mapping"], np.int64).reshape(-1, 2)[:, 0]
     ends = [found.end() for found in _SENTENCE_END.finditer(text)]
     sentences = np.unique(np.searchsorted(begins, [0, *ends]))
+    if len(sentences) < _LEAST_SENTENCES:  # a script whose sentences have no mark that is known
+        sentences = np.arange(0, max(1, len(begins)), _SENTENCE_TOKENS)
     words = sorted({found[0] for found in _WORD.finditer(text)})[:_MOST_WORDS]
     tokens = [int(token) for token in encoded["input_ids"]]
     return Passages(tokens, sentences[sentences < len(tokens)], words, encode, bos)
@@ -96,7 +100,7 @@ def draw_sample(passages: Passages, number: int, num_tokens: int, seed: int, sha
         raise DataError(
             f"The {share} part of the text has {found} tokens in {len(passages.sentences)} "
             f"sentences, expected at least {least} in {_LEAST_SENTENCES}; give more text, or "
-            f"fewer --sample-tokens."
+            f"fewer --sample-tokens, or another --heldout-fraction."
         )
     kind = list(KINDS)[number % len(KINDS)]
     parts = KINDS[kind](passages, numpy_stream(seed, f"{share} sample {number}"), room)

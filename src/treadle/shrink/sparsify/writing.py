@@ -17,6 +17,8 @@ from treadle.model.retaining import KIND, RetainingHeads, file_name, write_heads
 
 __all__ = ["write_folder"]
 
+_LINKED = (".safetensors", ".bin")
+
 _CARD = "README.md"
 _ANEW = {MANIFEST_FILE, RESULT_FILE, _CARD}
 """Files that the output has of its own."""
@@ -37,7 +39,7 @@ def write_folder(
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(folder, partial, copy_function=_link, ignore=_ignored(folder, policy))
-        write_heads(partial / file_name(policy), heads)
+        write_heads(partial / file_name(policy), heads, policy)
         _require_same(run, partial)
         entries = _side_files(folder, policy)
         run.finish(partial)
@@ -66,7 +68,13 @@ def _ignored(folder: Path, policy: str) -> Callable[[str, list[str]], set[str]]:
 
 
 def _link(source: str, target: str) -> None:
-    """Let a file have a second name; copy it where the disks differ, or links are not allowed."""
+    """Let weights have a second name; copy small files, and where links cannot be had.
+
+    Who edits a config means that folder's.
+    """
+    if Path(source).suffix not in _LINKED:
+        shutil.copy2(source, target)
+        return
     try:
         os.link(Path(source).resolve(), target)
     except OSError:

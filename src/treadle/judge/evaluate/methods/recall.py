@@ -1,5 +1,6 @@
 """What a model still recalls of a text when its cache keeps only some entries."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -90,6 +91,16 @@ class Recall(BudgetTask):
             )
         chunk = {} if self.chunk_tokens is None else {"chunk_tokens": self.chunk_tokens}
         policies = [EVICTIONS.resolve({"method": name, **chunk}) for name in self.keeps]
+        for budget in self.budgets:
+            if budget > 1 and budget != round(budget):
+                raise SettingsError(
+                    f"budgets = {budget:g} is neither a fraction of at most 1.0 nor a whole number "
+                    f"of entries; give one of them."
+                )
+        several: dict[str, Sequence[object]] = {"keeps": self.keeps, "budgets": self.budgets}
+        for name, values in several.items():
+            if len(set(values)) < len(values):
+                raise SettingsError(f"{name} names one thing twice {values}; leave one out.")
         whole = [budget if budget <= 1 else round(budget) for budget in self.budgets]
         return [Cache(one.name, one, budget) for one in policies for budget in whole]
 

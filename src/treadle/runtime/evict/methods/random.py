@@ -18,8 +18,9 @@ class Random(Eviction):
     """Keep entries by chance, more of them in some heads than in others.
 
     Each entry's worth is a number drawn for its head and position after every chunk, without regard
-    to what it holds. Head h keeps floor(budget * H * w_h / sum w) entries, where the weights w are
-    drawn once from [1 - spread, 1 + spread] and H counts the heads.
+    to what it holds. Head h keeps a + floor((budget - a) * H * w_h / sum w) entries, where a are
+    its sinks and window (at least one), the weights w are drawn once from [1 - spread, 1 + spread],
+    and H counts the heads.
     """
 
     name: ClassVar[str] = "random"
@@ -38,7 +39,8 @@ class Random(Eviction):
         """Return the budget of each head."""
         draw = numpy_stream(self.seed, "shares").uniform(-1, 1, num_heads)
         share = 1 + self.spread * draw
-        found = np.floor(budget * num_heads * share / share.sum() + 1e-9)
+        always = min(budget, max(1, self.sinks + self.window))
+        found = always + np.floor((budget - always) * num_heads * share / share.sum() + 1e-9)
         budgets: npt.NDArray[np.int64] = found.astype(np.int64)
         return budgets
 

@@ -35,7 +35,7 @@ class SnapKV(Eviction):
     note: ClassVar[Literal["nothing", "zero", "key_norm", "heads"]] = "zero"
 
     window: Annotated[int, Field(ge=1)] = 32
-    """Newest tokens that are asked, and always stay."""
+    """Newest tokens that always stay, and are asked as far as they came since entries went last."""
     kernel: Annotated[int, Field(ge=1)] = 5
     """Neighbours over which scores are averaged, an entry itself among them."""
     aggregate: Literal["sum", "defensive"] = "sum"
