@@ -26,6 +26,14 @@ KEEPINGS = [
     Keeping(EVICTIONS.resolve({"method": "sinks", "sinks": 1, "chunk_tokens": 4}), 3),
     Keeping(EVICTIONS.resolve({"method": "random", "chunk_tokens": 2}), 5),
     Keeping(EVICTIONS.resolve({"method": "random", "spread": 0.9, "chunk_tokens": 5}), 0.3),
+    Keeping(EVICTIONS.resolve({"method": "random", "share": "all", "chunk_tokens": 3}), 4),
+    # Its rows cannot be taken back once they count; what it counts is nothing here.
+    Keeping(
+        EVICTIONS.resolve(
+            {"method": "snapkv", "window": 2, "sinks": 1, "kernel": 1, "chunk_tokens": 4}
+        ),
+        5,
+    ),
 ]
 SPECULATED = [
     *("none", "ngram", "recycling"),
