@@ -105,3 +105,20 @@ def test_tables_name_their_methods(folder):
         assert method.name == name
         assert target.startswith(f"treadle.runtime.{folder}.methods.{name}:")
         assert method.summary().endswith(".")
+
+
+def test_a_limit_of_the_process_is_named(llama):
+    """The machine has the memory, and the process may not take it."""
+    program = (
+        "import resource\n"
+        "from treadle.runtime.executor import ModelShape\n"
+        "from treadle.runtime.store import make_store\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))\n"
+        "shape = ModelShape((8,) * 32, 128, 9, 9, 9, (None,) * 32)\n"
+        "make_store(shape, 3 << 30, 16, 'fp16', 1, 'cpu')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if "more than the" in done.stderr:
+        pytest.skip("the machine itself has no 3 GB")
+    assert "CapacityError: The system refuses 3221225472 bytes" in done.stderr
+    assert "lower cache_bytes" in done.stderr

@@ -44,7 +44,13 @@ def make_store(
                 f"cache_bytes={cache_bytes} is more than the {free} bytes of memory that are free "
                 f"here; lower it, or leave it out (then it is at most a quarter of them)."
             )
-        return KeyValues(shape.kv_heads, shape.head_dim, num_pages, page_size, dtype)
+        try:
+            return KeyValues(shape.kv_heads, shape.head_dim, num_pages, page_size, dtype)
+        except (OSError, MemoryError) as error:  # a limit of the process, not of the machine
+            raise CapacityError(
+                f"The system refuses {cache_bytes} bytes for the cache ({error}); lower "
+                f"cache_bytes, or keep less of it (keep='snapkv', keep_budget=0.25)."
+            ) from error
     return DeviceKeyValues(shape.kv_heads, shape.head_dim, num_pages, page_size, dtype, device)
 
 
