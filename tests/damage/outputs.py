@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from treadle import bench, curate, evaluate, merge, plan, prune, quantize, tune
+from treadle import bench, curate, evaluate, merge, plan, prune, quantize, sparsify, tune
 from treadle.app.export import export
 from treadle.app.sweep.apply import sweep
 from treadle.combine.merge import (
@@ -113,6 +113,15 @@ WRITERS: dict[str, Callable[[Inputs, Path], object]] = {
     "prune": lambda own, out: prune(own.model, out, "magnitude", sparsity=0.5),
     "prune blocks": lambda own, out: prune_blocks(own.deep, out, by="shallow_first", num_blocks=1),
     "quantize": lambda own, out: quantize(own.model, out, "rtn", group=32),
+    "sparsify": lambda own, out: sparsify(
+        *(own.model, out, "kvzap"),
+        text=own.text,
+        target="cis",
+        num_samples=3,
+        sample_tokens=96,
+        local_tokens=4,
+        heldout_fraction=0.34,
+    ),
     "merge": lambda own, out: merge([own.model, own.other], out, "linear"),
     "merge yaml": lambda own, out: merge_yaml(own.recipe, out),
     "merge moe": lambda own, out: merge_moe([own.model, own.other], out, router="random"),

@@ -202,7 +202,7 @@ def test_heads_of_another_model_are_refused(make, name):
     _, executor = make("llama", name)
     inputs = [one.hidden.shape[1] for one in inputs_of(executor)]
     heads = drawn_heads(executor, "linear", "hidden", [size + 1 for size in inputs])
-    with pytest.raises(CheckpointError, match=r"layer 0 have the shape .* train them on this"):
+    with pytest.raises(CheckpointError, match=r"layer 0 have a 'first' of .* train them on"):
         executor.add_heads("own", heads)
     with pytest.raises(CheckpointError, match=r"of 1 layers, and this one has"):
         executor.add_heads("own", heads._replace(layers=heads.layers[:1]))

@@ -184,7 +184,7 @@ def test_a_moved_text_goes_on_with_equal_tokens(make, num_steps, name):
 
 @pytest.mark.parametrize("name", EXECUTORS)
 @pytest.mark.parametrize("method", POLICIES)
-@pytest.mark.parametrize("budget", [1.0, 128])
+@pytest.mark.parametrize("budget", few([1.0, 128], 1.0))
 def test_a_full_budget_changes_nothing(make, method, budget, name):
     prompts = [tokens_of(1, length, length)[0].tolist() for length in (70, 40)]
     kept = make("llama", name, keep=policy(method), keep_budget=budget)
@@ -192,7 +192,7 @@ def test_a_full_budget_changes_nothing(make, method, budget, name):
 
 
 @pytest.mark.parametrize("name", EXECUTORS)
-@pytest.mark.parametrize("method", POLICIES)
+@pytest.mark.parametrize("method", few(POLICIES, "sinks", "snapkv", "expected", "locret"))
 def test_memory_falls(make, method, name):
     """While the prompt is read, too: never more than budget, chunk and a plane of each head."""
     engine = make("llama", name, keep=policy(method), keep_budget=BUDGET, page_size=4)
