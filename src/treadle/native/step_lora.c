@@ -2,15 +2,6 @@
 
 #include "step_lora.h"
 
-static float dot(const float *left, const float *right, int count) {
-    floats total = {0};
-    int c = 0;
-    for (; c + LANES <= count; c += LANES) total = fused(load(left + c), load(right + c), total);
-    float rest = 0;
-    for (; c < count; c++) rest = fmaf(left[c], right[c], rest);
-    return sum(total) + rest;
-}
-
 void narrow_run(const LowRank *change, const Run *run, const Activations *x, int cols, float *low) {
     for (int k = 0; k < change->rank; k++)
         for (int i = 0; i < run->count; i++)

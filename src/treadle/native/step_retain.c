@@ -4,15 +4,6 @@
 
 static const float GATE_EPSILON = 1e-6f;
 
-static float dot(const float *left, const float *right, int count) {
-    floats total = {0};
-    int c = 0;
-    for (; c + LANES <= count; c += LANES) total = fused(load(left + c), load(right + c), total);
-    float rest = 0;
-    for (; c < count; c++) rest = fmaf(left[c], right[c], rest);
-    return sum(total) + rest;
-}
-
 static void activate(float *x, int count, int kind) {
     for (int i = 0; i < count; i++) {
         if (kind == WITH_SILU) x[i] /= 1.0f + expf(-x[i]);

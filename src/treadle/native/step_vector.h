@@ -152,6 +152,15 @@ INLINE uint16_t to_half(float value) {
 
 INLINE floats choose(ints mask, floats yes, floats no) { return (floats)(((ints)yes & mask) | ((ints)no & ~mask)); }
 
+INLINE float dot(const float *left, const float *right, int count) {
+    floats total = {0};
+    int c = 0;
+    for (; c + LANES <= count; c += LANES) total = fused(load(left + c), load(right + c), total);
+    float rest = 0;
+    for (; c < count; c++) rest = fmaf(left[c], right[c], rest);
+    return sum(total) + rest;
+}
+
 /* The larger of each pair; b where one of them is NaN. */
 INLINE floats larger(floats a, floats b) {
 #if defined(__AVX512F__)

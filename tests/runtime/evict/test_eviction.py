@@ -286,9 +286,9 @@ def test_a_moved_text_needs_the_same_heads(make, tiny_model, tmp_path):
     source.close([request])
 
 
-@pytest.mark.parametrize("change", ["longer", "fewer", "cut"])
+@pytest.mark.parametrize("change", ["longer", "fewer", "cut", "queries"])
 def test_a_damaged_import_takes_no_pages(make, change):
-    keep = {"keep": policy("sinks"), "keep_budget": BUDGET}
+    keep = {"keep": policy("expected"), "keep_budget": BUDGET}
     source, target = make("llama", **keep), make("llama", **keep)
     (request,) = source.submit(tokens_of(1, 37)[0].tolist(), SAMPLED, request_id="r")
     for _ in range(5):
@@ -299,6 +299,7 @@ def test_a_damaged_import_takes_no_pages(make, change):
         "longer": whole._replace(lengths=[length + 40 for length in whole.lengths]),
         "fewer": whole._replace(lengths=whole.lengths[1:]),
         "cut": whole._replace(content=[part[:-1] for part in whole.content]),
+        "queries": whole._replace(queries=whole.queries[:-1]),
     }[change]
     with pytest.raises(SettingsError, match="export the request again"):
         target.import_pages(damaged)
@@ -329,17 +330,17 @@ def test_scoring_beside_what_holds_all_pages_is_refused(make):
 
 
 def test_beams_keep_what_they_are_told(make):
-    engine = make("llama", keep=policy("sinks"), keep_budget=BUDGET)
-    prompt = tokens_of(1, 60)[0].tolist()
-    own, every = (
-        engine.generate([prompt], SamplingParams(beam_width=2, max_tokens=8, ignore_eos=True, **k))
-        for k in ({}, {"keep": "all"})
-    )
-    plain = make("llama").generate(
-        [prompt], SamplingParams(beam_width=2, max_tokens=8, ignore_eos=True)
-    )
-    assert every[0].outputs[0].token_ids == plain[0].outputs[0].token_ids
-    assert own[0].outputs[0].num_kept is not None or own[0].outputs
+    """Evicted as the engine is set, or not at all."""
+    prompt, found = tokens_of(1, 60)[0].tolist(), []
+    evicting = {"keep": policy("sinks"), "keep_budget": BUDGET}
+    for settings, own in ((evicting, {}), (evicting, {"keep": "all"}), ({}, {})):
+        engine = make("llama", **settings)
+        params = SamplingParams(beam_width=2, max_tokens=8, ignore_eos=True, **own)
+        (out,) = engine.generate([prompt], params)
+        found.append((out.outputs[0].token_ids, engine.load_report().peak_kept_bytes > 0))
+    assert found[0][1]
+    assert found[1] == found[2]
+    assert not found[1][1]
 
 
 def test_each_request_keeps_what_it_asks_for(make):

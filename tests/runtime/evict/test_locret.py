@@ -3,25 +3,8 @@
 import numpy as np
 import pytest
 
-from runtime.evict.seen import CHUNK, best, see
-from runtime.retained import with_heads
-from treadle.core.errors import CheckpointError, SettingsError
-from treadle.model.retaining import read_heads
-from treadle.runtime import LLM
+from runtime.evict.foretold import Foretold, refuses_a_folder_without
 from treadle.runtime.evict.methods.locret import Locret
-
-
-def worth(seen, folder) -> np.ndarray:
-    """[kv_heads, CHUNK] what the heads make of the tokens, layer by layer."""
-    heads, found = read_heads(folder, "locret"), []
-    for own, layer in zip(seen.inputs, heads.layers, strict=True):
-        parts = (own.queries, own.keys, own.values)
-        read = own.hidden
-        if heads.reads == "projections":
-            read = np.concatenate([part.reshape(CHUNK, -1) for part in parts], axis=1)
-        inner = read.astype(np.float64) @ layer.first.T
-        found.append(np.stack([concluded(layer, row, own) for row in inner], axis=1))
-    return np.concatenate(found)
 
 
 def concluded(layer, inner, own) -> np.ndarray:
@@ -29,47 +12,22 @@ def concluded(layer, inner, own) -> np.ndarray:
     return layer.second @ (inner / (1 + np.exp(-inner)))
 
 
-def test_it_keeps_what_its_heads_say(retained, stepping):
-    keep = {
-        "method": "locret",
-        "sinks": 2,
-        "window": 4,
-        "share": "head",
-        "stabiliser_fraction": 0.0,
-    }
-    seen = see(retained, stepping, keep, 14)
-    assert seen.kept == best(worth(seen, retained), 14, 2, 4)
+@pytest.fixture
+def foretold(retained, stepping):
+    return Foretold(Locret().heads, concluded, retained, stepping)
 
 
-def test_a_threshold_keeps_as_many_as_reach_it(retained, stepping):
-    """Whatever their number is; the window and the sinks stay."""
-    scores = worth(see(retained, stepping, {"method": "locret"}, 40), retained)
-    middle = float(np.median(scores))
-    keep = {"method": "locret", "sinks": 1, "window": 3, "threshold": middle}
-    kept = see(retained, stepping, keep, None).kept
-    for row, own in zip(scores, kept, strict=True):
-        sure = {0, CHUNK - 3, CHUNK - 2, CHUNK - 1}
-        assert set(own) == sure | {p for p in range(CHUNK) if row[p] >= middle}
+def test_it_keeps_what_its_heads_say(foretold):
+    foretold.keeps_what_its_heads_say()
 
 
-def test_it_beats_chance_at_what_its_heads_say(retained, stepping):
-    keep = {"method": "locret", "sinks": 0, "window": 0, "share": "head"}
-    own = see(retained, stepping, keep, 12)
-    other = see(retained, stepping, {"method": "random", "spread": 0.0}, 12)
-    scores = worth(own, retained)
-    means = [
-        np.mean([row[p].mean() for row, p in zip(scores, seen.kept, strict=True)])
-        for seen in (own, other)
-    ]
-    assert means[0] > means[1]
-    assert Locret().heads == "locret"
+def test_a_threshold_keeps_as_many_as_reach_it(foretold):
+    foretold.keeps_as_many_as_reach_a_threshold()
+
+
+def test_it_beats_chance_at_what_its_heads_say(foretold):
+    foretold.beats_chance_at_what_its_heads_say()
 
 
 def test_a_folder_without_heads_is_refused(tiny_model, retained, tmp_path):
-    with pytest.raises(SettingsError, match=r"has no retaining-locret.safetensors; train them"):
-        LLM(tiny_model("qwen3"), keep="locret", keep_budget=50, cache_bytes=2**20)
-    other = with_heads(retained, tmp_path / "damaged")
-    file = other / "retaining-locret.safetensors"
-    file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(CheckpointError, match=r"retaining-locret.safetensors' is damaged"):
-        LLM(other, keep="locret", keep_budget=50, cache_bytes=2**20)
+    refuses_a_folder_without("locret", tiny_model("qwen3"), retained, tmp_path / "damaged")

@@ -234,6 +234,14 @@ class Holdings:
                 f"The copy has {count} planes for {len(lengths or ())} heads that need {needed}, "
                 f"and this model has {self.planes.per_page} heads; export the request again."
             )
+        sums = None
+        if request.keep is not None and "queries" in request.keep.method.reads:
+            sums = self._model.no_queries() if queries is None else queries.copy()
+            if sums.shape != self._model.no_queries().shape:
+                raise SettingsError(
+                    f"The copy has sums of queries of shape {sums.shape}, expected "
+                    f"{self._model.no_queries().shape}; export the request again."
+                )
         self._free(self.planes.pages_for(count))
         planes = self.planes.allocate(count)
         try:
@@ -243,9 +251,7 @@ class Holdings:
             raise
         request.entries = HeadEntries.empty(self.planes.per_page)
         request.entries.lengths = np.asarray(lengths, np.int64)
-        if request.keep is not None and "queries" in request.keep.method.reads:
-            request.entries.queries = self._model.no_queries()
-            request.entries.queries += 0 if queries is None else queries
+        request.entries.queries = sums
         request.entries.give(request.entries.missing(0, self.pool.page_size), planes)
 
     def _num_pages(self, num_tokens: int) -> int:
