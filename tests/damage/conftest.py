@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coded_models import to_gguf
+from gguf_models import to_gguf
 from runtime.adapters import write_adapter
 
 Copy = Callable[[str], Path]

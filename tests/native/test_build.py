@@ -114,13 +114,13 @@ def test_the_object_changes_name_with_all_that_it_is_made_from(tmp_path, monkeyp
     before = compiler.prebuilt_name("step", v3)
     shutil.copytree(compiler.SOURCES, tmp_path / "sources")
     monkeypatch.setattr(compiler, "SOURCES", tmp_path / "sources")
-    for file in ("step.c", "step_q8.c", "step_codes.h", "mirror.h"):
+    for file in ("step.c", "step_q8.c", "step_codes.h", "mirror.h", "blocks.h"):
         with (tmp_path / "sources" / file).open("a") as source:
             source.write("/* changed */\n")
         names |= {name(), compiler.prebuilt_name("step", v3)}
     (tmp_path / "sources" / "step_more.c").write_text("")
     names.add(name())
-    assert len(names) == 5 + 2 * 4 + 1
+    assert len(names) == 5 + 2 * 5 + 1
     assert before not in names
 
 
@@ -128,7 +128,8 @@ def test_the_object_changes_name_with_all_that_it_is_made_from(tmp_path, monkeyp
 def test_units_that_compile_in_parallel_are_one_object(tmp_path, monkeypatch):
     """Each unit is reported; and a unit that is refused is named."""
     monkeypatch.setattr(compiler, "SOURCES", tmp_path)
-    (tmp_path / "mirror.h").write_text("")
+    for header in ("mirror.h", "blocks.h"):
+        (tmp_path / header).write_text("")
     (tmp_path / "toy.c").write_text("int other(void);\nint answer(void) { return other(); }\n")
     (tmp_path / "toy_other.c").write_text(
         '#include "toy_number.h"\nint other(void) { return N; }\n'

@@ -29,7 +29,8 @@ def toy(tmp_path, monkeypatch):
     for name in ("TREADLE_NATIVE", "TREADLE_LEVEL", "CC"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "sources").mkdir()
-    (tmp_path / "sources" / "mirror.h").write_text("")
+    for header in ("mirror.h", "blocks.h"):
+        (tmp_path / "sources" / header).write_text("")
     (tmp_path / "sources" / "toy.c").write_text("int answer(void) { return 42; }\n")
     (tmp_path / "usual").mkdir()
     (tmp_path / "more").mkdir()

@@ -11,14 +11,13 @@ from coded_models import (
     CASES,
     COMPRESSED,
     GPTQ,
-    OVERRIDES,
     dense_twin,
     gptq,
     pack_quantized,
     rounded_inputs,
-    to_gguf,
     write_coded,
 )
+from gguf_models import OVERRIDES, to_gguf
 from naive import plain_model, tokens_of
 from products import fast_where
 from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
@@ -102,6 +101,16 @@ def test_floats_of_a_gguf_file_lose_nothing(kind, llama, tmp_path):
     np.testing.assert_allclose(native_logits(tmp_path / "model.gguf"), logits_of(twin), atol=1e-3)
     forms = LlamaStep(tmp_path / "model.gguf").weights.forms
     assert forms == ({"fp16"} if kind == "F16" else {"fp32"})
+
+
+@needs_kernel
+@pytest.mark.parametrize("kind", ["Q4_K", "IQ4_NL", "IQ3_S"])
+def test_blocks_of_a_gguf_file_compute_what_their_values_say(kind, tiny_model, tmp_path):
+    folder = tiny_model("llama", hidden_size=256, intermediate_size=512)
+    decoded = to_gguf(folder, tmp_path / "model.gguf", kind)
+    twin = dense_twin(folder, tmp_path / "twin", decoded)
+    exact = native_logits(tmp_path / "model.gguf", "fp32")
+    np.testing.assert_allclose(exact, logits_of(twin), atol=1e-3)
 
 
 @needs_kernel
@@ -229,7 +238,7 @@ def test_bench_takes_a_gguf_file(llama, tmp_path):
 def test_scales_that_are_not_finite_are_found(llama, tmp_path):
     path = tmp_path / "model.gguf"
     to_gguf(llama, path, "Q8_0")
-    from treadle.model.gguf_file import GgufFile
+    from treadle.model.gguf.file import GgufFile
 
     start = GgufFile(path).tensors["blk.1.ffn_up.weight"].raw.start_byte
     content = bytearray(path.read_bytes())

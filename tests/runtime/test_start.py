@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coded_models import to_gguf
+from gguf_models import to_gguf
 from naive import tokens_of
 from runtime.flat import pool_of, rows_of
 from runtime.rope_models import overrides

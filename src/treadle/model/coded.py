@@ -22,6 +22,7 @@ __all__ = [
     "Coded",
     "DecodedReader",
     "Obstacle",
+    "RawBlocks",
     "Stored",
     "pair_codes",
 ]
@@ -47,6 +48,16 @@ class Coded(NamedTuple):
     """The same shape; None in q8."""
 
 
+class RawBlocks(NamedTuple):
+    """A matrix as the blocks of a GGUF file, as they lie in it (see `native.blocks`)."""
+
+    form: str
+    """One of `native.blocks.TYPES`, such as q4_k."""
+    raw: npt.NDArray[np.uint8]
+    """[rows, bytes of a row]; a view over the file, except where its rows had to be reordered."""
+    cols: int
+
+
 class Obstacle(NamedTuple):
     """Why a matrix that is stored as codes cannot be handed out as `Coded`."""
 
@@ -63,7 +74,7 @@ class Stored(Protocol):
     def floats(self) -> Array:
         """Return its values."""
 
-    def coded(self) -> Coded | Obstacle | None:
+    def coded(self) -> Coded | RawBlocks | Obstacle | None:
         """Return its codes, why they cannot be had, or None where it is stored as floats."""
 
     def release(self) -> None:
@@ -93,7 +104,7 @@ class DecodedReader(CheckpointReader):
         self._stored, self._close = stored, close
         self._last: tuple[str, Array] | None = None
 
-    def coded(self, name: str) -> Coded | Obstacle | None:
+    def coded(self, name: str) -> Coded | RawBlocks | Obstacle | None:
         """Return a matrix's codes, why they cannot be had, or None where it is stored as floats."""
         return self._stored[self.tied.get(name, name)].coded()
 

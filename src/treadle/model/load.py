@@ -21,7 +21,7 @@ from treadle.model.belonging import (
 )
 from treadle.model.coded import DecodedReader
 from treadle.model.facts import base_config, whole_config
-from treadle.model.gguf_file import SUFFIX
+from treadle.model.gguf.file import SUFFIX
 from treadle.model.hub import downloaded
 from treadle.model.source import open_model
 

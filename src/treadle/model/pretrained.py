@@ -20,9 +20,9 @@ from treadle.core.checkpoint import (
 from treadle.core.checkpoint.publish import write_text
 from treadle.core.claim import claimed
 from treadle.core.errors import CapacityError, CheckpointError, SettingsError
-from treadle.model.gguf_file import GgufFile
-from treadle.model.gguf_model import open_gguf
-from treadle.model.gguf_tokenizer import tokenizer_files
+from treadle.model.gguf.file import GgufFile
+from treadle.model.gguf.model import open_gguf
+from treadle.model.gguf.tokenizer import tokenizer_files
 
 __all__ = ["packaged"]
 

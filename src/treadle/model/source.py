@@ -12,7 +12,7 @@ from treadle.core.checkpoint.layered import DENSE
 from treadle.core.checkpoint.reader import weight_files
 from treadle.core.checkpoint.routed import EXPERTS, BundleReader
 from treadle.core.errors import CheckpointError
-from treadle.model.gguf_model import open_gguf
+from treadle.model.gguf.model import open_gguf
 from treadle.model.quantized import open_quantized
 
 __all__ = ["name_later", "open_model", "source_hash"]

@@ -1,8 +1,8 @@
 /* Stored codes: rows interleaved as the native step multiplies them, and blocks of 32 as floats. Sources are rows of
  * blocks, both any number of bytes apart and not aligned: what a file holds between scales. */
 
-#include <stdint.h>
-#include <string.h>
+#include "blocks.h"
+
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
@@ -46,12 +46,6 @@ void interleave_4(const char *source, int64_t row_bytes, int64_t block_bytes, in
     else interleave(source, row_bytes, block_bytes, rows, blocks, items, lanes, 4, begin, end, target);
 }
 
-INLINE float half_at(const uint8_t *place) {
-    _Float16 value;
-    memcpy(&value, place, sizeof value);
-    return (float)value;
-}
-
 INLINE float upper_half_at(const uint8_t *place) {
     uint16_t bits;
     memcpy(&bits, place, sizeof bits);
@@ -69,7 +63,7 @@ INLINE void spread_halves(const uint8_t *from, int64_t count, int64_t lanes, int
     for (; !is_upper && i + 8 <= count; i += 8)
         _mm256_storeu_ps(wide + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + 2 * i))));
 #endif
-    for (; i < count; i++) wide[i] = is_upper ? upper_half_at(from + 2 * i) : half_at(from + 2 * i);
+    for (; i < count; i++) wide[i] = is_upper ? upper_half_at(from + 2 * i) : block_half(from + 2 * i);
     for (i = 0; i < count; i++) to[i * lanes] = wide[i];
 }
 
@@ -107,7 +101,7 @@ void decode_q8_0(const uint8_t *source, int64_t begin, int64_t end, float *targe
     for (int64_t block = begin; block < end; block++) {
         const uint8_t *from = source + block * (2 + BLOCK);
         const int8_t *codes = (const int8_t *)from + 2;
-        float scale = half_at(from);
+        float scale = block_half(from);
         for (int i = 0; i < BLOCK; i++) target[block * BLOCK + i] = (float)codes[i] * scale;
     }
 }
@@ -116,7 +110,7 @@ void decode_q8_0(const uint8_t *source, int64_t begin, int64_t end, float *targe
 void decode_q4_0(const uint8_t *source, int64_t begin, int64_t end, float *target) {
     for (int64_t block = begin; block < end; block++) {
         const uint8_t *from = source + block * (2 + BLOCK / 2);
-        float scale = half_at(from), *to = target + block * BLOCK;
+        float scale = block_half(from), *to = target + block * BLOCK;
         for (int i = 0; i < BLOCK / 2; i++) {
             to[i] = (float)((from[2 + i] & 15) - 8) * scale;
             to[i + BLOCK / 2] = (float)((from[2 + i] >> 4) - 8) * scale;
@@ -128,10 +122,52 @@ void decode_q4_0(const uint8_t *source, int64_t begin, int64_t end, float *targe
 void decode_q4_1(const uint8_t *source, int64_t begin, int64_t end, float *target) {
     for (int64_t block = begin; block < end; block++) {
         const uint8_t *from = source + block * (4 + BLOCK / 2);
-        float scale = half_at(from), minimum = half_at(from + 2), *to = target + block * BLOCK;
+        float scale = block_half(from), minimum = block_half(from + 2), *to = target + block * BLOCK;
         for (int i = 0; i < BLOCK / 2; i++) {
             to[i] = (float)(from[4 + i] & 15) * scale + minimum;
             to[i + BLOCK / 2] = (float)(from[4 + i] >> 4) * scale + minimum;
         }
+    }
+}
+
+INLINE void decode_sub_block(float scale, float minimum, int columns, int centre, const int8_t *table, int has_lower,
+                             const uint8_t *codes, float *to) {
+    for (int i = 0; i < columns; i++) {
+        float scaled = scale * (float)(table ? table[codes[i]] : codes[i] - centre);
+        to[i] = has_lower ? scaled - minimum : scaled;
+    }
+}
+
+INLINE void decode_type(int type, const uint8_t *source, int64_t begin, int64_t end, float *target) {
+    const BlockType said = BLOCK_TYPES[type];
+    for (int64_t at = begin; at < end; at++) {
+        Block block;
+        unpack_block(type, source + at * said.bytes, &block);
+        for (int sub = 0; sub < said.columns / said.sub; sub++) {
+            float scale = block.scale * (float)block.factors[sub];
+            float minimum = said.has_lowers ? block.minimum * (float)block.lowers[sub] : 0.0f;
+            decode_sub_block(scale, minimum, said.sub, said.centre, said.table, said.has_lowers,
+                             block.codes + sub * said.sub, target + at * said.columns + sub * said.sub);
+        }
+    }
+}
+
+#define DECODE_TYPE(type)                                                                                                  \
+    case type: decode_type(type, source, begin, end, target); return
+
+/* Blocks [begin, end) of a type (see blocks.h) as floats. */
+void decode_blocks(int64_t type, const uint8_t *source, int64_t begin, int64_t end, float *target) {
+    switch (type) {
+        DECODE_TYPE(BLOCK_Q2_K);
+        DECODE_TYPE(BLOCK_Q3_K);
+        DECODE_TYPE(BLOCK_Q4_K);
+        DECODE_TYPE(BLOCK_Q5_K);
+        DECODE_TYPE(BLOCK_Q6_K);
+        DECODE_TYPE(BLOCK_Q8_K);
+        DECODE_TYPE(BLOCK_Q5_0);
+        DECODE_TYPE(BLOCK_Q5_1);
+        DECODE_TYPE(BLOCK_IQ4_NL);
+        DECODE_TYPE(BLOCK_IQ4_XS);
+        DECODE_TYPE(BLOCK_MXFP4);
     }
 }

@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from treadle.core import codec
 from treadle.native import twins
+from treadle.native.blocks import TYPES, weights_of
 from treadle.native.loader import library
 from treadle.native.pointers import pointer
 
-__all__ = ["decode_q4_0", "decode_q4_1", "decode_q8_0", "interleave", "widen"]
+__all__ = ["decode_blocks", "decode_q4_0", "decode_q4_1", "decode_q8_0", "interleave", "widen"]
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -54,6 +55,24 @@ def widen(values: npt.NDArray[np.generic], target: Floats) -> None:
     sizes = (values.strides[0], rows, cols, lanes, 0, groups)
     getattr(kernel, name)(pointer(values), *map(ctypes.c_int64, sizes), pointer(target))
     return None
+
+
+def decode_blocks(kind: str, raw: Bytes) -> Floats:
+    """Return the weights of GGUF blocks of a type of `native.blocks`, such as q4_k.
+
+    Args:
+        kind: Its name.
+        raw: Block bytes; the last axis is a whole number of blocks.
+    """
+    kernel, said = library("codes"), TYPES[kind]
+    if kernel is None:
+        return weights_of(kind, raw)
+    blocks, cols = np.ascontiguousarray(raw), raw.shape[-1] // said.block_bytes * said.columns
+    target = np.empty((*raw.shape[:-1], cols), np.float32)
+    sizes = (0, blocks.size // said.block_bytes)
+    number = ctypes.c_int64(tuple(TYPES).index(kind))
+    kernel.decode_blocks(number, pointer(blocks), *map(ctypes.c_int64, sizes), pointer(target))
+    return target
 
 
 def decode_q8_0(raw: Bytes) -> Floats:

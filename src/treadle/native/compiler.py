@@ -44,7 +44,7 @@ SOURCES = Path(__file__).parent
 OBJECTS = SOURCES / "objects"
 KERNELS = ("step", "text", "codes", "mask", "merge", "obs")
 """The one of most units first, so that the small ones fill the gaps at its end."""
-_COMMON = "mirror.h"
+_COMMON = ("mirror.h", "blocks.h")
 
 # Without -ffp-contract=off a compiler fuses multiplications with additions where the machine can,
 # and results would depend on the machine; a kernel that wants the fused form writes fmaf().
@@ -318,7 +318,7 @@ def _units(kernel: str) -> list[str]:
 def _source(kernel: str) -> str:
     """Return all that a kernel is compiled from: its units, its headers, what all share."""
     headers = sorted(file.name for file in SOURCES.glob(f"{kernel}_*.h"))
-    names = [*_units(kernel), *headers, _COMMON]
+    names = [*_units(kernel), *headers, *_COMMON]
     return "\0".join(part for name in names for part in (name, (SOURCES / name).read_text()))
 
 

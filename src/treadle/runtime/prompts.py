@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 from treadle.core.checkpoint.described import read_object
 from treadle.core.errors import CheckpointError, DataError, SettingsError, TreadleError
 from treadle.model import facts
-from treadle.model.gguf_file import GgufFile
-from treadle.model.gguf_tokenizer import end_tokens, gguf_tokenizer, has_tokenizer
+from treadle.model.gguf.file import GgufFile
+from treadle.model.gguf.tokenizer import end_tokens, gguf_tokenizer, has_tokenizer
 from treadle.model.load import load_tokenizer
 from treadle.model.tokens.plain_tokenizer import (
     PlainTokenizer,

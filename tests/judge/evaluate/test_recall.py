@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coded_models import to_gguf
+from gguf_models import to_gguf
 from judge.evaluate.runs import measure
 from runtime.adapters import write_adapter
 from treadle.cli import main

@@ -6,8 +6,9 @@ from typing import ClassVar
 
 import pytest
 
-import coded_models
-from coded_models import AWQ, awq, dense_twin, to_gguf, write_coded
+import gguf_models
+from coded_models import AWQ, awq, dense_twin, write_coded
+from gguf_models import to_gguf
 from judge.evaluate.runs import SMALL, measure
 from judge.evaluate.test_choice import QUESTIONS, write_questions
 from runtime.adapters import merged, write_adapter
@@ -185,7 +186,7 @@ def test_a_quantised_file_is_scored_through_the_runtime_alone(llama, text, tmp_p
 
 
 def test_a_file_without_a_tokenizer_is_named(llama, text, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(coded_models, "_write_tokenizer", lambda writer, folder: None)
+    monkeypatch.setattr(gguf_models, "_write_tokenizer", lambda writer, folder: None)
     to_gguf(llama, tmp_path / "model.gguf")
     with pytest.raises(DataError, match="carries no tokenizer, so that no text can be scored"):
         measure(tmp_path / "model.gguf", tmp_path / "out", text, through="runtime")

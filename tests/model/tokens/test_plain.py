@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from tokenizers import decoders as decoding
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from coded_models import to_gguf
+from gguf_models import to_gguf
 from treadle.core import cache
 from treadle.core.errors import CheckpointError, DataError
 from treadle.model.tokens import plain_tokenizer

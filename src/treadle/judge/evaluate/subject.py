@@ -71,8 +71,8 @@ class Subject(NamedTuple):
         Raises:
             DataError: It has none.
         """
-        from treadle.model.gguf_file import GgufFile
-        from treadle.model.gguf_tokenizer import gguf_tokenizer, has_tokenizer
+        from treadle.model.gguf.file import GgufFile
+        from treadle.model.gguf.tokenizer import gguf_tokenizer, has_tokenizer
         from treadle.model.load import load_tokenizer
 
         if self.folder.is_dir():

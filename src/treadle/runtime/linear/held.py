@@ -8,7 +8,7 @@ import numpy as np
 from treadle.core.checkpoint import CheckpointReader, require_finite
 from treadle.core.codec import Array
 from treadle.core.errors import SettingsError
-from treadle.model.coded import Coded, DecodedReader, Obstacle
+from treadle.model.coded import Coded, DecodedReader, Obstacle, RawBlocks
 from treadle.native.loader import SlowPathWarning
 from treadle.runtime.executor import Executor
 from treadle.runtime.linear.packed import (
@@ -96,6 +96,8 @@ class HeldWeights:
     def _codes(self, reader: CheckpointReader, name: str) -> Coded | None:
         """Return the stored codes, where they are what is wished for."""
         found = reader.coded(name) if isinstance(reader, DecodedReader) else None
+        if isinstance(found, RawBlocks):
+            found = Obstacle(f"{found.form} is not multiplied as it lies")
         if isinstance(found, Obstacle):
             if self._form == AUTO:
                 self._decoded.append((name, found.reason))

@@ -15,6 +15,7 @@ from treadle.core.checkpoint.header import MappedFiles
 from treadle.core.codec import Array
 from treadle.core.errors import CheckpointError, UnsupportedModelError
 from treadle.core.mistaken import mistaken
+from treadle.model.gguf.types import TENSOR_TYPES, name_of_type
 
 __all__ = ["SUFFIX", "GgufFile", "GgufTensor"]
 
@@ -29,28 +30,11 @@ _STRING, _ARRAY = 8, 9
 _SIZE = struct.Struct("<Q")
 
 
-class _TensorType(NamedTuple):
-    name: str
-    block: int
-    """Numbers that are stored together."""
-    block_bytes: int
-
-
-_TYPES = {
-    0: _TensorType("F32", 1, 4),
-    1: _TensorType("F16", 1, 2),
-    2: _TensorType("Q4_0", 32, 18),
-    3: _TensorType("Q4_1", 32, 20),
-    8: _TensorType("Q8_0", 32, 34),
-    30: _TensorType("BF16", 1, 2),
-}
-
-
 class GgufTensor(NamedTuple):
     """A tensor of a GGUF file."""
 
     type: str
-    """F32, F16, BF16, Q8_0, Q4_0 or Q4_1."""
+    """Its name among `TENSOR_TYPES`."""
     shape: tuple[int, ...]
     """In numpy's order: [out, in]."""
     raw: TensorInfo
@@ -118,13 +102,13 @@ class GgufFile:
         self._files.close()
 
     def _tensor(self, name: str, shape: tuple[int, ...], kind: int, start_byte: int) -> GgufTensor:
-        if kind not in _TYPES:
+        if kind not in TENSOR_TYPES:
             raise UnsupportedModelError(
-                f"Tensor '{name}' in '{self.path}' is of the type {_name_of(kind)}, but only "
-                f"{', '.join(t.name for t in _TYPES.values())} are read; make the file again in "
-                f"one of these: llama-quantize --pure MODEL-F16.gguf OUT.gguf Q4_1."
+                f"Tensor '{name}' in '{self.path}' is of the type {name_of_type(kind)}, but only "
+                f"{', '.join(t.name for t in TENSOR_TYPES.values())} are read; take the file in "
+                f"another of the types that it is offered in, such as Q4_K_M."
             )
-        type_name, block, block_bytes = _TYPES[kind]
+        type_name, block, block_bytes = TENSOR_TYPES[kind]
         if not shape or shape[-1] % block:
             raise CheckpointError(
                 f"Tensor '{name}' in '{self.path}' has the shape {list(shape)}, but {type_name} "
@@ -224,11 +208,3 @@ class _Header:
                 f"'{self._path}' is truncated: its header goes on beyond byte {self.place}, but "
                 f"the file has {len(self._data)} bytes; {_COPY_AGAIN}."
             )
-
-
-def _name_of(kind: int) -> str:
-    """Return what ggml calls a type."""
-    from gguf import GGMLQuantizationType
-
-    known = {int(member): str(member.name) for member in GGMLQuantizationType}
-    return known.get(kind, f"number {kind}")

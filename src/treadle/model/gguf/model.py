@@ -6,18 +6,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from treadle.core.checkpoint import TensorInfo
-from treadle.core.codec import DTYPES, Array
+from treadle.core.codec import Array
 from treadle.core.errors import CheckpointError, UnsupportedModelError
-from treadle.model.coded import BLOCK, Coded, DecodedReader, Stored
-from treadle.model.gguf_config import (
+from treadle.model.coded import BLOCK, Coded, DecodedReader, Obstacle, RawBlocks, Stored
+from treadle.model.gguf.config import (
     CONVERT_AGAIN,
     ROPE_FACTORS,
     gguf_config,
     optional_setting,
     require_setting,
 )
-from treadle.model.gguf_file import GgufFile, GgufTensor
-from treadle.native.codes import decode_q4_0, decode_q4_1, decode_q8_0
+from treadle.model.gguf.file import GgufFile, GgufTensor
+from treadle.model.gguf.types import PLAIN, form_of, numbers
 
 __all__ = ["open_gguf"]
 
@@ -66,7 +66,8 @@ _DIALECTS = {
     "gemma3": _Dialect("gemma3_text", "Gemma3ForCausalLM", _GEMMA_NAMES, norm_shift=1.0),
 }
 """`general.architecture` -> dialect; llama.cpp calls mistral a llama, too."""
-_DECODE = {"Q8_0": decode_q8_0, "Q4_0": decode_q4_0, "Q4_1": decode_q4_1}
+_BLOCKS_OF_32 = ("Q8_0", "Q4_0", "Q4_1")
+"""Types whose codes and scales are handed out as `Coded`."""
 
 
 def open_gguf(path: Path) -> DecodedReader:
@@ -123,19 +124,19 @@ class _GgufStored(NamedTuple):
 
     def floats(self) -> Array:
         raw, (kind, shape, _) = self.file.raw(self.name), self.file.tensors[self.name]
-        if kind in _DECODE:
-            values: Array = _DECODE[kind](raw).reshape(shape)
-        else:
-            values = raw.reshape(-1).view(DTYPES[kind]).reshape(shape)
+        values: Array = numbers(kind, raw).reshape(shape)
         if self.shift:
             values = values.astype(np.float32) - np.float32(self.shift)
         return self._ordered(values)
 
-    def coded(self) -> Coded | None:
-        kind = self.file.tensors[self.name].type
-        if kind not in _DECODE:
+    def coded(self) -> Coded | RawBlocks | Obstacle | None:
+        kind, raw = self.file.tensors[self.name].type, self.file.raw(self.name)
+        if kind in PLAIN:
             return None
-        raw = self.file.raw(self.name)
+        if (form := form_of(kind)) is not None:
+            return RawBlocks(form, self._ordered(raw), self.info.shape[-1])
+        if kind not in _BLOCKS_OF_32:
+            return Obstacle(f"no kernel multiplies {kind}")
         num_blocks = self.info.shape[-1] // BLOCK
         blocks = raw.reshape(len(raw), num_blocks, -1)
         head = 4 if kind == "Q4_1" else 2
@@ -175,7 +176,7 @@ def _stored(
             f"Tensor '{name}' in '{file.path}' has {tensor.shape[0]} rows, which {num_heads} heads "
             f"do not share evenly; {CONVERT_AGAIN}."
         )
-    dtype = "F32" if tensor.type in _DECODE or shift else tensor.type
+    dtype = tensor.type if tensor.type in PLAIN and not shift else "F32"
     return _GgufStored(
         file, name, tensor.raw._replace(name=own, dtype=dtype, shape=tensor.shape), num_heads, shift
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from treadle.core.errors import CheckpointError, UnsupportedModelError
-from treadle.model.gguf_file import GgufFile
+from treadle.model.gguf.file import GgufFile
 
 __all__ = [
     "CONVERT_AGAIN",

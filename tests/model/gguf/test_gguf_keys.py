@@ -9,13 +9,13 @@ from gguf.constants import Keys
 from transformers import AutoTokenizer, Gemma2Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from coded_models import OVERRIDES, to_gguf
+from gguf_models import OVERRIDES, to_gguf
 from products import few
 from treadle.core.errors import CheckpointError, DataError, UnsupportedModelError
-from treadle.model.gguf_config import gguf_config
-from treadle.model.gguf_file import GgufFile
-from treadle.model.gguf_model import open_gguf
-from treadle.model.gguf_tokenizer import end_tokens, gguf_tokenizer, tokenizer_files
+from treadle.model.gguf.config import gguf_config
+from treadle.model.gguf.file import GgufFile
+from treadle.model.gguf.model import open_gguf
+from treadle.model.gguf.tokenizer import end_tokens, gguf_tokenizer, tokenizer_files
 from treadle.model.load import skeleton
 
 IDLE = {

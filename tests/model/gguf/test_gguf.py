@@ -10,15 +10,18 @@ import pytest
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
-from coded_models import OVERRIDES, decoded_blocks, to_gguf
+from coded_models import decoded_blocks
+from gguf_models import OVERRIDES, to_gguf
 from naive import config_of
 from treadle.core.errors import CheckpointError, DataError, UnsupportedModelError
-from treadle.model import gguf_tokenizer as tokens_of_gguf
-from treadle.model.gguf_file import GgufFile
-from treadle.model.gguf_model import open_gguf
-from treadle.model.gguf_tokenizer import end_tokens, gguf_tokenizer
+from treadle.model.coded import Obstacle
+from treadle.model.gguf import tokenizer as tokens_of_gguf
+from treadle.model.gguf.file import GgufFile
+from treadle.model.gguf.model import open_gguf
+from treadle.model.gguf.tokenizer import end_tokens, gguf_tokenizer
 from treadle.model.load import resolve, skeleton
 from treadle.model.rope import RotaryFactors
+from treadle.native.blocks import weights_of
 from treadle.runtime.native_step.rope import ropes_of
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
@@ -43,6 +46,26 @@ def test_every_type_reads_back(kind, llama, tmp_path):
             assert (coded is None) == (kind in KINDS[:3] or values.ndim == 1)
             if coded is not None:
                 np.testing.assert_allclose(decoded_blocks(coded), found, atol=1e-6)
+
+
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
+BLOCKS = ("Q5_0", "Q5_1", "IQ4_NL", "MXFP4", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
+
+
+@pytest.mark.parametrize("kind", [*BLOCKS, "IQ2_XXS", "IQ3_S", "TQ2_0"])
+def test_blocks_read_back_and_are_handed_out_as_they_lie(kind, tiny_model, tmp_path):
+    folder = tiny_model("llama", **WIDE)
+    expected = to_gguf(folder, tmp_path / "model.gguf", kind)
+    with open_gguf(tmp_path / "model.gguf") as reader:
+        for name, values in expected.items():
+            np.testing.assert_array_equal(reader.array(name), values, err_msg=name)
+            found = reader.coded(name)
+            if kind not in BLOCKS:
+                assert found == Obstacle(f"no kernel multiplies {kind}")
+                continue
+            assert (found.form, found.cols) == (kind.lower(), values.shape[1])
+            assert len(found.raw) == len(values)
+            np.testing.assert_array_equal(weights_of(found.form, found.raw), values, err_msg=name)
 
 
 @pytest.mark.parametrize("model_type", OVERRIDES)
@@ -109,13 +132,13 @@ def test_what_is_no_gguf_file_is_named(tmp_path):
         open_gguf(path)
 
 
-def test_a_type_that_is_not_read_names_the_tensor_and_the_mend(file, tmp_path):
+def test_a_type_that_is_not_read_names_the_tensor_and_the_mend(tmp_path):
     values = np.zeros((32, 256), np.float32)
-    raw = np.zeros((32, 210), np.uint8)
-    tensors = [("a", values, None), ("blk.0.attn_q.weight", raw, gguf.GGMLQuantizationType.Q6_K)]
+    raw = np.zeros((32, 36 * 4), np.uint8)
+    tensors = [("a", values, None), ("blk.0.attn_q.weight", raw, gguf.GGMLQuantizationType.NVFP4)]
     path = write(tmp_path / "k.gguf", tensors=tensors)
     with pytest.raises(
-        UnsupportedModelError, match=r"'blk.0.attn_q.weight'.*Q6_K, but only F32,.*--pure"
+        UnsupportedModelError, match=r"'blk.0.attn_q.weight'.*NVFP4, but only F32,.*such as Q4_K_M"
     ):
         open_gguf(path)
 

@@ -1,0 +1,1 @@
+"""GGUF files as checkpoints: their bytes, their settings, their tokenizers."""
