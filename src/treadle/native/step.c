@@ -14,7 +14,7 @@ static Activations cut_activations(char **rest, int64_t count, int64_t cols) {
     int64_t blocks = cols / BLOCK + 1;
     Activations found = {(float *)cut(rest, 4 * count * cols), (int8_t *)cut(rest, count * cols),
                          (float *)cut(rest, 4 * count * blocks), (float *)cut(rest, 4 * count * blocks),
-                         (int32_t *)cut(rest, 4 * count * blocks)};
+                         (int32_t *)cut(rest, 4 * count * blocks), (int32_t *)cut(rest, 8 * count * blocks)};
     return found;
 }
 

@@ -126,10 +126,15 @@ typedef struct {
 
 INLINE int is_coded(const Matrix *m) { return m->type >= Q8; }
 
-INLINE void quantise_row(Activations *x, int row, int cols, int begin, int end) {
-    int64_t blocks = cols / BLOCK;
-    quantise(x->values + (int64_t)row * cols, x->codes + (int64_t)row * cols, x->scales + row * blocks,
-             x->sums + row * blocks, x->totals + row * blocks, begin, end);
+/* The activations from row `row` on. */
+INLINE Activations from_row(const Activations *x, int64_t row, int64_t cols) {
+    int64_t at = row * cols, block = row * (cols / BLOCK);
+    return (Activations){x->values + at, x->codes + at, x->scales + block, x->sums + block, x->totals + block, x->sixteens + 2 * block};
+}
+
+INLINE void quantise_row(const Activations *x, int row, int cols, int begin, int end) {
+    const Activations own = from_row(x, row, cols);
+    quantise(&own, begin, end);
 }
 
 #pragma GCC visibility push(hidden)

@@ -51,11 +51,6 @@ static const Retaining *heads_of(const Step *s, int segment, int layer) {
     return noted && noted->note == NOTE_HEADS ? &noted->heads[layer] : NULL;
 }
 
-static Activations from_row(const Activations *x, int64_t row, int64_t cols) {
-    int64_t at = row * cols, block = row * (cols / BLOCK);
-    return (Activations){x->values + at, x->codes + at, x->scales + block, x->sums + block, x->totals + block};
-}
-
 /* Puts what the heads of a layer read of a row together. */
 static void gather_row(Step *s, const Retaining *own, const Heads *h, int64_t row) {
     int64_t cols = own->first.cols, q = (int64_t)h->heads * h->dim, kv = (int64_t)h->kv_heads * h->dim;
