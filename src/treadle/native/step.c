@@ -1,4 +1,4 @@
-/* One step of a Llama-shaped decoder in one call: rows of several requests in, logits out. */
+/* One step of a decoder in one call: rows of several requests in, logits out. */
 
 #include "step_likelihood.h"
 
@@ -45,7 +45,7 @@ static char *lay_out(Step *s, char *memory) {
         const Layer *l = &m->layers[i];
         q = l->q.rows > q ? l->q.rows : q;
         kv = l->k.rows > kv ? l->k.rows : kv;
-        inner = l->gate.rows > inner ? l->gate.rows : inner;
+        inner = l->down.cols > inner ? l->down.cols : inner;
         int64_t own = tiles_room(&l->heads, rows->sharing), each = (int64_t)l->heads.heads * (l->heads.dim + 2);
         room = own > room ? own : room;
         partial = each > partial ? each : partial;

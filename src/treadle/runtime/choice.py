@@ -22,8 +22,9 @@ from treadle.runtime.executor import Executor, Floats, StepRows
 from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, require_form
 from treadle.runtime.logits import require_sound
-from treadle.runtime.native_step.described import LLAMA_LIKE, Described, from_note, to_note
+from treadle.runtime.native_step.described import Described, from_note, to_note
 from treadle.runtime.native_step.llama import LlamaStep
+from treadle.runtime.native_step.names import LLAMA_LIKE
 from treadle.runtime.native_step.skipped import without_blocks
 from treadle.runtime.price import Price, RoundedWeightsWarning, price_of, tell_price
 from treadle.runtime.prompts import Prompts

@@ -54,7 +54,10 @@ class Heads(OwningStructure):
     _points_to_ = (("i4", ("windows",)), ("f4", ("factors",)))
 
 
-_NORMS = ("attention_norm", "mlp_norm", "attention_after", "mlp_after", "q_norm", "k_norm")
+_NORMS = (
+    *("attention_norm", "mlp_norm", "attention_after", "mlp_after", "q_norm", "k_norm"),
+    *("attention_shift", "mlp_shift", "q_whole", "k_whole"),
+)
 NUM_NORMS = len(_NORMS)
 
 
@@ -66,6 +69,7 @@ class Layer(OwningStructure):
         *((name, ctypes.c_void_p) for name in _NORMS),
         ("heads", Heads),
         ("rope", ctypes.c_int32),
+        ("turned", ctypes.c_int32),
     )
     _points_to_ = (("f4", _NORMS),)
 
@@ -80,20 +84,24 @@ class Cache(OwningStructure):
     _points_to_ = (("i4", ("positions",)), ("f4", ("key_scales", "value_scales", "scores")))
 
 
+_OF_MODEL = ("norm", "shift", "positions")
+
+
 class Model(OwningStructure):
     """A whole decoder."""
 
     _fields_ = (
         ("embedding", Matrix),
         ("head", Matrix),
-        ("norm", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in _OF_MODEL),
         ("layers", ctypes.c_void_p),
         ("caches", ctypes.c_void_p),
         *((n, ctypes.c_int32) for n in ("num_layers", "hidden", "activation")),
         *((n, ctypes.c_float) for n in ("epsilon", "norm_offset", "embedding_scale", "softcap")),
-        *((n, ctypes.c_int32) for n in ("kv_dtype", "page_size")),
+        ("clip", ctypes.c_float),
+        *((n, ctypes.c_int32) for n in ("is_centred", "is_parallel", "kv_dtype", "page_size")),
     )
-    _points_to_ = (("f4", ("norm",)),)
+    _points_to_ = (("f4", _OF_MODEL),)
 
 
 class Noted(OwningStructure):
