@@ -4,6 +4,7 @@
 
 #include "step_lora.h"
 #include "step_matrix.h"
+#include "step_mixture.h"
 #include "step_retain.h"
 #include "step_sparse.h"
 #include "step_team.h"
@@ -33,6 +34,7 @@ enum { NUM_VECTORS = NUM_NORMS + NUM_TARGETS };
     F(const float *, mlp_shift)                                                                                            \
     F(const float *, q_whole)         /* [heads * dim] a norm of all heads together, or null */                            \
     F(const float *, k_whole)                                                                                              \
+    F(const ExpertLayer *, experts)   /* or null: the MLP is all */                                                        \
     F(Heads, heads)                                                                                                        \
     F(int32_t, rope)   /* which of the tables of angles */                                                                 \
     F(int32_t, turned) /* how many numbers of a head turn, the first ones */
@@ -112,6 +114,7 @@ typedef struct {
     Activations mixed; /* [rows, heads * dim] */
     float *gate;
     Activations inner; /* [rows, inner] */
+    Routed routed;
     float *low[NUM_TARGETS]; /* [rows, max_rank] */
     float *turned;           /* [groups, turned_size] */
     float *partials;         /* [num_partials, heads, dim + 2] */
@@ -185,6 +188,9 @@ void widen(Step *s, int layer, int target, int cols, int begin, int end, float *
 
 /* The first matrices and the activation of a layer's MLP, up to what its last matrix reads. */
 void run_mlp(Step *s, int id, int layer);
+
+/* What a layer's experts add to the residual stream; called by all members. */
+void mix_experts(Step *s, int id, int layer);
 
 /* up = act(gate) * up, or act(up) without a gate. */
 void activate(const float *gate, float *up, int count, int kind);

@@ -300,7 +300,7 @@ static void record_inputs(const Step *s, int id, int layer, int is_turned) {
     float *to = p->inputs;
     for (int before = 0; before < layer; before++) to += n * inputs_of(s, before);
     for (int part = 0; part < 6; to += n * widths[part++])
-        for (int64_t r = id; (part >= 4) == is_turned && r < n; r += s->team.count)
+        for (int64_t r = id; (part == 2 || part >= 4) == is_turned && r < n; r += s->team.count)
             memcpy(to + r * widths[part], from[part] + r * widths[part], sizeof(float) * (size_t)widths[part]);
 }
 
@@ -328,12 +328,16 @@ void walk(Team *team, int id) {
         attend_all(s, id, layer);
         meet(team);
         if (!s->model->is_parallel) leave_branch(s, id, layer, ON_O, &l->o, &s->work.mixed, l->attention_after);
-        enter_branch(s, id, layer, MLP_NORM, is_coded(&l->gate) || is_coded(&l->up));
+        int has_codes = is_coded(&l->gate) || is_coded(&l->up) || (l->experts && l->experts->is_rounded);
+        enter_branch(s, id, layer, MLP_NORM, has_codes);
         meet(team);
         if (s->model->is_parallel) leave_branch(s, id, layer, ON_O, &l->o, &s->work.mixed, l->attention_after);
-        run_mlp(s, id, layer);
-        meet(team);
-        leave_branch(s, id, layer, ON_DOWN, &l->down, &s->work.inner, l->mlp_after);
+        if (l->experts) mix_experts(s, id, layer);
+        else {
+            run_mlp(s, id, layer);
+            meet(team);
+            leave_branch(s, id, layer, ON_DOWN, &l->down, &s->work.inner, l->mlp_after);
+        }
     }
     record_states(s, id, s->model->num_layers);
     finish(s, id);

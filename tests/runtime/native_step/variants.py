@@ -25,6 +25,20 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "gpt2",
         {"scale_attn_by_inverse_layer_idx": True, "n_inner": 96, "activation_function": "relu"},
     ),
+    "mixtral": ("mixtral", {"sliding_window": 24}),
+    "qwen2_moe": ("qwen2_moe", {}),
+    "qwen2_moe with dense blocks": (
+        "qwen2_moe",
+        {"num_hidden_layers": 3, "mlp_only_layers": [0], "norm_topk_prob": True, "qkv_bias": False},
+    ),
+    "qwen2_moe by steps": (
+        "qwen2_moe",
+        {"num_hidden_layers": 3, "decoder_sparse_step": 2, "num_experts": 9},
+    ),
+    "qwen3_moe": ("qwen3_moe", {"num_experts": 16, "num_experts_per_tok": 4}),
+    "qwen3_moe normed": ("qwen3_moe", {"norm_topk_prob": True, "mlp_only_layers": [1]}),
+    "olmoe": ("olmoe", {}),
+    "olmoe unclipped": ("olmoe", {"clip_qkv": None, "norm_topk_prob": True}),
     "opt": ("opt", {}),
     "opt without biases": ("opt", {"enable_bias": False, "activation_function": "gelu"}),
 }

@@ -186,5 +186,12 @@ ARCHITECTURES = {
         neurons=("intermediate_size", "moe_intermediate_size"),
         routers=("mlp.gate.weight",),
     ),
+    "olmoe": Architecture(
+        "model.layers.{layer}.",
+        _ATTENTION,
+        _QWEN_EXPERTS,
+        num_experts=("num_experts", "num_local_experts"),
+        routers=("mlp.gate.weight",),
+    ),
 }
 """`model_type` of config.json -> its facts."""

@@ -57,6 +57,10 @@ class Described(NamedTuple):
     """Whether norms of the residual stream take the mean away."""
     is_parallel: bool
     """Whether both branches of a block read what the block gets."""
+    top_k: int
+    """Experts that a token meets; 0: the model is no mixture."""
+    is_normed: bool
+    """Whether their shares add up to one."""
 
 
 def ask(reader: CheckpointReader, config: Config) -> Described:
@@ -103,6 +107,8 @@ def ask(reader: CheckpointReader, config: Config) -> Described:
         getattr(settings, "clip_qkv", None) or 0.0,
         isinstance(norm, LayerNorm),
         bool(getattr(settings, "use_parallel_residual", False)),
+        getattr(settings, "num_experts_per_tok", None) or 0,
+        config["model_type"] == "mixtral" or bool(getattr(settings, "norm_topk_prob", False)),
     )
 
 

@@ -90,7 +90,7 @@ class LlamaStep:
         with open_model(folder) as reader:
             config = facts.base_config(reader.config)
             self.described = known or ask(reader, config)
-            loaded = ModelLoader(reader, config, self.described, self.weights).load(form)
+            loaded = ModelLoader(reader, config, self.described, self.weights, layout).load(form)
             self.weights.warn(reader)
         self._model, self._layers, self._caches, self.shape = loaded[:4]
         self._arena, self._ropes = Cache(), self.described.ropes

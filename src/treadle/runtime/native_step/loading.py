@@ -13,10 +13,11 @@ from treadle.model import facts
 from treadle.native.pointers import structs
 from treadle.runtime.executor import Floats, ModelShape
 from treadle.runtime.linear.held import HeldWeights
-from treadle.runtime.linear.packed import Matrix, Packed
+from treadle.runtime.linear.packed import Matrix, Packed, PackedLayout
 from treadle.runtime.native_step.adapters import AdapterPlaces
 from treadle.runtime.native_step.described import ACTIVATIONS, Described
 from treadle.runtime.native_step.experts import TensorPlaces
+from treadle.runtime.native_step.mixtures import MixtureLoader
 from treadle.runtime.native_step.names import NAMES
 from treadle.runtime.native_step.parts import MatrixPart, parts_of, shown
 from treadle.runtime.native_step.structs import ROLES, Cache, Heads, Layer, Model
@@ -43,6 +44,7 @@ class ModelLoader:
         config: Of its text model.
         described: The model but for its weights.
         weights: Packs and counts them.
+        layout: How the machine's kernel wants them.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ModelLoader:
         config: dict[str, Any],  # Any: JSON values of config.json
         described: Described,
         weights: HeldWeights,
+        layout: PackedLayout,
     ) -> None:
         self._reader, self._config, self._described = reader, config, described
         self._weights = weights
@@ -59,6 +62,8 @@ class ModelLoader:
         self._num_layers = facts.num_layers(config)
         self._places = TensorPlaces(self._num_layers, ROLES)
         self._adapted = AdapterPlaces(ROLES)
+        choice = described.top_k, described.is_normed
+        self._mixtures = MixtureLoader(reader, config, weights, layout, choice)
         # blocks.0. is the end of the first block's prefix, and what stands before is that of all.
         before = facts.block_prefix(config, 0, self._shapes).split(".")[:-3]
         self._stem = "".join(f"{part}." for part in before)
@@ -96,6 +101,7 @@ class ModelLoader:
         return Layer(
             *(packed[role].struct if role in packed else Matrix() for role in ROLES),
             *self._norms(layer),
+            self._mixtures.layer(layer),
             heads,
             int(described.are_sliding[layer]),
             described.turned[layer],

@@ -48,6 +48,10 @@ NAMES = {
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
     "smollm3": _LLAMA,
+    "mixtral": _LLAMA,
+    "qwen2_moe": _LLAMA,
+    "qwen3_moe": _LLAMA,
+    "olmoe": TensorNames((_IN, _POST, "", "", "", "", "", "", *_QK_NORMS)),
     "phi3": _LLAMA,
     "gpt_neox": TensorNames(
         _centred("input_layernorm", "post_attention_layernorm"),

@@ -15,6 +15,8 @@ __all__ = [
     "ROLES",
     "Cache",
     "Dense",
+    "ExpertLayer",
+    "ExpertMlp",
     "GroupRows",
     "HeadTables",
     "Heads",
@@ -61,12 +63,31 @@ _NORMS = (
 NUM_NORMS = len(_NORMS)
 
 
+class ExpertMlp(OwningStructure):
+    """The matrices of one expert of a mixture."""
+
+    _fields_ = tuple((role, Matrix) for role in ("gate", "up", "down"))
+
+
+class ExpertLayer(OwningStructure):
+    """The experts of a decoder block."""
+
+    _fields_ = (
+        ("router", Matrix),
+        ("experts", ctypes.c_void_p),
+        ("shared_gate", ctypes.c_void_p),
+        *((n, ctypes.c_int32) for n in ("num_experts", "top_k", "is_normed", "is_rounded")),
+    )
+    _points_to_ = (("f4", ("shared_gate",)),)
+
+
 class Layer(OwningStructure):
     """A decoder block."""
 
     _fields_ = (
         *((role, Matrix) for role in ROLES),
         *((name, ctypes.c_void_p) for name in _NORMS),
+        ("experts", ctypes.c_void_p),
         ("heads", Heads),
         ("rope", ctypes.c_int32),
         ("turned", ctypes.c_int32),
@@ -286,6 +307,6 @@ class Rows(OwningStructure):
 
 
 MIRRORS = (
-    *(Matrix, Heads, Layer, Cache, Model, Noted, Retaining, HeadTables, View, Planned, Dense),
-    *(Sharing, Probe, LowRank, Run, Sparse, GroupRows, Shares, Rows),
+    *(Matrix, Heads, ExpertMlp, ExpertLayer, Layer, Cache, Model, Noted, Retaining, HeadTables),
+    *(View, Planned, Dense, Sharing, Probe, LowRank, Run, Sparse, GroupRows, Shares, Rows),
 )
