@@ -149,9 +149,6 @@ def test_what_a_file_may_lack_is_named(llama, tmp_path):
         open_gguf(write(path, "mamba"))
     with pytest.raises(CheckpointError, match=r"lacks the setting llama.embedding_length; convert"):
         open_gguf(write(path))
-    to_gguf(llama, path, **{"split.count": 3})
-    with pytest.raises(CheckpointError, match=r"one of 3 parts.*--merge"):
-        open_gguf(path)
     to_gguf(llama, path, **{"llama.rope.dimension_count": 8})
     with pytest.raises(UnsupportedModelError, match="rotates a part of each head"):
         open_gguf(path)
