@@ -1,6 +1,7 @@
 /* See step_attention.h. */
 
 #include "step_pass.h"
+#include "step_units.h"
 
 enum { HALF_NAN = 0x7e00 };
 static const float LARGEST_HALF = 65504.0f;
@@ -80,7 +81,7 @@ static int is_in_sight(const Pass *p, int first) {
         const Sight s = sight_at(p, i);
         int position = t->view->positions[s.row], stop = first + SLOTS < s.context ? first + SLOTS : s.context;
         for (int slot = first; slot < stop; slot++)
-            if (position - s.plane.cache->positions[slot_of(&s.plane, slot)] < widest) return 1;
+            if (position - position_of(&s.plane, slot) < widest) return 1;
     }
     return 0;
 }
@@ -100,6 +101,13 @@ static void enter_whole(Pass *p, int first) {
     Found *f = p->found;
     *f = (Found){{0, p->tile->num_rows, 0, 0, block_size(p, first)}, p->places, NULL};
     p->num_found = 1;
+    p->is_unpacked = first < p->sights[0].plane.num_packed;
+    if (p->is_unpacked) {
+        unpack(&p->sights[0].plane, first, p->room, p->places);
+        f->piece.num_slots = SLOTS;
+        p->first_of[0] = -1;
+        return;
+    }
     if (p->is_copied) {
         copy(&p->sights[0].plane, first, f->piece.num_slots, p->room, p->places);
         return;
@@ -160,7 +168,7 @@ static void score_block(Pass *p, int first) {
     for (int i = 0; i < p->num_found; i++) {
         const Found *f = &p->found[i];
         const Queries queries = queries_of(p, &f->piece);
-        p->score(&queries, f->now, f->next, p->scores + f->piece.first_row * p->group * SLOTS + f->piece.first_slot);
+        (p->is_unpacked ? score_fp32 : p->score)(&queries, f->now, f->next, p->scores + f->piece.first_row * p->group * SLOTS + f->piece.first_slot);
     }
     if (p->is_open && p->least >= first + SLOTS) return;
     for (int r = 0; r < t->num_rows; r++) {
@@ -181,7 +189,7 @@ static void gather_block(Pass *p) {
         const Queries queries = queries_of(p, &f->piece);
         int at = f->piece.first_row * p->group;
         const float *factors = f->piece.first_slot ? p->ones : p->factors + at;
-        p->gather(p->scores + at * SLOTS + f->piece.first_slot, factors, &queries, f->now, f->next, p->out + at * dim);
+        (p->is_unpacked ? gather_fp32 : p->gather)(p->scores + at * SLOTS + f->piece.first_slot, factors, &queries, f->now, f->next, p->out + at * dim);
     }
 }
 

@@ -9,6 +9,7 @@ enum { FP32 = 0, FP16 = 1, INT8 = 2, INT4 = 3 };
 /* Codes of 4 bits stand for (code - MIDDLE) * scale; each half of a vector has a scale of 16 bits, both in one float. */
 #define MIDDLE 7.5f
 /* Slots of a block, query vectors that meet it together, and of a tile of both: what the machine has registers for. */
+enum { UNIT = 256 }; /* entries that are packed together */
 enum { SLOTS = 128, QUERIES = 48, GROUPS = SLOTS / LANES, TALL = 6, WIDE = LANES == 16 ? 4 : 2 };
 
 #define CACHE_FIELDS(F)                                                                                                    \
@@ -53,6 +54,7 @@ MIRRORED(Noted, NOTED_FIELDS);
     F(const int32_t *, planes)  /* [kept segments, num_heads, most] */                                                     \
     F(const Cache *, arena)                                                                                                \
     F(const Noted *, noted) /* [kept segments], or null */                                                                 \
+    F(const int32_t *, packed) /* [kept segments, 3] units, bits and first position of packed entries, or null */          \
     F(int32_t, num_heads)                                                                                                  \
     F(int32_t, most)
 MIRRORED(HeadTables, HEAD_TABLES_FIELDS);
@@ -71,11 +73,19 @@ MIRRORED(HeadTables, HEAD_TABLES_FIELDS);
     F(HeadTables, heads)
 MIRRORED(View, VIEW_FIELDS);
 
-/* A head's part of a segment's cache. */
+/* Units of 256 entries in planes that others of the cache fill with fewer (runtime/cache/units.py). */
+typedef struct {
+    const int32_t *pages; /* the first unit's; each has `planes` of codes and one of scales */
+    int count, bits, planes, first_position;
+} Units;
+
+/* A head's part of a segment's cache; `pages` are those of the slots behind the units. */
 typedef struct {
     const Cache *cache;
     const int32_t *pages;
     int kv_heads, kv_head, size, dim, dtype;
+    int num_packed; /* slots of the units, which come first */
+    Units units;
 } Plane;
 
 /* Where a head's table of a segment stands among those of all heads, or -1 if the segment has one for all heads. */
@@ -90,14 +100,29 @@ INLINE const Noted *noted_of(const View *view, int segment) {
     return number < 0 ? NULL : &view->heads.noted[number];
 }
 
+INLINE int bytes_of(int dtype) { return dtype == FP32 ? 4 : dtype == FP16 ? 2 : 1; }
+
+/* The units of a head whose table begins at `pages`. */
+INLINE Units units_of(const View *view, const Heads *h, int segment, const int32_t *pages) {
+    if (!view->heads.packed) return (Units){0};
+    const int32_t *own = view->heads.packed + 3 * view->heads.numbers[segment];
+    int plane_bytes = view->page_size * h->dim * bytes_of(view->dtype);
+    int planes = own[1] ? UNIT * h->dim * own[1] / 8 / plane_bytes : 0;
+    return (Units){pages, own[0], own[1], planes, own[2]};
+}
+
+INLINE int pages_of_units(const Units *u) { return u->count * (u->planes + 1); }
+
 /* A head's part of a segment's cache; `context` becomes the number of its slots. */
 INLINE Plane plane_of(const View *view, const Heads *h, const Cache *cache, int segment, int kv_head, int *context) {
     int64_t table = table_of(view, h, segment, kv_head);
     const int32_t *pages = view->pages + view->page_starts[segment];
-    if (table < 0) return (Plane){cache, pages, h->kv_heads, kv_head, view->page_size, h->dim, view->dtype};
+    if (table < 0) return (Plane){cache, pages, h->kv_heads, kv_head, view->page_size, h->dim, view->dtype, 0, {0}};
     *context = view->heads.lengths[table];
     pages = view->heads.planes + table * view->heads.most;
-    return (Plane){view->heads.arena, pages, 1, 0, view->page_size, h->dim, view->dtype};
+    const Units units = units_of(view, h, segment, pages);
+    return (Plane){view->heads.arena, pages + pages_of_units(&units), 1, 0, view->page_size, h->dim, view->dtype,
+                   UNIT * units.count, units};
 }
 
 /* Where the key and value of a row go. */
@@ -111,8 +136,10 @@ INLINE Spot spot_of(const View *view, const Heads *h, const Cache *cache, int se
     int64_t table = table_of(view, h, segment, kv_head);
     int size = view->page_size;
     if (table < 0) return (Spot){cache, (int64_t)(slot / size) * h->kv_heads + kv_head, slot % size};
-    int entry = view->heads.lengths[table] - (view->row_starts[segment + 1] - row);
-    return (Spot){view->heads.arena, view->heads.planes[table * view->heads.most + entry / size], entry % size};
+    const int32_t *pages = view->heads.planes + table * view->heads.most;
+    const Units units = units_of(view, h, segment, pages);
+    int entry = view->heads.lengths[table] - (view->row_starts[segment + 1] - row) - UNIT * units.count;
+    return (Spot){view->heads.arena, pages[pages_of_units(&units) + entry / size], entry % size};
 }
 
 /* The number at `at` of an array of the cache. */
@@ -138,10 +165,13 @@ INLINE float dimension_of(const void *array, const float *scale, int64_t at, int
     return ((float)(is_high ? code >> 4 : code & 15) - MIDDLE) * half_scale(scale, is_high);
 }
 
-INLINE int bytes_of(int dtype) { return dtype == FP32 ? 4 : dtype == FP16 ? 2 : 1; }
-
-/* The number of a slot among all slots of all heads. */
+/* The number of a slot that is not packed among all slots of all heads. */
 INLINE int64_t slot_of(const Plane *p, int slot) {
-    int page = slot / p->size;
-    return ((int64_t)p->pages[page] * p->kv_heads + p->kv_head) * p->size + (slot - page * p->size);
+    int page = (slot - p->num_packed) / p->size;
+    return ((int64_t)p->pages[page] * p->kv_heads + p->kv_head) * p->size + (slot - p->num_packed - page * p->size);
+}
+
+/* The position of a slot's token. */
+INLINE int32_t position_of(const Plane *p, int slot) {
+    return slot < p->num_packed ? p->units.first_position + slot : p->cache->positions[slot_of(p, slot)];
 }

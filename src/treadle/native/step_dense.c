@@ -63,7 +63,7 @@ static void mask_scores(Unfused *u) {
         for (int j = 0; j < u->num_slots; j++) to[j] = from[j] + mask[j];
         for (int j = 0; window && j < u->num_slots; j += size) /* a page's slots beyond its text are masked */
             for (int k = j; k < j + size && k < u->num_slots; k++)
-                if (position - u->plane.cache->positions[slot_of(&u->plane, k)] >= window) to[k] = -INFINITY;
+                if (position - position_of(&u->plane, k) >= window) to[k] = -INFINITY;
     }
 }
 

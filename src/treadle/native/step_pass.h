@@ -40,7 +40,7 @@ INLINE void hide(const View *view, const Sight *s, int window, float *scores, in
     for (int j = s->prefix > first ? s->prefix - first : 0; s->is_tree && j < known; j++)
         if (!sees(view, s->row, first + j - s->prefix)) scores[j] = -INFINITY;
     for (int j = 0; window && j < known; j++)
-        if (view->positions[s->row] - s->plane.cache->positions[slot_of(&s->plane, first + j)] >= window)
+        if (view->positions[s->row] - position_of(&s->plane, first + j) >= window)
             scores[j] = -INFINITY;
 }
 
@@ -108,6 +108,7 @@ typedef struct {
     Gather *gather;
     int most, least;       /* slots that some row sees, and that all do */
     int is_copied;         /* whether blocks are copied to `room` */
+    int is_unpacked;       /* whether the block that is looked at is one of packed entries, copied to `room` as floats */
     int is_open;           /* whether rows see all up to their limits */
     float *room, *vectors, *scores, *factors, *ones, *out;
     int32_t *extents;      /* slots of the block that a row meets, by rows */

@@ -126,6 +126,10 @@ class HeadTables(NamedTuple):
     planes[i // page_size] at offset i % page_size. What lies beyond its length is not read."""
     notes: tuple[EntryNotes, ...] | None = None
     """[kept segments]; None: nothing is noted."""
+    packed: Ints | None = None
+    """[kept segments, 3] how many units of 256 entries are packed in the planes that come first in
+    every head, to how many bits (`cache.units`), and the position of the first packed token: those
+    behind it follow. Entries that are not packed stand in the planes behind. None: none is."""
 
     @property
     def has_notes(self) -> bool:

@@ -197,10 +197,12 @@ def test_meaning_right_answers_are_told_from_wrong_ones_and_cost_their_bytes(mod
     asks = task.prepare(text, load_tokenizer(model))
     answers = [posed.answer for posed in asks.state]
     full = Recalled(
-        Cache(FULL, None, None), [f" {a} " for a in answers], [0.1] * 4, [[192.0]], 68, 20000
+        Cache(FULL, None, None), [f" {a} " for a in answers], [0.1] * 4, [[192.0]], 192 * 68, 20000
     )
     other = [answers[0], *(f"{a}s" for a in answers[1:])]
-    small = Recalled(Cache("sinks", None, 0.25), other, [0.1, 2.1, 3.1, 2.1], [[48.0]], 68, 9000)
+    small = Recalled(
+        Cache("sinks", None, 0.25), other, [0.1, 2.1, 3.1, 2.1], [[48.0]], 48 * 68, 9000
+    )
     judged = task.score(asks, [full, small])
     value = {entry.name: entry for entry in judged.measurements}
     assert judged.samples["accuracy_hidden"] == [1, 0, 0, 0]

@@ -29,7 +29,7 @@ SMALL = {"sinks": 2, "window": 4}
 """What always stays, so that budgets of a few entries leave something to choose."""
 BY_PLACE = ["sinks", "random"]
 """Policies that look at positions alone."""
-POLICIES = [name for name in EVICTIONS.table if name != "oracle"]
+POLICIES = [name for name in EVICTIONS.table if name not in ("oracle", "kivi")]
 
 
 def policy(name: str, **others: object) -> dict[str, object]:

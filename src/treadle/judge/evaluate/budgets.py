@@ -55,15 +55,10 @@ class Recalled(NamedTuple):
     """Of the right answers, the mean of their tokens, in nats."""
     kept: list[list[float]]
     """[layers][kv_heads] entries once a prompt is read, the mean of all prompts."""
-    entry_bytes: int
-    """Of one entry of a head: key, value, position, and scales where there are some."""
+    num_bytes: float
+    """Of these: keys, values, positions, and scales where there are some."""
     peak_bytes: int
     """That the cache held at most while one prompt was read and answered by itself."""
-
-    @property
-    def num_bytes(self) -> float:
-        """Bytes of the entries that are kept."""
-        return sum(map(sum, self.kept)) * self.entry_bytes
 
 
 class RecallAccount(NamedTuple):

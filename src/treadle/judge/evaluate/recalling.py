@@ -16,6 +16,7 @@ from treadle.judge.evaluate.foreseen import measure_oracle
 if TYPE_CHECKING:
     from treadle.judge.evaluate.subject import Subject
     from treadle.runtime import LLM, SamplingParams
+    from treadle.runtime.cache.entries import HeadEntries
 
 __all__ = ["AllRecalled", "recalled"]
 
@@ -106,7 +107,7 @@ def _params(cache: Cache, asks: Asks, num_prompt: int) -> "SamplingParams":
     from treadle.runtime.evict.keeping import choose_keeping
 
     policy, budget = cache.policy, cache.budget
-    if policy is not None:
+    if policy is not None and not policy.packed_bits:
         policy = policy.model_copy(update={"local": num_prompt - asks.num_kept})
     if isinstance(budget, float):
         keeping = choose_keeping(policy, budget)
@@ -132,17 +133,13 @@ class _Asking(NamedTuple):
 
 
 def _through(asking: _Asking) -> Recalled:
-    from treadle.runtime.cache.forms import page_bytes, require_dtype
-
-    shape, dtype = asking.llm.shape, require_dtype(asking.llm.kv_dtype)
     answers = _answered(asking)
-    whole = page_bytes(shape.kv_heads, shape.head_dim, 1, dtype)
     return Recalled(
         asking.cache,
         answers.texts,
         _losses(asking),
-        _by_layer(answers.kept, shape.kv_heads),
-        whole // sum(shape.kv_heads),
+        _by_layer(answers.kept, asking.llm.shape.kv_heads),
+        answers.kept_bytes,
         answers.peak_bytes,
     )
 
@@ -151,33 +148,52 @@ class _Answers(NamedTuple):
     texts: list[str]
     kept: npt.NDArray[np.float64]
     """[heads] entries when a question begins, a mean."""
+    kept_bytes: float
+    """Of these, as they are stored."""
     peak_bytes: int
     """Of the cache while the first prompt was read and answered by itself."""
 
 
 def _answered(asking: _Asking) -> _Answers:
     """Answer the first question alone, and all others in one batch."""
+    from treadle.runtime.cache.forms import page_bytes, require_dtype
+
     llm, asks = asking.llm, asking.asks
-    kept: list[npt.NDArray[np.int64]] = []
+    kept: list[_Kept] = []
     texts = _batch_answered(asking, asks.prompts[:1], kept)
     report = llm.load_report()
     is_full = asking.cache.policy is None
     peak = report.peak_cache_bytes if is_full else report.peak_kept_bytes
     texts += _batch_answered(asking, asks.prompts[1:], kept)
     everything = np.full(sum(llm.shape.kv_heads), asks.num_kept)
-    return _Answers(texts, np.mean(kept or [everything], axis=0), peak)
+    kept = kept or [_Kept(everything, everything)]
+    heads = llm.shape.kv_heads
+    one = page_bytes(heads, llm.shape.head_dim, 1, require_dtype(llm.kv_dtype)) // sum(heads)
+    slots = float(np.mean([own.slots.sum() for own in kept]))
+    return _Answers(texts, np.mean([own.entries for own in kept], axis=0), slots * one, peak)
 
 
-def _batch_answered(
-    asking: _Asking, prompts: list[list[int]], kept: list[npt.NDArray[np.int64]]
-) -> list[str]:
+class _Kept(NamedTuple):
+    entries: npt.NDArray[np.int64]
+    """[heads]"""
+    slots: npt.NDArray[np.int64]
+    """[heads] that they fill: packed ones share them."""
+
+
+def _kept_of(entries: "HeadEntries", llm: "LLM") -> _Kept:
+    page_size = llm.cache_tokens // llm.load_report().num_pages
+    wide = entries.lengths - entries.num_packed
+    return _Kept(entries.lengths.copy(), wide + entries.unit_planes * page_size)
+
+
+def _batch_answered(asking: _Asking, prompts: list[list[int]], kept: list[_Kept]) -> list[str]:
     """Return the answers, and add to `kept` the entries of each head when a question begins."""
     llm, adapter, cache, asks, bar = asking
     requests = [
         llm.submit(prompt, _params(cache, asks, len(prompt)), adapter=adapter)[0]
         for prompt in prompts
     ]
-    seen: dict[str, npt.NDArray[np.int64]] = {}
+    seen: dict[str, _Kept] = {}
     num_done = 0
     try:
         while num_done < len(requests):
@@ -186,7 +202,7 @@ def _batch_answered(
             bar.advance(num_done - before)
             for request in requests:
                 if request.entries is not None and request.num_computed == asks.num_kept:
-                    seen.setdefault(request.id, request.entries.lengths.copy())
+                    seen.setdefault(request.id, _kept_of(request.entries, llm))
         kept += seen.values()
         return [llm.output([request]).outputs[0].text for request in requests]
     finally:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treadle.runtime.cache.pages import KeyValues
+from treadle.runtime.cache.units import UNIT, UnitForm
 
 __all__ = ["HeadEntries"]
 
@@ -20,6 +21,9 @@ class HeadEntries:
     Entry i of a head stands in its plane i // page_size at offset i % page_size. The rows of the
     text since entries were dropped last are the last entries, in their order; the order of those
     before means nothing, their positions stand beside them.
+
+    Where entries are packed, `num_units` units of 256 come first, and what is said here of entries
+    and planes holds of those behind them; all heads have the same positions then.
     """
 
     lengths: Ints
@@ -34,6 +38,11 @@ class HeadEntries:
     queries: npt.NDArray[np.float32] | None = None
     """[heads of all layers, dim + dim * dim] sums of the text's queries and of their products,
     where its policy asks for them."""
+    num_units: int = 0
+    form: UnitForm | None = None
+    """How units lie in planes, where there are any."""
+    first_packed: int = 0
+    """The position of the first token that is packed."""
 
     @classmethod
     def empty(cls, num_heads: int) -> "HeadEntries":
@@ -57,14 +66,33 @@ class HeadEntries:
         found: Ints = self.planes[self._holds()]
         return found
 
+    @property
+    def num_packed(self) -> int:
+        """The entries of each head that are packed."""
+        return UNIT * self.num_units
+
+    @property
+    def packed(self) -> tuple[int, int, int]:
+        """Its units, their bits and the position of the first packed token."""
+        return self.num_units, 0 if self.form is None else self.form.bits, self.first_packed
+
+    @property
+    def unit_planes(self) -> int:
+        """The planes of each head that hold units."""
+        return 0 if self.form is None else self.form.num_planes * self.num_units
+
     def _holds(self) -> Bools:
         found: Bools = np.arange(self.planes.shape[1]) < self.counts[:, None]
         return found
 
     def missing(self, num_rows: int, page_size: int) -> Ints:
         """Return how many planes each head lacks to take `num_rows` more entries."""
-        found: Ints = np.maximum(0, -(-(self.lengths + num_rows) // page_size) - self.counts)
+        found: Ints = np.maximum(0, self._needed(num_rows, page_size) - self.counts)
         return found
+
+    def _needed(self, num_rows: int, page_size: int) -> Ints:
+        wide = -(-(self.lengths + num_rows - self.num_packed) // page_size)
+        return np.asarray(wide + self.unit_planes, np.int64)
 
     def give(self, missing: Ints, planes: Ints) -> None:
         """Take as many new planes for each head as `missing` says."""
@@ -79,7 +107,7 @@ class HeadEntries:
 
     def trim(self, page_size: int) -> Ints:
         """Let go of the planes that no entry needs, and return them."""
-        needed = -(-self.lengths // page_size)
+        needed = self._needed(0, page_size)
         is_spare = self._holds() & (np.arange(self.planes.shape[1]) >= needed[:, None])
         spare = self.planes[is_spare]
         self.planes[is_spare], self.counts = 0, np.minimum(self.counts, needed)
@@ -121,6 +149,29 @@ class HeadEntries:
         store.move_in_arena(sources, self._slots(is_front & ~is_kept, size))
         self.lengths, self.num_fresh = left.astype(np.int64), 0
 
+    def pack(self, sinks: int, form: UnitForm, store: KeyValues) -> Ints:
+        """Pack the oldest 256 entries but for the first `sinks`; return the planes that this frees.
+
+        Entries stand in the order of their positions, and stay so.
+        """
+        size, first = store.page_size, self.unit_planes
+        own, rest = np.split(self.planes[:, first:], [UNIT // size], axis=1)
+        most = -(-(UNIT + sinks) // size)
+        keys, values = store.numbers_of(self.planes[:, first : first + most])
+        moved = np.arange(sinks)
+        into = self.planes[:, first + (UNIT + moved) // size] * size + moved % size
+        store.move_in_arena(
+            (self.planes[:, first + moved // size] * size + moved % size).ravel(), into.ravel()
+        )
+        chosen = slice(sinks, sinks + UNIT)
+        store.write_unit(own[:, : form.num_planes], keys[:, chosen], values[:, chosen], form)
+        units = self.planes[:, :first]
+        self.planes = np.concatenate([units, own[:, : form.num_planes], rest], axis=1)
+        self.counts = self.counts - (UNIT // size - form.num_planes)
+        self.num_units, self.num_fresh = self.num_units + 1, 0
+        self.form, self.first_packed = form, sinks
+        return own[:, form.num_planes :].ravel()
+
     def _slots(self, chosen: Bools, page_size: int) -> Ints:
         head, entry = np.nonzero(chosen)
         found: Ints = self.planes[head, entry // page_size] * page_size + entry % page_size
@@ -135,7 +186,8 @@ class HeadEntries:
         """Return the same entries in the same planes, but for the last `num_rows` of each head."""
         queries = None if self.queries is None else self.queries.copy()
         other = HeadEntries(
-            self.lengths, self.counts.copy(), self.planes.copy(), self.num_fresh, queries
+            *(self.lengths, self.counts.copy(), self.planes.copy(), self.num_fresh, queries),
+            *(self.num_units, self.form, self.first_packed),
         )
         other.add(-num_rows)
         return other

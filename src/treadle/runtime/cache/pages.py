@@ -20,6 +20,7 @@ from treadle.runtime.cache.forms import (
     require_dtype,
     require_page_size,
 )
+from treadle.runtime.cache.units import UnitForm, pack_keys, pack_values
 
 __all__ = [
     "KV_DTYPES",
@@ -244,6 +245,25 @@ class KeyValues:
         halves = ((stored & 15, low), (stored >> 4, high))
         parts = [(half - np.float32(MIDDLE)) * scale[..., None] for half, scale in halves]
         return np.concatenate(parts, axis=-1, dtype=np.float32)
+
+    def write_unit(
+        self, planes: npt.NDArray[np.int64], keys: Floats, values: Floats, form: UnitForm
+    ) -> None:
+        """Pack keys and values [heads, 256, dim] into planes [heads, planes of a unit]."""
+        chosen = self._index(planes.ravel())
+        packed = (
+            (self.arena.keys, pack_keys(keys, form, self._array_bytes)),
+            (self.arena.values, pack_values(values, form, self._array_bytes)),
+        )
+        for array, own in packed:
+            stored = own.view(KV_DTYPES[self.dtype]).reshape(-1, *array.shape[1:])
+            array[chosen] = self._sent(stored)
+
+    @property
+    def _array_bytes(self) -> int:
+        """The bytes that a plane has for keys, and for values."""
+        columns = columns_of(self.head_dim, self.dtype)
+        return self.page_size * columns * np.dtype(KV_DTYPES[self.dtype]).itemsize
 
     def write_scores(self, planes: npt.NDArray[np.int64], score: float) -> None:
         """Let all entries of `planes` have one score."""

@@ -60,6 +60,11 @@ class Eviction(Method, ABC):
         """The name of the trained heads that give the scores, of a policy that notes those."""
         return ""
 
+    @property
+    def packed_bits(self) -> int:
+        """The bits to which older entries are packed instead of being let go; 0: they are not."""
+        return 0
+
     def own_budgets(self, budget: int, num_heads: int) -> npt.NDArray[np.int64]:
         """Return the budget of each head where nobody shares."""
         return np.full(num_heads, budget)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from treadle.core.errors import SettingsError
+from treadle.runtime.cache.units import UNIT
 from treadle.runtime.evict.base import Eviction
 from treadle.runtime.evict.cached import Bools, Cached, Floats
 from treadle.runtime.evict.choosing import choose
@@ -45,11 +46,29 @@ class Keeping(NamedTuple):
     def num_pages(self, num_tokens: int, num_prompt: int, page_size: int) -> int:
         """Return how many pages a text takes at most until it has `num_tokens` tokens."""
         whole = -(-num_tokens // page_size)
+        if self.method.packed_bits:
+            return self._num_packed_pages(num_tokens, page_size)
         own = self.entries(num_tokens, num_prompt)
         if own is None:
             return whole
         # One page more: each head may have a plane that is not full.
         return min(whole, -(-(own + self.method.chunk_tokens) // page_size) + 1)
+
+    def _num_packed_pages(self, num_tokens: int, page_size: int) -> int:
+        """Return the same where older entries are packed, at most, in whatever planes are."""
+        method = self.method
+        units = max(0, num_tokens - method.sinks - method.window) // UNIT
+        # What is not packed when a chunk ends, and until the next one does.
+        most = method.sinks + method.window + UNIT - 1 + method.chunk_tokens
+        # In planes of more than two bytes a number, units take fewer.
+        return -(-min(num_tokens, most) // page_size) + units * (method.packed_bits + 1)
+
+    def num_units(self, num_tokens: int) -> int:
+        """Return how many units of a text's entries are packed after `num_tokens` tokens."""
+        method, at_end = self.method, num_tokens - num_tokens % self.method.chunk_tokens
+        if not method.packed_bits:
+            return 0
+        return max(0, at_end - method.sinks - method.window) // UNIT
 
     def next_end(self, num_computed: int, num_prompt: int) -> int:
         """Return after how many tokens entries go next."""
@@ -117,7 +136,7 @@ class Keeping(NamedTuple):
 
         Says whether any went.
         """
-        if not self.is_end(text.num_computed, text.num_prompt):
+        if not self.is_end(text.num_computed, text.num_prompt) or self.method.packed_bits:
             return False
         budget = self.entries(text.num_computed, text.num_prompt)
         is_shared = self.method.share != "head" or self.method.threshold is not None
@@ -184,7 +203,9 @@ def choose_keeping(
     is_policy = isinstance(keep, Eviction | str | Mapping)
     require(is_policy, "keep", keep, f"an eviction policy ({', '.join(EVICTIONS.table)})")
     method = EVICTIONS.resolve(keep)
-    if budget is None and method.threshold is None:
+    if method.packed_bits:
+        require(budget is None, "keep_budget", budget, f"none: '{method.name}' keeps every entry")
+    elif budget is None and method.threshold is None:
         raise SettingsError(
             f"keep='{method.name}' needs a keep_budget: entries of each layer and KV head (256), "
             f"or a fraction of the text (0.25); give it."

@@ -22,6 +22,7 @@ EVICTIONS: "Registry[Eviction]" = Registry(
         "locret": f"{_METHODS}.locret:Locret",
         "kvzap": f"{_METHODS}.kvzap:Kvzap",
         "gated": f"{_METHODS}.gated:Gated",
+        "kivi": f"{_METHODS}.kivi:Kivi",
         "random": f"{_METHODS}.random:Random",
         "oracle": f"{_METHODS}.oracle:Oracle",
     },

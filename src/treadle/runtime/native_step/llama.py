@@ -294,7 +294,7 @@ class LlamaStep:
         if tables is None:
             return HeadTables()
         own = (self._arena, self._notes.of(tables))
-        return HeadTables(*tables[:3], *own, *tables.planes.shape[1:])
+        return HeadTables(*tables[:3], *own, tables.packed, *tables.planes.shape[1:])
 
     def _bind(self, pool: KeyValues) -> None:
         """Point the model's caches at the arrays of `pool`."""

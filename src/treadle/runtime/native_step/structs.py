@@ -125,11 +125,14 @@ class HeadTables(OwningStructure):
     """Tables of segments whose heads keep different entries."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("numbers", "lengths", "planes", "arena", "noted")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("numbers", "lengths", "planes", "arena", "noted", "packed")
+        ),
         ("num_heads", ctypes.c_int32),
         ("most", ctypes.c_int32),
     )
-    _points_to_ = (("i4", ("numbers", "lengths", "planes")),)
+    _points_to_ = (("i4", ("numbers", "lengths", "planes", "packed")),)
 
 
 _PLACES = (

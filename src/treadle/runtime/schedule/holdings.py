@@ -11,7 +11,9 @@ from treadle.runtime.cache.entries import HeadEntries
 from treadle.runtime.cache.pages import Content, PagePool
 from treadle.runtime.cache.planes import PlanePool
 from treadle.runtime.cache.radix import PrefixTree
+from treadle.runtime.cache.units import UnitForm, unit_form
 from treadle.runtime.evict.cached import Turns
+from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.evict.reading import TextSoFar
 from treadle.runtime.request import Request
 
@@ -153,6 +155,9 @@ class Holdings:
         """Let the entries of `request` go that its policy does not keep."""
         assert request.keep is not None
         assert request.entries is not None
+        if request.keep.method.packed_bits:
+            self._pack(request, request.keep, request.entries)
+            return
         text = TextSoFar(
             request.tokens,
             request.num_computed,
@@ -162,6 +167,16 @@ class Holdings:
         )
         if request.keep.drop(request.entries, text, self.pool.store):
             self._trim(request.entries)
+
+    def _pack(self, request: Request, keep: Keeping, entries: HeadEntries) -> None:
+        """Pack the older entries of `request`."""
+        for _ in range(entries.num_units, keep.num_units(request.num_computed)):
+            form = self._form(keep)
+            self.planes.release(entries.pack(keep.method.sinks, form, self.pool.store))
+
+    def _form(self, keep: Keeping) -> UnitForm:
+        store = self.pool.store
+        return unit_form(keep.method.packed_bits, store.dtype, store.page_size, store.head_dim)
 
     def _trim(self, entries: HeadEntries) -> None:
         self.planes.release(entries.trim(self.pool.page_size))
@@ -226,13 +241,13 @@ class Holdings:
         request.pages = request.pages + pages
 
     def _restore_entries(self, request: Request, saved: Saved) -> None:
-        content, lengths, queries = saved
-        count = len(content[0])
-        needed = sum(-(-length // self.pool.page_size) for length in lengths or ())
-        if len(lengths or ()) != self.planes.per_page or needed != count:
+        content, queries = saved.content, saved.queries
+        entries, count = self._entries_of(request, saved.lengths or []), len(content[0])
+        missing = entries.missing(0, self.pool.page_size)
+        if missing.sum() != count:
             raise SettingsError(
-                f"The copy has {count} planes for {len(lengths or ())} heads that need {needed}, "
-                f"and this model has {self.planes.per_page} heads; export the request again."
+                f"The copy has {count} planes for {len(missing)} heads that need "
+                f"{missing.sum()}; export the request again."
             )
         sums = None
         if request.keep is not None and "queries" in request.keep.method.reads:
@@ -249,10 +264,29 @@ class Holdings:
         except Exception:
             self.planes.release(planes)
             raise
-        request.entries = HeadEntries.empty(self.planes.per_page)
-        request.entries.lengths = np.asarray(lengths, np.int64)
-        request.entries.queries = sums
-        request.entries.give(request.entries.missing(0, self.pool.page_size), planes)
+        entries.queries = sums
+        entries.give(missing, planes)
+        request.entries = entries
+
+    def _entries_of(self, request: Request, lengths: list[int]) -> HeadEntries:
+        """Return entries of heads that have no planes yet, packed as they were.
+
+        Raises:
+            SettingsError: This model has other heads, or some that are packed differ.
+        """
+        found, keep = HeadEntries.empty(self.planes.per_page), request.keep
+        num_units = 0 if keep is None else keep.num_units(max(lengths, default=0))
+        if len(lengths) != self.planes.per_page or (num_units and len(set(lengths)) > 1):
+            raise SettingsError(
+                f"The copy has the entries {lengths!r:.60} of {len(lengths)} heads, and this model "
+                f"has {self.planes.per_page}, all alike where they are packed; export the request "
+                f"again."
+            )
+        found.lengths = np.asarray(lengths, np.int64)
+        if keep is not None and num_units:
+            found.num_units, found.form = num_units, self._form(keep)
+            found.first_packed = keep.method.sinks
+        return found
 
     def _num_pages(self, num_tokens: int) -> int:
         return -(-num_tokens // self.pool.page_size)

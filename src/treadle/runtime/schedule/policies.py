@@ -7,6 +7,7 @@ import numpy as np
 from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model.retaining import RetainingHeads
 from treadle.runtime.asked.params import KEEP_ALL, SamplingParams
+from treadle.runtime.cache.units import unit_form
 from treadle.runtime.evict.keeping import Keeping, choose_keeping
 from treadle.runtime.executor import Executor
 from treadle.runtime.request import Request
@@ -34,7 +35,7 @@ class Policies:
         read_heads: Callable[[str], RetainingHeads] | None = None,
     ) -> None:
         self._executor, self._read_heads = executor, read_heads
-        usual = settings or EngineSettings()
+        self._settings = usual = settings or EngineSettings()
         self._usual = choose_keeping(usual.keep, usual.keep_budget)
         self._ready: set[str] = set()
         self._hashes: dict[str, str] = {}
@@ -60,9 +61,14 @@ class Policies:
             SettingsError: This model does not have it.
             CheckpointError: The trained heads are damaged, or of another model.
         """
-        if keeping is None or keeping.method.name in self._ready:
+        if keeping is None:
             return
-        method = keeping.method
+        method, settings = keeping.method, self._settings
+        if method.packed_bits:
+            dim = self._executor.shape.head_dim
+            unit_form(method.packed_bits, settings.kv_dtype, settings.page_size, dim)
+        if method.name in self._ready:
+            return
         try:
             if method.heads:
                 heads = self._heads_of(method.heads)

@@ -212,7 +212,9 @@ def _head_tables(parts: Sequence[_Part]) -> HeadTables | None:
     for table, (entries, _) in zip(planes, held, strict=True):
         table[:, : entries.planes.shape[1]] = entries.planes
     lengths = np.stack([entries.lengths + num_rows for entries, num_rows in held])
-    return HeadTables(numbers, lengths.astype(np.int32), planes, tuple(notes))
+    packed = [entries.packed for entries, _ in held]
+    units = np.asarray(packed, np.int32) if any(units for units, *_ in packed) else None
+    return HeadTables(numbers, lengths.astype(np.int32), planes, tuple(notes), units)
 
 
 def _notes_of(request: Request, num_computed: int, num_rows: int) -> EntryNotes:

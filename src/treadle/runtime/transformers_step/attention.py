@@ -23,6 +23,7 @@ from treadle.runtime.transformers_step.stored import gather_keys, gather_values,
 from treadle.runtime.transformers_step.visibility import (
     EntrySource,
     Window,
+    kept_source,
     limits,
     tensor,
     visible_slots,
@@ -309,19 +310,11 @@ class StepPages:
 
     def _source(self, number: int, layer: int, places: _Places) -> EntrySource:
         """Return where the context of a segment lies in a layer."""
-        import torch
-
         if number not in self._kept:
             context = self._segments[number].context_length
             return EntrySource(self._pool.layers[layer], places.planes[number], context, None)
         assert self._tables is not None
-        first = sum(self._pool.kv_heads[:layer])
-        own = (self._kept[number], slice(first, first + self._pool.kv_heads[layer]))
-        lengths = torch.from_numpy(self._tables.lengths[own]).to(self._device)
-        context = int(lengths.max())
-        planes = torch.from_numpy(self._tables.planes[own]).to(self._device, torch.int64)
-        planes = planes[:, : -(-context // self._pool.page_size)]
-        return EntrySource(self._pool.arena, planes, context, lengths)
+        return kept_source(self._tables, self._kept[number], layer, self._pool, self._device)
 
     def _write_kept(
         self, number: int, layer: int, key: "torch.Tensor", value: "torch.Tensor"
@@ -333,7 +326,7 @@ class StepPages:
         source = self._source(number, layer, self._places_of(key.shape[0]))
         assert source.lengths is not None
         rows = torch.arange(segment.num_rows, device=self._device)
-        entry = (source.lengths - segment.num_rows)[:, None] + rows
+        entry = (source.lengths - segment.num_rows - source.num_packed)[:, None] + rows
         planes = source.planes.gather(1, entry // size)
         written = (planes * size + entry % size).T.flatten()
         rows = rows + segment.first_row

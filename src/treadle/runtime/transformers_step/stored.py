@@ -1,8 +1,10 @@
 """Keys and values on their way into the arrays of a cache, and out of them; float32 outside."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from treadle.runtime.cache.pages import MIDDLE, LayerKeyValues
+from treadle.runtime.transformers_step.units import unpack_keys, unpack_values
 from treadle.runtime.transformers_step.visibility import EntrySource, tensor
 
 if TYPE_CHECKING:
@@ -101,7 +103,8 @@ def gather_keys(source: EntrySource) -> "torch.Tensor":
     found = keys.reshape(-1, size * columns).index_select(0, source.planes.flatten())
     by_dim = found.view(heads, -1, columns, size).transpose(1, 2).reshape(heads, columns, -1)
     own = _scales(source.arrays.key_scales, source, size)
-    return opened(by_dim[:, :, : source.context], own, -2).transpose(1, 2)
+    wide = opened(by_dim[:, :, : _num_wide(source)], own, -2).transpose(1, 2)
+    return _behind(source, unpack_keys, wide)
 
 
 def gather_values(source: EntrySource) -> "torch.Tensor":
@@ -110,7 +113,24 @@ def gather_values(source: EntrySource) -> "torch.Tensor":
     size, columns = values.shape[-2:]
     found = values.reshape(-1, size * columns).index_select(0, source.planes.flatten())
     own = _scales(source.arrays.value_scales, source, size)
-    return opened(found.view(heads, -1, columns)[:, : source.context], own, -1)
+    wide = opened(found.view(heads, -1, columns)[:, : _num_wide(source)], own, -1)
+    return _behind(source, unpack_values, wide)
+
+
+def _num_wide(source: EntrySource) -> int:
+    return source.context - source.num_packed
+
+
+def _behind(
+    source: EntrySource, unpack: Callable[..., "torch.Tensor"], wide: "torch.Tensor"
+) -> "torch.Tensor":
+    """Return numbers [kv_heads, slots, dim] behind those of packed entries."""
+    import torch
+
+    if source.packed is None:
+        return wide
+    own = unpack(source.arrays, source.packed.planes, source.packed.form)
+    return torch.cat([own, wide], dim=1)
 
 
 def _scales(scales: Any, source: EntrySource, size: int) -> "torch.Tensor | None":
@@ -118,4 +138,4 @@ def _scales(scales: Any, source: EntrySource, size: int) -> "torch.Tensor | None
     if scales is None:
         return None
     found = tensor(scales).view(-1, size).index_select(0, source.planes.flatten())
-    return found.view(len(source.planes), -1)[:, : source.context]
+    return found.view(len(source.planes), -1)[:, : _num_wide(source)]

@@ -4,17 +4,36 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from treadle.runtime.cache.pages import LayerKeyValues
-from treadle.runtime.executor import Segment
+from treadle.runtime.cache.pages import KeyValues, LayerKeyValues
+from treadle.runtime.cache.units import UNIT, UnitForm, unit_form
+from treadle.runtime.executor import HeadTables, Segment
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EntrySource", "Window", "limits", "tensor", "visible_slots"]
+__all__ = [
+    "EntrySource",
+    "PackedSource",
+    "Window",
+    "kept_source",
+    "limits",
+    "tensor",
+    "visible_slots",
+]
 
 Window = int | None | tuple[int | None, ...]
 """Of a layer in positions, or of each of its query heads."""
 _FOR_EVER = 2**31 - 1
+
+
+class PackedSource(NamedTuple):
+    """Where a segment's packed entries lie, those of slots before all others."""
+
+    planes: "torch.Tensor"
+    """[kv_heads, planes of all units] of the arena."""
+    form: UnitForm
+    first_position: int
+    num_entries: int
 
 
 class EntrySource(NamedTuple):
@@ -28,6 +47,13 @@ class EntrySource(NamedTuple):
     """Slots of the longest head."""
     lengths: "torch.Tensor | None"
     """[kv_heads] slots of each head, where heads have their own tables."""
+    packed: PackedSource | None = None
+    """What comes before the slots in `planes`."""
+
+    @property
+    def num_packed(self) -> int:
+        """The slots that are not in `planes`."""
+        return 0 if self.packed is None else self.packed.num_entries
 
 
 def tensor(array: Any) -> "torch.Tensor":  # Any: a numpy array, or a tensor on a device
@@ -35,6 +61,34 @@ def tensor(array: Any) -> "torch.Tensor":  # Any: a numpy array, or a tensor on 
     import torch
 
     return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+
+
+def kept_source(
+    tables: HeadTables, number: int, layer: int, pool: KeyValues, device: "torch.device"
+) -> EntrySource:
+    """Return where the context of a segment lies whose heads have their own tables.
+
+    Args:
+        tables: Of the step.
+        number: The segment's place there.
+        layer: Of the model.
+        pool: The cache.
+        device: Where it lies.
+    """
+    import torch
+
+    first = sum(pool.kv_heads[:layer])
+    own = (number, slice(first, first + pool.kv_heads[layer]))
+    lengths = torch.from_numpy(tables.lengths[own]).to(device)
+    planes = torch.from_numpy(tables.planes[own]).to(device, torch.int64)
+    context, packed = int(lengths.max()), None
+    units, bits, position = (0, 0, 0) if tables.packed is None else tables.packed[number].tolist()
+    if units:
+        form = unit_form(bits, pool.dtype, pool.page_size, pool.head_dim)
+        own_planes, planes = planes.tensor_split([units * form.num_planes], dim=1)
+        packed = PackedSource(own_planes, form, position, units * UNIT)
+    num_pages = -(-(context - units * UNIT) // pool.page_size)
+    return EntrySource(pool.arena, planes[:, :num_pages], context, lengths, packed)
 
 
 def visible_slots(
@@ -65,7 +119,7 @@ def visible_slots(
     else:
         visible = _of_tree(segment, slot, length)
     if window is not None:
-        held = tensor(source.arrays.positions).flatten(0, -2)[source.planes].flatten(1)
+        held = _held_positions(source)
         ago = positions[:, None] - held[:, None, : source.context]  # [kv_heads, rows, context]
         widths = limits(window, positions.device)
         if isinstance(window, tuple):
@@ -76,6 +130,18 @@ def visible_slots(
             ago, widths = ago[0], widths[0]
         visible = visible & (ago < widths)
     return visible
+
+
+def _held_positions(source: EntrySource) -> "torch.Tensor":
+    """Return the positions [kv_heads, slots] of a segment's entries."""
+    import torch
+
+    held = tensor(source.arrays.positions).flatten(0, -2)[source.planes].flatten(1)
+    if source.packed is None:
+        return held
+    first, count = source.packed.first_position, source.packed.num_entries
+    packed = torch.arange(first, first + count, dtype=held.dtype, device=held.device)
+    return torch.cat([packed.expand(len(held), -1), held], dim=1)
 
 
 def limits(window: Window, device: "torch.device") -> "torch.Tensor":

@@ -71,7 +71,8 @@ class Recall(BudgetTask):
     text_seed: int = 0
     """Of the texts and the facts, which are other ones for another seed."""
     keeps: tuple[str, ...] = ()
-    """Eviction policies that are compared in this run, beside --keep; each at each of `budgets`."""
+    """Eviction policies that are compared in this run, beside --keep; each at each of `budgets`
+    (kivi, which keeps every entry, once)."""
     budgets: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Of `keeps`: fractions of the text (up to 1), or entries of each head (above 1)."""
     chunk_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -102,7 +103,11 @@ class Recall(BudgetTask):
             if len(set(values)) < len(values):
                 raise SettingsError(f"{name} names one thing twice {values}; leave one out.")
         whole = [budget if budget <= 1 else round(budget) for budget in self.budgets]
-        return [Cache(one.name, one, budget) for one in policies for budget in whole]
+        return [
+            Cache(one.name, one, budget)
+            for one in policies
+            for budget in ([None] if one.packed_bits else whole)
+        ]
 
     def prepare(self, data: str, tokenizer: "Tokenizer") -> Asks:
         """Make texts and questions of the text `data`."""
