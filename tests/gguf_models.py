@@ -1,5 +1,6 @@
 """Writes tiny models as GGUF files, as llama.cpp's converter would; not a test itself."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,18 @@ def interleaved(weight: np.ndarray, num_heads: int) -> np.ndarray:
 
 
 def to_gguf(
-    folder: Path, out: Path, kind: str = "F32", architecture: str = "", **settings: Any
+    folder: Path,
+    out: Path,
+    kind: str = "F32",
+    architecture: str = "",
+    part_tensors: int = 0,
+    **settings: Any,
 ) -> dict[str, np.ndarray]:
     """Write `folder` as llama.cpp's converter would, with the gguf library's own rounding.
 
     Args:
+        kind: The type of matrices; several, joined by commas, take turns.
+        part_tensors: How many tensors each file of a split model holds; 0: it is not split.
         settings: Its settings that are others, by key; None: it lacks this one.
 
     Returns:
@@ -70,17 +78,20 @@ def to_gguf(
     architecture = architecture or {"gemma3_text": "gemma3", "mistral": "llama"}.get(
         model_type, model_type
     )
-    writer = gguf.GGUFWriter(out, architecture)
+    writer = gguf.GGUFWriter(out, architecture, split_max_tensors=part_tensors)
     _write_settings(writer, config, architecture)
     _write_tokenizer(writer, folder)
     for key, value in settings.items():
         writer.kv_data[0].pop(key, None)
-        if value is not None:
+        if key == "general.alignment" and value & (value - 1) == 0 < value:
+            writer.add_custom_alignment(value)
+        elif value is not None:
             is_large = isinstance(value, int) and value >= 2**31
             own = gguf.GGUFValueType.get_type(value)
             writer.add_key_value(key, value, gguf.GGUFValueType.UINT32 if is_large else own)
     decoded = {}
     names = GEMMA_NAMES if architecture.startswith("gemma") else GGUF_NAMES
+    kinds = itertools.cycle(kind.split(","))
     for name, values in tensors.items():
         values, heads = values.astype(np.float32), 0
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
@@ -88,7 +99,7 @@ def to_gguf(
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             values = values + 1
         values = interleaved(values, heads) if heads else values
-        kept = "F32" if values.ndim == 1 else kind
+        kept = "F32" if values.ndim == 1 else next(kinds)
         stored = _stored(values, kept)
         raw_dtype = gguf.GGMLQuantizationType[kept]
         writer.add_tensor(_gguf_name(name, names), stored, raw_dtype=raw_dtype)
@@ -186,7 +197,7 @@ def _write_settings(writer: gguf.GGUFWriter, config: dict[str, Any], architectur
 def _write_tokenizer(writer: gguf.GGUFWriter, folder: Path) -> None:
     described = json.loads((folder / "tokenizer.json").read_text())["model"]
     ids = AutoTokenizer.from_pretrained(folder).get_vocab()
-    tokens = sorted(ids, key=ids.__getitem__)
+    tokens = sorted(ids, key=ids.__getitem__)[: config_of(folder)["vocab_size"]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)

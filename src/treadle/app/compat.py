@@ -1,9 +1,11 @@
 """`treadle compat`: which loader takes a folder, and why not."""
 
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from treadle.app.gguf_compat import describe_gguf, judge_gguf
 from treadle.app.loaders import FOREIGN, LOOKED_FOR, OWN_HEAD_WIDTH, Loader
 from treadle.core.checkpoint import CheckpointReader, SideFile, read_manifest
 from treadle.core.checkpoint.described import read_object
@@ -83,17 +85,21 @@ def compat(folder: Path) -> str:
     The folder is judged by its headers and configs; nothing is loaded, converted or run.
 
     Args:
-        folder: A model folder (or hub id), or a PEFT adapter's folder.
+        folder: A model folder (or hub id), a GGUF file, or a PEFT adapter's folder.
 
     Returns:
         One line of what the folder is, one for each loader, and one for each side file that is
         missing, damaged or unknown.
     """
+    if (file := Path(folder).expanduser()).is_file():
+        return "\n".join([describe_gguf(file), *_aligned([Verdict(*v) for v in judge_gguf(file)])])
     source = resolve(folder)
-    verdicts = check(source)
+    return "\n".join([_describe(source), *_aligned(check(source)), *_side_file_faults(source)])
+
+
+def _aligned(verdicts: Sequence["Verdict"]) -> list[str]:
     width = max(len(verdict.loader) for verdict in verdicts)
-    lines = [f"{v.loader:<{width}}  {_SAYS[v.takes]:<3}  {v.why}" for v in verdicts]
-    return "\n".join([_describe(source), *lines, *_side_file_faults(source)])
+    return [f"{v.loader:<{width}}  {_SAYS[v.takes]:<3}  {v.why}" for v in verdicts]
 
 
 def _side_file_faults(folder: Path) -> list[str]:

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from treadle.app.from_gguf import export_gguf, require_no_other_setting
 from treadle.app.padding import Padding, padded, plan_padding
 from treadle.app.text_only import text_model
 from treadle.core.checkpoint import (
@@ -55,6 +56,7 @@ def export(
     *,
     pad: bool = False,
     text_only: bool = False,
+    codes: bool = False,
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     overwrite: bool = False,
 ) -> str:
@@ -64,11 +66,14 @@ def export(
     time.
 
     Args:
-        folder: The model folder (or hub id).
+        folder: The model folder (or hub id), or a GGUF file, of which it makes a folder.
         out: The folder to make.
         pad: Fill blocks of fewer neurons or heads with zeros, up to the widest block.
         text_only: Take the text model out of a wrapper with vision or audio towers.
-        dtype: Cast all floats; without it each tensor keeps its own.
+        codes: Of a GGUF file: keep the codes of Q4_0 and Q8_0, as compressed-tensors'
+            pack-quantized holds them; all other blocks become floats.
+        dtype: Cast all floats; without it each tensor keeps its own, and what a GGUF file holds as
+            codes becomes float16.
         overwrite: Replace an existing model folder.
 
     Returns:
@@ -78,7 +83,15 @@ def export(
         SettingsError: Nothing would change, or the settings do not fit the folder.
         UnsupportedModelError: The model cannot be padded or cast exactly.
     """
-    source, out = resolve(folder), Path(out)
+    out = Path(out)
+    if (file := Path(folder).expanduser()).is_file():
+        require_no_other_setting(pad, text_only)
+        return export_gguf(file, out, _code(dtype), codes, overwrite)
+    if codes:
+        raise SettingsError(
+            f"--codes has no effect on '{folder}', which is no GGUF file; leave it away."
+        )
+    source = resolve(folder)
     _require_target(source, out, overwrite)
     with CheckpointReader(source) as reader:
         plan = _text_plan(reader, pad, dtype) if text_only else _plan(reader, pad, dtype)

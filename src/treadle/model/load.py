@@ -48,8 +48,9 @@ logger = logging.getLogger(__name__)
 def resolve(model: str | Path, takes_files: bool = False) -> Path:
     """Return the folder of `model`.
 
-    `model` is a folder, ``packaged:smollm2``, or a hub id where the network allows; where the
-    caller `takes_files`, a GGUF file, too, or a bundle of several models.
+    `model` is a folder, ``packaged:smollm2``, a GGUF file, or a hub id where the network allows.
+    A GGUF file is unpacked into the cache once, except where the caller `takes_files` as they are;
+    that one takes bundles of several models, too.
 
     Raises:
         CheckpointError: It is none of these; the message says what was tried.
@@ -67,10 +68,9 @@ def resolve(model: str | Path, takes_files: bool = False) -> Path:
     if folder.is_dir() or (takes_files and folder.is_file()):
         return folder
     if folder.is_file() and folder.suffix == SUFFIX:
-        raise CheckpointError(
-            f"'{name}' is a GGUF file, which only LLM, treadle bench and treadle evaluate "
-            f"--through runtime read; give the Hugging Face folder of the model."
-        )
+        from treadle.model.gguf.unpacked import unpacked
+
+        return unpacked(folder)
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         base, plus, adapter = name.partition("+")
         if plus and Path(adapter, "adapter_config.json").is_file():
@@ -90,8 +90,7 @@ def _refuse_gguf_folder(folder: Path) -> None:
     if files := sorted(folder.glob(f"*{SUFFIX}")):
         raise CheckpointError(
             f"'{folder}' has no config.json, but GGUF files; give the file itself, such as "
-            f"'{files[0]}', to LLM, treadle bench or treadle evaluate --through runtime, and a "
-            f"Hugging Face folder to all else."
+            f"'{files[0]}'."
         )
 
 

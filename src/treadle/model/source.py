@@ -12,6 +12,7 @@ from treadle.core.checkpoint.layered import DENSE
 from treadle.core.checkpoint.reader import weight_files
 from treadle.core.checkpoint.routed import EXPERTS, BundleReader
 from treadle.core.errors import CheckpointError
+from treadle.model.gguf.file import part_paths
 from treadle.model.gguf.model import open_gguf
 from treadle.model.quantized import open_quantized
 
@@ -38,10 +39,14 @@ def open_model(path: Path) -> CheckpointReader:
 
 
 def source_hash(path: Path) -> str:
-    """Return a hash of a model's numbers: of a GGUF file, sha256 of its bytes."""
+    """Return a hash of a model's numbers: of a GGUF file, sha256 of its bytes.
+
+    Of a file in parts, sha256 of their hashes.
+    """
     if not path.is_file():
         return content_hash(path)
-    return file_hash(path)
+    hashes = [file_hash(part) for part in _files_of(path)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def name_later(path: Path) -> Callable[[], str]:
@@ -67,8 +72,12 @@ def _states(path: Path) -> list[tuple[str, int, int]]:
     if says_bundle(path):
         parts = [*sorted((path / EXPERTS).iterdir()), path / DENSE]
         return [one for part in parts if part.exists() for one in _states(part)]
-    files = [path] if path.is_file() else weight_files(path)
+    files = _files_of(path) if path.is_file() else weight_files(path)
     return [(file.name, s.st_size, s.st_mtime_ns) for file in files for s in [file.stat()]]
+
+
+def _files_of(path: Path) -> list[Path]:
+    return [part for part in part_paths(path) if part.is_file()]
 
 
 def _config_of(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from treadle.core.cache import note, noted
 from treadle.core.checkpoint.seen import seen_hash
+from treadle.model.gguf.file import part_paths
 from treadle.native.loader import library
 
 __all__ = [
@@ -29,12 +30,12 @@ _DESCRIPTION = 2
 
 def sign(path: Path, form: str) -> str:
     """Return a name for what was compared: the files' contents, the form, the kernel."""
-    return _signature(seen_hash(path), form)
+    return _signature([one for part in part_paths(path) for one in seen_hash(part)], form)
 
 
 def sign_states(path: Path, form: str) -> str:
     """Return such a name by the files' sizes and dates, for models that take long to be read."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = sorted(path.iterdir()) if path.is_dir() else part_paths(path)
     stats = [(str(file.absolute()), file.stat()) for file in files]
     return _signature([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats], form)
 

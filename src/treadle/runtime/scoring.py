@@ -83,7 +83,8 @@ def exact_scorer(folder: Path, reader: CheckpointReader, longest: int) -> Runtim
         return None
     try:
         # As many threads as blocks would take, which OMP_NUM_THREADS bounds.
-        step = LlamaStep(folder, AUTO, min(usable_physical_cores(), torch.get_num_threads()))
+        threads = min(usable_physical_cores(), torch.get_num_threads())
+        step = LlamaStep(folder, _exact_form(folder), threads)
     except UnsupportedModelError:
         return None
     is_within = longest <= step.shape.max_positions
@@ -96,9 +97,14 @@ def exact_scorer(folder: Path, reader: CheckpointReader, longest: int) -> Runtim
     return None
 
 
+def _exact_form(folder: Path) -> str:
+    """Return the form that rounds nothing: a GGUF file's codes become the floats that they say."""
+    return "fp32" if folder.is_file() else AUTO
+
+
 def _agrees(folder: Path, step: LlamaStep) -> bool:
     """Whether a step computes what transformers does; what agreed once is remembered."""
-    signature = agreed.sign(folder, AUTO)
+    signature = agreed.sign(folder, _exact_form(folder))
     if agreed.is_known(signature):
         return True
     holds = agreement(folder, step).holds(step.weights)

@@ -13,7 +13,7 @@ from judge.evaluate.runs import SMALL, measure
 from judge.evaluate.test_choice import QUESTIONS, write_questions
 from runtime.adapters import merged, write_adapter
 from treadle.cli import main
-from treadle.core.errors import CheckpointError, DataError, SettingsError
+from treadle.core.errors import DataError, SettingsError
 from treadle.core.method import Standard
 from treadle.core.result import Measurement, read_result
 from treadle.judge.evaluate import TASKS
@@ -168,16 +168,15 @@ def test_a_task_says_whether_it_needs_data(llama, text, tmp_path, monkeypatch) -
     assert [entry.name for entry in result.inputs] == ["model", "config"]
 
 
-def test_a_quantised_file_is_scored_through_the_runtime_alone(llama, text, tmp_path) -> None:
+def test_a_quantised_file_is_scored_exactly_and_through_the_runtime(llama, text, tmp_path) -> None:
     file = tmp_path / "model.gguf"
     twin = dense_twin(llama, tmp_path / "twin", to_gguf(llama, file, "Q4_1"))
-    with pytest.raises(
-        CheckpointError, match=r"is a GGUF file, .* treadle evaluate --through runtime read"
-    ):
-        measure(file, tmp_path / "out", text)
+    exact = measure(file, tmp_path / "exact", text)
+    assert "native step, matrices in fp32" in exact.notes[0]
     wide = EngineSettings(weights="fp32", kv_dtype="fp32")
     result = measure(file, tmp_path / "out", text, through="runtime", engine=wide)
     expected = measure(twin, tmp_path / "expected", text)
+    assert exact.samples["nll"] == pytest.approx(expected.samples["nll"], abs=1e-4)
     assert result.samples["nll"] == pytest.approx(expected.samples["nll"], abs=1e-4)
     assert result.protocol["corpus_sha256"] == expected.protocol["corpus_sha256"]
     coded = measure(file, tmp_path / "coded", text, through="runtime", baseline=tmp_path / "out")

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from coded_models import decoded_blocks
 from gguf_models import OVERRIDES, to_gguf
 from naive import config_of
-from treadle.core.errors import CheckpointError, DataError, UnsupportedModelError
+from treadle.core.errors import CapacityError, CheckpointError, DataError, UnsupportedModelError
 from treadle.model.coded import Obstacle
 from treadle.model.gguf import tokenizer as tokens_of_gguf
 from treadle.model.gguf.file import GgufFile
@@ -149,9 +149,6 @@ def test_what_a_file_may_lack_is_named(llama, tmp_path):
         open_gguf(write(path, "mamba"))
     with pytest.raises(CheckpointError, match=r"lacks the setting llama.embedding_length; convert"):
         open_gguf(write(path))
-    to_gguf(llama, path, **{"split.count": 3})
-    with pytest.raises(CheckpointError, match=r"one of 3 parts.*--merge"):
-        open_gguf(path)
     to_gguf(llama, path, **{"llama.rope.dimension_count": 8})
     with pytest.raises(UnsupportedModelError, match="rotates a part of each head"):
         open_gguf(path)
@@ -229,11 +226,22 @@ def test_llama_3_frequencies_and_scaled_positions(llama, tmp_path):
     assert rope.scaling == 1.0
 
 
-def test_no_other_verb_takes_a_gguf_file(file):
+def test_verbs_that_read_folders_get_one_in_the_cache(file, llama, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("TREADLE_CACHE", str(tmp_path / "cache"))
     assert resolve(file, takes_files=True) == file
-    with pytest.raises(
-        CheckpointError, match="GGUF file, which only LLM, treadle bench and treadle"
-    ):
+    folder = resolve(file)
+    assert folder.parent == tmp_path / "cache" / "models"
+    assert "is unpacked once, as floats of 16 bits" in caplog.text
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    assert resolve(file) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    with open_gguf(file) as reader:
+        for name, values in load_file(folder / "model.safetensors").items():
+            np.testing.assert_array_equal(values, reader.array(name).astype(values.dtype))
+    to_gguf(llama, file, "Q8_0")  # another model under the same name
+    assert resolve(file) != folder
+    monkeypatch.setenv("TREADLE_CACHE", str(file / "no folder"))
+    with pytest.raises(CapacityError, match="let TREADLE_CACHE name a folder with room, or run"):
         resolve(file)
 
 

@@ -69,8 +69,8 @@ def evaluate(
     table and compare.
 
     Args:
-        model: Hugging Face folder, packaged:smollm2, or a hub id; through the runtime also a GGUF
-            file, or a folder quantised by GPTQ, AWQ or compressed-tensors.
+        model: Hugging Face folder, GGUF file, packaged:smollm2, or a hub id; through the runtime
+            also a folder quantised by GPTQ, AWQ or compressed-tensors.
         out: Folder for result.json.
         method: The task.
         data: Text (.txt, .jsonl, stdlib:heldout) or questions (.jsonl, skills:NAME) to evaluate
@@ -106,7 +106,7 @@ def evaluate(
     settings = _settings(task, way, engine, adapter)
     with recorded("evaluate", task, settings, seed=seed, out=out, overwrite=overwrite) as run:
         run.is_control |= _keeps_by_chance(engine)
-        folder = resolve(model, takes_files=way == "runtime")
+        folder = resolve(model, takes_files=way == "runtime" or Path(model).is_file())
         subject = Subject(folder, way, engine, adapter, trust_remote_code)
         with subject.open() as reader:
             prepared = _prepared(task, data or "", subject)

@@ -52,7 +52,7 @@ class Subject(NamedTuple):
     """A model that is evaluated, and how it is asked."""
 
     folder: Path
-    """A folder; a file where it is asked through the runtime."""
+    """A folder, or a GGUF file."""
     way: Through
     engine: "EngineSettings | None"
     adapter: Path | None
@@ -63,7 +63,8 @@ class Subject(NamedTuple):
         from treadle.core.checkpoint import CheckpointReader
         from treadle.model.source import open_model
 
-        return open_model(self.folder) if self.way == "runtime" else CheckpointReader(self.folder)
+        takes_codes = self.way == "runtime" or self.folder.is_file()
+        return open_model(self.folder) if takes_codes else CheckpointReader(self.folder)
 
     def tokenizer(self) -> "Tokenizer":
         """Return the model's tokenizer.

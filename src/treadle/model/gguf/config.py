@@ -238,7 +238,14 @@ def _vocab_size(file: GgufFile) -> int:
         raise CheckpointError(
             f"Tensor 'token_embd.weight' is missing from '{file.path}'; {CONVERT_AGAIN}."
         )
-    return file.tensors["token_embd.weight"].shape[0]
+    num_rows = file.tensors["token_embd.weight"].shape[0]
+    num_tokens = len(optional_setting(file, "tokenizer.ggml.tokens", "a list of texts") or ())
+    if num_tokens > num_rows:
+        raise CheckpointError(
+            f"'{file.path}' lists {num_tokens} tokens (tokenizer.ggml.tokens), but "
+            f"'token_embd.weight' has {num_rows} rows; {CONVERT_AGAIN}."
+        )
+    return num_rows
 
 
 def _rope(own: GgufSettings) -> dict[str, Any]:

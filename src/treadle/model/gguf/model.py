@@ -13,7 +13,6 @@ from treadle.model.gguf.config import (
     CONVERT_AGAIN,
     ROPE_FACTORS,
     gguf_config,
-    optional_setting,
     require_setting,
 )
 from treadle.model.gguf.file import GgufFile, GgufTensor
@@ -74,7 +73,7 @@ def open_gguf(path: Path) -> DecodedReader:
     """Open a GGUF file of a llama (or mistral), qwen2, qwen3, gemma2 or gemma3.
 
     Raises:
-        CheckpointError: The file is damaged, or one of a split model.
+        CheckpointError: The file is damaged, or a part of the model is missing.
         UnsupportedModelError: The architecture, a tensor or its type is not known.
     """
     file = GgufFile(path)
@@ -83,12 +82,6 @@ def open_gguf(path: Path) -> DecodedReader:
         raise UnsupportedModelError(
             f"'{path}' holds the architecture '{architecture}', but GGUF files are read of "
             f"{', '.join(_DIALECTS)} only; give the Hugging Face folder of the model."
-        )
-    num_parts = optional_setting(file, "split.count", "a whole number") or 1
-    if num_parts > 1:
-        raise CheckpointError(
-            f"'{path}' is one of {num_parts} parts of a model; join them first: "
-            f"llama-gguf-split --merge FIRST OUT.gguf."
         )
     dialect = _DIALECTS[architecture]
     config = gguf_config(file, dialect.model_type, dialect.model_class)

@@ -97,7 +97,6 @@ def _require_folder(model: Path) -> None:
     """
     if model.is_file():
         raise CheckpointError(
-            f"'{model}' is a file, and heads travel as a side file of a model folder; give the "
-            f"folder that it was made of, or load the file with transformers "
-            f"(from_pretrained(..., gguf_file=...)) and save it as a folder first."
+            f"'{model}' is a file, and heads travel as a side file of a model folder; run treadle "
+            f"export '{model}' FOLDER, and give the folder."
         )
