@@ -12,7 +12,7 @@ import numpy.typing as npt
 from treadle.core.checkpoint import CheckpointReader, TensorInfo
 from treadle.core.codec import Array
 from treadle.model import facts
-from treadle.model.coded import Coded, DecodedReader, Obstacle, Stored
+from treadle.model.coded import Coded, DecodedReader, Obstacle, RawBlocks, Stored
 
 __all__ = ["MatrixPart", "Rows", "parts_of", "shown"]
 
@@ -123,14 +123,16 @@ class _Cut:
         found: Array = values[self._part.rows]
         return found
 
-    def coded(self) -> Coded | Obstacle | None:
+    def coded(self) -> Coded | RawBlocks | Obstacle | None:
         if not isinstance(self._reader, DecodedReader):
             return None
         found = self._reader.coded(self._tensor)
-        if not isinstance(found, Coded):
+        if not isinstance(found, Coded | RawBlocks):
             return found
         if self._part.linear.transposed:
             return Obstacle("it lies transposed")
+        if isinstance(found, RawBlocks):
+            return found._replace(raw=self._cut(found.raw))
         parts = (found.codes, found.scales, found.minima)
         codes, scales, minima = (None if one is None else self._cut(one) for one in parts)
         assert codes is not None
@@ -138,8 +140,11 @@ class _Cut:
         return Coded(found.form, codes, scales, minima)
 
     def _cut(self, values: Array) -> Array:
-        place = self._part.linear.place
-        found: Array = (values if place is None else values[place])[self._part.rows]
+        """Return the rows of a matrix out of those [rows, ...] of all that its tensor holds."""
+        place, shape = self._part.linear.place, self.info.shape
+        if place is not None:
+            values = values.reshape(*shape[:-1], *values.shape[1:])[place]
+        found: Array = values[self._part.rows]
         return found
 
     def release(self) -> None:
