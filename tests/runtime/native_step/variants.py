@@ -15,6 +15,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3 with biases": ("qwen3", {"attention_bias": True}),
     "smollm3": ("smollm3", {"attention_bias": True, "mlp_bias": True}),
     "smollm3 that slides": ("smollm3", {"use_sliding_window": True, "sliding_window": 24}),
+    "gemma": ("gemma", {}),
+    "starcoder2": ("starcoder2", {"sliding_window": 24}),
+    "starcoder2 without biases": ("starcoder2", {"use_bias": False, "hidden_act": "gelu"}),
     "gpt_neox": ("gpt_neox", {}),
     "gpt_neox one after another": (
         "gpt_neox",
