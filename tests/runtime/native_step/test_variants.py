@@ -11,7 +11,7 @@ from products import few
 from runtime.adapters import merged, write_adapter
 from runtime.flat import pool_of, rows_of
 from runtime.native_step.variants import VARIANTS, build
-from treadle.core.errors import UnsupportedModelError
+from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model.adapters import Adapter
 from treadle.native.loader import library
 from treadle.runtime import LLM, SamplingParams
@@ -176,6 +176,16 @@ def test_heads_that_turn_in_part_are_said_to(folder_of):
     step = LlamaStep(folder_of("phi3 turned in part"), "fp32", 1)
     with pytest.raises(UnsupportedModelError, match="turns 8 of a head's 16 numbers"):
         step.turns(np.arange(3, dtype=np.int32))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_positions_that_no_table_has_are_refused(name, folder_of):
+    step = LlamaStep(folder_of(name), "fp32", 1)
+    last = rows_of([([7], 127, TABLES[0])])
+    assert np.isfinite(step.forward(last, pool_of(step))).all()
+    with pytest.raises(SettingsError, match="text of 129 tokens does not fit a model of 128 pos"):
+        step.forward(rows_of([([7], 128, [*TABLES[0], 20])]), pool_of(step))
+    step.close()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from treadle.core import hardware
-from treadle.core.errors import CapacityError, UnsupportedModelError
+from treadle.core.errors import CapacityError, SettingsError, UnsupportedModelError
 from treadle.model import facts
 from treadle.model.adapters import Adapter
 from treadle.model.retaining import RetainingHeads
@@ -257,7 +257,17 @@ class LlamaStep:
         targets: Targets | None = None,
         room: ProbeRoom | None = None,
     ) -> Floats:
-        """Run a step that fills `out`, and return it."""
+        """Run a step that fills `out`, and return it.
+
+        Raises:
+            SettingsError: A text is longer than a table of learned positions.
+            CapacityError: There is no memory for the step.
+        """
+        if self._model.positions and int(rows.positions.max()) >= self.shape.max_positions:
+            raise SettingsError(
+                f"A text of {int(rows.positions.max()) + 1} tokens does not fit a model of "
+                f"{self.shape.max_positions} positions; use shorter texts."
+            )
         self._bind(pool)
         regimes = rows.rope_regimes(self.shape)
         full, sliding = self._ropes
