@@ -61,8 +61,8 @@ from pathlib import Path
 from treadle.model import tiny
 from treadle.runtime import LLM, SamplingParams
 from treadle.runtime.native_step.llama import LlamaStep
-folder = Path(sys.argv[1])
-tiny.build("gemma3_text", folder)
+model_type = sys.argv[2]
+folder = tiny.build(model_type, Path(sys.argv[1]) / model_type)
 prompts = [np.random.default_rng(n).integers(1, 320, 30 + n).tolist() for n in range(4)]
 params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, prompt_logprobs=0)
 for form, kv_dtype in (("fp32", "fp32"), ("fp16", "fp16"), ("q8", "int8"), ("q4_1", "int4")):
@@ -122,6 +122,7 @@ def test_kernels_of_texts_read_what_is_there(run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif("native" not in EXECUTORS, reason="no native step here")
-def test_the_native_step_reads_what_is_there(run, tmp_path) -> None:
-    done = run(STEP, str(tmp_path))
+@pytest.mark.parametrize("model_type", ["gemma3_text", "qwen2_moe", "gpt2"])
+def test_the_native_step_reads_what_is_there(model_type, run, tmp_path) -> None:
+    done = run(STEP, str(tmp_path), model_type)
     assert (done.returncode, done.stdout[-5:]) == (0, "done\n"), done.stderr[-3000:]

@@ -1,6 +1,5 @@
 """The native step against transformers, row by row."""
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -167,7 +166,6 @@ def test_a_quantised_product_is_that_of_the_rounded_numbers(form, llama):
     kernel = library("step")
     packed = pack(weight, form, PackedLayout(kernel.step_lanes(), kernel.step_offset()), Room())
     assert packed.num_bytes < weight.nbytes * (0.4 if form == "q8" else 0.3)
-    assert ctypes.sizeof(packed.struct) == 48
 
 
 def test_blocks_of_differing_width_run(llama, tmp_path):

@@ -11,7 +11,7 @@ from products import few
 from runtime.adapters import merged, write_adapter
 from runtime.flat import pool_of, rows_of
 from runtime.native_step.variants import VARIANTS, build
-from treadle.core.errors import UnsupportedModelError
+from treadle.core.errors import SettingsError, UnsupportedModelError
 from treadle.model.adapters import Adapter
 from treadle.native.loader import library
 from treadle.runtime import LLM, SamplingParams
@@ -100,7 +100,7 @@ def test_forms_of_weights_lose_as_much_as_they_round(name, form, most, folder_of
     with torch.no_grad():
         right = model(input_ids=torch.tensor(PROMPTS[1:2])).logits[0].numpy()
     errors = np.sqrt(((together(step, PROMPTS[1:2]) - right) ** 2).mean(-1)) / right.std()
-    assert 0 < np.quantile(errors, 0.25) < most
+    assert 0 < np.quantile(errors, 0.1) < most
     step.close()
 
 
@@ -148,15 +148,25 @@ def test_probes_see_what_transformers_sees(name, folder_of):
 
 
 @pytest.mark.parametrize("name", few(VARIANTS, "gpt2", "phi3 turned in part", "olmoe"))
-@pytest.mark.parametrize("keep", ["key_norm", "snapkv"])
+@pytest.mark.parametrize("keep", ["key_norm", "snapkv", "tova"])
 def test_policies_keep_what_they_keep_of_the_generic_executor(name, keep, folder_of):
-    own = {**SETTINGS, "keep": keep, "keep_budget": 40, "max_num_batched_tokens": 64}
+    """Of a text without a token twice, whose keys would be as long as each other."""
+    prompt = torch.randperm(300, generator=torch.Generator().manual_seed(0))[:61].tolist()
+    method = {"method": keep, "chunk_tokens": 16, "window": 4}
+    own = {**SETTINGS, "keep": method, "keep_budget": 20}
     folder, answers = folder_of(name), []
-    params = SamplingParams(temperature=0, max_tokens=NEW, ignore_eos=True)
-    for executor in (LlamaStep(folder, "fp32", 2), GenericExecutor.from_folder(folder)):
-        (out,) = LLM(folder, executor=executor, **own).generate([PROMPTS[1]], params)
-        answers.append(list(out.outputs[0].token_ids))
-    assert answers[0] == answers[1]
+    params = SamplingParams(temperature=0, max_tokens=NEW, ignore_eos=True, logprobs=0)
+    step = LlamaStep(folder, "fp32", 2)
+    for executor, settings in (
+        *((step, own), (GenericExecutor.from_folder(folder), own)),
+        (step, SETTINGS),
+    ):
+        (out,) = LLM(folder, executor=executor, **settings).generate([prompt], params)
+        (answer,) = out.outputs
+        pairs = zip(answer.logprobs, answer.token_ids, strict=True)
+        answers.append(np.array([entry[token] for entry, token in pairs]))
+    np.testing.assert_allclose(answers[0], answers[1], atol=TOLERANCE)
+    assert np.abs(answers[0] - answers[2]).max() > 10 * TOLERANCE
 
 
 @pytest.mark.parametrize("name", few(VARIANTS, "gpt2", "gpt_neox", "qwen3_moe"))
@@ -164,10 +174,24 @@ def test_speculation_changes_no_token(name, folder_of):
     folder = folder_of(name)
     params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
     step, prompt = LlamaStep(folder, "fp32", 2), PROMPTS[2] * 3
-    drafted = LLM(folder, executor=step, speculate="suffix", **SETTINGS)
-    plain = LLM(folder, executor=step, **SETTINGS)
-    answers = [e.generate([prompt], params)[0].outputs[0].token_ids for e in (drafted, plain)]
-    assert list(answers[0]) == list(answers[1])
+    skip = {"method": "skip", "blocks": [1], "cache_tokens": 256}
+    ways = [{}, {"speculate": "suffix"}, {"speculate": skip}]
+    engines = [LLM(folder, executor=step, **SETTINGS, **way) for way in ways]
+    answers = [e.generate([prompt], params)[0].outputs[0].token_ids for e in engines]
+    assert list(answers[0]) == list(answers[1]) == list(answers[2])
+    step.close()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "smollm3", "qwen2_moe"])
+def test_queries_turn_as_is_said_of_their_layer(name, folder_of):
+    step = LlamaStep(folder_of(name), "fp32", 1)
+    inputs = probe_text(step, PROMPTS[2], Probe(None, has_states=False, has_inputs=True)).inputs
+    turns = step.turns(np.arange(len(PROMPTS[2]), dtype=np.int32))
+    for own, (cosines, sines) in zip(inputs, turns, strict=True):
+        first, last = np.split(own.turned_queries, 2, axis=-1)
+        cosines, sines = cosines[:, None], sines[:, None]
+        back = np.concatenate([first * cosines + last * sines, last * cosines - first * sines], -1)
+        np.testing.assert_allclose(back, own.queries, atol=TOLERANCE)
     step.close()
 
 
@@ -175,6 +199,16 @@ def test_heads_that_turn_in_part_are_said_to(folder_of):
     step = LlamaStep(folder_of("phi3 turned in part"), "fp32", 1)
     with pytest.raises(UnsupportedModelError, match="turns 8 of a head's 16 numbers"):
         step.turns(np.arange(3, dtype=np.int32))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_positions_that_no_table_has_are_refused(name, folder_of):
+    step = LlamaStep(folder_of(name), "fp32", 1)
+    last = rows_of([([7], 127, TABLES[0])])
+    assert np.isfinite(step.forward(last, pool_of(step))).all()
+    with pytest.raises(SettingsError, match="text of 129 tokens does not fit a model of 128 pos"):
+        step.forward(rows_of([([7], 128, [*TABLES[0], 20])]), pool_of(step))
+    step.close()
 
 
 @pytest.mark.parametrize(

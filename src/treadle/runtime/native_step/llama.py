@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from treadle.core import hardware
-from treadle.core.errors import CapacityError, UnsupportedModelError
+from treadle.core.errors import CapacityError, SettingsError, UnsupportedModelError
 from treadle.model import facts
 from treadle.model.adapters import Adapter
 from treadle.model.retaining import RetainingHeads
@@ -211,19 +211,21 @@ class LlamaStep:
         """Return the cosines and sines [positions, dim / 2] by which each layer turns.
 
         Raises:
-            UnsupportedModelError: Not all numbers of a head turn.
+            UnsupportedModelError: Heads turn in part.
         """
         dim = self.shape.head_dim
         for layer, own in enumerate(self._layers):
-            if own.turned != dim:
+            if own.turned not in (0, dim):
                 raise UnsupportedModelError(
-                    f"Layer {layer} turns {own.turned} of a head's {dim} numbers, expected all of "
-                    f"them; choose a policy that does not foresee queries (snapkv, key_norm)."
+                    f"Layer {layer} turns {own.turned} of a head's {dim} numbers, expected all or "
+                    f"none; choose a policy that does not foresee queries (snapkv, key_norm)."
                 )
         last = self.shape.rope_lengths.regime(int(positions.max()) + 1)
         regimes = np.full(len(positions), last, np.int32)
         found = [turn(rope, positions, regimes) for rope in self._ropes]
-        return [found[layer.rope] for layer in self._layers]
+        shape = (len(positions), dim // 2)
+        still = np.ones(shape, np.float32), np.zeros(shape, np.float32)
+        return [found[layer.rope] if layer.turned else still for layer in self._layers]
 
     def hold_experts(self, experts: Sequence[ExpertChanges]) -> None:
         """Take experts in, of which segments may take parts.
@@ -257,7 +259,17 @@ class LlamaStep:
         targets: Targets | None = None,
         room: ProbeRoom | None = None,
     ) -> Floats:
-        """Run a step that fills `out`, and return it."""
+        """Run a step that fills `out`, and return it.
+
+        Raises:
+            SettingsError: A text is longer than a table of learned positions.
+            CapacityError: There is no memory for the step.
+        """
+        if self._model.positions and int(rows.positions.max()) >= self.shape.max_positions:
+            raise SettingsError(
+                f"A text of {int(rows.positions.max()) + 1} tokens does not fit a model of "
+                f"{self.shape.max_positions} positions; use shorter texts."
+            )
         self._bind(pool)
         regimes = rows.rope_regimes(self.shape)
         full, sliding = self._ropes

@@ -58,7 +58,9 @@ class MixtureLoader:
         if not parts:
             return None
         experts = self._experts(parts)
-        assert 0 < self._top_k <= len(experts)  # as transformers' skeleton was asked
+        # As transformers' skeleton was asked; C lays entries out by one width.
+        assert 0 < self._top_k <= len(experts)
+        assert len({expert.up.rows for expert in experts}) == 1
         first = [matrix for expert in experts for matrix in (expert.gate, expert.up)]
         prefix = facts.block_prefix(self._config, layer, self._shapes)
         own = ExpertLayer(

@@ -40,11 +40,14 @@ def _centred(attention: str, mlp: str) -> tuple[str, ...]:
     )
 
 
+_BOTH = ("input_layernorm", "post_attention_layernorm")
+
 NAMES = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "gemma": _LLAMA,
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
     "smollm3": _LLAMA,
@@ -53,8 +56,9 @@ NAMES = {
     "qwen3_moe": _LLAMA,
     "olmoe": TensorNames((_IN, _POST, "", "", "", "", "", "", *_QK_NORMS)),
     "phi3": _LLAMA,
+    "starcoder2": TensorNames(_centred(*_BOTH), "norm.weight", "norm.bias"),
     "gpt_neox": TensorNames(
-        _centred("input_layernorm", "post_attention_layernorm"),
+        _centred(*_BOTH),
         "final_layer_norm.weight",
         "final_layer_norm.bias",
         "embed_in.weight",
