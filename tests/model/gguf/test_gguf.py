@@ -147,7 +147,7 @@ def test_what_a_file_may_lack_is_named(llama, tmp_path):
     path = tmp_path / "model.gguf"
     with pytest.raises(UnsupportedModelError, match=r"architecture 'mamba'.*Hugging Face folder"):
         open_gguf(write(path, "mamba"))
-    with pytest.raises(CheckpointError, match=r"lacks the setting llama.embedding_length; convert"):
+    with pytest.raises(CheckpointError, match=r"lacks the setting llama.attention.head_count"):
         open_gguf(write(path))
     to_gguf(llama, path, **{"llama.rope.dimension_count": 8})
     with pytest.raises(UnsupportedModelError, match="rotates a part of each head"):

@@ -7,8 +7,8 @@ not known is refused: another one would give tokens that the model was not train
 from typing import TYPE_CHECKING, Any
 
 from treadle.core.errors import DataError
-from treadle.model.gguf.config import CONVERT_AGAIN, optional_setting, require_setting
 from treadle.model.gguf.file import GgufFile
+from treadle.model.gguf.settings import CONVERT_AGAIN, optional_setting, require_setting
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
