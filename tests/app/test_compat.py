@@ -60,7 +60,8 @@ def test_a_plain_folder_of_every_architecture(model_type: str, tiny_model) -> No
     plain_model(tiny_model(model_type))
     assert found["vLLM"].takes is True
     assert found["llama.cpp"].takes is (model_type != "opt")
-    others = {"opt": None, "qwen2_moe": None, "smollm3": None, "gpt_neox": False}
+    others = {"opt": None, "qwen2_moe": None, "smollm3": None, "olmoe": None}
+    others["gpt_neox"] = False
     assert found["mergekit"].takes is others.get(model_type, True)
     for name in PROGRAMS:
         assert ("not run here" in found[name].why) == (found[name].takes is True)

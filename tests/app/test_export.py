@@ -62,7 +62,7 @@ def uneven_llama(tmp_path_factory) -> Path:
     return uneven(dense, folder / "uneven", "neurons")
 
 
-@pytest.mark.parametrize("model_type", each_kind(MODELS))
+@pytest.mark.parametrize("model_type", each_kind(m for m in MODELS if m != "olmoe"))
 def test_a_foreign_load_equals_ours_or_errors(model_type: str, tiny_model, tmp_path: Path) -> None:
     """One of the two patterns, which one by turns, and then the other on top of it."""
     sizes = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 8}

@@ -26,8 +26,8 @@ def test_a_model_that_it_computes_gets_the_native_step(model_type, tiny_model):
 
 
 def test_another_architecture_runs_through_transformers_with_a_warning(tiny_model):
-    with pytest.warns(SlowPathWarning, match="not 'gpt2'.*Running through transformers"):
-        executor = choose_executor(tiny_model("gpt2"))
+    with pytest.warns(SlowPathWarning, match="not 'phi'.*Running through transformers"):
+        executor = choose_executor(tiny_model("phi"))
     assert isinstance(executor, GenericExecutor)
 
 
@@ -82,7 +82,7 @@ def test_finite_weights_that_overflow_are_named(scaled, name, factor, flaw):
 
 @pytest.mark.filterwarnings("ignore::treadle.native.SlowPathWarning")
 def test_overflow_is_named_in_other_architectures(scaled):
-    folder = scaled("gpt2", "transformer.ln_f.weight", 3e38)
+    folder = scaled("phi", "model.final_layernorm.weight", 3e38)
     with pytest.raises(CheckpointError, match=r"logits that are (NaN|infinite).*'fp32'"):
         choose_executor(folder)
 

@@ -230,9 +230,10 @@ def test_bench_takes_a_gguf_file(llama, tmp_path):
     assert written["inputs"][0]["content_hash"]
     assert any(m.name == "load" for m in result.measurements)
     if library("step") is not None:
-        assert result.notes == [
+        # A busy machine adds what it noticed of itself.
+        assert result.notes[0] == (
             "Computed by the native step, matrices in q4_1, keys and values in fp16."
-        ]
+        )
 
 
 def test_scales_that_are_not_finite_are_found(llama, tmp_path):

@@ -19,7 +19,6 @@ from treadle.runtime import LLM, SamplingParams
 from treadle.runtime.cache.pages import page_bytes
 from treadle.runtime.choice import agreement
 from treadle.runtime.native_step.llama import LLAMA_LIKE, LlamaStep
-from treadle.runtime.native_step.rope import ropes_of
 from treadle.runtime.probe import Probe, probe_text
 from treadle.runtime.request import RequestState
 from treadle.runtime.scoring import RuntimeScorer
@@ -301,9 +300,3 @@ def test_factors_that_nobody_can_follow_are_refused(tiny_model):
     late.model.rotary_emb._buffers["inv_freq"] = None  # as it is before the first call
     with pytest.raises(UnsupportedModelError, match="cannot be asked how it turns texts of 64"):
         RotaryFactors(late)
-
-
-def test_heads_that_turn_in_part_are_none_of_the_native_step(tiny_model):
-    model = plain_model(tiny_model("phi3", partial_rotary_factor=0.5))
-    with pytest.raises(UnsupportedModelError, match="turns 8 of a head's 16 numbers"):
-        ropes_of(model.model.rotary_emb, 16, RotaryFactors(model))

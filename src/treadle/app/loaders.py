@@ -26,7 +26,12 @@ _COMMON = (
     "MixtralForCausalLM",
     "Qwen3MoeForCausalLM",
 )
-LOOKED_FOR = frozenset((*_COMMON, "OPTForCausalLM", "Qwen2MoeForCausalLM", "SmolLM3ForCausalLM"))
+LOOKED_FOR = frozenset(
+    (
+        *_COMMON,
+        *("OPTForCausalLM", "Qwen2MoeForCausalLM", "SmolLM3ForCausalLM", "OlmoeForCausalLM"),
+    )
+)
 """The classes (`architectures` of config.json) of treadle's facts, each looked for in each list."""
 OWN_HEAD_WIDTH = frozenset(
     (

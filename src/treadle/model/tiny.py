@@ -46,6 +46,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4},
     "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 48},
     "qwen3_moe": {**_EXPERTS, "head_dim": 16},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "clip_qkv": 1.5},
 }
 """`model_type` -> what its config adds to the shared one."""
 

@@ -1,4 +1,4 @@
-/* One step of a Llama-shaped decoder in one call: rows of several requests in, logits out. */
+/* One step of a decoder in one call: rows of several requests in, logits out. */
 
 #include "step_likelihood.h"
 
@@ -14,7 +14,7 @@ static Activations cut_activations(char **rest, int64_t count, int64_t cols) {
     int64_t blocks = cols / BLOCK + 1;
     Activations found = {(float *)cut(rest, 4 * count * cols), (int8_t *)cut(rest, count * cols),
                          (float *)cut(rest, 4 * count * blocks), (float *)cut(rest, 4 * count * blocks),
-                         (int32_t *)cut(rest, 4 * count * blocks)};
+                         (int32_t *)cut(rest, 4 * count * blocks), (int32_t *)cut(rest, 8 * count * blocks)};
     return found;
 }
 
@@ -35,6 +35,34 @@ static void cut_heads(Step *s, char **rest, int64_t count) {
     s->work.scored = (float *)cut(rest, 4 * count * width);
 }
 
+/* Room for the experts of `count` rows, as much as the layer with most of them needs. */
+static void cut_routed(Step *s, char **rest, int64_t count) {
+    Routed *w = &s->work.routed;
+    int64_t experts = 0, top_k = 0, inner = 0, hidden = s->model->hidden, n = count < MOST_ROUTED ? count : MOST_ROUTED, shared = 0;
+    for (int i = 0; i < s->model->num_layers; i++) {
+        const ExpertLayer *own = s->model->layers[i].experts;
+        if (!own) continue;
+        experts = own->num_experts > experts ? own->num_experts : experts;
+        top_k = own->top_k > top_k ? own->top_k : top_k;
+        for (int e = 0; e < own->num_experts; e++)
+            inner = own->experts[e].down.cols > inner ? own->experts[e].down.cols : inner;
+        if (own->shared_gate) shared = count;
+    }
+    n = experts ? n : 0;
+    w->probabilities = (float *)cut(rest, 4 * n * experts);
+    w->chosen = (int32_t *)cut(rest, 4 * n * top_k);
+    w->shares = (float *)cut(rest, 4 * n * top_k);
+    w->entries = (int32_t *)cut(rest, 4 * n * top_k);
+    w->starts = (int32_t *)cut(rest, 4 * (experts + 1));
+    w->rows = (int32_t *)cut(rest, 4 * n * top_k);
+    w->shared_shares = (float *)cut(rest, 4 * n);
+    w->inputs = cut_activations(rest, n > 1 ? n * top_k : 0, hidden);
+    w->gate = (float *)cut(rest, 4 * n * top_k * inner);
+    w->inner = cut_activations(rest, n * top_k, inner);
+    w->out = (float *)cut(rest, 4 * n * top_k * hidden);
+    w->shared = (float *)cut(rest, 4 * shared * hidden);
+}
+
 /* Lays the workspace out from `memory` on and returns its end; with a null memory, its size. */
 static char *lay_out(Step *s, char *memory) {
     const Model *m = s->model;
@@ -45,7 +73,7 @@ static char *lay_out(Step *s, char *memory) {
         const Layer *l = &m->layers[i];
         q = l->q.rows > q ? l->q.rows : q;
         kv = l->k.rows > kv ? l->k.rows : kv;
-        inner = l->gate.rows > inner ? l->gate.rows : inner;
+        inner = l->down.cols > inner ? l->down.cols : inner;
         int64_t own = tiles_room(&l->heads, rows->sharing), each = (int64_t)l->heads.heads * (l->heads.dim + 2);
         room = own > room ? own : room;
         partial = each > partial ? each : partial;
@@ -61,6 +89,7 @@ static char *lay_out(Step *s, char *memory) {
     w->inner = cut_activations(&rest, n, inner);
     for (int target = 0; target < NUM_TARGETS && rows->num_runs; target++)
         w->low[target] = (float *)cut(&rest, 4 * n * rows->max_rank);
+    cut_routed(s, &rest, n);
     cut_heads(s, &rest, n);
     int32_t groups = rows->shares.num_groups, last = rows->wanted_shares.num_groups;
     int64_t widest = m->hidden > q ? m->hidden : q;
@@ -124,6 +153,8 @@ void step_close(Step *s) {
 
 MIRRORS(MIRROR_STRUCT(Matrix, MATRIX_FIELDS);
         MIRROR_STRUCT(Heads, HEADS_FIELDS);
+        MIRROR_STRUCT(ExpertMlp, EXPERT_MLP_FIELDS);
+        MIRROR_STRUCT(ExpertLayer, EXPERT_LAYER_FIELDS);
         MIRROR_STRUCT(Layer, LAYER_FIELDS);
         MIRROR_STRUCT(Cache, CACHE_FIELDS);
         MIRROR_STRUCT(Model, MODEL_FIELDS);

@@ -10,7 +10,7 @@
 #include "mirror.h"
 #include "step_vector.h"
 
-enum { F32 = 0, F16 = 1, Q8 = 2, Q4 = 3 };
+enum { F32 = 0, F16 = 1, Q8 = 2, Q4 = 3, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q5_0, Q5_1, IQ4_NL, IQ4_XS, MXFP4 }; /* from Q2_K on as in runtime/linear/blocks.py */
 enum { BLOCK = 32, STEPS = BLOCK / 4 };
 /* Activations of a tile: what the machine has registers for. */
 enum { MOST_ACTIVATIONS = LANES == 16 ? 8 : 4 };
@@ -31,9 +31,10 @@ enum { OFFSET = 0 };
     F(int32_t, unused)                                                                                                     \
     F(const void *, data) /* float or half [rows / LANES, cols, LANES]; or codes [rows / LANES, blocks, STEPS (4 bits:     \
                            * STEPS / 2), LANES, 4], where a byte of 4-bit codes holds a column of step s and that of step  \
-                           * s + STEPS / 2 */                                                                              \
+                           * s + STEPS / 2; or see step_blocks.h */                                                        \
     F(const uint16_t *, scales) /* [rows / LANES, blocks, LANES] */                                                        \
     F(const uint16_t *, minima) /* the same, of 4-bit weights: weight = scale * code + minimum */                          \
+    F(const uint8_t *, factors) /* of other blocks, see step_blocks.h; or null */                                          \
     F(const float *, bias)      /* [rows], or null */
 MIRRORED(Matrix, MATRIX_FIELDS);
 
@@ -43,12 +44,13 @@ typedef struct {
     float *scales; /* [count, cols / 32] */
     float *sums;   /* [count, cols / 32]: scale times the sum of the codes */
     int32_t *totals; /* [count, cols / 32]: that sum, times -OFFSET */
+    int32_t *sixteens; /* [count, cols / 16]: the sum of the codes of 16 columns */
 } Activations;
 
 #pragma GCC visibility push(hidden)
 
-/* Rounds blocks [begin, end) of a row to 8 bits. */
-void quantise(const float *values, int8_t *codes, float *scales, float *sums, int32_t *totals, int begin, int end);
+/* Rounds blocks [begin, end) of the first row to 8 bits. */
+void quantise(const Activations *x, int begin, int end);
 
 /* target[i, r] (+)= m[r] . x[i] for the rows [begin, end) of m and all `count` activations; `begin` is a multiple of
  * LANES. */
@@ -58,6 +60,11 @@ void multiply(const Matrix *m, const Activations *x, int count, int begin, int e
 typedef void Multiply(
     const Matrix *m, const Activations *x, int count, int begin, int end, float *target, int64_t stride, int add);
 Multiply multiply_fp32, multiply_fp16, multiply_q8, multiply_q4;
+Multiply multiply_q2_k, multiply_q3_k, multiply_q4_k, multiply_q5_k, multiply_q6_k;
+Multiply multiply_q5_0, multiply_q5_1, multiply_iq4_nl, multiply_iq4_xs, multiply_mxfp4;
+
+/* Writes row `row` of a matrix of these blocks as float32. */
+void expand_blocks(const Matrix *m, int row, float *target);
 
 /* Writes row `row` of a matrix as float32. */
 void expand_row(const Matrix *m, int row, float *target);

@@ -4,15 +4,16 @@
 
 #include "step_lora.h"
 #include "step_matrix.h"
+#include "step_mixture.h"
 #include "step_retain.h"
 #include "step_sparse.h"
 #include "step_team.h"
 #include "step_tiles.h"
 
-enum { SILU = 0, GELU = 1 };
+enum { SILU, GELU_TANH, GELU, RELU, QUICK_GELU };
 
 /* Vectors of a layer that rows may have of their own: norms, in the order of the layer's, and changes of biases. */
-enum { ATTENTION_NORM, MLP_NORM, ATTENTION_AFTER, MLP_AFTER, Q_NORM, K_NORM, NUM_NORMS };
+enum { ATTENTION_NORM, MLP_NORM, ATTENTION_AFTER, MLP_AFTER, Q_NORM, K_NORM, ATTENTION_SHIFT, MLP_SHIFT, Q_WHOLE, K_WHOLE, NUM_NORMS };
 enum { NUM_VECTORS = NUM_NORMS + NUM_TARGETS };
 
 #define LAYER_FIELDS(F)                                                                                                    \
@@ -20,7 +21,7 @@ enum { NUM_VECTORS = NUM_NORMS + NUM_TARGETS };
     F(Matrix, k)                                                                                                           \
     F(Matrix, v)                                                                                                           \
     F(Matrix, o)                                                                                                           \
-    F(Matrix, gate)                                                                                                        \
+    F(Matrix, gate) /* no rows: the MLP has none */                                                                        \
     F(Matrix, up)                                                                                                          \
     F(Matrix, down)                                                                                                        \
     F(const float *, attention_norm)  /* before the branch */                                                              \
@@ -29,14 +30,22 @@ enum { NUM_VECTORS = NUM_NORMS + NUM_TARGETS };
     F(const float *, mlp_after)                                                                                            \
     F(const float *, q_norm)          /* [dim], or null */                                                                 \
     F(const float *, k_norm)                                                                                               \
+    F(const float *, attention_shift) /* biases of the norms before the branches, or null */                               \
+    F(const float *, mlp_shift)                                                                                            \
+    F(const float *, q_whole)         /* [heads * dim] a norm of all heads together, or null */                            \
+    F(const float *, k_whole)                                                                                              \
+    F(const ExpertLayer *, experts)   /* or null: the MLP is all */                                                        \
     F(Heads, heads)                                                                                                        \
-    F(int32_t, rope) /* which of the tables of angles */
+    F(int32_t, rope)   /* which of the tables of angles */                                                                 \
+    F(int32_t, turned) /* how many numbers of a head turn, the first ones */
 MIRRORED(Layer, LAYER_FIELDS);
 
 #define MODEL_FIELDS(F)                                                                                                    \
     F(Matrix, embedding)                                                                                                   \
     F(Matrix, head)                                                                                                        \
     F(const float *, norm)                                                                                                 \
+    F(const float *, shift)     /* bias of the final norm, or null */                                                      \
+    F(const float *, positions) /* [positions, hidden] what is added to the embedding, or null */                          \
     F(const Layer *, layers)                                                                                               \
     F(const Cache *, caches)                                                                                               \
     F(int32_t, num_layers)                                                                                                 \
@@ -46,6 +55,9 @@ MIRRORED(Layer, LAYER_FIELDS);
     F(float, norm_offset)                                                                                                  \
     F(float, embedding_scale)                                                                                              \
     F(float, softcap)                                                                                                      \
+    F(float, clip)          /* largest number of queries, keys and values before they turn; 0: any */                      \
+    F(int32_t, is_centred)  /* norms before branches and at the end take the mean away */                                  \
+    F(int32_t, is_parallel) /* both branches of a block read what it gets */                                               \
     F(int32_t, kv_dtype)                                                                                                   \
     F(int32_t, page_size)
 MIRRORED(Model, MODEL_FIELDS);
@@ -62,7 +74,7 @@ MIRRORED(Model, MODEL_FIELDS);
     F(int32_t, is_by_row)
 MIRRORED(Probe, PROBE_FIELDS);
 
-typedef const float *Angles[2]; /* [rows, dim / 2] of both kinds of layers */
+typedef const float *Angles[2]; /* [rows, turned / 2] of both kinds of layers */
 
 #define ROWS_FIELDS(F)                                                                                                     \
     F(const int32_t *, tokens)                                                                                             \
@@ -87,7 +99,7 @@ typedef const float *Angles[2]; /* [rows, dim / 2] of both kinds of layers */
     F(const Sparse *const *, experts)     /* of each expert: [layers * NUM_TARGETS], embedding, head */                    \
     F(Shares, shares)                     /* the rows that take parts of experts */                                        \
     F(Shares, wanted_shares)              /* the same of the wanted rows, by their number among these */                   \
-    F(const float *const *const *, vectors) /* of each row: [layers * NUM_VECTORS], final norm; null: the model's */
+    F(const float *const *const *, vectors) /* of each row: [layers * NUM_VECTORS], final norm, its shift; or null */
 MIRRORED(Rows, ROWS_FIELDS);
 
 /* What stays of the logits of a row and tile. */
@@ -102,6 +114,7 @@ typedef struct {
     Activations mixed; /* [rows, heads * dim] */
     float *gate;
     Activations inner; /* [rows, inner] */
+    Routed routed;
     float *low[NUM_TARGETS]; /* [rows, max_rank] */
     float *turned;           /* [groups, turned_size] */
     float *partials;         /* [num_partials, heads, dim + 2] */
@@ -126,10 +139,15 @@ typedef struct {
 
 INLINE int is_coded(const Matrix *m) { return m->type >= Q8; }
 
-INLINE void quantise_row(Activations *x, int row, int cols, int begin, int end) {
-    int64_t blocks = cols / BLOCK;
-    quantise(x->values + (int64_t)row * cols, x->codes + (int64_t)row * cols, x->scales + row * blocks,
-             x->sums + row * blocks, x->totals + row * blocks, begin, end);
+/* The activations from row `row` on. */
+INLINE Activations from_row(const Activations *x, int64_t row, int64_t cols) {
+    int64_t at = row * cols, block = row * (cols / BLOCK);
+    return (Activations){x->values + at, x->codes + at, x->scales + block, x->sums + block, x->totals + block, x->sixteens + 2 * block};
+}
+
+INLINE void quantise_row(const Activations *x, int row, int cols, int begin, int end) {
+    const Activations own = from_row(x, row, cols);
+    quantise(&own, begin, end);
 }
 
 #pragma GCC visibility push(hidden)
@@ -153,6 +171,34 @@ INLINE void normalise(const float *x, const float *weight, float *target, int si
     float scale = 1.0f / sqrtf((sum(squares) + rest) / (float)size + m->epsilon);
     for (int i = 0; i < size; i++) target[i] = x[i] * scale * (weight[i] + m->norm_offset);
 }
+
+/* The activations from row `row` on. */
+INLINE Activations from_row(const Activations *x, int64_t row, int64_t cols) {
+    int64_t at = row * cols, block = row * (cols / BLOCK);
+    return (Activations){x->values + at, x->codes + at, x->scales + block, x->sums + block, x->totals + block};
+}
+
+/* A vector that a row has of its own, or else the model's. */
+INLINE const float *vector_of(const Step *s, int row, int place, const float *usual) {
+    const float *const *own = s->rows->vectors ? s->rows->vectors[row] : NULL;
+    return own && own[place] ? own[place] : usual;
+}
+
+/* Prepares the common input of `count` targets for the rows that have adapters or take parts of experts; then `widen` may
+ * follow. */
+void narrow(Step *s, int id, int layer, int target, int count, const Activations *x, int cols);
+
+/* Adds the adapters' and the experts' part to the columns [begin, end) of a target's product. */
+void widen(Step *s, int layer, int target, int cols, int begin, int end, float *out, int64_t stride);
+
+/* The first matrices and the activation of a layer's MLP, up to what its last matrix reads. */
+void run_mlp(Step *s, int id, int layer);
+
+/* What a layer's experts add to the residual stream; called by all members. */
+void mix_experts(Step *s, int id, int layer);
+
+/* up = act(gate) * up, or act(up) without a gate. */
+void activate(const float *gate, float *up, int count, int kind);
 
 /* Lets trained heads score what enters the cache in a layer; called by all members, before queries and keys are turned. */
 void score_entries(Step *s, int id, int layer);

@@ -4,7 +4,7 @@
 
 static const float GATE_EPSILON = 1e-6f;
 
-static void activate(float *x, int count, int kind) {
+static void activate_scored(float *x, int count, int kind) {
     for (int i = 0; i < count; i++) {
         if (kind == WITH_SILU) x[i] /= 1.0f + expf(-x[i]);
         else if (kind == WITH_GELU) x[i] *= 0.5f * (1.0f + erff(x[i] * 0.70710678f));
@@ -38,7 +38,7 @@ static void conclude_gate(const Retaining *own, float *inner, int heads, int kv_
 void conclude_scores(const Retaining *own, float *inner, int heads, int kv_heads, float *scores) {
     int width = own->first.rows;
     if (own->kind == SCORE_GATE) return conclude_gate(own, inner, heads, kv_heads, scores);
-    if (own->kind == SCORE_MLP) activate(inner, width, own->activation);
+    if (own->kind == SCORE_MLP) activate_scored(inner, width, own->activation);
     for (int kv = 0; kv < kv_heads; kv++) {
         if (own->kind == SCORE_LINEAR) scores[kv] = inner[kv];
         else scores[kv] = dot(own->second + (int64_t)kv * width, inner, width) + (own->second_bias ? own->second_bias[kv] : 0);
@@ -49,11 +49,6 @@ void conclude_scores(const Retaining *own, float *inner, int heads, int kv_heads
 static const Retaining *heads_of(const Step *s, int segment, int layer) {
     const Noted *noted = noted_of(&s->rows->view, segment);
     return noted && noted->note == NOTE_HEADS ? &noted->heads[layer] : NULL;
-}
-
-static Activations from_row(const Activations *x, int64_t row, int64_t cols) {
-    int64_t at = row * cols, block = row * (cols / BLOCK);
-    return (Activations){x->values + at, x->codes + at, x->scales + block, x->sums + block, x->totals + block};
 }
 
 /* Puts what the heads of a layer read of a row together. */

@@ -2,12 +2,6 @@
 
 #include "step_likelihood.h"
 
-/* A vector that a row has of its own, or else the model's. */
-static const float *vector_of(const Step *s, int row, int place, const float *usual) {
-    const float *const *own = s->rows->vectors ? s->rows->vectors[row] : NULL;
-    return own && own[place] ? own[place] : usual;
-}
-
 static const Sparse *expert_of(const Step *s, const GroupRows *group, int place) {
     return &s->rows->experts[group->expert][place];
 }
@@ -20,6 +14,9 @@ static void embed(Step *s, int id) {
         expand_row(&m->embedding, s->rows->tokens[r], x);
         if (m->embedding_scale != 1.0f)
             for (int i = 0; i < m->hidden; i++) x[i] *= m->embedding_scale;
+        if (!m->positions) continue;
+        const float *position = m->positions + (int64_t)s->rows->view.positions[r] * m->hidden;
+        for (int i = 0; i < m->hidden; i++) x[i] += position[i];
     }
     for (int g = 0; g < shares->num_groups; g++) {
         const GroupRows *group = &shares->groups[g];
@@ -60,9 +57,7 @@ static void add_experts(
     }
 }
 
-/* Prepares the common input of `count` targets for the rows that have adapters or take parts of experts; then `widen` may
- * follow. */
-static void narrow(Step *s, int id, int layer, int target, int count, const Activations *x, int cols) {
+void narrow(Step *s, int id, int layer, int target, int count, const Activations *x, int cols) {
     const Rows *rows = s->rows;
     if (!rows->num_runs && !rows->shares.num_groups) return;
     turn(s, id, &rows->shares, layer * NUM_TARGETS + target, count, x, cols);
@@ -75,8 +70,7 @@ static void narrow(Step *s, int id, int layer, int target, int count, const Acti
     meet(&s->team);
 }
 
-/* Adds the adapters' and the experts' part to the columns [begin, end) of a target's product. */
-static void widen(Step *s, int layer, int target, int cols, int begin, int end, float *out, int64_t stride) {
+void widen(Step *s, int layer, int target, int cols, int begin, int end, float *out, int64_t stride) {
     const Rows *rows = s->rows;
     for (int r = 0; r < rows->num_runs; r++) {
         const Run *run = &rows->runs[r];
@@ -91,18 +85,60 @@ static void widen(Step *s, int layer, int target, int cols, int begin, int end, 
     }
 }
 
-/* Normalises this member's rows for a branch whose first matrix is `next`. */
-static void enter_branch(Step *s, int id, int place, const float *norm, const Matrix *next) {
-    int hidden = s->model->hidden;
+/* A vector less its mean, divided by the root of its variance, times a weight, plus a shift. */
+static void centre(const float *x, const float *weight, const float *shift, float *target, int size, float epsilon) {
+    floats sums = {0}, squares = {0};
+    float rest = 0, own = 0;
+    int c = 0;
+    for (; c + LANES <= size; c += LANES) sums += load(x + c);
+    for (int i = c; i < size; i++) rest += x[i];
+    float mean = (sum(sums) + rest) / (float)size;
+    for (c = 0; c + LANES <= size; c += LANES) {
+        floats apart = load(x + c) - mean;
+        squares = fused(apart, apart, squares);
+    }
+    for (int i = c; i < size; i++) own = fmaf(x[i] - mean, x[i] - mean, own);
+    float scale = 1.0f / sqrtf((sum(squares) + own) / (float)size + epsilon);
+    for (int i = 0; i < size; i++) target[i] = (x[i] - mean) * scale * weight[i] + (shift ? shift[i] : 0.0f);
+}
+
+/* A norm of the whole residual stream. */
+static void norm_stream(const Model *m, const float *x, const float *weight, const float *shift, float *target) {
+    if (m->is_centred) centre(x, weight, shift, target, m->hidden, m->epsilon);
+    else normalise(x, weight, target, m->hidden, m);
+}
+
+/* Normalises this member's rows for a branch, before which stands the norm `norm`. */
+static void enter_branch(Step *s, int id, int layer, int norm, int is_rounded) {
+    const Layer *l = &s->model->layers[layer];
+    int hidden = s->model->hidden, place = layer * NUM_VECTORS + norm, shift_place = place + ATTENTION_SHIFT - ATTENTION_NORM;
+    const float *usual = norm == MLP_NORM ? l->mlp_norm : l->attention_norm;
+    const float *usual_shift = norm == MLP_NORM ? l->mlp_shift : l->attention_shift;
     for (int r = id; r < s->rows->num_rows; r += s->team.count) {
-        float *target = s->work.normed.values + (int64_t)r * hidden;
-        normalise(s->work.x + (int64_t)r * hidden, vector_of(s, r, place, norm), target, hidden, s->model);
-        if (is_coded(next)) quantise_row(&s->work.normed, r, hidden, 0, hidden / BLOCK);
+        const float *weight = vector_of(s, r, place, usual), *shift = vector_of(s, r, shift_place, usual_shift);
+        norm_stream(s->model, s->work.x + (int64_t)r * hidden, weight, shift, s->work.normed.values + (int64_t)r * hidden);
+        if (is_rounded) quantise_row(&s->work.normed, r, hidden, 0, hidden / BLOCK);
     }
 }
 
-static void rotate(float *x, const float *cosines, const float *sines, int dim) {
-    int half = dim / 2;
+/* What some architectures do with all heads of this member's rows together, before any is looked at alone. */
+static void shape_projections(Step *s, int id, int layer) {
+    const Model *m = s->model;
+    const Layer *l = &m->layers[layer];
+    int place = layer * NUM_VECTORS, q_size = l->heads.heads * l->heads.dim, kv_size = l->heads.kv_heads * l->heads.dim;
+    if (!l->q_whole && !l->k_whole && m->clip <= 0) return;
+    for (int r = id; r < s->rows->num_rows; r += s->team.count) {
+        float *parts[] = {s->work.q + (int64_t)r * q_size, s->work.k + (int64_t)r * kv_size, s->work.v + (int64_t)r * kv_size};
+        if (l->q_whole) normalise(parts[0], vector_of(s, r, place + Q_WHOLE, l->q_whole), parts[0], q_size, m);
+        if (l->k_whole) normalise(parts[1], vector_of(s, r, place + K_WHOLE, l->k_whole), parts[1], kv_size, m);
+        for (int part = 0; m->clip > 0 && part < 3; part++)
+            for (int i = 0; i < (part ? kv_size : q_size); i++) parts[part][i] = fminf(fmaxf(parts[part][i], -m->clip), m->clip);
+    }
+    meet(&s->team);
+}
+
+static void rotate(float *x, const float *cosines, const float *sines, int turned) {
+    int half = turned / 2;
     for (int i = 0; i < half; i++) {
         float a = x[i], b = x[i + half];
         x[i] = a * cosines[i] - b * sines[i];
@@ -132,7 +168,7 @@ static void place(Step *s, int id, int layer) {
     const Layer *l = &m->layers[layer];
     const Heads *h = &l->heads;
     const Cache *cache = &m->caches[layer];
-    int dim = h->dim, half = dim / 2, segment = 0, place = layer * NUM_VECTORS, columns = columns_of(dim, m->kv_dtype);
+    int dim = h->dim, half = l->turned / 2, segment = 0, place = layer * NUM_VECTORS, columns = columns_of(dim, m->kv_dtype);
     for (int r = id; r < rows->num_rows; r += s->team.count) {
         while (r >= rows->view.row_starts[segment + 1]) segment++;
         const Noted *noted = noted_of(&rows->view, segment);
@@ -142,7 +178,7 @@ static void place(Step *s, int id, int layer) {
         for (int head = 0; head < h->heads; head++) {
             float *q = s->work.q + ((int64_t)r * h->heads + head) * dim;
             if (q_norm) normalise(q, q_norm, q, dim, m);
-            rotate(q, cosines, sines, dim);
+            rotate(q, cosines, sines, l->turned);
         }
         for (int head = 0; head < h->kv_heads; head++) {
             const Spot spot = spot_of(&rows->view, h, cache, segment, r, rows->slots[r], head);
@@ -150,7 +186,7 @@ static void place(Step *s, int id, int layer) {
             int64_t from = ((int64_t)r * h->kv_heads + head) * dim;
             int64_t plane = spot.plane * m->page_size, at = plane + spot.offset;
             if (k_norm) normalise(s->work.k + from, k_norm, s->work.k + from, dim, m);
-            rotate(s->work.k + from, cosines, sines, dim);
+            rotate(s->work.k + from, cosines, sines, l->turned);
             const float *key = divided(s, id, h, head, s->work.k + from);
             keep(to->keys, to->key_scales, plane * columns + spot.offset, m->page_size, at, key, dim, m->kv_dtype);
             keep(to->values, to->value_scales, at * columns, 1, at, s->work.v + from, dim, m->kv_dtype);
@@ -179,45 +215,6 @@ static void leave_branch(
         for (int i = 0; i < hidden; i++) x[i] += branch[i];
     }
     meet(&s->team);
-}
-
-static void activate(const float *gate, float *up, int count, int kind) {
-    for (int i = 0; i < count; i++) {
-        float g = gate[i];
-        if (kind == GELU) g = 0.5f * g * (1.0f + tanhf(0.7978845608f * (g + 0.044715f * g * g * g)));
-        up[i] *= g;
-    }
-}
-
-INLINE floats silu(floats gate, floats up) { return up * gate / (exponential(-gate) + 1.0f); }
-
-static void activate_silu(const float *gate, float *up, int count) {
-    int i = 0;
-    for (; i + LANES <= count; i += LANES) store(up + i, silu(load(gate + i), load(up + i)));
-    if (i == count) return;
-    float g[LANES] = {0}, u[LANES] = {0};
-    memcpy(g, gate + i, 4 * (size_t)(count - i));
-    memcpy(u, up + i, 4 * (size_t)(count - i));
-    store(u, silu(load(g), load(u)));
-    memcpy(up + i, u, 4 * (size_t)(count - i));
-}
-
-static void mlp(Step *s, int id, int layer) {
-    const Layer *l = &s->model->layers[layer];
-    int begin, end, inner = l->gate.rows, num_rows = s->rows->num_rows;
-    share(inner, BLOCK, id, s->team.count, &begin, &end);
-    narrow(s, id, layer, ON_GATE, 2, &s->work.normed, l->gate.cols);
-    multiply(&l->gate, &s->work.normed, num_rows, begin, end, s->work.gate, inner, 0);
-    multiply(&l->up, &s->work.normed, num_rows, begin, end, s->work.inner.values, inner, 0);
-    widen(s, layer, ON_GATE, l->gate.cols, begin, end, s->work.gate, inner);
-    widen(s, layer, ON_UP, l->up.cols, begin, end, s->work.inner.values, inner);
-    for (int r = 0; r < num_rows && begin < end; r++) {
-        const float *gate = s->work.gate + (int64_t)r * inner + begin;
-        float *up = s->work.inner.values + (int64_t)r * inner + begin;
-        if (s->model->activation == SILU) activate_silu(gate, up, end - begin);
-        else activate(gate, up, end - begin, s->model->activation);
-        if (is_coded(&l->down)) quantise_row(&s->work.inner, r, inner, begin / BLOCK, end / BLOCK);
-    }
 }
 
 static void project(Step *s, int id, int layer, int target, const Matrix *m, float *out) {
@@ -262,7 +259,8 @@ static void finish(Step *s, int id) {
     for (int w = id; w < rows->num_wanted; w += s->team.count) {
         float *target = rows->wants_hidden ? rows->out + (int64_t)w * hidden : s->work.normed.values + (int64_t)w * hidden;
         const float *norm = vector_of(s, rows->wanted[w], m->num_layers * NUM_VECTORS, m->norm);
-        normalise(s->work.x + (int64_t)rows->wanted[w] * hidden, norm, target, hidden, m);
+        const float *shift = vector_of(s, rows->wanted[w], m->num_layers * NUM_VECTORS + 1, m->shift);
+        norm_stream(m, s->work.x + (int64_t)rows->wanted[w] * hidden, norm, shift, target);
         if (!rows->wants_hidden && is_coded(&m->head)) quantise_row(&s->work.normed, w, hidden, 0, hidden / BLOCK);
     }
     meet(&s->team);
@@ -302,7 +300,7 @@ static void record_inputs(const Step *s, int id, int layer, int is_turned) {
     float *to = p->inputs;
     for (int before = 0; before < layer; before++) to += n * inputs_of(s, before);
     for (int part = 0; part < 6; to += n * widths[part++])
-        for (int64_t r = id; (part >= 4) == is_turned && r < n; r += s->team.count)
+        for (int64_t r = id; (part == 2 || part >= 4) == is_turned && r < n; r += s->team.count)
             memcpy(to + r * widths[part], from[part] + r * widths[part], sizeof(float) * (size_t)widths[part]);
 }
 
@@ -313,7 +311,7 @@ void walk(Team *team, int id) {
     for (int layer = 0; layer < s->model->num_layers; layer++) {
         const Layer *l = &s->model->layers[layer];
         record_states(s, id, layer);
-        enter_branch(s, id, layer * NUM_VECTORS + ATTENTION_NORM, l->attention_norm, &l->q);
+        enter_branch(s, id, layer, ATTENTION_NORM, is_coded(&l->q) || is_coded(&l->k) || is_coded(&l->v));
         meet(team);
         narrow(s, id, layer, ON_Q, 3, &s->work.normed, l->q.cols);
         project(s, id, layer, ON_Q, &l->q, s->work.q);
@@ -322,18 +320,24 @@ void walk(Team *team, int id) {
         meet(team);
         record_inputs(s, id, layer, 0);
         score_entries(s, id, layer);
+        shape_projections(s, id, layer);
         count_queries(s, id, layer);
         place(s, id, layer);
         meet(team);
         record_inputs(s, id, layer, 1);
         attend_all(s, id, layer);
         meet(team);
-        leave_branch(s, id, layer, ON_O, &l->o, &s->work.mixed, l->attention_after);
-        enter_branch(s, id, layer * NUM_VECTORS + MLP_NORM, l->mlp_norm, &l->gate);
+        if (!s->model->is_parallel) leave_branch(s, id, layer, ON_O, &l->o, &s->work.mixed, l->attention_after);
+        int has_codes = is_coded(&l->gate) || is_coded(&l->up) || (l->experts && l->experts->is_rounded);
+        enter_branch(s, id, layer, MLP_NORM, has_codes);
         meet(team);
-        mlp(s, id, layer);
-        meet(team);
-        leave_branch(s, id, layer, ON_DOWN, &l->down, &s->work.inner, l->mlp_after);
+        if (s->model->is_parallel) leave_branch(s, id, layer, ON_O, &l->o, &s->work.mixed, l->attention_after);
+        if (l->experts) mix_experts(s, id, layer);
+        else {
+            run_mlp(s, id, layer);
+            meet(team);
+            leave_branch(s, id, layer, ON_DOWN, &l->down, &s->work.inner, l->mlp_after);
+        }
     }
     record_states(s, id, s->model->num_layers);
     finish(s, id);

@@ -24,7 +24,7 @@ __all__ = [
 
 _MOST = 200
 _PASSED, _PRICES, _DESCRIBED = "agreements", "prices", "described"
-_DESCRIPTION = 1
+_DESCRIPTION = 2
 """Counts up when `native_step.described` notes something else."""
 
 

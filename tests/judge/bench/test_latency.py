@@ -103,7 +103,7 @@ def test_the_roofline_is_the_lower_of_memory_and_processor(clock):
     assert "roofline" not in named(Latency(rounds=1, new_tokens=2).measure(model, 0))
 
 
-@pytest.mark.parametrize(("model_type", "weights"), [("llama", "q8"), ("gpt2", "fp32")])
+@pytest.mark.parametrize(("model_type", "weights"), [("llama", "q8"), ("phi", "fp32")])
 @pytest.mark.filterwarnings("ignore::treadle.native.SlowPathWarning")
 def test_the_verb_runs_a_real_model(model_type, weights, tiny_model, tmp_path, capsys):
     words = ["bench", "latency", str(tiny_model(model_type)), str(tmp_path / "out")]
@@ -128,4 +128,4 @@ def test_requests_longer_than_the_model_are_refused(llama, tmp_path):
 @pytest.mark.filterwarnings("ignore::treadle.native.SlowPathWarning")
 def test_the_generic_executor_has_no_rounded_weights(tiny_model, tmp_path):
     with pytest.raises(SettingsError, match="leave weights at auto"):
-        bench(tiny_model("gpt2"), tmp_path / "out", "latency", weights="q8")
+        bench(tiny_model("phi"), tmp_path / "out", "latency", weights="q8")

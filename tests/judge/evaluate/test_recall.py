@@ -238,13 +238,13 @@ def test_several_policies_at_several_budgets_stand_on_one_curve(model, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::treadle.native.SlowPathWarning")
-@pytest.mark.parametrize("form", ["gpt2", "int8", "int4", "adapter", "gguf", "other language"])
+@pytest.mark.parametrize("form", ["phi", "int8", "int4", "adapter", "gguf", "other language"])
 def test_conformance_executors_caches_adapters_files_and_languages(
     form, model, tiny_model, tmp_path, text
 ) -> None:
     asked, data, settings = model, text, dict(ENGINE)
-    if form == "gpt2":  # which the native step does not compute
-        asked = tiny_model("gpt2", max_position_embeddings=512)
+    if form == "phi":  # which the native step does not compute
+        asked = tiny_model("phi", max_position_embeddings=512)
     elif form in ("int8", "int4"):
         settings["kv_dtype"] = form
     elif form == "adapter":

@@ -48,7 +48,7 @@ def test_both_ways_give_one_score(model_type, tiny_model, text, tmp_path) -> Non
     "why", ["another architecture", "no memory", "no room", "little room", "code of its own"]
 )
 def test_blocks_compute_what_the_native_step_cannot(why, tiny_model, text, tmp_path, monkeypatch):
-    model, trusted = tiny_model("gpt2" if why == "another architecture" else "llama"), False
+    model, trusted = tiny_model("phi" if why == "another architecture" else "llama"), False
     if why == "no memory":
         monkeypatch.setattr("treadle.runtime.scoring.available_memory_bytes", lambda: 400_000)
     elif why.endswith("room"):

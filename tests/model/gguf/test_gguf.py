@@ -211,7 +211,7 @@ def test_missing_foreign_and_misshapen_tensors(llama, tmp_path):
 def test_llama_3_frequencies_and_scaled_positions(llama, tmp_path):
     def turned(reader):
         module = skeleton(reader)
-        return ropes_of(module.model.rotary_emb, 16, RotaryFactors(module))[0]
+        return ropes_of(module.model.rotary_emb, RotaryFactors(module))[0]
 
     whole, path = tmp_path / "whole.gguf", tmp_path / "model.gguf"
     to_gguf(llama, whole)

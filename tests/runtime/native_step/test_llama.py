@@ -54,7 +54,7 @@ def test_every_architecture_equals_transformers(model_type, threads, tiny_model)
     hidden = step.hidden(rows_of([(tokens, 0, table)], wanted=[59]), pool_of(step))
     model = plain_model(folder)
     with torch.no_grad():
-        expected = model.model(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1]
+        expected = model.base_model(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1]
     np.testing.assert_allclose(hidden[0], expected.numpy(), atol=1e-3)
     step.close()
 
@@ -185,7 +185,7 @@ def test_blocks_of_differing_width_run(llama, tmp_path):
 
 def test_what_it_does_not_compute_is_refused(tiny_model):
     with pytest.raises(UnsupportedModelError, match="The native step computes"):
-        LlamaStep(tiny_model("gpt2"))
+        LlamaStep(tiny_model("phi"))
     with pytest.raises(SettingsError, match="fp23"):
         LlamaStep(tiny_model("llama"), "fp23")
 

@@ -20,6 +20,8 @@ from treadle.shrink.prune import METRICS
 MODELS = sorted(facts.ARCHITECTURES)
 # Their configs derive a head's width from hidden size / heads.
 WITHOUT_HEAD_WIDTH = ("gpt2", "gpt_neox", "opt", "phi")
+OF_ONE_NORM = ("olmoe",)
+"""Whose heads are normed together."""
 
 
 def masked_losses(dense: Path, pruned: Path, tokens: torch.Tensor) -> torch.Tensor:
@@ -74,7 +76,10 @@ def test_neurons_shrink_on_every_architecture(
     assert_loads_anywhere(tmp_path / "out")
 
 
-@pytest.mark.parametrize("model_type", each_kind(m for m in MODELS if m not in WITHOUT_HEAD_WIDTH))
+@pytest.mark.parametrize(
+    "model_type",
+    each_kind(m for m in MODELS if m not in (*WITHOUT_HEAD_WIDTH, *OF_ONE_NORM)),
+)
 def test_heads_shrink_where_the_config_can_say_so(
     model_type: str, tiny_model, text: str, tmp_path: Path
 ) -> None:
@@ -105,6 +110,14 @@ def test_heads_that_the_config_cannot_say(
     assert_equals_masked(dense, tmp_path / "out")
 
 
+@pytest.mark.parametrize("model_type", OF_ONE_NORM)
+def test_heads_that_are_normed_together_stay(
+    model_type: str, tiny_model, text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"normed together.*such as neurons"):
+        run(tiny_model(model_type), tmp_path / "no", "wanda", text, pattern="heads")
+
+
 def assert_refused_elsewhere(folder: Path) -> None:
     assert config_of(folder)["model_type"] == "treadle_nonuniform"
     for loader in (AutoConfig, AutoModelForCausalLM):
@@ -126,6 +139,8 @@ def test_blocks_of_different_widths(
     if model_type in WITHOUT_HEAD_WIDTH or model_type == "mixtral":
         sizes.pop("head_dim", None)
     dense = tiny_model(model_type, **sizes)
+    if pattern == "heads" and model_type in OF_ONE_NORM:
+        pytest.skip("refused, see below")
     settings = {
         "pattern": pattern,
         "sparsity": 0.5,

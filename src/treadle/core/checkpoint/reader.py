@@ -25,7 +25,7 @@ _GENERATION_FILE = "generation_config.json"
 
 _CHUNK_ELEMENTS = 4 << 20
 _HEAD = "lm_head.weight"
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 # Classes with a head; transformers leaves `tie_word_embeddings: true` out of some configs.
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 

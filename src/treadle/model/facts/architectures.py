@@ -40,6 +40,8 @@ class Architecture(NamedTuple):
     """Part of a name on disk -> that part in the module."""
     has_learned_positions: bool = False
     """Whether a table of positions bounds the length of its windows."""
+    norms_all_heads: bool = False
+    """Whether queries of all heads are normed together, so that no head can go by itself."""
     prefix: str = "model."
     """What old checkpoints may leave out of their tensor names."""
     routers: tuple[str, ...] = ()
@@ -184,6 +186,14 @@ ARCHITECTURES = {
         _QWEN_EXPERTS,
         num_experts=("num_experts", "num_local_experts"),
         neurons=("intermediate_size", "moe_intermediate_size"),
+        routers=("mlp.gate.weight",),
+    ),
+    "olmoe": Architecture(
+        "model.layers.{layer}.",
+        _ATTENTION,
+        _QWEN_EXPERTS,
+        num_experts=("num_experts", "num_local_experts"),
+        norms_all_heads=True,
         routers=("mlp.gate.weight",),
     ),
 }

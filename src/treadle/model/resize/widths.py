@@ -52,7 +52,16 @@ class Pick(NamedTuple):
 def couplings(
     kind: str, matrices: Sequence["Linear"], config: Config, shapes: Shapes
 ) -> list[Coupling]:
-    """Return the couplings of a block: one per MLP or expert for neurons, one for heads."""
+    """Return the couplings of a block: one per MLP or expert for neurons, one for heads.
+
+    Raises:
+        UnsupportedModelError: Its heads depend on each other.
+    """
+    if kind == "heads" and facts.facts_of(config).norms_all_heads:
+        raise UnsupportedModelError(
+            f"Heads of model_type '{config['model_type']}' are normed together, so that each "
+            f"changes when another goes; choose another pattern, such as neurons."
+        )
     found = []
     consumer, producers = (
         ("down", {"gate", "up", "fc"}) if kind == "neurons" else ("o", {"q", "k", "v", "qkv"})

@@ -11,6 +11,7 @@ from treadle.core.errors import SettingsError
 from treadle.model.coded import Coded, DecodedReader, Obstacle, RawBlocks
 from treadle.native.loader import SlowPathWarning
 from treadle.runtime.executor import Executor
+from treadle.runtime.linear.blocks import BLOCK_FORMS, pack_blocks
 from treadle.runtime.linear.packed import (
     AUTO,
     Packed,
@@ -47,7 +48,7 @@ class HeldWeights:
         self._room = Room()
         self._decoded: list[tuple[str, str]] = []
         self.num_bytes = self.num_weights = 0
-        self.forms: set[WeightForm] = set()
+        self.forms: set[str] = set()
         self.is_rounded = False
 
     def matrix(self, reader: CheckpointReader, name: str, bias: str | None) -> Packed:
@@ -55,7 +56,7 @@ class HeldWeights:
         own_bias = reader.array(bias) if bias is not None and bias in reader.tensors else None
         coded = self._codes(reader, name)
         if coded is not None:
-            packed = pack_codes(coded, self._layout, self._room, own_bias)
+            packed = self._packed(reader, name, coded, own_bias)
             self.forms.add(coded.form)
         else:
             packed = self._floats(reader, name, own_bias)
@@ -93,10 +94,10 @@ class HeldWeights:
                 stacklevel=2,
             )
 
-    def _codes(self, reader: CheckpointReader, name: str) -> Coded | None:
+    def _codes(self, reader: CheckpointReader, name: str) -> Coded | RawBlocks | None:
         """Return the stored codes, where they are what is wished for."""
         found = reader.coded(name) if isinstance(reader, DecodedReader) else None
-        if isinstance(found, RawBlocks):
+        if isinstance(found, RawBlocks) and found.form not in BLOCK_FORMS:
             found = Obstacle(f"{found.form} is not multiplied as it lies")
         if isinstance(found, Obstacle):
             if self._form == AUTO:
@@ -104,10 +105,20 @@ class HeldWeights:
             return None
         if found is None or self._form not in (AUTO, found.form):
             return None
-        for part in (found.scales, found.minima):
+        parts = () if isinstance(found, RawBlocks) else (found.scales, found.minima)
+        for part in parts:
             if part is not None:
                 self._require_finite(name, part, reader)
         return found
+
+    def _packed(
+        self, reader: CheckpointReader, name: str, coded: Coded | RawBlocks, bias: Array | None
+    ) -> Packed:
+        if isinstance(coded, Coded):
+            return pack_codes(coded, self._layout, self._room, bias)
+        packed = pack_blocks(coded, self._layout, self._room, bias)
+        self._require_finite(name, packed.arrays[1].view(np.float16), reader)  # its scales
+        return packed
 
     def _floats(self, reader: CheckpointReader, name: str, bias: Array | None) -> Packed:
         stored = reader.tensors[name]

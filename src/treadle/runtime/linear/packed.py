@@ -45,9 +45,10 @@ class Matrix(OwningStructure):
         ("data", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("minima", ctypes.c_void_p),
+        ("factors", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
     )
-    _points_to_ = (("u2", ("scales", "minima")), ("f4", ("bias",)))
+    _points_to_ = (("u2", ("scales", "minima")), ("u1", ("factors",)), ("f4", ("bias",)))
 
 
 class Packed(NamedTuple):
@@ -116,7 +117,7 @@ def _packed(
     bias: Array | None,
 ) -> Packed:
     own_bias = None if bias is None else np.ascontiguousarray(bias, np.float32)
-    arrays = [*parts, own_bias]
+    arrays = [*parts, None, own_bias]
     struct = Matrix(WEIGHT_FORMS[form], rows, cols, 0, *arrays)
     return Packed(struct, tuple(array for array in arrays if array is not None))
 

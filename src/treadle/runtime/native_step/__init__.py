@@ -1,1 +1,1 @@
-"""The native step: a whole forward pass of a Llama-shaped decoder in one call of C."""
+"""The native step: a whole forward pass of a decoder in one call of C."""

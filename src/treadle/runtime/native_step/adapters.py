@@ -1,7 +1,7 @@
 """LoRA in the native step: an adapter's factors as C reads them, and the rows that use them."""
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +13,9 @@ from treadle.native.pointers import structs as structs_of
 from treadle.runtime.executor import StepRows
 from treadle.runtime.linear.lora import LowRank, low_ranks
 from treadle.runtime.native_step import structs
+from treadle.runtime.native_step.parts import MatrixPart, Rows
 
-__all__ = ["LoraCall", "NativeAdapters"]
-
-_LLAMA = facts.ARCHITECTURES["llama"]
-"""peft names modules as transformers does, and there all decoders of the native step agree."""
+__all__ = ["AdapterPlaces", "LoraCall", "NativeAdapters"]
 
 
 class _Packed(NamedTuple):
@@ -36,31 +34,55 @@ class LoraCall(NamedTuple):
     max_rank: int
 
 
+class _Place(NamedTuple):
+    """One of the matrices of the struct Layer that a tensor holds."""
+
+    number: int
+    """Among those of all layers."""
+    rows: Rows
+    """Of the tensor."""
+
+
+class AdapterPlaces:
+    """Which matrices an adapter changes when it changes a tensor, by peft's name of that.
+
+    Args:
+        roles: Names of a layer's matrices, in the order of the targets in step_lora.h.
+    """
+
+    def __init__(self, roles: Sequence[str]) -> None:
+        self._roles = list(roles)
+        self.shapes: dict[str, tuple[int, int]] = {}
+        """Name -> [out, in] of the whole tensor."""
+        self.places: dict[str, list[_Place]] = {}
+        self.num_matrices = 0
+
+    def add(self, name: str, layer: int, part: MatrixPart, shapes: facts.Shapes) -> None:
+        """Note that a matrix of a layer lies in the tensor `name`."""
+        number = layer * len(self._roles) + self._roles.index(part.role)
+        self.shapes[name] = part.linear.whole_shape(shapes)
+        self.places.setdefault(name, []).append(_Place(number, part.rows))
+        self.num_matrices = (layer + 1) * len(self._roles)
+
+
 class NativeAdapters:
     """The adapters of a native step by slot.
 
     Args:
-        layers: The structs of the step's layers.
-        roles: Names of a layer's matrices, in the order of the targets in step_lora.h.
+        places: Of the matrices that they may change.
     """
 
-    def __init__(self, layers: Iterable[structs.Layer], roles: Sequence[str]) -> None:
-        self._places: dict[str, tuple[int, tuple[int, int]]] = {}
-        tensors = {fact.role: fact.tensor for fact in _LLAMA.linears}
-        for number, layer in enumerate(layers):
-            for place, role in enumerate(roles):
-                matrix = getattr(layer, role)
-                name = _LLAMA.blocks.format(layer=number) + tensors[role]
-                shape = (matrix.rows, matrix.cols)
-                self._places[name] = (number * len(roles) + place, shape)
+    def __init__(self, places: AdapterPlaces) -> None:
+        self._places = places
         self._packed: dict[int, _Packed] = {}
 
     def add(self, slot: int, adapter: Adapter) -> None:
         """Take an adapter in; see `low_ranks` for what is refused."""
-        changes = low_ranks(adapter, {name: shape for name, (_, shape) in self._places.items()})
-        parts = [structs.LowRank() for _ in self._places]
+        changes = low_ranks(adapter, self._places.shapes)
+        parts = [structs.LowRank() for _ in range(self._places.num_matrices)]
         for name, change in changes.items():
-            parts[self._places[name][0]] = _struct(change)
+            for place in self._places.places[name]:
+                parts[place.number] = _struct(change, place.rows)
         max_rank = max((len(change.narrow) for change in changes.values()), default=0)
         self._packed[slot] = _Packed(structs_of(structs.LowRank, parts), max_rank)
 
@@ -81,6 +103,6 @@ class NativeAdapters:
         return LoraCall(pointers(of_slots), own_runs, len(runs), max_rank)
 
 
-def _struct(change: LowRank) -> structs.LowRank:
-    narrow, widen = change.narrow, np.ascontiguousarray(change.widen.T)
+def _struct(change: LowRank, rows: Rows) -> structs.LowRank:
+    narrow, widen = change.narrow, np.ascontiguousarray(change.widen[rows].T)
     return structs.LowRank(len(narrow), 0, narrow, widen)

@@ -13,33 +13,22 @@ from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import UnsupportedModelError
 from treadle.model import facts
 from treadle.model.rope import RopeLengths, RotaryFactors
+from treadle.runtime.native_step.names import LLAMA_LIKE, NAMES
 from treadle.runtime.native_step.rope import FixedRope, Rope, ropes_of
 
-__all__ = [
-    "ACTIVATIONS",
-    "GEMMA_NORMS",
-    "LLAMA_LIKE",
-    "LLAMA_NORMS",
-    "Described",
-    "ask",
-    "from_note",
-    "to_note",
-]
+__all__ = ["ACTIVATIONS", "Described", "ask", "from_note", "to_note"]
 
-LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
-"""`model_type`s that the native step computes."""
-ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1}
-_QK_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
-LLAMA_NORMS = (
-    *("input_layernorm.weight", "post_attention_layernorm.weight", "(none)", "(none)"),
-    *_QK_NORMS,
-)
-GEMMA_NORMS = (
-    *("input_layernorm.weight", "pre_feedforward_layernorm.weight"),
-    *("post_attention_layernorm.weight", "post_feedforward_layernorm.weight"),
-    *_QK_NORMS,
-)
-"""A block's vectors, in the order of the struct Layer's; (none) where it has no such norm."""
+ACTIVATIONS = {
+    **{"silu": 0, "swish": 0, "gelu_pytorch_tanh": 1, "gelu_new": 1, "gelu_fast": 1},
+    **{"gelu": 2, "relu": 3, "quick_gelu": 4},
+}
+"""Name in transformers -> number in step_model.h."""
+_EXPECTED = {
+    "opt": {"do_layer_norm_before": True, "_remove_final_layer_norm": False},
+    "gpt2": {"add_cross_attention": False},
+}
+"""`model_type` -> what its config must say, because the step computes nothing else."""
+_LISTS = ("scales", "windows", "are_sliding", "turned")
 Config = Mapping[str, Any]  # Any: JSON values of config.json
 
 
@@ -60,6 +49,18 @@ class Described(NamedTuple):
     """Of each layer; 0: it sees all."""
     are_sliding: tuple[bool, ...]
     """Whether each layer turns by the second rope."""
+    turned: tuple[int, ...]
+    """Numbers of a head that turn in each layer, the first ones; 0: its positions do not count."""
+    clip: float
+    """Largest number of queries, keys and values; 0: any."""
+    is_centred: bool
+    """Whether norms of the residual stream take the mean away."""
+    is_parallel: bool
+    """Whether both branches of a block read what the block gets."""
+    top_k: int
+    """Experts that a token meets; 0: the model is no mixture."""
+    is_normed: bool
+    """Whether their shares add up to one."""
 
 
 def ask(reader: CheckpointReader, config: Config) -> Described:
@@ -69,6 +70,8 @@ def ask(reader: CheckpointReader, config: Config) -> Described:
         UnsupportedModelError: The native step does not compute such a one.
         CheckpointError: The weights do not belong to the config.
     """
+    from torch.nn import LayerNorm
+
     from treadle.model.load import skeleton
 
     if config.get("model_type") not in LLAMA_LIKE:
@@ -77,26 +80,67 @@ def ask(reader: CheckpointReader, config: Config) -> Described:
         )
     module: Any = skeleton(reader)  # Any: transformers' module
     factors, settings = RotaryFactors(module), module.config
+    _require_expected(config, settings)
     layers = range(facts.num_layers(dict(config)))
+    blocks = [module.get_submodule(_block(config, n)) for n in layers]
+    attentions = [_attention(block) for block in blocks]
+    norm = blocks[0].get_submodule(_names(config).norms[0].removesuffix(".weight"))
     kinds = list(getattr(settings, "layer_types", None) or [])
     slides = tuple(kinds[n : n + 1] == ["sliding_attention"] for n in layers)
     window = getattr(settings, "sliding_window", None) or 0
+    ropes = ropes_of(getattr(module.base_model, "rotary_emb", None), factors)
     return Described(
-        ropes_of(module.model.rotary_emb, facts.head_dim(dict(config)), factors),
+        ropes,
         factors.lengths,
         max(settings.max_position_embeddings, factors.longest),
-        settings.rms_norm_eps,
+        norm.eps if hasattr(norm, "eps") else norm.variance_epsilon,
         _activation(config, settings),
         getattr(settings, "final_logit_softcapping", None) or 0.0,
         getattr(settings, "attn_logit_softcapping", None) or 0.0,
-        tuple(module.model.layers[n].self_attn.scaling for n in layers),
+        tuple(one.scaling for one in attentions),
         tuple(window if is_sliding or not kinds else 0 for is_sliding in slides),
         slides,
+        tuple(
+            2 * ropes[is_sliding].width if getattr(one, "use_rope", True) else 0
+            for one, is_sliding in zip(attentions, slides, strict=True)
+        ),
+        getattr(settings, "clip_qkv", None) or 0.0,
+        isinstance(norm, LayerNorm),
+        bool(getattr(settings, "use_parallel_residual", False)),
+        getattr(settings, "num_experts_per_tok", None) or 0,
+        config["model_type"] == "mixtral" or bool(getattr(settings, "norm_topk_prob", False)),
     )
 
 
+def _names(config: Config) -> Any:
+    return NAMES[config["model_type"]]
+
+
+def _block(config: Config, layer: int) -> str:
+    return facts.facts_of(dict(config)).blocks.format(layer=layer)[:-1]
+
+
+def _attention(block: Any) -> Any:  # Any: modules of transformers
+    return next(part for part in block.children() if hasattr(part, "scaling"))
+
+
+def _require_expected(config: Config, settings: Any) -> None:  # Any: a config of transformers
+    expected = dict(_EXPECTED.get(config["model_type"], {}))
+    if config["model_type"] == "opt":
+        expected |= {"word_embed_proj_dim": settings.hidden_size}
+        expected |= {"layer_norm_elementwise_affine": True}
+    for key, wanted in expected.items():
+        found = getattr(settings, key, wanted)
+        if found != wanted:
+            raise UnsupportedModelError(
+                f"The native step computes {config['model_type']} with {key} = {wanted}, and the "
+                f"config says {found}."
+            )
+
+
 def _activation(config: Config, settings: Any) -> str:  # Any: a config of transformers
-    name = getattr(settings, "hidden_activation", None) or settings.hidden_act
+    keys = ("hidden_activation", "hidden_act", "activation_function")
+    name = next(found for key in keys if (found := getattr(settings, key, None)))
     if name not in ACTIVATIONS:
         raise UnsupportedModelError(
             f"The native step has no activation '{name}' ({config['model_type']}), only "
@@ -126,7 +170,7 @@ def from_note(noted: Any) -> Described | None:  # Any: a JSON value
         for one in noted["ropes"]
     )
     lengths = RopeLengths(tuple(noted["lengths"]["bounds"]))
-    lists = {name: tuple(noted[name]) for name in ("scales", "windows", "are_sliding")}
+    lists = {name: tuple(noted[name]) for name in _LISTS}
     is_one = noted["ropes"][0] == noted["ropes"][1]
     ropes = (full, full if is_one else sliding)
     return Described(**{**noted, **lists, "ropes": ropes, "lengths": lengths})

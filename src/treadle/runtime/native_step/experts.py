@@ -27,7 +27,7 @@ class TensorPlaces:
     def __init__(self, num_layers: int, roles: Sequence[str]) -> None:
         self._roles = roles
         self.num_matrices = num_layers * len(roles) + 2
-        self.num_vectors = num_layers * (structs.NUM_NORMS + len(roles)) + 1
+        self.num_vectors = num_layers * (structs.NUM_NORMS + len(roles)) + 2
         self.matrices: dict[str, list[tuple[int, tuple[int, int]]]] = {}
         """Name -> places and shape; a tied embedding is the head, too."""
         self.norms: dict[str, tuple[int, Floats]] = {}
@@ -51,9 +51,10 @@ class TensorPlaces:
         found = self.num_matrices - 2 + number, (matrix.rows, matrix.cols)
         self.matrices.setdefault(name, []).append(found)
 
-    def add_final_norm(self, name: str, values: Floats) -> None:
-        """Note the norm behind the layers."""
-        self.norms[name] = self.num_vectors - 1, values
+    def add_final(self, number: int, name: str, values: Floats | None) -> None:
+        """Note the norm behind the layers (0), or its bias (1)."""
+        if values is not None:
+            self.norms[name] = self.num_vectors - 2 + number, values
 
 
 class ExpertCall(NamedTuple):

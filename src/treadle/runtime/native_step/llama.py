@@ -1,7 +1,7 @@
-"""The native step: a whole forward pass of a Llama-shaped decoder in one call of C.
+"""The native step: a whole forward pass of a decoder in one call of C.
 
-It knows the decoders of llama, mistral, qwen2, qwen3, gemma2 and gemma3, in any widths, also where
-blocks differ (treadle's non-uniform folders). A row's numbers do not depend on the rows beside it:
+It knows the architectures of `names.NAMES`, in any widths, also where blocks differ (treadle's
+non-uniform folders). A row's numbers do not depend on the rows beside it:
 each sum runs in a fixed order, whatever the batch and the number of threads.
 """
 
@@ -9,20 +9,16 @@ import ctypes
 from collections.abc import Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from treadle.core import hardware
-from treadle.core.checkpoint import CheckpointReader
 from treadle.core.errors import CapacityError, UnsupportedModelError
-from treadle.core.progress import steps
 from treadle.model import facts
 from treadle.model.adapters import Adapter
 from treadle.model.retaining import RetainingHeads
 from treadle.model.source import open_model
 from treadle.native.loader import library
-from treadle.native.pointers import structs
 from treadle.runtime.cache.pages import KeyValues
 from treadle.runtime.executor import Floats, Ints, ModelShape, StepRows, Targets
 from treadle.runtime.head_windows import HeadWindows, checked
@@ -30,27 +26,18 @@ from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import AUTO, PackedLayout, require_form
 from treadle.runtime.linear.sparse import ExpertChanges
 from treadle.runtime.native_step.adapters import NativeAdapters
-from treadle.runtime.native_step.described import (
-    ACTIVATIONS,
-    GEMMA_NORMS,
-    LLAMA_LIKE,
-    LLAMA_NORMS,
-    Described,
-    ask,
-)
-from treadle.runtime.native_step.experts import NativeExperts, TensorPlaces
+from treadle.runtime.native_step.described import Described, ask
+from treadle.runtime.native_step.experts import NativeExperts
+from treadle.runtime.native_step.loading import ModelLoader
 from treadle.runtime.native_step.looking import ProbeRoom
+from treadle.runtime.native_step.names import BUNDLED, LLAMA_LIKE
 from treadle.runtime.native_step.retaining import NativeNotes
 from treadle.runtime.native_step.rope import turn
 from treadle.runtime.native_step.sharing import NativeSharing
 from treadle.runtime.native_step.structs import (
     MIRRORS,
-    ROLES,
     Cache,
-    Heads,
     HeadTables,
-    Layer,
-    Model,
     Rows,
     View,
 )
@@ -60,7 +47,6 @@ from treadle.runtime.sharing.account import SlotsRead
 __all__ = ["LLAMA_LIKE", "LlamaStep"]
 
 _KV_TYPES = {"fp32": 0, "fp16": 1, "int8": 2, "int4": 3}
-Config = dict[str, Any]  # Any: JSON values of config.json
 
 
 class LlamaStep:
@@ -104,10 +90,13 @@ class LlamaStep:
         with open_model(folder) as reader:
             config = facts.base_config(reader.config)
             self.described = known or ask(reader, config)
-            self._load(reader, form, config)
+            loaded = ModelLoader(reader, config, self.described, self.weights, layout).load(form)
             self.weights.warn(reader)
-        self._adapters = NativeAdapters(self._layers, ROLES)
-        self._experts = NativeExperts(self._places, layout.lanes)
+        self._model, self._layers, self._caches, self.shape = loaded[:4]
+        self._arena, self._ropes = Cache(), self.described.ropes
+        self._adapters = NativeAdapters(loaded.adapted)
+        self._experts = NativeExperts(loaded.places, layout.lanes)
+        self._model_type = str(config["model_type"])
         wanted = num_threads or hardware.usable_physical_cores()
         self._step = ctypes.c_void_p(self._kernel.step_open(ctypes.c_int32(wanted)))
         self._pool: KeyValues | None = None
@@ -219,7 +208,18 @@ class LlamaStep:
         self._notes.add(name, heads)
 
     def turns(self, positions: Ints) -> list[tuple[Floats, Floats]]:
-        """Return the cosines and sines [positions, dim / 2] by which each layer turns."""
+        """Return the cosines and sines [positions, dim / 2] by which each layer turns.
+
+        Raises:
+            UnsupportedModelError: Not all numbers of a head turn.
+        """
+        dim = self.shape.head_dim
+        for layer, own in enumerate(self._layers):
+            if own.turned != dim:
+                raise UnsupportedModelError(
+                    f"Layer {layer} turns {own.turned} of a head's {dim} numbers, expected all of "
+                    f"them; choose a policy that does not foresee queries (snapkv, key_norm)."
+                )
         last = self.shape.rope_lengths.regime(int(positions.max()) + 1)
         regimes = np.full(len(positions), last, np.int32)
         found = [turn(rope, positions, regimes) for rope in self._ropes]
@@ -230,7 +230,14 @@ class LlamaStep:
 
         Raises:
             CheckpointError: They are of another model.
+            UnsupportedModelError: The step adds none to such a model.
         """
+        if self._model_type not in BUNDLED:
+            raise UnsupportedModelError(
+                f"The native step adds experts to models of type {', '.join(BUNDLED)}, not "
+                f"'{self._model_type}'; make a plain model of one expert or of a mixture: treadle "
+                f"merge materialise."
+            )
         self._experts.hold(experts)
 
     def add_mixture(self, slot: int, weights: Floats) -> None:
@@ -310,91 +317,3 @@ class LlamaStep:
         self._model.kv_dtype = _KV_TYPES[pool.dtype]
         self._model.page_size = pool.page_size
         self._pool = pool
-
-    def _load(self, reader: CheckpointReader, form: str, config: Config) -> None:
-        described = self.described
-        self._ropes = described.ropes
-        num_layers = facts.num_layers(config)
-        self._places = TensorPlaces(num_layers, ROLES)
-        is_gemma = config["model_type"].startswith("gemma")
-        self._norms = GEMMA_NORMS if is_gemma else LLAMA_NORMS
-        layers = []
-        with steps(f"load ({form})", num_layers) as bar:
-            for layer in range(num_layers):
-                layers.append(self._layer(reader, config, layer))
-                layers[-1].heads.first = sum(before.heads.kv_heads for before in layers[:-1])
-                bar.advance()
-        self._layers = structs(Layer, layers)
-        self._caches = structs(Cache, [Cache() for _ in layers])
-        self._arena = Cache()
-        prefix = facts.block_prefix(config, 0, {n: i.shape for n, i in reader.tensors.items()})
-        stem = prefix.split("layers.")[0]
-        embedding_name = f"{stem}embed_tokens.weight"
-        embedding = self.weights.matrix(reader, embedding_name, None)
-        head_name = next((n for n in reader.tensors if n.endswith("lm_head.weight")), None)
-        is_tied = head_name is None or head_name in reader.tied
-        head = embedding if is_tied else self.weights.matrix(reader, str(head_name), None)
-        if not is_tied:  # a token reads one row of an embedding that is not the head
-            self.weights.discount(embedding)
-        hidden = embedding.struct.cols
-        self._places.add_end(0, embedding_name, embedding.struct)
-        self._places.add_end(1, embedding_name if is_tied else str(head_name), head.struct)
-        norm = self.weights.vector(reader, f"{stem}norm.weight")
-        assert norm is not None
-        self._places.add_final_norm(f"{stem}norm.weight", norm)
-        self._model = Model(
-            embedding.struct,
-            head.struct,
-            norm,
-            self._layers,
-            self._caches,
-            num_layers,
-            hidden,
-            ACTIVATIONS[described.activation],
-            described.epsilon,
-            float(is_gemma),
-            # As a float16 checkpoint of Gemma was trained: the factor itself stays in float32.
-            float(np.float32(hidden**0.5)) if is_gemma else 1.0,
-            described.final_cap,
-            0,
-            0,
-        )
-        self.shape = ModelShape(
-            tuple(layer.heads.kv_heads for layer in self._layers),
-            facts.head_dim(config),
-            head.struct.rows,
-            hidden,
-            described.max_positions,
-            tuple(layer.heads.window or None for layer in self._layers),
-            rope_bounds=described.lengths.bounds,
-            rope_dynamic_from=described.lengths.dynamic_from,
-        )
-
-    def _layer(self, reader: CheckpointReader, config: Config, layer: int) -> Layer:
-        shapes = {name: info.shape for name, info in reader.tensors.items()}
-        prefix = facts.block_prefix(config, layer, shapes)
-        matrices = {m.role: m for m in facts.linears(config, layer, shapes)}
-        names = [matrices[role].tensor for role in ROLES]
-        packed = [
-            self.weights.matrix(reader, name, name[: -len("weight")] + "bias") for name in names
-        ]
-        norms = [
-            self.weights.vector(reader, prefix + name, is_optional=place > 1)
-            for place, name in enumerate(self._norms)
-        ]
-        for place, (name, found) in enumerate(zip(names, packed, strict=True)):
-            self._places.add_matrix(layer, place, name, (found.struct.rows, found.struct.cols))
-        for place, (name, own) in enumerate(zip(self._norms, norms, strict=True)):
-            self._places.add_norm(layer, place, prefix + name, own)
-        described, dim = self.described, facts.head_dim(config)
-        heads = Heads(
-            packed[0].struct.rows // dim,
-            packed[1].struct.rows // dim,
-            dim,
-            described.windows[layer],
-            0,
-            described.scales[layer],
-            described.attention_cap,
-        )
-        slides = int(described.are_sliding[layer])
-        return Layer(*(matrix.struct for matrix in packed), *norms, heads, slides)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from treadle.core.errors import UnsupportedModelError
 from treadle.model.rope import RotaryFactors
 from treadle.runtime.executor import Floats, Ints
 
@@ -35,7 +34,7 @@ class FixedRope(NamedTuple):
     """The factors of a model with few regimes."""
 
     frequencies: Floats
-    """[regimes, dim / 2]"""
+    """[regimes, turned / 2]"""
     scaling: Floats
     """[regimes] of cosines and sines."""
 
@@ -71,28 +70,22 @@ class DynamicRope:
         return np.stack([frequencies for frequencies, _ in found]), scaling
 
 
-def ropes_of(rotary: Any, dim: int, factors: RotaryFactors) -> tuple[Rope, Rope]:
+def ropes_of(rotary: Any, factors: RotaryFactors) -> tuple[Rope, Rope]:
     """Return the ropes of layers with full attention and of sliding ones.
 
     Args:
-        rotary: The rotary embedding of a llama-like model of transformers, in memory.
-        dim: Of a head.
+        rotary: The rotary embedding of a model of transformers, in memory; None: positions do not
+            turn.
         factors: Of that model.
-
-    Raises:
-        UnsupportedModelError: It turns a part of each head only.
     """
+    if rotary is None:
+        still = FixedRope(np.zeros((1, 0), np.float32), np.ones(1, np.float32))
+        return still, still
     found = []
     for kind in _KINDS:
         prefix = "" if kind is None else f"{kind}_"
         if hasattr(rotary, f"{prefix}inv_freq"):
             found.append(_rope(rotary, kind, prefix, factors))
-    width = found[0].width
-    if 2 * width != dim:
-        raise UnsupportedModelError(
-            f"The rotary embedding turns {2 * width} of a head's {dim} numbers, and the native "
-            f"step all of them."
-        )
     return found[0], found[-1]
 
 
@@ -119,7 +112,7 @@ def _rope(rotary: Any, kind: str | None, prefix: str, factors: RotaryFactors) ->
 
 
 def turn(rope: Rope, positions: Ints, regimes: Ints) -> tuple[Floats, Floats]:
-    """Return cosine and sine [rows, dim / 2] of the rows' angles."""
+    """Return cosine and sine [rows, turned / 2] of the rows' angles."""
     frequencies, scaling = rope.of(regimes)
     angles = positions.astype(np.float32)[:, None] * frequencies
     return np.cos(angles) * scaling[:, None], np.sin(angles) * scaling[:, None]

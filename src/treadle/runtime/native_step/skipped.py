@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from treadle.core.errors import SettingsError
 from treadle.native.pointers import structs
-from treadle.runtime.native_step.adapters import NativeAdapters
+from treadle.runtime.native_step.adapters import AdapterPlaces, NativeAdapters
 from treadle.runtime.native_step.llama import LlamaStep
 from treadle.runtime.native_step.sharing import NativeSharing
 from treadle.runtime.native_step.structs import ROLES, Cache, Layer, Model
@@ -48,7 +48,7 @@ def without_blocks(step: LlamaStep, blocks: Sequence[int]) -> LlamaStep:
         windows=tuple(step.shape.windows[block] for block in kept),
         kv_windows=None,
     )
-    found._adapters = NativeAdapters(found._layers, ROLES)
+    found._adapters = NativeAdapters(AdapterPlaces(ROLES))
     threads = step.num_threads
     found._step = ctypes.c_void_p(step._kernel.step_open(ctypes.c_int32(threads)))
     heads = [layer.heads for layer in found._layers]

@@ -15,6 +15,8 @@ __all__ = [
     "ROLES",
     "Cache",
     "Dense",
+    "ExpertLayer",
+    "ExpertMlp",
     "GroupRows",
     "HeadTables",
     "Heads",
@@ -54,8 +56,29 @@ class Heads(OwningStructure):
     _points_to_ = (("i4", ("windows",)), ("f4", ("factors",)))
 
 
-_NORMS = ("attention_norm", "mlp_norm", "attention_after", "mlp_after", "q_norm", "k_norm")
+_NORMS = (
+    *("attention_norm", "mlp_norm", "attention_after", "mlp_after", "q_norm", "k_norm"),
+    *("attention_shift", "mlp_shift", "q_whole", "k_whole"),
+)
 NUM_NORMS = len(_NORMS)
+
+
+class ExpertMlp(OwningStructure):
+    """The matrices of one expert of a mixture."""
+
+    _fields_ = tuple((role, Matrix) for role in ("gate", "up", "down"))
+
+
+class ExpertLayer(OwningStructure):
+    """The experts of a decoder block."""
+
+    _fields_ = (
+        ("router", Matrix),
+        ("experts", ctypes.c_void_p),
+        ("shared_gate", ctypes.c_void_p),
+        *((n, ctypes.c_int32) for n in ("num_experts", "top_k", "is_normed", "is_rounded")),
+    )
+    _points_to_ = (("f4", ("shared_gate",)),)
 
 
 class Layer(OwningStructure):
@@ -64,8 +87,10 @@ class Layer(OwningStructure):
     _fields_ = (
         *((role, Matrix) for role in ROLES),
         *((name, ctypes.c_void_p) for name in _NORMS),
+        ("experts", ctypes.c_void_p),
         ("heads", Heads),
         ("rope", ctypes.c_int32),
+        ("turned", ctypes.c_int32),
     )
     _points_to_ = (("f4", _NORMS),)
 
@@ -80,20 +105,24 @@ class Cache(OwningStructure):
     _points_to_ = (("i4", ("positions",)), ("f4", ("key_scales", "value_scales", "scores")))
 
 
+_OF_MODEL = ("norm", "shift", "positions")
+
+
 class Model(OwningStructure):
     """A whole decoder."""
 
     _fields_ = (
         ("embedding", Matrix),
         ("head", Matrix),
-        ("norm", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in _OF_MODEL),
         ("layers", ctypes.c_void_p),
         ("caches", ctypes.c_void_p),
         *((n, ctypes.c_int32) for n in ("num_layers", "hidden", "activation")),
         *((n, ctypes.c_float) for n in ("epsilon", "norm_offset", "embedding_scale", "softcap")),
-        *((n, ctypes.c_int32) for n in ("kv_dtype", "page_size")),
+        ("clip", ctypes.c_float),
+        *((n, ctypes.c_int32) for n in ("is_centred", "is_parallel", "kv_dtype", "page_size")),
     )
-    _points_to_ = (("f4", ("norm",)),)
+    _points_to_ = (("f4", _OF_MODEL),)
 
 
 class Noted(OwningStructure):
@@ -281,6 +310,6 @@ class Rows(OwningStructure):
 
 
 MIRRORS = (
-    *(Matrix, Heads, Layer, Cache, Model, Noted, Retaining, HeadTables, View, Planned, Dense),
-    *(Sharing, Probe, LowRank, Run, Sparse, GroupRows, Shares, Rows),
+    *(Matrix, Heads, ExpertMlp, ExpertLayer, Layer, Cache, Model, Noted, Retaining, HeadTables),
+    *(View, Planned, Dense, Sharing, Probe, LowRank, Run, Sparse, GroupRows, Shares, Rows),
 )

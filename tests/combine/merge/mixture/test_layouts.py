@@ -14,7 +14,6 @@ from treadle.combine.merge import merge_moe
 from treadle.combine.merge.mixture.checkpoints import LAYOUTS
 from treadle.core.errors import UnsupportedModelError
 from treadle.model import tiny
-from treadle.native.loader import SlowPathWarning
 from treadle.runtime import LLM, SamplingParams
 
 LLAMA3 = {
@@ -99,8 +98,7 @@ def test_the_shared_expert_adds_nothing_and_can_learn(kin, tmp_path) -> None:
 def test_the_runtime_answers_as_transformers_does(kin, tmp_path) -> None:
     base, experts = kin("llama")
     merge_moe(experts, tmp_path / "out", base=base)
-    with pytest.warns(SlowPathWarning, match="not 'mixtral'"):
-        model = LLM(tmp_path / "out")
+    model = LLM(tmp_path / "out")
     (answer,) = model.generate("def main", SamplingParams(max_tokens=4, temperature=0.0))
     module = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     asked = torch.tensor([answer.prompt_token_ids])

@@ -15,7 +15,7 @@ from treadle.core.result import Column, Entry, Figure, Measurement, Series, Tabl
 from treadle.core.run import Recording
 from treadle.core.sizes import spoken
 from treadle.model import facts
-from treadle.runtime.native_step.llama import LLAMA_LIKE
+from treadle.runtime.native_step.names import BUNDLED
 
 __all__ = ["account_for_layers", "account_for_router"]
 
@@ -83,10 +83,10 @@ def account_for_layers(
         )
     )
     kind = facts.base_config(dense.config).get("model_type")
-    if kind not in LLAMA_LIKE:
+    if kind not in BUNDLED:
         run.notes.append(
-            f"Experts beside a model answer in the native step, which computes "
-            f"{', '.join(LLAMA_LIKE)}, and not {kind}: LLM and serve refuse this bundle, and "
+            f"Experts beside a model answer in the native step, which adds them to "
+            f"{', '.join(BUNDLED)}, and not {kind}: LLM and serve refuse this bundle, and "
             f"treadle merge materialise makes plain models of it."
         )
     listed = ", ".join(one.layer for one in routed) or "none"
