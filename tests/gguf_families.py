@@ -16,6 +16,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mixtral": {"num_hidden_layers": 2},
     "qwen2_moe": {"norm_topk_prob": False, **WIDTHS, "shared_expert_intermediate_size": 64},
     "qwen3_moe": {"norm_topk_prob": True, **WIDTHS},
+    "olmoe": {"clip_qkv": None},
     "phi3": {},
     "gpt2": {},
     "gpt_neox": {},
@@ -176,7 +177,7 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
         return shared
     count = config.get("num_local_experts") or config.get("num_experts")
     shared |= {"expert_count": count, "expert_used_count": config["num_experts_per_tok"]}
-    if config["model_type"] != "mixtral":
+    if "moe_intermediate_size" in config:
         shared["expert_feed_forward_length"] = config["moe_intermediate_size"]
     if config["model_type"] == "qwen2_moe":
         shared["expert_shared_feed_forward_length"] = config["shared_expert_intermediate_size"]

@@ -1,5 +1,6 @@
 """GGUF files of every architecture: the numbers, settings and answers of their folders."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from treadle.core.errors import CheckpointError, UnsupportedModelError
 from treadle.model.coded import Coded, Obstacle, RawBlocks
 from treadle.model.gguf.model import open_gguf
 from treadle.model.load import full
+from treadle.native import SlowPathWarning
+from treadle.runtime.choice import agreement
+from treadle.runtime.native_step.llama import LlamaStep
 
 TOKENS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 5, 6]])
 LONG = torch.arange(100)[None] % 97 + 3
@@ -56,6 +60,20 @@ def test_what_is_quantised_is_handed_out_by_matrix(family, tiny_model, tmp_path)
     assert RawBlocks in forms
     assert (Obstacle in forms) == (family == "gpt2")
     assert Coded not in forms
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q5_0"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_native_step_computes_it(family, kind, tiny_model, tmp_path):
+    folder = tiny_model(family, **FAMILIES[family])
+    family_to_gguf(folder, tmp_path / "model.gguf", kind)
+    # Elsewhere a warning, which a slow path would give, is an error.
+    is_slow = (family, kind) == ("gpt2", "Q5_0")
+    with pytest.warns(SlowPathWarning, match="lies transposed") if is_slow else nullcontext():
+        step = LlamaStep(tmp_path / "model.gguf")
+    assert agreement(tmp_path / "model.gguf", step).holds(step.weights)
+    coded = {"q5_0", "fp16"} if is_slow else {"q5_0"}
+    assert step.weights.forms - {"fp32"} == (set() if kind == "F32" else coded)
 
 
 def test_experts_of_old_files_stand_one_by_one(tiny_model, tmp_path):
