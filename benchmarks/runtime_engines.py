@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ SHAPES = {
     "1.1b q8_0": (22, 2048, 32, 4, 5632, 32000, gguf.GGMLQuantizationType.Q8_0),
     "7b q4_0": (32, 4096, 32, 32, 11008, 32000, gguf.GGMLQuantizationType.Q4_0),
 }
+
+
+Shape = Sequence[int]
+"""Layers, hidden, heads, key-value heads, inner width, vocabulary."""
 
 
 class Side:
@@ -134,11 +139,9 @@ def write_as(source: Path, target: Path, form: str) -> None:
     writer.close()
 
 
-def write_random(shape: str, target: Path) -> None:
-    """Write a Llama-shaped model of random weights; llama.cpp's "none" tokenizer has no words."""
-    layers, hidden, heads, kv_heads, inner, vocab, kind = SHAPES[shape]
-    draws = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(target, "llama")
+def write_settings(writer: gguf.GGUFWriter, shape: Shape) -> None:
+    """Write the settings of a Llama; llama.cpp's "none" tokenizer has no words."""
+    layers, hidden, heads, kv_heads, inner, vocab = shape
     writer.add_tokenizer_model("none")
     writer.add_vocab_size(vocab)
     writer.add_context_length(2048)
@@ -150,15 +153,13 @@ def write_random(shape: str, target: Path) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(hidden // heads)
     writer.add_rope_freq_base(10000.0)
-    width = 2 + (BLOCK if kind == gguf.GGMLQuantizationType.Q8_0 else BLOCK // 2)
 
-    def matrix(name: str, rows: int, columns: int) -> None:
-        blocks = np.empty((rows, columns // BLOCK, width), np.uint8)
-        blocks[:, :, 2:] = draws.integers(0, 256, (rows, columns // BLOCK, width - 2), np.uint8)
-        largest = 127 if kind == gguf.GGMLQuantizationType.Q8_0 else 8
-        scale = np.float16(columns**-0.5 * 1.7 / largest)
-        blocks[:, :, :2] = np.frombuffer(scale.tobytes(), np.uint8)
-        writer.add_tensor(name, blocks.reshape(rows, -1), raw_dtype=kind)
+
+def add_tensors(
+    writer: gguf.GGUFWriter, shape: Shape, matrix: Callable[[str, int, int], None]
+) -> None:
+    """Add the tensors of a Llama; `matrix` adds one by its name, rows and columns."""
+    layers, hidden, heads, kv_heads, inner, vocab = shape
 
     def ones(name: str) -> None:
         writer.add_tensor(name, np.ones(hidden, np.float32))
@@ -182,6 +183,25 @@ def write_random(shape: str, target: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def write_random(shape: str, target: Path) -> None:
+    """Write a Llama-shaped model of random codes."""
+    *sizes, kind = SHAPES[shape]
+    draws = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(target, "llama")
+    write_settings(writer, sizes)
+    width = 2 + (BLOCK if kind == gguf.GGMLQuantizationType.Q8_0 else BLOCK // 2)
+
+    def matrix(name: str, rows: int, columns: int) -> None:
+        blocks = np.empty((rows, columns // BLOCK, width), np.uint8)
+        blocks[:, :, 2:] = draws.integers(0, 256, (rows, columns // BLOCK, width - 2), np.uint8)
+        largest = 127 if kind == gguf.GGMLQuantizationType.Q8_0 else 8
+        scale = np.float16(columns**-0.5 * 1.7 / largest)
+        blocks[:, :, :2] = np.frombuffer(scale.tobytes(), np.uint8)
+        writer.add_tensor(name, blocks.reshape(rows, -1), raw_dtype=kind)
+
+    add_tensors(writer, sizes, matrix)
 
 
 def tasks(vocab: int, decode: tuple[int, ...], new_tokens: int) -> dict[str, dict[str, Any]]:

@@ -97,6 +97,7 @@ static void gather_inputs(Step *s, int id, const ExpertLayer *own, int first, in
         memcpy(to.scales, from.scales, 4 * blocks);
         memcpy(to.sums, from.sums, 4 * blocks);
         memcpy(to.totals, from.totals, 4 * blocks);
+        memcpy(to.sixteens, from.sixteens, 8 * blocks);
     }
     meet(&s->team);
 }

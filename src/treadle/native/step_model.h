@@ -172,12 +172,6 @@ INLINE void normalise(const float *x, const float *weight, float *target, int si
     for (int i = 0; i < size; i++) target[i] = x[i] * scale * (weight[i] + m->norm_offset);
 }
 
-/* The activations from row `row` on. */
-INLINE Activations from_row(const Activations *x, int64_t row, int64_t cols) {
-    int64_t at = row * cols, block = row * (cols / BLOCK);
-    return (Activations){x->values + at, x->codes + at, x->scales + block, x->sums + block, x->totals + block};
-}
-
 /* A vector that a row has of its own, or else the model's. */
 INLINE const float *vector_of(const Step *s, int row, int place, const float *usual) {
     const float *const *own = s->rows->vectors ? s->rows->vectors[row] : NULL;

@@ -112,8 +112,8 @@ class Batch:
         # The last token is chosen but never run.
         needed = self.holdings.needed(request, max_length - 1)
         if needed > self.pool.num_pages:
-            mend = "shorten the prompt or lower max_tokens"
-            mend = mend if request.keep is None else f"{mend}, or lower keep_budget"
+            has_budget = request.keep is not None and request.keep.budget is not None
+            mend = "shorten the prompt or lower max_tokens" + ", or lower keep_budget" * has_budget
             raise CapacityError(
                 f"Request '{request.id}' may grow to {max_length} tokens, {needed} pages of "
                 f"{self.pool.page_size}, and the cache has {self.pool.num_pages}; raise "
