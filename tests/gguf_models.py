@@ -83,7 +83,7 @@ def to_gguf(
     _write_tokenizer(writer, folder)
     for key, value in settings.items():
         writer.kv_data[0].pop(key, None)
-        if key == "general.alignment" and value & (value - 1) == 0 < value:
+        if key == "general.alignment" and value in (64, 4096):
             writer.add_custom_alignment(value)
         elif value is not None:
             is_large = isinstance(value, int) and value >= 2**31

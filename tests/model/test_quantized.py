@@ -139,7 +139,7 @@ def group(**changes) -> dict:
         ({"quant_method": "bitsandbytes"}, "quant_method 'bitsandbytes', but compressed-tensors"),
         ({"quant_method": "fp8"}, "quant_method 'fp8'.*give the unquantised model"),
         ({}, "quantization_config, but no tensor|quant_method ''"),
-        (COMPRESSED | {"format": "float-quantized"}, "format 'float-quantized'.*W4A16 or W8A16"),
+        (COMPRESSED | {"format": "marlin-24"}, "format 'marlin-24'.*W4A16 or W8A16"),
         (COMPRESSED | {"kv_cache_scheme": {"num_bits": 8}}, "a kv_cache_scheme"),
         (COMPRESSED | {"transform_config": {"a": 1}}, "a transform_config"),
         (COMPRESSED | {"config_groups": group(weights={"type": "float"})}, "type 'float'"),

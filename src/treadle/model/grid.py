@@ -22,6 +22,7 @@ _KINDS = {
     "floats": ("F16", "BF16", "F32", "F64"),
     "whole numbers": ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"),
     "packed codes": ("I32", "U32"),
+    "codes of a byte": ("I8", "F8_E4M3"),
 }
 """What a tensor of a quantised matrix may hold -> codes of safetensors."""
 _HALF_ERROR = 2.0**-11

@@ -1,7 +1,8 @@
 """Folders with a quantization_config: codes on grids, unpacked by their format.
 
-Three formats are read: compressed-tensors' pack-quantized, GPTQ and AWQ. Each says how a matrix's
-codes, zero points and scales lie in its tensors; a weight is ``scale * (code - zero)`` in all.
+Read are compressed-tensors' pack-quantized, int-quantized and float-quantized, GPTQ and AWQ. Each
+says how a matrix's codes, zero points and scales lie in its tensors; a weight is
+``scale * (code - zero)`` in all, or a scaled float of 8 bits.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from treadle.model.coded import Coded, DecodedReader, Obstacle, Stored
 from treadle.model.gptq import Gptq
 from treadle.model.grid import Config, Grid, as_blocks
 from treadle.model.pack_quantized import PackQuantized
+from treadle.model.whole_bytes import FORMATS, ScaledFloats, WholeBytes
 
 __all__ = ["Format", "open_quantized"]
 
@@ -24,17 +26,23 @@ class Format(Protocol):
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Of the tensors that make up a matrix; the first is its codes."""
+        """Of the tensors that make up a matrix; the first is there for quantised ones alone."""
 
     def shape(self, reader: CheckpointReader, stem: str) -> tuple[int, int]:
         """Return [out, in] of a matrix, read off its headers."""
 
-    def grid(self, reader: CheckpointReader, stem: str) -> Grid:
+    def grid(self, reader: CheckpointReader, stem: str) -> Grid | ScaledFloats:
         """Unpack a matrix."""
 
 
+def _compressed(reader: CheckpointReader, config: Config) -> Format:
+    """Return the format of compressed-tensors that a config names."""
+    is_whole = config.get("format") in FORMATS
+    return WholeBytes(reader, config) if is_whole else PackQuantized(reader, config)
+
+
 _FORMATS: dict[str, Callable[[CheckpointReader, Config], Format]] = {
-    "compressed-tensors": PackQuantized,
+    "compressed-tensors": _compressed,
     "gptq": Gptq,
     "awq": Awq,
 }
@@ -117,14 +125,17 @@ class _Quantized:
         return self._grid().floats()
 
     def coded(self) -> Coded | Obstacle:
-        return as_blocks(self._grid())
+        grid = self._grid()
+        if isinstance(grid, ScaledFloats):
+            return Obstacle("its codes are floats of 8 bits")
+        return as_blocks(grid)
 
     def release(self) -> None:
         for suffix in self._way.suffixes:
             if self._stem + suffix in self._reader.tensors:
                 self._reader.release(self._stem + suffix)
 
-    def _grid(self) -> Grid:
+    def _grid(self) -> Grid | ScaledFloats:
         grid = self._way.grid(self._reader, self._stem)
         self.release()
         return grid

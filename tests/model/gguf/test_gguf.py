@@ -147,7 +147,7 @@ def test_what_a_file_may_lack_is_named(llama, tmp_path):
     path = tmp_path / "model.gguf"
     with pytest.raises(UnsupportedModelError, match=r"architecture 'mamba'.*Hugging Face folder"):
         open_gguf(write(path, "mamba"))
-    with pytest.raises(CheckpointError, match=r"lacks the setting llama.embedding_length; convert"):
+    with pytest.raises(CheckpointError, match=r"lacks the setting llama.attention.head_count"):
         open_gguf(write(path))
     to_gguf(llama, path, **{"llama.rope.dimension_count": 8})
     with pytest.raises(UnsupportedModelError, match="rotates a part of each head"):
@@ -297,13 +297,15 @@ def test_gemma_merges_by_place(tmp_path):
 def test_splits_are_those_of_the_model(llama, file, monkeypatch):
     source = GgufFile(file)
     pieces = {}
-    for pre in ("gpt-2", "smollm", "llama-bpe", "qwen2", "tekken"):
+    for pre in ("gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "tekken", "gpt-4o"):
         source.settings["tokenizer.ggml.pre"] = pre
         split = tokens_of_gguf._built(source).pre_tokenizer.pre_tokenize_str("I'll say 12345 ABc")
         pieces[pre] = [piece.replace("Ġ", " ") for piece, _ in split]
     assert pieces["gpt-2"] == ["I", "'ll", " say", " 12345", " ABc"]
     assert pieces["smollm"] == ["I", "'ll", " say", " ", "1", "2", "3", "4", "5", " ABc"]
     assert pieces["llama-bpe"] == ["I", "'ll", " say", " ", "123", "45", " ABc"]
+    assert pieces["dbrx"] == pieces["llama-bpe"]
+    assert pieces["gpt-4o"] == ["I'll", " say", " ", "123", "45", " ABc"]
     assert pieces["qwen2"] == ["I", "'ll", " say", " ", "1", "2", "3", "4", "5", " ABc"]
     assert pieces["tekken"] == ["I", "'ll", " say", " ", "1", "2", "3", "4", "5", " ABc"]
     source.settings["tokenizer.ggml.pre"] = "bloom"
@@ -312,6 +314,22 @@ def test_splits_are_those_of_the_model(llama, file, monkeypatch):
     source.settings["tokenizer.ggml.model"] = "rwkv"
     with pytest.raises(DataError, match="kind 'rwkv', but gpt2 and llama"):
         gguf_tokenizer(source)
+
+
+def test_phi3_takes_the_space_behind_its_marks(tmp_path):
+    tokenizer = gguf_tokenizer(spelled(tmp_path, "phi3"))
+    assert tokenizer("ab<end_of_turn>  ab").input_ids == tokenizer("ab<end_of_turn>ab").input_ids
+    assert tokenizer("ab<s>  ab").input_ids != tokenizer("ab<s>ab").input_ids
+    plain = gguf_tokenizer(spelled(tmp_path))
+    assert plain("ab<end_of_turn>  ab").input_ids != plain("ab<end_of_turn>ab").input_ids
+
+
+def test_texts_begin_and_words_stay_whole_as_the_split_is_named(file):
+    source = GgufFile(file)
+    source.settings["tokenizer.ggml.bos_token_id"] = 5
+    for pre, begins in (("llama-bpe", True), ("dbrx", False), ("tekken", True), ("gpt-4o", False)):
+        source.settings["tokenizer.ggml.pre"] = pre
+        assert (gguf_tokenizer(source)("a").input_ids[0] == 5) == begins, pre
 
 
 def test_the_files_of_a_folder_hold_the_same_tokenizer(llama, file, tmp_path):

@@ -1,176 +1,33 @@
-"""What config.json would say of the model in a GGUF file; no setting that counts is passed over."""
+"""What config.json would say of the model in a GGUF file."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from treadle.core.errors import CheckpointError, UnsupportedModelError
 from treadle.model.gguf.file import GgufFile
+from treadle.model.gguf.settings import (
+    CONVERT_AGAIN,
+    GgufSettings,
+    optional_setting,
+)
 
-__all__ = [
-    "CONVERT_AGAIN",
-    "ROPE_FACTORS",
-    "GgufSettings",
-    "gguf_config",
-    "optional_setting",
-    "require_setting",
-]
+__all__ = ["ROPE_TENSORS", "gguf_config"]
 
-CONVERT_AGAIN = "convert the model again with llama.cpp's convert_hf_to_gguf.py"
-ROPE_FACTORS = "rope_freqs.weight"
-"""Divisors of llama 3's frequencies: the config says them, so it is no weight."""
+_FACTORS, _LONG, _SHORT = (
+    f"rope_{name}.weight" for name in ("freqs", "factors_long", "factors_short")
+)
+ROPE_TENSORS = (_FACTORS, _LONG, _SHORT)
+"""Divisors of frequencies: the config says them, so they are no weights."""
 _LARGE_GEMMAS = (46, 62)
 """Layers of the 27B models of gemma2 and gemma3, whose attention is scaled by hidden / heads."""
 _LOCAL_THETA = 10_000.0
 """Of gemma3's sliding layers, where the file does not say it."""
 _ROLES = (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
-_MOST = 2**31 - 1
-"""The largest count: llama.cpp holds them in 32 bits."""
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
-
-
-def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
-
-
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    "a text": lambda value: isinstance(value, str),
-    "true or false": lambda value: isinstance(value, bool),
-    "a whole number": _is_count,
-    "a positive whole number": lambda value: _is_count(value) and value > 0,
-    "a finite number": _is_number,
-    "a positive number": lambda value: _is_number(value) and value > 0,
-    "a list of texts": lambda value: (
-        isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-    ),
-    "a list of numbers": lambda value: isinstance(value, list) and all(map(_is_number, value)),
-}
-"""What a setting may have to be, in the words of messages."""
-_IDLE = (
-    *("vocab_size", "rope.scaling.finetuned", "attention.layer_norm_epsilon"),
-    # Of embeddings alone, whose caller says how they are pooled.
-    *("pooling_type", "tensor_data_layout"),
-)
-"""Settings of an architecture that change no number here, nor in llama.cpp's graph of these."""
-_NEUTRAL: dict[str, tuple[float | str | bool, ...]] = {
-    **dict.fromkeys(("logit_scale", "residual_scale", "embedding_scale"), (0, 1)),
-    **dict.fromkeys(("rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"), (1,)),
-    **dict.fromkeys(("rope.scaling.yarn_ext_factor", "rope.scale_linear"), (1,)),
-    **dict.fromkeys(("expert_count", "expert_used_count", "expert_shared_count"), (0,)),
-    **dict.fromkeys(("leading_dense_block_count", "nextn_predict_layers"), (0,)),
-    **dict.fromkeys(("attention.clamp_kqv", "attention.max_alibi_bias"), (0,)),
-    **dict.fromkeys(("attention.scale", "rope.scaling.alpha"), (0,)),
-    **dict.fromkeys(("rope.scaling.yarn_log_multiplier", "attention.sliding_window"), (0,)),
-    **dict.fromkeys(("final_logit_softcapping", "attn_logit_softcapping"), (0,)),
-    "attention.causal": (True,),
-    "use_parallel_residual": (False,),
-}
-"""Settings that are refused unless they have a value that says "nothing of the kind"."""
-
-
-def require_setting(file: GgufFile, key: str, kind: str) -> Any:
-    """Return a setting of a file, which is of a kind such as "a whole number".
-
-    Raises:
-        CheckpointError: It is not there, or of another kind.
-    """
-    found = optional_setting(file, key, kind)
-    if found is None:
-        raise CheckpointError(f"'{file.path}' lacks the setting {key}; {CONVERT_AGAIN}.")
-    return found
-
-
-def optional_setting(file: GgufFile, key: str, kind: str) -> Any:
-    """Return a setting of a file, or None where it is not there.
-
-    Raises:
-        CheckpointError: It is of another kind.
-    """
-    found = file.settings.get(key)
-    if found is not None and not _KINDS[kind](found):
-        raise CheckpointError(
-            f"'{file.path}' says {key}: {_shown(found)}, but {kind} was expected; {CONVERT_AGAIN}."
-        )
-    return found
-
-
-class GgufSettings:
-    """The settings of a file's architecture; it knows which ones were asked for.
-
-    Attributes:
-        file: The file.
-    """
-
-    def __init__(self, file: GgufFile) -> None:
-        self.file = file
-        self._prefix = f"{require_setting(file, 'general.architecture', 'a text')}."
-        self._asked: set[str] = set()
-
-    def optional(self, key: str, kind: str) -> Any:
-        """Return a setting, or None."""
-        self._asked.add(key)
-        return optional_setting(self.file, self._prefix + key, kind)
-
-    def value(self, key: str, kind: str, default: Any = None) -> Any:
-        """Return a setting, or `default` unless that is None."""
-        found = self.optional(key, kind)
-        if found is not None:
-            return found
-        return require_setting(self.file, self._prefix + key, kind) if default is None else default
-
-    def number(self, key: str, default: int | None = None) -> int:
-        """Return a positive whole number, the same one for all layers."""
-        whole = self.file.settings.get(self._prefix + key)
-        if not isinstance(whole, list) or not whole:
-            return int(self.value(key, "a positive whole number", default))
-        listed = self.value(key, "a list of numbers")
-        if len(set(listed)) != 1:
-            raise UnsupportedModelError(
-                f"'{self.file.path}' has a {key} for each layer ({listed[:4]}...), and one for "
-                f"all is read; give the Hugging Face folder of the model."
-            )
-        if not _KINDS["a positive whole number"](listed[0]):
-            raise CheckpointError(
-                f"'{self.file.path}' says {key}: {listed[0]} for every layer, but a positive whole "
-                f"number was expected; {CONVERT_AGAIN}."
-            )
-        return int(listed[0])
-
-    def pattern(self, key: str, default: int) -> int | list[Any]:
-        """Return every how many layers something comes, or a list that says it of each layer."""
-        whole = self.file.settings.get(self._prefix + key)
-        if not isinstance(whole, list):
-            return int(self.value(key, "a positive whole number", default))
-        self._asked.add(key)
-        return whole
-
-    def require_all_known(self) -> None:
-        """Require that each setting was asked for, changes nothing or says that nothing is there.
-
-        Raises:
-            UnsupportedModelError: One says something that is not computed with.
-        """
-        for name, value in self.file.settings.items():
-            key = name.removeprefix(self._prefix)
-            if key == name or key in self._asked or key in _IDLE:
-                continue
-            if key not in _NEUTRAL or not any(value == none for none in _NEUTRAL[key]):
-                raise UnsupportedModelError(
-                    f"'{self.file.path}' says {name}: {_shown(value)}, which is not computed with; "
-                    f"give the Hugging Face folder of the model."
-                )
-
-
-def _shown(value: Any) -> str:
-    """Return a value for a message, cut where it is long."""
-    said = repr(value[:4] if isinstance(value, list) else value)
-    return f"{said[:60]}..." if len(said) > 60 or (isinstance(value, list) and value[4:]) else said
+_PARTLY_ROTATED = ("phi3", "gpt_neox")
+"""Types whose config says which part of a head is rotated."""
+_NORMALISED = {"qwen2_moe": False, "olmoe": False, "qwen3_moe": True}
+"""Whether the chosen experts' weights are made to sum to 1, as llama.cpp's graphs have it."""
 
 
 def gguf_config(file: GgufFile, model_type: str, model_class: str) -> dict[str, Any]:
@@ -182,49 +39,213 @@ def gguf_config(file: GgufFile, model_type: str, model_class: str) -> dict[str, 
             known.
     """
     own = GgufSettings(file)
-    hidden_size = own.number("embedding_length")
-    num_heads = own.number("attention.head_count")
-    head_dim = own.number("attention.key_length", hidden_size // max(1, num_heads))
-    if own.number("rope.dimension_count", head_dim) != head_dim:
-        raise UnsupportedModelError(
-            f"'{file.path}' rotates a part of each head only (rope.dimension_count), which is not "
-            f"read; give the Hugging Face folder of the model."
-        )
-    if own.number("attention.value_length", head_dim) != head_dim:
-        raise UnsupportedModelError(
-            f"'{file.path}' has values of another length than keys (attention.value_length), which "
-            f"is not read; give the Hugging Face folder of the model."
-        )
-    ids = {
-        role: optional_setting(file, f"tokenizer.ggml.{key}_token_id", "a whole number")
-        for role, key in _ROLES
-    }
-    epsilon = own.value("attention.layer_norm_rms_epsilon", "a positive number")
+    make = {"gpt2": _gpt2, "gpt_neox": _gpt_neox}.get(model_type, _gated)
     config = {
         "architectures": [model_class],
         "model_type": model_type,
+        **make(own, model_type),
         "vocab_size": _vocab_size(file),
-        "hidden_size": hidden_size,
-        "intermediate_size": own.number("feed_forward_length"),
-        "num_hidden_layers": own.number("block_count"),
-        "num_attention_heads": num_heads,
-        "num_key_value_heads": own.number("attention.head_count_kv", num_heads),
-        "head_dim": head_dim,
-        **_activation(model_type),
-        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
-        "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
-        "max_position_embeddings": own.number("context_length"),
-        # GGUF keeps it as a float32 (9.999999747378752e-06).
-        "rms_norm_eps": float(f"{epsilon:.6g}"),
-        **_rope(own),
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        **{f"{role}_token_id": token for role, token in ids.items()},
+        **{
+            f"{role}_token_id": optional_setting(
+                file, f"tokenizer.ggml.{key}_token_id", "a whole number"
+            )
+            for role, key in _ROLES
+        },
         "dtype": "float16",
     }
-    if model_type.startswith("gemma"):
-        config |= _gemma(own, config)
     own.require_all_known()
     return config
+
+
+def _gated(own: GgufSettings, model_type: str) -> dict[str, Any]:
+    """Return what is said of a llama and of those that are like it."""
+    tensors, num_heads = own.file.tensors, own.number("attention.head_count")
+    head_dim = _head_dim(own, num_heads)
+    config = {
+        **_sizes(own),
+        "intermediate_size": own.number("feed_forward_length", _expert_width(own)),
+        "num_key_value_heads": own.number("attention.head_count_kv", num_heads),
+        **({} if model_type == "phi3" else {"head_dim": head_dim}),
+        **_activation(model_type),
+        "attention_bias": "blk.0.attn_q.bias" in tensors,
+        "mlp_bias": "blk.0.ffn_up.bias" in tensors,
+        "rms_norm_eps": _epsilon(own, "attention.layer_norm_rms_epsilon"),
+        **_rope(own),
+    }
+    rotated = _rotated(own, head_dim, model_type)
+    if model_type == "phi3":
+        return config | _phi3(own, config, rotated)
+    if model_type.startswith("gemma"):
+        config |= _gemma(own, config, model_type)
+    if model_type == "mixtral":
+        config |= _experts(own, "num_local_experts")
+    if model_type in _NORMALISED:
+        config |= _fine_experts(own, model_type)
+    return config
+
+
+def _sizes(own: GgufSettings) -> dict[str, Any]:
+    return {
+        "hidden_size": own.number("embedding_length"),
+        "num_hidden_layers": own.number("block_count"),
+        "num_attention_heads": own.number("attention.head_count"),
+        "max_position_embeddings": own.number("context_length"),
+    }
+
+
+def _epsilon(own: GgufSettings, key: str) -> float:
+    # GGUF keeps it as a float32 (9.999999747378752e-06).
+    return float(f"{own.value(key, 'a positive number'):.6g}")
+
+
+def _head_dim(own: GgufSettings, num_heads: int) -> int:
+    """Return the length of keys, which that of values has to be."""
+    head_dim = own.number(
+        "attention.key_length", own.number("embedding_length") // max(1, num_heads)
+    )
+    if own.number("attention.value_length", head_dim) != head_dim:
+        raise UnsupportedModelError(
+            f"'{own.file.path}' has values of another length than keys (attention.value_length), "
+            f"which is not read; give the Hugging Face folder of the model."
+        )
+    return head_dim
+
+
+def _rotated(own: GgufSettings, head_dim: int, model_type: str) -> float:
+    """Return which part of each head is rotated."""
+    rotated = own.number("rope.dimension_count", head_dim)
+    if rotated != head_dim and (model_type not in _PARTLY_ROTATED or rotated > head_dim):
+        raise UnsupportedModelError(
+            f"'{own.file.path}' rotates a part of each head only (rope.dimension_count), which is "
+            f"not read; give the Hugging Face folder of the model."
+        )
+    return rotated / head_dim
+
+
+def _gpt2(own: GgufSettings, model_type: str) -> dict[str, Any]:
+    """Return what is said of a GPT-2; its converter writes 4 x hidden, whatever the width is."""
+    own.number("feed_forward_length")
+    sizes, num_heads = _sizes(own), own.number("attention.head_count")
+    _require_plain_heads(own, num_heads)
+    return {
+        "n_embd": sizes["hidden_size"],
+        "n_layer": sizes["num_hidden_layers"],
+        "n_head": num_heads,
+        "n_positions": sizes["max_position_embeddings"],
+        "n_inner": _rows(own, "blk.0.ffn_up.weight"),
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": _epsilon(own, "attention.layer_norm_epsilon"),
+    }
+
+
+def _gpt_neox(own: GgufSettings, model_type: str) -> dict[str, Any]:
+    num_heads = own.number("attention.head_count")
+    head_dim = _require_plain_heads(own, num_heads)
+    rotated = _rotated(own, head_dim, model_type)
+    theta = float(own.value("rope.freq_base", "a positive number", 10_000.0))
+    return {
+        **_sizes(own),
+        "intermediate_size": own.number("feed_forward_length"),
+        "hidden_act": "gelu",
+        "use_parallel_residual": own.value("use_parallel_residual", "true or false", True),
+        "layer_norm_eps": _epsilon(own, "attention.layer_norm_epsilon"),
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": theta,
+            "partial_rotary_factor": rotated,
+        },
+    }
+
+
+def _require_plain_heads(own: GgufSettings, num_heads: int) -> int:
+    """Return the length of heads, which share the hidden size and are as many for keys."""
+    head_dim = own.number("embedding_length") // max(1, num_heads)
+    found = own.number("attention.head_count_kv", num_heads), _head_dim(own, num_heads)
+    if found != (num_heads, head_dim):
+        raise UnsupportedModelError(
+            f"'{own.file.path}' has {found[0]} heads of keys of length {found[1]} for "
+            f"{num_heads} heads (attention.head_count_kv, attention.key_length), which is not "
+            f"read; give the Hugging Face folder of the model."
+        )
+    return head_dim
+
+
+def _rows(own: GgufSettings, name: str) -> int:
+    """Return how many rows a tensor has."""
+    if name not in own.file.tensors:
+        raise CheckpointError(
+            f"Tensor '{name}' is missing from '{own.file.path}'; {CONVERT_AGAIN}."
+        )
+    return own.file.tensors[name].shape[-2]
+
+
+def _expert_width(own: GgufSettings) -> int | None:
+    """Return the width of experts, of a file that has no other."""
+    stacked = own.file.tensors.get("blk.0.ffn_up_exps.weight")
+    return None if stacked is None else stacked.shape[-2]
+
+
+def _experts(own: GgufSettings, count: str) -> dict[str, Any]:
+    return {
+        count: own.number("expert_count"),
+        "num_experts_per_tok": own.number("expert_used_count"),
+    }
+
+
+def _fine_experts(own: GgufSettings, model_type: str) -> dict[str, Any]:
+    """Return what is said of experts that are narrower than a dense layer would be."""
+    normalises = own.value("expert_weights_norm", "true or false", _NORMALISED[model_type])
+    found = {**_experts(own, "num_experts"), "norm_topk_prob": normalises}
+    width = own.number("expert_feed_forward_length", _rows(own, "blk.0.ffn_up_exps.weight"))
+    if model_type == "olmoe":
+        return found | {"intermediate_size": width}
+    found |= {"moe_intermediate_size": width, "decoder_sparse_step": 1, "mlp_only_layers": []}
+    if model_type == "qwen2_moe":
+        shared = _rows(own, "blk.0.ffn_up_shexp.weight")
+        found["shared_expert_intermediate_size"] = own.number(
+            "expert_shared_feed_forward_length", shared
+        )
+        found["qkv_bias"] = "blk.0.attn_q.bias" in own.file.tensors
+    return found
+
+
+def _phi3(own: GgufSettings, config: dict[str, Any], rotated: float) -> dict[str, Any]:
+    """Return what a phi3 has beside a llama's settings: long rope, a window, parts of heads."""
+    original = own.value(
+        "rope.scaling.original_context_length",
+        "a positive whole number",
+        own.number("context_length"),
+    )
+    window = own.optional("attention.sliding_window", "a whole number")
+    theta = config.get("rope_theta") or config["rope_parameters"]["rope_theta"]
+    rope = {"rope_type": "default", **config.get("rope_parameters", {"rope_theta": theta})}
+    if _LONG in own.file.tensors:
+        factor = own.value("rope.scaling.attn_factor", "a positive number", 1.0)
+        rope |= {
+            "rope_type": "longrope",
+            "long_factor": _listed(own, _LONG),
+            "short_factor": _listed(own, _SHORT),
+            "attention_factor": float(factor),
+            "original_max_position_embeddings": original,
+        }
+    return {
+        "original_max_position_embeddings": original,
+        "sliding_window": window or None,
+        "rope_parameters": rope | {"partial_rotary_factor": rotated},
+    }
+
+
+def _listed(own: GgufSettings, name: str) -> list[float]:
+    """Return the numbers of a small tensor."""
+    found = own.file.tensors.get(name)
+    if found is None or found.type != "F32":
+        raise CheckpointError(
+            f"'{own.file.path}' has {'no tensor' if found is None else found.type + ' numbers in'} "
+            f"'{name}', but floats of 32 bits were expected; {CONVERT_AGAIN}."
+        )
+    numbers: list[float] = own.file.raw(name).reshape(-1).view(np.float32).tolist()
+    return numbers
 
 
 def _activation(model_type: str) -> dict[str, str]:
@@ -259,17 +280,19 @@ def _rope(own: GgufSettings) -> dict[str, Any]:
         f"beta_{name}": own.optional(f"rope.scaling.yarn_beta_{name}", "a positive number")
         for name in ("fast", "slow")
     }
+    if kind == "longrope" and _LONG in own.file.tensors:
+        kind = "none"  # it is phi3's, which looks at the tensors
     if kind not in ("none", "linear", "yarn") or factor <= 0:
         raise UnsupportedModelError(
             f"'{own.file.path}' scales its positions by '{kind}' and the factor {factor:g}, but "
             f"none, linear and yarn by positive factors are read; give the Hugging Face folder of "
             f"the model."
         )
-    if ROPE_FACTORS in own.file.tensors:
+    if _FACTORS in own.file.tensors:
         if kind != "none" and factor != 1:
             raise UnsupportedModelError(
                 f"'{own.file.path}' scales its positions twice, by '{kind}' and by the tensor "
-                f"{ROPE_FACTORS}, which is not read; give the Hugging Face folder of the model."
+                f"{_FACTORS}, which is not read; give the Hugging Face folder of the model."
             )
         return {"rope_parameters": {"rope_theta": theta, **_factors(own)}}
     if kind == "none":
@@ -285,7 +308,7 @@ def _rope(own: GgufSettings) -> dict[str, Any]:
 
 def _factors(own: GgufSettings) -> dict[str, Any]:
     """Return a scaling that divides each frequency by a factor, for texts of any length."""
-    factors = own.file.raw(ROPE_FACTORS).reshape(-1).view(np.float32).tolist()
+    factors = _listed(own, _FACTORS)
     return {
         "rope_type": "longrope",
         "short_factor": factors,
@@ -295,12 +318,12 @@ def _factors(own: GgufSettings) -> dict[str, Any]:
     }
 
 
-def _gemma(own: GgufSettings, config: dict[str, Any]) -> dict[str, Any]:
+def _gemma(own: GgufSettings, config: dict[str, Any], model_type: str) -> dict[str, Any]:
     """Return what gemma2 and gemma3 have beside a llama's settings."""
     num_layers = config["num_hidden_layers"]
     is_large = num_layers in _LARGE_GEMMAS
     per_head = config["hidden_size"] // config["num_attention_heads"]
-    is_second = config["model_type"] == "gemma2"
+    is_second = model_type == "gemma2"
     found = {
         "query_pre_attn_scalar": per_head if is_large else config["head_dim"],
         "sliding_window": own.number("attention.sliding_window", 4096 if is_second else None),

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from treadle.core.checkpoint import TensorInfo
 from treadle.core.checkpoint.header import MappedFiles
 from treadle.core.codec import Array
 from treadle.core.errors import CheckpointError
@@ -49,11 +50,15 @@ class GgufFile:
 
     def raw(self, name: str) -> Array:
         """Return a tensor's bytes [rows, bytes of a row], as a view over the mapped file."""
-        return self._files.view(self.tensors[name].raw)
+        return self.view(self.tensors[name].raw)
 
-    def release(self, name: str) -> None:
-        """Let a tensor's bytes leave memory; views stay valid and read the file again."""
-        self._files.release(self.tensors[name].raw)
+    def view(self, raw: TensorInfo) -> Array:
+        """Return bytes of a tensor, or of a part of it."""
+        return self._files.view(raw)
+
+    def release(self, raw: TensorInfo) -> None:
+        """Let such bytes leave memory; views stay valid and read the file again."""
+        self._files.release(raw)
 
     def close(self) -> None:
         """Let go of the mapped files; views stay valid."""

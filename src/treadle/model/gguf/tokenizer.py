@@ -7,8 +7,8 @@ not known is refused: another one would give tokens that the model was not train
 from typing import TYPE_CHECKING, Any
 
 from treadle.core.errors import DataError
-from treadle.model.gguf.config import CONVERT_AGAIN, optional_setting, require_setting
 from treadle.model.gguf.file import GgufFile
+from treadle.model.gguf.settings import CONVERT_AGAIN, optional_setting, require_setting
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -19,29 +19,38 @@ __all__ = ["end_tokens", "gguf_tokenizer", "has_tokenizer", "tokenizer_files"]
 _CONTROL, _USER_DEFINED = 3, 4
 """GGUF's types of tokens that text is not merged into."""
 _LETTERS_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-_LETTERS_TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+_LETTERS_CASED = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
 )
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = _LETTERS_LLAMA3 + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
 _QWEN2 = _LETTERS_LLAMA3 + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
-_TEKKEN = _LETTERS_TEKKEN + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
+_GPT4O = (
+    "|".join(words + _CONTRACTION for words in _LETTERS_CASED)
+    + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|"
+    + _SPACES
+)
+_TEKKEN = "|".join(_LETTERS_CASED) + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
 _GPT2, _DIGITS = "", "digits"
 _SPLITS = {
-    "default": _GPT2,
-    "gpt-2": _GPT2,
-    "smollm": _DIGITS,
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "qwen2": _QWEN2,
-    "deepseek-r1-qwen": _QWEN2,
+    **dict.fromkeys(("default", "gpt-2", "phi-2", "mpt", "olmo", "jais"), _GPT2),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell"), _DIGITS),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"), _LLAMA3),
+    **dict.fromkeys(("dbrx", "smaug-bpe"), _LLAMA3),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"), _QWEN2),
+    **dict.fromkeys(("gpt-4o", "llama4"), _GPT4O),
     "tekken": _TEKKEN,
 }
 """`tokenizer.ggml.pre` -> pattern; digits: every digit alone, then GPT-2's words."""
-_WHOLE_WORDS = (_LLAMA3, _TEKKEN)
-"""Splits whose words are taken from the vocabulary before merges are tried, and texts begun."""
+_WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "tekken")
+"""Names of splits whose words are taken from the vocabulary before merges are tried, and texts
+begun."""
+_COMPOSED = ("qwen2", "deepseek-r1-qwen", "olmo")
+"""Names of splits of texts whose characters are composed first (NFC)."""
+_KEEP_SPACES = ("<unk>", "<s>", "<|endoftext|>")
+"""Tokens of phi3's that do not take the white space behind them."""
 _TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
 """Tokens that end an answer where the file does not name one."""
 _ROLES = (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
@@ -126,7 +135,11 @@ def _built(file: GgufFile) -> "Tokenizer":
             f"give the Hugging Face folder of the model, or lists of token ids."
         )
     tokenizer = _byte_pairs(file) if kind == "gpt2" else _pieces(file)
-    added = [AddedToken(t, special=True, normalized=False) for t in _of_type(file, _CONTROL)]
+    is_phi3 = kind == "llama" and file.settings["general.architecture"] == "phi3"
+    added = [
+        AddedToken(t, special=True, normalized=False, rstrip=is_phi3 and t not in _KEEP_SPACES)
+        for t in _of_type(file, _CONTROL)
+    ]
     tokenizer.add_special_tokens(added)
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in _of_type(file, _USER_DEFINED)])
     _add_ends(tokenizer, file)
@@ -158,10 +171,10 @@ def _byte_pairs(file: GgufFile) -> "Tokenizer":
     """Build GPT-2's kind: words of bytes."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    split = _split(file)
+    name, split = _split_name(file), _split(file)
     listed = require_setting(file, "tokenizer.ggml.merges", "a list of texts")
     merges = [tuple(merge.split(" ")) for merge in listed]
-    options = {"ignore_merges": True} if split in _WHOLE_WORDS else {}
+    options = {"ignore_merges": True} if name in _WHOLE_WORDS else {}
     tokenizer = Tokenizer(models.BPE(vocab=_vocabulary(file), merges=merges, **options))
     first = {
         _GPT2: [],
@@ -170,14 +183,18 @@ def _byte_pairs(file: GgufFile) -> "Tokenizer":
     is_plain = split in (_GPT2, _DIGITS)
     words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=is_plain)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*first, words])
-    if split == _QWEN2:
+    if name in _COMPOSED:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
+def _split_name(file: GgufFile) -> str:
+    return str(optional_setting(file, "tokenizer.ggml.pre", "a text") or "default")
+
+
 def _split(file: GgufFile) -> str:
-    name = optional_setting(file, "tokenizer.ggml.pre", "a text") or "default"
+    name = _split_name(file)
     if name not in _SPLITS:
         raise DataError(
             f"'{file.path}' splits text as '{name}' (tokenizer.ggml.pre), but of these it is known "
@@ -231,7 +248,7 @@ def _begins_texts(file: GgufFile) -> bool:
         return stated
     return (
         require_setting(file, "tokenizer.ggml.model", "a text") == "llama"
-        or _split(file) in _WHOLE_WORDS
+        or _split_name(file) in _WHOLE_WORDS
     )
 
 
