@@ -33,8 +33,21 @@ static void sort_choice(int32_t *chosen, float *shares, int count) {
         }
 }
 
+/* How much of the shared expert a row gets, to which its adapter may add. */
+static float shared_share(const Step *s, int layer, int row, const float *x) {
+    const Rows *rows = s->rows;
+    int hidden = s->model->hidden;
+    float total = dot(s->model->layers[layer].experts->shared_gate, x, hidden);
+    for (int i = 0; rows->gates && i < rows->num_runs; i++) {
+        const Run *run = &rows->runs[i];
+        const float *change = rows->gates[run->adapter * s->model->num_layers + layer];
+        if (change && row >= run->first && row < run->first + run->count) total += dot(change, x, hidden);
+    }
+    return 1.0f / (1.0f + expf(-total));
+}
+
 /* Chooses the experts of a row, number `row` among those that are routed together. */
-static void choose_experts(const ExpertLayer *own, const Routed *w, int row, const float *x, int hidden) {
+static void choose_experts(const ExpertLayer *own, const Routed *w, int row) {
     float *probabilities = w->probabilities + (int64_t)row * own->num_experts, *shares = w->shares + (int64_t)row * own->top_k;
     int32_t *chosen = w->chosen + (int64_t)row * own->top_k;
     float total = 0;
@@ -46,7 +59,6 @@ static void choose_experts(const ExpertLayer *own, const Routed *w, int row, con
     }
     for (int k = 0; own->is_normed && k < own->top_k; k++) shares[k] /= total;
     sort_choice(chosen, shares, own->top_k);
-    if (own->shared_gate) w->shared_shares[row] = 1.0f / (1.0f + expf(-dot(own->shared_gate, x, hidden)));
 }
 
 /* Puts the rows of each expert side by side. */
@@ -65,15 +77,18 @@ static void group_entries(const ExpertLayer *own, const Routed *w, int count) {
     starts[0] = 0;
 }
 
-static void route(Step *s, int id, const ExpertLayer *own, int first, int count) {
+static void route(Step *s, int id, int layer, int first, int count) {
     const Routed *w = &s->work.routed;
+    const ExpertLayer *own = s->model->layers[layer].experts;
     int hidden = s->model->hidden, begin, end;
     const Activations x = from_row(&s->work.normed, first, hidden);
     share(own->num_experts, LANES, id, s->team.count, &begin, &end);
     multiply(&own->router, &x, count, begin, end, w->probabilities, own->num_experts, 0);
     meet(&s->team);
-    for (int row = id; row < count; row += s->team.count)
-        choose_experts(own, w, row, x.values + (int64_t)row * hidden, hidden);
+    for (int row = id; row < count; row += s->team.count) {
+        choose_experts(own, w, row);
+        if (own->shared_gate) w->shared_shares[row] = shared_share(s, layer, first + row, x.values + (int64_t)row * hidden);
+    }
     meet(&s->team);
     if (!id) group_entries(own, w, count);
     meet(&s->team);
@@ -193,7 +208,7 @@ void mix_experts(Step *s, int id, int layer) {
     if (own->shared_gate) run_shared(s, id, layer);
     for (int first = 0; first < s->rows->num_rows; first += MOST_ROUTED) {
         int left = s->rows->num_rows - first, count = left < MOST_ROUTED ? left : MOST_ROUTED;
-        route(s, id, own, first, count);
+        route(s, id, layer, first, count);
         gather_inputs(s, id, own, first, count);
         run_firsts(s, id, own, first);
         meet(&s->team);

@@ -96,6 +96,7 @@ typedef const float *Angles[2]; /* [rows, turned / 2] of both kinds of layers */
     F(const Run *, runs)                  /* the rows that have one */                                                     \
     F(int32_t, num_runs)                                                                                                   \
     F(int32_t, max_rank)                                                                                                   \
+    F(const float *const *, gates)        /* of each adapter: [layers] what the gate of a shared expert gets; or null */    \
     F(const Sparse *const *, experts)     /* of each expert: [layers * NUM_TARGETS], embedding, head */                    \
     F(Shares, shares)                     /* the rows that take parts of experts */                                        \
     F(Shares, wanted_shares)              /* the same of the wanted rows, by their number among these */                   \

@@ -110,7 +110,13 @@ def test_forms_of_weights_lose_as_much_as_they_round(name, form, most, folder_of
         ("phi3", ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"]),
         ("gpt_neox", ["attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h"]),
         ("opt", ["self_attn.k_proj", "self_attn.out_proj", "fc1", "fc2"]),
-        ("qwen2_moe", ["self_attn.v_proj", *(f"mlp.shared_expert.{m}_proj" for m in MLP)]),
+        (
+            "qwen2_moe",
+            [
+                *("self_attn.v_proj", "mlp.shared_expert_gate"),
+                *(f"mlp.shared_expert.{m}_proj" for m in MLP),
+            ],
+        ),
     ],
 )
 def test_adapters_on_fused_matrices_are_cut_as_these_are(name, modules, folder_of, tmp_path):

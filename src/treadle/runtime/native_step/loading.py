@@ -63,7 +63,7 @@ class ModelLoader:
         self._places = TensorPlaces(self._num_layers, ROLES)
         self._adapted = AdapterPlaces(ROLES)
         choice = described.top_k, described.is_normed
-        self._mixtures = MixtureLoader(reader, config, weights, layout, choice)
+        self._mixtures = MixtureLoader(reader, config, weights, layout, choice, self._adapted)
         # blocks.0. is the end of the first block's prefix, and what stands before is that of all.
         before = facts.block_prefix(config, 0, self._shapes).split(".")[:-3]
         self._stem = "".join(f"{part}." for part in before)

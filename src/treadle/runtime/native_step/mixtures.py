@@ -8,6 +8,7 @@ from treadle.native.pointers import structs
 from treadle.runtime.executor import Floats
 from treadle.runtime.linear.held import HeldWeights
 from treadle.runtime.linear.packed import Matrix, PackedLayout, Room, pack
+from treadle.runtime.native_step.adapters import AdapterPlaces
 from treadle.runtime.native_step.parts import MatrixPart, shown
 from treadle.runtime.native_step.structs import ExpertLayer, ExpertMlp
 
@@ -28,6 +29,7 @@ class MixtureLoader:
         weights: Packs and counts matrices.
         layout: How the machine's kernel wants them.
         choice: How many experts a token meets, and whether their shares add up to one.
+        adapted: Notes what adapters may change.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class MixtureLoader:
         weights: HeldWeights,
         layout: PackedLayout,
         choice: tuple[int, bool],
+        adapted: AdapterPlaces,
     ) -> None:
         self._reader, self._config, self._weights = reader, config, weights
         self._layout, self._room = layout, Room()
         self._top_k, self._is_normed = choice
+        self._adapted = adapted
         self._shapes = {name: info.shape for name, info in reader.tensors.items()}
 
     def layer(self, layer: int) -> object | None:
@@ -66,7 +70,7 @@ class MixtureLoader:
         own = ExpertLayer(
             self._router(prefix),
             structs(ExpertMlp, experts),
-            self._shared_gate(prefix),
+            self._shared_gate(prefix, layer),
             *(len(experts), self._top_k, self._is_normed),
             any(matrix.type >= _FIRST_CODES for matrix in first),
         )
@@ -98,7 +102,11 @@ class MixtureLoader:
         self._weights.num_weights += packed.struct.rows * packed.struct.cols
         return packed.struct
 
-    def _shared_gate(self, prefix: str) -> Floats | None:
+    def _shared_gate(self, prefix: str, layer: int) -> Floats | None:
         name = prefix + _SHARED_GATE
         found: Floats | None = self._weights.vector(self._reader, name, is_optional=True)
-        return None if found is None else found.reshape(-1)
+        if found is None:
+            return None
+        gate: Floats = found.reshape(-1)
+        self._adapted.add_gate(name, layer, gate)
+        return gate

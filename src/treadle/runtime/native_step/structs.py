@@ -298,6 +298,7 @@ class Rows(OwningStructure):
         ("runs", ctypes.c_void_p),
         ("num_runs", ctypes.c_int32),
         ("max_rank", ctypes.c_int32),
+        ("gates", ctypes.c_void_p),
         ("experts", ctypes.c_void_p),
         ("shares", Shares),
         ("wanted_shares", Shares),
