@@ -9,6 +9,7 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from gguf_families import FAMILIES, family_to_gguf
 from gguf_models import OVERRIDES, to_gguf
 from treadle import evaluate, merge, prune
 from treadle.app.compat import compat
@@ -48,6 +49,16 @@ def test_every_architecture_becomes_a_folder(model_type, tiny_model, tmp_path):
     to_gguf(folder, file)
     export(file, out)
     np.testing.assert_allclose(logits_of(foreign(out)), logits_of(foreign(folder)), atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_becomes_a_folder(family, tiny_model, tmp_path):
+    """Embeddings have other names there, and experts are stacked."""
+    file, folder = tmp_path / "model.gguf", tiny_model(family, **FAMILIES[family])
+    family_to_gguf(folder, file)
+    export(file, tmp_path / "out", dtype="float32")
+    found, expected = logits_of(foreign(tmp_path / "out")), logits_of(foreign(folder))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_codes_become_halves_unless_another_dtype_is_asked_for(llama, tmp_path):
@@ -194,6 +205,9 @@ def test_compat_judges_a_file(llama, tmp_path):
     to_gguf(llama, tmp_path / "odd.gguf", **{"llama.attention.warp": 3})
     assert "treadle       no   " in compat(tmp_path / "odd.gguf")
     assert "llama.attention.warp: 3, which is not computed with" in compat(tmp_path / "odd.gguf")
+    assert "reads it as floats of 32 bits" in lines[1]
+    to_gguf(llama, tmp_path / "long.gguf", **{"llama.rope.scaling.type": "linear"})
+    assert "leaves out what scales positions" in compat(tmp_path / "long.gguf")
     others[0].unlink()
     with pytest.raises(CheckpointError, match=r"00002-of-00003.gguf' is missing"):
         compat(first)

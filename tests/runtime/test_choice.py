@@ -122,11 +122,17 @@ def test_what_agreed_is_compared_again_only_when_it_changed(tiny_model, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("largest", "noise", "holds"),
-    [(9e-4, 1e-2, True), (1.2e-3, 2.6e-5, True), (1.2e-3, 1.1e-4, False)],
+    ("form", "largest", "noise", "holds"),
+    [
+        ("fp32", 9e-4, 1e-2, True),
+        ("fp32", 1.2e-3, 2.6e-5, True),
+        ("fp32", 1.2e-3, 1.1e-4, False),
+        ("fp16", 0.12, 4.5e-3, True),  # SmolLM2, of floats that float16 rounds
+        ("fp16", 0.12, 0.03, False),
+    ],
 )
-def test_large_logits_may_differ_by_more(largest, noise, holds):
-    weights = SimpleNamespace(is_rounded=False, forms={"fp32"})
+def test_large_logits_may_differ_by_more(form, largest, noise, holds):
+    weights = SimpleNamespace(is_rounded=False, forms={form})
     assert choice.Agreement(largest, noise).holds(weights) is holds
 
 

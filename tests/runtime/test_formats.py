@@ -20,7 +20,7 @@ from coded_models import (
 from gguf_models import OVERRIDES, to_gguf
 from naive import plain_model, tokens_of
 from products import fast_where
-from treadle.core.errors import CheckpointError, SettingsError, UnsupportedModelError
+from treadle.core.errors import CheckpointError, DataError, SettingsError, UnsupportedModelError
 from treadle.judge.bench import bench
 from treadle.native import SlowPathWarning
 from treadle.native.loader import library
@@ -207,6 +207,23 @@ def test_llm_answers_texts_from_a_gguf_file(llama, tmp_path):
     for one, other in zip(found, expected, strict=True):
         assert one.prompt_token_ids == other.prompt_token_ids
         assert one.outputs[0].text == other.outputs[0].text
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"tokenizer.ggml.merges": ["~~ ~~"]}, "joins '~~ ~~'"),
+        ({"tokenizer.ggml.merges": ["one"]}, "joins 'one'"),
+        ({"tokenizer.ggml.pre": "bloom"}, "splits text as 'bloom'"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_had_leaves_token_ids(llama, tmp_path, settings, why):
+    to_gguf(llama, tmp_path / "model.gguf", **settings)
+    llm = LLM(tmp_path / "model.gguf")
+    params = SamplingParams(max_tokens=3, temperature=0.0, ignore_eos=True)
+    assert len(llm.generate([[5, 6, 7]], params)[0].outputs[0].token_ids) == 3
+    with pytest.raises(DataError, match=f"{why}.*token ids"):
+        llm.generate(["A text"], params)
 
 
 def test_models_that_cannot_be_read_are_refused_without_a_warning(llama, tmp_path):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from treadle.core.errors import TreadleError
+from treadle.model.gguf.config import ROPE_TENSORS
 from treadle.model.gguf.file import GgufFile
 from treadle.model.gguf.model import open_gguf
 from treadle.model.load import skeleton
@@ -40,12 +41,21 @@ def judge_gguf(file: Path) -> tuple[tuple[str, bool | None, str], ...]:
     except TreadleError as error:
         own = (False, str(error))
     return (
-        ("transformers", None, "its reader leaves out what scales positions; " + _export(file)),
+        ("transformers", None, _for_transformers(file)),
         ("treadle", *own),
         ("vLLM", None, "reads some GGUF files, of one part; not checked here"),
         ("llama.cpp", own[0] or None, "its own format; not run here"),
         ("mergekit", False, _FOLDERS.format(file=file)),
     )
+
+
+def _for_transformers(file: Path) -> str:
+    described = GgufFile(file)
+    described.close()
+    has_scales = any(name in described.tensors for name in ROPE_TENSORS)
+    if has_scales or any(".rope.scaling." in key for key in described.settings):
+        return "its reader leaves out what scales positions; " + _export(file)
+    return "reads it as floats of 32 bits; not checked here"
 
 
 def _export(file: Path) -> str:

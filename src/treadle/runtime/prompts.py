@@ -74,6 +74,8 @@ class Prompts:
         self._folder, self._shape = folder, shape
         self._tokenizer: Tokenizer | None = None
         self._reader: PlainTokenizer | Tokenizer | None = None
+        self._refusal = ""
+        """Why the file's own tokenizer cannot be had, where it has one."""
         self.eos_tokens: frozenset[int] = frozenset()
         (self._from_file if folder.is_file() else self._from_folder)()
         self.has_tokenizer = self._reader is not None
@@ -103,6 +105,8 @@ class Prompts:
         Raises:
             DataError: It has none.
         """
+        if self._refusal:
+            raise DataError(self._refusal)
         if self._reader is None:
             raise DataError(
                 f"'{self._folder}' has no tokenizer, so it takes and gives token ids only; copy "
@@ -140,8 +144,12 @@ class Prompts:
             return
         with closing(GgufFile(self._folder)) as file:
             self.eos_tokens = end_tokens(file)
-            if has_tokenizer(file):
+            if not has_tokenizer(file):
+                return
+            try:
                 self._note(gguf_tokenizer(file))
+            except DataError as error:  # token ids do without it
+                self._refusal = str(error)
 
     def _recalls(self) -> bool:
         """Take tokenizer and end tokens from the notes, if they are there, and say so."""

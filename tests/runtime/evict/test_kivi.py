@@ -228,7 +228,7 @@ def test_what_cannot_be_packed_is_refused(make, tiny_model):
     for settings in ({"kv_dtype": "int8"}, {"page_size": 4}):
         with pytest.raises(SettingsError, match="Choose kv_dtype='fp16' and page_size=16"):
             make("generic", keep="kivi", **settings)
-    with pytest.raises(SettingsError, match="heads of 16"):
+    with pytest.raises(SettingsError, match="heads have 16 each; choose kv_dtype='int8'"):
         LLM(tiny_model("llama"), keep="kivi")
     with pytest.raises(SettingsError, match="'kivi' keeps every entry"):
         make("generic", keep="kivi", keep_budget=64)

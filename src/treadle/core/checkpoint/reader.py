@@ -17,7 +17,14 @@ from treadle.core.mistaken import pointed
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["INDEX_FILE", "SINGLE_FILE", "CheckpointReader", "require_finite", "weight_files"]
+__all__ = [
+    "EMBEDDINGS",
+    "INDEX_FILE",
+    "SINGLE_FILE",
+    "CheckpointReader",
+    "require_finite",
+    "weight_files",
+]
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -25,7 +32,8 @@ _GENERATION_FILE = "generation_config.json"
 
 _CHUNK_ELEMENTS = 4 << 20
 _HEAD = "lm_head.weight"
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+"""How the names of token embeddings end."""
 # Classes with a head; transformers leaves `tie_word_embeddings: true` out of some configs.
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -73,7 +81,7 @@ class CheckpointReader:
     @cached_property
     def tied(self) -> dict[str, str]:
         """Alias -> source: a tied head that is absent, or equal to the embedding."""
-        sources = [name for name in self.tensors if name.endswith(_EMBEDDINGS)]
+        sources = [name for name in self.tensors if name.endswith(EMBEDDINGS)]
         stored = [name for name in self.tensors if name.endswith(_HEAD)]
         if len(sources) != 1 or len(stored) > 1 or not self._says_tied(bool(stored)):
             return {}

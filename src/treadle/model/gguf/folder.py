@@ -17,6 +17,7 @@ from treadle.core.checkpoint import (
     model_card,
 )
 from treadle.core.checkpoint.publish import write_text
+from treadle.core.checkpoint.reader import EMBEDDINGS
 from treadle.core.codec import DTYPES, Array, cast
 from treadle.core.errors import DataError, UnsupportedModelError
 from treadle.core.progress import steps
@@ -130,7 +131,7 @@ def _plan(reader: DecodedReader, code: str | None, keeps_codes: bool) -> _Plan:
         else:
             own = code or (_DECODED if reader.coded(name) is not None else info.dtype)
             tensors[name] = [PlannedTensor(name, own, info.shape)]
-    embedding = next(name for name in tensors if name.endswith("embed_tokens.weight"))
+    embedding = next(name for name in tensors if name.endswith(EMBEDDINGS))
     config = dict(reader.config) | {"dtype": DTYPES[tensors[embedding][0].dtype].name}
     if bits:
         config["quantization_config"] = _groups_of(reader, bits)
@@ -150,7 +151,7 @@ def _groups_of(reader: DecodedReader, bits: dict[str, int]) -> dict[str, Any]:
     ignored = [
         name.removesuffix(".weight")
         for name, info in reader.tensors.items()
-        if len(info.shape) == 2 and name not in bits and not name.endswith("embed_tokens.weight")
+        if len(info.shape) == 2 and name not in bits and not name.endswith(EMBEDDINGS)
     ]
     heads = [head.removesuffix(".weight") for head in HEADS if head in reader.tied]
     (usual, _), *others = Counter(bits.values()).most_common()

@@ -172,8 +172,7 @@ def _byte_pairs(file: GgufFile) -> "Tokenizer":
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     name, split = _split_name(file), _split(file)
-    listed = require_setting(file, "tokenizer.ggml.merges", "a list of texts")
-    merges = [tuple(merge.split(" ")) for merge in listed]
+    merges = _merges(file)
     options = {"ignore_merges": True} if name in _WHOLE_WORDS else {}
     tokenizer = Tokenizer(models.BPE(vocab=_vocabulary(file), merges=merges, **options))
     first = {
@@ -187,6 +186,19 @@ def _byte_pairs(file: GgufFile) -> "Tokenizer":
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def _merges(file: GgufFile) -> list[tuple[str, str]]:
+    known, found = _vocabulary(file), []
+    for merge in require_setting(file, "tokenizer.ggml.merges", "a list of texts"):
+        left, _, right = merge.partition(" ")
+        if not {left, right, left + right} <= known.keys():
+            raise DataError(
+                f"'{file.path}' joins {merge!r:.60} (tokenizer.ggml.merges), which are no two of "
+                f"its tokens that give a third; {CONVERT_AGAIN}, or give lists of token ids."
+            )
+        found.append((left, right))
+    return found
 
 
 def _split_name(file: GgufFile) -> str:

@@ -50,11 +50,16 @@ def unit_form(bits: int, dtype: str, page_size: int, head_dim: int) -> UnitForm:
     # A unit's keys of one dimension, and of all dimensions the scales, per dimension.
     codes, scales = UNIT * bits // 8, 4 * UNIT // GROUP
     plane = page_size * _WIDTHS.get(dtype, 0)
-    if head_dim % GROUP or UNIT % page_size or plane < scales or codes % plane:
+    if head_dim % GROUP:
         raise SettingsError(
-            f"Entries of {bits} bits are packed from pages of 16 tokens in fp16 or fp32 and heads "
-            f"of whole {GROUP} dimensions; found kv_dtype={dtype}, page_size={page_size} and heads "
-            f"of {head_dim}. Choose kv_dtype='fp16' and page_size=16, or another policy."
+            f"Entries are packed by {GROUP} numbers (keep='kivi'), and this model's heads "
+            f"have {head_dim} each; choose kv_dtype='int8', or another policy."
+        )
+    if UNIT % page_size or plane < scales or codes % plane:
+        raise SettingsError(
+            f"Entries of {bits} bits (keep='kivi') are packed from pages of 16 tokens in fp16 or "
+            f"fp32; found kv_dtype={dtype} and page_size={page_size}. Choose kv_dtype='fp16' and "
+            f"page_size=16, or another policy."
         )
     return UnitForm(bits, codes // plane)
 
