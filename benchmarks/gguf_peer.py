@@ -134,6 +134,8 @@ def main() -> None:
         "rows": found,
     }
     label = "gguf_quality" if arguments.model else "gguf_peer"
+    if len(found) < len(TYPES):
+        label = "_".join([label, *(name.lower() for name in found)])
     print(store.write(f"{label}_{arguments.threads}t", content))
 
 

@@ -124,11 +124,44 @@ INLINE void scales_at(const Matrix *m, const Form *f, int64_t block, int64_t sha
     }
 }
 
+/* LANES rows as they are multiplied, one block of 32 columns after the other: for many activations they are unpacked once. */
+typedef struct {
+    ints *codes;           /* [blocks, STEPS] */
+    floats *scales, *lows; /* [blocks, parts] */
+} Opened;
+
+/* What a block adds to the products of A activations, from number `first` on. */
+INLINE void add_block(const Form *f, const Activations *x, int first, int64_t blocks, int64_t b, const ints *v, const Opened *rows,
+                      const floats *scales, const floats *low, int A, floats *total, floats *lows) {
+    int steps = STEPS / f->parts;
+    for (int part = 0; part < f->parts; part++) {
+        ints sums[MOST_ACTIVATIONS];
+        for (int a = 0; a < A; a++) {
+            const int32_t *sixteens = x->sixteens + 2 * ((first + a) * blocks + b);
+            int32_t own = f->parts == 2 ? sixteens[part] : sixteens[0] + sixteens[1];
+            sums[a] = (ints){0} - f->centre * own;
+            if (f->has_lowers) lows[a] = fused(low[part], spread(x->scales[(first + a) * blocks + b] * (float)own), lows[a]);
+        }
+        for (int s = part * steps; s < (part + 1) * steps; s++) {
+            ints codes = rows ? rows->codes[b * STEPS + s] : codes_at(f, v, s);
+            for (int a = 0; a < A; a++) {
+                int32_t four;
+                memcpy(&four, x->codes + ((first + a) * blocks + b) * BLOCK + 4 * s, 4);
+                sums[a] = add_dots(sums[a], codes, four, f->table != UNEVEN);
+            }
+        }
+        for (int a = 0; a < A; a++) {
+            floats scale = scales[part] * x->scales[(first + a) * blocks + b];
+            total[a] = fused(__builtin_convertvector(sums[a], floats), scale, total[a]);
+        }
+    }
+}
+
 /* out[a] = the dot products of the LANES rows from `row` on (a multiple of LANES) with activation first + a. */
 INLINE void tile_blocks(const Matrix *m, int row, const Activations *x, int first, int type, int A, int ahead, floats *out) {
     const Form f = form_of(type);
     int64_t blocks = m->cols / BLOCK, per_scale = f.columns / BLOCK, from = row / LANES * blocks;
-    int vectors = vectors_of(&f), steps = STEPS / f.parts;
+    int vectors = vectors_of(&f);
     const char *w = (const char *)m->data + from * vectors * (int64_t)sizeof(ints);
     floats total[MOST_ACTIVATIONS] = {0}, lows[MOST_ACTIVATIONS] = {0};
     for (int64_t b = 0; b < blocks; b++) {
@@ -139,28 +172,30 @@ INLINE void tile_blocks(const Matrix *m, int row, const Activations *x, int firs
             if (ahead) will_read(w + blocks * vectors * (int64_t)sizeof(ints));
         }
         scales_at(m, &f, from + b, (from + b) / per_scale, scales, low);
-        for (int part = 0; part < f.parts; part++) {
-            ints sums[MOST_ACTIVATIONS];
-            for (int a = 0; a < A; a++) {
-                const int32_t *sixteens = x->sixteens + 2 * ((first + a) * blocks + b);
-                int32_t own = f.parts == 2 ? sixteens[part] : sixteens[0] + sixteens[1];
-                sums[a] = (ints){0} - f.centre * own;
-                if (f.has_lowers) lows[a] = fused(low[part], spread(x->scales[(first + a) * blocks + b] * (float)own), lows[a]);
-            }
-            for (int s = part * steps; s < (part + 1) * steps; s++) {
-                ints codes = codes_at(&f, v, s);
-                for (int a = 0; a < A; a++) {
-                    int32_t four;
-                    memcpy(&four, x->codes + (first + a) * (int64_t)m->cols + b * BLOCK + 4 * s, 4);
-                    sums[a] = add_dots(sums[a], codes, four, f.table != UNEVEN);
-                }
-            }
-            for (int a = 0; a < A; a++) {
-                floats scale = scales[part] * x->scales[(first + a) * blocks + b];
-                total[a] = fused(__builtin_convertvector(sums[a], floats), scale, total[a]);
-            }
-        }
+        add_block(&f, x, first, blocks, b, v, NULL, scales, low, A, total, lows);
     }
+    for (int a = 0; a < A; a++) out[a] = f.has_lowers ? total[a] + lows[a] : total[a];
+}
+
+INLINE void open_rows(const Matrix *m, int row, const Form *f, const Opened *to) {
+    int64_t blocks = m->cols / BLOCK, per_scale = f->columns / BLOCK, from = row / LANES * blocks;
+    int vectors = vectors_of(f);
+    const char *w = (const char *)m->data + from * vectors * (int64_t)sizeof(ints);
+    for (int64_t b = 0; b < blocks; b++) {
+        ints v[MOST_VECTORS];
+        for (int i = 0; i < vectors; i++, w += sizeof(ints)) v[i] = load_ints(w);
+        for (int s = 0; s < STEPS; s++) to->codes[b * STEPS + s] = codes_at(f, v, s);
+        scales_at(m, f, from + b, (from + b) / per_scale, to->scales + b * f->parts, to->lows + b * f->parts);
+    }
+}
+
+/* The same products as `tile_blocks` makes, to the bit. */
+INLINE void tile_opened(const Matrix *m, const Opened *rows, const Activations *x, int first, int type, int A, floats *out) {
+    const Form f = form_of(type);
+    int64_t blocks = m->cols / BLOCK;
+    floats total[MOST_ACTIVATIONS] = {0}, lows[MOST_ACTIVATIONS] = {0};
+    for (int64_t b = 0; b < blocks; b++)
+        add_block(&f, x, first, blocks, b, NULL, rows, rows->scales + b * f.parts, rows->lows + b * f.parts, A, total, lows);
     for (int a = 0; a < A; a++) out[a] = f.has_lowers ? total[a] + lows[a] : total[a];
 }
 
@@ -174,10 +209,45 @@ INLINE void some_blocks(const Matrix *m, const Activations *x, int first, int ro
     }
 }
 
+/* Room for rows that are opened, on the stack. */
+enum { OPEN_BYTES = 256 << 10, MOST_OPEN = 4, MANY_ACTIVATIONS = 2 * MOST_ACTIVATIONS };
+
+/* Bytes of LANES opened rows. */
+INLINE int64_t open_bytes(const Matrix *m, const Form *f) {
+    return m->cols / BLOCK * (STEPS * (int64_t)sizeof(ints) + 2 * f->parts * (int64_t)sizeof(floats));
+}
+
+/* Multiplies the rows [row, stop), at most MOST_OPEN times LANES, with whole tiles of activations; returns how many. */
+INLINE int open_blocks(const Matrix *m, const Activations *x, int count, int row, int stop, int type, char *room, float *target,
+                       int64_t stride, int add) {
+    const Form f = form_of(type);
+    int64_t blocks = m->cols / BLOCK;
+    Opened rows[MOST_OPEN];
+    int num_tiles = (stop - row + LANES - 1) / LANES, first = 0;
+    for (int i = 0; i < num_tiles; i++, room += open_bytes(m, &f)) {
+        floats *scales = (floats *)(room + blocks * STEPS * (int64_t)sizeof(ints));
+        rows[i] = (Opened){(ints *)room, scales, scales + blocks * f.parts};
+        open_rows(m, row + i * LANES, &f, &rows[i]);
+    }
+    for (; first + MOST_ACTIVATIONS <= count; first += MOST_ACTIVATIONS)
+        for (int i = 0; i < num_tiles; i++) {
+            floats out[MOST_ACTIVATIONS];
+            tile_opened(m, &rows[i], x, first, type, MOST_ACTIVATIONS, out);
+            for (int a = 0; a < MOST_ACTIVATIONS; a++) put(m, row + i * LANES, out[a], target + (first + a) * stride, add);
+        }
+    return first;
+}
+
 INLINE void multiply_blocks(const Matrix *m, const Activations *x, int count, int begin, int end, int type, float *target,
                             int64_t stride, int add) {
-    for (int group = begin; group < end; group += GROUP) {
-        int stop = group + GROUP < end ? group + GROUP : end, first = 0;
+    const Form f = form_of(type);
+    _Alignas(64) char room[OPEN_BYTES];
+    int64_t at_once = OPEN_BYTES / open_bytes(m, &f);
+    int size = GROUP, opens = count >= MANY_ACTIVATIONS && at_once > 0;
+    if (opens) size = LANES * (int)(at_once < MOST_OPEN ? at_once : MOST_OPEN);
+    for (int group = begin; group < end; group += size) {
+        int stop = group + size < end ? group + size : end, first = 0;
+        if (opens) first = open_blocks(m, x, count, group, stop, type, room, target, stride, add);
         for (; first + MOST_ACTIVATIONS <= count; first += MOST_ACTIVATIONS)
             some_blocks(m, x, first, group, stop, type, MOST_ACTIVATIONS, target, stride, add);
         for (; MOST_ACTIVATIONS > 4 && first + 4 <= count; first += 4)

@@ -56,7 +56,7 @@ def test_every_type_that_is_decoded_is_multiplied():
 
 
 @pytest.mark.parametrize("kind", BLOCK_FORMS)
-@pytest.mark.parametrize(("rows", "count"), [(37, 1), (64, 2), (5, 13)])
+@pytest.mark.parametrize(("rows", "count"), [(37, 1), (64, 2), (5, 13), (150, 41)])
 def test_products_are_those_of_decoded_weights(kernel, kind, rows, count):
     raw, rng = small(kind, rows), np.random.default_rng(2)
     values = rng.standard_normal((count, COLS)).astype(np.float32)
@@ -71,10 +71,12 @@ def test_products_are_those_of_decoded_weights(kernel, kind, rows, count):
     size = np.abs(rounded(values)) @ np.abs(weights).T
     assert (np.abs(found - expected) < 3e-6 * size + 1e-6).all()
     alone = np.zeros((1, rows), np.float32)
-    kernel.step_product(
-        ctypes.byref(packed.struct), pointer(values[-1:]), ctypes.c_int32(1), pointer(alone)
-    )
-    assert np.array_equal(alone[0], found[-1])  # a row looks at nothing beside it
+    for place in (0, count // 2, count - 1):  # a row looks at nothing beside it
+        one = np.ascontiguousarray(values[place : place + 1])
+        kernel.step_product(
+            ctypes.byref(packed.struct), pointer(one), ctypes.c_int32(1), pointer(alone)
+        )
+        assert np.array_equal(alone[0], found[place])
 
 
 @pytest.mark.parametrize("kind", BLOCK_FORMS)
