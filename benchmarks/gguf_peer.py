@@ -3,13 +3,13 @@
 llama.cpp's own quantiser makes the files, from random weights in a 1.1B shape (all of one type but
 where it chooses another one for the output), or from a model that is given. "decode b" answers b
 prompts of 16 tokens; "prefill" is 512 tokens at once. Processor time, ratios of medians of rounds
-in which the engines take turns; beside them the perplexity of both on the same tokens (with
---model), what loading took, and what the process holds beyond the file.
+in which the engines take turns. Beside them what loading took and what the process holds; with
+--model the perplexity of both on the same tokens, and that of the file's own values in float32.
 
 Environments: the peer's is described in README.md. Environment, a core: the caller pins it.
 
 Usage: python benchmarks/gguf_peer.py --llamacpp PY [--types Q4_K Q6_K] [--model F32.gguf --tokens
-TOKENS.json] [--keep FOLDER]
+TOKENS.json] [--keep FOLDER]; gguf_padded.py makes a model and tokens for it.
 """
 
 import argparse
@@ -89,6 +89,12 @@ def measured(arguments: argparse.Namespace, file: Path) -> dict[str, Any]:
             windows = json.loads(Path(arguments.tokens).read_text())
             rows[side.name]["perplexity"] = float(np.exp(side.ask(windows=windows)["loss"]))
         side.close()
+    if arguments.tokens:
+        exact = engines.ours(str(file), "fp32", arguments.threads, "exact", 1024)
+        rows["exact"] = {"perplexity": float(np.exp(exact.ask(windows=windows)["loss"]))}
+        exact.close()
+        said = (f"{name} {row['perplexity']:.3f}" for name, row in rows.items())
+        print("perplexity: " + ", ".join(said), flush=True)
     mine, theirs = rows["treadle"], rows["llama.cpp"]
     ratios = {
         task: mine[task]["tokens_per_cpu_second"] / theirs[task]["tokens_per_cpu_second"]

@@ -217,37 +217,47 @@ INLINE int64_t open_bytes(const Matrix *m, const Form *f) {
     return m->cols / BLOCK * (STEPS * (int64_t)sizeof(ints) + 2 * f->parts * (int64_t)sizeof(floats));
 }
 
-/* Multiplies the rows [row, stop), at most MOST_OPEN times LANES, with whole tiles of activations; returns how many. */
-INLINE int open_blocks(const Matrix *m, const Activations *x, int count, int row, int stop, int type, char *room, float *target,
-                       int64_t stride, int add) {
+/* Multiplies the rows [row, stop), at most MOST_OPEN times LANES, with `count` activations: whole tiles of them. */
+INLINE void open_blocks(const Matrix *m, const Activations *x, int count, int row, int stop, int type, char *room, float *target,
+                        int64_t stride, int add) {
     const Form f = form_of(type);
     int64_t blocks = m->cols / BLOCK;
     Opened rows[MOST_OPEN];
-    int num_tiles = (stop - row + LANES - 1) / LANES, first = 0;
+    int num_tiles = (stop - row + LANES - 1) / LANES;
     for (int i = 0; i < num_tiles; i++, room += open_bytes(m, &f)) {
         floats *scales = (floats *)(room + blocks * STEPS * (int64_t)sizeof(ints));
         rows[i] = (Opened){(ints *)room, scales, scales + blocks * f.parts};
         open_rows(m, row + i * LANES, &f, &rows[i]);
     }
-    for (; first + MOST_ACTIVATIONS <= count; first += MOST_ACTIVATIONS)
+    for (int first = 0; first < count; first += MOST_ACTIVATIONS)
         for (int i = 0; i < num_tiles; i++) {
             floats out[MOST_ACTIVATIONS];
             tile_opened(m, &rows[i], x, first, type, MOST_ACTIVATIONS, out);
             for (int a = 0; a < MOST_ACTIVATIONS; a++) put(m, row + i * LANES, out[a], target + (first + a) * stride, add);
         }
-    return first;
+}
+
+/* A function of its own, so that a few activations do not pay for its room. */
+static __attribute__((noinline)) void multiply_opened(const Matrix *m, const Activations *x, int count, int begin, int end, int type,
+                                                      float *target, int64_t stride, int add) {
+    const Form f = form_of(type);
+    _Alignas(64) char room[OPEN_BYTES];
+    int64_t at_once = OPEN_BYTES / open_bytes(m, &f);
+    int size = LANES * (int)(at_once < MOST_OPEN ? at_once : MOST_OPEN);
+    for (int group = begin; group < end; group += size)
+        open_blocks(m, x, count, group, group + size < end ? group + size : end, type, room, target, stride, add);
 }
 
 INLINE void multiply_blocks(const Matrix *m, const Activations *x, int count, int begin, int end, int type, float *target,
                             int64_t stride, int add) {
     const Form f = form_of(type);
-    _Alignas(64) char room[OPEN_BYTES];
-    int64_t at_once = OPEN_BYTES / open_bytes(m, &f);
-    int size = GROUP, opens = count >= MANY_ACTIVATIONS && at_once > 0;
-    if (opens) size = LANES * (int)(at_once < MOST_OPEN ? at_once : MOST_OPEN);
-    for (int group = begin; group < end; group += size) {
-        int stop = group + size < end ? group + size : end, first = 0;
-        if (opens) first = open_blocks(m, x, count, group, stop, type, room, target, stride, add);
+    int opened = 0;
+    if (count >= MANY_ACTIVATIONS && open_bytes(m, &f) <= OPEN_BYTES) {
+        opened = count / MOST_ACTIVATIONS * MOST_ACTIVATIONS;
+        multiply_opened(m, x, opened, begin, end, type, target, stride, add);
+    }
+    for (int group = begin; group < end && opened < count; group += GROUP) {
+        int stop = group + GROUP < end ? group + GROUP : end, first = opened;
         for (; first + MOST_ACTIVATIONS <= count; first += MOST_ACTIVATIONS)
             some_blocks(m, x, first, group, stop, type, MOST_ACTIVATIONS, target, stride, add);
         for (; MOST_ACTIVATIONS > 4 && first + 4 <= count; first += 4)

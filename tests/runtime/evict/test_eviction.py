@@ -6,6 +6,7 @@ import torch
 
 from naive import tokens_of
 from products import few
+from runtime.evict.answered import SAMPLED, answers, prompt_logprobs, same
 from runtime.kept import visible
 from runtime.masked import masked_logits
 from runtime.retained import with_heads
@@ -20,8 +21,6 @@ from treadle.runtime.transformers_step.generic import GenericExecutor
 
 EXECUTORS = ["generic", *(["native"] if library("step") is not None else [])]
 CHUNK, BUDGET, NEW = 8, 12, 16
-SAMPLED = SamplingParams(temperature=1.2, max_tokens=NEW, ignore_eos=True, seed=3, logprobs=0)
-SCORED = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.5, "int4": 5.0}
 
 
@@ -61,15 +60,6 @@ def make(tiny_model, tmp_path_factory):
     return build
 
 
-def prompt_logprobs(engine: LLM, prompts: list[list[int]]) -> list[np.ndarray]:
-    return [
-        np.asarray(
-            [entry[token] for entry, token in zip(out.prompt_logprobs[1:], p[1:], strict=True)]
-        )
-        for out, p in zip(engine.generate(prompts, SCORED), prompts, strict=True)
-    ]
-
-
 def expected_logprobs(engine: LLM, folder, prompt: list[int], keeping: Keeping) -> np.ndarray:
     seen = visible(keeping, engine.shape.kv_heads, len(prompt), len(prompt))
     logits = torch.from_numpy(masked_logits(folder, prompt, seen)[:-1])
@@ -100,21 +90,6 @@ def test_under_a_sliding_window(make, tiny_model, kv_dtype, name):
     (found,) = prompt_logprobs(engine, [prompt])
     expected = expected_logprobs(engine, tiny_model("mistral"), prompt, keeping)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE[kv_dtype])
-
-
-def answers(engine: LLM, prompts: list[list[int]], params=SAMPLED) -> list:
-    return [
-        (o.token_ids, [list(entry.values()) for entry in o.logprobs])
-        for out in engine.generate(prompts, params)
-        for o in out.outputs
-    ]
-
-
-def same(found: list, expected: list, name: str) -> bool:
-    """Equal tokens; equal numbers in the native step, whose rows do not look at the batch."""
-    if [tokens for tokens, _ in found] != [tokens for tokens, _ in expected]:
-        return False
-    return name != "native" or found == expected
 
 
 @pytest.mark.parametrize("name", EXECUTORS)

@@ -1,14 +1,17 @@
 """Older entries in 4 or 2 bits: a cache of transformers that is rounded by hand says the same."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 import transformers
 
 from naive import tokens_of
+from runtime.evict.answered import SAMPLED, answers, prompt_logprobs, same
 from treadle.core.errors import SettingsError
 from treadle.native.loader import library
-from treadle.runtime import LLM, SamplingParams
+from treadle.runtime import LLM
 from treadle.runtime.cache.units import pack_keys, pack_values, unit_form
 from treadle.runtime.evict.keeping import Keeping
 from treadle.runtime.evict.methods.kivi import Kivi
@@ -18,8 +21,7 @@ from treadle.runtime.transformers_step.generic import GenericExecutor
 
 EXECUTORS = ["generic", *(["native"] if library("step") is not None else [])]
 LONG, CHUNK = 700, 128
-SAMPLED = SamplingParams(temperature=1.2, max_tokens=90, ignore_eos=True, seed=3, logprobs=0)
-SCORED = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+PARAMS = dataclasses.replace(SAMPLED, max_tokens=90)
 ARCHITECTURES = {"llama": {}, "mistral": {"sliding_window": 300}}
 MEMORY = {"cache_bytes": 2**21, "kv_dtype": "fp32"}
 
@@ -95,13 +97,6 @@ def expected_logprobs(folder, prompt: list[int], method: Kivi) -> np.ndarray:
     return logprobs.gather(1, torch.tensor(prompt[1:])[:, None])[:, 0].numpy()
 
 
-def prompt_logprobs(engine: LLM, prompts: list[list[int]]) -> list[np.ndarray]:
-    return [
-        np.asarray([one[token] for one, token in zip(out.prompt_logprobs[1:], p[1:], strict=True)])
-        for out, p in zip(engine.generate(prompts, SCORED), prompts, strict=True)
-    ]
-
-
 @pytest.mark.parametrize("bits", [4, 2])
 @pytest.mark.parametrize("page_size", [16, 32])
 def test_a_packed_number_is_half_a_step_away_at_most(bits, page_size):
@@ -140,37 +135,21 @@ def test_a_text_sees_what_is_rounded(make, bits, architecture, kv_dtype, page_si
     assert report.num_free_pages == report.num_pages
 
 
-def answers(engine: LLM, prompts: list[list[int]], params=SAMPLED) -> list:
-    return [
-        (o.token_ids, [list(entry.values()) for entry in o.logprobs])
-        for out in engine.generate(prompts, params)
-        for o in out.outputs
-    ]
-
-
-def same(found: list, expected: list, name: str) -> bool:
-    if [tokens for tokens, _ in found] != [tokens for tokens, _ in expected]:
-        return False
-    return name != "native" or found == expected
-
-
 @pytest.mark.parametrize("name", EXECUTORS)
 def test_the_text_alone_decides(make, name):
     """Alone, beside others, preempted either way, and as one of several answers."""
     keep = {"keep": {"method": "kivi", "bits": 2, "window": 32}}
     prompts = [tokens_of(1, length, length)[0].tolist() for length in (285, 300, 310)]
-    alone = [answers(make(name, **keep), [prompt])[0] for prompt in prompts]
+    alone = [answers(make(name, **keep), [prompt], PARAMS)[0] for prompt in prompts]
     one = 2**21 // make(name).load_report().num_pages
     tight = {"cache_bytes": 66 * one, "watermark_fraction": 0}
     for own in ({"max_num_batched_tokens": 48}, *(tight | {"preemption": p} for p in WAYS)):
         engine = make(name, **own, **keep)
-        assert same(answers(engine, prompts), alone, name)
+        assert same(answers(engine, prompts, PARAMS), alone, name)
         after = engine.load_report()
         assert ("preemption" in own) == (after.num_preemptions > 0)
         assert after.num_free_pages == after.num_pages
-    params = SamplingParams(
-        n=3, temperature=1.2, max_tokens=90, ignore_eos=True, seed=3, logprobs=0
-    )
+    params = dataclasses.replace(PARAMS, n=3)
     together = answers(make(name, **keep), prompts[:1], params)
     apart = answers(make(name, max_num_seqs=1, **keep), prompts[:1], params)
     assert same(together, apart, name)
@@ -184,9 +163,9 @@ WAYS = ("recompute", "swap")
 def test_a_moved_text_goes_on_with_equal_tokens(make, num_steps, name):
     prompt = tokens_of(1, 380)[0].tolist()
     keep = {"keep": "kivi"}
-    whole = answers(make(name, **keep), [prompt])[0][0]
+    whole = answers(make(name, **keep), [prompt], PARAMS)[0][0]
     source, target = make(name, max_num_batched_tokens=200, **keep), make(name)
-    source.submit(prompt, SAMPLED, request_id="r")
+    source.submit(prompt, PARAMS, request_id="r")
     for _ in range(num_steps):
         source.step()
     source.pause("r")
@@ -210,7 +189,7 @@ def test_memory_falls_and_is_foretold(make):
         method = Kivi(bits=bits, window=32, sinks=0, chunk_tokens=CHUNK)
         engine = make("generic", kv_dtype="fp16", keep=method)
         heads = engine._batch.pool.store.num_heads
-        (request,) = engine.submit(tokens_of(1, LONG)[0].tolist(), SAMPLED)
+        (request,) = engine.submit(tokens_of(1, LONG)[0].tolist(), PARAMS)
         keeping = Keeping(method, None)
         while request.state is not RequestState.FINISHED:
             engine.step()
